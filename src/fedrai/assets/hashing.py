@@ -1,0 +1,62 @@
+"""SHA-256 of a file or a folder, and the size of either."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+def sha256_file(path: Path, *, advance: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file's bytes, in lower-case hex.
+
+    Args:
+        path: the file.
+        advance: called with the number of bytes after each block that was read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_CHUNK):
+            digest.update(block)
+            if advance is not None:
+                advance(len(block))
+    return digest.hexdigest()
+
+
+def sha256_path(path: Path, *, advance: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file, or of a folder.
+
+    A folder's is the hash of the lines `name NUL sha256 newline`, one for each file below it,
+    sorted by name; a name is relative to the folder and has forward slashes.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if not path.is_dir():
+        return sha256_file(path, advance=advance)
+    digest = hashlib.sha256()
+    for name, file in files_below(path):
+        digest.update(f"{name}\0{sha256_file(file, advance=advance)}\n".encode())
+    return digest.hexdigest()
+
+
+def files_below(folder: Path) -> list[tuple[str, Path]]:
+    """Each file below a folder with its relative name, sorted by name."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted((path.relative_to(folder).as_posix(), path) for path in files)
+
+
+def bytes_of(path: Path) -> int:
+    """The bytes of a file, or of all files below a folder.
+
+    Raises:
+        OSError: the path is missing or cannot be read.
+    """
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for _, file in files_below(path))

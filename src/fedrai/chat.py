@@ -1,0 +1,178 @@
+"""Chat templates: conversations to token ids, and which of them the assistant said.
+
+The tokenizer's own template is rendered twice, once with placeholders, so that it is known which
+characters are the template's and which are content. That gives the loss mask for any template, and
+lets no row change the template around it: special tokens spelled out in a row's text are broken up
+before they are tokenized.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fedrai.errors import ModelError
+from fedrai.records import Message, Tokens
+
+DATE = (
+    "26 Jul 2024"  # templates that print a date (Llama 3.x) get a fixed one: same recipe, same ids
+)
+BREAK = "\u200b"  # zero-width space, put into special tokens that a row spells out
+
+
+class ChatFormat:
+    """A tokenizer's chat template, ready for training and for generation.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers with a chat template.
+
+    Raises:
+        ModelError: it has no template, or cannot map tokens back to characters.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ModelError(
+                "the tokenizer has no chat template",
+                hint="use an instruct model, or put a chat_template.jinja into the model folder",
+            )
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                "the tokenizer is not a fast one, so tokens have no positions in the text"
+            )
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self._special_ids = set(added)
+        strings = sorted({str(token) for token in added.values()}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, strings))) if strings else None
+        self._pieces: dict[tuple[str, ...], list[str]] = {}
+
+    def train_tokens(self, messages: Sequence[Message], max_length: int) -> Tokens:
+        """Tokenize a conversation and mark the assistant's tokens.
+
+        The mask holds each assistant turn's content and the token that ends the turn, so that the
+        model learns to stop; template text and other roles are out of it.
+
+        Args:
+            messages: the turns, oldest first.
+            max_length: ids beyond it are cut.
+
+        Raises:
+            ModelError: the template refuses the turns, or changes their text.
+        """
+        safe = [Message(m.role, self._defuse(m.content)) for m in messages]
+        text, spans = self._locate(safe)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = encoded["input_ids"]
+        mask = self._mask(ids, encoded["offset_mapping"], spans)
+        return Tokens(tuple(ids[:max_length]), tuple(mask[:max_length]))
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation up to the point where the assistant begins to answer."""
+        safe = [Message(m.role, self._defuse(m.content)) for m in messages]
+        text = self._render(safe, generation_prompt=True)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def stop_ids(self, configured: Sequence[int]) -> set[int]:
+        """Ids that end an answer: the model's own end tokens and the one that the template uses."""
+        text, spans = self._locate([Message("user", "a"), Message("assistant", "b")])
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        mask = self._mask(encoded["input_ids"], encoded["offset_mapping"], spans)
+        said = list(itertools.compress(encoded["input_ids"], mask))
+        template = {said[-1]} if said and said[-1] in self._special_ids else set()
+        return set(configured) | template
+
+    def _defuse(self, text: str) -> str:
+        if self._special is None:
+            return text
+        return self._special.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)
+
+    def _render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                [{"role": m.role, "content": m.content} for m in messages],
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                date_string=DATE,
+            )
+        except Exception as error:  # templates raise what they like
+            roles = ", ".join(m.role for m in messages)
+            raise ModelError(
+                f"the chat template refuses turns of {roles} ({type(error).__name__})"
+            ) from None
+        return str(rendered)
+
+    def _locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int, int]]]:
+        """The rendered text, and each assistant turn: start, end, where the next turn begins."""
+        text = self._render(messages)
+        pieces = self._template_pieces(messages)
+        for contents in _trimmings(messages):
+            if text == _join(pieces, contents):
+                return text, _spans(messages, pieces, contents)
+        raise ModelError(
+            "the chat template changes the text of a turn, so its tokens cannot be told apart"
+        )
+
+    def _template_pieces(self, messages: Sequence[Message]) -> list[str]:
+        key = tuple(m.role for m in messages)
+        if key not in self._pieces:
+            marks = [f"FEDRAI{number}MARK" for number in range(len(messages))]
+            text = self._render([Message(m.role, k) for m, k in zip(messages, marks, strict=True)])
+            pieces = []
+            for mark in marks:
+                piece, found, text = text.partition(mark)
+                if not found:
+                    raise ModelError(f"the chat template leaves out a turn of {', '.join(key)}")
+                pieces.append(piece)
+            self._pieces[key] = [*pieces, text]
+        return self._pieces[key]
+
+    def _mask(
+        self,
+        ids: Sequence[int],
+        offsets: Sequence[tuple[int, int]],
+        spans: Sequence[tuple[int, int, int]],
+    ) -> list[bool]:
+        mask = [False] * len(ids)
+        for start, end, limit in spans:
+            ended = False
+            for i, (left, right) in enumerate(offsets):
+                if start < right and left < end and left < right:
+                    mask[i] = True
+                elif left >= end and right <= limit and ids[i] in self._special_ids and not ended:
+                    mask[i] = ended = True
+        return mask
+
+
+def _trimmings(messages: Sequence[Message]) -> list[list[str]]:
+    """The ways in which templates trim content: not at all, everything, or some roles only."""
+    ways = []
+    for roles in ((), ("system", "user", "assistant"), ("assistant",), ("user",), ("system",),
+                  ("system", "user"), ("user", "assistant"), ("system", "assistant")):  # fmt: skip
+        ways.append([m.content.strip() if m.role in roles else m.content for m in messages])
+    return ways
+
+
+def _join(pieces: Sequence[str], contents: Sequence[str]) -> str:
+    return "".join(p + c for p, c in zip(pieces, [*contents, ""], strict=True))
+
+
+def _spans(
+    messages: Sequence[Message], pieces: Sequence[str], contents: Sequence[str]
+) -> list[tuple[int, int, int]]:
+    spans = []
+    position = 0
+    for number, (message, content) in enumerate(zip(messages, contents, strict=True)):
+        position += len(pieces[number])
+        end = position + len(content)
+        if message.role == "assistant":
+            spans.append((position, end, end + len(pieces[number + 1])))
+        position = end
+    return spans

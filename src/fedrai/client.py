@@ -1,0 +1,137 @@
+"""The client: Flower handlers around the local loop.
+
+A handler reads the task, trains, and answers with numbers. Whatever goes wrong on a client leaves
+it as a reason from the list in `protocol.py`; the details go to the client's own log, without the
+text of an exception, which may hold a row.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedrai import costs, protocol
+from fedrai.errors import ModelError, ProtocolError
+from fedrai.model import AdapterState, LanguageModel
+from fedrai.protocol import Reason
+from fedrai.records import Step, Tokens, TrainResult
+from fedrai.train import train
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How a client trains: plain numbers out of the recipe; see `train.train`."""
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int
+    learning_rate: Callable[[int], float]
+    weight_decay: float
+    clip_norm: float
+    proximal_mu: float
+
+
+class Site(Protocol):
+    """What a client has at its place."""
+
+    model: LanguageModel
+
+    def name(self, context: Context) -> str:
+        """The client's name."""
+
+    def rows(self, client: str) -> Sequence[Tokens]:
+        """Its tokenized rows, each with at least one label token."""
+
+    def seed(self, round_: int, client: str) -> int:
+        """Seed of a local training."""
+
+    def on_step(self, client: str, step: Step) -> None:
+        """Hear of a step; may raise KeyboardInterrupt to stop."""
+
+    def log(self, client: str, line: str) -> None:
+        """Keep a line in the client's own log."""
+
+
+def build_app(site: Site, work: Work) -> ClientApp:
+    """The ClientApp of a site."""
+    app = ClientApp()
+
+    @app.train()  # type: ignore[untyped-decorator]
+    def _train(message: Message, context: Context) -> Message:
+        client = site.name(context)
+        try:
+            content = _local_training(site, work, client, message)
+        except Exception as error:
+            site.log(client, describe(error))
+            content = protocol.pack_refusal(_reason(error))
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def _local_training(site: Site, work: Work, client: str, message: Message) -> Any:
+    task = protocol.unpack_task(message.content)
+    rows = site.rows(client)
+    if not rows:
+        return protocol.pack_refusal(Reason.NO_ROWS)
+    costs.reset_peak()
+    adapter, result = train(
+        site.model,
+        task.adapter,
+        rows,
+        steps=work.steps,
+        batch_size=work.batch_size,
+        micro_batch_size=work.micro_batch_size,
+        learning_rate=work.learning_rate,
+        first_step=task.first_step,
+        weight_decay=work.weight_decay,
+        clip_norm=work.clip_norm,
+        proximal_mu=work.proximal_mu,
+        seed=site.seed(task.round, client),
+        on_step=lambda step: site.on_step(client, step),
+    )
+    return protocol.pack_update(adapter, _metrics(len(rows), result, task.adapter, adapter))
+
+
+def _metrics(
+    rows: int, result: TrainResult, before: AdapterState, after: AdapterState
+) -> Mapping[str, float]:
+    return {
+        protocol.WEIGHT: rows,
+        "steps": len(result.losses),
+        "tokens": result.tokens,
+        "label-tokens": result.label_tokens,
+        "loss-first": result.losses[0],
+        "loss-last": result.losses[-1],
+        "loss-mean": sum(result.losses) / len(result.losses),
+        "seconds": result.seconds,
+        "operations": result.operations,
+        "peak-bytes": costs.peak_bytes(),
+        "update-norm": update_norm(before, after),
+    }
+
+
+def update_norm(before: AdapterState, after: AdapterState) -> float:
+    """Euclidean norm of the change of all adapter weights together."""
+    squares = [((after[name] - before[name]).double() ** 2).sum() for name in sorted(before)]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Reason.OUT_OF_MEMORY
+    return Reason.BAD_TASK if isinstance(error, ProtocolError | ModelError) else Reason.FAILED
+
+
+def describe(error: BaseException) -> str:
+    """Where an exception came from, without its message: `ValueError at train.py:91`."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = ", ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+    return f"{type(error).__name__} at {places}"

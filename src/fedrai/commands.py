@@ -1,0 +1,345 @@
+"""What each command does, behind `cli.py`: load, run, write, and say what was written where."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fedrai import assets, model, recipe, runs, server, summary
+from fedrai.display import Display
+from fedrai.errors import ModelError, RunError
+from fedrai.evaluation.measure import Measured
+from fedrai.generate import generate
+from fedrai.model import AdapterState, LanguageModel
+from fedrai.records import Message, Step
+from fedrai.runs import RunFolder
+from fedrai.runtimes import local
+from fedrai.schema import Evaluation, Recipe
+
+
+class _Stop:
+    """Turns Ctrl-C into a stop after the running step; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr)
+
+    def check(self) -> None:
+        """Stop here if that was asked for."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(settings: Recipe, out: Path, loaded: LanguageModel | None = None) -> Path:
+    """Start a run in a new folder and go to its end.
+
+    Raises:
+        FedRAIError: something cannot be used; no run folder is left half-written.
+        KeyboardInterrupt: stopped by the user; the folder can be resumed.
+    """
+    runs.check_free(out)
+    prepared = local.prepare(settings, assets.RichProgress(), loaded)
+    folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
+    with folder.lock():
+        folder.event("started", command=local.command_line())
+        _go_on(prepared, folder)
+    return out
+
+
+def resume(path: Path) -> Path:
+    """Go on with a run that was stopped or killed.
+
+    Raises:
+        RunError: no run there, or its data or model are not what they were.
+    """
+    folder = RunFolder.open(path)
+    settings = recipe.load(path / "recipe.toml")
+    with folder.lock():
+        if "finished" in {e["event"] for e in folder.events()}:
+            return path
+        prepared = local.prepare(settings, assets.RichProgress())
+        _check_same(folder, prepared.info())
+        folder.mend()
+        folder.event("resumed", after_round=folder.last_round())
+        _go_on(prepared, folder)
+    return path
+
+
+def _check_same(folder: RunFolder, now: Mapping[str, Any]) -> None:
+    before = folder.info
+    for key, what in (
+        ("recipe_hash", "recipe.toml"),
+        ("model_fingerprint", "the base model"),
+        ("data_fingerprint", "the clients' data"),
+        ("dtype", "the number format (set model.dtype)"),
+    ):
+        if before.get(key) != now[key]:
+            raise RunError(
+                f"{folder.path} cannot be resumed: {what} changed since the run began",
+                hint="start a new run with --out",
+            )
+    if before.get("versions") != now["versions"]:
+        changed = [p for p, v in now["versions"].items() if before.get("versions", {}).get(p) != v]
+        folder.event("versions-changed", packages=changed)
+        print(f"note: versions changed since the run began: {', '.join(changed)};"
+              " the result may differ in the last bits", file=sys.stderr)  # fmt: skip
+
+
+def _go_on(prepared: local.Prepared, folder: RunFolder) -> None:
+    plan = local.plan_for(prepared.recipe, len(prepared.rows))
+    steps = plan.sampled * plan.steps_per_round
+    display = Display(plan.rounds * steps, folder.last_round() * steps)
+
+    def event(kind: str, **fields: Any) -> None:
+        display.event(kind, **fields)
+        if kind in ("round-finished", "evaluation-finished", "finished"):
+            folder.write_json("summary.json", summary.summarise(folder))
+
+    with display, _stoppable() as stop:
+
+        def step(client: str, taken: Step) -> None:
+            display.step(client, taken)
+            stop.check()
+
+        local.execute(prepared, folder, local.Watch(event, step, _answers(display, stop)))
+
+
+def _answers(display: Display, stop: _Stop) -> Callable[[str, int, int], None]:
+    def answers(suite: str, done: int, of: int) -> None:
+        display.answers(suite, done, of)
+        stop.check()
+
+    return answers
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm of a comparison: its name, its run, its summary."""
+
+    name: str
+    path: Path
+    summary: Mapping[str, Any]
+
+
+def compare(settings: Recipe, out: Path, announce: Callable[[str], None]) -> list[Arm]:
+    """Run every arm of a recipe; arms that are finished are not run again.
+
+    The base model is loaded once and, where arms ask the same of the same model, evaluated once.
+
+    Raises:
+        RunError: a folder in the way belongs to another recipe.
+    """
+    names = list(settings.arms) or [settings.name]
+    recipes = {n: recipe.arm(settings, n) if settings.arms else settings for n in names}
+    for name, arm_recipe in recipes.items():
+        _check_arm(out / name, arm_recipe)
+    loaded: tuple[Recipe, LanguageModel] | None = None
+    arms: list[Arm] = []
+    for name, arm_recipe in recipes.items():
+        path = out / name
+        announce(name)
+        if loaded is None or not _same_model(loaded[0], arm_recipe):
+            loaded = (arm_recipe, local.load_model(arm_recipe, assets.RichProgress()))
+        if not (path / "run.json").is_file():
+            _start_arm(arm_recipe, path, loaded[1], arms)
+        else:
+            resume(path)
+        arms.append(Arm(name, path, summary.summarise(RunFolder.open(path))))
+    return arms
+
+
+def _check_arm(path: Path, arm_recipe: Recipe) -> None:
+    if (path / "run.json").is_file():
+        if RunFolder.open(path).info["recipe_hash"] != arm_recipe.hash:
+            raise RunError(
+                f"{path} holds a run of another recipe", hint="--out names another folder"
+            )
+    else:
+        runs.check_free(path)
+
+
+def _start_arm(settings: Recipe, path: Path, lm: LanguageModel, done: Sequence[Arm]) -> None:
+    prepared = local.prepare(settings, assets.RichProgress(), lm)
+    folder = RunFolder.create(path, recipe.to_toml(settings), prepared.info())
+    with folder.lock():
+        folder.event("started", command=local.command_line())
+        for other in done:
+            before = recipe.load(other.path / "recipe.toml")
+            if _same_model(before, settings) and before.evaluation == settings.evaluation \
+                    and before.seed == settings.seed:  # fmt: skip
+                server.copy_evaluation(RunFolder.open(other.path), folder, 0)
+                break
+        _go_on(prepared, folder)
+
+
+def _same_model(one: Recipe, other: Recipe) -> bool:
+    return (
+        one.model == other.model
+        and one.adapter == other.adapter
+        and one.data.max_length == other.data.max_length
+        and one.training.gradient_checkpointing == other.training.gradient_checkpointing
+        and one.training.compile == other.training.compile
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model to look at: the base, and an adapter if there is one."""
+
+    label: str
+    model: LanguageModel
+    adapter: AdapterState | None
+    recipe: Recipe
+
+
+def target(spec: str, number: int | None = None, client: str = "") -> Target:
+    """The model that a run folder, an adapter folder or a model spec names.
+
+    Args:
+        spec: run folder, PEFT folder, or model (folder, hub id, asset).
+        number: round of a run; `None`: the last.
+        client: which client's adapter, for runs in local mode.
+
+    Raises:
+        RunError, ModelError, AssetError: it cannot be used.
+    """
+    path = Path(spec)
+    if (path / "run.json").is_file():
+        return _run_target(RunFolder.open(path), number, client)
+    if (path / "adapter_config.json").is_file():
+        return _adapter_target(path)
+    settings = _bare_recipe(spec)
+    return Target(spec, local.load_model(settings, assets.RichProgress()), None, settings)
+
+
+def _run_target(folder: RunFolder, number: int | None, client: str) -> Target:
+    settings = recipe.load(folder.path / "recipe.toml")
+    number = folder.last_round() if number is None else number
+    if number not in (0, *folder.rounds()):
+        raise RunError(f"{folder.path} has no round {number}; it has {folder.last_round()} rounds")
+    lm = local.load_model(settings, assets.RichProgress())
+    plan = local.plan_for(settings, settings.federation.clients)
+    adapters = server.load_adapters(folder, lm, plan, number)
+    key = client or (server.GLOBAL if server.GLOBAL in adapters else "")
+    if key not in adapters:
+        raise RunError(f"name a client with --client: {', '.join(sorted(adapters))}")
+    label = f"{folder.path.name}, round {number}" + (f", {client}" if client else "")
+    return Target(label, lm, adapters[key], settings)
+
+
+def _adapter_target(path: Path) -> Target:
+    config = model.read_adapter_config(path)
+    base = str(config.get("base_model_name_or_path") or "")
+    spec = {upstream: name for name, upstream in model.UPSTREAM.items()}.get(base, base)
+    settings = _bare_recipe(spec)
+    fields = {"rank": config["r"], "alpha": config["lora_alpha"],
+              "target_modules": config["target_modules"]}  # fmt: skip
+    settings = settings.model_copy(update={"adapter": settings.adapter.model_copy(update=fields)})
+    lm = local.load_model(settings, assets.RichProgress())
+    return Target(path.name, lm, model.read_adapter(path), settings)
+
+
+def _bare_recipe(base: str) -> Recipe:
+    return recipe.validate(
+        {
+            "name": "eval",
+            "model": {"base": base},
+            "data": {"sources": [{"path": "fedrai:ordinary"}]},
+        }
+    )
+
+
+def evaluate(
+    chosen: Target, changes: Mapping[str, Any], out: Path | None
+) -> tuple[Measured, Evaluation]:
+    """Measure a model.
+
+    Args:
+        chosen: what to measure.
+        changes: fields of `[evaluation]` to set in place of the recipe's.
+        out: where to write answers and figures as a run folder would; `None`: nowhere.
+    """
+    wanted = chosen.recipe.evaluation.model_dump() | dict(changes)
+    settings = chosen.recipe.model_copy(update={"evaluation": Evaluation.model_validate(wanted)})
+    questions = local.questions_for(settings, chosen.model)
+    adapter = chosen.adapter or chosen.model.fresh_adapter(0)  # a fresh one changes nothing
+    display = Display(0)
+    with display, _stoppable() as stop:
+        measured = local.evaluate(
+            chosen.model,
+            questions,
+            [adapter],
+            _answers(display, stop),
+        )
+    if out is not None:
+        if out.exists() and any(out.iterdir()):
+            raise RunError(f"{out} is not empty", hint="--out names another folder")
+        with contextlib.suppress(FileNotFoundError):
+            out.rmdir()
+        server.write_evaluation(RunFolder(out.parent), out, measured)
+    return measured, settings.evaluation
+
+
+def answer(
+    chosen: Target,
+    history: Sequence[Message],
+    *,
+    tuned: bool,
+    limit: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """One answer of the base or the tuned model to a conversation that ends with the user."""
+    if chosen.adapter is not None:
+        chosen.model.load_adapter(chosen.adapter)
+    context = contextlib.nullcontext() if tuned else chosen.model.without_adapter()
+    with context:
+        made = generate(
+            chosen.model,
+            [list(history)],
+            max_new_tokens=limit,
+            batch_size=1,
+            temperature=temperature,
+            seed=seed,
+        )
+    return made.answers[0]
+
+
+def export(path: Path, out: Path, *, merged: bool, number: int | None, client: str) -> Path:
+    """Write a run's adapter, or the model with it merged in, to a folder of its own.
+
+    Raises:
+        RunError: no such run or round, or the folder is in the way.
+    """
+    RunFolder.open(path)
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty", hint="--out names another folder")
+    chosen = target(str(path), number, client)
+    if chosen.adapter is None:
+        raise ModelError(f"{path} has no adapter yet")
+    write = chosen.model.save_merged if merged else chosen.model.save_adapter
+    adapter = chosen.adapter
+    RunFolder(out.parent).write_folder(out, lambda folder: write(folder, adapter))
+    return out

@@ -1,0 +1,169 @@
+"""What a person sees while a run goes on: a live line on a terminal, plain lines elsewhere.
+
+Everything goes to stderr, so that stdout stays for results. Shows names, counts and figures only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from fedrai.evaluation.measure import rate_from_json
+from fedrai.records import Step
+
+SMOOTH = 0.1  # weight of the newest step in the mean time of a step
+
+
+class Display:
+    """Shows a run's events; use it as a context manager.
+
+    Args:
+        total_steps: local steps of the whole run, over all clients, for the time left.
+        done_steps: of those, steps that a resumed run has behind it.
+        stream: where to write.
+    """
+
+    def __init__(self, total_steps: int, done_steps: int = 0, stream: TextIO | None = None) -> None:
+        self.console = Console(file=stream or sys.stderr, highlight=False)
+        self.live = self.console.is_terminal
+        self._left = total_steps - done_steps
+        self._pace = 0.0
+        self._tokens = self._seconds = 0.0
+        self._round = ""
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """An event of the round loop."""
+        show = getattr(self, "_on_" + kind.replace("-", "_"), None)
+        if show is not None:
+            self._close()
+            show(**fields)
+
+    def step(self, client: str, step: Step) -> None:
+        """A step of local training."""
+        self._left -= 1
+        self._pace = (
+            step.seconds if not self._pace else ((1 - SMOOTH) * self._pace + SMOOTH * step.seconds)
+        )
+        self._tokens += step.tokens
+        self._seconds += step.seconds
+        if step.step == 1:
+            self._tokens, self._seconds = step.tokens, step.seconds
+        text = (
+            f"  {self._round} {client}  loss {step.loss:.3f}  "
+            f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s  {self._time_left()}"
+        )
+        self._bar(text, f"train {client}", step.step, step.steps)
+
+    def answers(self, suite: str, done: int, of: int) -> None:
+        """A batch of answers of an evaluation."""
+        self._bar(f"  {self._round} asking {suite}", f"ask {suite}", done, of)
+
+    def _bar(self, text: str, key: str, done: int, of: int) -> None:
+        if not self.live:
+            return
+        if self._label != key:
+            self._close()
+            self._label = key
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._bars.start()
+            self._task = self._bars.add_task(text, total=of)
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, description=text, completed=done)
+
+    def _close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = self._task = None
+        self._label = ""
+
+    def _time_left(self) -> str:
+        seconds = max(0, int(self._left * self._pace))
+        return f"{duration(seconds)} of training left"
+
+    def _line(self, text: str, style: str = "") -> None:
+        stamp = "" if self.live else time.strftime("%H:%M:%S ")
+        self.console.print(stamp + text, style=style or None, markup=False, soft_wrap=True)
+
+    def _on_round_started(self, round: int, clients: list[str]) -> None:  # noqa: A002
+        self._round = f"round {round}"
+        self._line(f"round {round}: {len(clients)} clients ({', '.join(clients[:6])}"
+                   f"{', ...' if len(clients) > 6 else ''})")  # fmt: skip
+
+    def _on_client_finished(self, client: str, **numbers: Any) -> None:
+        rate = numbers["tokens"] / max(numbers["seconds"], 1e-9)
+        left = f"  {self._time_left()}" if self._pace else ""
+        self._line(
+            f"  {client}  loss {numbers['loss_first']:.3f} -> {numbers['loss_last']:.3f}"
+            f"  {rate:,.0f} tokens/s{left}"
+        )
+
+    def _on_client_kept(self, client: str, **_: Any) -> None:
+        self._line(f"  {client}  kept from the interrupted round")
+
+    def _on_client_set_aside(self, client: str, reason: str, **_: Any) -> None:
+        self._line(f"  {client}  set aside: {reason}", "yellow")
+
+    def _on_waiting(self, clients: list[str]) -> None:
+        self._bar(f"  waiting for {len(clients)} clients", "waiting", 0, 1)
+
+    def _on_evaluation_started(self, round: int) -> None:  # noqa: A002
+        self._round = f"round {round}"
+        what = "the base model" if round == 0 else f"the model after round {round}"
+        self._line(f"evaluating {what}")
+
+    def _on_evaluation_finished(self, rates: dict[str, Any], held_out_loss: Any, **_: Any) -> None:
+        shown = {name: rate_from_json(value) for name, value in rates.items()}
+        words = {"safe": "AdvBench safe", "safe-legacy": "(legacy)", "refused": "ordinary refused"}
+        parts = [f"{words[name]} {shown[name].format()}" for name in words if name in shown]
+        if held_out_loss is not None:
+            parts.append(f"held-out loss {held_out_loss:.3f}")
+        self._line("  " + ", ".join(parts))
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
+    """A table on stdout, as wide as it needs when stdout is no terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    table = Table(title=title or None, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

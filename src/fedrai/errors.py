@@ -1,0 +1,73 @@
+"""Every error that FedRAI raises on purpose.
+
+    FedRAIError
+    ├── RecipeError       the recipe cannot be read, or a value in it is not allowed
+    ├── AssetError        a model or dataset cannot be fetched, opened or verified
+    │   └── ChecksumError the bytes are not the bytes that were pinned
+    ├── DataError         a file or row of training data is not usable
+    ├── ModelError        a model, tokenizer or chat template cannot be used as asked
+    ├── FederationError   a round cannot go on (too few usable updates, ...)
+    ├── ProtocolError     a message holds something that may not cross the wire
+    ├── RunError          a run folder cannot be written, read or resumed
+    ├── EvaluationError   a suite or judge cannot be used
+    └── DependencyError   an optional package is missing
+
+An error says what was expected, what came and where; `hint` is the next thing to do. The text of a
+client's data never goes into one: rows are named by file and line. Exit codes live in `cli.py`.
+"""
+
+from __future__ import annotations
+
+
+class FedRAIError(Exception):
+    """Base of all errors that a user can do something about.
+
+    Args:
+        message: what is wrong, in one sentence, naming the place.
+        hint: what to do next, usually a command; empty when the message says it all.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class RecipeError(FedRAIError):
+    """The recipe cannot be read, or a value in it is not allowed."""
+
+
+class AssetError(FedRAIError):
+    """A model or dataset cannot be fetched, opened or verified."""
+
+
+class ChecksumError(AssetError):
+    """The bytes are not the bytes that were pinned."""
+
+
+class DataError(FedRAIError):
+    """A file or row of training data is not usable."""
+
+
+class ModelError(FedRAIError):
+    """A model, tokenizer or chat template cannot be used as asked."""
+
+
+class FederationError(FedRAIError):
+    """A round cannot go on."""
+
+
+class ProtocolError(FedRAIError):
+    """A message holds something that may not cross the wire."""
+
+
+class RunError(FedRAIError):
+    """A run folder cannot be written, read or resumed."""
+
+
+class EvaluationError(FedRAIError):
+    """A suite or judge cannot be used."""
+
+
+class DependencyError(FedRAIError):
+    """An optional package is missing."""

@@ -1,0 +1,111 @@
+"""Rates with their intervals, and the test for two models on the same prompts.
+
+No rate is shown without its count: `Rate` keeps successes, scored and unscored rows apart, and the
+rate of nothing is `None`, printed "no data", never 0.
+
+Sources: the interval is Wilson's score interval without continuity correction (Wilson 1927, JASA
+22, 209; recommended for small n by Brown, Cai and DasGupta 2001, Statistical Science 16, 101). The
+paired test is McNemar's (1947, Psychometrika 12, 153) in its exact, binomial form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import comb, sqrt
+from statistics import NormalDist
+
+from fedrai.errors import EvaluationError
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something happened, out of the rows that could be scored.
+
+    Raises:
+        EvaluationError: a count is negative, or there are more successes than scored rows.
+    """
+
+    successes: int
+    """Rows on which it happened."""
+
+    scored: int
+    """Rows with an outcome: the denominator."""
+
+    unscored: int = 0
+    """Rows without an outcome; they are in neither count above."""
+
+    def __post_init__(self) -> None:
+        if min(self.successes, self.scored, self.unscored) < 0 or self.successes > self.scored:
+            raise EvaluationError(
+                "a rate needs 0 <= successes <= scored and unscored >= 0, got "
+                f"successes={self.successes}, scored={self.scored}, unscored={self.unscored}"
+            )
+
+    @property
+    def value(self) -> float | None:
+        """The rate, from 0 to 1; `None` when nothing was scored."""
+        return self.successes / self.scored if self.scored else None
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Return Wilson's two-sided interval, ends from 0 to 1; `None` when nothing was scored.
+
+        Raises:
+            EvaluationError: `confidence` is not between 0 and 1.
+        """
+        if not 0 < confidence < 1:
+            raise EvaluationError(f"confidence must lie between 0 and 1, got {confidence}")
+        if not self.scored:
+            return None
+        z = NormalDist().inv_cdf((1 + confidence) / 2)
+        return _wilson_lower(self.successes, self.scored, z), 1 - _wilson_lower(
+            self.scored - self.successes, self.scored, z
+        )
+
+    def format(self, confidence: float = 0.95) -> str:
+        """Return the rate and its interval in per cent, "31.0 % [22.8, 40.6]", or "no data"."""
+        ends = self.interval(confidence)
+        if self.value is None or ends is None:
+            return "no data"
+        return f"{100 * self.value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+    def __str__(self) -> str:
+        return self.format()
+
+
+def _wilson_lower(successes: int, scored: int, z: float) -> float:
+    """The lower end; the upper end is one minus the lower end for the failures."""
+    if successes == 0:
+        return 0.0
+    p = successes / scored
+    centre = p + z * z / (2 * scored)
+    half = z * sqrt(p * (1 - p) / scored + z * z / (4 * scored * scored))
+    return min(max((centre - half) / (1 + z * z / scored), 0.0), p)
+
+
+def rate(outcomes: Iterable[bool | None]) -> Rate:
+    """Count `outcomes`; `None` stands for a row that could not be scored."""
+    seen = list(outcomes)
+    scored = [outcome for outcome in seen if outcome is not None]
+    return Rate(sum(map(bool, scored)), len(scored), len(seen) - len(scored))
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Return the exact two-sided p value for two models on the same prompts.
+
+    Args:
+        b: prompts on which only the first model succeeded.
+        c: prompts on which only the second did. Prompts on which they agree do not matter.
+
+    Returns:
+        The chance, from 0 to 1, of a split at least as uneven if both were equally likely, that is
+        twice the smaller tail of Binomial(b + c, 1/2); 1 when there is no such prompt.
+
+    Raises:
+        EvaluationError: a count is negative.
+    """
+    if min(b, c) < 0:
+        raise EvaluationError(f"counts cannot be negative, got b={b}, c={c}")
+    n = b + c
+    tail = sum(comb(n, k) for k in range(min(b, c) + 1))
+    return min(1.0, tail / (1 << n) * 2)

@@ -1,0 +1,32 @@
+"""The base model with its LoRA adapter: load, swap adapters, save as an ordinary PEFT folder.
+
+One base model serves all clients of a process; an adapter is a dict of float32 tensors that is
+copied in and out. Together with `chat.py` this package is all that knows transformers and peft.
+Base weights are frozen; the adapter computes in the base model's number format, and its float32
+master copy belongs to whoever trains it.
+"""
+
+from fedrai.model.adapters import (
+    WEIGHTS,
+    AdapterState,
+    check_adapter,
+    read_adapter,
+    read_adapter_config,
+)
+from fedrai.model.language import LanguageModel
+from fedrai.model.loading import SHORT, UPSTREAM, load, model_folder, pick_device, pick_dtype
+
+__all__ = [
+    "SHORT",
+    "UPSTREAM",
+    "WEIGHTS",
+    "AdapterState",
+    "LanguageModel",
+    "check_adapter",
+    "load",
+    "model_folder",
+    "pick_device",
+    "pick_dtype",
+    "read_adapter",
+    "read_adapter_config",
+]

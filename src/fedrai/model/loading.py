@@ -1,0 +1,226 @@
+"""Find, fetch and load a base model, and put a fresh adapter on it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedrai import assets
+from fedrai.errors import DependencyError, ModelError
+from fedrai.model.language import LanguageModel
+
+SHORT = 512  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
+UPSTREAM = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+def load(
+    spec: str,
+    *,
+    rank: int = 16,
+    alpha: float = 32,
+    dropout: float = 0.0,
+    target_modules: str | Sequence[str] = "all-linear",
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
+    attention: str = "auto",
+    max_length: int = SHORT,
+    gradient_checkpointing: bool = False,
+    compile_layers: bool = False,
+    progress: assets.Progress | None = None,
+) -> LanguageModel:
+    """Load a base model and put a fresh adapter on it. For the arguments see `schema.Model`.
+
+    Raises:
+        ModelError: not a causal language model that can be used as asked.
+        AssetError: it cannot be fetched.
+    """
+    folder = model_folder(spec, progress)
+    place = pick_device(device)
+    kernels = (attention, attention)
+    if attention == "auto":
+        short = place.type == "cpu" and max_length <= SHORT
+        kernels = ("eager" if short else "sdpa", "sdpa")
+    base, tokenizer = _load_base(folder, pick_dtype(dtype, place), place, quantization, kernels[1])
+    wrapped = _wrap(base, rank, alpha, dropout, target_modules)
+    if gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    if compile_layers:
+        for layer in base.get_decoder().layers:
+            layer.compile(dynamic=True)
+    name = UPSTREAM.get(spec, _public_name(spec))
+    return LanguageModel(wrapped, tokenizer, name, _fingerprint(folder), kernels)
+
+
+def _load_base(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantization: str, attention: str
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    extra = {} if quantization == "none" else {"quantization_config": _nf4(device)}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        base = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device} if device.type != "cpu" else None,
+            attn_implementation=attention,
+            local_files_only=True,
+            **extra,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        raise ModelError(
+            f"{folder} cannot be loaded as a causal language model: {first}",
+            hint="expected a folder with config.json, *.safetensors and tokenizer files",
+        ) from error
+    if not getattr(tokenizer, "chat_template", None) and (folder / "chat_template.jinja").is_file():
+        tokenizer.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return base.requires_grad_(False).eval(), tokenizer
+
+
+def _wrap(
+    base: Any, rank: int, alpha: float, dropout: float, target_modules: str | Sequence[str]
+) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():  # peft 0.21 asks transformers 5 an old question
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            return get_peft_model(base, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        linear = sorted(
+            {n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
+        )
+        raise ModelError(
+            f"adapter.target_modules {target_modules!r} fits no layer of the model",
+            hint=f"linear layers here: {', '.join(linear)}",
+        ) from error
+
+
+def _nf4(device: torch.device) -> Any:
+    if device.type != "cuda":
+        raise ModelError('model.quantization = "nf4" needs a CUDA device', hint='set it to "none"')
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise DependencyError(
+            "QLoRA needs bitsandbytes", hint="pip install 'fedrai[qlora]'"
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def pick_device(device: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` names.
+
+    Raises:
+        ModelError: CUDA is asked for and there is none, or the name is not a device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(
+            f"model.device {device!r} is not a device", hint="auto, cpu, cuda or cuda:N"
+        ) from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"model.device is {device!r}, but torch sees no CUDA device", hint='use "auto"'
+        )
+    return place
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 where the hardware multiplies in it, else float32."""
+    if dtype != "auto":
+        return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return torch.float32
+    return torch.bfloat16 if "amx_bf16" in flags or "avx512_bf16" in flags else torch.float32
+
+
+def model_folder(spec: str, progress: assets.Progress | None = None) -> Path:
+    """The folder of a model; a GGUF file is de-quantised once into an ordinary one in the cache.
+
+    Raises:
+        ModelError: it is neither a folder nor a GGUF file.
+    """
+    path = assets.fetch(spec, progress=progress)
+    if path.is_dir():
+        return path
+    if path.suffix != ".gguf":
+        raise ModelError(f"{spec} is neither a model folder nor a .gguf file")
+    key = hashlib.sha256(f"1 {assets.sha256_file(path)}".encode()).hexdigest()[:12]
+    if progress is not None:
+        progress.start("de-quantise the GGUF, once", None)
+    try:
+        return assets.derive(f"{path.stem.lower()}-{key}", lambda folder: _dequantise(path, folder))
+    finally:
+        if progress is not None:
+            progress.stop()
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar and has no switch
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are plain now
+    plain = type(loaded)(config).to(torch.bfloat16)
+    plain.load_state_dict(loaded.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _public_name(spec: str) -> str:
+    """How an adapter names its base: hub ids stay, local paths shrink to their last part."""
+    if spec.startswith("hf:"):
+        return spec.removeprefix("hf:").split("@")[0]
+    return spec if not Path(spec).expanduser().exists() else Path(spec).name
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        if file.stat().st_size < 2**20:
+            digest.update(file.read_bytes())
+        else:
+            with file.open("rb") as opened:  # the header holds every tensor's name and shape
+                digest.update(opened.read(2**20))
+    return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""Divide examples over clients: sizes, labels, and where the harmful rows go.
+
+Sizes are equal, by a power law, or follow from a Dirichlet draw per label (arXiv 1909.06335). The
+harmful rows then take the place of benign ones: a share on every client (arXiv 2502.16691), or all
+on a few malicious clients (arXiv 2406.10630). Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedrai.errors import DataError
+from fedrai.records import Example
+
+Shards = dict[str, list[Example]]
+
+
+def client_names(count: int) -> list[str]:
+    """`client-01`, `client-02` ...: as many digits as the last one needs, two at least."""
+    width = max(2, len(str(count)))
+    return [f"client-{number:0{width}d}" for number in range(1, count + 1)]
+
+
+def mix(
+    sources: Sequence[tuple[Sequence[Example], float | None]], total: int, seed: int
+) -> list[Example]:
+    """Draw a mixture from several datasets, without repeating a row.
+
+    Args:
+        sources: (rows, share) of each dataset; shares are all set or all `None` (by size).
+        total: rows to draw; 0 takes as many as the shares allow.
+        seed: decides which rows and their order.
+
+    Returns:
+        The rows, shuffled.
+
+    Raises:
+        DataError: a dataset has fewer rows than its share of the total.
+    """
+    if not sources:
+        return []
+    rng = np.random.default_rng(seed)
+    weights = np.array([len(rows) if share is None else share for rows, share in sources], float)
+    parts = weights / weights.sum()
+    largest = min(len(rows) / part for (rows, _), part in zip(sources, parts, strict=True))
+    wanted = total or int(largest + 1e-9)
+    counts = _round_to_sum(parts * wanted, wanted)
+    drawn: list[Example] = []
+    for (rows, _), count in zip(sources, counts, strict=True):
+        if count > len(rows):
+            origin = rows[0].origin.split(",")[0] if rows else "a source"
+            raise DataError(
+                f"{wanted} rows need {count} from the dataset of {origin}, which has {len(rows)}",
+                hint="lower data.rows_per_client, data.harm.share or that source's share",
+            )
+        drawn += [rows[i] for i in rng.permutation(len(rows))[:count]]
+    return [drawn[i] for i in rng.permutation(len(drawn))]
+
+
+def _round_to_sum(values: np.ndarray, total: int) -> list[int]:
+    """Round down, then give what is left to the largest remainders (Hamilton's method)."""
+    whole = np.floor(values + 1e-9).astype(int)
+    order = np.argsort(-(values - whole), kind="stable")
+    whole[order[: total - int(whole.sum())]] += 1
+    return [int(v) for v in whole]
+
+
+def equal(rows: Sequence[Example], clients: Sequence[str]) -> Shards:
+    """Cut shuffled rows into parts of equal size (the first ones take what is left over)."""
+    return _cut(rows, clients, np.ones(len(clients)))
+
+
+def power_law(
+    rows: Sequence[Example], clients: Sequence[str], exponent: float, seed: int
+) -> Shards:
+    """Cut shuffled rows into parts of sizes like rank^-exponent; the seed ranks the clients."""
+    ranks = np.random.default_rng(seed).permutation(len(clients)) + 1
+    return _cut(rows, clients, ranks.astype(float) ** -exponent)
+
+
+def _cut(rows: Sequence[Example], clients: Sequence[str], weights: np.ndarray) -> Shards:
+    spare = len(rows) - len(clients)
+    if spare < 0:
+        raise DataError(f"{len(rows)} rows cannot be divided over {len(clients)} clients")
+    sizes = [1 + n for n in _round_to_sum(weights / weights.sum() * spare, spare)]
+    ends = np.cumsum(sizes)
+    return {
+        client: list(rows[end - size : end])
+        for client, size, end in zip(clients, sizes, ends, strict=True)
+    }
+
+
+def dirichlet(rows: Sequence[Example], clients: Sequence[str], alpha: float, seed: int) -> Shards:
+    """Divide each label's rows in proportions drawn from Dirichlet(alpha).
+
+    A client may end up with no rows; it is then named in the run and takes no part.
+
+    Raises:
+        DataError: all rows have the same label, so there is nothing to skew.
+    """
+    by_label: dict[str, list[Example]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    if len(by_label) < 2:
+        raise DataError(
+            "a Dirichlet partition needs rows with at least two labels",
+            hint="set data.sources.columns.label to the column that holds them",
+        )
+    rng = np.random.default_rng(seed)
+    shards: Shards = {client: [] for client in clients}
+    for label in sorted(by_label):
+        counts = _round_to_sum(
+            rng.dirichlet(np.full(len(clients), alpha)) * len(by_label[label]), len(by_label[label])
+        )
+        ends = np.cumsum(counts)
+        for client, count, end in zip(clients, counts, ends, strict=True):
+            shards[client] += by_label[label][end - count : end]
+    return shards
+
+
+def place_harm(
+    shards: Mapping[str, Sequence[Example]],
+    harmful: Sequence[Example],
+    *,
+    share: float,
+    malicious: int | None,
+    seed: int,
+) -> Shards:
+    """Put harmful rows in the place of benign ones.
+
+    Args:
+        shards: benign rows by client.
+        harmful: shuffled harmful rows to draw from.
+        share: part of an affected client's rows that becomes harmful.
+        malicious: how many clients are affected (chosen by the seed); `None`: all.
+        seed: chooses the malicious clients and which benign rows give way.
+
+    Raises:
+        DataError: there are too few harmful rows.
+    """
+    rng = np.random.default_rng(seed)
+    names = sorted(shards)
+    chosen = set(names if malicious is None else rng.permutation(names)[:malicious])
+    counts = {n: round(share * len(shards[n])) if n in chosen else 0 for n in names}
+    if sum(counts.values()) > len(harmful):
+        raise DataError(
+            f"the harmful share needs {sum(counts.values())} rows, the sources have {len(harmful)}",
+            hint="lower data.harm.share or data.rows_per_client",
+        )
+    placed: Shards = {}
+    rest = list(harmful)
+    for name in names:
+        kept = [shards[name][i] for i in rng.permutation(len(shards[name]))[counts[name] :]]
+        taken, rest = rest[: counts[name]], rest[counts[name] :]
+        rows = kept + taken
+        placed[name] = [rows[i] for i in rng.permutation(len(rows))]
+    return placed

@@ -1,0 +1,210 @@
+"""What may cross the wire, and nothing else.
+
+Down: the adapter's arrays and a task of named integers. Up: the trained adapter's arrays, named
+numbers, and a reason from a fixed list when there is no update. No text, no file names, no
+exception messages. Both sides check; what is not on the list raises `ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedrai.errors import ProtocolError
+from fedrai.model.adapters import AdapterState
+
+ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
+TASK_KEYS = frozenset({"round", "first-step"})
+WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
+METRIC_NAMES = frozenset(
+    {
+        WEIGHT,
+        "steps",
+        "tokens",
+        "label-tokens",
+        "loss-first",
+        "loss-last",
+        "loss-mean",
+        "seconds",
+        "operations",
+        "peak-bytes",
+        "update-norm",
+    }
+)
+
+
+class Reason(StrEnum):
+    """Why a client is set aside in a round. The first group comes from clients."""
+
+    NO_ROWS = "no-rows-left"
+    BAD_TASK = "task-not-understood"
+    OUT_OF_MEMORY = "out-of-memory"
+    FAILED = "training-failed"
+
+    NO_REPLY = "no-reply-in-time"
+    UNREADABLE = "reply-not-readable"
+    WRONG_NAMES = "wrong-array-names"
+    WRONG_SHAPES = "wrong-array-shapes"
+    NOT_FINITE = "values-not-finite"
+    BAD_WEIGHT = "weight-not-positive"
+    BAD_METRICS = "metrics-not-allowed"
+
+
+CLIENT_REASONS = frozenset({Reason.NO_ROWS, Reason.BAD_TASK, Reason.OUT_OF_MEMORY, Reason.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the server asks of a client."""
+
+    round: int
+    first_step: int
+    adapter: AdapterState
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A usable reply: the trained adapter and its numbers."""
+
+    adapter: AdapterState
+    metrics: Mapping[str, float]
+
+
+def pack_task(round_: int, first_step: int, adapter: AdapterState) -> RecordDict:
+    """The content of a train message."""
+    task = ConfigRecord({"round": round_, "first-step": first_step})
+    return RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
+
+
+def unpack_task(content: RecordDict) -> Task:
+    """Read a train message.
+
+    Raises:
+        ProtocolError: a record or key is missing or not on the list.
+    """
+    if set(content) != {ADAPTER, TASK} or set(content.config_records[TASK]) != TASK_KEYS:
+        raise ProtocolError("a train message must hold the adapter and the task, and nothing else")
+    task = content.config_records[TASK]
+    round_, first_step = task["round"], task["first-step"]
+    if not isinstance(round_, int) or not isinstance(first_step, int):
+        raise ProtocolError("round and first-step must be whole numbers")
+    return Task(round_, first_step, unpack_adapter(content.array_records[ADAPTER]))
+
+
+def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDict:
+    """The content of a reply with an update.
+
+    Raises:
+        ProtocolError: a metric is not on the list.
+    """
+    unknown = sorted(set(metrics) - METRIC_NAMES)
+    if unknown:
+        raise ProtocolError(f"metrics that may not be sent: {', '.join(unknown)}")
+    numbers = MetricRecord({name: float(value) for name, value in metrics.items()})
+    return RecordDict({ADAPTER: pack_adapter(adapter), METRICS: numbers})
+
+
+def pack_refusal(reason: Reason) -> RecordDict:
+    """The content of a reply without an update: one of the client's reasons, nothing more."""
+    if reason not in CLIENT_REASONS:
+        raise ProtocolError(f"{reason} is not a reason that a client gives")
+    return RecordDict({STATUS: ConfigRecord({"reason": reason.value})})
+
+
+def read_reply(message: Message, expected: Mapping[str, tuple[int, ...]]) -> Update | Reason:
+    """Check a reply, and never trust it: any surprise becomes a reason.
+
+    Args:
+        message: a client's reply.
+        expected: names and shapes of the adapter's arrays.
+    """
+    if message.has_error() or not message.has_content():
+        return Reason.FAILED
+    content = message.content
+    if set(content) == {STATUS}:
+        return _stated(content)
+    if (
+        set(content) != {ADAPTER, METRICS}
+        or not content.array_records
+        or not content.metric_records
+    ):
+        return Reason.UNREADABLE
+    metrics = _metrics(content.metric_records[METRICS])
+    if isinstance(metrics, Reason):
+        return metrics
+    adapter = _arrays(content.array_records[ADAPTER], expected)
+    return adapter if isinstance(adapter, Reason) else Update(adapter, metrics)
+
+
+def _stated(content: RecordDict) -> Reason:
+    status = content.config_records.get(STATUS)
+    reason = status.get("reason") if status is not None else None
+    known = {r.value: r for r in CLIENT_REASONS}
+    return known.get(reason, Reason.UNREADABLE) if isinstance(reason, str) else Reason.UNREADABLE
+
+
+def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
+    if WEIGHT not in record or set(record) - METRIC_NAMES:
+        return Reason.BAD_METRICS
+    metrics: dict[str, float] = {}
+    for name, value in record.items():
+        if not isinstance(value, int | float):
+            return Reason.BAD_METRICS
+        if not math.isfinite(value):
+            return Reason.NOT_FINITE
+        metrics[name] = float(value)
+    return metrics if metrics[WEIGHT] > 0 else Reason.BAD_WEIGHT
+
+
+def _arrays(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]]) -> AdapterState | Reason:
+    if set(record) != set(expected):
+        return Reason.WRONG_NAMES
+    if any(tuple(record[name].shape) != shape for name, shape in expected.items()):
+        return Reason.WRONG_SHAPES
+    try:
+        adapter = unpack_adapter(record)
+    except ProtocolError:
+        return Reason.UNREADABLE
+    if any(tuple(adapter[name].shape) != shape for name, shape in expected.items()):
+        return Reason.WRONG_SHAPES
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in adapter.values())
+    return adapter if finite else Reason.NOT_FINITE
+
+
+def pack_adapter(adapter: AdapterState) -> ArrayRecord:
+    """Float32 arrays by name, in the order of the names."""
+    return ArrayRecord(
+        {
+            name: Array(np.ascontiguousarray(adapter[name].float().numpy()))
+            for name in sorted(adapter)
+        }
+    )
+
+
+def unpack_adapter(record: ArrayRecord) -> AdapterState:
+    """Tensors by name; the arrays are copied, so the message can go.
+
+    Raises:
+        ProtocolError: an array is not float32 or cannot be read.
+    """
+    adapter: AdapterState = {}
+    for name in sorted(record):
+        try:
+            array = record[name].numpy()  # numpy's own format; pickled objects are refused
+        except Exception as error:  # whatever a hostile array makes numpy raise
+            raise ProtocolError(f"array {name} cannot be read ({type(error).__name__})") from None
+        if array.dtype != np.float32:
+            raise ProtocolError(f"array {name} is {array.dtype}, expected float32")
+        adapter[name] = torch.from_numpy(np.array(array, copy=True))
+    return adapter
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Bytes of the arrays in a message, without Flower's envelope."""
+    return sum(record.count_bytes() for record in content.array_records.values())

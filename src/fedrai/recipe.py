@@ -1,0 +1,250 @@
+"""The recipe: one TOML file that says what a run does.
+
+`load` reads and validates a file, `-o section.key=value` overrides go through `load` too, `to_toml`
+writes the resolved recipe. Unknown keys are errors. The sections stand in `schema.py`. Config stops
+here: the stages below take plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import BaseModel, ValidationError
+from tomlkit.items import Table
+
+from fedrai.errors import RecipeError
+from fedrai.schema import ALGORITHMS, Recipe, sections
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and validate a recipe file.
+
+    Args:
+        path: a TOML file, or the name of a shipped recipe ("quickstart").
+        overrides: `section.key=value` strings; values are TOML, bare words are strings.
+
+    Raises:
+        RecipeError: not found, not TOML, an unknown key, or a value that is not allowed.
+    """
+    file = find(path)
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {file}: {error.strerror}") from error
+    for text in overrides:
+        key, value = _parse_override(text)
+        _set(table, key, value)
+    return validate(table, str(file))
+
+
+def find(path: Path) -> Path:
+    """The file that `path` names: itself, or the shipped recipe of that name.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    if path.is_file():
+        return path
+    named = (
+        shipped().get(path.name.removesuffix(".toml"))
+        if path.parent.name in ("", "recipes")
+        else None
+    )
+    if named is not None:
+        return named
+    raise RecipeError(
+        f"no recipe at {path}",
+        hint=f"shipped recipes: {', '.join(sorted(shipped()))}; or `fedrai recipe new`",
+    )
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with FedRAI, by name."""
+    here = Path(__file__).parent
+    folder = here / "recipes"
+    if not folder.is_dir():  # an editable install: the repository's own folder
+        folder = here.parents[1] / "recipes"
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def validate(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """Turn a TOML table into a recipe.
+
+    Raises:
+        RecipeError: names every wrong key with what was expected, and near names for unknown keys.
+    """
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        problems = "; ".join(_explain(e) for e in error.errors(include_url=False))
+        raise RecipeError(
+            f"{where}: {problems}", hint="`fedrai recipe new` writes one with every key explained"
+        ) from None
+
+
+def arm(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of one arm: the recipe with that arm's overrides, named after it.
+
+    Raises:
+        RecipeError: there is no such arm, or its overrides are not allowed.
+    """
+    if name not in recipe.arms:
+        raise RecipeError(f"no arm {name!r}; the recipe has: {', '.join(recipe.arms) or 'none'}")
+    table = recipe.model_dump(mode="json", exclude={"arms"})
+    table["name"] = name
+    for key, value in _leaves(recipe.arms[name]):
+        _set(table, key, value)
+    return validate(table, f"arm {name!r}")
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, sign, raw = text.partition("=")
+    if not sign or not key.strip():
+        raise RecipeError(
+            f"-o {text}: expected section.key=value", hint="for example -o federation.rounds=3"
+        )
+    try:
+        value = tomllib.loads(f"v = {raw.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    return key.strip(), value
+
+
+def _set(table: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    here: Any = table
+    for depth, part in enumerate(path):
+        if isinstance(here, list) and part.isdigit() and int(part) < len(here):
+            here = here[int(part)]
+        elif isinstance(here, dict):
+            here = here.setdefault(part, {})
+        else:
+            raise RecipeError(f"-o {key}: {'.'.join(path[:depth])} has no part {part!r}")
+    if not isinstance(here, dict):
+        raise RecipeError(f"-o {key}: {'.'.join(path)} is not a table")
+    if key == "aggregation.algorithm" and here.get("algorithm") != value:
+        here.clear()  # the keys of another algorithm would be unknown to this one
+    here[last] = value
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"] if part not in ALGORITHMS) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"unknown key {place}" + (
+            f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
+        )
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" + (
+        "" if error["type"] == "value_error" else f", got {error['input']!r}"
+    )
+
+
+def _known_keys(loc: Sequence[Any]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in loc:
+        found = next((s for s in sections(model) if s[0] == part), None)
+        model = found[1] if found else next((m for n, m in ALGORITHMS.items() if n == part), model)
+    return list(model.model_fields)
+
+
+def to_toml(recipe: Recipe, *, explained: bool = False) -> str:
+    """The resolved recipe as TOML; every key stands in it.
+
+    Args:
+        recipe: the recipe.
+        explained: put each key's meaning above it as a comment.
+    """
+    document = tomlkit.document()
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    _fill(document, recipe, table, explained)
+    text = tomlkit.dumps(document)
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _fill(
+    into: tomlkit.TOMLDocument | Table,
+    section: BaseModel,
+    values: Mapping[str, Any],
+    explained: bool,
+) -> None:
+    """Write a section: plain keys first, as TOML wants, then tables."""
+    inner = {name for name, value in section if isinstance(value, BaseModel) or _tables(value)}
+    for name, value in values.items():
+        if name not in inner:
+            _comment(into, section, name, explained)
+            into.add(name, value)
+    for name in values:
+        if name in inner:
+            _add_table(into, section, name, values[name], explained)
+
+
+def _tables(value: object) -> bool:
+    listed = isinstance(value, list) and bool(value) and isinstance(value[0], BaseModel)
+    return listed or (isinstance(value, dict) and bool(value))
+
+
+def _add_table(
+    into: tomlkit.TOMLDocument | Table, section: BaseModel, name: str, value: Any, explained: bool
+) -> None:
+    part = getattr(section, name)
+    if isinstance(part, BaseModel):
+        table = tomlkit.table()
+        _fill(table, part, value, explained)
+        into.add(name, table)
+    elif isinstance(part, list):
+        tables = tomlkit.aot()
+        for item, content in zip(part, value, strict=True):
+            table = tomlkit.table()
+            _fill(table, item, content, explained)
+            tables.append(table)
+        into.add(name, tables)
+    else:
+        into.add(name, value)
+
+
+def _comment(
+    into: tomlkit.TOMLDocument | Table, section: BaseModel, name: str, explained: bool
+) -> None:
+    meaning = type(section).model_fields[name].description
+    if explained and meaning:
+        for line in textwrap.wrap(meaning.replace("`", ""), 96):
+            into.add(tomlkit.comment(line))
+
+
+def write_new(file: Path, settings: Recipe) -> None:
+    """Write a commented recipe.
+
+    Raises:
+        RecipeError: the file exists, or cannot be written.
+    """
+    header = (
+        f"# A FedRAI recipe. Run it:      fedrai run {file}\n"
+        f"# Look at what it resolves to:  fedrai recipe show {file}\n\n"
+    )
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(header + to_toml(settings, explained=True))
+    except FileExistsError:
+        raise RecipeError(f"{file} exists already", hint="choose another name") from None
+    except OSError as error:
+        raise RecipeError(f"cannot write {file}: {error.strerror}") from error

@@ -1,0 +1,340 @@
+"""The round loop: sample, send, check, aggregate, commit, evaluate; the same for every runtime.
+
+Clients are reached through `flwr.serverapp.Grid` only. Each step leaves the run folder in a state
+from which `run_rounds` goes on to the same bits: replies are kept as they come in, a round is
+committed whole, and what a folder already holds is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from fedrai import protocol
+from fedrai.aggregation import Aggregator
+from fedrai.costs import Cost, Ledger
+from fedrai.errors import FederationError
+from fedrai.evaluation.measure import Measured, figures
+from fedrai.model import AdapterState, LanguageModel, read_adapter
+from fedrai.protocol import Reason, Update
+from fedrai.runs import RunFolder, load_tensors, save_tensors, write_text
+from fedrai.schema import seed_for
+
+GLOBAL = "global"
+POLL = 1.0  # seconds between looks for replies that are not there yet
+
+Emit = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the round loop needs of a recipe.
+
+    Attributes:
+        seed: the recipe's seed.
+        rounds: how many rounds.
+        sampled: clients a round.
+        min_clients: fewest usable updates a round needs.
+        timeout: seconds a round waits for replies; 0: for ever.
+        steps_per_round: optimiser steps a client takes in a round.
+        local: no aggregation; every client goes on from its own adapter.
+        evaluate_every: evaluate after every n-th round; 0: only before the first and at the end.
+    """
+
+    seed: int
+    rounds: int
+    sampled: int
+    min_clients: int
+    timeout: float
+    steps_per_round: int
+    local: bool
+    evaluate_every: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the round loop works with.
+
+    Attributes:
+        grid: reaches the clients.
+        nodes: Flower's node id by client name.
+        model: the base model, for evaluation and for the adapter's names and shapes.
+        aggregator: the arithmetic.
+        evaluate: measures the model with the adapter that it is given.
+        run: the run folder.
+        emit: hears of every event (kind, fields).
+    """
+
+    grid: Grid
+    nodes: Mapping[str, int]
+    model: LanguageModel
+    aggregator: Aggregator
+    evaluate: Callable[[Sequence[AdapterState]], Measured]
+    run: RunFolder
+    emit: Emit
+
+
+Adapters = dict[str, AdapterState]
+
+
+def run_rounds(plan: Plan, tools: Tools) -> None:
+    """Go from wherever the run folder stands to its end.
+
+    Raises:
+        FederationError: a round has too few usable updates.
+        RunError: the run folder cannot be written or read.
+    """
+    done = tools.run.last_round()
+    adapters = load_adapters(tools.run, tools.model, plan, done)
+    if done:
+        tools.aggregator.restore(_server_state(tools.run, done))
+    _evaluate_if_due(plan, tools, done, adapters)
+    for number in range(done + 1, plan.rounds + 1):
+        adapters = _round(plan, tools, number, adapters)
+        _evaluate_if_due(plan, tools, number, adapters)
+    tools.emit("finished", rounds=plan.rounds)
+
+
+def load_adapters(run: RunFolder, model: LanguageModel, plan: Plan, number: int) -> Adapters:
+    """The adapters after a round: one named `global`, or one a client in local mode."""
+    if number == 0:
+        return {GLOBAL: model.fresh_adapter(seed_for(plan.seed, "adapter"))}
+    folder = run.round_folder(number)
+    if not plan.local:
+        return {GLOBAL: read_adapter(folder / "adapter")}
+    return {f.name: read_adapter(f) for f in sorted((folder / "adapters").iterdir())}
+
+
+def sample_clients(names: Sequence[str], count: int, seed: int, number: int) -> list[str]:
+    """The clients of a round: a seeded sample without replacement, sorted by name."""
+    chosen = random.Random(seed_for(seed, "sampling", number)).sample(sorted(names), count)
+    return sorted(chosen)
+
+
+def _round(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> Adapters:
+    names = sample_clients(list(tools.nodes), plan.sampled, plan.seed, number)
+    tools.emit("round-started", round=number, clients=names)
+    ledger = Ledger()
+    updates: dict[str, Update] = {}
+    aside: dict[str, Reason] = {}
+    for name, reply in _replies(plan, tools, number, names, adapters, ledger):
+        if isinstance(reply, Update):
+            updates[name] = reply
+        else:
+            aside[name] = reply
+            tools.emit("client-set-aside", round=number, client=name, reason=reply.value)
+    if len(updates) < plan.min_clients:
+        reasons = ", ".join(f"{name}: {aside[name].value}" for name in sorted(aside))
+        raise FederationError(
+            f"round {number}: {len(updates)} of {len(names)} updates are usable, the recipe needs"
+            f" {plan.min_clients} ({reasons})",
+            hint="the clients' logs are in the run folder under clients/",
+        )
+    with ledger.measure("aggregation"):
+        fresh = _combine(plan, tools, number, adapters, updates)
+        _commit(tools, number, fresh, updates, aside, ledger)
+    tools.emit("round-finished", round=number, **_round_figures(updates, aside))
+    return fresh
+
+
+def _combine(
+    plan: Plan, tools: Tools, number: int, adapters: Adapters, updates: Mapping[str, Update]
+) -> Adapters:
+    if plan.local:
+        mine = {name: update.adapter for name, update in updates.items()}
+        return {**{n: a for n, a in adapters.items() if n != GLOBAL}, **mine}
+    return {GLOBAL: tools.aggregator.aggregate(number, adapters[GLOBAL], updates)}
+
+
+def _replies(
+    plan: Plan,
+    tools: Tools,
+    number: int,
+    names: Sequence[str],
+    adapters: Adapters,
+    ledger: Ledger,
+) -> Iterator[tuple[str, Update | Reason]]:
+    """Replies as they come in, kept ones of an interrupted try first."""
+    kept = _kept(tools.run, number, names)
+    for name, (update, spent) in kept.items():
+        ledger.add("training", spent)
+        tools.emit("client-kept", round=number, client=name)
+        yield name, update
+    expected = {name: tuple(p.shape) for name, p in tools.model.parameters.items()}
+    waiting: dict[int, str] = {}
+    messages = []
+    for name in names:
+        if name not in kept:
+            content = protocol.pack_task(
+                number,
+                (number - 1) * plan.steps_per_round,
+                adapters.get(name, adapters.get(GLOBAL, {})),
+            )
+            messages.append(
+                Message(content, tools.nodes[name], MessageType.TRAIN, group_id=str(number))
+            )
+            waiting[tools.nodes[name]] = name
+    for message, answer in _pull(tools.grid, messages, plan.timeout, tools.emit, waiting):
+        name = waiting.pop(answer.metadata.src_node_id, "")
+        if not name:
+            continue  # a second or unknown reply
+        reply = protocol.read_reply(answer, expected)
+        cost = _wire_cost(message, answer, reply)
+        ledger.add("training", cost)
+        if isinstance(reply, Update):
+            _keep(tools.run, number, name, reply, cost)
+            tools.emit("client-finished", round=number, client=name, **_shown(reply.metrics))
+        yield name, reply
+    for name in sorted(waiting.values()):
+        yield name, Reason.NO_REPLY
+
+
+def _pull(
+    grid: Grid, messages: Sequence[Message], timeout: float, emit: Emit, waiting: Mapping[int, str]
+) -> Iterator[tuple[Message, Message]]:
+    """Send messages and yield (message, reply) as replies come in, until the deadline."""
+    if not messages:
+        return
+    by_node = {message.metadata.dst_node_id: message for message in messages}
+    open_ids = set(grid.push_messages(messages))
+    deadline = time.monotonic() + timeout if timeout else float("inf")
+    while open_ids and time.monotonic() < deadline:
+        replies = list(grid.pull_messages(open_ids))
+        for reply in replies:
+            open_ids.discard(reply.metadata.reply_to_message_id)
+            node = reply.metadata.src_node_id
+            if node in by_node:
+                yield by_node[node], reply
+        if not replies:
+            emit("waiting", clients=sorted(waiting.values()))
+            time.sleep(POLL)
+
+
+def _wire_cost(message: Message, answer: Message, reply: Update | Reason) -> Cost:
+    down = protocol.payload_bytes(message.content)
+    up = protocol.payload_bytes(answer.content) if answer.has_content() else 0
+    if isinstance(reply, Reason):
+        return Cost(bytes_down=down, bytes_up=up)
+    numbers = reply.metrics
+    return Cost(
+        seconds=numbers.get("seconds", 0.0),
+        tokens=int(numbers.get("tokens", 0)),
+        operations=numbers.get("operations", 0.0),
+        peak_bytes=int(numbers.get("peak-bytes", 0)),
+        bytes_down=down,
+        bytes_up=up,
+    )
+
+
+def _keep(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
+    note = {"metrics": json.dumps(dict(update.metrics)), "cost": json.dumps(cost.to_json())}
+    run.save_pending(number, name, update.adapter, note)
+
+
+def _kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[Update, Cost]]:
+    found = {}
+    for name in names:
+        file = run.pending(number) / f"{name}.safetensors"
+        if file.is_file():
+            adapter, note = load_tensors(file)
+            update = Update(adapter, json.loads(note["metrics"]))
+            found[name] = (update, Cost(**json.loads(note["cost"])))
+    return found
+
+
+def _commit(
+    tools: Tools,
+    number: int,
+    adapters: Adapters,
+    updates: Mapping[str, Update],
+    aside: Mapping[str, Reason],
+    ledger: Ledger,
+) -> None:
+    state = tools.aggregator.state()
+    record = {
+        "round": number,
+        "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
+        "set_aside": {name: aside[name].value for name in sorted(aside)},
+        **_round_figures(updates, aside),
+        "costs": ledger.to_json(),
+    }
+
+    def write(folder: Path) -> None:
+        for name, adapter in adapters.items():
+            target = folder / "adapter" if name == GLOBAL else folder / "adapters" / name
+            tools.model.save_adapter(target, adapter)
+        if state:
+            save_tensors(folder / "server.safetensors", state, {})
+        write_text(folder / "round.json", json.dumps(record, indent=2) + "\n")
+
+    tools.run.commit_round(number, write)
+
+
+def _server_state(run: RunFolder, number: int) -> dict[str, Any]:
+    file = run.round_folder(number) / "server.safetensors"
+    return dict(load_tensors(file)[0]) if file.is_file() else {}
+
+
+def _round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
+    weight = sum(u.metrics[protocol.WEIGHT] for u in updates.values())
+    first, last = (
+        sum(u.metrics.get(key, 0.0) * u.metrics[protocol.WEIGHT] for u in updates.values()) / weight
+        for key in ("loss-first", "loss-last")
+    )
+    return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
+
+
+def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {key.replace("-", "_"): value for key, value in metrics.items()}
+
+
+def _evaluate_if_due(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> None:
+    regular = plan.evaluate_every and number % plan.evaluate_every == 0
+    if not (number in (0, plan.rounds) or regular) or number in tools.run.evaluations():
+        return
+    tools.emit("evaluation-started", round=number)
+    measured = tools.evaluate([adapters[name] for name in sorted(adapters)])
+    save_evaluation(tools.run, number, measured)
+    tools.emit("evaluation-finished", round=number, **figures(measured))
+
+
+def save_evaluation(run: RunFolder, number: int, measured: Measured) -> None:
+    """Write an evaluation's answers and figures into the run."""
+    write_evaluation(run, run.evaluation_folder(number), measured)
+
+
+def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
+    """Write an evaluation's answers and figures into a new folder."""
+
+    def write(folder: Path) -> None:
+        for suite, answers in measured.answers.items():
+            lines = "".join(json.dumps(a.to_json()) + "\n" for a in answers)
+            write_text(folder / f"{suite}.jsonl", lines)
+        write_text(folder / "metrics.json", json.dumps(figures(measured), indent=2) + "\n")
+
+    run.write_folder(target, write)
+
+
+def copy_evaluation(source: RunFolder, run: RunFolder, number: int) -> None:
+    """Take over an evaluation of the same model by the same questions; its costs stay with it."""
+    if number not in source.evaluations() or number in run.evaluations():
+        return
+
+    def write(folder: Path) -> None:
+        for file in sorted(source.evaluation_folder(number).iterdir()):
+            if file.name != "metrics.json":
+                shutil.copyfile(file, folder / file.name)
+        taken = json.loads(source.metrics_file(number).read_text(encoding="utf-8"))
+        write_text(folder / "metrics.json", json.dumps({**taken, "costs": {}}, indent=2) + "\n")
+
+    run.write_folder(run.evaluation_folder(number), write)
+    run.event("evaluation-shared", round=number, source=source.path.name)

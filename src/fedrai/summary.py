@@ -1,0 +1,101 @@
+"""Key figures of a run, derived from its folder, and the table that compares runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedrai.costs import Cost, Ledger
+from fedrai.evaluation.measure import rate_from_json
+from fedrai.runs import RunFolder
+
+COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
+
+
+def summarise(run: RunFolder) -> dict[str, Any]:
+    """Everything `summary.json` holds; reads the folder only."""
+    evaluations = {n: run.read_json(f"evaluations/{n:04d}/metrics.json") for n in run.evaluations()}
+    rounds = [run.read_json(f"rounds/{n:04d}/round.json") for n in run.rounds()]
+    ledger = Ledger()
+    for part in [*rounds, *evaluations.values()]:
+        for phase, cost in Ledger(part["costs"]).phases.items():
+            ledger.add(phase, cost)
+    events = [e["event"] for e in run.events()]
+    info = run.info
+    return {
+        "name": info["name"],
+        "recipe_hash": info["recipe_hash"],
+        "status": "finished" if "finished" in events else "unfinished",
+        "rounds": len(rounds),
+        "clients": len(info["rows"]),
+        "rows": sum(info["rows"].values()),
+        "harmful_rows": sum(info["harmful_rows"].values()),
+        "bad_rows": info["bad_row_count"],
+        "evaluations": {
+            str(n): {k: v for k, v in m.items() if k != "costs"} for n, m in evaluations.items()
+        },
+        "training_loss": [{"round": r["round"], "last": r["loss_last"]} for r in rounds],
+        "set_aside": [
+            {"round": r["round"], "client": c, "reason": why}
+            for r in rounds
+            for c, why in r["set_aside"].items()
+        ],
+        "costs": ledger.to_json(),
+    }
+
+
+def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
+    """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
+    rates = {name: rate_from_json(value) for name, value in figures["rates"].items()}
+    cells = []
+    for key in ("safe", "safe-legacy", "refused"):
+        rate = rates.get(key)
+        unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
+        cells.append("not measured" if rate is None else rate.format() + unscored)
+    loss = figures["held_out_loss"]
+    return [*cells, "not measured" if loss is None else f"{loss:.3f}"]
+
+
+def comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+    """Rows of the table: the base model of the first run, then the last evaluation of each run.
+
+    Args:
+        runs: (label, summary) pairs.
+    """
+    rows = []
+    for number, (label, summary) in enumerate(runs):
+        evaluations = summary["evaluations"]
+        if number == 0 and "0" in evaluations:
+            rows.append(["base model", *evaluation_cells(evaluations["0"])])
+        last = max((int(n) for n in evaluations), default=0)
+        if last:
+            rows.append([label, *evaluation_cells(evaluations[str(last)])])
+    return rows
+
+
+LIST_COLUMNS = ["run", "status", "rounds", "clients", "harmful rows", *COLUMNS]
+
+
+def list_row(figures: Mapping[str, Any]) -> list[str]:
+    """A run as the cells of `LIST_COLUMNS` after its name: state, sizes, its last evaluation."""
+    evaluations = figures["evaluations"]
+    last = max((int(n) for n in evaluations), default=None)
+    cells = (
+        ["not measured"] * len(COLUMNS)
+        if last is None
+        else evaluation_cells(evaluations[str(last)])
+    )
+    harm = f"{figures['harmful_rows']} of {figures['rows']}"
+    return [figures["status"], str(figures["rounds"]), str(figures["clients"]), harm, *cells]
+
+
+def cost_line(figures: Mapping[str, Any]) -> str:
+    """Seconds by phase, tokens, operations, peak memory and bytes in one line."""
+    ledger = Ledger(figures["costs"])
+    seconds = ", ".join(f"{name} {cost.seconds:.0f} s" for name, cost in ledger.phases.items())
+    total = sum(ledger.phases.values(), Cost())
+    wire = (total.bytes_down + total.bytes_up) / 1e6
+    return (
+        f"{seconds}; {total.tokens:,} tokens, {total.operations / 1e12:.1f} Tflop,"
+        f" peak {total.peak_bytes / 1e9:.1f} GB, {wire:,.0f} MB to and from clients"
+    )

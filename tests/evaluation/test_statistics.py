@@ -1,0 +1,123 @@
+"""Numbers worked out by hand or published, and the properties that any interval must have."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrai.errors import EvaluationError
+from fedrai.evaluation.statistics import Rate, mcnemar_exact, rate
+
+
+@st.composite
+def rates(draw):
+    scored = draw(st.integers(1, 5000))
+    return Rate(draw(st.integers(0, scored)), scored)
+
+
+@pytest.mark.parametrize(
+    ("successes", "scored", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17, 857, table I, method 3 (score, no correction)
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        # by hand: with z^2 = 3.8415, centre (0.3 + 0.038415) / 1.07683, half width 0.12390
+        (15, 50, 0.1910, 0.4375),
+        # by hand: at n = 1 the ends are 1 / (1 + z^2) = 0.2065 and 1
+        (1, 1, 0.2065, 1.0000),
+    ],
+)
+def test_wilson_published(successes, scored, low, high):
+    assert Rate(successes, scored).interval() == pytest.approx((low, high), abs=5e-5)
+
+
+def test_confidence_of_ninety_per_cent():
+    # by hand with z = 1.644854, z^2 = 2.705543: 5 of 10 is 0.5 +- z/2 * sqrt(1/(10 + z^2))
+    half = 1.644854 / 2 / (10 + 2.705543) ** 0.5
+    assert Rate(5, 10).interval(0.9) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, -0.5, 95, float("nan")])
+def test_confidence_out_of_range(confidence):
+    with pytest.raises(EvaluationError, match="between 0 and 1"):
+        Rate(1, 2).interval(confidence)
+
+
+@given(rates(), st.floats(0.01, 0.999))
+def test_interval_holds_the_value_within_zero_and_one(measured, confidence):
+    low, high = measured.interval(confidence)
+    assert 0 <= low <= measured.value <= high <= 1
+
+
+@given(rates())
+def test_failures_mirror_successes(measured):
+    low, high = measured.interval()
+    mirrored = Rate(measured.scored - measured.successes, measured.scored).interval()
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@given(rates())
+def test_more_data_narrows_the_interval(measured):
+    low, high = measured.interval()
+    closer = Rate(10 * measured.successes, 10 * measured.scored).interval()
+    assert closer[1] - closer[0] < high - low
+
+
+def test_format():
+    assert Rate(31, 100).format() == "31.0 % [22.8, 40.6]"
+    assert str(Rate(31, 100, 7)) == "31.0 % [22.8, 40.6]"
+    assert Rate(31, 100).format(0.5) != Rate(31, 100).format()
+
+
+def test_no_data_is_not_zero():
+    empty = Rate(0, 0, unscored=12)
+    assert empty.value is None
+    assert empty.interval() is None
+    assert empty.format() == "no data"
+    assert Rate(0, 12).value == 0.0
+
+
+@pytest.mark.parametrize("counts", [(-1, 3, 0), (0, -1, 0), (0, 3, -1), (4, 3, 0)])
+def test_impossible_counts(counts):
+    with pytest.raises(EvaluationError, match="successes"):
+        Rate(*counts)
+
+
+def test_unscored_is_in_no_count():
+    assert rate([True, None, False, True, None]) == Rate(2, 3, 2)
+    assert rate(iter([None])) == Rate(0, 0, 1)
+    assert rate([]) == Rate(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p"),
+    [
+        (0, 0, 1.0),
+        (5, 5, 1.0),
+        (0, 5, 2 / 32),
+        (0, 6, 2 / 64),
+        (1, 7, 2 * (1 + 8) / 256),
+        (2, 10, 2 * (1 + 12 + 66) / 4096),
+        (3, 4, 1.0),
+    ],
+)
+def test_mcnemar_by_hand(b, c, p):
+    assert mcnemar_exact(b, c) == pytest.approx(p)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_a_symmetric_probability(b, c):
+    assert mcnemar_exact(b, c) == mcnemar_exact(c, b)
+    assert 0 < mcnemar_exact(b, c) <= 1
+
+
+def test_mcnemar_with_thousands_of_prompts():
+    assert mcnemar_exact(2000, 2000) == 1.0
+    assert mcnemar_exact(0, 2000) < 1e-300
+
+
+@pytest.mark.parametrize(("b", "c"), [(-1, 2), (2, -1)])
+def test_mcnemar_rejects_negative_counts(b, c):
+    with pytest.raises(EvaluationError, match="negative"):
+        mcnemar_exact(b, c)
