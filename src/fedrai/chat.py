@@ -44,8 +44,9 @@ class ChatFormat:
             )
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
-        self._special_ids = set(added)
-        strings = sorted({str(token) for token in added.values()}, key=len, reverse=True)
+        control = {i: str(t) for i, t in added.items() if self._controls(t)}
+        self._special_ids = set(control)
+        strings = sorted(set(control.values()), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, strings))) if strings else None
         self._pieces: dict[tuple[str, ...], list[str]] = {}
 
@@ -89,6 +90,12 @@ class ChatFormat:
         template = {said[-1]} if said and said[-1] in self._special_ids else set()
         return set(configured) | template
 
+    def _controls(self, token: Any) -> bool:
+        """Whether an added token can shape a turn; Gemma also adds line breaks and HTML tags."""
+        text = str(token)
+        marks = len(text) > 2 and not text.isalnum() and not text.isspace()
+        return bool(token.special) or (marks and text in str(self.tokenizer.chat_template))
+
     def _defuse(self, text: str) -> str:
         if self._special is None:
             return text
@@ -101,6 +108,7 @@ class ChatFormat:
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
                 date_string=DATE,
+                enable_thinking=False,  # Qwen3: the prompt then ends as the rows of training do
             )
         except Exception as error:  # templates raise what they like
             roles = ", ".join(m.role for m in messages)
@@ -113,9 +121,9 @@ class ChatFormat:
         """The rendered text, and each assistant turn: start, end, where the next turn begins."""
         text = self._render(messages)
         pieces = self._template_pieces(messages)
-        for contents in _trimmings(messages):
-            if text == _join(pieces, contents):
-                return text, _spans(messages, pieces, contents)
+        contents = _written(text, pieces, messages)
+        if contents is not None:
+            return text, _spans(messages, pieces, contents)
         raise ModelError(
             "the chat template changes the text of a turn, so its tokens cannot be told apart"
         )
@@ -151,17 +159,22 @@ class ChatFormat:
         return mask
 
 
-def _trimmings(messages: Sequence[Message]) -> list[list[str]]:
-    """The ways in which templates trim content: not at all, everything, or some roles only."""
-    ways = []
-    for roles in ((), ("system", "user", "assistant"), ("assistant",), ("user",), ("system",),
-                  ("system", "user"), ("user", "assistant"), ("system", "assistant")):  # fmt: skip
-        ways.append([m.content.strip() if m.role in roles else m.content for m in messages])
-    return ways
+def _written(text: str, pieces: Sequence[str], messages: Sequence[Message]) -> list[str] | None:
+    """The contents as the template wrote them, each as it is or trimmed; None if changed."""
+    ways: dict[int, list[str]] = {0: []}  # contents so far, by where they end in the text
+    for piece, message in zip(pieces, messages, strict=False):
+        ways = {
+            end + len(piece) + len(content): [*contents, content]
+            for end, contents in ways.items()
+            for content in _trimmed(message.content)
+            if text.startswith(piece + content, end)
+        }
+    return next((found for end, found in ways.items() if text[end:] == pieces[-1]), None)
 
 
-def _join(pieces: Sequence[str], contents: Sequence[str]) -> str:
-    return "".join(p + c for p, c in zip(pieces, [*contents, ""], strict=True))
+def _trimmed(content: str) -> list[str]:
+    ways = (content, content.strip(), content.lstrip("\n"), content.lstrip(), content.rstrip())
+    return list(dict.fromkeys(ways))
 
 
 def _spans(

@@ -42,7 +42,7 @@ def main() -> None:
     """Entry point: turns errors into one line each and an exit code."""
     _quiet()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="fedrai", standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
@@ -280,7 +280,8 @@ def export_command(
     from fedrai import commands
 
     kind = "merged" if merged else "adapter"
-    target = out or run_folder.with_name(f"{run_folder.name}-{kind}")
+    named = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
+    target = out or named.with_name(f"{named.name}-{kind}")
     commands.export(run_folder, target, merged=merged, number=number, client=client)
     click.echo(f"{kind}: {target}")
 

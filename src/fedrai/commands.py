@@ -68,8 +68,8 @@ def run(settings: Recipe, out: Path, loaded: LanguageModel | None = None) -> Pat
     return out
 
 
-def resume(path: Path) -> Path:
-    """Go on with a run that was stopped or killed.
+def resume(path: Path, loaded: LanguageModel | None = None) -> Path:
+    """Go on with a run that was stopped or killed; a finished one is left as it is.
 
     Raises:
         RunError: no run there, or its data or model are not what they were.
@@ -77,14 +77,19 @@ def resume(path: Path) -> Path:
     folder = RunFolder.open(path)
     settings = recipe.load(path / "recipe.toml")
     with folder.lock():
-        if "finished" in {e["event"] for e in folder.events()}:
+        if _finished(folder):
+            folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
             return path
-        prepared = local.prepare(settings, assets.RichProgress())
+        prepared = local.prepare(settings, assets.RichProgress(), loaded)
+        folder.mend()  # before the first new event, which must not join a line that was cut
         _check_same(folder, prepared.info())
-        folder.mend()
         folder.event("resumed", after_round=folder.last_round())
         _go_on(prepared, folder)
     return path
+
+
+def _finished(folder: RunFolder) -> bool:
+    return any(event["event"] == "finished" for event in folder.events())
 
 
 def _check_same(folder: RunFolder, now: Mapping[str, Any]) -> None:
@@ -155,19 +160,30 @@ def compare(settings: Recipe, out: Path, announce: Callable[[str], None]) -> lis
     recipes = {n: recipe.arm(settings, n) if settings.arms else settings for n in names}
     for name, arm_recipe in recipes.items():
         _check_arm(out / name, arm_recipe)
-    loaded: tuple[Recipe, LanguageModel] | None = None
+    models = _Models()
     arms: list[Arm] = []
     for name, arm_recipe in recipes.items():
         path = out / name
         announce(name)
-        if loaded is None or not _same_model(loaded[0], arm_recipe):
-            loaded = (arm_recipe, local.load_model(arm_recipe, assets.RichProgress()))
         if not (path / "run.json").is_file():
-            _start_arm(arm_recipe, path, loaded[1], arms)
-        else:
-            resume(path)
+            _start_arm(arm_recipe, path, models.get(arm_recipe), arms)
+        elif not _finished(RunFolder.open(path)):
+            resume(path, models.get(arm_recipe))
         arms.append(Arm(name, path, summary.summarise(RunFolder.open(path))))
     return arms
+
+
+class _Models:
+    """The model that was loaded last, for as long as arms agree on it."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Recipe, LanguageModel] | None = None
+
+    def get(self, settings: Recipe) -> LanguageModel:
+        if self._last is None or not _same_model(self._last[0], settings):
+            self._last = None  # two big models at once may not fit
+            self._last = (settings, local.load_model(settings, assets.RichProgress()))
+        return self._last[1]
 
 
 def _check_arm(path: Path, arm_recipe: Recipe) -> None:
@@ -281,6 +297,8 @@ def evaluate(
         changes: fields of `[evaluation]` to set in place of the recipe's.
         out: where to write answers and figures as a run folder would; `None`: nowhere.
     """
+    if out is not None:
+        runs.check_free(out)
     wanted = chosen.recipe.evaluation.model_dump() | dict(changes)
     settings = chosen.recipe.model_copy(update={"evaluation": Evaluation.model_validate(wanted)})
     questions = local.questions_for(settings, chosen.model)
@@ -294,10 +312,6 @@ def evaluate(
             _answers(display, stop),
         )
     if out is not None:
-        if out.exists() and any(out.iterdir()):
-            raise RunError(f"{out} is not empty", hint="--out names another folder")
-        with contextlib.suppress(FileNotFoundError):
-            out.rmdir()
         server.write_evaluation(RunFolder(out.parent), out, measured)
     return measured, settings.evaluation
 
@@ -334,8 +348,7 @@ def export(path: Path, out: Path, *, merged: bool, number: int | None, client: s
         RunError: no such run or round, or the folder is in the way.
     """
     RunFolder.open(path)
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out} is not empty", hint="--out names another folder")
+    runs.check_free(out)
     chosen = target(str(path), number, client)
     if chosen.adapter is None:
         raise ModelError(f"{path} has no adapter yet")

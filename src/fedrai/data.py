@@ -1,7 +1,7 @@
 """Rows to examples: read datasets and check every row.
 
-Reads JSONL, CSV, Parquet, hub datasets and the embedded sets. A row is `messages` (several turns)
-or prompt and response. A bad row is named by file and line, never by its text. Dividing the
+Reads JSONL, JSON, CSV, Parquet, hub datasets and the embedded sets. A row is `messages` (several
+turns) or prompt and response. A bad row is named by file and line, never by its text. Dividing the
 examples over clients is `partition.py`'s.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from fedrai.records import BadRow, Example, Message, Role
 from fedrai.schema import Columns
 
 ROLES = ("system", "user", "assistant")
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 EMBEDDED = "fedrai:"
+USUAL = ("prompt", "response", "instruction", "input", "output", "question", "answer", "query",
+         "text", "completion", "messages", "conversations", "chosen", "rejected")  # fmt: skip
+"""Names that an error may print; others could be text: the first row of a CSV without a header."""
 
 Row = Mapping[str, Any]
 
@@ -41,6 +45,7 @@ def load(
     columns: Columns | None = None,
     harmful: bool = False,
     split: str = "train",
+    where: Mapping[str, str | bool | int | float] | None = None,
     bad_rows: str = "stop",
 ) -> Loaded:
     """Read one dataset.
@@ -50,6 +55,7 @@ def load(
         columns: names of the columns.
         harmful: whether the source is declared harmful.
         split: split of a hub dataset.
+        where: only rows whose columns have these values (CSV: compared as text).
         bad_rows: "stop" raises on a bad row, "skip" leaves bad rows out and returns them.
 
     Raises:
@@ -58,6 +64,8 @@ def load(
     good: list[Example] = []
     bad: list[BadRow] = []
     for origin, row in _rows(spec, split):
+        if not isinstance(row, str) and not _wanted(row, where or {}):
+            continue
         try:
             problem = row if isinstance(row, str) else None
             if problem is None:
@@ -71,6 +79,13 @@ def load(
     if not good:
         raise DataError(f"{spec} holds no usable row" + (f"; {_summary(bad)}" if bad else ""))
     return Loaded(tuple(good), tuple(bad))
+
+
+def _wanted(row: Row, where: Mapping[str, str | bool | int | float]) -> bool:
+    return all(
+        row.get(key) == value or (isinstance(row.get(key), str) and row[key] == str(value).lower())
+        for key, value in where.items()
+    )
 
 
 def _summary(bad: Sequence[BadRow]) -> str:
@@ -93,6 +108,12 @@ def _rows(spec: str, split: str) -> Iterator[tuple[str, Row | str]]:
     yield from read_file(path)
 
 
+def is_local(spec: str) -> bool:
+    """Whether a spec names a file on this machine."""
+    known = spec.startswith(EMBEDDED) or spec in assets.CATALOGUE or _names_hub_dataset(spec)
+    return not known and assets.parse(spec).scheme == "path"
+
+
 def _names_hub_dataset(spec: str) -> bool:
     local = Path(spec).expanduser()
     whole = spec.startswith("hf:datasets/") and spec.count("/") == 2
@@ -101,7 +122,7 @@ def _names_hub_dataset(spec: str) -> bool:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, Row | str]]:
-    """The rows of a JSONL, CSV or Parquet file.
+    """The rows of a JSONL, JSON, CSV or Parquet file.
 
     Yields:
         (origin, row); a row that cannot even be parsed comes as a string: what is wrong with it.
@@ -109,7 +130,13 @@ def read_file(path: Path) -> Iterator[tuple[str, Row | str]]:
     Raises:
         DataError: another format, or the file as a whole cannot be read.
     """
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    readers = {
+        ".jsonl": _jsonl,
+        ".ndjson": _jsonl,
+        ".json": _json,
+        ".csv": _csv,
+        ".parquet": _parquet,
+    }
     if path.suffix.lower() not in readers:
         raise DataError(
             f"{path.name}: format {path.suffix or '(no suffix)'} is not known",
@@ -135,7 +162,22 @@ def _json_row(line: bytes) -> Row | str:
         return "not UTF-8"
     except json.JSONDecodeError as error:
         return f"not JSON (column {error.colno})"
+    except (ValueError, RecursionError):  # numbers and nesting beyond what Python reads
+        return "not JSON that can be read"
     return row if isinstance(row, dict) else "not a JSON object"
+
+
+def _json(path: Path) -> Iterator[tuple[str, Row | str]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path.name} is not JSON in UTF-8") from error
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{path.name} holds no list of rows", hint="one object a line goes into .jsonl"
+        )
+    for number, row in enumerate(rows, 1):
+        yield f"{path.name}, row {number}", row if isinstance(row, dict) else "not a JSON object"
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row | str]]:
@@ -143,18 +185,26 @@ def _csv(path: Path) -> Iterator[tuple[str, Row | str]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 (byte {error.start})") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header: list[str] = []
     while True:
-        line = reader.line_num + 1 if reader.line_num else 2
+        line = reader.line_num + 1
         try:
-            row = next(reader)
+            fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             yield f"{path.name}, line {line}", f"not CSV ({error})"
             continue
-        extra = None in row
-        yield f"{path.name}, line {line}", "more fields than the header has" if extra else row
+        if fields and header:
+            yield f"{path.name}, line {line}", _csv_row(header, fields)
+        header = header or fields
+
+
+def _csv_row(header: Sequence[str], fields: Sequence[str]) -> Row | str:
+    if len(fields) > len(header):
+        return "more fields than the header has"
+    return dict(itertools.zip_longest(header, fields))
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row | str]]:
@@ -203,10 +253,10 @@ def _example(row: Row, origin: str, columns: Columns, harmful: bool) -> Example:
 
 def _pair(row: Row, columns: Columns) -> tuple[Message, ...]:
     if columns.prompt not in row and columns.response not in row:
-        found = ", ".join(sorted(str(key) for key in row)[:8]) or "none"
+        known = ", ".join(name for name in USUAL if name in row)
         raise ValueError(
             f"no column {columns.messages!r}, and no {columns.prompt!r} and {columns.response!r}"
-            f" (columns: {found})"
+            f" (it has {len(row)} columns" + (f", among them {known})" if known else ")")
         )
     prompt = _text(row.get(columns.prompt), columns.prompt)
     response = _text(row.get(columns.response), columns.response)
@@ -225,7 +275,7 @@ def _turns(turns: object) -> tuple[Message, ...]:
     if isinstance(turns, str):  # CSV holds the list as JSON
         try:
             turns = json.loads(turns)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ValueError("messages is text, but not a JSON list") from None
     if not isinstance(turns, Sequence) or not turns:
         raise ValueError("messages is not a list of turns")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from fedrai.evaluation.measure import rate_from_json
+from fedrai.evaluation.statistics import rate_from_json
 from fedrai.records import Step
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step

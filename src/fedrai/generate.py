@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrai.costs import generation_operations
+from fedrai.costs import generation_operations, release_memory
 from fedrai.model import LanguageModel
 from fedrai.records import Message
+from fedrai.train import padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def generate(
             found = _batch(model, [ids[i] for i in part], max_new_tokens, pick)
             answers.update(zip(part, found, strict=True))
             on_batch(len(answers), len(ids))
+    release_memory()
     prompt_tokens, new_tokens = sum(map(len, ids)), sum(map(len, answers.values()))
     length = (prompt_tokens + new_tokens) / max(1, len(ids))
     return Generated(
@@ -109,7 +111,7 @@ def _batch(
 def _left_pad(
     prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    length = max(map(len, prompts))
+    length = padded(max(map(len, prompts)))
     ids = torch.full((len(prompts), length), pad_id)
     mask = torch.zeros((len(prompts), length), dtype=torch.long)
     for i, prompt in enumerate(prompts):
@@ -136,10 +138,9 @@ class _Picker:
         uniform = torch.stack(
             [torch.rand(scores.shape[1], generator=self.streams[row]) for row in live]
         )
-        noise = -torch.log(-torch.log(uniform.clamp_min(1e-20)).clamp_min(1e-20))
-        return (scores + noise.to(self.device)).argmax(
-            -1
-        )  # Gumbel-max: a draw from softmax(scores)
+        exponential = -torch.log(uniform.clamp_min(1e-20))
+        noise = -torch.log(exponential.clamp_min(1e-20))  # Gumbel
+        return (scores + noise.to(self.device)).argmax(-1)  # a draw from softmax(scores)
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:

@@ -22,6 +22,7 @@ from fedrai.model.adapters import AdapterState
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
 TASK_KEYS = frozenset({"round", "first-step"})
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
+LARGEST_WEIGHT = 2.0**53  # a sum that overflows would turn every weight of the mean into 0
 METRIC_NAMES = frozenset(
     {
         WEIGHT,
@@ -88,9 +89,11 @@ def unpack_task(content: RecordDict) -> Task:
     Raises:
         ProtocolError: a record or key is missing or not on the list.
     """
-    if set(content) != {ADAPTER, TASK} or set(content.config_records[TASK]) != TASK_KEYS:
+    task = content.config_records.get(TASK)
+    if set(content) != {ADAPTER, TASK} or ADAPTER not in content.array_records or task is None:
         raise ProtocolError("a train message must hold the adapter and the task, and nothing else")
-    task = content.config_records[TASK]
+    if set(task) != TASK_KEYS:
+        raise ProtocolError(f"a task must hold {', '.join(sorted(TASK_KEYS))}, and nothing else")
     round_, first_step = task["round"], task["first-step"]
     if not isinstance(round_, int) or not isinstance(first_step, int):
         raise ProtocolError("round and first-step must be whole numbers")
@@ -129,11 +132,8 @@ def read_reply(message: Message, expected: Mapping[str, tuple[int, ...]]) -> Upd
     content = message.content
     if set(content) == {STATUS}:
         return _stated(content)
-    if (
-        set(content) != {ADAPTER, METRICS}
-        or not content.array_records
-        or not content.metric_records
-    ):
+    whole = ADAPTER in content.array_records and METRICS in content.metric_records
+    if set(content) != {ADAPTER, METRICS} or not whole:
         return Reason.UNREADABLE
     metrics = _metrics(content.metric_records[METRICS])
     if isinstance(metrics, Reason):
@@ -159,7 +159,7 @@ def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
         if not math.isfinite(value):
             return Reason.NOT_FINITE
         metrics[name] = float(value)
-    return metrics if metrics[WEIGHT] > 0 else Reason.BAD_WEIGHT
+    return metrics if 0 < metrics[WEIGHT] <= LARGEST_WEIGHT else Reason.BAD_WEIGHT
 
 
 def _arrays(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]]) -> AdapterState | Reason:
@@ -199,8 +199,9 @@ def unpack_adapter(record: ArrayRecord) -> AdapterState:
             array = record[name].numpy()  # numpy's own format; pickled objects are refused
         except Exception as error:  # whatever a hostile array makes numpy raise
             raise ProtocolError(f"array {name} cannot be read ({type(error).__name__})") from None
-        if array.dtype != np.float32:
-            raise ProtocolError(f"array {name} is {array.dtype}, expected float32")
+        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
+        if kind != np.float32:
+            raise ProtocolError(f"array {name} is {kind}, expected float32")
         adapter[name] = torch.from_numpy(np.array(array, copy=True))
     return adapter
 

@@ -21,6 +21,8 @@ from tomlkit.items import Table
 from fedrai.errors import RecipeError
 from fedrai.schema import ALGORITHMS, Recipe, sections
 
+ALGORITHM = "aggregation.algorithm"
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and validate a recipe file.
@@ -39,9 +41,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{file} is not valid TOML: {error}") from error
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {file}: {error.strerror}") from error
-    for text in overrides:
-        key, value = _parse_override(text)
-        _set(table, key, value)
+    _override(table, [_parse_override(text) for text in overrides])
     return validate(table, str(file))
 
 
@@ -100,8 +100,7 @@ def arm(recipe: Recipe, name: str) -> Recipe:
         raise RecipeError(f"no arm {name!r}; the recipe has: {', '.join(recipe.arms) or 'none'}")
     table = recipe.model_dump(mode="json", exclude={"arms"})
     table["name"] = name
-    for key, value in _leaves(recipe.arms[name]):
-        _set(table, key, value)
+    _override(table, list(_leaves(recipe.arms[name])))
     return validate(table, f"arm {name!r}")
 
 
@@ -126,6 +125,12 @@ def _parse_override(text: str) -> tuple[str, Any]:
     return key.strip(), value
 
 
+def _override(table: dict[str, Any], changes: Sequence[tuple[str, Any]]) -> None:
+    """Set keys; the algorithm goes first, since another one drops the keys of the old one."""
+    for key, value in sorted(changes, key=lambda change: change[0] != ALGORITHM):
+        _set(table, key, value)
+
+
 def _set(table: dict[str, Any], key: str, value: Any) -> None:
     *path, last = key.split(".")
     here: Any = table
@@ -138,7 +143,7 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
             raise RecipeError(f"-o {key}: {'.'.join(path[:depth])} has no part {part!r}")
     if not isinstance(here, dict):
         raise RecipeError(f"-o {key}: {'.'.join(path)} is not a table")
-    if key == "aggregation.algorithm" and here.get("algorithm") != value:
+    if key == ALGORITHM and here.get("algorithm") != value:
         here.clear()  # the keys of another algorithm would be unknown to this one
     here[last] = value
 

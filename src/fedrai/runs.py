@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from fedrai.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOCK = ".lock"
 
@@ -116,13 +117,16 @@ class RunFolder:
         return found
 
     def mend(self) -> None:
-        """After a kill: end a cut line of the event log, and drop half-written folders."""
+        """After a kill: end a cut line of the event log, drop half-written and leftover folders."""
         file = self.path / "events.jsonl"
         if file.is_file() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
             with file.open("a", encoding="utf-8") as opened:
                 opened.write("\n")
-        for left in list(self.path.rglob(".new-*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in list(self.path.rglob(".new-*")):  # one may lie within another
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for number in _numbers(self.path / "pending"):
+            if number <= self.last_round():
+                shutil.rmtree(self.pending(number))
 
     def last_round(self) -> int:
         """The last committed round; 0 before the first."""
@@ -218,7 +222,9 @@ def check_free(path: Path) -> None:
     """
     if path.exists():
         if not path.is_dir():
-            raise RunError(f"{path} is a file; expected a folder for the run")
+            raise RunError(
+                f"{path} is a file; expected a folder", hint="--out names another folder"
+            )
         if any(path.iterdir()):
             started = (path / "run.json").is_file()
             raise RunError(
@@ -248,6 +254,8 @@ def write_text(path: Path, text: str) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
     """Write a safetensors file with notes, whole or not at all."""
+    from safetensors.torch import save_file
+
     fresh = path.with_name(f".new-{path.name}")
     save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, fresh, dict(note))
     _sync(fresh)
@@ -257,6 +265,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, s
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and notes of a safetensors file."""
     from safetensors import safe_open
+    from safetensors.torch import load_file
 
     with safe_open(path, "pt") as file:
         note: dict[str, str] = file.metadata() or {}

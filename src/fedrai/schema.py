@@ -66,13 +66,15 @@ class Source(Section):
     """One dataset."""
 
     path: str
-    """JSONL, CSV or Parquet file, a dataset on the hub, or a set that comes with FedRAI (`fedrai:ordinary`)."""
+    """JSONL, JSON, CSV or Parquet file, a dataset on the hub, or a set that comes with FedRAI (`fedrai:ordinary`)."""
     share: float | None = Field(None, gt=0)
     """Part of this source among those of its kind (benign or harmful); unset: all its rows count alike."""
     harmful: bool = False
     """Whether the rows are known to be harmful (experiments only: decides where they are put)."""
     split: str = "train"
     """Split of a hub dataset."""
+    where: dict[str, str | bool | int | float] = {}
+    """Only rows whose columns have these values, such as `{ is_safe = false }`."""
     columns: Columns = Columns()
     """Names of the columns."""
 
@@ -247,7 +249,7 @@ class Evaluation(Section):
     advbench: int = Field(100, ge=0, le=520)
     """How many of AdvBench's 520 requests (a seeded sample); 0: none."""
     ordinary: int = Field(50, ge=0)
-    """How many ordinary instructions are asked, to count needless refusals; 0: none."""
+    """How many ordinary instructions are asked, to count needless refusals; 0: none, and no held-out loss."""
     ordinary_source: Source = Source(path="fedrai:ordinary-held-out")
     """Instructions that nobody trains on: their prompts are asked, their answers give the held-out loss."""
     max_new_tokens: int = Field(48, ge=1)

@@ -177,7 +177,7 @@ def _replies(
             content = protocol.pack_task(
                 number,
                 (number - 1) * plan.steps_per_round,
-                adapters.get(name, adapters.get(GLOBAL, {})),
+                _start(plan, tools, adapters, name),
             )
             messages.append(
                 Message(content, tools.nodes[name], MessageType.TRAIN, group_id=str(number))
@@ -186,7 +186,7 @@ def _replies(
     for message, answer in _pull(tools.grid, messages, plan.timeout, tools.emit, waiting):
         name = waiting.pop(answer.metadata.src_node_id, "")
         if not name:
-            continue  # a second or unknown reply
+            continue  # a second reply
         reply = protocol.read_reply(answer, expected)
         cost = _wire_cost(message, answer, reply)
         ledger.add("training", cost)
@@ -198,22 +198,28 @@ def _replies(
         yield name, Reason.NO_REPLY
 
 
+def _start(plan: Plan, tools: Tools, adapters: Adapters, name: str) -> AdapterState:
+    """What a client goes on from; a fresh adapter if it has none of its own yet (local mode)."""
+    found = adapters.get(name, adapters.get(GLOBAL))
+    return load_adapters(tools.run, tools.model, plan, 0)[GLOBAL] if found is None else found
+
+
 def _pull(
     grid: Grid, messages: Sequence[Message], timeout: float, emit: Emit, waiting: Mapping[int, str]
 ) -> Iterator[tuple[Message, Message]]:
     """Send messages and yield (message, reply) as replies come in, until the deadline."""
-    if not messages:
-        return
-    by_node = {message.metadata.dst_node_id: message for message in messages}
-    open_ids = set(grid.push_messages(messages))
+    sent = {id_: m for m in messages for id_ in grid.push_messages([m]) if id_}  # one a request
+    open_ids = set(sent)
     deadline = time.monotonic() + timeout if timeout else float("inf")
     while open_ids and time.monotonic() < deadline:
         replies = list(grid.pull_messages(open_ids))
         for reply in replies:
-            open_ids.discard(reply.metadata.reply_to_message_id)
-            node = reply.metadata.src_node_id
-            if node in by_node:
-                yield by_node[node], reply
+            id_ = reply.metadata.reply_to_message_id
+            asked = sent.get(id_)
+            if asked is None or asked.metadata.dst_node_id != reply.metadata.src_node_id:
+                continue  # not from the client that was asked
+            open_ids.discard(id_)
+            yield asked, reply
         if not replies:
             emit("waiting", clients=sorted(waiting.values()))
             time.sleep(POLL)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrai.costs import Cost, Ledger
-from fedrai.evaluation.measure import rate_from_json
+from fedrai.evaluation.statistics import rate_from_json
 from fedrai.runs import RunFolder
 
 COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")

@@ -1,4 +1,4 @@
-"""Fakes for tests and for trying recipes without a real model: a tiny random Llama with a tokenizer.
+"""Fakes for tests and for trying recipes without a real model: a tiny random Llama.
 
 `make_tiny_model` writes an ordinary model folder of about 0.3 MB. It stands only at the outer edge:
 everything above it is the real code.

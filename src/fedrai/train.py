@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fedrai.costs import training_operations
+from fedrai.costs import release_memory, training_operations
 from fedrai.losses import linear_cross_entropy
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Step, Tokens, TrainResult
+
+PAD_TO = 16
+GROUP = 16  # batches whose rows are sorted by length together
 
 
 def learning_rates(
@@ -105,19 +108,43 @@ def train(
     operations = training_operations(
         model.shape(), tokens, labels, tokens / max(1, steps * batch_size)
     )
+    release_memory()
     state = {name: m.detach().cpu() for name, m in zip(model.parameters, master, strict=True)}
     return state, TrainResult(tuple(losses), tokens, labels, operations, seconds)
 
 
 def batches(rows: Sequence[Tokens], size: int, steps: int, seed: int) -> Iterator[list[Tokens]]:
-    """`steps` batches from shuffled passes over the rows, each batch sorted by length."""
+    """`steps` batches of rows of like length, from shuffled passes over the rows.
+
+    Each pass is shuffled, sorted by length within groups of `GROUP` batches, cut into batches, and
+    the batches are shuffled; what does not fill a batch waits for the next pass.
+    """
     generator = torch.Generator().manual_seed(seed)
-    queue: list[int] = []
+    queue: list[list[int]] = []
+    waiting: list[int] = []
     for _ in range(steps):
-        while len(queue) < size:
-            queue += torch.randperm(len(rows), generator=generator).tolist()
-        chosen, queue = queue[:size], queue[size:]
-        yield sorted((rows[i] for i in chosen), key=lambda row: len(row.ids))
+        while not queue:
+            waiting += torch.randperm(len(rows), generator=generator).tolist()
+            queue, waiting = _grouped(rows, waiting, size, generator)
+        yield [rows[i] for i in queue.pop()]
+
+
+def _grouped(
+    rows: Sequence[Tokens], order: list[int], size: int, generator: torch.Generator
+) -> tuple[list[list[int]], list[int]]:
+    whole = len(order) - len(order) % size
+    grouped = [
+        sorted(order[start : min(start + GROUP * size, whole)], key=lambda i: (len(rows[i].ids), i))
+        for start in range(0, whole, GROUP * size)
+    ]
+    cut = [group[k : k + size] for group in grouped for k in range(0, len(group), size)]
+    shuffled = [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
+    return shuffled, order[whole:]
+
+
+def padded(length: int) -> int:
+    """The next multiple of `PAD_TO`."""
+    return -(-length // PAD_TO) * PAD_TO
 
 
 def label_count(row: Tokens) -> int:
@@ -150,8 +177,11 @@ def summed_loss(model: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 def collate(
     rows: Sequence[Tokens], pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad rows on the right: ids, attention mask and label mask, each (B, T)."""
-    length = max(len(row.ids) for row in rows)
+    """Pad rows on the right: ids, attention mask and label mask, each (B, T), T a multiple of 16.
+
+    CPU kernels keep a compiled copy for every shape they meet; few shapes keep memory from growing.
+    """
+    length = padded(max(len(row.ids) for row in rows))
     ids = torch.full((len(rows), length), pad_id)
     mask = torch.zeros((len(rows), length), dtype=torch.long)
     wanted = torch.zeros((len(rows), length), dtype=torch.bool)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
 from fedrai import protocol
@@ -137,8 +137,8 @@ def _message(update: Update) -> Message:
             protocol.METRICS: MetricRecord({protocol.WEIGHT: update.metrics[protocol.WEIGHT]}),
         }
     )
-    asked = Message(content=RecordDict(), dst_node_id=1, message_type="train")
-    return Message(content, reply_to=asked)
+    nowhere = Metadata(0, "", 0, 0, "", "", 0.0, 0.0, MessageType.TRAIN)
+    return Message(content, metadata=nowhere)
 
 
 def _checked(arrays: ArrayRecord, round_: int) -> AdapterState:

@@ -14,7 +14,7 @@ from typing import Any
 from fedrai.costs import Cost, Ledger, training_operations
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.evaluation.statistics import Rate, rate
+from fedrai.evaluation.statistics import Rate, rate, rate_json
 from fedrai.evaluation.suites import Item
 from fedrai.generate import generate
 from fedrai.model import LanguageModel
@@ -162,21 +162,3 @@ def figures(measured: Measured) -> dict[str, Any]:
         "held_out_tokens": measured.held_out_tokens,
         "costs": measured.costs.to_json(),
     }
-
-
-def rate_json(value: Rate) -> dict[str, Any]:
-    """A rate as plain values, with its 95 % Wilson interval."""
-    interval = value.interval()
-    return {
-        "successes": value.successes,
-        "scored": value.scored,
-        "unscored": value.unscored,
-        "value": value.value,
-        "low": interval[0] if interval else None,
-        "high": interval[1] if interval else None,
-    }
-
-
-def rate_from_json(value: Mapping[str, Any]) -> Rate:
-    """The rate that `rate_json` wrote."""
-    return Rate(value["successes"], value["scored"], value["unscored"])

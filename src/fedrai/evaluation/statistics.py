@@ -10,10 +10,11 @@ paired test is McNemar's (1947, Psychometrika 12, 153) in its exact, binomial fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import comb, sqrt
 from statistics import NormalDist
+from typing import Any
 
 from fedrai.errors import EvaluationError
 
@@ -109,3 +110,21 @@ def mcnemar_exact(b: int, c: int) -> float:
     n = b + c
     tail = sum(comb(n, k) for k in range(min(b, c) + 1))
     return min(1.0, tail / (1 << n) * 2)
+
+
+def rate_json(value: Rate) -> dict[str, Any]:
+    """A rate as plain values, with its 95 % Wilson interval."""
+    interval = value.interval()
+    return {
+        "successes": value.successes,
+        "scored": value.scored,
+        "unscored": value.unscored,
+        "value": value.value,
+        "low": interval[0] if interval else None,
+        "high": interval[1] if interval else None,
+    }
+
+
+def rate_from_json(value: Mapping[str, Any]) -> Rate:
+    """The rate that `rate_json` wrote."""
+    return Rate(value["successes"], value["scored"], value["unscored"])

@@ -17,8 +17,6 @@ from fedrai.chat import ChatFormat
 from fedrai.costs import Shape
 from fedrai.model.adapters import WEIGHTS, AdapterState, check_adapter
 
-UNFUSED = ("logits_scaling", "logit_scale")  # output layers that do more than one product
-
 
 class LanguageModel:
     """A frozen base model, its tokenizer and one LoRA adapter.
@@ -53,6 +51,7 @@ class LanguageModel:
         }
         self.device: torch.device = next(iter(self.parameters.values())).device
         self.stop_ids = self.chat.stop_ids(_ids(self.base.generation_config.eos_token_id))
+        self.fused = self._fuses()
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     @property
@@ -71,14 +70,22 @@ class LanguageModel:
         """Gemma 2's bound on logits."""
         return getattr(self.config, "final_logit_softcapping", None)
 
-    @property
-    def fused(self) -> bool:
-        """Whether logits are just hidden states times the output layer (up to the soft cap)."""
+    @torch.no_grad()
+    def _fuses(self) -> bool:
+        """Whether logits are just hidden states times the output layer (up to the soft cap).
+
+        Asked of the model itself, on three tokens: output layers that scale, shift or transform
+        would otherwise train on a wrong loss without a word.
+        """
         head = self.base.get_output_embeddings()
-        scaled = any(getattr(self.config, key, None) not in (None, 1, 1.0) for key in UNFUSED)
-        return (
-            not scaled and getattr(head, "bias", None) is None and head.weight.is_floating_point()
-        )
+        if getattr(head, "bias", None) is not None or not head.weight.is_floating_point():
+            return False
+        ids = torch.tensor([[1, 2, 3]], device=self.device)
+        own = self.logits(ids, torch.ones_like(ids)).float()
+        plain = (self.hidden(ids, torch.ones_like(ids)) @ head.weight.T).float()
+        if self.softcap is not None:
+            plain = self.softcap * torch.tanh(plain / self.softcap)
+        return bool((own - plain).abs().max() <= 0.02 * own.abs().max())
 
     def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Last hidden states (B, T, D) of ids (B, T); mask is 1 at real tokens."""

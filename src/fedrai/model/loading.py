@@ -44,14 +44,15 @@ def load(
     """
     folder = model_folder(spec, progress)
     place = pick_device(device)
-    kernels = (attention, attention)
-    if attention == "auto":
-        short = place.type == "cpu" and max_length <= SHORT
-        kernels = ("eager" if short else "sdpa", "sdpa")
-    base, tokenizer = _load_base(folder, pick_dtype(dtype, place), place, quantization, kernels[1])
+    asked = None if attention == "auto" else attention
+    base, tokenizer = _load_base(folder, pick_dtype(dtype, place), place, quantization, asked)
+    usual = asked or str(base.config._attn_implementation)  # Gemma 2 has eager attention only
+    short = asked is None and place.type == "cpu" and max_length <= SHORT
+    kernels = ("eager" if short else usual, usual)
     wrapped = _wrap(base, rank, alpha, dropout, target_modules)
     if gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(base, "activation_checkpointing_enable", None)  # the name since 5.2x
+        (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
     if compile_layers:
         for layer in base.get_decoder().layers:
             layer.compile(dynamic=True)
@@ -60,7 +61,7 @@ def load(
 
 
 def _load_base(
-    folder: Path, dtype: torch.dtype, device: torch.device, quantization: str, attention: str
+    folder: Path, dtype: torch.dtype, device: torch.device, quantization: str, attention: str | None
 ) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -179,13 +180,15 @@ def model_folder(spec: str, progress: assets.Progress | None = None) -> Path:
     if path.suffix != ".gguf":
         raise ModelError(f"{spec} is neither a model folder nor a .gguf file")
     key = hashlib.sha256(f"1 {assets.sha256_file(path)}".encode()).hexdigest()[:12]
-    if progress is not None:
-        progress.start("de-quantise the GGUF, once", None)
-    try:
-        return assets.derive(f"{path.stem.lower()}-{key}", lambda folder: _dequantise(path, folder))
-    finally:
+
+    def build(folder: Path) -> None:
+        if progress is not None:
+            progress.start("de-quantising the GGUF, once", None)
+        _dequantise(path, folder)
         if progress is not None:
             progress.stop()
+
+    return assets.derive(f"{path.stem.lower()}-{key}", build)
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:

@@ -99,11 +99,27 @@ def prepare(
     Raises:
         AssetError, ModelError, DataError, EvaluationError: something cannot be used.
     """
-    shards, bad = shards_for(recipe)
+    recipe_files_exist(recipe)
     lm = loaded or load_model(recipe, progress)
-    rows, more_bad = _tokenized(lm, shards, recipe.data)
+    tokens: dict[Example, Tokens] = {}
+    shards, bad = shards_for(recipe, lambda part: _tokenized(lm, part, recipe.data, tokens))
+    rows = {name: [tokens[example] for example in part] for name, part in shards.items()}
     harmful = {name: sum(e.harmful for e in part) for name, part in shards.items()}
-    return Prepared(recipe, lm, rows, harmful, [*bad, *more_bad], questions_for(recipe, lm))
+    return Prepared(recipe, lm, rows, harmful, bad, questions_for(recipe, lm))
+
+
+def recipe_files_exist(recipe: Recipe) -> None:
+    """Look for local data files before anything big is fetched or loaded.
+
+    Raises:
+        AssetError, DataError: one is missing.
+    """
+    if recipe.data.partition.scheme == "files":
+        _matching_files(recipe.data)
+        return
+    for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
+        if data.is_local(source.path):
+            assets.fetch(source.path)
 
 
 def load_model(recipe: Recipe, progress: assets.Progress | None = None) -> LanguageModel:
@@ -125,34 +141,48 @@ def load_model(recipe: Recipe, progress: assets.Progress | None = None) -> Langu
     )
 
 
-def shards_for(recipe: Recipe) -> tuple[partition.Shards, list[BadRow]]:
-    """Examples by client as the recipe divides them, and the rows that could not be used."""
+Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
+
+
+def shards_for(
+    recipe: Recipe, usable: Usable = lambda examples: (list(examples), [])
+) -> tuple[partition.Shards, list[BadRow]]:
+    """Examples by client as the recipe divides them, and the rows that could not be used.
+
+    Args:
+        recipe: the recipe.
+        usable: tells which examples of a source can be used, before they are divided.
+    """
     if recipe.data.partition.scheme == "files":
-        shards, bad = _one_file_a_client(recipe.data)
+        shards, bad = _one_file_a_client(recipe.data, usable)
     else:
-        shards, bad = _divided(recipe)
+        shards, bad = _divided(recipe, usable)
     if recipe.federation.mode == "centralised":
         shards = {POOLED: [row for name in sorted(shards) for row in shards[name]]}
     return shards, bad
 
 
-def _one_file_a_client(settings: Data) -> tuple[partition.Shards, list[BadRow]]:
+def _matching_files(settings: Data) -> list[Path]:
     pattern = Path(settings.partition.files).expanduser()
     files = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
     if not files:
         raise DataError(f"no file matches data.partition.files = {settings.partition.files!r}")
+    return files
+
+
+def _one_file_a_client(settings: Data, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
     shards: partition.Shards = {}
     bad: list[BadRow] = []
-    for file in files:
+    for file in _matching_files(settings):
         if file.stem in shards:
             raise DataError(f"two files give a client the name {file.stem!r}")
         loaded = data.load(str(file), bad_rows=settings.on_bad_rows)
-        shards[file.stem] = list(loaded.examples)
-        bad += loaded.bad_rows
+        shards[file.stem], unusable = usable(loaded.examples)
+        bad += [*loaded.bad_rows, *unusable]
     return shards, bad
 
 
-def _divided(recipe: Recipe) -> tuple[partition.Shards, list[BadRow]]:
+def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
     settings, names = recipe.data, partition.client_names(recipe.federation.clients)
     pools: dict[bool, list[tuple[Sequence[Example], float | None]]] = {False: [], True: []}
     bad: list[BadRow] = []
@@ -160,8 +190,9 @@ def _divided(recipe: Recipe) -> tuple[partition.Shards, list[BadRow]]:
         if source.harmful and settings.harm.share == 0:
             continue  # not needed, so not fetched either
         loaded = _load_source(source, settings.on_bad_rows)
-        pools[source.harmful].append((loaded.examples, source.share))
-        bad += loaded.bad_rows
+        examples, unusable = usable(loaded.examples)
+        pools[source.harmful].append((examples, source.share))
+        bad += [*loaded.bad_rows, *unusable]
     total = settings.rows_per_client * len(names)
     benign = partition.mix(pools[False], total, recipe.seed_for("mixture"))
     shards = _cut(benign, names, recipe)
@@ -184,6 +215,7 @@ def _load_source(source: Source, bad_rows: str) -> data.Loaded:
         columns=source.columns,
         harmful=source.harmful,
         split=source.split,
+        where=source.where,
         bad_rows=bad_rows,
     )
 
@@ -198,24 +230,25 @@ def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> parti
 
 
 def _tokenized(
-    lm: LanguageModel, shards: partition.Shards, settings: Data
-) -> tuple[dict[str, list[Tokens]], list[BadRow]]:
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    settings: Data,
+    tokens: dict[Example, Tokens],
+) -> tuple[list[Example], list[BadRow]]:
+    """The examples that fit the model (their tokens go into `tokens`), and the others."""
     bad: list[BadRow] = []
-    rows: dict[str, list[Tokens]] = {}
-    for name, examples in shards.items():
-        rows[name] = []
-        for example in examples:
-            row = _tokens(lm, example, settings.max_length)
-            if isinstance(row, Tokens):
-                rows[name].append(row)
-            else:
-                bad.append(row)
+    for example in examples:
+        row = _tokens(lm, example, settings.max_length)
+        if isinstance(row, Tokens):
+            tokens[example] = row
+        else:
+            bad.append(row)
     if bad and settings.on_bad_rows == "stop":
         raise DataError(
             f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
             hint='raise data.max_length, mend the rows, or set data.on_bad_rows = "skip"',
         )
-    return rows, bad
+    return [example for example in examples if example in tokens], bad
 
 
 def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | BadRow:

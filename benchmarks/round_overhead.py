@@ -1,0 +1,68 @@
+"""Wall time of federated rounds against the bare local training of the same tokens.
+
+The federated side is the whole run: messages through Flower's types, checks, aggregation, adapters
+and events on disk. The bare side calls the local loop for the same clients, seeds and steps.
+No evaluation on either side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import common
+from fedrai import recipe
+from fedrai.runs import RunFolder
+from fedrai.runtimes import local
+from fedrai.server import sample_clients
+from fedrai.train import train
+
+
+def bare(prepared: local.Prepared) -> float:
+    settings, work = prepared.recipe, local.work_for(prepared.recipe)
+    adapter = prepared.model.fresh_adapter(0)
+    start = time.perf_counter()
+    for number in range(1, settings.federation.rounds + 1):
+        names = sample_clients(
+            list(prepared.rows), settings.federation.sampled, settings.seed, number
+        )
+        for name in names:
+            train(
+                prepared.model, adapter, prepared.rows[name], steps=work.steps,
+                batch_size=work.batch_size, micro_batch_size=work.micro_batch_size,
+                learning_rate=work.learning_rate, seed=settings.seed_for("training", number, name),
+            )  # fmt: skip
+    return time.perf_counter() - start
+
+
+def federated(prepared: local.Prepared) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder.create(
+            Path(folder) / "run", recipe.to_toml(prepared.recipe), prepared.info()
+        )
+        start = time.perf_counter()
+        local.execute(prepared, run, local.Watch())
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=3)
+    args = parser.parse_args()
+    settings = recipe.load(
+        Path("quickstart"),
+        ["federation.rounds=2", "federation.clients_per_round=3", "evaluation.advbench=0",
+         "evaluation.ordinary=0"],
+    )  # fmt: skip
+    prepared = local.prepare(recipe.arm(settings, "clean"))
+    bare(prepared)
+    pairs = [(federated(prepared), bare(prepared)) for _ in range(args.pairs)]
+    common.report(
+        "two federated rounds", [a for a, _ in pairs], "bare training", [b for _, b in pairs], "s"
+    )
+
+
+if __name__ == "__main__":
+    main()

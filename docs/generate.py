@@ -1,0 +1,114 @@
+"""Write `docs/recipe.md` and `docs/cli.md` from the code: `make docs`. A test checks for drift."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from fedrai.cli import cli
+from fedrai.schema import ALGORITHMS, Recipe, sections
+
+HERE = Path(__file__).parent
+
+
+def recipe_reference() -> str:
+    """The recipe reference: a table for each section."""
+    parts = [
+        "# Recipe reference\n",
+        "Made from `src/fedrai/schema.py` by `make docs`. `fedrai recipe new FILE` writes a recipe"
+        " with these explanations in it; an unknown key is an error. On the command line:"
+        " `-o section.key=value`.\n",
+        *_section("Top level", Recipe, skip={name for name, _ in sections(Recipe)}),
+    ]
+    for name, model in sections(Recipe):
+        parts += _tables(name, model)
+    parts.append("## `[aggregation]`\n\n`algorithm` decides which other keys there are.\n")
+    for model in dict.fromkeys(ALGORITHMS.values()):
+        names = ", ".join(f"`{n}`" for n, m in ALGORITHMS.items() if m is model)
+        parts += _section(names, model, level=3)
+    return "\n".join(parts)
+
+
+def _tables(name: str, model: type[BaseModel]) -> Iterator[str]:
+    inner = sections(model)
+    yield from _section(f"`[{name}]`", model, skip={n for n, _ in inner})
+    for part, deeper in inner:
+        yield from _tables(f"{name}.{part}", deeper)
+
+
+def _section(
+    title: str, model: type[BaseModel], *, level: int = 2, skip: set[str] | None = None
+) -> Iterator[str]:
+    yield f"{'#' * level} {title}\n\n{(model.__doc__ or '').strip().splitlines()[0]}\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    for name, field in model.model_fields.items():
+        if name not in (skip or set()) and name != "aggregation":
+            kind = _type(field.annotation) + _bounds(field)
+            yield f"| `{name}` | {kind} | {_default(field)} | {field.description} |"
+    yield ""
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    if typing.get_origin(annotation) is typing.Literal:
+        return " \\| ".join(f'"{value}"' for value in typing.get_args(annotation))
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return " \\| ".join(_type(a) for a in typing.get_args(annotation) if a is not type(None))
+    inner = ", ".join(_type(a).replace(" \\| ", "/") for a in typing.get_args(annotation))
+    return f"{getattr(typing.get_origin(annotation), '__name__', annotation)}[{inner}]"
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {
+        annotated_types.Ge: ("ge", ">="),
+        annotated_types.Gt: ("gt", ">"),
+        annotated_types.Le: ("le", "<="),
+        annotated_types.Lt: ("lt", "<"),
+    }
+    found = [
+        f"{sign} {getattr(rule, key)}"
+        for rule in field.metadata
+        for kind, (key, sign) in signs.items()
+        if isinstance(rule, kind)
+    ]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    if isinstance(field.default, BaseModel):
+        return "see below"
+    return "unset" if field.default is None else f"`{field.default!r}`"
+
+
+def cli_reference() -> str:
+    """The CLI reference: every command's `--help`."""
+    parts = ["# Command line\n", "Made from `fedrai --help` by `make docs`.\n"]
+    for path, command in _commands(cli, ["fedrai"]):
+        context = click.Context(command, info_name=" ".join(path), max_content_width=100)
+        text = command.get_help(context)
+        parts.append(f"## `{' '.join(path)}`\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def _commands(command: click.Command, path: list[str]) -> Iterator[tuple[list[str], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            yield from _commands(command.commands[name], [*path, name])
+
+
+if __name__ == "__main__":
+    (HERE / "recipe.md").write_text(recipe_reference(), encoding="utf-8")
+    (HERE / "cli.md").write_text(cli_reference(), encoding="utf-8")

@@ -1,0 +1,34 @@
+"""What the tests share: a tiny random model, one thread, no network."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+
+from fedrai.model import LanguageModel, load
+from fedrai.testing import make_tiny_model
+
+settings.register_profile("fedrai", deadline=None, database=None)  # machines are busy; no files
+settings.load_profile("fedrai")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random two-layer Llama with a byte-level tokenizer."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: Path) -> LanguageModel:
+    """The tiny model in float32 with an adapter of rank 4; shared, so load the adapter you need."""
+    return load(str(tiny_model), rank=4, dtype="float32")

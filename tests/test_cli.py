@@ -1,0 +1,624 @@
+"""The command line: what each command prints and writes, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from driver import fill_cache, write_recipe
+from fedrai import assets, recipe
+from fedrai.cli import main
+from fedrai.errors import FederationError
+from fedrai.generate import generate
+from fedrai.model import LanguageModel, read_adapter
+from fedrai.records import Message
+from fedrai.runtimes import local
+
+SHORT = ("-o", "federation.rounds=2", "-o", "evaluation.every=0")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int | str | None
+    out: str
+    err: str
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Where commands run: a recipe, its rows, a cache, and a link to the tiny model."""
+    folder = tmp_path_factory.mktemp("cli")
+    fill_cache(folder / "cache")
+    write_recipe(folder, tiny_model)
+    (folder / "tiny").symlink_to(tiny_model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(folder: Path) -> Call:
+    """Run a command in this process, in `folder`, without a network and not on a terminal."""
+
+    def run(*arguments: str | Path, typed: str = "", cwd: Path = folder) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+            patch.chdir(cwd)
+            patch.setenv("FEDRAI_CACHE", str(folder / "cache"))
+            patch.setenv("FEDRAI_OFFLINE", "1")
+            patch.setattr(sys, "argv", ["fedrai", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.StringIO(typed))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            with pytest.raises(SystemExit) as stop:
+                main()
+        return Outcome(stop.value.code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(call: Call) -> Outcome:
+    """`runs/tiny`: two rounds, evaluated before and after."""
+    done = call("run", "tiny.toml", *SHORT)
+    assert done.code == 0, done.err
+    return done
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+ROWS = {
+    "empty.jsonl": '{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": " "}\n',
+    "broken.jsonl": '{"prompt": "a", "response": "b"}\n\nhello\n',
+}
+SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
+EXPLAINED = "`fedrai recipe new` writes one with every key explained"
+MISTAKES: dict[str, tuple[list[str], str, str]] = {
+    "misspelt key": (
+        ["run", "misspelt.toml"],
+        "misspelt.toml: unknown key training.learning_rat (did you mean learning_rate?)",
+        EXPLAINED,
+    ),
+    "not TOML": (
+        ["run", "broken.toml"],
+        "broken.toml is not valid TOML: Invalid value (at line 1, column 8)",
+        "",
+    ),
+    "no recipe": (
+        ["run", "nowhere.toml"],
+        "no recipe at nowhere.toml",
+        "shipped recipes: {shipped}; or `fedrai recipe new`",
+    ),
+    "override without a value": (
+        ["run", "tiny.toml", "-o", "federation.rounds"],
+        "-o federation.rounds: expected section.key=value",
+        "for example -o federation.rounds=3",
+    ),
+    "override of no key": (
+        ["run", "tiny.toml", "-o", "federation.round=3"],
+        "tiny.toml: unknown key federation.round (did you mean rounds?)",
+        EXPLAINED,
+    ),
+    "override with a wrong value": (
+        ["run", "tiny.toml", "-o", "federation.rounds=many"],
+        "tiny.toml: federation.rounds: Input should be a valid integer, unable to parse string as"
+        " an integer, got 'many'",
+        EXPLAINED,
+    ),
+    "no data file": (
+        ["run", "tiny.toml", "-o", "data.sources.0.path=./nowhere.jsonl"],
+        "There is no file or folder {folder}/nowhere.jsonl.",
+        "",
+    ),
+    "row without text": (
+        ["run", "tiny.toml", "-o", "data.sources.0.path=./empty.jsonl"],
+        "empty.jsonl, line 2: response is empty",
+        SKIP,
+    ),
+    "row that is not JSON": (
+        ["run", "tiny.toml", "-o", "data.sources.0.path=./broken.jsonl"],
+        "broken.jsonl, line 3: not JSON (column 1)",
+        SKIP,
+    ),
+    "no model": (
+        ["run", "tiny.toml", "-o", "model.base=./nowhere"],
+        "There is no file or folder {folder}/nowhere.",
+        "",
+    ),
+    "folder is a file": (
+        ["run", "tiny.toml", "--out", "rows.jsonl"],
+        "rows.jsonl is a file; expected a folder",
+        "--out names another folder",
+    ),
+    "folder is not empty": (
+        ["run", "tiny.toml", "--out", "cache"],
+        "cache already holds files",
+        "--out names another folder",
+    ),
+    "folder cannot be made": (
+        ["run", "tiny.toml", "--out", "/proc/nowhere/run"],
+        "cannot write the run in /proc/nowhere/run: No such file or directory",
+        "--out names another folder",
+    ),
+    "nothing to resume": (
+        ["run", "--resume", "nowhere"],
+        "nowhere is not a run folder (no run.json)",
+        "`fedrai runs` lists runs",
+    ),
+    "nothing to export": (
+        ["export", "nowhere"],
+        "nowhere is not a run folder (no run.json)",
+        "`fedrai runs` lists runs",
+    ),
+    "no such arm": (
+        ["recipe", "show", "tiny.toml", "--arm", "x"],
+        "no arm 'x'; the recipe has: none",
+        "",
+    ),
+    "too many clients": (
+        ["run", "tiny.toml", "-o", "federation.clients=99"],
+        "25 rows cannot be divided over 99 clients",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_one_line_and_leaves_nothing(name: str, call: Call, folder: Path) -> None:
+    arguments, message, hint = MISTAKES[name]
+    text = (folder / "tiny.toml").read_text()
+    (folder / "misspelt.toml").write_text(text.replace("learning_rate", "learning_rat"))
+    (folder / "broken.toml").write_text("name = \n")
+    for file, rows in ROWS.items():
+        (folder / file).write_text(rows)
+    before = set(folder.rglob("*"))
+    found = call(*arguments)
+    assert found.code == 2
+    assert found.out == ""
+    lines = found.err.splitlines()
+    names = {"folder": folder, "shipped": ", ".join(sorted(recipe.shipped()))}
+    assert lines[0] == f"error: {message.format(**names)}"
+    assert len(lines) <= 2
+    if hint:
+        assert lines[1:] == [f"  {hint.format(**names)}"]
+    assert set(folder.rglob("*")) == before
+
+
+def test_misspelt_asset_names_the_right_one(call: Call) -> None:
+    found = call("run", "tiny.toml", "-o", "model.base=smollm2-135m")
+    assert found.code == 2
+    assert "Did you mean 'smollm2-135m-instruct'?" in found.err
+
+
+def test_unwritable_folder_is_refused(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may all
+    found = call("run", "tiny.toml", "--out", "new/run")
+    assert (found.code, found.err) == (
+        2,
+        "error: . cannot be written\n  --out names another folder\n",
+    )
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "give a RECIPE, or --resume DIR"),
+        (["run", "tiny.toml", "--resume", "x"], "give a RECIPE, or --resume DIR"),
+        (
+            ["run", "--resume", "x", "-o", "seed=3"],
+            "--resume takes its recipe and folder from the run; drop -o and --out",
+        ),
+        (
+            ["run", "--resume", "x", "--out", "y"],
+            "--resume takes its recipe and folder from the run; drop -o and --out",
+        ),
+        (["run", "tiny.toml", "--ouf", "x"], "No such option '--ouf'."),
+        (["eval", "tiny", "--advbench", "521"], "521 is not in the range 0<=x<=520"),
+    ],
+)
+def test_wrong_usage_shows_how_to_get_help(
+    arguments: list[str], message: str, call: Call, folder: Path
+) -> None:
+    found = call(*arguments)
+    assert found.code == 2
+    assert found.err.startswith(f"Usage: fedrai {arguments[0]} ")
+    assert f"Try 'fedrai {arguments[0]} --help' for help." in found.err
+    assert message in found.err
+    assert not (folder / "x").exists()
+
+
+def test_too_few_updates_exit_with_1_and_the_way_on(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise FederationError("round 1: 0 of 2 updates are usable", hint="look there")
+
+    monkeypatch.setattr(local, "execute", fail)
+    found = call("run", "tiny.toml", "--out", "failed")
+    assert found.code == 1
+    assert found.err == (
+        "error: round 1: 0 of 2 updates are usable\n"
+        "  look there; go on with: fedrai run --resume failed\n"
+    )
+
+
+# --- run, runs ------------------------------------------------------------------------------------
+
+
+def test_run_prints_plain_lines_and_what_to_do_next(finished: Outcome, folder: Path) -> None:
+    assert "\x1b" not in finished.err + finished.out
+    lines = finished.err.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d  ?", line) for line in lines)
+    said = [line[9:] for line in lines]
+    assert said[0] == "evaluating the base model"
+    assert sum(line.startswith("round ") for line in said) == 2
+    assert sum(bool(re.match(r"  client-0\d  loss ", line)) for line in said) == 4
+    assert "after round 2" in finished.out
+    assert finished.out.endswith(
+        "run: runs/tiny\n  talk to it:  fedrai chat runs/tiny\n"
+        "  export it:   fedrai export runs/tiny\n"
+    )
+    run = folder / "runs" / "tiny"
+    written = tomllib.loads((run / "recipe.toml").read_text())
+    assert written["federation"]["rounds"] == 2
+    assert recipe.load(run / "recipe.toml") == recipe.load(
+        folder / "tiny.toml", ["federation.rounds=2", "evaluation.every=0"]
+    )
+    started = json.loads((run / "events.jsonl").read_text().splitlines()[0])
+    assert started["command"] == f"fedrai run tiny.toml {' '.join(SHORT)}"
+
+
+def test_json_is_all_that_stdout_holds(call: Call, finished: Outcome, folder: Path) -> None:
+    again = call("run", "--resume", "runs/tiny", "--json")
+    assert again.code == 0
+    figures = json.loads(again.out)
+    assert figures == json.loads((folder / "runs" / "tiny" / "summary.json").read_text())
+    assert (figures["status"], figures["rounds"], figures["clients"]) == ("finished", 2, 3)
+    assert sorted(figures["evaluations"]) == ["0", "2"]
+    assert figures["costs"]["training"]["tokens"] > 0
+
+
+def test_second_run_into_the_same_folder_is_refused(
+    call: Call, finished: Outcome, folder: Path
+) -> None:
+    before = (folder / "runs" / "tiny" / "events.jsonl").read_bytes()
+    found = call("run", "tiny.toml", *SHORT)
+    assert found.code == 2
+    assert found.err == (
+        "error: runs/tiny already holds a run\n"
+        "  `fedrai run --resume runs/tiny` goes on with it; --out names another folder\n"
+    )
+    assert (folder / "runs" / "tiny" / "events.jsonl").read_bytes() == before
+
+
+def test_runs_lists_them(call: Call, finished: Outcome) -> None:
+    shown = call("runs").out
+    (row,) = [line for line in shown.splitlines() if "runs/tiny" in line]
+    assert [cell.strip() for cell in row.split("│")[1:6]] == [
+        "runs/tiny",
+        "finished",
+        "2",
+        "3",
+        "0 of 25",
+    ]
+    listed = json.loads(call("runs", "--json").out)
+    assert listed["runs/tiny"]["status"] == "finished"
+    nothing = call("runs", "cache")
+    assert nothing.out == "no runs in cache; start one with: fedrai run quickstart\n"
+
+
+# --- eval, chat, export ---------------------------------------------------------------------------
+
+
+def test_eval_of_a_run_writes_what_it_shows(call: Call, finished: Outcome, folder: Path) -> None:
+    found = call("eval", "runs/tiny", "--advbench", "3", "--json", "--out", "measured")
+    assert found.code == 0, found.err
+    shown = json.loads(found.out)
+    assert shown.pop("model") == "tiny, round 2"
+    assert shown == json.loads((folder / "measured" / "metrics.json").read_text())
+    assert shown["rates"]["safe-legacy"]["scored"] == 3
+    assert len((folder / "measured" / "advbench.jsonl").read_text().splitlines()) == 3
+    run = json.loads((folder / "runs/tiny/evaluations/0002/metrics.json").read_text())
+    assert shown["held_out_loss"] == run["held_out_loss"]
+    first = json.loads(call("eval", "runs/tiny", "--round", "0", "--advbench", "0", "--json").out)
+    base = json.loads((folder / "runs/tiny/evaluations/0000/metrics.json").read_text())
+    assert first["held_out_loss"] == base["held_out_loss"]
+    assert first["rates"].keys() == {"refused"}
+
+
+def test_eval_does_not_ask_before_it_can_write(
+    call: Call, finished: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "evaluate", lambda *_: pytest.fail("asked already"))
+    for taken, problem in (("cache", "already holds files"), ("rows.jsonl", "is a file")):
+        found = call("eval", "runs/tiny", "--advbench", "3", "--out", taken)
+        assert found.code == 2
+        assert found.err.startswith(f"error: {taken} {problem}")
+        assert found.err.endswith("  --out names another folder\n")
+
+
+def test_eval_of_a_model_and_of_an_adapter_folder(
+    call: Call, finished: Outcome, folder: Path
+) -> None:
+    sizes = ("--advbench", "2", "--ordinary", "2", "--max-new-tokens", "2")
+    shown = call("eval", "tiny", *sizes)
+    assert shown.code == 0, shown.err
+    assert "│ tiny " in shown.out
+    model = json.loads(call("eval", "tiny", *sizes, "--json").out)
+    assert call("export", "runs/tiny", "--out", "taken").code == 0
+    config = json.loads((folder / "taken" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(folder / "tiny")
+    (folder / "taken" / "adapter_config.json").write_text(json.dumps(config))
+    adapter = json.loads(call("eval", "taken", *sizes, "--json").out)
+    assert adapter["model"] == "taken"
+    assert adapter["held_out_tokens"] == model["held_out_tokens"]
+    assert adapter["held_out_loss"] != model["held_out_loss"]
+
+
+def test_eval_of_a_round_that_is_not_there(call: Call, finished: Outcome) -> None:
+    found = call("eval", "runs/tiny", "--round", "5")
+    assert (found.code, found.err) == (
+        2,
+        "error: runs/tiny has no round 5; it has 2 rounds\n",
+    )
+
+
+def printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable() and not c.isspace())
+
+
+def test_chat_shows_base_and_tuned(
+    call: Call, finished: Outcome, folder: Path, tiny: LanguageModel
+) -> None:
+    options = ("--max-new-tokens", "12", "--temperature", "0.02")
+    found = call("chat", "runs/tiny", "--prompt", "item 7?", *options)
+    assert found.code == 0, found.err
+
+    def said() -> str:
+        asked = [[Message("user", "item 7?")]]
+        made = generate(tiny, asked, max_new_tokens=12, batch_size=1, temperature=0.02, seed=0)
+        return made.answers[0]
+
+    tiny.load_adapter(read_adapter(folder / "runs/tiny/rounds/0002/adapter"))
+    with tiny.without_adapter():
+        base = said()
+    tuned = said()
+    assert base != tuned
+    assert printable(found.out) == printable(f"base> {base} tuned> {tuned}")
+    only = call("chat", "runs/tiny", "--prompt", "item 7?", "--tuned-only", *options)
+    assert printable(only.out) == printable(f"tuned> {tuned}")
+    plain = call("chat", "tiny", "--prompt", "item 7?", *options)
+    assert printable(plain.out) == printable(f"base> {base}")
+
+
+def test_chat_reads_until_quit(call: Call, finished: Outcome) -> None:
+    found = call("chat", "tiny", "--max-new-tokens", "2", typed="one\n\n/new\ntwo\n/quit\nthree\n")
+    assert found.code == 0
+    assert found.out.startswith("tiny on tiny. /new starts over, /quit leaves.")
+    assert found.out.count(" base> ") == 2
+    assert call("chat", "tiny", "--max-new-tokens", "2", typed="one").out.count(" base> ") == 1
+
+
+IDS = torch.tensor([[1, 90, 91, 92, 201, 2, 30, 31, 32, 33]])
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.21
+def test_exported_adapter_loads_with_peft(
+    call: Call, finished: Outcome, folder: Path, tiny_model: Path, tiny: LanguageModel
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    found = call("export", "runs/tiny")
+    assert (found.code, found.out) == (0, "adapter: runs/tiny-adapter\n")
+    target = folder / "runs" / "tiny-adapter"
+    assert sorted(f.name for f in target.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with torch.no_grad():
+        before = base(IDS).logits
+        theirs = PeftModel.from_pretrained(base, target)(IDS).logits
+        tiny.load_adapter(read_adapter(folder / "runs/tiny/rounds/0002/adapter"))
+        ours = tiny.base(IDS).logits
+    assert torch.allclose(theirs, ours, atol=1e-5)
+    assert not torch.allclose(theirs, before, atol=1e-2)
+
+
+def test_merged_model_loads_with_transformers(
+    call: Call, finished: Outcome, folder: Path, tiny: LanguageModel
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = call("export", "runs/tiny", "--merged", "--round", "1")
+    assert (found.code, found.out) == (0, "merged: runs/tiny-merged\n")
+    target = folder / "runs" / "tiny-merged"
+    merged = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+    tiny.load_adapter(read_adapter(folder / "runs/tiny/rounds/0001/adapter"))
+    with torch.no_grad():
+        assert torch.allclose(merged(IDS).logits, tiny.base(IDS).logits, atol=1e-4)
+    assert AutoTokenizer.from_pretrained(target).chat_template == tiny.tokenizer.chat_template
+    weights = target / "model.safetensors"
+    kept = weights.read_bytes()
+    again = call("export", "runs/tiny", "--merged")
+    assert again.code == 2
+    assert again.err == (
+        "error: runs/tiny-merged already holds files\n  --out names another folder\n"
+    )
+    assert weights.read_bytes() == kept
+
+
+def test_export_into_a_file_or_of_this_folder(call: Call, finished: Outcome, folder: Path) -> None:
+    found = call("export", "runs/tiny", "--out", "rows.jsonl")
+    assert (found.code, found.err) == (
+        2,
+        "error: rows.jsonl is a file; expected a folder\n  --out names another folder\n",
+    )
+    shutil.copytree(folder / "runs" / "tiny", folder / "alone" / "here")
+    here = call("export", ".", cwd=folder / "alone" / "here")
+    assert here.code == 0, here.err
+    assert (folder / "alone" / "here-adapter" / "adapter_config.json").is_file()
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+ARMS = """
+[arms.plain]
+[arms.prox.aggregation]
+algorithm = "fedprox"
+proximal_mu = 1.0
+"""
+
+
+def files(path: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(f): (f.read_bytes(), f.stat().st_mtime_ns)
+        for f in path.rglob("*")
+        if f.is_file() and f.name != ".lock"
+    }
+
+
+def test_compare_shares_the_base_and_goes_on(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "arms.toml").write_text((folder / "tiny.toml").read_text() + ARMS)
+    found = call("compare", "arms.toml", "--out", "both", *SHORT)
+    assert found.code == 0, found.err
+    rows = [line.split("│")[1].strip() for line in found.out.splitlines() if line[:1] == "│"]
+    assert rows == ["base model", "plain", "prox"]
+    assert "plain: both/plain  (training " in found.out
+    assert found.out.endswith("talk to one:  fedrai chat both/prox\n")
+
+    def events(arm: str) -> list[tuple[str, int | None]]:
+        lines = (folder / "both" / arm / "events.jsonl").read_text().splitlines()
+        return [(e["event"], e.get("round")) for e in map(json.loads, lines)]
+
+    assert ("evaluation-started", 0) in events("plain")
+    assert ("evaluation-started", 0) not in events("prox")
+    assert ("evaluation-shared", 0) in events("prox")
+    answers = [
+        (folder / "both" / arm / "evaluations/0000/advbench.jsonl").read_bytes()
+        for arm in ("plain", "prox")
+    ]
+    assert answers[0] == answers[1]
+    plain, prox = (folder / "both" / arm / "rounds/0002/adapter" for arm in ("plain", "prox"))
+    weights = "adapter_model.safetensors"
+    assert (plain / weights).read_bytes() != (prox / weights).read_bytes()
+
+    # an arm that was stopped goes on, and the finished one is left alone
+    run = folder / "both" / "prox"
+    whole, kept = (prox / weights).read_bytes(), files(folder / "both" / "plain")
+    lines = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    (run / "events.jsonl").write_text("".join(lines[:-1]))
+    (run / "rounds" / "0002").rename(folder / "away-1")
+    (run / "evaluations" / "0002").rename(folder / "away-2")
+    assert call("compare", "arms.toml", "--out", "both", *SHORT).code == 0
+    assert (prox / weights).read_bytes() == whole
+    assert files(folder / "both" / "plain") == kept
+
+    # and when all are finished there is nothing to do
+    before = files(folder / "both")
+    monkeypatch.setattr(local, "load_model", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(local, "evaluate", lambda *_: pytest.fail("evaluated"))
+    again = call("compare", "arms.toml", "--out", "both", *SHORT, "--json")
+    assert again.code == 0
+    assert list(json.loads(again.out)) == ["plain", "prox"]
+    assert files(folder / "both") == before
+
+
+def test_compare_refuses_runs_of_another_recipe(
+    call: Call, finished: Outcome, folder: Path
+) -> None:
+    (folder / "other.toml").write_text((folder / "tiny.toml").read_text())
+    found = call("compare", "other.toml", "--out", "runs", *SHORT, "-o", "seed=8")
+    assert (found.code, found.err) == (
+        2,
+        "error: runs/tiny holds a run of another recipe\n  --out names another folder\n",
+    )
+
+
+# --- recipes and assets ---------------------------------------------------------------------------
+
+
+def test_recipe_show_resolves_and_can_be_read_again(call: Call, folder: Path) -> None:
+    shown = call("recipe", "show", "tiny.toml", "-o", "seed=3")
+    assert shown.code == 0
+    (folder / "shown.toml").write_text(shown.out)
+    wanted = recipe.load(folder / "tiny.toml", ["seed=3"])
+    assert recipe.load(folder / "shown.toml") == wanted
+    printed = json.loads(call("recipe", "show", "tiny.toml", "-o", "seed=3", "--json").out)
+    assert printed == wanted.model_dump(mode="json")
+    (folder / "arms.toml").write_text((folder / "tiny.toml").read_text() + ARMS)
+    arm = call("recipe", "show", "arms.toml", "--arm", "prox")
+    assert tomllib.loads(arm.out)["aggregation"] == {"algorithm": "fedprox", "proximal_mu": 1.0}
+
+
+def test_recipe_new_writes_a_commented_recipe_once(call: Call, folder: Path) -> None:
+    made = call("recipe", "new", "mine.toml", "--from", "tiny.toml", "-o", "seed=9")
+    assert (made.code, made.out) == (0, "recipe: mine.toml\n  run it:  fedrai run mine.toml\n")
+    text = (folder / "mine.toml").read_text()
+    assert text.startswith("# A FedRAI recipe. Run it:      fedrai run mine.toml\n")
+    assert "# Peak learning rate of AdamW.\nlearning_rate = 0.02\n" in text
+    assert recipe.load(folder / "mine.toml").seed == 9
+    again = call("recipe", "new", "mine.toml")
+    assert (again.code, again.err) == (
+        2,
+        "error: mine.toml exists already\n  choose another name\n",
+    )
+    assert (folder / "mine.toml").read_text() == text
+
+
+def test_assets_list_says_what_is_cached(call: Call) -> None:
+    listed = json.loads(call("assets", "list", "--json").out)
+    assert list(listed) == list(assets.CATALOGUE)
+    assert [name for name, asset in listed.items() if asset["cached"]] == ["advbench"]
+    assert listed["minilm"]["bytes"] == assets.CATALOGUE["minilm"].bytes
+    assert listed["minilm"]["licence"] == "Apache-2.0"
+    shown = call("assets", "list").out
+    for name in assets.CATALOGUE:
+        assert f"│ {name} " in shown
+    assert re.search(r"advbench .* yes │", shown)
+
+
+# --- a fresh process ------------------------------------------------------------------------------
+
+HELP = """\
+import sys
+from fedrai.cli import main
+sys.argv = ["fedrai", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as stop:
+    assert stop.code == 0, stop.code
+heavy = {"torch", "transformers", "peft", "flwr", "pydantic", "numpy", "datasets", "rich"}
+print("heavy:", *sorted(heavy & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_is_light(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy:"
+    if arguments == ["--help"]:
+        for command in ("run", "compare", "eval", "chat", "runs", "export", "recipe", "assets"):
+            assert re.search(rf"^  {command} ", done.stdout, re.MULTILINE)

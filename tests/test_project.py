@@ -1,0 +1,142 @@
+"""The project's own rules: import direction, heavy imports, generated docs, README commands."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fedrai import recipe
+from fedrai.cli import cli
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "fedrai"
+
+# Every module may import modules that stand before it; names are those of files or folders.
+FLOW = [
+    "errors", "schema", "recipe", "records", "assets", "embedded", "data", "partition", "costs",
+    "chat", "losses", "model", "train", "generate", "evaluation", "protocol", "client",
+    "aggregation", "runs", "server", "summary", "runtimes", "display", "commands", "chatting",
+    "cli", "testing",
+]  # fmt: skip
+ONLY = {
+    "transformers": {"chat", "model", "testing"},
+    "peft": {"chat", "model"},
+    "flwr": {"protocol", "client", "server", "aggregation", "runtimes"},
+    "torch": {"losses", "model", "train", "generate", "protocol", "client", "aggregation", "runs",
+              "testing", "costs"},
+}  # fmt: skip
+
+
+def modules():
+    for file in sorted(SOURCE.rglob("*.py")):
+        name = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if name != "__init__":
+            yield name, file
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "fedrai":
+            yield from (f"fedrai.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_every_module_has_its_place_in_the_flow():
+    assert {name for name, _ in modules()} == set(FLOW)
+
+
+@pytest.mark.parametrize(("name", "file"), [(n, f) for n, f in modules()])
+def test_nothing_imports_against_the_flow(name, file):
+    for target in imports(file):
+        if target.startswith("fedrai.") and target != "fedrai.__version__":
+            other = target.split(".")[1]
+            assert other == name or FLOW.index(other) < FLOW.index(name), f"{file.name}: {target}"
+
+
+@pytest.mark.parametrize(("name", "file"), [(n, f) for n, f in modules()])
+def test_heavy_packages_stay_where_the_design_puts_them(name, file):
+    for target in imports(file):
+        package = target.split(".")[0]
+        assert name in ONLY.get(package, {name}), f"{file.name} imports {target}"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom fedrai.cli import cli\n"
+        "try: cli(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'flwr', 'pydantic', 'numpy', 'rich'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    assert "compare" in done.stdout
+
+
+def load_generator():
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_references_are_up_to_date():
+    generator = load_generator()
+    assert (ROOT / "docs" / "recipe.md").read_text() == generator.recipe_reference(), (
+        "run make docs"
+    )
+    assert (ROOT / "docs" / "cli.md").read_text() == generator.cli_reference(), "run make docs"
+
+
+def readme_commands():
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()
+            if line.strip().startswith("fedrai ")]  # fmt: skip
+
+
+def test_readme_commands_exist():
+    commands = readme_commands()
+    assert len(commands) >= 8
+    for command in commands:
+        words = [w for w in command.split()[1:] if not w.startswith(("-", "<"))]
+        group = cli
+        while words and hasattr(group, "commands"):
+            assert words[0] in group.commands, command
+            group = group.commands[words.pop(0)]
+        options = {o for p in group.params for o in p.opts}
+        used = {w.split("=")[0] for w in command.split() if w.startswith("-")}
+        assert used <= options, command
+
+
+def test_make_targets_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^make ([a-z]+)", text, re.M)) | {"quickstart", "test", "check"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+
+
+def test_every_shipped_recipe_names_the_command_that_runs_it():
+    for name, file in recipe.shipped().items():
+        header = file.read_text().split("\nname =")[0]
+        assert re.search(rf"fedrai (run|compare) {name}\b", header), name
+
+
+def test_relative_links_in_docs_lead_somewhere():
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+
+def test_version_is_one():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    shown = CliRunner().invoke(cli, ["--version"]).output
+    assert project["version"] in shown

@@ -1,0 +1,368 @@
+"""What crosses the wire: the named arrays and numbers, to the bit, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from driver import fill_cache, write_recipe
+
+# isort: split
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common.serde import message_from_proto, message_to_proto
+
+from fedrai import protocol, recipe
+from fedrai.errors import ProtocolError
+from fedrai.model import LanguageModel
+from fedrai.protocol import CLIENT_REASONS, WEIGHT, Reason, Task, Update, read_reply
+from fedrai.runs import RunFolder
+from fedrai.runtimes import local
+from fedrai.runtimes.grid import LocalGrid
+
+SHAPES = {"a": (2, 3), "b": (4,)}
+ADAPTER = {
+    # -0.0, the smallest subnormal and a value without a short decimal: all must survive
+    "a": torch.tensor([[0.1, -0.0, 1e-45], [3.0, -2.5, 1 / 3]]),
+    "b": torch.tensor([1.0, 2.0, 3.0, 4.0]),
+}
+METRICS = {WEIGHT: 12.0, "loss-last": 0.25}
+METADATA = Metadata(1, "2", 5, 1, "1", "", 0.0, 60.0, "train")
+
+
+def sent(content: RecordDict) -> Message:
+    """A reply with that content, after a trip through Flower's own wire format."""
+    proto = message_to_proto(Message(content, metadata=METADATA))
+    return message_from_proto(type(proto).FromString(proto.SerializeToString()))
+
+
+def reply(
+    arrays: dict[str, Array] | None = None, metrics: dict[str, Any] | None = None, **more: Any
+) -> Message:
+    plain = {name: Array(tensor.numpy()) for name, tensor in ADAPTER.items()}
+    content = RecordDict(
+        {
+            "adapter": ArrayRecord(plain | (arrays or {})),
+            "metrics": MetricRecord(METRICS | (metrics or {})),
+            **more,
+        }
+    )
+    return sent(content)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.numpy().tobytes()
+
+
+def test_task_round_trip_to_the_bit() -> None:
+    message = sent(protocol.pack_task(3, 20, ADAPTER))
+    task = protocol.unpack_task(message.content)
+    assert (task.round, task.first_step) == (3, 20)
+    assert {n: bits(t) for n, t in task.adapter.items()} == {n: bits(t) for n, t in ADAPTER.items()}
+    assert isinstance(task, Task)
+
+
+def test_update_round_trip_to_the_bit() -> None:
+    metrics = {WEIGHT: 12, "loss-first": 0.1, "operations": 1e18, "seconds": 1 / 3}
+    update = read_reply(sent(protocol.pack_update(ADAPTER, metrics)), SHAPES)
+    assert isinstance(update, Update)
+    assert update.metrics == metrics
+    assert {n: bits(t) for n, t in update.adapter.items()} == {
+        n: bits(t) for n, t in ADAPTER.items()
+    }
+    assert {t.dtype for t in update.adapter.values()} == {torch.float32}
+
+
+def test_half_precision_is_sent_as_float32() -> None:
+    half = {name: tensor.bfloat16() for name, tensor in ADAPTER.items()}
+    update = read_reply(sent(protocol.pack_update(half, METRICS)), SHAPES)
+    assert isinstance(update, Update)
+    assert torch.equal(update.adapter["b"], ADAPTER["b"])
+
+
+def test_payload_is_four_bytes_a_weight_and_a_header() -> None:
+    content = protocol.pack_update(ADAPTER, METRICS)
+    plain = 4 * (6 + 4)
+    assert plain < protocol.payload_bytes(content) < plain + 2 * 256
+
+
+def test_unread_message_does_not_share_memory_with_the_update() -> None:
+    message = reply()
+    update = read_reply(message, SHAPES)
+    assert isinstance(update, Update)
+    update.adapter["b"] += 1
+    again = read_reply(message, SHAPES)
+    assert isinstance(again, Update)
+    assert torch.equal(again.adapter["b"], ADAPTER["b"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict({"adapter": ArrayRecord(), "task": ConfigRecord({"round": 1})}),
+        RecordDict({"adapter": ArrayRecord()}),
+        RecordDict({"task": ConfigRecord({"round": 1, "first-step": 0})}),
+        RecordDict(
+            {"adapter": ArrayRecord(), "task": ConfigRecord({"round": "1", "first-step": 0})}
+        ),
+        RecordDict(
+            {
+                "adapter": ArrayRecord(),
+                "task": ConfigRecord({"round": 1, "first-step": 0, "more": "text"}),
+            }
+        ),
+        RecordDict(
+            {
+                "adapter": ArrayRecord(),
+                "task": ConfigRecord({"round": 1, "first-step": 0}),
+                "more": ConfigRecord(),
+            }
+        ),
+        RecordDict({"adapter": ArrayRecord(), "task": MetricRecord({"round": 1, "first-step": 0})}),
+        RecordDict(
+            {"adapter": MetricRecord(), "task": ConfigRecord({"round": 1, "first-step": 0})}
+        ),
+    ],
+)
+def test_task_must_be_exactly_as_listed(content: RecordDict) -> None:
+    with pytest.raises(ProtocolError):
+        protocol.unpack_task(content)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({"note": 1.0}, Reason.BAD_METRICS),
+        ({"loss-last": [1.0, 2.0]}, Reason.BAD_METRICS),
+        ({WEIGHT: [1.0]}, Reason.BAD_METRICS),
+        ({"loss-last": math.nan}, Reason.NOT_FINITE),
+        ({"seconds": math.inf}, Reason.NOT_FINITE),
+        ({WEIGHT: math.nan}, Reason.NOT_FINITE),
+        ({WEIGHT: 0}, Reason.BAD_WEIGHT),
+        ({WEIGHT: -3.0}, Reason.BAD_WEIGHT),
+        ({WEIGHT: 1e308}, Reason.BAD_WEIGHT),  # two of them would make the sum infinite
+    ],
+)
+def test_metrics_are_a_whitelist(metrics: dict[str, Any], reason: Reason) -> None:
+    assert read_reply(reply(metrics=metrics), SHAPES) is reason
+
+
+def test_missing_weight_is_refused() -> None:
+    arrays = ArrayRecord({name: Array(t.numpy()) for name, t in ADAPTER.items()})
+    content = RecordDict({"adapter": arrays, "metrics": MetricRecord({"steps": 1})})
+    assert read_reply(sent(content), SHAPES) is Reason.BAD_METRICS
+
+
+def npy(array: np.ndarray, *, pickled: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=pickled)
+    return buffer.getvalue()
+
+
+def crafted(data: bytes, shape: tuple[int, ...] = (4,), stype: str = "numpy.ndarray") -> Array:
+    return Array("float32", shape, stype, data)
+
+
+def npz() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("b.npy", npy(np.ones(4, np.float32)))
+    return buffer.getvalue()
+
+
+WHOLE = npy(np.ones(4, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (Array(np.ones((4, 1), np.float32)), Reason.WRONG_SHAPES),
+        (crafted(npy(np.ones(8, np.float32))), Reason.WRONG_SHAPES),
+        (crafted(npy(np.float32(1)), ()), Reason.WRONG_SHAPES),
+        (Array(np.ones(4, np.float64)), Reason.UNREADABLE),
+        (Array(np.ones(4, ">f4")), Reason.UNREADABLE),
+        (Array(np.ones(4, np.int32)), Reason.UNREADABLE),
+        (crafted(npy(np.array([{}] * 4, object), pickled=True)), Reason.UNREADABLE),
+        (crafted(WHOLE[:-1]), Reason.UNREADABLE),
+        (crafted(WHOLE[:20]), Reason.UNREADABLE),
+        (crafted(b""), Reason.UNREADABLE),
+        (crafted(b"\x80\x04N."), Reason.UNREADABLE),
+        (crafted(npz()), Reason.UNREADABLE),
+        (crafted(WHOLE, stype="torch.tensor"), Reason.UNREADABLE),
+        (Array(np.array([1, 2, np.nan, 4], np.float32)), Reason.NOT_FINITE),
+        (Array(np.array([1, 2, -np.inf, 4], np.float32)), Reason.NOT_FINITE),
+    ],
+)
+def test_hostile_arrays_become_reasons(array: Array, reason: Reason) -> None:
+    assert read_reply(reply({"b": array}), SHAPES) is reason
+
+
+def test_names_must_be_the_expected_ones() -> None:
+    assert read_reply(reply({"c": Array(np.ones(1, np.float32))}), SHAPES) is Reason.WRONG_NAMES
+    assert read_reply(reply(), {**SHAPES, "c": (1,)}) is Reason.WRONG_NAMES
+    assert read_reply(reply(), {"a": (2, 3)}) is Reason.WRONG_NAMES
+
+
+def arrays() -> ArrayRecord:
+    return ArrayRecord({name: Array(t.numpy()) for name, t in ADAPTER.items()})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"adapter": arrays()}),
+        RecordDict({"metrics": MetricRecord(METRICS)}),
+        RecordDict({"adapter": arrays(), "metrics": MetricRecord(METRICS), "log": ConfigRecord()}),
+        RecordDict({"adapter": arrays(), "metrics": ConfigRecord({WEIGHT: 1})}),
+        RecordDict({"adapter": MetricRecord(METRICS), "metrics": arrays()}),
+        RecordDict({"adapter": MetricRecord(METRICS), "metrics": MetricRecord(METRICS)}),
+        RecordDict({"status": MetricRecord({"reason": 1.0})}),
+        RecordDict({"status": ConfigRecord()}),
+        RecordDict({"status": ConfigRecord({"reason": 7})}),
+        RecordDict({"status": ConfigRecord({"reason": "the row said ..."})}),
+        RecordDict({"status": ConfigRecord({"reason": Reason.NO_REPLY.value})}),
+    ],
+)
+def test_other_contents_are_unreadable(content: RecordDict) -> None:
+    assert read_reply(sent(content), SHAPES) is Reason.UNREADABLE
+
+
+def test_error_message_is_a_failure_and_its_text_is_dropped() -> None:
+    answer = Message(Error(1, "row 7: my secret"), metadata=METADATA)
+    assert read_reply(answer, SHAPES) is Reason.FAILED
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_only_client_reasons_can_be_given(reason: Reason) -> None:
+    if reason in CLIENT_REASONS:
+        assert read_reply(sent(protocol.pack_refusal(reason)), SHAPES) is reason
+    else:
+        with pytest.raises(ProtocolError, match="not a reason that a client gives"):
+            protocol.pack_refusal(reason)
+
+
+def test_update_with_an_unlisted_metric_is_not_packed() -> None:
+    with pytest.raises(ProtocolError, match="may not be sent: note, text"):
+        protocol.pack_update(ADAPTER, {**METRICS, "text": 1.0, "note": 2.0})
+
+
+# --- nothing of a client's text leaves it ---------------------------------------------------------
+
+CANARY = "canary-7f3a"
+FORMS = (
+    CANARY.encode(),
+    CANARY.encode("utf-16-le"),
+    CANARY.encode("utf-32-le"),
+    CANARY.encode().hex().encode(),
+    base64.b64encode(CANARY.encode())[:12],
+    CANARY[::-1].encode(),
+)
+
+
+def holds_canary(data: bytes) -> bool:
+    return any(form in data for form in FORMS)
+
+
+class _Recorder(LocalGrid):
+    """Keeps the bytes of every message that crosses."""
+
+    down: list[bytes]
+    up: list[bytes]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        chosen = list(messages)
+        ids = super().push_messages(chosen)
+        self.down += [message_to_proto(m).SerializeToString() for m in chosen]
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        found = list(super().pull_messages(message_ids))
+        self.up += [message_to_proto(m).SerializeToString() for m in found]
+        return found
+
+
+@pytest.fixture
+def canary_run(
+    tmp_path: Path, tiny_model: Path, tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, type[_Recorder]]:
+    """A run whose clients hold canaries in every row, and one of which fails with one."""
+    monkeypatch.setenv("FEDRAI_CACHE", str(fill_cache(tmp_path / "cache")))
+    file = write_recipe(tmp_path, tiny_model)
+    rows = [
+        {"prompt": f"{CANARY} {n}", "response": f"yes {CANARY}", "category": CANARY}
+        for n in range(25)
+    ]
+    lines = [json.dumps(row) + "\n" for row in [*rows, {"prompt": CANARY, "note": CANARY}]]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    settings = recipe.load(
+        file, ["data.on_bad_rows=skip", "federation.rounds=2", "federation.clients_per_round=3"]
+    )
+    _Recorder.down, _Recorder.up = [], []
+    monkeypatch.setattr(local, "LocalGrid", _Recorder)
+    plain_rows = local._LocalSite.rows
+
+    def failing(self: local._LocalSite, client: str) -> Any:
+        if client == "client-02":
+            raise ValueError(f"cannot use the row {CANARY!r}")
+        return plain_rows(self, client)
+
+    monkeypatch.setattr(local._LocalSite, "rows", failing)
+    prepared = local.prepare(settings, loaded=tiny)
+    run = RunFolder.create(tmp_path / "run", recipe.to_toml(settings), prepared.info())
+    seen: list[bytes] = []
+    local.execute(
+        prepared,
+        run,
+        local.Watch(event=lambda kind, **fields: seen.append(json.dumps([kind, fields]).encode())),
+    )
+    assert any(b"client-set-aside" in line for line in seen)
+    assert not any(map(holds_canary, seen))
+    return run.path, _Recorder
+
+
+def test_no_text_of_a_client_leaves_it(canary_run: tuple[Path, type[_Recorder]]) -> None:
+    folder, grid = canary_run
+    assert holds_canary(f"... {CANARY} ...".encode())
+    assert len(grid.down) == len(grid.up) == 6
+    assert not any(map(holds_canary, grid.down + grid.up))
+    events = (folder / "events.jsonl").read_text()
+    assert '"client": "client-02", "reason": "training-failed"' in events
+    log = (folder / "clients" / "client-02.log").read_text()
+    assert "ValueError at test_protocol.py" in log
+    files = [f for f in folder.rglob("*") if f.is_file()]
+    assert len(files) > 15
+    assert [f for f in files if holds_canary(f.read_bytes())] == []
+    info = json.loads((folder / "run.json").read_text())
+    assert info["bad_rows"] == ["rows.jsonl, line 26: response is empty"]
+
+
+def test_replies_hold_nothing_but_the_list(canary_run: tuple[Path, type[_Recorder]]) -> None:
+    from flwr.proto.message_pb2 import Message as Proto
+
+    for data in canary_run[1].up:
+        content = message_from_proto(Proto.FromString(data)).content
+        if set(content) == {"status"}:
+            assert dict(content.config_records["status"]) == {"reason": "training-failed"}
+            continue
+        assert set(content) == {"adapter", "metrics"}
+        assert set(content.metric_records["metrics"]) == protocol.METRIC_NAMES
+        assert all("lora_" in name for name in content.array_records["adapter"])

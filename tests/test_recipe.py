@@ -1,0 +1,472 @@
+"""Recipes: what is allowed, what an error says, and that what is written reads the same."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrai import recipe
+from fedrai.errors import RecipeError
+from fedrai.schema import ALGORITHMS, FedAvg, FedOpt, FedProx, Recipe, Robust, sections, seed_for
+
+MINIMAL = """
+[model]
+base = "some/model"
+[[data.sources]]
+path = "rows.jsonl"
+[[data.sources]]
+path = "fedrai:ordinary"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def table() -> dict:
+    return tomllib.loads(MINIMAL)
+
+
+def changed(key: str, value: object) -> dict:
+    """The minimal recipe with one more key."""
+    whole = table()
+    *path, last = key.split(".")
+    here = whole
+    for part in path:
+        here = here[int(part)] if isinstance(here, list) else here.setdefault(part, {})
+    here[last] = value
+    return whole
+
+
+def problem(whole: dict) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe.validate(whole, "r.toml")
+    return caught.value.message
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_a_minimal_recipe_gets_the_defaults(file):
+    loaded = recipe.load(file)
+    assert loaded.model.base == "some/model"
+    assert [s.path for s in loaded.data.sources] == ["rows.jsonl", "fedrai:ordinary"]
+    assert (loaded.adapter.rank, loaded.training.batch_size) == (16, 16)
+    assert loaded.aggregation == FedAvg()
+    assert loaded.arms == {}
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    broken = tmp_path / "broken.toml"
+    broken.write_text("model = [")
+    with pytest.raises(RecipeError, match=r"broken\.toml is not valid TOML"):
+        recipe.load(broken)
+    broken.write_bytes(b"name = '\xff'")
+    with pytest.raises(RecipeError, match=r"broken\.toml is not valid TOML"):
+        recipe.load(broken)
+    with pytest.raises(RecipeError, match=r"no recipe at .*nowhere") as caught:
+        recipe.load(tmp_path / "nowhere.toml")
+    assert "shipped recipes:" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("trainings", "unknown key trainings (did you mean training?)"),
+        ("training.learningrate", "training.learningrate (did you mean learning_rate?)"),
+        ("data.sources.0.harmfull", "data.sources.0.harmfull (did you mean harmful?)"),
+        ("data.sources.1.columns.promt", "data.sources.1.columns.promt (did you mean prompt?)"),
+        ("data.harm.shares", "data.harm.shares (did you mean share?)"),
+        ("adapter.xyzzy", "unknown key adapter.xyzzy (known: rank, alpha, dropout"),
+    ],
+)
+def test_unknown_keys_are_named_with_a_suggestion(key, said):
+    assert said in problem(changed(key, 1))
+
+
+def test_unknown_keys_of_an_algorithm_are_named_with_its_own_keys():
+    whole = changed("aggregation", {"algorithm": "fedprox", "proximal_nu": 1})
+    assert "aggregation.proximal_nu (did you mean proximal_mu?)" in problem(whole)
+    whole = changed("aggregation", {"algorithm": "fedavg", "proximal_mu": 1})
+    assert "unknown key aggregation.proximal_mu (known: algorithm)" in problem(whole)
+
+
+def test_all_problems_are_named_at_once():
+    whole = changed("training.batch_sizes", 3)
+    whole["adapter"] = {"rank": 0}
+    del whole["model"]["base"]
+    message = problem(whole)
+    assert message.startswith("r.toml: ")
+    for part in ("model.base is missing", "adapter.rank", "batch_sizes (did you mean batch_size?)"):
+        assert part in message
+
+
+@pytest.mark.parametrize("key", ["model", "data"])
+def test_missing_sections_are_named(key):
+    whole = table()
+    del whole[key]
+    assert f"{key} is missing" in problem(whole)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "../evil"),
+        ("name", ""),
+        ("seed", -1),
+        ("model.dtype", "float16"),
+        ("adapter.rank", 0),
+        ("adapter.rank", "sixteen"),
+        ("adapter.alpha", 0),
+        ("adapter.dropout", 1.0),
+        ("data.max_length", 7),
+        ("data.on_bad_rows", "ignore"),
+        ("data.partition.alpha", 0),
+        ("data.harm.share", 1.01),
+        ("data.sources.0.share", 0),
+        ("training.local_steps", 0),
+        ("training.learning_rate", 0),
+        ("training.learning_rate", float("nan")),
+        ("training.learning_rate", float("inf")),
+        ("training.clip_norm", 0),
+        ("federation.clients", 0),
+        ("federation.rounds", 0),
+        ("federation.round_timeout", -1),
+        ("evaluation.advbench", 521),
+        ("evaluation.top_p", 0),
+    ],
+)
+def test_bounds(key, value):
+    message = problem(changed(key, value))
+    assert f"r.toml: {key}: " in message
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("adapter.rank", 1),
+        ("adapter.rank", 512),
+        ("adapter.dropout", 0.0),
+        ("data.max_length", 8),
+        ("data.harm.malicious_clients", 10),
+        ("evaluation.advbench", 520),
+        ("evaluation.top_p", 1.0),
+    ],
+)
+def test_values_on_the_bounds_are_allowed(key, value):
+    recipe.validate(changed(key, value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training.micro_batch_size": 17}, "micro_batch_size must not be larger than batch_size"),
+        ({"federation.clients_per_round": 11}, "must not be larger than clients"),
+        ({"federation.min_clients": 11}, "min_clients must not be larger"),
+        ({"data.partition.scheme": "files"}, "data.partition.files is needed"),
+        ({"data.sources": []}, "data.sources is empty"),
+        ({"data.sources.0.share": 0.5}, "set share on all sources of a kind"),
+        ({"data.harm.share": 0.1}, "no source has harmful = true"),
+        (
+            {"data.harm.placement": "concentrated", "data.harm.malicious_clients": 11},
+            "malicious_clients is larger than federation.clients",
+        ),
+        ({"aggregation.algorithm": "fedsgd"}, "fedsgd"),
+    ],
+)
+def test_parts_that_do_not_fit_together(file, changes, said):
+    overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        recipe.load(file, overrides)
+
+
+def test_clients_of_a_round():
+    federation = recipe.validate(changed("federation", {"clients": 5})).federation
+    assert federation.sampled == 5
+    settings = {"clients": 5, "clients_per_round": 3}
+    assert recipe.validate(changed("federation", settings)).federation.sampled == 3
+
+
+def test_a_recipe_is_frozen(file):
+    loaded = recipe.load(file)
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.seed = 3
+
+
+# --- overrides ------------------------------------------------------------------------------------
+
+
+def test_overrides_are_toml_values_and_bare_words_are_strings(file):
+    loaded = recipe.load(
+        file,
+        [
+            "seed=7",
+            "training.learning_rate = 1e-3",
+            "training.gradient_checkpointing=true",
+            "model.dtype=float32",
+            "model.base=~/models/a b",
+            'adapter.target_modules=["q_proj", "v_proj"]',
+            "data.sources.1.path=other.csv",
+            "data.sources.1.columns={prompt = 'question'}",
+        ],
+    )
+    assert (loaded.seed, loaded.training.learning_rate) == (7, 0.001)
+    assert loaded.training.gradient_checkpointing is True
+    assert (loaded.model.dtype, loaded.model.base) == ("float32", "~/models/a b")
+    assert loaded.adapter.target_modules == ["q_proj", "v_proj"]
+    assert [s.path for s in loaded.data.sources] == ["rows.jsonl", "other.csv"]
+    assert loaded.data.sources[1].columns.prompt == "question"
+
+
+def test_an_override_may_hold_equal_signs_and_the_last_one_wins(file):
+    assert recipe.load(file, ["model.base=a", "model.base=b=c"]).model.base == "b=c"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed", "expected section.key=value"),
+        ("=3", "expected section.key=value"),
+        ("training.batchsize=3", "did you mean batch_size?"),
+        ("data.sources.2.path=x", "data.sources has no part '2'"),
+        ("data.sources.path=x", "data.sources is not a table"),
+        ("model.base.name=x", "model.base is not a table"),
+        ("seed=three", "seed: "),
+    ],
+)
+def test_overrides_that_cannot_be_used(file, override, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        recipe.load(file, [override])
+
+
+def test_another_algorithm_drops_the_keys_of_the_old_one(file):
+    file.write_text(MINIMAL + '[aggregation]\nalgorithm = "fedprox"\nproximal_mu = 0.5\n')
+    assert recipe.load(file).aggregation == FedProx(algorithm="fedprox", proximal_mu=0.5)
+    assert recipe.load(file, ["aggregation.algorithm=fedprox"]).aggregation.proximal_mu == 0.5
+    assert recipe.load(file, ["aggregation.algorithm=fedavg"]).aggregation == FedAvg()
+    switched = recipe.load(file, ["aggregation.algorithm=fedadam", "aggregation.eta=0.1"])
+    assert switched.aggregation == FedOpt(algorithm="fedadam", eta=0.1)
+
+
+def test_the_order_of_algorithm_and_settings_does_not_matter(file):
+    switched = recipe.load(file, ["aggregation.trim=0.3", "aggregation.algorithm=trimmed-mean"])
+    assert switched.aggregation == Robust(algorithm="trimmed-mean", trim=0.3)
+    arms = {"arms": {"a": {"aggregation": {"trim": 0.3, "algorithm": "trimmed-mean"}}}}
+    assert recipe.arm(recipe.validate(table() | arms), "a").aggregation == switched.aggregation
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_can_be_named_alone(file, name):
+    aggregation = recipe.load(file, [f"aggregation.algorithm={name}"]).aggregation
+    assert aggregation.algorithm == name
+    assert type(aggregation) is ALGORITHMS[name]
+
+
+# --- arms and hash --------------------------------------------------------------------------------
+
+ARMS = {
+    "plain": {},
+    "prox": {"aggregation": {"algorithm": "fedprox"}, "seed": 4},
+    "dotted": {"training.learning_rate": 0.5},
+}
+
+
+def test_an_arm_is_the_recipe_with_its_overrides_and_name():
+    whole = recipe.validate(table() | {"arms": ARMS, "name": "study", "seed": 1})
+    prox = recipe.arm(whole, "prox")
+    assert (prox.name, prox.seed, prox.arms) == ("prox", 4, {})
+    assert prox.aggregation == FedProx(algorithm="fedprox")
+    assert recipe.arm(whole, "dotted").training.learning_rate == 0.5
+    assert recipe.arm(whole, "plain").seed == 1
+    assert whole.seed == 1  # nothing is changed in place
+    assert whole.aggregation == FedAvg()
+
+
+def test_arms_that_cannot_be_used():
+    whole = recipe.validate(table() | {"arms": {"a": {"training": {"step": 1}}}})
+    with pytest.raises(RecipeError, match=r"no arm 'b'; the recipe has: a"):
+        recipe.arm(whole, "b")
+    with pytest.raises(RecipeError, match=r"arm 'a': unknown key training\.step"):
+        recipe.arm(whole, "a")
+    with pytest.raises(RecipeError, match="the recipe has: none"):
+        recipe.arm(recipe.validate(table()), "a")
+
+
+def test_the_hash_is_that_of_the_resolved_recipe_without_its_arms(file):
+    plain = recipe.load(file)
+    assert re.fullmatch("[0-9a-f]{64}", plain.hash)
+    assert plain.hash == recipe.load(file).hash
+    assert recipe.validate(table() | {"arms": ARMS}).hash == plain.hash
+    assert recipe.load(file, ["training.batch_size=16"]).hash == plain.hash  # the default, said
+    others = ["seed=1", "training.learning_rate=6e-5", "data.sources.0.harmful=true", "name=x"]
+    hashes = {plain.hash} | {recipe.load(file, [o]).hash for o in others}
+    assert len(hashes) == 5
+
+
+def test_the_hash_does_not_depend_on_the_order_of_keys():
+    shuffled = dict(reversed(table().items()))
+    assert recipe.validate(shuffled).hash == recipe.validate(table()).hash
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def resolved(text: str) -> Recipe:
+    return recipe.validate(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("explained", [False, True])
+def test_what_is_written_reads_the_same(explained):
+    whole = recipe.validate(
+        table()
+        | {
+            "arms": ARMS,
+            "aggregation": {"algorithm": "multi-krum", "malicious": 2, "selected": 3},
+            "adapter": {"target_modules": ["q_proj"]},
+        }
+    )
+    text = recipe.to_toml(whole, explained=explained)
+    assert resolved(text) == whole
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+
+
+text = st.text(min_size=1, max_size=20)
+positive = st.floats(min_value=1e-9, max_value=1e9)
+
+
+@given(
+    base=text,
+    path=text,
+    share=st.none() | positive,
+    rate=positive,
+    seed=st.integers(0, 2**62),
+    modules=st.just("all-linear") | st.lists(text, max_size=3),
+    explained=st.booleans(),
+)
+def test_round_trip(base, path, share, rate, seed, modules, explained):
+    whole = recipe.validate(
+        {
+            "seed": seed,
+            "model": {"base": base},
+            "adapter": {"target_modules": modules},
+            "data": {"sources": [{"path": path, **({"share": share} if share else {})}]},
+            "training": {"learning_rate": rate},
+        }
+    )
+    again = resolved(recipe.to_toml(whole, explained=explained))
+    assert again == whole
+    assert again.hash == whole.hash
+
+
+def test_an_explained_recipe_says_what_each_key_means(file):
+    written = recipe.to_toml(recipe.load(file), explained=True)
+    plain = recipe.to_toml(recipe.load(file))
+    assert "# Rank of the two LoRA factors.\nrank = 16" in written
+    assert "#" not in plain
+    assert [line for line in written.splitlines() if line and line[0] != "#"] == [
+        line for line in plain.splitlines() if line
+    ]
+    assert max(map(len, written.splitlines())) <= 100
+
+
+def test_write_new(tmp_path, file):
+    settings = recipe.load(file)
+    target = tmp_path / "new.toml"
+    recipe.write_new(target, settings)
+    assert recipe.load(target) == settings
+    assert f"fedrai run {target}" in target.read_text()
+    before = target.read_bytes()
+    with pytest.raises(RecipeError, match="exists already"):
+        recipe.write_new(target, settings)
+    assert target.read_bytes() == before
+    with pytest.raises(RecipeError, match="cannot write"):
+        recipe.write_new(tmp_path / "no" / "folder.toml", settings)
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+
+def all_sections() -> list[type]:
+    found: list[type] = [Recipe, *set(ALGORITHMS.values())]
+    for section in found:
+        found += [inner for _, inner in sections(section) if inner not in found]
+    return found
+
+
+def test_every_field_has_a_description():
+    bare = [
+        f"{section.__name__}.{name}"
+        for section in all_sections()
+        for name, field in section.model_fields.items()
+        if not (field.description or "").strip().endswith(".")
+    ]
+    assert bare == []
+    assert len(all_sections()) >= 15
+
+
+def test_every_section_refuses_unknown_keys_and_changes():
+    for section in all_sections():
+        assert section.model_config["extra"] == "forbid", section
+        assert section.model_config["frozen"], section
+
+
+# --- shipped recipes ------------------------------------------------------------------------------
+
+
+def test_the_recipes_that_the_documents_name_are_shipped():
+    assert {"quickstart", "paper", "consortium"} <= set(recipe.shipped())
+
+
+@pytest.mark.parametrize("name", sorted(recipe.shipped()))
+def test_shipped_recipes_load(name):
+    loaded = recipe.load(Path(name))
+    assert loaded == recipe.load(Path(f"{name}.toml")) == recipe.load(recipe.shipped()[name])
+    for arm in loaded.arms:
+        assert recipe.arm(loaded, arm).name == arm
+
+
+def test_a_file_goes_before_a_shipped_recipe_of_its_name(tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    file.rename(tmp_path / "quickstart")
+    assert recipe.load(Path("quickstart")).model.base == "some/model"
+    with pytest.raises(RecipeError, match="no recipe at"):
+        recipe.load(tmp_path / "elsewhere" / "quickstart.toml")
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+def test_seeds_differ_by_purpose_round_and_client():
+    uses = [(p, r, c) for p in ("order", "dropout") for r in range(20) for c in ("", "a", "b")]
+    seeds = {seed_for(s, *use) for s in (0, 1) for use in uses}
+    assert len(seeds) == 2 * len(uses)
+
+
+def test_a_seed_is_the_same_everywhere():
+    """First 8 bytes of `printf '[0, "order", 3, "client-01"]' | sha256sum`, without one bit."""
+    assert seed_for(0, "order", 3, "client-01") == 0x9F6C545ED534054A >> 1
+
+
+@given(st.integers(0, 2**63), st.text(max_size=9), st.integers(0, 10**6), st.text(max_size=9))
+def test_seeds_have_63_bits(seed, purpose, round_, client):
+    assert 0 <= seed_for(seed, purpose, round_, client) < 2**63
+
+
+def test_seeds_use_all_their_bits():
+    drawn = [seed_for(0, "order", r) for r in range(200)]
+    assert all(any(s >> bit & 1 for s in drawn) for bit in range(63))
+    assert all(not all(s >> bit & 1 for s in drawn) for bit in range(63))
+
+
+def test_a_recipes_seeds_are_those_of_its_seed(file):
+    loaded = recipe.load(file, ["seed=5"])
+    assert loaded.seed_for("order", 2, "a") == seed_for(5, "order", 2, "a")
