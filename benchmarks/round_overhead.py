@@ -32,6 +32,7 @@ def bare(prepared: local.Prepared) -> float:
             train(
                 prepared.model, adapter, prepared.rows[name], steps=work.steps,
                 batch_size=work.batch_size, micro_batch_size=work.micro_batch_size,
+                group_by_length=work.group_by_length,
                 learning_rate=work.learning_rate, seed=settings.seed_for("training", number, name),
             )  # fmt: skip
     return time.perf_counter() - start

@@ -96,7 +96,7 @@ def cli_reference() -> str:
     """The CLI reference: every command's `--help`."""
     parts = ["# Command line\n", "Made from `fedrai --help` by `make docs`.\n"]
     for path, command in _commands(cli, ["fedrai"]):
-        context = click.Context(command, info_name=" ".join(path), max_content_width=100)
+        context = click.Context(command, info_name=" ".join(path), **cli.context_settings)
         text = command.get_help(context)
         parts.append(f"## `{' '.join(path)}`\n\n```text\n{text}\n```\n")
     return "\n".join(parts)

@@ -295,9 +295,10 @@ def test_json_is_all_that_stdout_holds(call: Call, finished: Outcome, folder: Pa
     assert figures["costs"]["training"]["tokens"] > 0
 
 
-def test_second_run_into_the_same_folder_is_refused(
-    call: Call, finished: Outcome, folder: Path
+def test_second_run_into_the_same_folder_is_refused_at_once(
+    call: Call, finished: Outcome, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(local, "prepare", lambda *_: pytest.fail("loaded the model first"))
     before = (folder / "runs" / "tiny" / "events.jsonl").read_bytes()
     found = call("run", "tiny.toml", *SHORT)
     assert found.code == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,9 @@ def run_command(
 
     settings = recipe.load(recipe_file, overrides) if recipe_file is not None else None
     path = resume or out or Path("runs") / (settings.name if settings else "run")
-    _report_stop(path, f"fedrai run --resume {path}", lambda: _start(settings, path))
+    _report_stop(
+        path, f"fedrai run --resume {shlex.quote(str(path))}", lambda: _start(settings, path)
+    )
     _show_run(path, as_json)
 
 
@@ -155,8 +158,8 @@ def compare_command(
 
     settings = recipe.load(recipe_file, overrides)
     path = out or Path("runs") / settings.name
-    again = f"fedrai compare {recipe_file}" + (f" --out {out}" if out else "")
-    again += "".join(f" -o {text}" for text in overrides)
+    words = ["fedrai", "compare", str(recipe_file), *(["--out", str(out)] if out else [])]
+    again = shlex.join([*words, *(word for text in overrides for word in ("-o", text))])
 
     def call() -> Any:
         from fedrai import commands

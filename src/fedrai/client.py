@@ -32,6 +32,7 @@ class Work:
     steps: int
     batch_size: int
     micro_batch_size: int
+    group_by_length: bool
     learning_rate: Callable[[int], float]
     weight_decay: float
     clip_norm: float
@@ -89,6 +90,7 @@ def _local_training(site: Site, work: Work, client: str, message: Message) -> An
         steps=work.steps,
         batch_size=work.batch_size,
         micro_batch_size=work.micro_batch_size,
+        group_by_length=work.group_by_length,
         learning_rate=work.learning_rate,
         first_step=task.first_step,
         weight_decay=work.weight_decay,

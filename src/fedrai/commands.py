@@ -98,6 +98,7 @@ def _check_same(folder: RunFolder, now: Mapping[str, Any]) -> None:
         ("recipe_hash", "recipe.toml"),
         ("model_fingerprint", "the base model"),
         ("data_fingerprint", "the clients' data"),
+        ("questions_fingerprint", "what evaluations ask"),
         ("dtype", "the number format (set model.dtype)"),
     ):
         if before.get(key) != now[key]:

@@ -23,6 +23,7 @@ ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
 TASK_KEYS = frozenset({"round", "first-step"})
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
 LARGEST_WEIGHT = 2.0**53  # a sum that overflows would turn every weight of the mean into 0
+LARGEST_VALUE = 1e10  # finite, but its square or sum over an adapter would not be
 METRIC_NAMES = frozenset(
     {
         WEIGHT,
@@ -173,8 +174,8 @@ def _arrays(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]]) -> Ada
         return Reason.UNREADABLE
     if any(tuple(adapter[name].shape) != shape for name, shape in expected.items()):
         return Reason.WRONG_SHAPES
-    finite = all(bool(torch.isfinite(tensor).all()) for tensor in adapter.values())
-    return adapter if finite else Reason.NOT_FINITE
+    sane = all(bool((tensor.abs() <= LARGEST_VALUE).all()) for tensor in adapter.values())
+    return adapter if sane else Reason.NOT_FINITE  # NaN is not <= anything
 
 
 def pack_adapter(adapter: AdapterState) -> ArrayRecord:

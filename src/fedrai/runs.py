@@ -50,12 +50,13 @@ class RunFolder:
         """
         check_free(path)
         run = cls(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(path / "recipe.toml", recipe_toml)
-            run.write_json("run.json", {**info, "created": _now()})
-        except OSError as error:
-            raise _unwritable(path, error) from error
+
+        def write(folder: Path) -> None:
+            write_text(folder / "recipe.toml", recipe_toml)
+            body = json.dumps({**info, "created": _now()}, indent=2)
+            write_text(folder / "run.json", body + "\n")
+
+        run.write_folder(path, write)
         return run
 
     @classmethod

@@ -129,6 +129,8 @@ class Training(Section):
     """Rows in an optimiser step."""
     micro_batch_size: int = Field(0, ge=0)
     """Rows that go through the model at once; gradients are accumulated up to `batch_size`. 0: all at once."""
+    group_by_length: bool = True
+    """Fill batches with rows of like length: up to a fifth faster. Off: random batches, which mix kinds of rows better."""
     learning_rate: float = Field(5e-5, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -296,12 +298,28 @@ class Recipe(Section):
         for harmful in (False, True):
             if len({s.share is None for s in self.data.sources if s.harmful is harmful}) > 1:
                 raise ValueError("data.sources: set share on all sources of a kind, or on none")
+        self._robust_enough()
         harm = self.data.harm
         if not files and harm.share > 0 and not any(s.harmful for s in self.data.sources):
             raise ValueError("data.harm.share is above 0, but no source has harmful = true")
         if harm.placement == "concentrated" and harm.malicious_clients > self.federation.clients:
             raise ValueError("data.harm.malicious_clients is larger than federation.clients")
         return self
+
+    def _robust_enough(self) -> None:
+        """Robust aggregation needs enough updates to be more than a mean (its papers' bounds)."""
+        rule, sampled = self.aggregation, self.federation.sampled
+        if not isinstance(rule, Robust) or self.data.partition.scheme == "files":
+            return
+        if rule.algorithm == "trimmed-mean" and int(rule.trim * sampled) < 1:
+            raise ValueError(f"aggregation.trim = {rule.trim} cuts nothing from {sampled} updates")
+        factor = {"krum": 2, "multi-krum": 2, "bulyan": 4}.get(rule.algorithm, 0)
+        needed = factor * rule.malicious + 3
+        if factor and sampled < needed:
+            raise ValueError(
+                f"{rule.algorithm} against {rule.malicious} malicious updates needs {needed}"
+                f" clients a round, the recipe samples {sampled}"
+            )
 
     @property
     def hash(self) -> str:

@@ -47,6 +47,7 @@ def train(
     steps: int,
     batch_size: int,
     micro_batch_size: int = 0,
+    group_by_length: bool = True,
     learning_rate: Callable[[int], float],
     first_step: int = 0,
     weight_decay: float = 0.0,
@@ -64,6 +65,7 @@ def train(
         steps: optimiser steps.
         batch_size: rows of a step.
         micro_batch_size: rows that go through the model at once; 0: all of the batch.
+        group_by_length: fill batches with rows of like length; else they are random.
         learning_rate: by step of the whole run.
         first_step: the whole run's step at which this training begins.
         weight_decay: decoupled, as in AdamW.
@@ -86,9 +88,10 @@ def train(
     torch.manual_seed(seed)
     losses: list[float] = []
     tokens = labels = 0
+    group = GROUP if group_by_length else 1
     began = time.perf_counter()
     with model.mode(training=True):
-        for number, batch in enumerate(batches(rows, batch_size, steps, seed)):
+        for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
             since = time.perf_counter()
             optimiser.param_groups[0]["lr"] = learning_rate(first_step + number)
             loss = _accumulate(model, batch, micro_batch_size or batch_size)
@@ -113,11 +116,14 @@ def train(
     return state, TrainResult(tuple(losses), tokens, labels, operations, seconds)
 
 
-def batches(rows: Sequence[Tokens], size: int, steps: int, seed: int) -> Iterator[list[Tokens]]:
+def batches(
+    rows: Sequence[Tokens], size: int, steps: int, seed: int, group: int = GROUP
+) -> Iterator[list[Tokens]]:
     """`steps` batches of rows of like length, from shuffled passes over the rows.
 
-    Each pass is shuffled, sorted by length within groups of `GROUP` batches, cut into batches, and
-    the batches are shuffled; what does not fill a batch waits for the next pass.
+    Each pass is shuffled, sorted by length within groups of `group` batches (1: random batches,
+    each sorted), cut into batches, and the batches are shuffled; what does not fill a batch waits
+    for the next pass.
     """
     generator = torch.Generator().manual_seed(seed)
     queue: list[list[int]] = []
@@ -125,19 +131,19 @@ def batches(rows: Sequence[Tokens], size: int, steps: int, seed: int) -> Iterato
     for _ in range(steps):
         while not queue:
             waiting += torch.randperm(len(rows), generator=generator).tolist()
-            queue, waiting = _grouped(rows, waiting, size, generator)
+            queue, waiting = _grouped(rows, waiting, size, group, generator)
         yield [rows[i] for i in queue.pop()]
 
 
 def _grouped(
-    rows: Sequence[Tokens], order: list[int], size: int, generator: torch.Generator
+    rows: Sequence[Tokens], order: list[int], size: int, group: int, generator: torch.Generator
 ) -> tuple[list[list[int]], list[int]]:
     whole = len(order) - len(order) % size
     grouped = [
-        sorted(order[start : min(start + GROUP * size, whole)], key=lambda i: (len(rows[i].ids), i))
-        for start in range(0, whole, GROUP * size)
+        sorted(order[start : min(start + group * size, whole)], key=lambda i: (len(rows[i].ids), i))
+        for start in range(0, whole, group * size)
     ]
-    cut = [group[k : k + size] for group in grouped for k in range(0, len(group), size)]
+    cut = [part[k : k + size] for part in grouped for k in range(0, len(part), size)]
     shuffled = [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
     return shuffled, order[whole:]
 

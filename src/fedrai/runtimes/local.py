@@ -73,6 +73,7 @@ class Prepared:
             "model": self.model.name,
             "model_fingerprint": self.model.fingerprint,
             "data_fingerprint": _rows_fingerprint(self.rows),
+            "questions_fingerprint": _questions_fingerprint(self.questions),
             "rows": {name: len(rows) for name, rows in self.rows.items()},
             "harmful_rows": dict(self.harmful),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
@@ -294,7 +295,8 @@ def execute(prepared: Prepared, run: RunFolder, watch: Watch) -> None:
     settings = recipe.aggregation.model_dump()
 
     def emit(kind: str, **fields: Any) -> None:
-        run.event(kind, **fields)
+        if kind != "waiting":  # once a second: for the eye, not for the record
+            run.event(kind, **fields)
         watch.event(kind, **fields)
 
     server.run_rounds(
@@ -321,6 +323,7 @@ def work_for(recipe: Recipe) -> client.Work:
         steps=steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,
+        group_by_length=training.group_by_length,
         learning_rate=learning_rates(
             training.learning_rate,
             schedule=training.schedule,
@@ -415,6 +418,12 @@ def _rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
         for row in rows[name]:
             digest.update(repr((row.ids, sum(row.mask))).encode())
     return digest.hexdigest()
+
+
+def _questions_fingerprint(questions: Questions) -> str:
+    held_out = _rows_fingerprint({"held out": questions.held_out})
+    asked = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
+    return hashlib.sha256(repr((asked, held_out)).encode()).hexdigest()
 
 
 def command_line() -> str:
