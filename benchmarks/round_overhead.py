@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = recipe.load(
         Path("quickstart"),
-        ["federation.rounds=2", "federation.clients_per_round=3", "evaluation.advbench=0",
+        ["federation.rounds=2", "federation.clients_per_round=2", "evaluation.advbench=0",
          "evaluation.ordinary=0"],
     )  # fmt: skip
     prepared = local.prepare(recipe.arm(settings, "clean"))

@@ -20,6 +20,7 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Message, Step
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
+from fedrai.runtimes.rows import questions_for
 from fedrai.schema import Evaluation, Recipe
 
 
@@ -302,7 +303,7 @@ def evaluate(
         runs.check_free(out)
     wanted = chosen.recipe.evaluation.model_dump() | dict(changes)
     settings = chosen.recipe.model_copy(update={"evaluation": Evaluation.model_validate(wanted)})
-    questions = local.questions_for(settings, chosen.model)
+    questions = questions_for(settings, chosen.model)
     adapter = chosen.adapter or chosen.model.fresh_adapter(0)  # a fresh one changes nothing
     display = Display(0)
     with display, _stoppable() as stop:

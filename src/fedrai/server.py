@@ -141,7 +141,7 @@ def _round(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> Adapter
         )
     with ledger.measure("aggregation"):
         fresh = _combine(plan, tools, number, adapters, updates)
-        _commit(tools, number, fresh, updates, aside, ledger)
+    _commit(tools, number, fresh, updates, aside, ledger)
     tools.emit("round-finished", round=number, **_round_figures(updates, aside))
     return fresh
 

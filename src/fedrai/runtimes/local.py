@@ -6,7 +6,6 @@ exists; `execute` builds the ClientApp, the Grid and the ServerApp's loop and go
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
@@ -21,18 +20,23 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from flwr.app import Context
 
-from fedrai import aggregation, assets, client, data, model, partition, server
-from fedrai.errors import DataError, ModelError
-from fedrai.evaluation import suites
+from fedrai import aggregation, assets, client, model, server
 from fedrai.evaluation.measure import Measured, Questions, measure
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import BadRow, Example, Step, Tokens
 from fedrai.runs import RunFolder
 from fedrai.runtimes.grid import LocalGrid
-from fedrai.schema import Data, Recipe, Source
-from fedrai.train import label_count, learning_rates
+from fedrai.runtimes.rows import (
+    check_files,
+    questions_fingerprint,
+    questions_for,
+    rows_fingerprint,
+    shards_for,
+    tokenized,
+)
+from fedrai.schema import Recipe
+from fedrai.train import learning_rates
 
-POOLED = "pooled"  # the one client of a centralised run
 PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "tokenizers", "numpy")
 
 
@@ -72,8 +76,8 @@ class Prepared:
             "recipe_hash": self.recipe.hash,
             "model": self.model.name,
             "model_fingerprint": self.model.fingerprint,
-            "data_fingerprint": _rows_fingerprint(self.rows),
-            "questions_fingerprint": _questions_fingerprint(self.questions),
+            "data_fingerprint": rows_fingerprint(self.rows),
+            "questions_fingerprint": questions_fingerprint(self.questions),
             "rows": {name: len(rows) for name, rows in self.rows.items()},
             "harmful_rows": dict(self.harmful),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
@@ -100,27 +104,13 @@ def prepare(
     Raises:
         AssetError, ModelError, DataError, EvaluationError: something cannot be used.
     """
-    recipe_files_exist(recipe)
+    check_files(recipe)
     lm = loaded or load_model(recipe, progress)
     tokens: dict[Example, Tokens] = {}
-    shards, bad = shards_for(recipe, lambda part: _tokenized(lm, part, recipe.data, tokens))
+    shards, bad = shards_for(recipe, lambda part: tokenized(lm, part, recipe.data, tokens))
     rows = {name: [tokens[example] for example in part] for name, part in shards.items()}
     harmful = {name: sum(e.harmful for e in part) for name, part in shards.items()}
     return Prepared(recipe, lm, rows, harmful, bad, questions_for(recipe, lm))
-
-
-def recipe_files_exist(recipe: Recipe) -> None:
-    """Look for local data files before anything big is fetched or loaded.
-
-    Raises:
-        AssetError, DataError: one is missing.
-    """
-    if recipe.data.partition.scheme == "files":
-        _matching_files(recipe.data)
-        return
-    for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
-        if data.is_local(source.path):
-            assets.fetch(source.path)
 
 
 def load_model(recipe: Recipe, progress: assets.Progress | None = None) -> LanguageModel:
@@ -139,144 +129,6 @@ def load_model(recipe: Recipe, progress: assets.Progress | None = None) -> Langu
         gradient_checkpointing=recipe.training.gradient_checkpointing,
         compile_layers=recipe.training.compile,
         progress=progress,
-    )
-
-
-Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
-
-
-def shards_for(
-    recipe: Recipe, usable: Usable = lambda examples: (list(examples), [])
-) -> tuple[partition.Shards, list[BadRow]]:
-    """Examples by client as the recipe divides them, and the rows that could not be used.
-
-    Args:
-        recipe: the recipe.
-        usable: tells which examples of a source can be used, before they are divided.
-    """
-    if recipe.data.partition.scheme == "files":
-        shards, bad = _one_file_a_client(recipe.data, usable)
-    else:
-        shards, bad = _divided(recipe, usable)
-    if recipe.federation.mode == "centralised":
-        shards = {POOLED: [row for name in sorted(shards) for row in shards[name]]}
-    return shards, bad
-
-
-def _matching_files(settings: Data) -> list[Path]:
-    pattern = Path(settings.partition.files).expanduser()
-    files = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
-    if not files:
-        raise DataError(f"no file matches data.partition.files = {settings.partition.files!r}")
-    return files
-
-
-def _one_file_a_client(settings: Data, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
-    shards: partition.Shards = {}
-    bad: list[BadRow] = []
-    for file in _matching_files(settings):
-        if file.stem in shards:
-            raise DataError(f"two files give a client the name {file.stem!r}")
-        loaded = data.load(str(file), bad_rows=settings.on_bad_rows)
-        shards[file.stem], unusable = usable(loaded.examples)
-        bad += [*loaded.bad_rows, *unusable]
-    return shards, bad
-
-
-def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
-    settings, names = recipe.data, partition.client_names(recipe.federation.clients)
-    pools: dict[bool, list[tuple[Sequence[Example], float | None]]] = {False: [], True: []}
-    bad: list[BadRow] = []
-    for source in settings.sources:
-        if source.harmful and settings.harm.share == 0:
-            continue  # not needed, so not fetched either
-        loaded = _load_source(source, settings.on_bad_rows)
-        examples, unusable = usable(loaded.examples)
-        pools[source.harmful].append((examples, source.share))
-        bad += [*loaded.bad_rows, *unusable]
-    total = settings.rows_per_client * len(names)
-    benign = partition.mix(pools[False], total, recipe.seed_for("mixture"))
-    shards = _cut(benign, names, recipe)
-    if settings.harm.share == 0:
-        return shards, bad
-    concentrated = settings.harm.placement == "concentrated"
-    placed = partition.place_harm(
-        shards,
-        partition.mix(pools[True], 0, recipe.seed_for("harmful-mixture")),
-        share=settings.harm.share,
-        malicious=settings.harm.malicious_clients if concentrated else None,
-        seed=recipe.seed_for("harm"),
-    )
-    return placed, bad
-
-
-def _load_source(source: Source, bad_rows: str) -> data.Loaded:
-    return data.load(
-        source.path,
-        columns=source.columns,
-        harmful=source.harmful,
-        split=source.split,
-        where=source.where,
-        bad_rows=bad_rows,
-    )
-
-
-def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> partition.Shards:
-    settings, seed = recipe.data.partition, recipe.seed_for("partition")
-    if settings.scheme == "dirichlet":
-        return partition.dirichlet(rows, names, settings.alpha, seed)
-    if settings.scheme == "power-law":
-        return partition.power_law(rows, names, settings.exponent, seed)
-    return partition.equal(rows, names)
-
-
-def _tokenized(
-    lm: LanguageModel,
-    examples: Sequence[Example],
-    settings: Data,
-    tokens: dict[Example, Tokens],
-) -> tuple[list[Example], list[BadRow]]:
-    """The examples that fit the model (their tokens go into `tokens`), and the others."""
-    bad: list[BadRow] = []
-    for example in examples:
-        row = _tokens(lm, example, settings.max_length)
-        if isinstance(row, Tokens):
-            tokens[example] = row
-        else:
-            bad.append(row)
-    if bad and settings.on_bad_rows == "stop":
-        raise DataError(
-            f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
-            hint='raise data.max_length, mend the rows, or set data.on_bad_rows = "skip"',
-        )
-    return [example for example in examples if example in tokens], bad
-
-
-def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | BadRow:
-    try:
-        row = lm.chat.train_tokens(example.messages, max_length)
-    except ModelError as error:
-        return BadRow(example.origin, error.message)
-    if not label_count(row):
-        return BadRow(example.origin, f"no answer within the first {max_length} tokens")
-    return row
-
-
-def questions_for(recipe: Recipe, lm: LanguageModel) -> Questions:
-    """What the recipe's evaluations ask."""
-    settings = recipe.evaluation
-    held_out = _load_source(settings.ordinary_source, "skip").examples if settings.ordinary else ()
-    tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
-    seed = recipe.seed_for("suites")
-    return Questions(
-        harmful=suites.advbench(settings.advbench, seed) if settings.advbench else (),
-        ordinary=suites.ordinary(held_out, settings.ordinary, seed) if settings.ordinary else (),
-        held_out=[row for row in tokens if isinstance(row, Tokens)],
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        seed=recipe.seed_for("answers"),
     )
 
 
@@ -408,22 +260,6 @@ class _LocalSite:
 
     def log(self, client: str, line: str) -> None:
         self._run.client_log(client, line)
-
-
-def _rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
-    """Tells on resuming whether the data are the same; stays in the run folder."""
-    digest = hashlib.sha256()
-    for name in sorted(rows):
-        digest.update(f"{name} {len(rows[name])}\n".encode())
-        for row in rows[name]:
-            digest.update(repr((row.ids, sum(row.mask))).encode())
-    return digest.hexdigest()
-
-
-def _questions_fingerprint(questions: Questions) -> str:
-    held_out = _rows_fingerprint({"held out": questions.held_out})
-    asked = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
-    return hashlib.sha256(repr((asked, held_out)).encode()).hexdigest()
 
 
 def command_line() -> str:

@@ -1,0 +1,191 @@
+"""The clients' rows and the evaluation's questions, as a recipe asks for them.
+
+Sources are read, rows that the model cannot use are put aside, and what is left is divided over the
+clients with `partition.py`. Simulated clients get their rows here; a deployed client reads its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fedrai import assets, data, partition
+from fedrai.errors import DataError, ModelError
+from fedrai.evaluation import suites
+from fedrai.evaluation.measure import Questions
+from fedrai.model import LanguageModel
+from fedrai.records import BadRow, Example, Tokens
+from fedrai.schema import Data, Recipe, Source
+from fedrai.train import label_count
+
+POOLED = "pooled"  # the one client of a centralised run
+
+
+def check_files(recipe: Recipe) -> None:
+    """Look for local data files before anything big is fetched or loaded.
+
+    Raises:
+        AssetError, DataError: one is missing.
+    """
+    if recipe.data.partition.scheme == "files":
+        _matching_files(recipe.data)
+        return
+    for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
+        if data.is_local(source.path):
+            assets.fetch(source.path)
+
+
+Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
+
+
+def shards_for(
+    recipe: Recipe, usable: Usable = lambda examples: (list(examples), [])
+) -> tuple[partition.Shards, list[BadRow]]:
+    """Examples by client as the recipe divides them, and the rows that could not be used.
+
+    Args:
+        recipe: the recipe.
+        usable: tells which examples of a source can be used, before they are divided.
+    """
+    if recipe.data.partition.scheme == "files":
+        shards, bad = _one_file_a_client(recipe.data, usable)
+    else:
+        shards, bad = _divided(recipe, usable)
+    if recipe.federation.mode == "centralised":
+        shards = {POOLED: [row for name in sorted(shards) for row in shards[name]]}
+    return shards, bad
+
+
+def _matching_files(settings: Data) -> list[Path]:
+    pattern = Path(settings.partition.files).expanduser()
+    files = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    if not files:
+        raise DataError(f"no file matches data.partition.files = {settings.partition.files!r}")
+    return files
+
+
+def _one_file_a_client(settings: Data, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
+    shards: partition.Shards = {}
+    bad: list[BadRow] = []
+    for file in _matching_files(settings):
+        if file.stem in shards:
+            raise DataError(f"two files give a client the name {file.stem!r}")
+        loaded = data.load(str(file), bad_rows=settings.on_bad_rows)
+        shards[file.stem], unusable = usable(loaded.examples)
+        bad += [*loaded.bad_rows, *unusable]
+    return shards, bad
+
+
+def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
+    settings, names = recipe.data, partition.client_names(recipe.federation.clients)
+    pools: dict[bool, list[tuple[Sequence[Example], float | None]]] = {False: [], True: []}
+    bad: list[BadRow] = []
+    for source in settings.sources:
+        if source.harmful and settings.harm.share == 0:
+            continue  # not needed, so not fetched either
+        loaded = _load_source(source, settings.on_bad_rows)
+        examples, unusable = usable(loaded.examples)
+        pools[source.harmful].append((examples, source.share))
+        bad += [*loaded.bad_rows, *unusable]
+    total = settings.rows_per_client * len(names)
+    benign = partition.mix(pools[False], total, recipe.seed_for("mixture"))
+    shards = _cut(benign, names, recipe)
+    if settings.harm.share == 0:
+        return shards, bad
+    concentrated = settings.harm.placement == "concentrated"
+    placed = partition.place_harm(
+        shards,
+        partition.mix(pools[True], 0, recipe.seed_for("harmful-mixture")),
+        share=settings.harm.share,
+        malicious=settings.harm.malicious_clients if concentrated else None,
+        seed=recipe.seed_for("harm"),
+    )
+    return placed, bad
+
+
+def _load_source(source: Source, bad_rows: str) -> data.Loaded:
+    return data.load(
+        source.path,
+        columns=source.columns,
+        harmful=source.harmful,
+        split=source.split,
+        where=source.where,
+        bad_rows=bad_rows,
+    )
+
+
+def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> partition.Shards:
+    settings, seed = recipe.data.partition, recipe.seed_for("partition")
+    if settings.scheme == "dirichlet":
+        return partition.dirichlet(rows, names, settings.alpha, seed)
+    if settings.scheme == "power-law":
+        return partition.power_law(rows, names, settings.exponent, seed)
+    return partition.equal(rows, names)
+
+
+def tokenized(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    settings: Data,
+    tokens: dict[Example, Tokens],
+) -> tuple[list[Example], list[BadRow]]:
+    """The examples that fit the model (their tokens go into `tokens`), and the others."""
+    bad: list[BadRow] = []
+    for example in examples:
+        row = _tokens(lm, example, settings.max_length)
+        if isinstance(row, Tokens):
+            tokens[example] = row
+        else:
+            bad.append(row)
+    if bad and settings.on_bad_rows == "stop":
+        raise DataError(
+            f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
+            hint='raise data.max_length, mend the rows, or set data.on_bad_rows = "skip"',
+        )
+    return [example for example in examples if example in tokens], bad
+
+
+def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | BadRow:
+    try:
+        row = lm.chat.train_tokens(example.messages, max_length)
+    except ModelError as error:
+        return BadRow(example.origin, error.message)
+    if not label_count(row):
+        return BadRow(example.origin, f"no answer within the first {max_length} tokens")
+    return row
+
+
+def questions_for(recipe: Recipe, lm: LanguageModel) -> Questions:
+    """What the recipe's evaluations ask."""
+    settings = recipe.evaluation
+    held_out = _load_source(settings.ordinary_source, "skip").examples if settings.ordinary else ()
+    tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
+    seed = recipe.seed_for("suites")
+    return Questions(
+        harmful=suites.advbench(settings.advbench, seed) if settings.advbench else (),
+        ordinary=suites.ordinary(held_out, settings.ordinary, seed) if settings.ordinary else (),
+        held_out=[row for row in tokens if isinstance(row, Tokens)],
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=recipe.seed_for("answers"),
+    )
+
+
+def rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
+    """Tells on resuming whether the data are the same; stays in the run folder."""
+    digest = hashlib.sha256()
+    for name in sorted(rows):
+        digest.update(f"{name} {len(rows[name])}\n".encode())
+        for row in rows[name]:
+            digest.update(repr((row.ids, sum(row.mask))).encode())
+    return digest.hexdigest()
+
+
+def questions_fingerprint(questions: Questions) -> str:
+    """Tells on resuming whether evaluations ask the same; stays in the run folder."""
+    held_out = rows_fingerprint({"held out": questions.held_out})
+    asked = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
+    return hashlib.sha256(repr((asked, held_out)).encode()).hexdigest()
