@@ -579,6 +579,7 @@ def test_recipe_new_writes_a_commented_recipe_once(call: Call, folder: Path) -> 
     assert text.startswith("# A FedRAI recipe. Run it:      fedrai run mine.toml\n")
     assert "# Peak learning rate of AdamW.\nlearning_rate = 0.02\n" in text
     assert recipe.load(folder / "mine.toml").seed == 9
+    assert 'name = "mine"' in (folder / "mine.toml").read_text()
     again = call("recipe", "new", "mine.toml")
     assert (again.code, again.err) == (
         2,

@@ -325,7 +325,7 @@ def recipe_new(file: Path, source: str, overrides: tuple[str, ...]) -> None:
     """Write a commented recipe to FILE."""
     from fedrai import recipe
 
-    recipe.write_new(file, recipe.load(Path(source), overrides))
+    recipe.write_new(file, recipe.load(Path(source), (f"name={file.stem}", *overrides)))
     click.echo(f"recipe: {file}\n  run it:  fedrai run {file}")
 
 

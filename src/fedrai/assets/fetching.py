@@ -140,7 +140,7 @@ def _no_such_path(ref: AssetRef, path: Path) -> AssetError:
     if "/" not in ref.name:
         near = difflib.get_close_matches(ref.name, CATALOGUE, n=1)
         meant = f"Did you mean {near[0]!r}? " if near else ""
-        hint = f"{meant}The catalogue has {', '.join(CATALOGUE)}."
+        hint = f"{meant}Name a file, a hub id (org/name), or one of: {', '.join(CATALOGUE)}."
     return AssetError(f"There is no file or folder {path.absolute()}.", hint=hint)
 
 
