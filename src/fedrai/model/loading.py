@@ -16,7 +16,7 @@ from fedrai import assets
 from fedrai.errors import DependencyError, ModelError
 from fedrai.model.language import LanguageModel
 
-SHORT = 512  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
+SHORT = 128  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
 UPSTREAM = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
