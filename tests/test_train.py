@@ -548,3 +548,8 @@ def test_batches_hold_rows_of_like_length_in_another_order_by_seed():
     firsts = [[b[0].ids for b in batches(rows, 10, 10, seed)] for seed in range(4)]
     assert all(a != b for i, a in enumerate(firsts) for b in firsts[:i])
     assert firsts[0] != sorted(firsts[0], key=len)
+
+
+def test_no_rows_is_an_error_and_not_an_endless_search():
+    with pytest.raises(ValueError, match="no rows"):
+        next(batches([], size=2, steps=1, seed=0))

@@ -53,8 +53,19 @@ def _stoppable() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def run(settings: Recipe, out: Path, loaded: LanguageModel | None = None) -> Path:
+def run(
+    settings: Recipe,
+    out: Path,
+    loaded: LanguageModel | None = None,
+    siblings: Sequence[Arm] = (),
+) -> Path:
     """Start a run in a new folder and go to its end.
+
+    Args:
+        settings: the resolved recipe.
+        out: the run folder.
+        loaded: a model that was loaded for the same settings.
+        siblings: finished arms that may have evaluated the same base model already.
 
     Raises:
         FedRAIError: something cannot be used; no run folder is left half-written.
@@ -65,8 +76,19 @@ def run(settings: Recipe, out: Path, loaded: LanguageModel | None = None) -> Pat
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock():
         folder.event("started", command=local.command_line())
+        _share_base_evaluation(folder, settings, siblings)
         _go_on(prepared, folder)
     return out
+
+
+def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Arm]) -> None:
+    """Take over round 0 from a run that asked the same of the same model."""
+    for other in siblings:
+        before = recipe.load(other.path / "recipe.toml")
+        same_questions = (before.evaluation, before.seed) == (settings.evaluation, settings.seed)
+        if same_questions and _same_model(before, settings):
+            server.copy_evaluation(RunFolder.open(other.path), folder, 0)
+            return
 
 
 def resume(path: Path, loaded: LanguageModel | None = None) -> Path:
@@ -168,7 +190,7 @@ def compare(settings: Recipe, out: Path, announce: Callable[[str], None]) -> lis
         path = out / name
         announce(name)
         if not (path / "run.json").is_file():
-            _start_arm(arm_recipe, path, models.get(arm_recipe), arms)
+            run(arm_recipe, path, models.get(arm_recipe), arms)
         elif not _finished(RunFolder.open(path)):
             resume(path, models.get(arm_recipe))
         arms.append(Arm(name, path, summary.summarise(RunFolder.open(path))))
@@ -196,20 +218,6 @@ def _check_arm(path: Path, arm_recipe: Recipe) -> None:
             )
     else:
         runs.check_free(path)
-
-
-def _start_arm(settings: Recipe, path: Path, lm: LanguageModel, done: Sequence[Arm]) -> None:
-    prepared = local.prepare(settings, assets.RichProgress(), lm)
-    folder = RunFolder.create(path, recipe.to_toml(settings), prepared.info())
-    with folder.lock():
-        folder.event("started", command=local.command_line())
-        for other in done:
-            before = recipe.load(other.path / "recipe.toml")
-            if _same_model(before, settings) and before.evaluation == settings.evaluation \
-                    and before.seed == settings.seed:  # fmt: skip
-                server.copy_evaluation(RunFolder.open(other.path), folder, 0)
-                break
-        _go_on(prepared, folder)
 
 
 def _same_model(one: Recipe, other: Recipe) -> bool:

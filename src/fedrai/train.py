@@ -125,6 +125,8 @@ def batches(
     each sorted), cut into batches, and the batches are shuffled; what does not fill a batch waits
     for the next pass.
     """
+    if not rows:
+        raise ValueError("there are no rows to train on")
     generator = torch.Generator().manual_seed(seed)
     queue: list[list[int]] = []
     waiting: list[int] = []
