@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedrai.cli import cli
-from fedrai.schema import ALGORITHMS, Recipe, sections
+from fedrai.schema import ALGORITHMS, GUARD_KINDS, GuardTraining, Recipe, sections
 
 HERE = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def recipe_reference() -> str:
     """The recipe reference: a table for each section."""
     parts = [
         "# Recipe reference\n",
-        "Made from `src/fedrai/schema.py` by `make docs`. `fedrai recipe new FILE` writes a recipe"
+        "Made from `src/fedrai/schema` by `make docs`. `fedrai recipe new FILE` writes a recipe"
         " with these explanations in it; an unknown key is an error. On the command line:"
         " `-o section.key=value`.\n",
         *_section("Top level", Recipe, skip={name for name, _ in sections(Recipe)}),
@@ -35,6 +35,10 @@ def recipe_reference() -> str:
     for model in dict.fromkeys(ALGORITHMS.values()):
         names = ", ".join(f"`{n}`" for n, m in ALGORITHMS.items() if m is model)
         parts += _section(names, model, level=3)
+    parts.append("## `[guards.NAME]`\n\n`kind` decides which other keys there are.\n")
+    for name, model in GUARD_KINDS.items():
+        parts += _section(f"`{name}`", model, level=3)
+    parts += _section("Recipes of `fedrai guard train`", GuardTraining)
     return "\n".join(parts)
 
 
@@ -58,6 +62,8 @@ def _section(
 
 
 def _type(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return "table"
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     if typing.get_origin(annotation) is typing.Literal:

@@ -19,16 +19,17 @@ SOURCE = ROOT / "src" / "fedrai"
 # Every module may import modules that stand before it; names are those of files or folders.
 FLOW = [
     "errors", "schema", "recipe", "records", "assets", "embedded", "data", "partition", "costs",
-    "chat", "losses", "model", "train", "generate", "evaluation", "protocol", "client",
+    "chat", "losses", "model", "train", "generate", "evaluation", "guards", "ledger", "filter",
+    "scan", "protocol", "client",
     "aggregation", "runs", "server", "summary", "runtimes", "display", "commands", "chatting",
-    "cli", "testing",
+    "guard_commands", "guard_display", "cli_guards", "cli", "testing",
 ]  # fmt: skip
 ONLY = {
-    "transformers": {"chat", "model", "testing"},
+    "transformers": {"chat", "model", "guards", "testing"},
     "peft": {"chat", "model"},
     "flwr": {"protocol", "client", "server", "aggregation", "runtimes"},
-    "torch": {"losses", "model", "train", "generate", "protocol", "client", "aggregation", "runs",
-              "testing", "costs"},
+    "torch": {"losses", "model", "train", "generate", "guards", "protocol", "client", "aggregation",
+              "runs", "testing", "costs"},
 }  # fmt: skip
 
 

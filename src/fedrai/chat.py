@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedrai.errors import ModelError
@@ -43,11 +43,9 @@ class ChatFormat:
                 "the tokenizer is not a fast one, so tokens have no positions in the text"
             )
         self.tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        control = {i: str(t) for i, t in added.items() if self._controls(t)}
+        control = control_tokens(tokenizer)
         self._special_ids = set(control)
-        strings = sorted(set(control.values()), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, strings))) if strings else None
+        self._special = any_of(control.values())
         self._pieces: dict[tuple[str, ...], list[str]] = {}
 
     def train_tokens(self, messages: Sequence[Message], max_length: int) -> Tokens:
@@ -90,16 +88,8 @@ class ChatFormat:
         template = {said[-1]} if said and said[-1] in self._special_ids else set()
         return set(configured) | template
 
-    def _controls(self, token: Any) -> bool:
-        """Whether an added token can shape a turn; Gemma also adds line breaks and HTML tags."""
-        text = str(token)
-        marks = len(text) > 2 and not text.isalnum() and not text.isspace()
-        return bool(token.special) or (marks and text in str(self.tokenizer.chat_template))
-
     def _defuse(self, text: str) -> str:
-        if self._special is None:
-            return text
-        return self._special.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)
+        return broken(text, self._special)
 
     def _render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         try:
@@ -157,6 +147,31 @@ class ChatFormat:
                 elif left >= end and right <= limit and ids[i] in self._special_ids and not ended:
                     mask[i] = ended = True
         return mask
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """Added tokens that can shape a turn, by id; Gemma also adds line breaks and HTML tags."""
+    template = str(tokenizer.chat_template or "")
+
+    def controls(token: Any) -> bool:
+        text = str(token)
+        marks = len(text) > 2 and not text.isalnum() and not text.isspace()
+        return bool(token.special) or (marks and text in template)
+
+    return {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if controls(t)}
+
+
+def any_of(strings: Iterable[str], flags: int = 0) -> re.Pattern[str] | None:
+    """A pattern that finds any of the strings, the longest first; None for no strings."""
+    ordered = sorted(set(strings), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)), flags) if ordered else None
+
+
+def broken(text: str, marks: re.Pattern[str] | None) -> str:
+    """The text with a zero-width space after the first character of every mark in it."""
+    if marks is None:
+        return text
+    return marks.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)
 
 
 def _written(text: str, pieces: Sequence[str], messages: Sequence[Message]) -> list[str] | None:

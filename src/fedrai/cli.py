@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedrai import __version__
+from fedrai.cli_guards import guard, scan
 from fedrai.errors import FederationError, FedRAIError
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ CLIENT = click.option("--client", default="", help="Whose adapter, for runs in l
 @click.version_option(__version__, prog_name="fedrai")
 def cli() -> None:
     """Federated fine-tuning of large language models that stays safe."""
+
+
+cli.add_command(scan)
+cli.add_command(guard)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrai import costs, protocol
-from fedrai.errors import ModelError, ProtocolError
+from fedrai.errors import GuardError, ModelError, ProtocolError
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.protocol import Reason
 from fedrai.records import Step, Tokens, TrainResult
@@ -49,6 +49,9 @@ class Site(Protocol):
 
     def rows(self, client: str) -> Sequence[Tokens]:
         """Its tokenized rows, each with at least one label token."""
+
+    def filter_counts(self, client: str) -> Mapping[str, int]:
+        """What the server may hear of the safety filter, by the names in `ledger.COUNT_NAMES`."""
 
     def seed(self, round_: int, client: str) -> int:
         """Seed of a local training."""
@@ -99,7 +102,9 @@ def _local_training(site: Site, work: Work, client: str, message: Message) -> An
         seed=site.seed(task.round, client),
         on_step=lambda step: site.on_step(client, step),
     )
-    return protocol.pack_update(adapter, _metrics(len(rows), result, task.adapter, adapter))
+    numbers = _metrics(len(rows), result, task.adapter, adapter)
+    counts = {protocol.FILTER + name: n for name, n in site.filter_counts(client).items()}
+    return protocol.pack_update(adapter, {**numbers, **counts})
 
 
 def _metrics(
@@ -129,6 +134,8 @@ def update_norm(before: AdapterState, after: AdapterState) -> float:
 def _reason(error: Exception) -> Reason:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Reason.OUT_OF_MEMORY
+    if isinstance(error, GuardError):
+        return Reason.GUARD
     return Reason.BAD_TASK if isinstance(error, ProtocolError | ModelError) else Reason.FAILED
 
 

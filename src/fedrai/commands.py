@@ -72,13 +72,19 @@ def run(
         KeyboardInterrupt: stopped by the user; the folder can be resumed.
     """
     runs.check_free(out)
-    prepared = local.prepare(settings, assets.RichProgress(), loaded)
+    prepared = _prepare(settings, loaded)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock():
         folder.event("started", command=local.command_line())
         _share_base_evaluation(folder, settings, siblings)
         _go_on(prepared, folder)
     return out
+
+
+def _prepare(settings: Recipe, loaded: LanguageModel | None) -> local.Prepared:
+    """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
+    with Display(0) as display:
+        return local.prepare(settings, assets.RichProgress(), loaded, display.judged)
 
 
 def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Arm]) -> None:
@@ -103,7 +109,7 @@ def resume(path: Path, loaded: LanguageModel | None = None) -> Path:
         if _finished(folder):
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
             return path
-        prepared = local.prepare(settings, assets.RichProgress(), loaded)
+        prepared = _prepare(settings, loaded)
         folder.mend()  # before the first new event, which must not join a line that was cut
         _check_same(folder, prepared.info())
         folder.event("resumed", after_round=folder.last_round())
@@ -140,6 +146,9 @@ def _go_on(prepared: local.Prepared, folder: RunFolder) -> None:
     plan = local.plan_for(prepared.recipe, len(prepared.rows))
     steps = plan.sampled * plan.steps_per_round
     display = Display(plan.rounds * steps, folder.last_round() * steps)
+    screening = local.write_screening(prepared, folder)
+    if screening is not None:
+        display.event("filter-finished", **screening)
 
     def event(kind: str, **fields: Any) -> None:
         display.event(kind, **fields)

@@ -1,20 +1,22 @@
 """Rows to examples: read datasets and check every row.
 
-Reads JSONL, JSON, CSV, Parquet, hub datasets and the embedded sets. A row is `messages` (several
-turns) or prompt and response. A bad row is named by file and line, never by its text. Dividing the
-examples over clients is `partition.py`'s.
+Reads JSONL, JSON, CSV (each also gzipped), Parquet, hub datasets and the embedded sets. A row is
+`messages` (several turns) or prompt and response. A bad row is named by file and line, never by its
+text. Dividing the examples over clients is `partition.py`'s.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import itertools
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from fedrai import assets, embedded
 from fedrai.errors import DataError, DependencyError
@@ -63,7 +65,7 @@ def load(
     """
     good: list[Example] = []
     bad: list[BadRow] = []
-    for origin, row in _rows(spec, split):
+    for origin, row in rows(spec, split):
         if not isinstance(row, str) and not _wanted(row, where or {}):
             continue
         try:
@@ -93,7 +95,19 @@ def _summary(bad: Sequence[BadRow]) -> str:
     return named + (f"; and {len(bad) - 3} more bad rows" if len(bad) > 3 else "")
 
 
-def _rows(spec: str, split: str) -> Iterator[tuple[str, Row | str]]:
+def rows(spec: str, split: str = "train") -> Iterator[tuple[str, Row | str]]:
+    """The rows of a dataset as they are.
+
+    Args:
+        spec: file, hub dataset, asset, or `fedrai:NAME`.
+        split: split of a hub dataset.
+
+    Yields:
+        (origin, row); a row that cannot even be parsed comes as a string: what is wrong with it.
+
+    Raises:
+        DataError: no such file or format, or it cannot be read as a whole.
+    """
     if spec.startswith(EMBEDDED):
         yield from embedded.rows(spec.removeprefix(EMBEDDED))
         return
@@ -117,12 +131,12 @@ def is_local(spec: str) -> bool:
 def _names_hub_dataset(spec: str) -> bool:
     local = Path(spec).expanduser()
     whole = spec.startswith("hf:datasets/") and spec.count("/") == 2
-    bare = spec.count("/") == 1 and ":" not in spec and local.suffix not in SUFFIXES
+    bare = spec.count("/") == 1 and ":" not in spec and _format(local) not in SUFFIXES
     return whole or (bare and not local.exists() and not spec.startswith((".", "~", "/")))
 
 
 def read_file(path: Path) -> Iterator[tuple[str, Row | str]]:
-    """The rows of a JSONL, JSON, CSV or Parquet file.
+    """The rows of a JSONL, JSON, CSV or Parquet file; text formats may be gzipped (`.jsonl.gz`).
 
     Yields:
         (origin, row); a row that cannot even be parsed comes as a string: what is wrong with it.
@@ -137,19 +151,47 @@ def read_file(path: Path) -> Iterator[tuple[str, Row | str]]:
         ".csv": _csv,
         ".parquet": _parquet,
     }
-    if path.suffix.lower() not in readers:
+    if _format(path) not in readers:
         raise DataError(
             f"{path.name}: format {path.suffix or '(no suffix)'} is not known",
             hint=f"formats: {', '.join(SUFFIXES)}",
         )
     try:
-        yield from readers[path.suffix.lower()](path)
+        yield from readers[_format(path)](path)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path.name} is broken: it does not unpack as gzip") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
+def _format(path: Path) -> str:
+    """The suffix, in lower case; of a gzipped text file the one before `.gz`."""
+    suffix, inner = path.suffix.lower(), Path(path.stem).suffix.lower()
+    return inner if suffix == ".gz" and inner in SUFFIXES[:-1] and _gzipped(path) else suffix
+
+
+def _gzipped(path: Path) -> bool:
+    """Whether a file begins as gzip does (RFC 1952); one that cannot be read may well."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+    except OSError:
+        return True
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == ".gz":
+        return cast(IO[bytes], gzip.GzipFile(path, "rb"))
+    return path.open("rb")
+
+
+def _content(path: Path) -> str:
+    with _open(path) as file:
+        return file.read().decode("utf-8-sig")
+
+
 def _jsonl(path: Path) -> Iterator[tuple[str, Row | str]]:
-    with path.open("rb") as file:
+    with _open(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield f"{path.name}, line {number}", _json_row(line)
@@ -169,7 +211,7 @@ def _json_row(line: bytes) -> Row | str:
 
 def _json(path: Path) -> Iterator[tuple[str, Row | str]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = json.loads(_content(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON in UTF-8") from error
     if not isinstance(rows, list):
@@ -182,7 +224,7 @@ def _json(path: Path) -> Iterator[tuple[str, Row | str]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, Row | str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _content(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 (byte {error.start})") from error
     reader = csv.reader(io.StringIO(text, newline=""))

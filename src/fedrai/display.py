@@ -16,6 +16,7 @@ from rich.table import Table
 
 from fedrai.evaluation.statistics import rate_from_json
 from fedrai.records import Step
+from fedrai.summary import filter_line
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
 
@@ -74,6 +75,10 @@ class Display:
         )
         self._bar(text, f"train {client}", step.step, step.steps)
 
+    def judged(self, client: str, done: int, of: int) -> None:
+        """Answers that the safety filter's guard has judged."""
+        self._bar(f"  filter: {client}", f"filter {client}", done, of)
+
     def answers(self, suite: str, done: int, of: int) -> None:
         """A batch of answers of an evaluation."""
         self._bar(f"  {self._round} asking {suite}", f"ask {suite}", done, of)
@@ -128,6 +133,14 @@ class Display:
 
     def _on_client_set_aside(self, client: str, reason: str, **_: Any) -> None:
         self._line(f"  {client}  set aside: {reason}", "yellow")
+
+    def _on_filter_finished(
+        self, total: dict[str, Any] | None, skipped: str, cost: dict[str, Any]
+    ) -> None:
+        if skipped or total is None:
+            self._line(f"NO SAFETY FILTER: the guard cannot work ({skipped})", "bold red")
+            return
+        self._line(f"filter: {filter_line(total)}, {cost['seconds']:.0f} s")
 
     def _on_waiting(self, clients: list[str]) -> None:
         self._bar(f"  waiting for {len(clients)} clients", "waiting", 0, 1)

@@ -6,6 +6,7 @@
     │   └── ChecksumError the bytes are not the bytes that were pinned
     ├── DataError         a file or row of training data is not usable
     ├── ModelError        a model, tokenizer or chat template cannot be used as asked
+    ├── GuardError        a guard cannot be loaded, trained or used as asked
     ├── FederationError   a round cannot go on (too few usable updates, ...)
     ├── ProtocolError     a message holds something that may not cross the wire
     ├── RunError          a run folder cannot be written, read or resumed
@@ -51,6 +52,10 @@ class DataError(FedRAIError):
 
 class ModelError(FedRAIError):
     """A model, tokenizer or chat template cannot be used as asked."""
+
+
+class GuardError(FedRAIError):
+    """A guard cannot be loaded, trained or used as asked."""
 
 
 class FederationError(FedRAIError):

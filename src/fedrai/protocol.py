@@ -17,10 +17,12 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedrai.errors import ProtocolError
+from fedrai.ledger import COUNT_NAMES
 from fedrai.model.adapters import AdapterState
 
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
 TASK_KEYS = frozenset({"round", "first-step"})
+FILTER = "filter-"  # before the names of the safety filter's counts
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
 LARGEST_WEIGHT = 2.0**53  # a sum that overflows would turn every weight of the mean into 0
 LARGEST_VALUE = 1e10  # finite, but its square or sum over an adapter would not be
@@ -38,6 +40,7 @@ METRIC_NAMES = frozenset(
         "peak-bytes",
         "update-norm",
     }
+    | {FILTER + name for name in COUNT_NAMES}
 )
 
 
@@ -45,6 +48,7 @@ class Reason(StrEnum):
     """Why a client is set aside in a round. The first group comes from clients."""
 
     NO_ROWS = "no-rows-left"
+    GUARD = "guard-cannot-work"
     BAD_TASK = "task-not-understood"
     OUT_OF_MEMORY = "out-of-memory"
     FAILED = "training-failed"
@@ -58,7 +62,9 @@ class Reason(StrEnum):
     BAD_METRICS = "metrics-not-allowed"
 
 
-CLIENT_REASONS = frozenset({Reason.NO_ROWS, Reason.BAD_TASK, Reason.OUT_OF_MEMORY, Reason.FAILED})
+CLIENT_REASONS = frozenset(
+    {Reason.NO_ROWS, Reason.GUARD, Reason.BAD_TASK, Reason.OUT_OF_MEMORY, Reason.FAILED}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The recipe: one TOML file that says what a run does.
 
 `load` reads and validates a file, `-o section.key=value` overrides go through `load` too, `to_toml`
-writes the resolved recipe. Unknown keys are errors. The sections stand in `schema.py`. Config stops
+writes the resolved recipe. Unknown keys are errors. The sections stand in `schema`. Config stops
 here: the stages below take plain arguments.
 """
 
@@ -12,16 +12,18 @@ import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomlkit
 from pydantic import BaseModel, ValidationError
 from tomlkit.items import Table
 
 from fedrai.errors import RecipeError
-from fedrai.schema import ALGORITHMS, Recipe, sections
+from fedrai.schema import ALGORITHMS, GUARD_KINDS, GuardTraining, Recipe, sections
 
 ALGORITHM = "aggregation.algorithm"
+TAGS: Mapping[Any, type[BaseModel]] = {**ALGORITHMS, **GUARD_KINDS}  # in the place of an error
+M = TypeVar("M", bound=BaseModel)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -35,6 +37,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: not found, not TOML, an unknown key, or a value that is not allowed.
     """
     file = find(path)
+    return validate(_table(file, overrides), str(file))
+
+
+def load_training(file: Path, overrides: Sequence[str] = ()) -> GuardTraining:
+    """Read, override and validate a recipe for `fedrai guard train`.
+
+    Raises:
+        RecipeError: as `load` does.
+    """
+    return _validated(GuardTraining, _table(file, overrides), str(file), "see docs/guards.md")
+
+
+def _table(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -42,7 +57,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {file}: {error.strerror}") from error
     _override(table, [_parse_override(text) for text in overrides])
-    return validate(table, str(file))
+    return table
 
 
 def find(path: Path) -> Path:
@@ -81,13 +96,16 @@ def validate(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     Raises:
         RecipeError: names every wrong key with what was expected, and near names for unknown keys.
     """
+    hint = "`fedrai recipe new` writes one with every key explained"
+    return _validated(Recipe, table, where, hint)
+
+
+def _validated(model: type[M], table: Mapping[str, Any], where: str, hint: str) -> M:
     try:
-        return Recipe.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
-        problems = "; ".join(_explain(e) for e in error.errors(include_url=False))
-        raise RecipeError(
-            f"{where}: {problems}", hint="`fedrai recipe new` writes one with every key explained"
-        ) from None
+        problems = "; ".join(_explain(e, model) for e in error.errors(include_url=False))
+        raise RecipeError(f"{where}: {problems}", hint=hint) from None
 
 
 def arm(recipe: Recipe, name: str) -> Recipe:
@@ -148,10 +166,10 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
     here[last] = value
 
 
-def _explain(error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"] if part not in ALGORITHMS) or "recipe"
+def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
+    place = ".".join(str(part) for part in error["loc"] if part not in TAGS) or "recipe"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
+        known = _known_keys(error["loc"][:-1], model)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         return f"unknown key {place}" + (
             f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
@@ -164,11 +182,10 @@ def _explain(error: Mapping[str, Any]) -> str:
     )
 
 
-def _known_keys(loc: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _known_keys(loc: Sequence[Any], model: type[BaseModel]) -> list[str]:
     for part in loc:
         found = next((s for s in sections(model) if s[0] == part), None)
-        model = found[1] if found else next((m for n, m in ALGORITHMS.items() if n == part), model)
+        model = found[1] if found else TAGS.get(part, model)
     return list(model.model_fields)
 
 

@@ -47,6 +47,35 @@ class BadRow:
     problem: str
 
 
+Problem = Literal["empty", "unparsed", "no-answer", "failed"]
+"""Why a guard has no probability for a conversation: there is nothing to judge, the guard said
+something that is none of its labels, an endpoint gave no answer, or scoring raised an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a guard says of one conversation.
+
+    Attributes:
+        probability: that it is unsafe, 0 to 1, calibrated where the guard has been; None when
+            there is none, which is neither safe nor unsafe.
+        categories: hazard categories, the likeliest first; empty where the guard names none.
+        guard: id and revision of the guard that said it, `name@revision`.
+        problem: why there is no probability; None when there is one.
+    """
+
+    probability: float | None
+    guard: str
+    categories: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+    def __post_init__(self) -> None:
+        if (self.probability is None) is (self.problem is None):
+            raise ValueError("a verdict has either a probability or a problem")
+        if self.probability is not None and not 0 <= self.probability <= 1:
+            raise ValueError(f"a probability lies between 0 and 1, got {self.probability}")
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """A tokenized conversation.

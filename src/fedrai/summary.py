@@ -20,6 +20,9 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     for part in [*rounds, *evaluations.values()]:
         for phase, cost in Ledger(part["costs"]).phases.items():
             ledger.add(phase, cost)
+    screening = run.read_json("filter.json") if (run.path / "filter.json").is_file() else None
+    if screening is not None:
+        ledger.add("filter", Cost(**screening["cost"]))
     events = [e["event"] for e in run.events()]
     info = run.info
     return {
@@ -31,6 +34,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "rows": sum(info["rows"].values()),
         "harmful_rows": sum(info["harmful_rows"].values()),
         "bad_rows": info["bad_row_count"],
+        "filter": screening and {k: v for k, v in screening.items() if k != "cost"},
         "evaluations": {
             str(n): {k: v for k, v in m.items() if k != "costs"} for n, m in evaluations.items()
         },
@@ -71,6 +75,26 @@ def comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]
         if last:
             rows.append([label, *evaluation_cells(evaluations[str(last)])])
     return rows
+
+
+def filter_line(found: Mapping[str, Any]) -> str:
+    """The ledger of all clients in one line.
+
+    Args:
+        found: `FilterLedger.to_json()` of the total.
+    """
+    parts = [f"{found['unsafe']} of {found['rows']} rows unsafe"]
+    parts += [f"{found[k]} {k}" for k in ("dropped", "replaced") if found[k]]
+    unscored = sum(found["unscored"].values())
+    if unscored:
+        parts.append(f"{unscored} not scored")
+    truth = found["confusion"]
+    if truth:
+        parts.append(
+            f"{truth['harmful_kept']} of {truth['harmful_in']} harmful rows left,"
+            f" {truth['benign_removed']} of {truth['benign_in']} harmless ones lost"
+        )
+    return ", ".join(parts)
 
 
 LIST_COLUMNS = ["run", "status", "rounds", "clients", "harmful rows", *COLUMNS]

@@ -32,7 +32,7 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
 
     Args:
         algorithm: "fedavg", "fedadam", "krum" ...
-        settings: the fields of its section in `schema.py`.
+        settings: the fields of its section in `schema`.
 
     Raises:
         FederationError: there is no such algorithm.

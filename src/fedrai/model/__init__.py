@@ -13,6 +13,7 @@ from fedrai.model.adapters import (
     read_adapter,
     read_adapter_config,
 )
+from fedrai.model.backbone import Backbone, load_backbone
 from fedrai.model.language import LanguageModel
 from fedrai.model.loading import SHORT, UPSTREAM, load, model_folder, pick_device, pick_dtype
 
@@ -21,9 +22,11 @@ __all__ = [
     "UPSTREAM",
     "WEIGHTS",
     "AdapterState",
+    "Backbone",
     "LanguageModel",
     "check_adapter",
     "load",
+    "load_backbone",
     "model_folder",
     "pick_device",
     "pick_dtype",

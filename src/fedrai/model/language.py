@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,11 @@ from torch import Tensor
 
 from fedrai.chat import ChatFormat
 from fedrai.costs import Shape
-from fedrai.model.adapters import WEIGHTS, AdapterState, check_adapter
+from fedrai.model.adapted import Adapted
+from fedrai.model.adapters import WEIGHTS
 
 
-class LanguageModel:
+class LanguageModel(Adapted):
     """A frozen base model, its tokenizer and one LoRA adapter.
 
     Args:
@@ -37,27 +36,11 @@ class LanguageModel:
         fingerprint: str,
         kernels: tuple[str, str] = ("sdpa", "sdpa"),
     ) -> None:
-        self.kernels = kernels
-        self.peft = peft_model
-        self.base = peft_model.get_base_model()
+        super().__init__(peft_model, tokenizer, fingerprint, kernels)
         self.chat = ChatFormat(tokenizer)
-        self.tokenizer = tokenizer
         self.name = name
-        self.fingerprint = fingerprint
-        self.parameters: dict[str, Tensor] = {
-            _plain(key): value
-            for key, value in sorted(peft_model.named_parameters())
-            if value.requires_grad
-        }
-        self.device: torch.device = next(iter(self.parameters.values())).device
         self.stop_ids = self.chat.stop_ids(_ids(self.base.generation_config.eos_token_id))
         self.fused = self._fuses()
-        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-
-    @property
-    def config(self) -> Any:
-        """The base model's configuration."""
-        return self.base.config.get_text_config()
 
     @property
     def output_weight(self) -> Tensor:
@@ -121,65 +104,13 @@ class LanguageModel:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits, out.past_key_values
 
-    def adapter(self) -> AdapterState:
-        """A float32 copy of the adapter on the CPU."""
-        return {name: p.detach().float().cpu().clone() for name, p in self.parameters.items()}
-
-    def load_adapter(self, state: Mapping[str, Tensor]) -> None:
-        """Copy an adapter in.
-
-        Raises:
-            ModelError: names or shapes are not those of this model's adapter.
-        """
-        check_adapter(state, {name: tuple(p.shape) for name, p in self.parameters.items()})
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state[name])
-
-    def fresh_adapter(self, seed: int) -> AdapterState:
-        """A new adapter: first factors uniform in +-1/sqrt(inputs), as in peft; others zero."""
-        generator = torch.Generator().manual_seed(seed)
-        state = {}
-        for name, parameter in self.parameters.items():
-            if "lora_A" in name:
-                bound = 1 / math.sqrt(parameter.shape[1])
-                drawn = torch.rand(parameter.shape, generator=generator)
-                state[name] = (2 * drawn - 1) * bound
-            else:
-                state[name] = torch.zeros(parameter.shape)
-        return state
-
-    @contextlib.contextmanager
-    def without_adapter(self) -> Iterator[None]:
-        """The base model alone, within the block."""
-        with self.peft.disable_adapter():
-            yield
-
-    @contextlib.contextmanager
-    def mode(self, *, training: bool) -> Iterator[None]:
-        """Dropout and attention kernel for training or for inference, within the block."""
-        self.peft.train(training)
-        self.base.set_attn_implementation(self.kernels[0] if training else self.kernels[1])
-        try:
-            yield
-        finally:
-            self.peft.eval()
-
     def shape(self) -> Shape:
         """What `costs` needs to count operations."""
-        adapter = sum(p.numel() for p in self.parameters.values())
-        block = sum(
-            math.prod(m.weight.shape)
-            for name, m in self.base.named_modules()
-            if isinstance(m, torch.nn.Linear)
-            and "lora_" not in name
-            and not name.endswith("lm_head")
-        )
         config = self.config
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return Shape(
-            block_weights=block,
-            adapter_weights=adapter,
+            block_weights=self.block_weights(),
+            adapter_weights=self.adapter_weights(),
             output_weights=config.vocab_size * config.hidden_size,
             layers=config.num_hidden_layers,
             attention_size=head * config.num_attention_heads,
@@ -214,11 +145,6 @@ class LanguageModel:
         self.base.config.save_pretrained(str(folder))
         self.base.generation_config.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
-
-
-def _plain(name: str) -> str:
-    """The name in files: without the adapter's own name."""
-    return name.replace(".default", "")
 
 
 def _deltas(parameters: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ def load(
         for layer in base.get_decoder().layers:
             layer.compile(dynamic=True)
     name = UPSTREAM.get(spec, _public_name(spec))
-    return LanguageModel(wrapped, tokenizer, name, _fingerprint(folder), kernels)
+    return LanguageModel(wrapped, tokenizer, name, fingerprint(folder), kernels)
 
 
 def _load_base(
@@ -217,7 +217,8 @@ def _public_name(spec: str) -> str:
     return spec if not Path(spec).expanduser().exists() else Path(spec).name
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
+    """Names a model folder's files: sizes, small files whole, of big ones the first megabyte."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())

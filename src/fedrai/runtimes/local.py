@@ -34,6 +34,7 @@ from fedrai.runtimes.rows import (
     shards_for,
     tokenized,
 )
+from fedrai.runtimes.screening import Screening, screened
 from fedrai.schema import Recipe
 from fedrai.train import learning_rates
 
@@ -60,6 +61,7 @@ class Prepared:
         harmful: how many of a client's rows come from a harmful source.
         bad_rows: rows that could not be used.
         questions: what evaluations ask.
+        screening: what the safety filter did.
     """
 
     recipe: Recipe
@@ -68,6 +70,7 @@ class Prepared:
     harmful: Mapping[str, int]
     bad_rows: Sequence[BadRow]
     questions: Questions
+    screening: Screening
 
     def info(self) -> dict[str, Any]:
         """What `run.json` holds: hashes, versions and counts."""
@@ -80,6 +83,8 @@ class Prepared:
             "questions_fingerprint": questions_fingerprint(self.questions),
             "rows": {name: len(rows) for name, rows in self.rows.items()},
             "harmful_rows": dict(self.harmful),
+            "filter": self.recipe.filter.mode,
+            "filter_skipped": self.screening.skipped,
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
             "bad_row_count": len(self.bad_rows),
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
@@ -93,6 +98,7 @@ def prepare(
     recipe: Recipe,
     progress: assets.Progress | None = None,
     loaded: LanguageModel | None = None,
+    tell: Callable[[str, int, int], None] = lambda _client, _done, _of: None,
 ) -> Prepared:
     """Load and check everything, without writing a run.
 
@@ -100,17 +106,47 @@ def prepare(
         recipe: the recipe.
         progress: shows downloads.
         loaded: a model that was loaded for the same `[model]`, `[adapter]` and `[training]`.
+        tell: hears of the filter's progress (client, answers judged, of how many); may raise.
 
     Raises:
+        GuardError: the safety filter cannot work.
         AssetError, ModelError, DataError, EvaluationError: something cannot be used.
     """
     check_files(recipe)
     lm = loaded or load_model(recipe, progress)
     tokens: dict[Example, Tokens] = {}
     shards, bad = shards_for(recipe, lambda part: tokenized(lm, part, recipe.data, tokens))
-    rows = {name: [tokens[example] for example in part] for name, part in shards.items()}
-    harmful = {name: sum(e.harmful for e in part) for name, part in shards.items()}
-    return Prepared(recipe, lm, rows, harmful, bad, questions_for(recipe, lm))
+    kept, screening = screened(recipe, shards, progress, tell)
+    for part in kept.values():  # rows that got a refusal in place of their answer are new
+        tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)
+    rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
+    harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
+    return Prepared(recipe, lm, rows, harmful, bad, questions_for(recipe, lm), screening)
+
+
+def _harmful(rows: Sequence[Example], screening: Screening, client: str) -> int:
+    """Rows that go to training with a harmful answer, as far as their source tells."""
+    ledger = screening.ledgers.get(client)
+    if ledger is not None and ledger.confusion is not None:
+        return ledger.confusion.harmful_kept
+    return sum(row.harmful for row in rows)
+
+
+def write_screening(prepared: Prepared, run: RunFolder) -> dict[str, Any] | None:
+    """Write what the safety filter did: totals into the run, each client's ledger to its own files.
+
+    Returns:
+        The totals, if there was to be a filter and the folder did not know of it yet.
+    """
+    if prepared.recipe.filter.mode == "off" or (run.path / "filter.json").is_file():
+        return None
+    for name, ledger in prepared.screening.ledgers.items():
+        (run.path / "clients").mkdir(exist_ok=True)
+        run.write_json(f"clients/{name}.filter.json", ledger.to_json())
+    found = prepared.screening.to_json()
+    run.event("filter-finished", **found)
+    run.write_json("filter.json", found)  # last: until then a killed run does all of it again
+    return found
 
 
 def load_model(recipe: Recipe, progress: assets.Progress | None = None) -> LanguageModel:
@@ -251,6 +287,9 @@ class _LocalSite:
 
     def rows(self, client: str) -> Sequence[Tokens]:
         return self._prepared.rows[client]
+
+    def filter_counts(self, client: str) -> Mapping[str, int]:
+        return self._prepared.screening.counts.get(client, {})
 
     def seed(self, round_: int, client: str) -> int:
         return self._prepared.recipe.seed_for("training", round_, client)

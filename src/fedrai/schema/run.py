@@ -1,7 +1,4 @@
-"""The sections of a recipe: every key, its bounds and what it means.
-
-`recipe.py` reads and writes recipes; the reference in `docs/` is made from the docstrings here.
-"""
+"""The sections of a run's recipe."""
 
 from __future__ import annotations
 
@@ -10,15 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-
-class Section(BaseModel):
-    """A table of the recipe. Frozen; an unknown key is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+from fedrai.schema.base import Section
+from fedrai.schema.safety import Filter, GuardTable
 
 
 class Model(Section):
@@ -277,6 +269,8 @@ class Recipe(Section):
     """The LoRA adapter."""
     data: Data
     """The clients' rows."""
+    filter: Filter = Filter()
+    """The safety filter on the clients' rows."""
     training: Training = Training()
     """Local training."""
     federation: Federation = Federation()
@@ -285,6 +279,8 @@ class Recipe(Section):
     """How updates become the next global adapter."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
+    guards: dict[str, GuardTable] = {}
+    """Guards of your own by name; `kind` decides which other keys there are."""
     arms: dict[str, dict[str, Any]] = {}
     """For `fedrai compare`: named variants, each a table of `section.key = value` overrides."""
 

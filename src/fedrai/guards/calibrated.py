@@ -1,0 +1,195 @@
+"""Fit a guard to the user's own labelled rows, keep what was fitted, and put it around the guard.
+
+A guard as shipped can be blind to a domain. Its order of the rows may still be right: then a curve
+over its log-odds makes its probabilities mean what they say, and thresholds can be chosen for what
+they find. Calibration takes labelled rows that no training has seen, and what it reaches there is a
+little better than what new rows will show.
+
+    strict  finds at least the wished part of the unsafe rows
+    loose   raises at most the wished part of false alarms
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedrai.errors import GuardError
+from fedrai.evaluation.detection import scored
+from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, full_name
+from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
+from fedrai.records import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFile:
+    """A calibration as it is kept: for which guard, from what, and what it reached.
+
+    Attributes:
+        guard: name of the guard.
+        revision: of the guard that was calibrated; it fits no other.
+        part: what was judged: "prompt", "response" or "pair".
+        sources: names of the datasets.
+        rows: labelled rows with a probability.
+        unsafe_rows: of those, the unsafe ones.
+        unscored: labelled rows that the guard had no probability for; left out.
+        slope: of the curve over log-odds.
+        intercept: of it.
+        thresholds: "strict" and "loose", on the calibrated scale.
+        wish: {"recall": of strict, at least; "false_positive_rate": of loose, at most}.
+        reached: for each threshold its rates on these rows, as `Threshold.to_json` gives them.
+        created: date, ISO 8601.
+    """
+
+    guard: str
+    revision: str
+    part: str
+    sources: tuple[str, ...]
+    rows: int
+    unsafe_rows: int
+    unscored: int
+    slope: float
+    intercept: float
+    thresholds: Mapping[str, float]
+    wish: Mapping[str, float]
+    reached: Mapping[str, Any]
+    created: str
+
+    @property
+    def calibration(self) -> Calibration:
+        """The curve."""
+        return Calibration(self.slope, self.intercept)
+
+
+class Calibrated:
+    """A guard with calibrated probabilities and thresholds; itself a guard.
+
+    Raises:
+        GuardError: the calibration was made for another guard or revision.
+    """
+
+    def __init__(self, guard: Guard, file: CalibrationFile) -> None:
+        if (file.guard, file.revision) != (guard.name, guard.revision):
+            raise GuardError(
+                f"the calibration is for {file.guard}@{file.revision[:12]}, the guard is "
+                f"{guard.name}@{guard.revision[:12]}",
+                hint="calibrate this guard: fedrai guard calibrate",
+            )
+        self.name = guard.name
+        self.thresholds = dict(file.thresholds)
+        self._guard, self._curve = guard, file.calibration
+        facts = json.dumps([guard.revision, file.slope, file.intercept])
+        self.revision = hashlib.sha256(facts.encode()).hexdigest()
+
+    def judge(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
+    ) -> Judged:
+        """Judge as the guard within does; its problems and categories stay as they are."""
+        judged = self._guard.judge(conversations, on_progress)
+        return replace(judged, verdicts=tuple(map(self._calibrated, judged.verdicts)))
+
+    def _calibrated(self, verdict: Verdict) -> Verdict:
+        said = verdict.probability
+        p = None if said is None else self._curve.apply(said)
+        return replace(verdict, guard=full_name(self), probability=p)
+
+
+def calibrate(
+    guard: Guard,
+    probabilities: Sequence[float | None],
+    unsafe: Sequence[bool],
+    *,
+    part: str,
+    sources: Sequence[str],
+    recall: float = 0.9,
+    fpr: float = 0.02,
+) -> CalibrationFile:
+    """Fit curve and thresholds to a guard's probabilities on labelled rows.
+
+    Both wishes hold for their threshold on these rows; where one threshold serves both, strict is
+    the lower of the two and loose the higher.
+
+    Args:
+        guard: the guard that judged.
+        probabilities: as it gave them, one a row; None where it has none.
+        unsafe: labels, one a row.
+        part: what it judged.
+        sources: names of the datasets.
+        recall: part of the unsafe rows that strict must find, 0 to 1.
+        fpr: part of the safe rows that loose may flag, 0 to 1.
+
+    Raises:
+        GuardError: labels of one class only, scores that do not rise with the labels, or no
+            threshold that meets the wish for false alarms.
+    """
+    raw, labels = scored(probabilities, unsafe)
+    curve = fit(raw.tolist(), labels.tolist())
+    p, y = [curve.apply(x) for x in raw.tolist()], labels.tolist()
+    chosen = [threshold_for_recall(p, y, recall), threshold_for_fpr(p, y, fpr)]
+    strict, loose = sorted(chosen, key=lambda threshold: threshold.value)
+    named = {"strict": strict, "loose": loose}
+    return CalibrationFile(
+        guard=guard.name,
+        revision=guard.revision,
+        part=part,
+        sources=tuple(sources),
+        rows=len(y),
+        unsafe_rows=sum(y),
+        unscored=len(probabilities) - len(y),
+        slope=curve.slope,
+        intercept=curve.intercept,
+        thresholds={name: threshold.value for name, threshold in named.items()},
+        wish={"recall": recall, "false_positive_rate": fpr},
+        reached={name: threshold.to_json() for name, threshold in named.items()},
+        created=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def write(file: CalibrationFile, path: Path) -> None:
+    """Write a calibration as JSON, whole or not at all.
+
+    Raises:
+        GuardError: the file cannot be written.
+    """
+    body = json.dumps(asdict(file), indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=".new-", delete=False, encoding="utf-8"
+        ) as fresh:
+            fresh.write(body)
+            fresh.flush()
+            os.fsync(fresh.fileno())
+        Path(fresh.name).replace(path)
+    except OSError as error:
+        raise GuardError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read(path: Path) -> CalibrationFile:
+    """Read a calibration; `Calibrated` checks that it fits the guard.
+
+    Raises:
+        GuardError: no such file, or it holds no usable calibration.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        file = CalibrationFile(**{**body, "sources": tuple(body["sources"])})
+        numbers = [file.slope, file.intercept, *(file.thresholds[n] for n in ("strict", "loose"))]
+        usable = all(math.isfinite(number) for number in numbers) and file.slope > 0
+    except OSError as error:
+        raise GuardError(f"cannot read the calibration {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        usable = False
+    if not usable:
+        raise GuardError(
+            f"{path} is not a calibration", hint="make one: fedrai guard calibrate GUARD DATA"
+        )
+    return file

@@ -1,0 +1,244 @@
+"""An OpenAI-style endpoint over HTTP: requests with retries, and what may travel to whom.
+
+Plain http is for this machine alone unless asked for, redirects are not followed, the key comes
+from an environment variable, and replies are bounded. Nothing here raises or logs the body of a
+request or of a reply, which may quote it. Proxies of the environment are used as httpx does, but
+not for this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import math
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from fedrai.errors import GuardError
+
+T = TypeVar("T")
+
+LARGEST_REPLY = 2**20  # bytes
+LONGEST_WAIT = 60.0  # seconds before a request is tried again
+_BUSY = {408, 425, 429}
+
+
+class Endpoint:
+    """Where requests go, and how often each is tried.
+
+    Args:
+        url: base address; without a path, `/v1` is meant.
+        path: of the requests, below it.
+        key_variable: environment variable with the key; empty for none.
+        retries: how often a request is tried again.
+        timeout: seconds for one try, from the connection to the last byte.
+        backoff: seconds before the first retry, doubled with each.
+        allow_plain_http: whether plain http may go to another machine.
+
+    Attributes:
+        place: the base address, safe to print.
+        problem: why the last request that had no answer had none.
+
+    Raises:
+        GuardError: the address cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        *,
+        key_variable: str,
+        retries: int,
+        timeout: float,
+        backoff: float,
+        allow_plain_http: bool,
+    ) -> None:
+        self.place = _checked(url, allow_plain_http)
+        self.problem = ""
+        self._url, self._key_variable = self.place + path, key_variable
+        self._retries, self._timeout, self._backoff = retries, timeout, backoff
+
+    def client(self, connections: int) -> httpx.AsyncClient:
+        """A client for requests to it; close it after use.
+
+        Raises:
+            GuardError: the key is not there.
+        """
+        return httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity", **self._authorization()},
+            limits=httpx.Limits(max_connections=connections),
+            timeout=None,  # one limit over the whole of a try holds against slow drips too
+            verify=self.place.startswith("https:"),  # certificates take a while to load
+            trust_env=not _is_here(httpx.URL(self._url).host),
+            follow_redirects=False,
+        )
+
+    async def post(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Any:
+        """The decoded reply to a request; None if there is none after all tries.
+
+        Raises:
+            GuardError: the endpoint refuses all such requests: key, model or address are wrong.
+        """
+        content = json.dumps(body).encode()
+        for number in range(self._retries + 1):
+            wish = 0.0
+            try:
+                async with asyncio.timeout(self._timeout):
+                    status, wish, reply = await self._try(client, content)
+            except TimeoutError:
+                self.problem = f"no answer within {self._timeout:g} s"
+            except httpx.ConnectError as error:
+                self.problem = f"no connection ({str(error)[:200]})"
+            except (httpx.HTTPError, httpx.StreamError) as error:
+                self.problem = type(error).__name__
+            else:
+                if status == 200 and reply is not None:
+                    return reply
+                self.problem = f"status {status}" + " and no usable reply" * (status == 200)
+                if 400 <= status < 500 and status not in _BUSY:
+                    return None
+            if number < self._retries:
+                await asyncio.sleep(self._pause(number, wish))
+        return None
+
+    async def _try(self, client: httpx.AsyncClient, content: bytes) -> tuple[int, float, Any]:
+        """Status, seconds that the endpoint asks to wait, and the decoded reply if there is one."""
+        headers = {"Content-Type": "application/json"}
+        async with client.stream("POST", self._url, content=content, headers=headers) as response:
+            self._refuse(response.status_code)
+            wish = _seconds(response.headers.get("Retry-After", ""))
+            if response.status_code != 200:
+                return response.status_code, wish, None
+            data = bytearray()
+            async for block in response.aiter_raw():
+                data += block
+                if len(data) > LARGEST_REPLY:
+                    return 200, wish, None
+        try:
+            return 200, wish, json.loads(data)
+        except (ValueError, RecursionError):
+            return 200, wish, None
+
+    def _refuse(self, status: int) -> None:
+        """Raise on a status that no other request would escape."""
+        if status in (401, 403):
+            hint = "give the name of the environment variable with its key"
+            if self._key_variable:
+                hint = f"check the key in the environment variable {self._key_variable}"
+            raise GuardError(f"the endpoint {self.place} refuses access ({status})", hint=hint)
+        if status in (404, 405):
+            raise GuardError(
+                f"the endpoint {self.place} has no such model or address ({status})",
+                hint=f"check the model's name; requests go to {self._url}",
+            )
+        if 300 <= status < 400:
+            raise GuardError(
+                f"the endpoint {self.place} sends requests elsewhere ({status})",
+                hint="redirects are not followed; give the final address",
+            )
+
+    def _pause(self, number: int, wish: float) -> float:
+        own = self._backoff * 2.0**number * random.uniform(0.5, 1.5)
+        return min(max(own, wish), LONGEST_WAIT)
+
+    def _authorization(self) -> dict[str, str]:
+        if not self._key_variable:
+            return {}
+        key = os.environ.get(self._key_variable, "").strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise GuardError(
+                f"the environment variable {self._key_variable} holds no key for the endpoint",
+                hint=f"export {self._key_variable}=...",
+            )
+        return {"Authorization": f"Bearer {key}"}
+
+
+async def as_they_end(
+    jobs: Iterable[Coroutine[Any, Any, T]], at_once: int
+) -> AsyncGenerator[T, None]:
+    """Results in the order in which jobs end, at most `at_once` of them under way.
+
+    The first job that raises ends it all; jobs under way are then stopped.
+    """
+    waiting = iter(jobs)
+    running: set[asyncio.Task[T]] = set()
+    try:
+        while True:
+            while len(running) < at_once and (job := next(waiting, None)):
+                running.add(asyncio.create_task(job))
+            if not running:
+                return
+            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for error in [task.exception() for task in ended]:
+                if error is not None:
+                    raise error
+            for task in ended:
+                yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def finished(job: Coroutine[Any, Any, T]) -> T:
+    """The result of a job, also from within a running event loop (a notebook's)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(job)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, job).result()
+
+
+def _checked(url: str, allow_plain_http: bool) -> str:
+    """The base address without a slash at its end."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        raise GuardError("the address of the endpoint is not a URL") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise GuardError(
+            "the address of the endpoint holds a key, a query or a fragment",
+            hint="leave it out; a key goes into an environment variable",
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise GuardError("the address of the endpoint begins with http:// or https:// and a host")
+    if parts.scheme == "http" and not allow_plain_http and not _is_here(host):
+        raise GuardError(
+            f"conversations would travel to {host} in clear",
+            hint="use https, or set allow_plain_http if the network between is yours",
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine by its name or address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _seconds(wish: str) -> float:
+    """Seconds of a Retry-After header, which has a number or a date; 0 for none."""
+    try:
+        seconds = float(wish) if wish.strip()[:1].isdigit() else _until(wish)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
+
+
+def _until(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0

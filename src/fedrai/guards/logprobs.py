@@ -1,0 +1,128 @@
+"""Probabilities of labels from the log probabilities that an endpoint gives.
+
+Both forms of OpenAI-style servers are read: that of chat completions, a list of places with their
+likeliest tokens, and that of completions, where tokens and likeliest tokens are lists side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedrai.errors import GuardError
+
+Place = tuple[str, Sequence[tuple[str, float]]]
+"""A token of an answer, and the likeliest tokens there with their probabilities."""
+
+LEAST_MASS = 0.05  # labels that hold less of the probability are not what the guard wanted to say
+
+
+class Labels:
+    """First tokens of a guard's labels.
+
+    Tokens are compared without the white space around them, letter by letter; only if none of the
+    labels is found so, whatever their case.
+
+    Args:
+        safe: those that mean safe.
+        unsafe: those that mean unsafe.
+        lead: what the guard says before its label.
+
+    Raises:
+        GuardError: one of the lists is empty, or a label stands in both.
+    """
+
+    def __init__(self, safe: Sequence[str], unsafe: Sequence[str], lead: str = "") -> None:
+        self.safe, self.unsafe, self.lead = _words(safe), _words(unsafe), lead.strip()
+        self._safe, self._unsafe = _folded(self.safe), _folded(self.unsafe)
+        if not self.safe or not self.unsafe or self._safe & self._unsafe:
+            raise GuardError("a remote guard needs labels for safe and other ones for unsafe")
+
+    def probability(self, places: Sequence[Place]) -> float | None:
+        """The unsafe labels' share of the mass of all labels, where the answer's label stands.
+
+        Args:
+            places: of the answer, in order.
+
+        Returns:
+            0 to 1; None if the first token behind the lead is no label, that is if labels hold
+            less than 5 % of the probability there.
+
+        Raises:
+            GuardError: the endpoint gives no probabilities at that place.
+        """
+        likeliest = self._at_label(places)
+        if likeliest is None:
+            return None
+        if not likeliest:
+            raise _no_logprobs()
+        tokens = [(token.strip(), p) for token, p in likeliest]
+        exact = _share(tokens, self.safe, self.unsafe)
+        if exact is not None:
+            return exact
+        return _share([(t.casefold(), p) for t, p in tokens], self._safe, self._unsafe)
+
+    def _at_label(self, places: Sequence[Place]) -> Sequence[tuple[str, float]] | None:
+        said = ""
+        for token, likeliest in places:
+            if said.strip() == self.lead and token.strip():
+                return likeliest
+            said += token
+        return None
+
+
+def read_places(logprobs: Any) -> list[Place]:
+    """The places of an answer, from the `logprobs` of a reply's choice.
+
+    Raises:
+        GuardError: there are no log probabilities.
+        ValueError, TypeError, KeyError, AttributeError: they have another form.
+    """
+    if not isinstance(logprobs, Mapping):
+        raise _no_logprobs()
+    if "content" in logprobs:
+        entries = logprobs["content"]
+        if entries is None:
+            raise _no_logprobs()
+        return [(str(e["token"]), _listed(e.get("top_logprobs") or ())) for e in entries]
+    if logprobs.get("top_logprobs") is None:
+        raise _no_logprobs()
+    pairs = zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True)
+    return [(str(token), _chances((top or {}).items())) for token, top in pairs]
+
+
+def _listed(top: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    return _chances((entry["token"], entry["logprob"]) for entry in top)
+
+
+def _chances(top: Iterable[tuple[Any, Any]]) -> list[tuple[str, float]]:
+    chances = [(str(token), math.exp(min(float(logprob), 0.0))) for token, logprob in top]
+    if any(math.isnan(p) for _, p in chances):
+        raise ValueError("a log probability is not a number")
+    return chances
+
+
+def _share(
+    likeliest: Sequence[tuple[str, float]], safe: frozenset[str], unsafe: frozenset[str]
+) -> float | None:
+    good = math.fsum(p for token, p in likeliest if token in safe)
+    bad = math.fsum(p for token, p in likeliest if token in unsafe)
+    return bad / (good + bad) if good + bad >= LEAST_MASS else None
+
+
+def _words(given: Sequence[str]) -> frozenset[str]:
+    if isinstance(given, str):
+        raise GuardError("labels of a remote guard are a list, and a text came")
+    return frozenset(word.strip() for word in given if word.strip())
+
+
+def _folded(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(word.casefold() for word in words)
+
+
+def _no_logprobs() -> GuardError:
+    return GuardError(
+        "the endpoint gives no log probabilities, so there is nothing to read a score from",
+        hint="use a server that gives top_logprobs, such as vLLM's with --max-logprobs 20",
+    )

@@ -1,0 +1,280 @@
+"""Rows to judge, labelled or not.
+
+A guard is shown more kinds of rows than a training takes: a request without an answer, a single
+text, turns in any order, blank texts (the guard says "empty"). A row that cannot be read is counted
+and named by file and line; it stops nothing, unless no row of its dataset can be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from fedrai import data
+from fedrai.errors import DataError
+from fedrai.guards.labels import Cell, Labels, check_labels, same, truth_of
+from fedrai.records import BadRow, Message, Role
+
+Column = Literal["messages", "prompt", "response", "text", "category"]
+
+LONGEST_CATEGORY = 60  # characters; a longer value is a text, as is one that stands in a turn
+TEXT = "(a text)"
+USUAL = (*data.USUAL, "label", "labels", "goal", "target", "behavior", "unsafe", "is_safe",
+         "category", "source")  # fmt: skip
+"""Column names that an error may print."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowColumns:
+    """Where a row's texts stand: turns, or request and answer, or one text.
+
+    A dataset that lacks a renamed column may have the usual one, so that datasets can be mixed.
+    What is renamed goes before what is not: with `text="answer"`, a request beside it is not read.
+    """
+
+    messages: str = "messages"
+    prompt: str = "prompt"
+    response: str = "response"
+    text: str = "text"
+    category: str = "category"
+
+    def renamed(self) -> tuple[str, ...]:
+        """The names that are not the usual ones."""
+        names = (self.messages, self.prompt, self.response, self.text, self.category)
+        usual = ("messages", "prompt", "response", "text", "category")
+        return tuple(name for name, old in zip(names, usual, strict=True) if name != old)
+
+    def find(self, column: Column, raw: Mapping[str, Any]) -> str | None:
+        """The name of a column in a row; None if it is not there."""
+        named = cast(str, getattr(self, column))
+        return next((name for name in (named, column) if name in raw), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row to judge.
+
+    Attributes:
+        conversation: its turns; no message, or blank ones, where it has no text.
+        origin: where the row stands; safe to print.
+        source: short name of its dataset.
+        category: value of the category column; empty if none.
+        unsafe: the label; None where the row has none.
+        raw: the row as it was read.
+    """
+
+    conversation: tuple[Message, ...]
+    origin: str
+    source: str
+    category: str
+    unsafe: bool | None
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What datasets gave: rows in their order, and rows that could not be read."""
+
+    rows: tuple[Row, ...]
+    bad_rows: tuple[BadRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One dataset, and where its truth stands.
+
+    Attributes:
+        spec: file (JSONL, JSON, CSV, also gzipped; Parquet), hub dataset, asset, `fedrai:NAME`.
+        labels: how to tell whether a row is unsafe; without, rows have no label.
+    """
+
+    spec: str
+    labels: Labels = field(default_factory=Labels)
+
+
+def read(
+    spec: str,
+    *,
+    columns: RowColumns = RowColumns(),
+    labels: Labels | None = None,
+    split: str = "train",
+    where: Mapping[str, Cell] | None = None,
+) -> Rows:
+    """Read one dataset; see `read_all`."""
+    return read_all([Source(spec, labels or Labels())], columns=columns, split=split, where=where)
+
+
+def read_all(
+    sources: Sequence[Source],
+    *,
+    columns: RowColumns = RowColumns(),
+    split: str = "train",
+    where: Mapping[str, Cell] | None = None,
+) -> Rows:
+    """Read datasets in their order.
+
+    Args:
+        sources: the datasets; those whose files have one name are told apart by their whole spec.
+        columns: names of the columns.
+        split: split of hub datasets.
+        where: only rows whose columns have these values.
+
+    Raises:
+        DataError: no such file or format, a dataset without a row that can be read, a column that
+            is named but stands in no row, or a label column that says which rows are *safe*.
+    """
+    for source in sources:
+        check_labels(source.labels)
+    specs = dict.fromkeys(source.spec for source in sources)
+    count = Counter(map(name_of, specs))
+    seen: set[str] = set()
+    good: list[Row] = []
+    bad: list[BadRow] = []
+    for source in sources:
+        name = name_of(source.spec) if count[name_of(source.spec)] == 1 else source.spec
+        found = _read(source, name, columns, split, where or {}, seen)
+        good += found.rows
+        bad += found.bad_rows
+        if not found.rows:
+            _check_columns(name, seen, [*columns.renamed(), *(where or {})])
+            raise _nothing(name, found.bad_rows)
+    labelled = [name for source in sources for name in source.labels.names()]
+    named = name_of(sources[0].spec) if len(sources) == 1 else "the datasets"
+    _check_columns(named, seen, [*columns.renamed(), *labelled, *(where or {})])
+    return Rows(tuple(good), tuple(bad))
+
+
+def name_of(spec: str) -> str:
+    """Short name of a dataset: a file's own name, else the spec without its scheme."""
+    if data.is_local(spec):
+        return Path(spec).name
+    return spec.removeprefix("hf:").removeprefix("datasets/").partition("#")[0]
+
+
+def _read(
+    source: Source,
+    name: str,
+    columns: RowColumns,
+    split: str,
+    where: Mapping[str, Cell],
+    seen: set[str],
+) -> Rows:
+    """The rows of one dataset; adds the names of its columns to `seen`."""
+    good: list[Row] = []
+    bad: list[BadRow] = []
+    for origin, raw in data.rows(source.spec, split):
+        if isinstance(raw, str):
+            bad.append(BadRow(origin, raw))
+            continue
+        seen.update(raw)
+        if not all(same(raw.get(column), value) for column, value in where.items()):
+            continue
+        try:
+            good.append(_row(raw, origin, name, columns, source.labels))
+        except ValueError as error:
+            bad.append(BadRow(origin, str(error)))
+    return Rows(tuple(good), tuple(bad))
+
+
+def _row(
+    raw: Mapping[str, Any], origin: str, source: str, columns: RowColumns, labels: Labels
+) -> Row:
+    conversation = _conversation(raw, columns)
+    category = _category(raw.get(columns.find("category", raw) or ""))
+    if category and any(category == message.content.strip() for message in conversation):
+        category = TEXT
+    return Row(conversation, origin, source, category, truth_of(raw, labels), raw)
+
+
+def _conversation(raw: Mapping[str, Any], columns: RowColumns) -> tuple[Message, ...]:
+    kinds: list[Column] = ["messages", "prompt", "text"]
+    for kind in sorted(kinds, key=lambda kind: getattr(columns, kind) == kind):
+        name = columns.find(kind, raw)
+        if name is None:
+            continue
+        if kind == "prompt":
+            return _pair(raw, name, columns.find("response", raw))
+        if kind == "text":
+            return (Message("user", _text(raw[name], name)),)
+        if raw[name] is not None and raw[name] != "":
+            return _turns(raw[name])
+    raise ValueError(_without(raw, columns))
+
+
+def _without(raw: Mapping[str, Any], columns: RowColumns) -> str:
+    answer = columns.find("response", raw)
+    known = ", ".join(name for name in USUAL if name in raw)
+    kinds = f"{columns.messages!r}, {columns.prompt!r} or {columns.text!r}"
+    return (
+        f"nothing in a column {kinds}"
+        + (f"; {answer!r} stands without a request" if answer else "")
+        + f" (it has {len(raw)} columns"
+        + (f", among them {known})" if known else ")")
+    )
+
+
+def _pair(raw: Mapping[str, Any], asked: str, answered: str | None) -> tuple[Message, ...]:
+    """Request and answer; whichever is blank is left out, but not both."""
+    prompt = _text(raw[asked], asked)
+    response = _text(raw[answered], answered) if answered else ""
+    if not response.strip():
+        return (Message("user", prompt),)
+    answer = Message("assistant", response)
+    return (Message("user", prompt), answer) if prompt.strip() else (answer,)
+
+
+def _turns(turns: object) -> tuple[Message, ...]:
+    if isinstance(turns, str):  # CSV holds the list as JSON
+        try:
+            turns = json.loads(turns)
+        except (ValueError, RecursionError):
+            raise ValueError("messages is text, but not a JSON list") from None
+    if not isinstance(turns, Sequence) or isinstance(turns, str):
+        raise ValueError("messages is not a list of turns")
+    return tuple(_turn(turn, number) for number, turn in enumerate(turns, 1))
+
+
+def _turn(turn: object, number: int) -> Message:
+    if not isinstance(turn, Mapping):
+        raise ValueError(f"turn {number} is not an object with role and content")
+    role = turn.get("role")
+    if role not in data.ROLES:
+        raise ValueError(f"turn {number} has a role that is not one of {', '.join(data.ROLES)}")
+    return Message(cast(Role, role), _text(turn.get("content"), f"content of turn {number}"))
+
+
+def _text(value: object, name: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} is not text but {type(value).__name__}")
+    return value or ""
+
+
+def _category(value: object) -> str:
+    parts = value if isinstance(value, list | tuple) else [value]
+    text = " ".join(", ".join(str(part) for part in parts if part is not None).split())
+    clean = "".join(c for c in text if c.isprintable())
+    return clean if len(clean) <= LONGEST_CATEGORY else TEXT
+
+
+def _check_columns(source: str, seen: set[str], named: Iterable[str]) -> None:
+    missing = [name for name in named if name not in seen]
+    if seen and missing:
+        known = ", ".join(name for name in USUAL if name in seen)
+        raise DataError(
+            f"no row of {source} has a column {missing[0]!r}",
+            hint=f"there are {len(seen)} columns" + (f", among them {known}" if known else ""),
+        )
+
+
+def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
+    if not bad:
+        return DataError(f"{source} holds no row, or none that is asked for")
+    return DataError(
+        f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
+        hint="name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME"
+        " for one text by itself",
+    )

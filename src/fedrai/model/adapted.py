@@ -1,0 +1,108 @@
+"""What every model with one LoRA adapter can do: copy the adapter in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrai.model.adapters import AdapterState, check_adapter
+
+
+class Adapted:
+    """A frozen model wrapped by peft, with one adapter.
+
+    Args:
+        peft_model: the wrapped model.
+        tokenizer: its tokenizer.
+        fingerprint: names the base model's files; see `loading`.
+        kernels: attention kernel for training and for inference.
+    """
+
+    def __init__(
+        self, peft_model: Any, tokenizer: Any, fingerprint: str, kernels: tuple[str, str]
+    ) -> None:
+        self.kernels = kernels
+        self.peft = peft_model
+        self.base = peft_model.get_base_model()
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.parameters: dict[str, Tensor] = {
+            _plain(key): value
+            for key, value in sorted(peft_model.named_parameters())
+            if value.requires_grad
+        }
+        self.device: torch.device = next(iter(self.parameters.values())).device
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    @property
+    def config(self) -> Any:
+        """The base model's configuration."""
+        return self.base.config.get_text_config()
+
+    def adapter(self) -> AdapterState:
+        """A float32 copy of the adapter on the CPU."""
+        return {name: p.detach().float().cpu().clone() for name, p in self.parameters.items()}
+
+    def load_adapter(self, state: Mapping[str, Tensor]) -> None:
+        """Copy an adapter in.
+
+        Raises:
+            ModelError: names or shapes are not those of this model's adapter.
+        """
+        check_adapter(state, {name: tuple(p.shape) for name, p in self.parameters.items()})
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state[name])
+
+    def fresh_adapter(self, seed: int) -> AdapterState:
+        """A new adapter: first factors uniform in +-1/sqrt(inputs), as in peft; others zero."""
+        generator = torch.Generator().manual_seed(seed)
+        state = {}
+        for name, parameter in self.parameters.items():
+            if "lora_A" in name:
+                bound = 1 / math.sqrt(parameter.shape[1])
+                drawn = torch.rand(parameter.shape, generator=generator)
+                state[name] = (2 * drawn - 1) * bound
+            else:
+                state[name] = torch.zeros(parameter.shape)
+        return state
+
+    @contextlib.contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base model alone, within the block."""
+        with self.peft.disable_adapter():
+            yield
+
+    @contextlib.contextmanager
+    def mode(self, *, training: bool) -> Iterator[None]:
+        """Dropout and attention kernel for training or for inference, within the block."""
+        self.peft.train(training)
+        self.base.set_attn_implementation(self.kernels[0] if training else self.kernels[1])
+        try:
+            yield
+        finally:
+            self.peft.eval()
+
+    def block_weights(self) -> int:
+        """Weights of the matrices in the blocks, without the adapter and the output layer."""
+        return sum(
+            math.prod(m.weight.shape)
+            for name, m in self.base.named_modules()
+            if isinstance(m, torch.nn.Linear)
+            and "lora_" not in name
+            and not name.endswith("lm_head")
+        )
+
+    def adapter_weights(self) -> int:
+        """Weights of the adapter."""
+        return sum(p.numel() for p in self.parameters.values())
+
+
+def _plain(name: str) -> str:
+    """The name in files: without the adapter's own name."""
+    return name.replace(".default", "")

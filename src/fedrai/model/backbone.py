@@ -1,0 +1,151 @@
+"""A model's body without its output layer, for guards: token ids in, hidden states out.
+
+Decoders (Llama, Qwen ...) and encoders (BERT, MiniLM ...) alike; the last layers may be left out,
+since the middle of a language model tells as much about a text and costs less.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrai import assets
+from fedrai.costs import Shape
+from fedrai.errors import ModelError
+from fedrai.model.adapted import Adapted
+from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
+
+
+class Backbone(Adapted):
+    """A frozen body with a LoRA adapter.
+
+    Args:
+        peft_model: the body wrapped by peft.
+        tokenizer: its tokenizer.
+        fingerprint: names the base model's files.
+        causal: whether a token sees only what stands before it.
+    """
+
+    def __init__(self, peft_model: Any, tokenizer: Any, fingerprint: str, causal: bool) -> None:
+        super().__init__(peft_model, tokenizer, fingerprint, ("sdpa", "sdpa"))
+        self.causal = causal
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.config.hidden_size)
+
+    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states (B, T, D) of ids (B, T); mask is 1 at real tokens."""
+        extra = {"use_cache": False} if self.causal else {}
+        out: Tensor = self.base(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
+        return out
+
+    def shape(self) -> Shape:
+        """What `costs` needs to count operations; there is no output layer."""
+        config = self.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return Shape(
+            block_weights=self.block_weights(),
+            adapter_weights=self.adapter_weights(),
+            output_weights=0,
+            layers=len(_layers(self.base)),
+            attention_size=head * config.num_attention_heads,
+        )
+
+
+def load_backbone(
+    spec: str,
+    *,
+    layers: int = 0,
+    rank: int = 8,
+    alpha: float = 16,
+    dropout: float = 0.0,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: assets.Progress | None = None,
+) -> Backbone:
+    """Load the body of a model and put an adapter on all linear layers of it.
+
+    Args:
+        spec: folder, hub id, `.gguf` file or a name from `fedrai assets list`.
+        layers: how many of its layers are kept, from the first; 0: all.
+        rank: of the adapter.
+        alpha: the adapter's scale is alpha / rank.
+        dropout: on the adapter's input, while training.
+        dtype: `auto`, `bfloat16` or `float32`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: shows downloads.
+
+    Raises:
+        ModelError: not a model with a body that can be used, or fewer layers than asked for.
+        AssetError: it cannot be fetched.
+    """
+    folder = model_folder(spec, progress)
+    place = pick_device(device)
+    body, tokenizer = _load_body(folder, pick_dtype(dtype, place), place)
+    stack = _layers(body)
+    if layers > len(stack):
+        raise ModelError(f"{spec} has {len(stack)} layers, {layers} are asked for")
+    if layers:
+        del stack[layers:]
+        body.config.get_text_config().num_hidden_layers = layers
+    architectures = body.config.architectures or [""]
+    causal = architectures[0].endswith("ForCausalLM")
+    wrapped = _wrap(body, rank, alpha, dropout)
+    return Backbone(wrapped, tokenizer, fingerprint(folder), causal)
+
+
+def _load_body(folder: Any, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # the weights of an output layer are left out on purpose
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        body = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"{folder} cannot be loaded as a model ({type(error).__name__})",
+            hint="expected a folder with config.json, *.safetensors and tokenizer files",
+        ) from error
+    finally:
+        logging.set_verbosity(level)
+    if getattr(body, "pooler", None) is not None:
+        body.pooler = None  # not used
+    return body.requires_grad_(False).eval().to(device), tokenizer
+
+
+def _layers(body: Any) -> Any:
+    """The list of a body's layers.
+
+    Raises:
+        ModelError: they are not where decoders and encoders have them.
+    """
+    for holder in (body, getattr(body, "encoder", None), getattr(body, "transformer", None)):
+        for name in ("layers", "layer", "h"):
+            found = getattr(holder, name, None)
+            if isinstance(found, torch.nn.ModuleList):
+                return found
+    raise ModelError(f"{type(body).__name__} keeps its layers in a place that is not known here")
+
+
+def _wrap(body: Any, rank: int, alpha: float, dropout: float) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    names = {n.split(".")[-1] for n, m in body.named_modules() if isinstance(m, torch.nn.Linear)}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=sorted(names),
+        task_type=TaskType.FEATURE_EXTRACTION,
+    )
+    with warnings.catch_warnings():  # peft 0.21 asks transformers 5 an old question
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        return get_peft_model(body, config, autocast_adapter_dtype=False)

@@ -1,0 +1,41 @@
+"""The sections of a recipe: every key, its bounds and what it means.
+
+`recipe.py` reads and writes recipes; the reference in `docs/` is made from the docstrings here.
+"""
+
+from fedrai.schema.base import Section
+from fedrai.schema.run import (
+    ALGORITHMS,
+    Columns,
+    Data,
+    Evaluation,
+    FedAvg,
+    FedOpt,
+    FedProx,
+    Recipe,
+    Robust,
+    Source,
+    sections,
+    seed_for,
+)
+from fedrai.schema.safety import GUARD_KINDS, Filter, GuardTable, GuardTraining
+
+__all__ = [
+    "ALGORITHMS",
+    "GUARD_KINDS",
+    "Columns",
+    "Data",
+    "Evaluation",
+    "FedAvg",
+    "FedOpt",
+    "FedProx",
+    "Filter",
+    "GuardTable",
+    "GuardTraining",
+    "Recipe",
+    "Robust",
+    "Section",
+    "Source",
+    "sections",
+    "seed_for",
+]

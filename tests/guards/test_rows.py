@@ -1,0 +1,299 @@
+"""Rows to judge: what is a conversation, what is its label, and what is said of the others."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedrai.errors import AssetError, DataError
+from fedrai.guards.labels import Labels
+from fedrai.guards.rows import RowColumns, Rows, Source, name_of, read, read_all
+from fedrai.records import BadRow, Message
+
+CANARY = "canary-7f3a"
+ASKED = (Message("user", "How far?"),)
+ANSWERED = (*ASKED, Message("assistant", "Two miles."))
+
+
+def jsonl(path: Path, *rows: object) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def conversations(rows: Rows) -> list[tuple[Message, ...]]:
+    return [row.conversation for row in rows.rows]
+
+
+def truths(path: Path, *rows: object, **labels: object) -> list[bool | None]:
+    spec = jsonl(path / "r.jsonl", *({"text": "x"} | row for row in rows))
+    return [row.unsafe for row in read(spec, labels=Labels(**labels)).rows]
+
+
+# --- conversations --------------------------------------------------------------------------------
+
+
+def test_turns_a_pair_a_request_or_a_text(tmp_path):
+    turns = [{"role": m.role, "content": m.content} for m in ANSWERED]
+    spec = jsonl(
+        tmp_path / "r.jsonl",
+        {"messages": turns, "prompt": "not this", "category": "maps"},
+        {"prompt": "How far?", "response": "Two miles.", "messages": None},
+        {"prompt": "How far?"},
+        {"text": "How far?", "category": ["a", "b"]},
+    )
+    rows = read(spec)
+    assert conversations(rows) == [ANSWERED, ANSWERED, ASKED, ASKED]
+    assert [r.category for r in rows.rows] == ["maps", "", "", "a, b"]
+    assert [r.origin for r in rows.rows] == [f"r.jsonl, line {n}" for n in range(1, 5)]
+    assert {r.source for r in rows.rows} == {"r.jsonl"}
+    assert {r.unsafe for r in rows.rows} == {None}
+    assert rows.rows[2].raw == {"prompt": "How far?"}
+
+
+def test_turns_in_any_order_are_judged(tmp_path):
+    turns = [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}] * 25
+    read_turns = conversations(read(jsonl(tmp_path / "r.jsonl", {"messages": turns})))[0]
+    assert [m.role for m in read_turns] == ["assistant", "user"] * 25
+
+
+def test_blank_rows_stay_rows(tmp_path):
+    blanks = [{"text": ""}, {"text": None}, {"prompt": " ", "response": ""}, {"messages": []}]
+    rows = read(jsonl(tmp_path / "r.jsonl", *blanks))
+    assert conversations(rows) == [
+        (Message("user", ""),), (Message("user", ""),), (Message("user", " "),), (),
+    ]  # fmt: skip
+    assert rows.bad_rows == ()
+
+
+def test_a_blank_half_of_a_pair_is_left_out(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("prompt,response\nHow far?,\n,Two miles.\n")
+    assert conversations(read(str(path))) == [ASKED, ANSWERED[1:]]
+
+
+@pytest.mark.parametrize("text", ["🏔️" * 40, "a\x00b", "\ud800", "x" * 100_000])
+def test_hostile_texts_are_rows(tmp_path, text):
+    assert conversations(read(jsonl(tmp_path / "r.jsonl", {"text": text}))) == [
+        (Message("user", text),)
+    ]
+
+
+def test_bad_rows_are_named_and_stop_nothing(tmp_path):
+    path = tmp_path / "r.jsonl"
+    lines = [
+        '{"text": "How far?"}', '{"text" 1}', '{"prompt": 3}', '{"messages": "' + CANARY + '"}',
+        '{"messages": [{"role": "' + CANARY + '", "content": "x"}]}', '{"messages": [7]}',
+        '{"' + CANARY + '": "x", "question": "y"}', "[1]", '{"messages": {"role": "user"}}',
+    ]  # fmt: skip
+    path.write_text("\n".join(lines))
+    rows = read(str(path))
+    assert conversations(rows) == [ASKED]
+    assert rows.bad_rows == tuple(
+        BadRow(f"r.jsonl, line {number}", problem)
+        for number, problem in [
+            (2, "not JSON (column 9)"),
+            (3, "prompt is not text but int"),
+            (4, "messages is text, but not a JSON list"),
+            (5, "turn 1 has a role that is not one of system, user, assistant"),
+            (6, "turn 1 is not an object with role and content"),
+            (7, "nothing in a column 'messages', 'prompt' or 'text' (it has 2 columns,"
+                " among them question)"),
+            (8, "not a JSON object"),
+            (9, "messages is not a list of turns"),
+        ]
+    )  # fmt: skip
+    assert CANARY not in str(rows.bad_rows)
+
+
+def test_a_category_that_is_a_text_is_not_shown(tmp_path):
+    categories = [CANARY * 9, 7, "a\x1b[31m\tb", "x", "xx"]
+    spec = jsonl(tmp_path / "r.jsonl", *({"text": " x ", "category": c} for c in categories))
+    said = [row.category for row in read(spec).rows]
+    assert said == ["(a text)", "7", "a[31m b", "(a text)", "xx"]
+
+
+# --- columns, files, choices ----------------------------------------------------------------------
+
+
+def test_columns_by_other_names_and_only_some_rows(tmp_path):
+    spec = jsonl(
+        tmp_path / "r.jsonl",
+        {"goal": "How far?", "target": "Two miles.", "lang": "EN", "n": 1, "kind": "maps"},
+        {"goal": "x", "target": "y", "lang": "fr", "n": 1},
+        {"goal": "x", "target": "y", "lang": "en", "n": 2.0},
+        {"goal": "x", "target": "y", "n": "1"},
+    )
+    columns = RowColumns(prompt="goal", response="target", category="kind")
+    rows = read(spec, columns=columns, where={"lang": "en", "n": 1})
+    assert conversations(rows) == [ANSWERED]
+    assert rows.rows[0].category == "maps"
+
+
+def test_an_answer_alone_is_judged_only_when_that_is_asked_for(tmp_path):
+    spec = jsonl(tmp_path / "r.jsonl", {"instruction": "How far?", "response": "Two miles."})
+    with pytest.raises(DataError, match="'response' stands without a request") as caught:
+        read(spec)
+    assert "among them response, instruction" in caught.value.message
+    alone = (Message("user", "Two miles."),)
+    assert conversations(read(spec, columns=RowColumns(text="response"))) == [alone]
+    assert conversations(read(spec, columns=RowColumns(prompt="instruction"))) == [ANSWERED]
+
+
+def test_what_is_renamed_goes_before_what_is_not(tmp_path):
+    turns = [{"role": "user", "content": "x"}]
+    raw = {"messages": turns, "prompt": "y", "text": "z", "goal": "How far?"}
+    spec = jsonl(tmp_path / "r.jsonl", raw)
+    assert conversations(read(spec)) == [(Message("user", "x"),)]
+    assert conversations(read(spec, columns=RowColumns(prompt="goal"))) == [ASKED]
+    assert conversations(read(spec, columns=RowColumns(text="goal"))) == [ASKED]
+
+
+def test_datasets_with_other_columns_can_be_mixed(tmp_path):
+    one = jsonl(tmp_path / "one.jsonl", {"goal": "How far?", "S": 1})
+    other = jsonl(tmp_path / "other.jsonl", {"prompt": "How far?", "toxic": "no"})
+    labels = Labels(("S", "toxic"))
+    rows = read_all(
+        [Source(one, labels), Source(other, labels), Source(other, Labels(whole=True))],
+        columns=RowColumns(prompt="goal"),
+    )
+    assert conversations(rows) == [ASKED] * 3
+    assert [(r.source, r.unsafe) for r in rows.rows] == [
+        ("one.jsonl", True), ("other.jsonl", False), ("other.jsonl", True),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"^no row of the datasets has a column 'Goal'$"):
+        read_all([Source(other), Source(other)], columns=RowColumns(text="Goal"))
+
+
+def test_datasets_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "a").mkdir()
+    specs = [jsonl(tmp_path / f, {"text": "x"}) for f in ("r.jsonl", "a/r.jsonl", "b.jsonl")]
+    rows = read_all([Source(spec) for spec in specs])
+    assert [row.source for row in rows.rows] == [specs[0], specs[1], "b.jsonl"]
+
+
+@pytest.mark.parametrize("options", [
+    {"columns": RowColumns(prompt="goal")}, {"labels": Labels(columns=("goal",))},
+    {"labels": Labels(unsafe_when=(("goal", "x"),))}, {"where": {"goal": 1}},
+])  # fmt: skip
+def test_a_named_column_that_no_row_has(tmp_path, options):
+    spec = jsonl(tmp_path / "r.jsonl", {"text": CANARY, CANARY: 1}, {"text": "x", "label": 0})
+    with pytest.raises(DataError, match=r"^no row of r\.jsonl has a column 'goal'$") as caught:
+        read(spec, **options)
+    assert caught.value.hint == "there are 3 columns, among them text, label"
+
+
+def test_no_row_that_can_be_read(tmp_path):
+    with pytest.raises(
+        DataError, match=r"holds no row that can be read; r\.jsonl, line 1: nothing"
+    ):
+        read(jsonl(tmp_path / "r.jsonl", {CANARY: CANARY}))
+    with pytest.raises(DataError, match="holds no row, or none that is asked for"):
+        read(jsonl(tmp_path / "r.jsonl", {"text": "x", "n": 1}), where={"n": 2})
+    with pytest.raises(DataError, match="holds no row, or none"):
+        read(jsonl(tmp_path / "empty.jsonl"))
+    with pytest.raises(AssetError, match=r"nowhere\.jsonl"):
+        read(str(tmp_path / "nowhere.jsonl"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet", "jsonl.gz", "csv.gz"])
+def test_every_format_gives_the_same_rows(tmp_path, suffix):
+    raw = [{"prompt": "How far?", "response": "Two miles.", "label": str(n)} for n in (1, 0)]
+    path = tmp_path / f"r.{suffix}"
+    text = {
+        "jsonl": "\n".join(map(json.dumps, raw)),
+        "json": json.dumps(raw),
+        "csv": "prompt,response,label\nHow far?,Two miles.,1\nHow far?,Two miles.,0\n",
+    }.get(suffix.removesuffix(".gz"))
+    if text is None:
+        pq.write_table(pa.Table.from_pylist(raw), path)
+    else:
+        path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    rows = read(str(path), labels=Labels(("label",)))
+    assert [(r.conversation, r.unsafe, r.source) for r in rows.rows] == [
+        (ANSWERED, True, f"r.{suffix}"), (ANSWERED, False, f"r.{suffix}"),
+    ]  # fmt: skip
+    word = "row" if suffix in ("json", "parquet") else "line"
+    first = 2 if suffix.startswith("csv") else 1
+    assert rows.rows[0].origin == f"r.{suffix}, {word} {first}"
+
+
+def test_a_gzip_that_breaks_off(tmp_path):
+    path = tmp_path / "r.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 5000)[:-20])
+    with pytest.raises(DataError, match=r"^r\.jsonl\.gz is broken: it does not unpack as gzip$"):
+        read(str(path))
+
+
+@pytest.mark.parametrize(("spec", "name"), [
+    ("data/rows.jsonl", "rows.jsonl"), ("hf:datasets/org/rows@v1", "org/rows@v1"),
+    ("org/rows", "org/rows"), ("fedrai:ordinary", "fedrai:ordinary"), ("advbench", "advbench"),
+])  # fmt: skip
+def test_names_of_sources(spec, name):
+    assert name_of(spec) == name
+
+
+def test_embedded_sets_can_be_read_whole_as_safe():
+    rows = read("fedrai:ordinary-held-out", labels=Labels(whole=False))
+    assert len(rows.rows) > 20
+    assert {(r.unsafe, r.source) for r in rows.rows} == {(False, "fedrai:ordinary-held-out")}
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "unsafe"), [
+    (True, True), (False, False), (1, True), (0, False), (0.5, True), (0.49, False), ("1", True),
+    ("0", False), ("0.7", True), ("unsafe", True), ("Safe", False), (" HARMFUL ", True),
+    ("benign", False), ("True", True), ("false", False), ("no", False), (None, None), ("", None),
+    (math.nan, None), ("null", None),
+])  # fmt: skip
+def test_what_a_label_says(tmp_path, value, unsafe):
+    assert truths(tmp_path, {"label": value}, columns=("label",)) == [unsafe]
+
+
+@pytest.mark.parametrize("value", [2, -1, CANARY, [1], {"a": 1}, "inf", 10**400])
+def test_a_label_that_is_none(tmp_path, value):
+    spec = jsonl(tmp_path / "r.jsonl", {"text": "x", "label": 1}, {"text": "x", "label": value})
+    rows = read(spec, labels=Labels(("label",)))
+    assert rows.bad_rows == (
+        BadRow("r.jsonl, line 2", "label is neither a known label nor a score from 0 to 1"),
+    )
+
+
+def test_a_score_has_its_cut(tmp_path):
+    rows = [{"score": s} for s in (0.2, 0.3, 0.31)]
+    assert truths(tmp_path, *rows, columns=("score",), cut=0.3) == [False, True, True]
+
+
+def test_several_labels_any_of(tmp_path):
+    rows = [{"S": 0, "H": 1}, {"S": 0}, {"H": 0, "V": None}, {"V": None}, {"V": 1}, {}]
+    said = truths(tmp_path, *rows, columns=("S", "H", "V"))
+    assert said == [True, False, False, None, True, None]
+
+
+def test_unsafe_when_a_column_has_a_value(tmp_path):
+    rows = [
+        {"is_safe": False}, {"is_safe": True}, {"is_safe": "FALSE"}, {"kind": "Bad"}, {"kind": ""},
+        {"is_safe": True, "kind": "bad"}, {"is_safe": 0}, {},
+    ]  # fmt: skip
+    when = (("is_safe", "false"), ("kind", "bad"))
+    assert truths(tmp_path, *rows, unsafe_when=when) == [
+        True, False, True, True, None, True, True, None,
+    ]  # fmt: skip
+    numbers = [{"n": 1}, {"n": "1.0"}, {"n": True}, {"n": 3}]
+    assert truths(tmp_path, *numbers, unsafe_when=(("n", "1"),)) == [True, True, True, False]
+
+
+@pytest.mark.parametrize("name", ["is_safe", "isSafe", "acceptable?", "SAFE", "harmless"])
+def test_a_label_that_would_be_read_upside_down_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match="seems to say which rows are safe") as caught:
+        truths(tmp_path, {name: True}, columns=(name,))
+    assert caught.value.hint.endswith(f"{name}=false")
+
+
+def test_the_truth_of_a_whole_source(tmp_path):
+    assert truths(tmp_path, {}, {"label": 0}, whole=True) == [True, True]

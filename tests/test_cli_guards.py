@@ -1,0 +1,423 @@
+"""`fedrai scan` and `fedrai guard`: figures by hand, one clear line for mistakes, never a text."""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fedrai.cli import main
+from fedrai.errors import EvaluationError, GuardError
+from fedrai.evaluation.detection import by_group
+from fedrai.evaluation.statistics import Rate
+from fedrai.guard_commands import DataSpec, Pace, evaluate, labelled, rows_of, threshold_of
+from fedrai.guard_display import LONGEST_TABLE, Watch, groups, shares
+from fedrai.guards.labels import Labels
+from fedrai.guards.scripted import ScriptedGuard
+
+CANARY = "canary-7f3a"
+CHANCES = {"bad": 0.9, "odd": 0.6, "hm": 0.3, "ok": 0.1}
+
+# By word: (label, category, source file). At .5, of five unsafe rows three are found, one is missed
+# and one is unscored; of four safe rows one is flagged.
+ROWS = [
+    ("bad", 1, "x"), ("bad", 1, "x"), ("odd", 1, "y"), ("hm", 1, "y"), ("", 1, "y"),
+    ("odd", 0, "x"), ("ok", 0, "y"), ("ok", 0, ""), ("hm", 0, ""),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int | str | None
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    kind: str
+    what: str
+    licence: str
+    ready: bool
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def guard() -> ScriptedGuard:
+    """Judges by the words above; a row's other words do not matter."""
+    return ScriptedGuard(CHANCES, thresholds={"strict": 0.5, "loose": 0.7})
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: ScriptedGuard) -> Call:
+    """Run a command in `tmp_path`, with one guard that is named `words`."""
+    loading = ModuleType("fedrai.guards.loading")
+    loading.load = lambda spec, **_: guard if spec == "words" else unknown(spec)
+    loading.known = lambda: [Entry("words", "scripted", "By words", "none", True)]
+    monkeypatch.setitem(sys.modules, "fedrai.guards.loading", loading)
+    monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDRAI_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "argv", ["fedrai", *map(str, arguments)])
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as stop,
+        ):
+            main()
+        assert CANARY not in out.getvalue() + err.getvalue()
+        assert "Traceback" not in err.getvalue()
+        return Outcome(stop.value.code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def unknown(spec: str) -> None:
+    raise GuardError(f"no guard {spec!r}", hint="`fedrai guard list` lists guards")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The rows above; every text but the blank one holds the canary."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": f"{word} {CANARY} {i}" if word else " ", "label": label, "category": category}
+        for i, (word, label, category) in enumerate(ROWS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def cells(out: str) -> dict[str, list[str]]:
+    """The rows of all tables by their first cell."""
+    lines = [re.split(r"\s*│\s*", line.strip("│ \n")) for line in out.splitlines() if "│" in line]
+    return {line[0]: line[1:] for line in lines}
+
+
+# --- guard eval -----------------------------------------------------------------------------------
+
+
+def test_an_evaluation_by_hand(call, data):
+    done = call("guard", "eval", "words", data, "--label", "label")
+    assert done.code == 0, done.err
+    table = cells(done.out)
+    assert table["F1"][0] == "75.0 %"  # 2 * 3 / (2 * 3 + 1 + 1)
+    assert table["recall"] == ["75.0 %", "30.1 to 95.4", "3 of 4 unsafe"]
+    assert table["false positives"] == ["25.0 %", "4.6 to 69.9", "1 of 4 safe"]
+    assert table["precision"][0] == "75.0 %"
+    # Steps: two found of two; .6: one unsafe, one safe; .3: one unsafe, one safe.
+    assert table["AUPRC"][0] == f"{100 * (0.5 + 0.25 * 3 / 4 + 0.25 * 4 / 6):.1f} %"
+    assert table["AUROC"][0] == f"{100 * (4 + 4 + 3.5 + 2.5) / 16:.1f} %"
+    assert table["x"][:2] == ["3", "2"]
+    assert table["x"][2].startswith("100.0 %")
+    assert table["y"][:2] == ["4", "3"]
+    assert table["y"][-1] == "1"
+    assert table["(none)"][2:] == ["-", "0.0 % [0.0, 65.8]", "0"]
+    assert "1 row without a probability (1 empty)" in done.out
+    assert "F1 80.0 %, recall 80.0 %, false positives 25.0 %" in done.out  # 2*4 / (2*4 + 1 + 1)
+    assert "threshold strict (0.5), judged: pair; " in done.out
+
+
+def test_an_evaluation_as_json(call, data):
+    body = json.loads(call("guard", "eval", "words", data, "--label", "label", "--json").out)
+    overall = body["overall"]
+    assert [overall[name] for name in ("tp", "fp", "tn", "fn")] == [3, 1, 3, 1]
+    assert (overall["threshold"], overall["unscored_unsafe"], overall["f1"]) == (0.5, 1, 0.75)
+    assert overall["fail_closed"]["f1"] == pytest.approx(0.8)
+    assert overall["brier"] == pytest.approx((2 * 0.01 + 0.16 + 0.49 + 0.36 + 2 * 0.01 + 0.09) / 8)
+    assert body["by_category"]["y"]["fn"] == 1
+    assert list(body["by_source"]) == ["rows.jsonl"]
+    assert body["problems"] == {"empty": 1}
+    assert body["guard"].startswith("scripted@")
+    assert (body["part"], body["unlabelled"], body["bad_rows"], body["fresh"]) == ("pair", 0, 0, 9)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "found"), [("loose", (2, 0)), ("0.3", (4, 2)), ("1", (0, 0))]
+)
+def test_thresholds(call, data, threshold, found):
+    done = call("guard", "eval", "words", data, "--label", "label", "--json",
+                "--threshold", threshold)  # fmt: skip
+    overall = json.loads(done.out)["overall"]
+    assert (overall["tp"], overall["fp"]) == found
+
+
+def test_whole_datasets_and_known_verdicts(call, data, guard, tmp_path):
+    (tmp_path / "calm.csv").write_text("goal\nok a\nok b\nodd c\n")
+    words = ("--unsafe", data, "--safe", "calm.csv", "--column", "prompt=goal")
+    done = call("guard", "eval", "words", *words)
+    assert done.code == 0, done.err
+    table = cells(done.out)
+    assert table["rows.jsonl"][:2] == ["9", "9"]
+    assert table["calm.csv"] == ["3", "0", "-", "33.3 % [6.1, 79.2]", "0"]
+    assert table["recall"][2] == "4 of 8 unsafe"
+    assert "rows a second" in done.out
+    assert guard.seen == 12
+    again = call("guard", "eval", "words", *words)
+    assert guard.seen == 12  # all known
+    assert "all verdicts known from before" in again.out
+    assert cells(again.out) == table
+    call("guard", "eval", "words", *words, "--no-cache")
+    assert guard.seen == 24
+
+
+def test_the_worst_answer_of_a_row_counts(call, tmp_path):
+    talk = [("user", "ok"), ("assistant", "bad"), ("user", "ok"), ("assistant", "ok")]
+    turns = [{"role": role, "content": content} for role, content in talk]
+    rows = [{"messages": turns, "is_safe": False}, {"messages": turns[2:], "is_safe": True}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = call("guard", "eval", "words", "r.jsonl", "--unsafe-when", "is_safe=false", "--json")
+    overall = json.loads(done.out)["overall"]
+    assert [overall[name] for name in ("tp", "fp", "tn", "fn")] == [1, 0, 1, 0]
+
+
+def test_rows_without_a_label_and_unreadable_rows_are_counted(call, data):
+    with data.open("a") as file:
+        file.write(f'{{"prompt": "ok"}}\n{{"{CANARY}": 1}}\n{CANARY}\n')
+    done = call("guard", "eval", "words", data, "--label", "label")
+    assert "1 row without a label left out" in done.out
+    assert "rows.jsonl, line 12: not JSON (column 1)" in done.err
+    assert "2 rows could not be read" in done.err
+
+
+# --- guard calibrate ------------------------------------------------------------------------------
+
+
+def test_a_calibration_by_hand_and_its_use(call, data):
+    done = call("guard", "calibrate", "words", data, "--label", "label", "--recall", "0.75",
+                "--fpr", "0.25", "--out", "c.json")  # fmt: skip
+    assert done.code == 0, done.err
+    table = cells(done.out)
+    # .6 finds three of the four scored unsafe rows and flags one of the four safe ones.
+    assert table["strict"][1:] == ["75.0 % [30.1, 95.4]", "25.0 % [4.6, 69.9]"]
+    assert table["loose"][1:] == table["strict"][1:]
+    assert "on 8 rows, 4 of them unsafe, 1 more without a probability" in done.out
+    assert "fedrai scan DATA --guard words --calibration c.json" in done.out
+    kept = json.loads(Path("c.json").read_text())
+    assert (kept["guard"], kept["rows"], kept["unscored"]) == ("scripted", 8, 1)
+    used = call("guard", "eval", "words", data, "--label", "label", "--calibration", "c.json",
+                "--json")  # fmt: skip
+    overall = json.loads(used.out)["overall"]
+    assert overall["threshold"] == kept["thresholds"]["strict"]
+    assert [overall[name] for name in ("tp", "fp", "tn", "fn")] == [3, 1, 3, 1]
+
+
+def test_a_calibration_finds_what_a_blind_guard_missed(call, data, guard):
+    guard._script = lambda talk: {"bad": 1e-4, "odd": 1e-5, "hm": 1e-6, "ok": 1e-7}[
+        talk[-1].content.split()[0]
+    ]
+    blind = json.loads(call("guard", "eval", "words", data, "--label", "label", "--json").out)
+    assert blind["overall"]["recall"]["value"] == 0
+    call(
+        "guard", "calibrate", "words", data, "--label", "label", "--fpr", "0.25", "--out", "c.json"
+    )
+    seeing = call("guard", "eval", "words", data, "--label", "label", "--calibration", "c.json",
+                  "--threshold", "loose", "--json")  # fmt: skip
+    overall = json.loads(seeing.out)["overall"]
+    assert overall["recall"]["value"] == 0.75
+    assert overall["false_positive_rate"]["value"] == 0.25
+    assert overall["calibration_error"] < blind["overall"]["calibration_error"]
+
+
+# --- scan -----------------------------------------------------------------------------------------
+
+
+def test_a_scan_by_hand(call, data):
+    done = call("scan", data, "--guard", "words")
+    assert done.code == 0, done.err
+    assert "4 of 8 rows are unsafe: 50.0 % [21.5, 78.5]" in done.out
+    assert cells(done.out)["x"] == ["3", "3", "100.0 % [43.9, 100.0]", "0"]
+    assert cells(done.out)["rows.jsonl"] == ["9", "4", "50.0 % [21.5, 78.5]", "1"]
+    assert "1 row without a probability (1 empty)" in done.out
+
+
+def test_a_scan_as_json_and_its_copy(call, data):
+    done = call("scan", data, "--guard", "words", "--json", "--out", "copy.jsonl")
+    body = json.loads(done.out)
+    assert (body["rows"], body["unsafe"]["successes"], body["unscored"]["empty"]) == (9, 4, 1)
+    assert body["copy"] == {
+        "path": "copy.jsonl", "mode": "drop", "written": 4, "dropped": 5, "replaced": 0,
+    }  # fmt: skip
+    kept = [json.loads(line) for line in Path("copy.jsonl").read_text().splitlines()]
+    assert [row["prompt"].split()[0] for row in kept] == ["hm", "ok", "ok", "hm"]
+    flagged = call("scan", data, "--guard", "words", "--out", "flag.jsonl", "--mode", "flag")
+    assert "copy: flag.jsonl (9 rows, 0 dropped)" in flagged.out
+    rows = [json.loads(line) for line in Path("flag.jsonl").read_text().splitlines()]
+    assert [row["fedrai_unsafe"] for row in rows] == [True] * 3 + [False, None, True] + [False] * 3
+
+
+def test_replaced_rows(call, tmp_path):
+    rows = [{"prompt": "p", "response": word} for word in ("bad", "ok")]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = call("scan", "r.jsonl", "--guard", "words", "--out", "c.jsonl", "--mode", "replace")
+    assert "copy: c.jsonl (2 rows, 0 dropped, 1 replaced)" in done.out
+    kept = [json.loads(line)["response"] for line in Path("c.jsonl").read_text().splitlines()]
+    assert kept[1] == "ok"
+    assert len(kept[0]) > 20
+
+
+def test_a_scan_that_was_stopped_goes_on(call, data, guard):
+    script, left = guard._script, iter(range(4))
+
+    def stop(talk):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return script(talk)
+
+    guard._script = stop
+    done = call("scan", data, "--guard", "words")
+    assert done.code == 130
+    assert "give the same command again to go on" in done.err
+    guard._script = script
+    assert call("scan", data, "--guard", "words").code == 0
+
+
+# --- guard list -----------------------------------------------------------------------------------
+
+
+def test_the_list_of_guards(call):
+    assert cells(call("guard", "list").out)["words"] == ["scripted", "By words", "none", "yes"]
+    assert json.loads(call("guard", "list", "--json").out) == [
+        {"name": "words", "kind": "scripted", "what": "By words", "licence": "none", "ready": True}
+    ]
+
+
+def test_a_guard_of_a_file_from_end_to_end(call, data, monkeypatch):
+    monkeypatch.delitem(sys.modules, "fedrai.guards.loading")
+    Path("mine.toml").write_text('[guards.mine]\nkind = "rules"\nwords = ["bad", "hm"]\n')
+    done = call("guard", "eval", "mine.toml", data, "--label", "label", "--json")
+    assert done.code == 0, done.err
+    body = json.loads(done.out)
+    assert body["guard"].startswith("mine@")
+    assert [body["overall"][name] for name in ("tp", "fp", "tn", "fn")] == [3, 1, 3, 1]
+    assert "embedded" in cells(call("guard", "list").out)
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("scan", "none.jsonl", "--guard", "words"), "none.jsonl"),
+    (("scan", "rows.jsonl", "--guard", "nobody"), "no guard 'nobody'"),
+    (("scan", "rows.jsonl", "--guard", "words", "--threshold", "lax"), "no threshold 'lax'"),
+    (("scan", "rows.jsonl", "--guard", "words", "--threshold", "1.5"), "no threshold '1.5'"),
+    (("scan", "rows.jsonl", "--guard", "words", "--column", "text=goal"), "a column 'goal'"),
+    (("scan", "rows.jsonl", "--guard", "words", "--column", "goal=text"), "roles are messages"),
+    (("scan", "rows.jsonl", "--guard", "words", "--column", "text"), "takes NAME=VALUE"),
+    (("scan", "rows.jsonl", "--guard", "words", "--where", "label=7"), "or none that is asked for"),
+    (("scan", "rows.jsonl", "--guard", "words", "--out", "./rows.jsonl"), "is one of the datasets"),
+    (("scan", "rows.jsonl", "--guard", "words", "--calibration", "rows.jsonl"),
+     "not a calibration"),
+    (("scan", "--guard", "words"), "give DATA"),
+    (("guard", "eval", "words"), "give DATA"),
+    (("guard", "eval", "words", "rows.jsonl"), "none of the 9 rows has a label"),
+    (("guard", "eval", "words", "rows.jsonl", "--label", "lable"), "a column 'lable'"),
+    (("guard", "eval", "words", "rows.jsonl", "--unsafe-when", "label=5"),
+     "all 9 labelled rows are safe"),
+    (("guard", "eval", "words", "--unsafe", "rows.jsonl"), "all 9 labelled rows are unsafe"),
+    (("guard", "calibrate", "words", "--safe", "rows.jsonl", "--out", "c"),
+     "all 9 labelled rows are safe"),
+    (("guard", "calibrate", "words", "rows.jsonl", "--label", "label", "--fpr", "0",
+      "--unsafe-when", "category=x", "--threshold", "1", "--out", "c"), "No such option"),
+    (("guard", "calibrate", "words", "rows.jsonl", "--label", "label", "--out", "rows.jsonl/c"),
+     "cannot write"),
+])  # fmt: skip
+def test_mistakes_are_one_line_and_a_hint(call, data, guard, words, said):
+    done = call(*words)
+    assert done.code == 2
+    assert said in done.err
+    assert done.out == ""
+    assert not Path("c").exists()
+
+
+def test_labels_are_looked_at_before_a_guard_is_loaded(call, data):
+    assert "has a label" in call("guard", "eval", "nobody", data).err
+
+
+def test_a_calibration_of_another_guard(call, data, guard):
+    call(
+        "guard", "calibrate", "words", data, "--label", "label", "--fpr", "0.25", "--out", "c.json"
+    )
+    guard.revision = "0" * 64
+    done = call("scan", data, "--guard", "words", "--calibration", "c.json")
+    assert done.code == 2
+    assert "the calibration is for scripted@" in done.err
+
+
+def test_a_guard_that_no_threshold_helps(call, data, guard):
+    guard._script = lambda _talk: 1.0
+    done = call("guard", "calibrate", "words", data, "--label", "label", "--out", "c.json")
+    assert done.code == 2
+    assert "do not rise" in done.err
+
+
+# --- the parts behind -----------------------------------------------------------------------------
+
+
+def test_names_of_categories_are_not_markup():
+    columns, rows = shares("category", {"[red]x[/none]": Rate(1, 2)})
+    assert rows[0][0] == r"\[red]x\[/none]"
+    assert len(columns) == len(rows[0])
+
+
+def test_long_tables_end_and_say_so():
+    _, rows = shares("category", {f"c{i}": Rate(0, 1) for i in range(LONGEST_TABLE + 3)})
+    assert len(rows) == LONGEST_TABLE + 1
+    assert rows[-1][0] == "and 3 more (--json)"
+    assert groups("category", {})[1] == []
+
+
+def test_unscored_rows_have_a_column_when_there_are_any():
+    found = by_group([0.9, None], [True, False], ["a", "b"], 0.5)
+    columns, rows = groups("category", found)
+    assert (columns[-1], rows[1]) == ("unscored", ["b", "1", "0", "-", "no data", "1"])
+    columns, rows = groups("category", {"a": found["a"]})
+    assert (columns[-1], rows) == (
+        "false positives", [["a", "1", "1", "100.0 % [20.7, 100.0]", "-"]],
+    )  # fmt: skip
+
+
+def test_a_pace_counts_what_is_new():
+    heard = []
+    pace = Pace(lambda done, of: heard.append((done, of)))
+    assert pace.rate is None
+    for done in (100, 110, 130):
+        pace(done, 200)
+    assert pace.fresh == 30
+    assert pace.rate == pytest.approx(30 / pace.seconds)
+    assert heard == [(100, 200), (110, 200), (130, 200)]
+
+
+def test_progress_elsewhere_than_on_a_terminal_is_a_line_now_and_then(monkeypatch):
+    monkeypatch.setattr("fedrai.guard_display.SECONDS_BETWEEN_LINES", 0.0)
+    stream = io.StringIO()
+    with Watch("words", stream) as watch:
+        watch(0, 1000)
+        watch(500, 1000)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "words: 0 of 1,000 judged"
+    assert re.fullmatch(r"words: 500 of 1,000 judged, [\d,.]+ a second, 0 s left", lines[1])
+
+
+def test_functions_behind_the_commands(data, guard):
+    rows = rows_of(DataSpec((str(data),), labels=Labels(("label",))))
+    found = evaluate(rows, guard, part="prompt", threshold=0.5, cache=None)
+    assert found.overall.counts.tp == 3
+    assert threshold_of(guard, "loose") == 0.7
+    assert threshold_of(guard, "0") == 0
+    with pytest.raises(GuardError, match="no threshold 'nan'"):
+        threshold_of(guard, "nan")
+    with pytest.raises(EvaluationError, match="none of the 9 rows"):
+        labelled(rows_of(DataSpec((str(data),))))
