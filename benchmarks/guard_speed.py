@@ -1,11 +1,11 @@
 """Verdicts of a generative guard against transformers' `generate`, batched and one by one.
 
 A Llama of random weights stands for the guard, with a big vocabulary and a prompt of the shape of
-Llama Guard's: a policy of about 200 tokens, a conversation of 40 to 80, and instructions behind it
-(left out in the second shape). `generate` gets the same prompts in the same order, in batches of
-the same number of rows, and makes as many tokens as a label with its categories takes (10), or a
-label alone (3). Seconds are those of the processor, so run it on one thread; then other work on the
-machine counts little.
+Llama Guard's: a policy of about 200 tokens, a request with its answer, and instructions behind it
+(left out in the second shape). `generate` gets the same prompts in the order of the dataset, in
+batches of the same number of rows, and makes as many tokens as a label with its categories takes
+(10), or a label alone (3). Seconds are those of the processor, so run it on one thread; then other
+work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -85,15 +85,12 @@ def model(args: argparse.Namespace):
     return LlamaForCausalLM(config).eval()
 
 
-def talks(made, count: int, rows: list[str]) -> list[tuple[Message, ...]]:
-    """Requests of 40 to 80 tokens, cut from rows."""
-    lengths = torch.randint(40, 81, (count,), generator=torch.Generator().manual_seed(0)).tolist()
-    ids = made("\n".join(rows), add_special_tokens=False, verbose=False)["input_ids"]
-    starts = [100 * i for i in range(count)]
-    return [
-        (Message("user", made.decode(ids[s : s + n])),)
-        for s, n in zip(starts, lengths, strict=True)
+def talks(count: int) -> list[tuple[Message, ...]]:
+    """Requests and answers as they come: of all lengths, in no order."""
+    examples = [
+        e for name in ("ordinary", "safe-answers") for e in data.load(f"fedrai:{name}").examples
     ]
+    return [examples[(i * 7) % len(examples)].messages for i in range(count)]
 
 
 def theirs(base, made, conversations, size: int, limit: int) -> float:
@@ -102,8 +99,10 @@ def theirs(base, made, conversations, size: int, limit: int) -> float:
     with torch.inference_mode():
         for first in range(0, len(conversations), size):
             texts = [
-                made.apply_chat_template([{"role": m.role, "content": m.content}], tokenize=False)
-                for (m,) in conversations[first : first + size]
+                made.apply_chat_template(
+                    [{"role": m.role, "content": m.content} for m in talk], tokenize=False
+                )
+                for talk in conversations[first : first + size]
             ]
             batch = made(texts, return_tensors="pt", padding=True, padding_side="left")
             base.generate(
@@ -145,11 +144,11 @@ def ours(found: GenerativeGuard, conversations) -> float:
 
 def measure(name: str, ending: str, args: argparse.Namespace, rows: list[str]) -> None:
     made, base = tokenizer(ending, rows), model(args)
-    conversations = talks(made, args.rows, rows)
+    conversations = talks(args.rows)
     plain = guard(base, made, args, categories=False)
     named = guard(base, made, args, categories=True)
-    shared = len(plain._shared["prompt", 0])
-    total = sum(len(j.ids) for j in plain._jobs(conversations, {})["prompt", 0]) / args.rows
+    shared = len(plain._shared["pair", 0])
+    total = sum(len(j.ids) for j in plain._jobs(conversations, {})["pair", 0]) / args.rows
     print(f"{name}: {shared} shared tokens of {total:.0f}", flush=True)
     ours(plain, conversations[:8])
     theirs(base, made, conversations[:8], 8, 2)

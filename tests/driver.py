@@ -140,8 +140,10 @@ def signal_at(
     """Send this process a signal at an event.
 
     Args:
-        kind: "step", "answers" or "event" (of the display), or "replace", "rename" (of a path).
-        pattern: for an event its kind, for a path what must be found in it.
+        kind: "step", "judged", "answers" or "event" (of the display), or "replace", "rename" (of a
+            path).
+        pattern: for an event its kind, for "judged" the client, for a path what must be found in
+            it.
         nth: at which such event.
         when: "before" or "after" it takes place.
         number: the signal.

@@ -164,6 +164,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "nowhere is not a run folder (no run.json)",
         "`fedrai runs` lists runs",
     ),
+    "labels without harmful rows": (
+        ["run", "tiny.toml", "-o", "filter.mode=drop", "-o", "filter.guard=labels"],
+        'tiny.toml: recipe: filter.guard = "labels" is for experiments: it needs sources with'
+        " harmful = true",
+        EXPLAINED,
+    ),
     "no such arm": (
         ["recipe", "show", "tiny.toml", "--arm", "x"],
         "no arm 'x'; the recipe has: none",
@@ -312,17 +318,142 @@ def test_second_run_into_the_same_folder_is_refused_at_once(
 def test_runs_lists_them(call: Call, finished: Outcome) -> None:
     shown = call("runs").out
     (row,) = [line for line in shown.splitlines() if "runs/tiny" in line]
-    assert [cell.strip() for cell in row.split("│")[1:6]] == [
+    assert [cell.strip() for cell in row.split("│")[1:7]] == [
         "runs/tiny",
         "finished",
         "2",
         "3",
         "0 of 25",
+        "off",
     ]
     listed = json.loads(call("runs", "--json").out)
     assert listed["runs/tiny"]["status"] == "finished"
     nothing = call("runs", "cache")
     assert nothing.out == "no runs in cache; start one with: fedrai run quickstart\n"
+
+
+# --- the safety filter ----------------------------------------------------------------------------
+
+FILTER = """
+[guards.words]
+kind = "rules"
+words = ["it is 4", "it is 49"]
+[filter]
+mode = "drop"
+guard = "words"
+"""
+LEAN = ("-o", "federation.rounds=1", "-o", "evaluation.advbench=0", "-o", "evaluation.ordinary=0")
+
+
+@pytest.fixture(scope="module")
+def filtering(folder: Path) -> str:
+    """A recipe whose filter drops 2 of the 25 rows."""
+    (folder / "filter.toml").write_text((folder / "tiny.toml").read_text() + FILTER)
+    return "filter.toml"
+
+
+def test_run_says_what_its_filter_did(call: Call, filtering: str, folder: Path) -> None:
+    found = call("run", filtering, "--out", "runs-filtered/drop", *LEAN)
+    assert found.code == 0, found.err
+    said = [line[9:] for line in found.err.splitlines()]
+    assert said[0] == "filter: the guard judges every row"
+    assert said[1] == "filter: 2 of 25 rows unsafe, 2 dropped, 0 s"
+    assert sum(line.startswith("filter") for line in said) == 2
+    assert "filter (drop): 2 of 25 rows unsafe, 2 dropped\n" in found.out
+    (row,) = [line for line in call("runs", "runs-filtered").out.splitlines() if "/drop" in line]
+    assert [cell.strip() for cell in row.split("│")[5:7]] == ["0 of 23", "drop"]
+    summary = json.loads((folder / "runs-filtered/drop/summary.json").read_text())
+    assert summary["filter"]["mode"] == "drop"
+    assert (summary["rows"], summary["filter"]["total"]["rows"]) == (23, 25)
+
+
+NO_GUARD = {
+    "endpoint": "guards.words={kind='endpoint', url='http://127.0.0.1:9/v1', model='g', retries=0}",
+    "rules": "guards.words={kind='rules', file='nowhere.txt'}",
+    "folder": "filter.guard=./nowhere",
+}
+
+
+@pytest.mark.parametrize("kind", NO_GUARD)
+def test_guard_that_cannot_work_is_one_line_and_no_run(
+    call: Call, filtering: str, folder: Path, kind: str
+) -> None:
+    found = call("run", filtering, "--out", "refused/run", *LEAN, "-o", NO_GUARD[kind])
+    assert (found.code, found.out) == (2, "")
+    lines = [line for line in found.err.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert len(lines) == 2
+    assert lines[0].startswith("error: the safety filter cannot work: ")
+    assert re.match(r"  \S", lines[1])
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize("kind", NO_GUARD)
+def test_run_without_its_filter_says_so_everywhere(call: Call, filtering: str, kind: str) -> None:
+    found = call(
+        "run", filtering, "--out", f"runs-bare/{kind}", *LEAN, "-o", NO_GUARD[kind],
+        "-o", "filter.on_guard_failure=continue",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    said = [line[9:] for line in found.err.splitlines()]
+    first = next(n for n, line in enumerate(said) if line.startswith("NO SAFETY FILTER: "))
+    assert not any(line.startswith(("round", "evaluating")) for line in said[:first])
+    assert f"\n{said[first]}\n" in found.out
+    (row,) = [line for line in call("runs", "runs-bare").out.splitlines() if f"/{kind}" in line]
+    assert row.split("│")[6].strip() == "NO SAFETY FILTER"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_filter_has_a_bar_on_a_terminal(
+    filtering: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tiny: LanguageModel
+) -> None:
+    from fedrai import commands
+
+    screen = Terminal()
+    for key, value in {"TERM": "xterm", "COLUMNS": "100", "FEDRAI_OFFLINE": "1"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("FEDRAI_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.chdir(folder)
+    bare = ["filter.on_guard_failure=continue", "guards.words={kind='rules', file='nowhere.txt'}"]
+    lean = [text for text in LEAN if text != "-o"]
+    commands.run(recipe.load(Path(filtering), lean), Path("seen/filtered"), tiny)
+    shown = screen.getvalue()
+    for client in ("client-01", "client-02", "client-03"):
+        assert re.search(rf"filter: {client} .*?[89]/[89]", shown), client
+    assert "judges every row" not in shown
+    assert "\x1b[1;31mNO SAFETY FILTER" not in shown
+    commands.run(recipe.load(Path(filtering), [*lean, *bare]), Path("seen/bare"), tiny)
+    assert "\x1b[1;31mNO SAFETY FILTER: nowhere.txt cannot be read" in screen.getvalue()
+
+
+def test_compare_says_what_each_filter_did(call: Call, filtering: str, folder: Path) -> None:
+    arms = (
+        '[arms.off.filter]\nmode = "off"\n[arms.drop]\n'
+        '[arms.bare]\nfilter = {on_guard_failure = "continue", guard = "./nowhere"}\n'
+    )
+    (folder / "filters.toml").write_text((folder / filtering).read_text() + arms)
+    found = call("compare", "filters.toml", "--out", "filters", *LEAN)
+    assert found.code == 0, found.err
+    notes = [line for line in found.out.splitlines() if line.startswith("  ")]
+    assert notes[:2] == ["  no filter", "  filter (drop): 2 of 25 rows unsafe, 2 dropped"]
+    assert notes[2].startswith("  NO SAFETY FILTER: no guard './nowhere'")
+    assert len(notes) == 3
+    assert re.search(r"drop: filters/drop  \(.*filter \d+ s;", found.out)
+    assert not re.search(r"off: filters/off  \(.*filter \d+ s;", found.out)
+
+
+def test_filter_that_leaves_nothing(call: Call, filtering: str, folder: Path) -> None:
+    found = call("run", filtering, "--out", "nothing", *LEAN, "-o", "guards.words.words=['it']")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.splitlines()[-2:] == [
+        "error: the safety filter removed all 25 rows of all clients: 25 unsafe, 0 not scored",
+        '  filter.mode = "audit" only counts; `fedrai scan` shows how a guard judges a file',
+    ]
+    assert not (folder / "nothing").exists()
 
 
 # --- eval, chat, export ---------------------------------------------------------------------------

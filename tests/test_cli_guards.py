@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tomlkit
 
 from fedrai.cli import main
 from fedrai.errors import EvaluationError, GuardError
@@ -20,6 +21,8 @@ from fedrai.guard_commands import DataSpec, Pace, evaluate, labelled, rows_of, t
 from fedrai.guard_display import LONGEST_TABLE, Watch, groups, shares
 from fedrai.guards.labels import Labels
 from fedrai.guards.scripted import ScriptedGuard
+from tiny_guards import encoder, settings
+from tiny_guards import rows as lesson_rows
 
 CANARY = "canary-7f3a"
 CHANCES = {"bad": 0.9, "odd": 0.6, "hm": 0.3, "ok": 0.1}
@@ -303,6 +306,122 @@ def test_a_guard_of_a_file_from_end_to_end(call, data, monkeypatch):
     assert body["guard"].startswith("mine@")
     assert [body["overall"][name] for name in ("tp", "fp", "tn", "fn")] == [3, 1, 3, 1]
     assert "embedded" in cells(call("guard", "list").out)
+
+
+# --- guard train ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lesson(tmp_path: Path) -> Path:
+    """A recipe beside its base and its rows, of which those with "zog" are unsafe."""
+    encoder(tmp_path / "base")
+    lines = []
+    for row in lesson_rows(200):
+        ask, *said = row.conversation
+        line: dict[str, object] = {"prompt": ask.content, "source": CANARY[:6]}
+        if said:
+            line |= {"response": said[0].content, "unsafe": row.unsafe}
+        else:
+            line |= {"prompt_unsafe": row.unsafe, "category": row.category}
+        lines.append(json.dumps(line))
+    (tmp_path / "lesson.jsonl").write_text("\n".join(lines))
+    recipe = settings(Path("base"), rows=["lesson.jsonl"], name="mine")
+    changed = recipe.model_dump(exclude_defaults=True)
+    Path(tmp_path / "train.toml").write_text(tomlkit.dumps(changed))
+    return tmp_path / "train.toml"
+
+
+def test_a_training_from_end_to_end(call, lesson, monkeypatch):
+    done = call("guard", "train", "train.toml", "--out", "mine", "-o", "epochs=4")
+    assert done.code == 0, done.err
+    table = cells(done.out)
+    content = json.loads(Path("mine/guard.json").read_text())
+    for name in ("strict", "loose"):
+        assert float(table[name][0]) == pytest.approx(content["thresholds"][name], rel=1e-5)
+    assert float(table["prompt"][1].split()[0]) > 80  # F1, in per cent
+    assert "held-out rows of the same sources" in done.out
+    assert re.search(r"trained on 2\d\d rows, \d+ steps in", done.out)
+    assert "next: fedrai guard eval mine DATA" in done.out
+    assert sorted(f.name for f in Path("mine").iterdir()) == [
+        "README.md", "guard.json", "guard.safetensors",
+    ]  # fmt: skip
+    card = Path("mine/README.md").read_text()
+    assert f"| {CANARY[:6]} |" in card
+    assert "a zog" not in card
+    monkeypatch.delitem(sys.modules, "fedrai.guards.loading")
+    used = call(
+        "guard", "eval", "mine", "lesson.jsonl", "--label", "prompt_unsafe,unsafe", "--json"
+    )
+    overall = json.loads(used.out)["overall"]
+    assert overall["threshold"] == content["thresholds"]["strict"]
+    assert overall["recall"]["value"] > 0.9
+    assert overall["false_positive_rate"]["value"] < 0.3
+
+
+def test_progress_of_a_training_is_told_on_stderr(call, lesson, monkeypatch):
+    monkeypatch.setattr("fedrai.guard_display.SECONDS_BETWEEN_LINES", 0.0)
+    done = call("guard", "train", "train.toml", "--out", "mine", "-o", "epochs=3")
+    assert re.search(r"^training: 1 of (\d+) steps$", done.err, re.MULTILINE)
+    (steps,) = set(re.findall(r"^training: \d+ of (\d+) steps", done.err, re.MULTILINE))
+    assert f"training: {steps} of {steps} steps, " in done.err
+    assert re.search(r"^the new guard: (\d+) of \1 judged", done.err, re.MULTILINE)
+    assert "training:" not in done.out
+
+
+def test_a_training_that_was_stopped_leaves_nothing(call, lesson, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "__call__", stop)
+    before = set(lesson.parent.iterdir())
+    done = call("guard", "train", "train.toml", "--out", "mine")
+    assert done.code == 130
+    assert "stopped; nothing was written" in done.err
+    assert set(lesson.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("none.toml",), "cannot read the recipe none.toml"),
+    (("train.toml", "-o", "epoch=1"), "unknown key epoch (did you mean epochs?)"),
+    (("train.toml", "-o", "epochs=0"), "epochs: "),
+    (("train.toml", "-o", "epochs"), "expected section.key=value"),
+    (("train.toml", "-o", 'rows=["none.jsonl"]'), "none.jsonl"),
+    (("train.toml", "-o", "rows=[]"), "rows is empty"),
+    (("train.toml", "-o", "pair_label=x", "-o", "prompt_label=y"), "holds no labelled row"),
+    (("train.toml", "-o", "held_out=1e-9"), "0 rows are held out"),
+    (("train.toml", "-o", "loose_fpr=1e-4"), "too few to set a threshold"),
+    (("train.toml", "-o", "base=./nothing"), "nothing"),
+    (("train.toml", "-o", "layers=5"), "has 2 layers, 5 are asked for"),
+    (("train.toml", "-o", "max_length=100"), "more than the 64 tokens"),
+    (("train.toml", "-o", 'frame=["a"]'), "frame needs 3 parts, got 1"),
+    (("bad.toml",), "bad.jsonl, line 2: unsafe is not a number from 0 to 1"),
+])  # fmt: skip
+def test_mistakes_in_a_training(call, lesson, words, said):
+    Path("bad.toml").write_text('rows = ["bad.jsonl"]\n')
+    Path("bad.jsonl").write_text(
+        '{"prompt": "a", "unsafe": 1}\n{"prompt": "canary-7f3a", "unsafe": 2}'
+    )
+    done = call("guard", "train", *words, "--out", "mine")
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) <= 2
+    assert done.out == ""
+    assert not Path("mine").exists()
+
+
+def test_a_folder_in_the_way_of_a_training(call, lesson):
+    Path("mine").mkdir()
+    Path("mine/letter").write_text("x")
+    done = call("guard", "train", "train.toml", "--out", "mine")
+    assert (done.code, "already holds files" in done.err) == (2, True)
+
+
+def test_the_list_of_guards_that_come_along(call, monkeypatch):
+    monkeypatch.delitem(sys.modules, "fedrai.guards.loading")
+    listed = json.loads(call("guard", "list", "--json").out)
+    names = [entry["name"] for entry in listed]
+    assert len(names) == len(set(names))
+    assert {"embedded", "meta-llama/Llama-Guard-3-1B", "Qwen/Qwen3Guard-Gen-0.6B"} <= set(names)
 
 
 # --- mistakes -------------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ SOURCE = ROOT / "src" / "fedrai"
 FLOW = [
     "errors", "schema", "recipe", "records", "assets", "embedded", "data", "partition", "costs",
     "chat", "losses", "model", "train", "generate", "evaluation", "guards", "ledger", "filter",
-    "scan", "protocol", "client",
+    "scan", "constitution", "protocol", "client",
     "aggregation", "runs", "server", "summary", "runtimes", "display", "commands", "chatting",
-    "guard_commands", "guard_display", "cli_guards", "cli", "testing",
+    "guard_commands", "guard_display", "cli_guards", "cli_constitution", "cli",
+    "testing",
 ]  # fmt: skip
 ONLY = {
     "transformers": {"chat", "model", "guards", "testing"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import math
@@ -30,12 +31,15 @@ from flwr.app import (
 )
 from flwr.common.serde import message_from_proto, message_to_proto
 
-from fedrai import protocol, recipe
+from fedrai import commands, protocol, recipe
 from fedrai.errors import ProtocolError
+from fedrai.guards.base import Conversation
+from fedrai.guards.scripted import ScriptedGuard
+from fedrai.ledger import COUNT_NAMES
 from fedrai.model import LanguageModel
 from fedrai.protocol import CLIENT_REASONS, WEIGHT, Reason, Task, Update, read_reply
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
+from fedrai.runtimes import local, screening
 from fedrai.runtimes.grid import LocalGrid
 
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -273,7 +277,7 @@ FORMS = (
     CANARY.encode("utf-16-le"),
     CANARY.encode("utf-32-le"),
     CANARY.encode().hex().encode(),
-    base64.b64encode(CANARY.encode())[:12],
+    *(base64.b64encode(b"." * n + CANARY.encode())[4 if n else 0 :][:8] for n in range(3)),
     CANARY[::-1].encode(),
 )
 
@@ -356,10 +360,8 @@ def test_no_text_of_a_client_leaves_it(canary_run: tuple[Path, type[_Recorder]])
 
 
 def test_replies_hold_nothing_but_the_list(canary_run: tuple[Path, type[_Recorder]]) -> None:
-    from flwr.proto.message_pb2 import Message as Proto
-
     for data in canary_run[1].up:
-        content = message_from_proto(Proto.FromString(data)).content
+        content = _content(data)
         if set(content) == {"status"}:
             assert dict(content.config_records["status"]) == {"reason": "training-failed"}
             continue
@@ -367,3 +369,85 @@ def test_replies_hold_nothing_but_the_list(canary_run: tuple[Path, type[_Recorde
         plain = {n for n in protocol.METRIC_NAMES if not n.startswith(protocol.FILTER)}
         assert set(content.metric_records["metrics"]) == plain
         assert all("lora_" in name for name in content.array_records["adapter"])
+
+
+# --- nor does it with a safety filter -------------------------------------------------------------
+
+FATES = ("safe", "unsafe", "failed", "unparsed")  # of the rows in turn, by what the guard says
+
+
+def canary_rows() -> list[dict[str, str]]:
+    return [
+        {"prompt": f"{CANARY} {n}", "response": f"{CANARY} {FATES[n % 4]} {n}", "category": CANARY}
+        for n in range(24)
+    ]
+
+
+def digests() -> list[bytes]:
+    """Plain hashes of the rows' texts: who holds a text could look for it."""
+    texts = [text.encode() for row in canary_rows() for text in row.values()]
+    return [hashlib.new(kind, text).hexdigest().encode() for text in texts
+            for kind in ("md5", "sha1", "sha256")]  # fmt: skip
+
+
+def canary_guard(fails: bool) -> ScriptedGuard:
+    def say(talk: Conversation) -> Any:
+        assert CANARY in talk[-1].content
+        if fails:
+            raise ValueError(f"cannot judge {talk[-1].content!r}")
+        said = talk[-1].content.split()[1]
+        return {"safe": 0.1, "unsafe": 0.9}.get(said, said)
+
+    return ScriptedGuard(say)
+
+
+@pytest.mark.parametrize(
+    ("mode", "more"),
+    [
+        ("drop", []),
+        ("drop", ["filter.unscored=keep", "filter.count_epsilon=0.5"]),
+        ("replace", []),
+        ("audit", []),
+        ("fails", ["filter.on_guard_failure=continue"]),
+    ],
+)
+def test_no_text_leaves_a_client_that_filters(
+    mode: str,
+    more: list[str],
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny: LanguageModel,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FEDRAI_CACHE", str(fill_cache(tmp_path / "cache")))
+    file = write_recipe(tmp_path / "recipe", tiny_model)
+    lines = [json.dumps(row) + "\n" for row in canary_rows()]
+    (tmp_path / "recipe" / "rows.jsonl").write_text("".join(lines))
+    monkeypatch.setattr(screening, "load", lambda *_a, **_o: canary_guard(mode == "fails"))
+    _Recorder.down, _Recorder.up = [], []
+    monkeypatch.setattr(local, "LocalGrid", _Recorder)
+    asked = [f"filter.mode={'drop' if mode == 'fails' else mode}", "federation.rounds=1",
+             "federation.clients_per_round=3", *more]  # fmt: skip
+    commands.run(recipe.load(file, asked), tmp_path / "run", tiny)
+    shown = capfd.readouterr()
+    files = [f for part in ("run", "cache") for f in (tmp_path / part).rglob("*") if f.is_file()]
+    written = {str(f.relative_to(tmp_path)): f.read_bytes() for f in files}
+    assert ("run/clients/client-01.filter.json" in written) == (mode != "fails")
+    assert any(name.startswith("cache/verdicts/scripted-") for name in written) == (mode != "fails")
+    written |= {"screen": (shown.out + shown.err).encode()}
+    written |= {f"message {n}": data for n, data in enumerate(_Recorder.down + _Recorder.up)}
+    plain = digests()
+    assert [n for n, data in written.items() if holds_canary(data)] == []
+    assert [n for n, data in written.items() if any(digest in data for digest in plain)] == []
+    filtered = {protocol.FILTER + name for name in COUNT_NAMES} if mode != "fails" else set()
+    for data in _Recorder.up:
+        names = set(_content(data).metric_records["metrics"])
+        assert {name for name in names if name.startswith(protocol.FILTER)} == filtered
+        assert names <= protocol.METRIC_NAMES
+
+
+def _content(data: bytes) -> RecordDict:
+    from flwr.proto.message_pb2 import Message as Proto
+
+    return message_from_proto(Proto.FromString(data)).content

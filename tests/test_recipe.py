@@ -98,6 +98,72 @@ def test_unknown_keys_of_an_algorithm_are_named_with_its_own_keys():
     assert "unknown key aggregation.proximal_mu (known: algorithm)" in problem(whole)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("filter.mod", "drop", "unknown key filter.mod (did you mean mode?)"),
+        ("filter.mode", "on", "filter.mode: Input should be 'off', 'audit', 'drop' or 'replace'"),
+        ("filter.judge", "both", "filter.judge: Input should be 'prompt', 'response' or 'pair'"),
+        (
+            "filter.threshold",
+            "stric",
+            'filter.threshold: expected "strict", "loose" or a number from 0 to 1, got \'stric\'',
+        ),
+        ("filter.threshold", 1.01, "or a number from 0 to 1, got 1.01"),
+        ("filter.threshold", True, "or a number from 0 to 1, got True"),
+        ("filter.threshold", float("nan"), "or a number from 0 to 1, got nan"),
+        ("filter.unscored", "pass", "filter.unscored: Input should be 'drop' or 'keep'"),
+        ("filter.on_guard_failure", "go", "on_guard_failure: Input should be 'stop' or 'continue'"),
+        ("filter.count_epsilon", -1, "filter.count_epsilon: Input should be greater than or equal"),
+        ("filter.count_epsilon", 1e-9, "filter: count_epsilon must be 0 or at least 9.5e-07"),
+        ("filter", {"guard": "labels", "calibration": "x"}, 'guard = "labels" is right already'),
+        ("filter", {"guard": "labels", "mode": "audit"}, "it needs sources with harmful = true"),
+        ("guards.labels", {"kind": "rules", "words": ["a"]}, "guards.labels: this name stands for"),
+        (
+            "guards.rules",  # named like a kind: the name stays in the message
+            {"kind": "rules", "wordz": ["a"]},
+            "unknown key guards.rules.wordz (did you mean words?)",
+        ),
+        ("guards.median", {"kind": "endpoint", "url": "x"}, "guards.median.model is missing"),
+        ("guards.a", {"kind": "any", "guards": []}, "guards.a.guards: List should have at least 1"),
+        ("guards.a", {"kind": "rule"}, "guards.a: Input tag 'rule' found using 'kind'"),
+        (
+            "guards.a",
+            {"words": ["b"]},
+            "guards.a: Unable to extract tag using discriminator 'kind'",
+        ),
+    ],
+)
+def test_filters_and_guards_that_are_not_allowed(key, value, said):
+    assert said in problem(changed(key, value))
+
+
+def test_a_filter_by_labels_may_stand_there_switched_off():
+    off = recipe.validate(changed("filter", {"guard": "labels"}))
+    assert (off.filter.mode, off.filter.threshold) == ("off", "strict")
+    whole = changed("data.sources.0.harmful", True)
+    whole["filter"] = {"guard": "labels", "mode": "drop", "threshold": 1}
+    assert recipe.validate(whole).filter.threshold == 1.0
+
+
+def test_guards_are_written_and_read_again():
+    whole = changed(
+        "guards",
+        {
+            "a": {"kind": "rules", "patterns": ["(?i)x\\d+"], "categories": {"hate": ["y"]}},
+            "b.c": {"kind": "endpoint", "url": "http://localhost/v1", "model": "m"},
+            "d": {"kind": "cascade", "first": "a", "second": "b.c"},
+        },
+    )
+    whole["filter"] = {"mode": "replace", "guard": "d", "threshold": 0.25, "count_epsilon": 0.5}
+    loaded = recipe.validate(whole)
+    for explained in (False, True):
+        again = recipe.validate(tomllib.loads(recipe.to_toml(loaded, explained=explained)))
+        assert again == loaded
+        assert again.hash == loaded.hash
+    assert recipe.arm(recipe.validate(whole | {"arms": {"e": {}}}), "e").guards == loaded.guards
+
+
 def test_all_problems_are_named_at_once():
     whole = changed("training.batch_sizes", 3)
     whole["adapter"] = {"rank": 0}

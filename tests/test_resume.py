@@ -37,6 +37,14 @@ KILLS: dict[str, dict[str, Any]] = {
     },
     "finished, summary not written": {"kind": "event", "pattern": "^finished$"},
 }
+WORDS = '\n[guards.words]\nkind = "rules"\nwords = ["it is 4", "it is 49", "{}"]\n'
+FILTER = '[filter]\nmode = "replace"\nguard = "words"\ncount_epsilon = 0.3\n'
+FILTER_KILLS: dict[str, dict[str, Any]] = {
+    "ledger is being written": {"kind": "replace", "pattern": r"clients/\.new-client-02\.filter"},
+    "totals are being written": {"kind": "replace", "pattern": r"\.new-filter\.json"},
+    "rows are filtered": {"kind": "event", "pattern": "filter-finished", "when": "after"},
+    "filtered clients train": {"kind": "step", "nth": 5},
+}
 ADAM = '\n[aggregation]\nalgorithm = "fedadam"\neta = 0.01\n'
 ADAM_KILLS = ["second client of round 2 trains", "round folder is being written"]
 
@@ -74,6 +82,15 @@ def results(folder: Path, whole: Path, tiny_model: Path) -> dict[str, Any]:
     for name, at in KILLS.items():
         killed(name, plain, at)
         resumed(name)
+    for name, at in FILTER_KILLS.items():
+        killed(name, _filtered(folder, name), at)
+        resumed(name)
+    for name, number in (("filter killed", signal.SIGKILL), ("filter ctrl-c", signal.SIGINT)):
+        file, at = _filtered(folder, name), {"kind": "judged", "pattern": "client-02"}
+        killed(name, file, {**at, "number": number})
+        cases.append({"name": f"{name}, again", "argv": ["run", file, "--out", name]})
+    cases.append({"name": "filtered", "argv": ["run", _filtered(folder, "filtered"),
+                                               "--out", "filtered"]})  # fmt: skip
     cases.append({"name": "adam", "argv": ["run", adam, "--out", "adam"]})
     for name in ADAM_KILLS:
         killed(f"adam, {name}", adam, KILLS[name])
@@ -84,6 +101,13 @@ def results(folder: Path, whole: Path, tiny_model: Path) -> dict[str, Any]:
     killed("ctrl-c", plain, {"kind": "step", "nth": 8, "number": signal.SIGINT})
     resumed("ctrl-c")
     return run_cases(cases, tiny_model, folder, folder / "cache")
+
+
+def _filtered(folder: Path, name: str) -> Path:
+    """A recipe with a filter; its guard is another for each name, and says the same."""
+    file = folder / "data" / f"{name}.toml"
+    file.write_text((folder / "data" / "tiny.toml").read_text() + WORDS.format(name) + FILTER)
+    return file
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -184,6 +208,64 @@ def test_ctrl_c_stops_with_the_command_that_goes_on(
     )
     assert results["ctrl-c, resumed"]["code"] == 0, results["ctrl-c, resumed"]["err"]
     assert outcome(folder / "ctrl-c") == outcome(whole)
+
+
+def screening(run: Path) -> dict[str, Any]:
+    """What the filter leaves in a run, without its costs and the name of its guard."""
+    files = {file.name: json.loads(file.read_text()) for file in run.rglob("*filter.json")}
+    files["filter.json"].pop("cost")
+    for ledger in (files["filter.json"]["total"], *(f for f in files.values() if "guard" in f)):
+        assert ledger.pop("guard").startswith("words@")
+    return files
+
+
+@pytest.mark.parametrize("name", FILTER_KILLS)
+def test_filtered_run_resumes_to_the_same_bits(
+    name: str, folder: Path, results: dict[str, Any]
+) -> None:
+    assert results["filtered"]["code"] == 0, results["filtered"]["err"]
+    assert results[name]["code"] == -signal.SIGKILL, results[name]["err"]
+    after = results[f"{name}, resumed"]
+    assert after["code"] == 0, after["err"]
+    assert outcome(folder / name) == outcome(folder / "filtered")
+    assert screening(folder / name) == screening(folder / "filtered")
+    assert not list((folder / name).rglob(".new-*"))
+
+
+@pytest.mark.parametrize("name", ["filter killed", "filter ctrl-c"])
+def test_run_that_stopped_in_its_filter_begins_again(
+    name: str, folder: Path, results: dict[str, Any]
+) -> None:
+    stopped = results[name]
+    assert stopped["code"] == (130 if "ctrl-c" in name else -signal.SIGKILL)
+    assert "Traceback" not in stopped["err"]
+    assert ("stopped before training; verdicts so far are kept" in stopped["err"]) == (
+        "ctrl-c" in name
+    )
+    assert results[f"{name}, again"]["code"] == 0, results[f"{name}, again"]["err"]
+    assert outcome(folder / name) == outcome(folder / "filtered")
+    assert screening(folder / name) == screening(folder / "filtered")
+
+
+def test_filtered_run_holds_what_is_compared(folder: Path, results: dict[str, Any]) -> None:
+    assert results["filtered"]["code"] == 0, results["filtered"]["err"]
+    found = screening(folder / "filtered")
+    assert sorted(found) == [
+        "client-01.filter.json", "client-02.filter.json", "client-03.filter.json", "filter.json",
+    ]  # fmt: skip
+    total = found["filter.json"]["total"]
+    assert (total["rows"], total["unsafe"], total["replaced"]) == (25, 2, 2)
+    plain, filtered = outcome(folder / "whole"), outcome(folder / "filtered")
+    weights = "rounds/0003/adapter/adapter_model.safetensors"
+    assert plain[weights] != filtered[weights]
+    rounds = [filtered[f"rounds/{n:04d}/round.json"]["clients"] for n in (1, 2, 3)]
+    seen: dict[str, list[dict[str, float]]] = {}
+    for clients in rounds:
+        for name, numbers in clients.items():
+            counts = {key: n for key, n in numbers.items() if key.startswith("filter-")}
+            seen.setdefault(name, []).append(counts)
+    assert max(map(len, seen.values())) > 1
+    assert all(counts == said[0] for said in seen.values() for counts in said)
 
 
 def _in_process(

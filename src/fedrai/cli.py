@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedrai import __version__
+from fedrai.cli_constitution import constitution
 from fedrai.cli_guards import guard, scan
 from fedrai.errors import FederationError, FedRAIError
 
@@ -42,6 +43,7 @@ def cli() -> None:
 
 cli.add_command(scan)
 cli.add_command(guard)
+cli.add_command(constitution)
 
 
 def main() -> None:
@@ -136,7 +138,7 @@ def _report_stop(path: Path, command: str, call: Any) -> Any:
 
 def _show_run(path: Path, as_json: bool) -> None:
     from fedrai.runs import RunFolder
-    from fedrai.summary import COLUMNS, comparison, summarise
+    from fedrai.summary import COLUMNS, comparison, filter_note, summarise
 
     figures = summarise(RunFolder.open(path))
     if as_json:
@@ -145,6 +147,8 @@ def _show_run(path: Path, as_json: bool) -> None:
     from fedrai.display import print_table
 
     print_table(["", *COLUMNS], comparison([(f"after round {figures['rounds']}", figures)]))
+    if figures["filter"]:
+        click.echo(filter_note(figures))
     click.echo(
         f"run: {path}\n  talk to it:  fedrai chat {path}\n  export it:   fedrai export {path}"
     )
@@ -152,19 +156,25 @@ def _show_run(path: Path, as_json: bool) -> None:
 
 @cli.command("compare")
 @click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
+@click.option("--arm", "names", multiple=True, metavar="NAME", help="Only this arm; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder (default: runs/NAME).")
 @OVERRIDE
 @JSON
 def compare_command(
-    recipe_file: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool
+    recipe_file: Path,
+    names: tuple[str, ...],
+    out: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Run every arm of RECIPE and print one table; run it again to go on after a stop."""
     from fedrai import recipe
 
-    settings = recipe.load(recipe_file, overrides)
+    settings = recipe.only(recipe.load(recipe_file, overrides), names)
     path = out or Path("runs") / settings.name
     words = ["fedrai", "compare", str(recipe_file), *(["--out", str(out)] if out else [])]
-    again = shlex.join([*words, *(word for text in overrides for word in ("-o", text))])
+    flags = [("--arm", name) for name in names] + [("-o", text) for text in overrides]
+    again = shlex.join([*words, *(word for pair in flags for word in pair)])
 
     def call() -> Any:
         from fedrai import commands
@@ -178,12 +188,15 @@ def compare_command(
         click.echo(json.dumps({arm.name: arm.summary for arm in arms}, indent=2))
         return
     from fedrai.display import print_table
-    from fedrai.summary import COLUMNS, comparison, cost_line
+    from fedrai.summary import COLUMNS, comparison, cost_line, filter_note
 
     print_table(["", *COLUMNS], comparison([(arm.name, arm.summary) for arm in arms]))
     click.echo("rates in % with 95 % Wilson intervals; held-out loss in nats per token")
+    filtered = any(arm.summary["filter"] for arm in arms)
     for arm in arms:
         click.echo(f"{arm.name}: {arm.path}  ({cost_line(arm.summary)})")
+        if filtered:
+            click.echo(f"  {filter_note(arm.summary)}")
     click.echo(f"talk to one:  fedrai chat {arms[-1].path}")
 
 

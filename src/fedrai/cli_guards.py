@@ -93,7 +93,7 @@ def scan(
     if out is not None and out.resolve() in [Path(spec).resolve() for spec in source.specs]:
         raise click.UsageError(f"--out {out} is one of the datasets; name another file")
     rows = _read(source)
-    guard = work.open_guard(guard_spec, calibration)
+    guard = work.open_guard(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
     with _stoppable(keep), Watch(guard.name) as watch:
         result = scanning.scan(rows.rows, guard, part=part, threshold=number,
@@ -157,7 +157,7 @@ def guard_eval(
     from fedrai.guard_display import Watch, show_evaluation
 
     rows = _labelled(_data_spec(**data))
-    guard = work.open_guard(guard_spec, calibration)
+    guard = work.open_guard(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
     with _stoppable(keep), Watch(guard.name) as watch:
         found = work.evaluate(
@@ -225,7 +225,11 @@ def guard_train(recipe_file: Path, out: Path, overrides: tuple[str, ...]) -> Non
     from fedrai.guard_display import Watch, show_training
 
     settings = recipe.load_training(recipe_file, overrides)
-    with Watch("training", done="steps") as steps, Watch("judging held-out rows") as judged:
+    with (
+        _stoppable(True, "stopped; nothing was written"),
+        Watch("training", done="steps") as steps,
+        Watch("the new guard") as judged,
+    ):
         done = work.train(settings, out, steps, judged)
     show_training(done, out)
 
@@ -305,11 +309,13 @@ def _cache(keep: bool) -> VerdictCache | None:
 
 
 @contextmanager
-def _stoppable(keep: bool) -> Iterator[None]:
+def _stoppable(
+    keep: bool, said: str = "stopped; give the same command again to go on"
+) -> Iterator[None]:
     """On Ctrl-C, say what is lost."""
     try:
         yield
     except KeyboardInterrupt:
         if keep:
-            click.echo("stopped; give the same command again to go on", err=True)
+            click.echo(said, err=True)
         raise

@@ -84,6 +84,7 @@ def _local_training(site: Site, work: Work, client: str, message: Message) -> An
     task = protocol.unpack_task(message.content)
     rows = site.rows(client)
     if not rows:
+        site.log(client, "no rows left to train on")
         return protocol.pack_refusal(Reason.NO_ROWS)
     costs.reset_peak()
     adapter, result = train(

@@ -21,6 +21,7 @@ from fedrai.records import Message, Step
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
 from fedrai.runtimes.rows import questions_for
+from fedrai.runtimes.screening import filtered_otherwise
 from fedrai.schema import Evaluation, Recipe
 
 
@@ -84,7 +85,15 @@ def run(
 def _prepare(settings: Recipe, loaded: LanguageModel | None) -> local.Prepared:
     """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
     with Display(0) as display:
-        return local.prepare(settings, assets.RichProgress(), loaded, display.judged)
+        try:
+            prepared = local.prepare(settings, assets.RichProgress(), loaded, display.judged)
+        except KeyboardInterrupt:
+            if settings.filter.mode != "off":
+                display.event("filter-stopped")
+            raise
+        if prepared.screening.note:
+            display.event("filter-not-kept", why=prepared.screening.note)
+        return prepared
 
 
 def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Arm]) -> None:
@@ -123,10 +132,17 @@ def _finished(folder: RunFolder) -> bool:
 
 def _check_same(folder: RunFolder, now: Mapping[str, Any]) -> None:
     before = folder.info
+    if filtered_otherwise(before, now):
+        raise RunError(
+            f"{folder.path} cannot be resumed: {filtered_otherwise(before, now)}",
+            hint=now["filter_skipped"] or "start a new run with --out",
+        )
+    data = "the clients' data"
+    data += "" if now["filter"] == "off" else ", or what the filter keeps of them,"
     for key, what in (
         ("recipe_hash", "recipe.toml"),
         ("model_fingerprint", "the base model"),
-        ("data_fingerprint", "the clients' data"),
+        ("data_fingerprint", data),
         ("questions_fingerprint", "what evaluations ask"),
         ("dtype", "the number format (set model.dtype)"),
     ):
@@ -147,8 +163,8 @@ def _go_on(prepared: local.Prepared, folder: RunFolder) -> None:
     steps = plan.sampled * plan.steps_per_round
     display = Display(plan.rounds * steps, folder.last_round() * steps)
     screening = local.write_screening(prepared, folder)
-    if screening is not None:
-        display.event("filter-finished", **screening)
+    if screening is not None or prepared.screening.skipped:
+        display.event("filter-finished", **(screening or prepared.screening.to_json()))
 
     def event(kind: str, **fields: Any) -> None:
         display.event(kind, **fields)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fedrai.evaluation.statistics import rate_from_json
 from fedrai.records import Step
-from fedrai.summary import filter_line
+from fedrai.summary import NO_FILTER, filter_line
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
 
@@ -37,6 +37,7 @@ class Display:
         self._pace = 0.0
         self._tokens = self._seconds = 0.0
         self._round = ""
+        self._judging = False
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._label = ""
@@ -77,6 +78,9 @@ class Display:
 
     def judged(self, client: str, done: int, of: int) -> None:
         """Answers that the safety filter's guard has judged."""
+        if not (self.live or self._judging):
+            self._judging = True
+            self._line("filter: the guard judges every row")
         self._bar(f"  filter: {client}", f"filter {client}", done, of)
 
     def answers(self, suite: str, done: int, of: int) -> None:
@@ -134,11 +138,17 @@ class Display:
     def _on_client_set_aside(self, client: str, reason: str, **_: Any) -> None:
         self._line(f"  {client}  set aside: {reason}", "yellow")
 
+    def _on_filter_stopped(self) -> None:
+        self._line("stopped before training; verdicts so far are kept")
+
+    def _on_filter_not_kept(self, why: str) -> None:
+        self._line(f"filter: {why}", "yellow")
+
     def _on_filter_finished(
         self, total: dict[str, Any] | None, skipped: str, cost: dict[str, Any]
     ) -> None:
         if skipped or total is None:
-            self._line(f"NO SAFETY FILTER: the guard cannot work ({skipped})", "bold red")
+            self._line(f"{NO_FILTER}: {skipped}", "bold red")
             return
         self._line(f"filter: {filter_line(total)}, {cost['seconds']:.0f} s")
 

@@ -7,6 +7,7 @@
     ├── DataError         a file or row of training data is not usable
     ├── ModelError        a model, tokenizer or chat template cannot be used as asked
     ├── GuardError        a guard cannot be loaded, trained or used as asked
+    ├── ConstitutionError a constitution cannot be read or used as asked
     ├── FederationError   a round cannot go on (too few usable updates, ...)
     ├── ProtocolError     a message holds something that may not cross the wire
     ├── RunError          a run folder cannot be written, read or resumed
@@ -56,6 +57,10 @@ class ModelError(FedRAIError):
 
 class GuardError(FedRAIError):
     """A guard cannot be loaded, trained or used as asked."""
+
+
+class ConstitutionError(FedRAIError):
+    """A constitution cannot be read or used as asked."""
 
 
 class FederationError(FedRAIError):

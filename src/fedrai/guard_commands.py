@@ -168,7 +168,7 @@ def labelled(rows: Rows) -> tuple[Row, ...]:
     return found
 
 
-def open_guard(spec: str, calibration: Path | None = None) -> Guard:
+def open_guard(spec: str, calibration: Path | None = None, part: Part = "pair") -> Guard:
     """The guard of a name, folder or file, with a calibration around it if there is one.
 
     Raises:
@@ -176,7 +176,7 @@ def open_guard(spec: str, calibration: Path | None = None) -> Guard:
     """
     from fedrai.guards.loading import load
 
-    file = read_calibration(calibration) if calibration is not None else None
+    file = read_calibration(calibration, part) if calibration is not None else None
     guard = load(spec, progress=assets.RichProgress())
     return Calibrated(guard, file) if file is not None else guard
 
@@ -307,17 +307,13 @@ def train(
     """
     from fedrai import runs
     from fedrai.guards import training
-    from fedrai.guards.card import card
 
     runs.check_free(out)
-    rows = training.read(settings)
-    done = training.train(
+    return training.train(
         settings,
-        rows,
+        training.read(settings),
         out,
         on_step=lambda step: on_step(step.step, step.steps),
         on_judged=on_judged,
         progress=assets.RichProgress(),
     )
-    (out / "README.md").write_text(card(settings, done), encoding="utf-8")
-    return done

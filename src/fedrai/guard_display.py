@@ -56,18 +56,24 @@ def show_scan(result: ScanResult, threshold: str) -> None:
 
 
 def show_training(done: Trained, out: Path) -> None:
-    """Print what a training came to."""
+    """Print what a training came to: figures on held-out rows, and what to do next."""
     print_table(
-        ["judged", "F1", "recall", "false alarms", "AUPRC"],
+        ["judged", "rows", "F1", "recall", "false positives", "AUPRC"],
         [
-            [kind, _number(d.counts.f1), str(d.counts.recall), str(d.counts.false_positive_rate),
-             _number(d.auprc)]
+            [kind, f"{_rows(d.counts):,}", _percent(d.counts.f1), str(d.counts.recall),
+             str(d.counts.false_positive_rate), _percent(d.auprc)]
             for kind, d in done.held_out.items()
         ],
         title="held-out rows of the same sources, at the strict threshold",
     )  # fmt: skip
-    cuts = ", ".join(f"{name} {value:.3f}" for name, value in done.guard.thresholds.items())
-    click.echo(f"thresholds: {cuts}")
+    reached = {name: threshold.to_json() for name, threshold in done.reached.items()}
+    print_table(*reached_table(done.guard.thresholds, reached))
+    if done.unread:
+        click.echo(f"{plural(done.unread, 'row')} left out: nothing known to the tokenizer")
+    click.echo(
+        f"trained on {plural(sum(done.rows.values()), 'row')}, {plural(len(done.losses), 'step')}"
+        f" in {duration(done.seconds)}; on rows of other sources expect less"
+    )
     click.echo(f"guard: {out} (its card: {out / 'README.md'})")
     click.echo(f"next: fedrai guard eval {shlex.quote(str(out))} DATA --label COLUMN")
 
@@ -295,7 +301,10 @@ class Watch:
                 transient=True,
             )
             self._bars.start()
-            self._task = self._bars.add_task(f"judging with {self._guard}", total=of, pace="")
+            title = f"judging with {self._guard}" if self._done == "judged" else self._guard
+            self._task = self._bars.add_task(title, total=of, pace="")
         if self._task is not None:
             pace = self._left(of - done).removeprefix(", ")
             self._bars.update(self._task, completed=done, total=of, pace=pace)
+            if done >= of:
+                self._bars.stop()  # another may follow

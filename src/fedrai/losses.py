@@ -1,18 +1,22 @@
-"""Losses as pure tensor functions.
+"""Losses as pure tensor functions: of tokens, of preference pairs, and distance to a reference.
 
-`linear_cross_entropy` never holds all logits: rows of the output layer's product are made in chunks
+What works on tokens never holds all logits: rows of the output layer's product are made in chunks
 and turned into gradients at once, since the output layer is frozen. With 49,152 words in the
 vocabulary that is most of the memory and a quarter of the time of a training step.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 CHUNK = 256  # label tokens whose logits exist at once
+
+PreferenceKind = Literal["sigmoid", "ipo", "robust"]
 
 
 def linear_cross_entropy(
@@ -29,47 +33,191 @@ def linear_cross_entropy(
     Returns:
         The sum over the N labels, in nats, float32 scalar.
     """
-    loss = _LinearCrossEntropy.apply(hidden, weight, labels, softcap)  # type: ignore[no-untyped-call]
-    return cast(Tensor, loss)
+    losses = token_cross_entropy(hidden, weight, labels, softcap)
+    return cast(Tensor, sum(part.sum() for part in torch.split(losses, CHUNK)))
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+def token_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None = None
+) -> Tensor:
+    """Cross-entropy of each label, (N,) in nats, float32: minus its log-probability.
+
+    The arguments are those of `linear_cross_entropy`; the gradient may differ by token.
+    """
+    losses = _TokenCrossEntropy.apply(hidden, weight, labels, softcap)  # type: ignore[no-untyped-call]
+    return cast(Tensor, losses)
+
+
+def kl_to_reference(
+    hidden: Tensor, reference: Tensor, weight: Tensor, softcap: float | None = None
+) -> Tensor:
+    """KL divergence of the policy from the reference, `KL(reference || policy)`, at each token.
+
+    Exact, over the whole vocabulary: both models share the output layer, so that the reference is
+    known by its hidden states. It is the forward direction, the distillation loss at temperature 1
+    (Hinton et al., arXiv 1503.02531, section 2; against forgetting: Li and Hoiem, arXiv
+    1606.09282): what the reference may say stays possible. An estimate from the label tokens
+    alone, as reinforcement learning uses (Schulman 2020, "Approximating KL Divergence"), holds only
+    for tokens that the policy itself has drawn, and these stand in the data.
+
+    Args:
+        hidden: the policy's last hidden states at N positions, (N, D).
+        reference: the reference's at the same positions, (N, D); gets no gradient.
+        weight: the frozen output layer of both, (V, D); gets no gradient.
+        softcap: as in `linear_cross_entropy`.
+
+    Returns:
+        One value a position, (N,) in nats, float32.
+    """
+    values = _LinearKL.apply(hidden, reference, weight, softcap)  # type: ignore[no-untyped-call]
+    return cast(Tensor, values)
+
+
+def sum_by_row(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sums of runs of values: log-probabilities of tokens to those of sequences.
+
+    Args:
+        values: of the tokens of all rows, one row after the other, (N,).
+        counts: how many belong to each row; they add up to N, and may be 0.
+
+    Returns:
+        (B,), the same bits whatever the device does at once.
+    """
+    return torch.stack([part.sum() for part in torch.split(values, list(counts))])
+
+
+def preference_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    *,
+    beta: float = 0.1,
+    kind: PreferenceKind = "sigmoid",
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Loss of preference pairs, from log-probabilities of their answers under policy and reference.
+
+    With h the policy's log-ratio of chosen to rejected less the reference's, and m = beta * h:
+
+    - `sigmoid`: -log sigmoid(m), direct preference optimisation (Rafailov et al., arXiv 2305.18290,
+      equation 7). With smoothing e it is conservative DPO, -(1 - e) log sigmoid(m)
+      - e log sigmoid(-m), for labels that are wrong with probability e (Mitchell 2023, "A note on
+      DPO with noisy preferences"): the margin stops growing at log((1 - e) / e).
+    - `robust`: (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2e), unbiased under such labels
+      (Chowdhury et al., arXiv 2403.00409, section 3), but without a lower bound.
+    - `ipo`: (h - 1 / (2 beta))^2 (Azar et al., arXiv 2310.12036, equation 17). Give it the *mean*
+      log-probability per token instead of the sum, as its authors do; h is then free of length.
+
+    Args:
+        policy_chosen: log-probabilities of the chosen answers, (B,) in nats, float32.
+        policy_rejected: of the rejected answers, (B,).
+        reference_chosen: the same under the reference, (B,).
+        reference_rejected: the same under the reference, (B,).
+        beta: how dear it is to leave the reference; above 0.
+        kind: which loss.
+        smoothing: e, from 0 to below 0.5; 0 for `ipo`.
+
+    Returns:
+        One loss a pair, (B,).
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+    check_preference(beta, kind, smoothing)
+    ratio = (policy_chosen - policy_rejected) - (reference_chosen - reference_rejected)
+    if kind == "ipo":
+        return (ratio - 1 / (2 * beta)) ** 2
+    right, wrong = -logsigmoid(beta * ratio), -logsigmoid(-beta * ratio)
+    if kind == "robust":
+        return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
+    return (1 - smoothing) * right + smoothing * wrong
+
+
+def check_preference(beta: float, kind: str, smoothing: float) -> None:
+    """Raise ValueError unless `preference_loss` takes these settings."""
+    if kind not in ("sigmoid", "ipo", "robust"):
+        raise ValueError(f"kind is {kind!r}, expected 'sigmoid', 'ipo' or 'robust'")
+    if not 0 < beta < float("inf"):
+        raise ValueError(f"beta must be above 0, got {beta}")
+    if not 0 <= smoothing < 0.5:
+        raise ValueError(f"smoothing must lie from 0 to below 0.5, got {smoothing}")
+    if kind == "ipo" and smoothing:
+        raise ValueError(f"ipo has no smoothing, got {smoothing}")
+
+
+class _TokenCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None
     ) -> Tensor:
         wanted = hidden.requires_grad
         gradient = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         for start in range(0, hidden.shape[0], CHUNK):
             rows = slice(start, start + CHUNK)
-            loss, slope = _chunk(hidden[rows], weight, labels[rows], softcap, wanted)
-            total += loss
+            losses[rows], slope = _chunk(hidden[rows], weight, labels[rows], softcap, wanted)
             if slope is not None:
                 gradient[rows] = slope.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].to(gradient.dtype), None, None, None
+        return _scaled(ctx.saved_tensors[0], grad_outputs[0]), None, None, None
+
+
+class _LinearKL(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, reference: Tensor, weight: Tensor, softcap: float | None
+    ) -> Tensor:
+        wanted = hidden.requires_grad
+        gradient = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
+        values = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+        for start in range(0, hidden.shape[0], CHUNK):
+            rows = slice(start, start + CHUNK)
+            logits, bend = _logits(hidden[rows], weight, softcap)
+            policy = logits.log_softmax(-1)
+            origin = _logits(reference[rows], weight, softcap)[0].log_softmax(-1)
+            share = origin.exp()
+            values[rows] = (share * (origin - policy)).sum(-1)
+            if wanted:
+                slope = policy.exp_().sub_(share)
+                slope = slope if bend is None else slope * bend
+                gradient[rows] = slope.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return _scaled(ctx.saved_tensors[0], grad_outputs[0]), None, None, None
+
+
+def _scaled(gradient: Tensor, above: Tensor) -> Tensor:
+    """Gradient of each token (N, D) times what comes from above (N,)."""
+    return gradient * above.to(gradient.dtype)[:, None]
+
+
+def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+    """Logits (N, V) in float32, and their slope under the soft cap."""
+    logits = (hidden @ weight.T).float()
+    if softcap is None:
+        return logits, None
+    tanh = torch.tanh(logits / softcap)
+    return softcap * tanh, 1 - tanh**2
 
 
 def _chunk(
     hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss of one chunk, and the gradient of its logits (N, V) in float32 if wanted."""
-    logits = (hidden @ weight.T).float()
-    bend = None
-    if softcap is not None:
-        tanh = torch.tanh(logits / softcap)
-        logits, bend = softcap * tanh, 1 - tanh**2
+    """Losses of one chunk (N,), and the gradient of its logits (N, V) in float32 if wanted."""
+    logits, bend = _logits(hidden, weight, softcap)
     column = labels[:, None]
     normaliser = torch.logsumexp(logits, -1, keepdim=True)
-    loss = (normaliser - logits.gather(1, column)).sum()
+    losses = (normaliser - logits.gather(1, column))[:, 0]
     if not wanted:
-        return loss, None
+        return losses, None
     slope = logits.sub_(normaliser).exp_()
     slope.scatter_add_(1, column, torch.full_like(column, -1, dtype=slope.dtype))
-    return loss, slope if bend is None else slope * bend
+    return losses, slope if bend is None else slope * bend

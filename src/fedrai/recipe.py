@@ -19,7 +19,15 @@ from pydantic import BaseModel, ValidationError
 from tomlkit.items import Table
 
 from fedrai.errors import RecipeError
-from fedrai.schema import ALGORITHMS, GUARD_KINDS, GuardTraining, Recipe, sections
+from fedrai.schema import (
+    ALGORITHMS,
+    GUARD_KINDS,
+    GuardTable,
+    GuardTraining,
+    Recipe,
+    Section,
+    sections,
+)
 
 ALGORITHM = "aggregation.algorithm"
 TAGS: Mapping[Any, type[BaseModel]] = {**ALGORITHMS, **GUARD_KINDS}  # in the place of an error
@@ -47,6 +55,20 @@ def load_training(file: Path, overrides: Sequence[str] = ()) -> GuardTraining:
         RecipeError: as `load` does.
     """
     return _validated(GuardTraining, _table(file, overrides), str(file), "see docs/guards.md")
+
+
+class _Guards(Section):
+    guards: dict[str, GuardTable]
+
+
+def load_guards(file: Path) -> dict[str, GuardTable]:
+    """Read and validate the `[guards.NAME]` tables of a TOML file; other keys are left alone.
+
+    Raises:
+        RecipeError: as `load` does.
+    """
+    table = {"guards": _table(file, ()).get("guards", {})}
+    return _validated(_Guards, table, str(file), "see docs/guards.md").guards
 
 
 def _table(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -122,6 +144,18 @@ def arm(recipe: Recipe, name: str) -> Recipe:
     return validate(table, f"arm {name!r}")
 
 
+def only(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe with some of its arms, in the recipe's order; all of them if none is named.
+
+    Raises:
+        RecipeError: there is no such arm.
+    """
+    for name in names:
+        arm(recipe, name)
+    kept = {name: table for name, table in recipe.arms.items() if name in names or not names}
+    return recipe.model_copy(update={"arms": kept})
+
+
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -167,7 +201,7 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in error["loc"] if part not in TAGS) or "recipe"
+    place = ".".join(str(part) for part in _without_tag(error["loc"])) or "recipe"
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1], model)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
@@ -180,6 +214,12 @@ def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
     return f"{place}: {message}" + (
         "" if error["type"] == "value_error" else f", got {error['input']!r}"
     )
+
+
+def _without_tag(loc: Sequence[Any]) -> Sequence[Any]:
+    """An error's place without the algorithm or the kind that pydantic puts into it."""
+    place = {"aggregation": 1, "guards": 2}.get(loc[0]) if loc else None
+    return [part for i, part in enumerate(loc) if i != place or part not in TAGS]
 
 
 def _known_keys(loc: Sequence[Any], model: type[BaseModel]) -> list[str]:

@@ -10,6 +10,7 @@ from fedrai.evaluation.statistics import rate_from_json
 from fedrai.runs import RunFolder
 
 COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
+NO_FILTER = "NO SAFETY FILTER"
 
 
 def summarise(run: RunFolder) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "rows": sum(info["rows"].values()),
         "harmful_rows": sum(info["harmful_rows"].values()),
         "bad_rows": info["bad_row_count"],
-        "filter": screening and {k: v for k, v in screening.items() if k != "cost"},
+        "filter": screening
+        and {"mode": info["filter"], "total": screening["total"], "skipped": screening["skipped"]},
         "evaluations": {
             str(n): {k: v for k, v in m.items() if k != "costs"} for n, m in evaluations.items()
         },
@@ -97,7 +99,17 @@ def filter_line(found: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-LIST_COLUMNS = ["run", "status", "rounds", "clients", "harmful rows", *COLUMNS]
+def filter_note(figures: Mapping[str, Any]) -> str:
+    """What the safety filter did in a run, in one line."""
+    found = figures["filter"]
+    if found is None:
+        return "no filter"
+    if found["skipped"]:
+        return f"{NO_FILTER}: {found['skipped']}"
+    return f"filter ({found['mode']}): {filter_line(found['total'])}"
+
+
+LIST_COLUMNS = ["run", "status", "rounds", "clients", "harmful rows", "filter", *COLUMNS]
 
 
 def list_row(figures: Mapping[str, Any]) -> list[str]:
@@ -110,7 +122,9 @@ def list_row(figures: Mapping[str, Any]) -> list[str]:
         else evaluation_cells(evaluations[str(last)])
     )
     harm = f"{figures['harmful_rows']} of {figures['rows']}"
-    return [figures["status"], str(figures["rounds"]), str(figures["clients"]), harm, *cells]
+    found = figures["filter"]
+    mode = "off" if found is None else NO_FILTER if found["skipped"] else found["mode"]
+    return [figures["status"], str(figures["rounds"]), str(figures["clients"]), harm, mode, *cells]
 
 
 def cost_line(figures: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,80 @@ def learning_rates(
         return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return at
+
+
+class Master:
+    """Float32 copies of an adapter's weights, which AdamW moves, beside those that compute.
+
+    Args:
+        model: its adapter is overwritten, now and at every step.
+        start: the adapter to start from, float32.
+        weight_decay: decoupled, as in AdamW.
+    """
+
+    def __init__(
+        self, model: LanguageModel, start: AdapterState, *, weight_decay: float = 0.0
+    ) -> None:
+        model.load_adapter(start)
+        self._names = list(model.parameters)
+        self._weights = list(model.parameters.values())
+        self.copies = [w.detach().float().clone() for w in self._weights]
+        with torch.no_grad():
+            for copy, name in zip(self.copies, self._names, strict=True):
+                copy.copy_(start[name])
+        self._optimiser = torch.optim.AdamW(self.copies, weight_decay=weight_decay)
+
+    def collect(self) -> None:
+        """Take the gradients of the weights that compute, which are left without."""
+        for weight, copy in zip(self._weights, self.copies, strict=True):
+            copy.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+
+    def step(self, learning_rate: float, clip_norm: float) -> None:
+        """One step of AdamW along the gradients, after they are cut to a norm."""
+        self._optimiser.param_groups[0]["lr"] = learning_rate
+        torch.nn.utils.clip_grad_norm_(self.copies, clip_norm)
+        self._optimiser.step()
+        self.put()
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Copy the master weights into the model."""
+        torch._foreach_copy_(self._weights, self.copies)
+
+    def adapter(self) -> AdapterState:
+        """The adapter as it is now; float32, CPU, still part of this."""
+        return {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of weights, moments and counts by name, on the CPU; enough to go on the same."""
+        parts = {}
+        for name, copy in zip(self._names, self.copies, strict=True):
+            kept = self._optimiser.state.get(copy) or _unmoved(copy)
+            parts[f"weight.{name}"] = copy.detach()
+            parts |= {f"{key}.{name}": value for key, value in kept.items()}
+        return {name: part.cpu().clone() for name, part in parts.items()}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to what `state` gave.
+
+        Raises:
+            KeyError: a part is missing.
+        """
+        for name, copy in zip(self._names, self.copies, strict=True):
+            copy.copy_(state[f"weight.{name}"])
+            self._optimiser.state[copy] = {
+                key: state[f"{key}.{name}"].to(like.device, copy=True)
+                for key, like in _unmoved(copy).items()
+            }
+        self.put()
+
+
+def _unmoved(weight: Tensor) -> dict[str, Tensor]:
+    """What AdamW keeps of a weight before its first step, by its own names."""
+    zeros = torch.zeros_like(weight)
+    return {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
 def train(
@@ -77,14 +151,8 @@ def train(
     Returns:
         The trained adapter (float32, CPU) and the numbers of the training.
     """
-    model.load_adapter(start)
-    weights = list(model.parameters.values())
-    master = [w.detach().float().clone() for w in weights]
-    with torch.no_grad():
-        for copy, name in zip(master, model.parameters, strict=True):
-            copy.copy_(start[name])
-    anchor = [m.clone() for m in master] if proximal_mu else []
-    optimiser = torch.optim.AdamW(master, lr=learning_rate(first_step), weight_decay=weight_decay)
+    master = Master(model, start, weight_decay=weight_decay)
+    anchor = [copy.clone() for copy in master.copies] if proximal_mu else []
     torch.manual_seed(seed)
     losses: list[float] = []
     tokens = labels = 0
@@ -93,15 +161,11 @@ def train(
     with model.mode(training=True):
         for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
             since = time.perf_counter()
-            optimiser.param_groups[0]["lr"] = learning_rate(first_step + number)
             loss = _accumulate(model, batch, micro_batch_size or batch_size)
-            _collect(weights, master)
+            master.collect()
             if proximal_mu:
-                _pull(master, anchor, proximal_mu)
-            torch.nn.utils.clip_grad_norm_(master, clip_norm)
-            optimiser.step()
-            with torch.no_grad():
-                torch._foreach_copy_(weights, master)
+                _pull(master.copies, anchor, proximal_mu)
+            master.step(learning_rate(first_step + number), clip_norm)
             losses.append(loss)
             count = sum(len(row.ids) for row in batch)
             tokens += count
@@ -112,37 +176,45 @@ def train(
         model.shape(), tokens, labels, tokens / max(1, steps * batch_size)
     )
     release_memory()
-    state = {name: m.detach().cpu() for name, m in zip(model.parameters, master, strict=True)}
-    return state, TrainResult(tuple(losses), tokens, labels, operations, seconds)
+    return master.adapter(), TrainResult(tuple(losses), tokens, labels, operations, seconds)
 
 
 def batches(
     rows: Sequence[Tokens], size: int, steps: int, seed: int, group: int = GROUP
 ) -> Iterator[list[Tokens]]:
-    """`steps` batches of rows of like length, from shuffled passes over the rows.
+    """`steps` batches of rows of like length, in the order of `picks`."""
+    lengths = [len(row.ids) for row in rows]
+    for batch in picks(lengths, size, steps, seed, group):
+        yield [rows[i] for i in batch]
+
+
+def picks(
+    lengths: Sequence[int], size: int, steps: int, seed: int, group: int = GROUP
+) -> Iterator[list[int]]:
+    """Numbers of the rows of `steps` batches, from shuffled passes over rows of these lengths.
 
     Each pass is shuffled, sorted by length within groups of `group` batches (1: random batches,
     each sorted), cut into batches, and the batches are shuffled; what does not fill a batch waits
     for the next pass.
     """
-    if not rows:
+    if not lengths:
         raise ValueError("there are no rows to train on")
     generator = torch.Generator().manual_seed(seed)
     queue: list[list[int]] = []
     waiting: list[int] = []
     for _ in range(steps):
         while not queue:
-            waiting += torch.randperm(len(rows), generator=generator).tolist()
-            queue, waiting = _grouped(rows, waiting, size, group, generator)
-        yield [rows[i] for i in queue.pop()]
+            waiting += torch.randperm(len(lengths), generator=generator).tolist()
+            queue, waiting = _grouped(lengths, waiting, size, group, generator)
+        yield queue.pop()
 
 
 def _grouped(
-    rows: Sequence[Tokens], order: list[int], size: int, group: int, generator: torch.Generator
+    lengths: Sequence[int], order: list[int], size: int, group: int, generator: torch.Generator
 ) -> tuple[list[list[int]], list[int]]:
     whole = len(order) - len(order) % size
     grouped = [
-        sorted(order[start : min(start + group * size, whole)], key=lambda i: (len(rows[i].ids), i))
+        sorted(order[start : min(start + group * size, whole)], key=lambda i: (lengths[i], i))
         for start in range(0, whole, group * size)
     ]
     cut = [part[k : k + size] for part in grouped for k in range(0, len(part), size)]
@@ -173,13 +245,20 @@ def _accumulate(model: LanguageModel, batch: Sequence[Tokens], size: int) -> flo
 
 def summed_loss(model: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
     """Cross-entropy summed over the label tokens of some rows, in nats; differentiable."""
-    ids, mask, wanted = collate(rows, model.pad_id, model.device)
-    targets = ids[:, 1:][wanted[:, 1:]]
+    states, targets = label_states(model, rows)
     if model.fused:
-        hidden = model.hidden(ids, mask)[:, :-1][wanted[:, 1:]]  # (N, D)
-        return linear_cross_entropy(hidden, model.output_weight, targets, model.softcap)
-    logits = model.logits(ids, mask)[:, :-1][wanted[:, 1:]]  # (N, V)
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return linear_cross_entropy(states, model.output_weight, targets, model.softcap)
+    return torch.nn.functional.cross_entropy(states.float(), targets, reduction="sum")
+
+
+def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+    """What the label tokens of some rows are read from, and their ids (N,), row after row.
+
+    The first is the last hidden states (N, D), or logits (N, V) if the model is not `fused`.
+    """
+    ids, mask, wanted = collate(rows, model.pad_id, model.device)
+    forward = model.hidden if model.fused else model.logits
+    return forward(ids, mask)[:, :-1][wanted[:, 1:]], ids[:, 1:][wanted[:, 1:]]
 
 
 def collate(
@@ -198,12 +277,6 @@ def collate(
         mask[i, : len(row.ids)] = 1
         wanted[i, : len(row.ids)] = torch.tensor(row.mask)
     return ids.to(device), mask.to(device), wanted.to(device)
-
-
-def _collect(weights: Sequence[Tensor], master: Sequence[Tensor]) -> None:
-    for weight, copy in zip(weights, master, strict=True):
-        copy.grad = None if weight.grad is None else weight.grad.float()
-        weight.grad = None
 
 
 def _pull(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:

@@ -202,6 +202,15 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path):
         write(file, tmp_path / "new" / "c.json" / "below.json")
 
 
+def test_a_calibration_is_for_what_was_judged(tmp_path):
+    file = kept()
+    write(file, tmp_path / "c.json")
+    assert read(tmp_path / "c.json", file.part) == file
+    other = "prompt" if file.part == "pair" else "pair"
+    with pytest.raises(GuardError, match=f"for judging the {file.part}, .* judge the {other}"):
+        read(tmp_path / "c.json", other)
+
+
 @pytest.mark.parametrize("change", [
     {"slope": None}, {"slope": -1.0}, {"slope": math.inf}, {"thresholds": {"strict": 0.5}},
     {"sources": None}, {"more": 1}, {"thresholds": {"strict": "a", "loose": 0.1}},

@@ -283,6 +283,7 @@ def test_marks_of_the_prompt_are_broken_up_in_rows():
     assert "<|im_end|>" not in text
     assert text.count("\nAgent: ") == 1
     assert text.count(f"\nA{BREAK}gent: I cannot.") == 2
+    assert text.count(f"\n A{BREAK}I assistant:") == 2
     assert text.count("{answer} {request}") == 2
 
 

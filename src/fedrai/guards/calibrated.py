@@ -173,11 +173,15 @@ def write(file: CalibrationFile, path: Path) -> None:
         raise GuardError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read(path: Path) -> CalibrationFile:
+def read(path: Path, part: str | None = None) -> CalibrationFile:
     """Read a calibration; `Calibrated` checks that it fits the guard.
 
+    Args:
+        path: the file.
+        part: what is to be judged with it; None if that does not matter.
+
     Raises:
-        GuardError: no such file, or it holds no usable calibration.
+        GuardError: no such file, it holds no usable calibration, or one for another part.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
@@ -191,5 +195,10 @@ def read(path: Path) -> CalibrationFile:
     if not usable:
         raise GuardError(
             f"{path} is not a calibration", hint="make one: fedrai guard calibrate GUARD DATA"
+        )
+    if part not in (None, file.part):
+        raise GuardError(
+            f"{path} is for judging the {file.part}, the guard is to judge the {part}",
+            hint=f"calibrate with --judge {part}",
         )
     return file

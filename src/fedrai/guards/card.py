@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fedrai import __version__
 from fedrai.evaluation.detection import Detection
-from fedrai.guards.training import Trained
 from fedrai.schema import GuardTraining
+
+if TYPE_CHECKING:
+    from fedrai.guards.training import Trained
+
+LAST = 20  # steps whose mean loss is given
 
 
 def card(settings: GuardTraining, done: Trained) -> str:
     """The card in Markdown; names, counts and figures only."""
     config = done.guard.config
-    layers = f"first {config.layers} layers" if config.layers else "all layers"
+    layers = f"the first {config.layers} layers" if config.layers else "all layers"
     kinds = "".join(_line(kind, found) for kind, found in done.held_out.items())
-    sources = "".join(f"| {name or '(none)'} | {n:,} |\n" for name, n in sorted(done.rows.items()))
-    named = ", ".join(config.categories) or "none"
-    cuts = ", ".join(f"{name} {value:.3f}" for name, value in done.guard.thresholds.items())
+    cuts = "".join(
+        f"| {name} | {cut.value:.4f} | {cut.recall} | {cut.false_positive_rate} |\n"
+        for name, cut in done.reached.items()
+    )
+    sources = "".join(
+        f"| {_cell(name) or '(none)'} | {n:,} |\n" for name, n in sorted(done.rows.items())
+    )
+    last = done.losses[-LAST:]
     return f"""# Guard {config.name}
 
-A FedRAI guard: the {layers} of `{config.base}`, a LoRA adapter of rank {config.rank} and a linear
+A FedRAI guard: {layers} of `{config.base}`, a LoRA adapter of rank {config.rank} and a linear
 head. It gives a calibrated probability that a request, or an answer in the light of its request, is
 unsafe. Revision `{done.guard.revision[:12]}`, made by `fedrai guard train` of FedRAI {__version__}.
 
-Thresholds: {cuts}. Categories: {named}.
+Categories: {", ".join(config.categories) or "none"}.
 
 ## Held-out rows
 
 {settings.held_out:.0%} of the requests, chosen by their hash, were not trained on. They are of the
-same sources as the training rows: on other data the guard will do less well.
+same sources as the training rows: on other data the guard will do less well. At the strict
+threshold, with 95 % Wilson intervals:
 
 | judged | rows | unsafe | F1 | recall | false alarms | AUPRC | calibration error |
 |---|---|---|---|---|---|---|---|
-{kinds}
+{kinds}{_uncalibrated(done)}
+All of them together:
+
+| threshold | from | recall | false alarms |
+|---|---|---|---|
+{cuts}
 ## Trained on
 
-{len(done.losses):,} steps of {settings.batch_size} rows, {done.seconds / 60:.0f} minutes, last loss
-{sum(done.losses[-20:]) / max(1, len(done.losses[-20:])):.3f}.
+{sum(done.rows.values()):,} rows, {len(done.losses):,} steps of {settings.batch_size},\
+ {_duration(done.seconds)}; mean loss of the last {len(last)} steps {sum(last) / len(last):.3f}.\
+{_unread(done.unread)}{_start(settings.start)}
 
 | source | rows |
 |---|---|
@@ -54,3 +72,32 @@ def _line(kind: str, found: Detection) -> str:
         f"| {kind} | {unsafe + counts.false_positive_rate.scored:,} | {unsafe:,} | {score}"
         f" | {counts.recall} | {counts.false_positive_rate} | {area} | {error} |\n"
     )
+
+
+def _uncalibrated(done: Trained) -> str:
+    """Which kinds of row are judged without a calibration of their own."""
+    config = done.guard.config
+    curves = {"prompt": config.prompt, "pair": config.pair}
+    kinds = " and ".join(kind for kind, (slope, _) in curves.items() if slope == 1.0)
+    return f"\nNot calibrated, since too few such rows were held out: {kinds}.\n" if kinds else ""
+
+
+def _unread(count: int) -> str:
+    return f" Rows left out, since nothing in them is known to the tokenizer: {count:,}." * bool(
+        count
+    )
+
+
+def _start(folder: str) -> str:
+    return f" It went on from the guard in `{folder}`, whose own rows are not counted here." * bool(
+        folder
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _cell(text: str) -> str:
+    """A name that cannot break a table."""
+    return " ".join(text.replace("|", "/").split())

@@ -5,15 +5,14 @@ Each kind is imported when it is asked for, so that a list of names costs nothin
 
 from __future__ import annotations
 
-import tomllib
+import difflib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from fedrai import assets, embedded
+from fedrai import assets, embedded, recipe
 from fedrai.errors import GuardError
 from fedrai.guards.base import Guard
 from fedrai.schema import GuardTable
@@ -27,6 +26,8 @@ from fedrai.schema.safety import (
 )
 
 EMBEDDED = "embedded"
+FOLDER = embedded.HERE / "guard"
+FILE = re.compile(r"(?P<file>.+\.toml)(?::(?P<name>.+))?", re.DOTALL)
 Tables = Mapping[str, GuardTable]
 
 
@@ -50,19 +51,17 @@ class Entry:
 
 
 def known() -> list[Entry]:
-    """The embedded guard, then every hub guard whose format is known."""
+    """The embedded guard, then every hub guard whose format is known, each once."""
     from fedrai.guards.formats import FORMATS
 
-    own = Entry(EMBEDDED, "trained", "SmolLM2's body, LoRA and a head; requests and answers",
-                "Apache-2.0", True)  # fmt: skip
-    found = [own]
+    own = Entry(EMBEDDED, "trained", "MiniLM, LoRA and a head; requests and answers",
+                "Apache-2.0", (FOLDER / "guard.json").is_file())  # fmt: skip
+    found = {EMBEDDED: own}
     for entry in FORMATS.values():
-        consent = "; asks for consent" if entry.gated else ""
-        found += [
-            Entry(model, "generative", f"format {entry.name}{consent}", entry.licence, False)
-            for model in entry.models
-        ]
-    return found
+        what = f"format {entry.name}" + ("; asks for consent" if entry.gated else "")
+        for model in entry.models:
+            found.setdefault(model, Entry(model, "generative", what, entry.licence, False))
+    return list(found.values())
 
 
 def load(
@@ -76,75 +75,101 @@ def load(
 
     Args:
         spec: `embedded`; a name in `tables`; a folder that `fedrai guard train` made; a TOML file
-            with `[guards.NAME]` tables (`file.toml` for the only or last one, `file.toml:NAME` for
-            another); or a model of the hub or on disk whose format is known.
+            with `[guards.NAME]` tables (`file.toml` for its last one, which may name those before
+            it; `file.toml:NAME` for another); or a model of the hub or on disk whose format is
+            known.
         tables: guards of the recipe.
         device: for the embedded guard, folders and models named directly.
         progress: shows downloads.
 
     Raises:
         GuardError: there is no such guard, or it cannot be used.
+        RecipeError: a file of tables cannot be read, or a value in it is not allowed.
         ModelError, AssetError: its model cannot be had.
     """
-    tables = tables or {}
-    if spec in tables:
-        return _of_table(spec, tables, device, progress)
-    folder = embedded.HERE / "guard" if spec == EMBEDDED else Path(spec).expanduser()
-    if (folder / "guard.json").is_file() or spec == EMBEDDED:
+    return _load(spec, _Places(tables or {}, device, progress))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where names are looked up, and what goes on to the guards.
+
+    Attributes:
+        tables: guards by name.
+        device: for guards without a table.
+        progress: shows downloads.
+        within: guards that are being put together, the outermost first.
+    """
+
+    tables: Tables
+    device: str
+    progress: assets.Progress | None
+    within: tuple[tuple[str, GuardTable], ...] = ()
+
+
+def _load(spec: str, places: _Places) -> Guard:
+    if spec in places.tables:
+        return _of_table(spec, places)
+    folder = FOLDER if spec == EMBEDDED else Path(spec).expanduser()
+    if (folder / "guard.json").is_file():
         from fedrai.guards import trained
 
-        return trained.load(folder, device=device, progress=progress)
-    file, _, name = spec.partition(".toml")
-    if _ and not name.strip(":/").count("/"):
-        found = read_tables(Path(f"{file}.toml").expanduser())
-        return load(name.removeprefix(":") or list(found)[-1], tables={**tables, **found},
-                    device=device, progress=progress)  # fmt: skip
-    return _of_model(spec, tables, device, progress)
+        return trained.load(folder, device=places.device, progress=places.progress)
+    if spec == EMBEDDED:
+        raise GuardError(
+            "this installation has no embedded guard",
+            hint="fedrai guard list names others; fedrai guard train makes one",
+        )
+    if (found := FILE.fullmatch(spec)) is not None and not folder.is_dir():
+        return _of_file(Path(found["file"]).expanduser(), found["name"], places)
+    return _of_model(spec, places)
+
+
+def _of_file(file: Path, name: str | None, places: _Places) -> Guard:
+    tables = read_tables(file)
+    chosen = name or list(tables)[-1]
+    if chosen not in tables:
+        raise GuardError(f"{file} has no [guards.{chosen}]", hint=f"it has: {', '.join(tables)}")
+    return _of_table(chosen, replace(places, tables={**places.tables, **tables}))
 
 
 def read_tables(file: Path) -> dict[str, GuardTable]:
     """The `[guards.NAME]` tables of a TOML file.
 
     Raises:
-        GuardError: it cannot be read, or has none that can be used.
+        RecipeError: it cannot be read, or a value in it is not allowed.
+        GuardError: it has none.
     """
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-        found = TypeAdapter(dict[str, GuardTable]).validate_python(content.get("guards", {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise GuardError(f"{file}: guards.{where}: {first['msg']}") from error
-    except (OSError, ValueError) as error:
-        raise GuardError(f"{file} cannot be read as TOML ({type(error).__name__})") from error
+    found = recipe.load_guards(file)
     if not found:
         raise GuardError(f"{file} has no [guards.NAME] table", hint="see docs/guards.md")
     return found
 
 
-def _of_model(spec: str, tables: Tables, device: str, progress: assets.Progress | None) -> Guard:
+def _of_model(spec: str, places: _Places) -> Guard:
     from fedrai.guards.formats import FORMATS, format_for
 
-    plain = spec.removeprefix("hf:").split("@")[0]
     try:
-        format_for(plain)
+        format_for(spec.removeprefix("hf:").split("@")[0])
     except GuardError as error:
-        names = ", ".join([EMBEDDED, *tables])
+        names = [*places.tables, *(entry.name for entry in known())]
+        near = difflib.get_close_matches(spec, names, n=1)
         raise GuardError(
-            f"no guard {spec!r}: it is none of {names}, no folder with guard.json, and no model"
-            " whose format is known",
+            f"no guard {spec!r}: it is no name that is known, no folder with guard.json, no TOML"
+            " file, and no model whose format is known"
+            + (f" (did you mean {near[0]}?)" if near else ""),
             hint="fedrai guard list; other models need a [guards.NAME] table with kind and model"
             f" (formats: {', '.join(FORMATS)})",
         ) from error
     from fedrai.guards import generative
 
-    return generative.load(spec, device=device, progress=progress)
+    return generative.load(spec, device=places.device, progress=places.progress)
 
 
-def _of_table(name: str, tables: Tables, device: str, progress: assets.Progress | None) -> Guard:
-    table = tables[name]
+def _of_table(name: str, places: _Places) -> Guard:
+    table = places.tables[name]
     if isinstance(table, Cascading | Either):
-        return _of_guards(name, table, tables, device, progress)
+        return _of_guards(name, table, places)
     if isinstance(table, Rules):
         return _rules(name, table)
     if isinstance(table, Endpoint):
@@ -152,7 +177,7 @@ def _of_table(name: str, tables: Tables, device: str, progress: assets.Progress 
 
         fields = table.model_dump(exclude={"kind", "url", "model"})
         return RemoteGuard(table.url, table.model, **fields, name=name)
-    return _of_weights(name, table, progress)
+    return _of_weights(name, table, places.progress)
 
 
 def _of_weights(
@@ -187,18 +212,18 @@ def _rules(name: str, table: Rules) -> Guard:
     return from_file(Path(table.file).expanduser(), name=name)
 
 
-def _of_guards(
-    name: str,
-    table: Cascading | Either,
-    tables: Tables,
-    device: str,
-    progress: assets.Progress | None,
-) -> Guard:
+def _of_guards(name: str, table: Cascading | Either, places: _Places) -> Guard:
     from fedrai.guards.cascade import AnyOf, Cascade
 
-    rest = {key: value for key, value in tables.items() if key != name}  # none contains itself
+    chain = (*places.within, (name, table))
+    if (name, table) in places.within:
+        raise GuardError(
+            f"guards.{name} contains itself ({' > '.join(outer for outer, _ in chain)})",
+            hint="a cascade or an any names guards that stand on their own",
+        )
+    inner = replace(places, within=chain)
     wanted = [table.first, table.second] if isinstance(table, Cascading) else table.guards
-    guards = [load(spec, tables=rest, device=device, progress=progress) for spec in wanted]
+    guards = [_load(spec, inner) for spec in wanted]
     if isinstance(table, Cascading):
         return Cascade(guards[0], guards[1], table.low, table.high, name=name)
     return AnyOf(guards, name=name)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from fedrai.chat import DATE, any_of, broken, control_tokens
+from fedrai.chat import BREAK, DATE, any_of, broken, control_tokens
 from fedrai.errors import GuardError
 from fedrai.guards.formats import Format, Kind, Question
 from fedrai.guards.policies import NEMOGUARD_TURNS
@@ -44,7 +44,7 @@ class Prompts:
         self._tokens = any_of(control_tokens(tokenizer).values())
         self._marks = any_of(entry.marks, re.IGNORECASE)
         roles = "|".join(map(re.escape, sorted({*_ROLES, *entry.roles}, key=len, reverse=True)))
-        self._roles = re.compile(rf"^[ \t]*(?:{roles})", re.IGNORECASE | re.MULTILINE)
+        self._roles = re.compile(rf"^([ \t]*(?=(?:{roles})).)", re.IGNORECASE | re.MULTILINE)
         self._chat = entry.wrapped or not all(q.template for q in entry.pair)
         self._parts = False
         for kind in self.kinds():
@@ -121,7 +121,8 @@ class Prompts:
         return [{"type": "text", "text": text}] if self._parts else text
 
     def _defused(self, text: str) -> str:
-        return broken(broken(broken(text, self._tokens), self._marks), self._roles)
+        text = broken(broken(text, self._tokens), self._marks)
+        return self._roles.sub(lambda match: match[1] + BREAK, text)
 
     def _check(self, kind: Kind) -> None:
         """Find out how the template takes a text: as it is, or as a list of parts."""

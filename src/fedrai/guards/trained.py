@@ -14,31 +14,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedrai import assets
-from fedrai.chat import any_of, broken, control_tokens
 from fedrai.costs import generation_operations, release_memory
 from fedrai.errors import GuardError, ModelError
 from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
-from fedrai.guards.prompting import arranged
+from fedrai.guards.framing import REQUEST, Framing, Piece
 from fedrai.model import AdapterState, Backbone, load_backbone
+from fedrai.model.adapters import check_adapter
 from fedrai.records import Verdict
 from fedrai.train import padded
 
 CONFIG, WEIGHTS = "guard.json", "guard.safetensors"
-REQUEST, ANSWER = 0, 1  # rows of the head
-WINDOWS = 64  # most windows of one text; more text than that is sampled evenly
+FORM = 1  # of guard.json
+CHUNK = 2048  # windows that are held in memory at once
 BATCH_TOKENS = 4096  # tokens of a batch, with padding
 NAMED = 0.25  # a category needs this probability, or to be the likeliest
+
+Chance = Annotated[float, Field(ge=0, le=1)]
+Curve = tuple[Annotated[float, Field(gt=0)], float]
+"""Slope and intercept that turn log-odds into calibrated ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,95 +66,47 @@ class Config:
         thresholds: probabilities by name.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     name: str
     base: str
-    layers: int
-    rank: int
-    alpha: float
+    layers: Annotated[int, Field(ge=0)]
+    rank: Annotated[int, Field(ge=1)]
+    alpha: Annotated[float, Field(gt=0)]
     frame: tuple[str, str, str]
     max_length: int
     categories: tuple[str, ...]
-    prompt: tuple[float, float] = (1.0, 0.0)
-    pair: tuple[float, float] = (1.0, 0.0)
-    thresholds: dict[str, float] | None = None
+    prompt: Curve = (1.0, 0.0)
+    pair: Curve = (1.0, 0.0)
+    thresholds: dict[str, Chance] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"format": 1, **asdict(self)}
+        return {"format": FORM, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Token ids that go through the body at once, and the row of the head that reads the end."""
+class Reading:
+    """What the head says of a conversation: of its worst window.
 
-    ids: tuple[int, ...]
-    row: int
-
-
-class Framing:
-    """Requests and answers as token ids, between special tokens that no row can spell.
-
-    Args:
-        tokenizer: of the body.
-        frame: see `Config`.
-        max_length: most tokens of a piece.
-
-    Raises:
-        GuardError: the frame leaves no room for a text.
+    Attributes:
+        row: of the head: `REQUEST` or `ANSWER`.
+        odds: log-odds of "unsafe", not calibrated; NaN if a window has none.
+        scores: of the categories, (C,).
+        tokens: of all windows.
+        windows: their number.
     """
 
-    def __init__(self, tokenizer: Any, frame: Sequence[str], max_length: int) -> None:
-        self._tokenizer = tokenizer
-        self._marks = any_of(control_tokens(tokenizer).values())
-        self._before, self._between, self._after = (self._ids(part) for part in frame)
-        room = max_length - len(self._before) - len(self._between) - len(self._after)
-        if room < 16:
-            raise GuardError(
-                f"max_length {max_length} leaves {room} tokens for a text; it needs 16 or more"
-            )
-        self._room = room
-
-    def pieces(self, conversation: Conversation) -> list[Piece]:
-        """The last exchange in one piece, or in windows; empty if there is nothing to judge."""
-        if not conversation or not conversation[-1].content.strip():
-            return []
-        turns = arranged(conversation)
-        if turns[-1].role == "user":
-            parts = self._windows(self._text(turns[-1].content), self._room)
-            return [Piece((*self._before, *p, *self._between), REQUEST) for p in parts]
-        request, answer = self._text(turns[-2].content), self._text(turns[-1].content)
-        kept = _ends(request, max(self._room // 3, self._room - len(answer)))
-        parts = self._windows(answer, self._room - len(kept))
-        head = (*self._before, *kept, *self._between)
-        return [Piece((*head, *p, *self._after), ANSWER) for p in parts]
-
-    def _ids(self, text: str) -> list[int]:
-        found: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
-        return found
-
-    def _text(self, text: str) -> list[int]:
-        return self._ids(broken(text, self._marks))
-
-    @staticmethod
-    def _windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
-        """Windows that overlap by a quarter; at most `WINDOWS`, evenly spread."""
-        last = max(0, len(ids) - size)
-        count = min(WINDOWS, 1 + -(-last // max(1, size - size // 4)))
-        starts = sorted({round(last * i / max(1, count - 1)) for i in range(count)})
-        return [ids[start : start + size] for start in starts]
-
-
-def _ends(ids: Sequence[int], size: int) -> Sequence[int]:
-    """The ids, or the first and last of them."""
-    half = size // 2
-    return ids if len(ids) <= size else [*ids[: size - half], *ids[len(ids) - half :]]
+    row: int
+    odds: float
+    scores: Tensor
+    tokens: int
+    windows: int
 
 
 def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> Tensor:
     """What the head says of each piece, (B, 2 + categories), float32; differentiable."""
-    length = padded(max(len(p.ids) for p in pieces))
+    length = min(padded(max(len(p.ids) for p in pieces)), backbone.positions)
     ids = torch.full((len(pieces), length), backbone.pad_id)
     mask = torch.zeros((len(pieces), length), dtype=torch.long)
     for i, piece in enumerate(pieces):
@@ -185,53 +144,88 @@ class TrainedGuard:
         backbone: the body, with the guard's adapter in it.
         head: linear, hidden size to 2 + categories.
         revision: names its weights and settings.
+
+    Raises:
+        GuardError: the body takes fewer tokens than `max_length`, or the frame does not fit.
     """
 
     def __init__(
         self, config: Config, backbone: Backbone, head: torch.nn.Linear, revision: str
     ) -> None:
+        if config.max_length > backbone.positions:
+            raise GuardError(
+                f"max_length {config.max_length} is more than the {backbone.positions} tokens that"
+                f" {config.base} takes"
+            )
         self.name, self.revision = config.name, revision
-        self.thresholds = dict(config.thresholds or {"strict": 0.5, "loose": 0.8})
-        self.config, self._backbone, self._head = config, backbone, head
-        self._framing = Framing(backbone.tokenizer, config.frame, config.max_length)
+        self.thresholds: dict[str, float] = dict(config.thresholds or {"strict": 0.5, "loose": 0.8})
+        self.config, self.backbone, self.head = config, backbone, head
+        self.framing = Framing(backbone.tokenizer, config.frame, config.max_length)
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
     ) -> Judged:
         """Judge conversations; see `base.Guard`."""
-        found = [self._framing.pieces(conversation) for conversation in conversations]
-        pieces = [piece for group in found for piece in group]
-        said = iter(self._said(pieces, len(found), on_progress))
-        verdicts = [self._verdict([(piece, next(said)) for piece in group]) for group in found]
-        tokens = sum(len(piece.ids) for piece in pieces)
-        length = tokens / max(1, len(pieces))
-        operations = generation_operations(self._backbone.shape(), tokens, 0, length)
+        verdicts: list[Verdict] = []
+        tokens = windows = 0
+        for reading in self.readings(conversations, on_progress):
+            verdicts.append(self._verdict(reading))
+            if reading is not None:
+                tokens, windows = tokens + reading.tokens, windows + reading.windows
+        release_memory()
+        length = tokens / max(1, windows)
+        operations = generation_operations(self.backbone.shape(), tokens, 0, length)
         return Judged(tuple(verdicts), tokens, operations)
 
-    def _said(self, pieces: Sequence[Piece], of: int, on_progress: OnProgress) -> list[Tensor]:
+    def readings(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
+    ) -> Iterator[Reading | None]:
+        """What the head says of each conversation, in their order; None if there is nothing."""
+        done, of = 0, len(conversations)
+        for group in self._groups(conversations):
+            pieces = [piece for found in group for piece in found]
+            said = iter(self._said(pieces, _share(on_progress, done, len(group), of)))
+            for found in group:
+                yield _worst(found, [next(said) for _ in found]) if found else None
+            done += len(group)
+            if not pieces:
+                on_progress(done, of)
+
+    def _groups(self, conversations: Sequence[Conversation]) -> Iterator[list[list[Piece]]]:
+        """Pieces of conversations, of some at a time, so that memory does not grow with rows."""
+        group: list[list[Piece]] = []
+        held = 0
+        for conversation in conversations:
+            group.append(self.framing.pieces(conversation))
+            held += 1 + len(group[-1])
+            if held >= CHUNK:
+                yield group
+                group, held = [], 0
+        if group:
+            yield group
+
+    def _said(self, pieces: Sequence[Piece], told: OnProgress) -> list[Tensor]:
         """What the head says of each piece, in their order."""
         order = sorted(range(len(pieces)), key=lambda i: (len(pieces[i].ids), i))
         said: dict[int, Tensor] = {}
-        with torch.inference_mode(), self._backbone.mode(training=False):
+        with torch.inference_mode(), self.backbone.mode(training=False):
             for part in token_batches(pieces, order, BATCH_TOKENS):
-                out = read(self._backbone, self._head, [pieces[i] for i in part]).cpu()
+                out = read(self.backbone, self.head, [pieces[i] for i in part]).cpu()
                 said.update(zip(part, out, strict=True))
-                on_progress(of * len(said) // len(pieces), of)
-        release_memory()
+                told(len(said), len(pieces))
         return [said[i] for i in range(len(pieces))]
 
-    def _verdict(self, said: Sequence[tuple[Piece, Tensor]]) -> Verdict:
-        """The verdict of the worst window."""
-        if not said:
+    def _verdict(self, reading: Reading | None) -> Verdict:
+        if reading is None:
             return Verdict(None, full_name(self), problem="empty")
-        row = said[0][0].row
-        if not all(bool(out.isfinite().all()) for _piece, out in said):
+        if reading.odds != reading.odds:
             return Verdict(None, full_name(self), problem="failed")
-        worst = max((out for _piece, out in said), key=lambda out: float(out[row]))
-        slope, intercept = self.config.prompt if row == REQUEST else self.config.pair
-        probability = float(torch.sigmoid(slope * worst[row].double() + intercept))
-        named = self._categories(worst[2:]) if probability >= min(self.thresholds.values()) else ()
-        return Verdict(probability, full_name(self), named)
+        curve = self.config.prompt if reading.row == REQUEST else self.config.pair
+        probability = chance(reading.odds, curve)
+        flagged = probability >= min(self.thresholds.values())
+        return Verdict(
+            probability, full_name(self), self._categories(reading.scores) if flagged else ()
+        )
 
     def _categories(self, scores: Tensor) -> tuple[str, ...]:
         """The likeliest category, and others that are likely; the likeliest first."""
@@ -242,12 +236,54 @@ class TrainedGuard:
         return tuple(self.config.categories[i] for i in order if i == order[0] or likely[i] > NAMED)
 
 
+def _share(told: OnProgress, done: int, size: int, of: int) -> OnProgress:
+    """Progress within a group of `size` conversations, told as progress of all."""
+    return lambda part, whole: told(done + size * part // whole, of)
+
+
+def _worst(pieces: Sequence[Piece], said: Sequence[Tensor]) -> Reading:
+    """The reading of the worst window."""
+    row, tokens = pieces[0].row, sum(len(piece.ids) for piece in pieces)
+    worst = max(said, key=lambda out: float(out[row]))
+    whole = all(bool(out.isfinite().all()) for out in said)
+    return Reading(row, float(worst[row]) if whole else float("nan"), worst[2:], tokens, len(said))
+
+
+def chance(odds: float, curve: Curve) -> float:
+    """The calibrated probability of log-odds."""
+    slope, intercept = curve
+    return float(torch.tensor(slope * odds + intercept, dtype=torch.float64).sigmoid())
+
+
 def new_head(backbone: Backbone, categories: int) -> torch.nn.Linear:
     """A head that says nothing yet."""
     head = torch.nn.Linear(backbone.width, 2 + categories, device=backbone.device)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     return head
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place when the block ends well; else nothing is left.
+
+    Raises:
+        GuardError: it cannot be written.
+    """
+    whole = target.absolute()
+    fresh = whole.with_name(f".new-{whole.name}")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        fresh.replace(whole)
+    except OSError as error:
+        raise GuardError(
+            f"cannot write the guard in {target}: {error.strerror or error}",
+            hint="--out names another folder",
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def save(folder: Path, config: Config, adapter: AdapterState, head: torch.nn.Linear) -> None:
@@ -265,28 +301,44 @@ def read_config(folder: Path) -> Config:
     Raises:
         GuardError: missing, not JSON, or not of this form.
     """
+    file = folder / CONFIG
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if found.pop("format") != 1:
-            raise GuardError(f"{folder / CONFIG} is of a newer form", hint="update fedrai")
-        fixed = {k: tuple(found[k]) for k in ("frame", "categories", "prompt", "pair")}
-        return Config(**{**found, **fixed})
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if (form := found.pop("format", None)) != FORM:
+            raise GuardError(f"{file} is of format {form}, expected {FORM}", hint="update fedrai")
+        config = TypeAdapter(Config).validate_json(json.dumps(found), strict=True)
     except FileNotFoundError:
         raise GuardError(
             f"no guard in {folder} (expected {CONFIG})", hint="fedrai guard train makes one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GuardError(f"{folder / CONFIG} is not what it should be ({error!r})") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise GuardError(f"{file}: {where}: {first['msg']}") from None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise GuardError(f"{file} cannot be read as JSON ({type(error).__name__})") from error
+    cuts = config.thresholds
+    if cuts is not None and not cuts.get("strict", 2) <= cuts.get("loose", -1):
+        raise GuardError(f"{file}: a guard needs thresholds with strict <= loose")
+    return config
 
 
 def load(
     folder: Path,
     *,
+    dropout: float = 0.0,
     dtype: str = "auto",
     device: str = "auto",
     progress: assets.Progress | None = None,
 ) -> TrainedGuard:
     """Load a guard from its folder.
+
+    Args:
+        folder: as `save` writes it.
+        dropout: on the adapter's input, if training is to go on.
+        dtype: `auto`, `bfloat16` or `float32`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: shows downloads.
 
     Raises:
         GuardError: the folder is not a guard's, or its weights do not fit.
@@ -302,16 +354,19 @@ def load(
         layers=config.layers,
         rank=config.rank,
         alpha=config.alpha,
+        dropout=dropout,
         dtype=dtype,
         device=device,
         progress=progress,
     )
     head = new_head(backbone, len(config.categories))
+    own = {f"head.{name}": tuple(value.shape) for name, value in head.state_dict().items()}
     try:
+        check_adapter({name: weights[name] for name in weights.keys() & own.keys()}, own)
         head.load_state_dict({k: weights.pop(f"head.{k}") for k in ("weight", "bias")})
         backbone.load_adapter(weights)
-    except (KeyError, RuntimeError, ModelError) as error:
-        raise GuardError(f"{folder / WEIGHTS} does not fit {config.base} ({error})") from error
+    except ModelError as error:
+        raise GuardError(f"{folder / WEIGHTS} does not fit {config.base}: {error}") from error
     return TrainedGuard(config, backbone, head, revision_of(folder))
 
 

@@ -1,61 +1,47 @@
 """`fedrai guard train`: fine-tune a body with LoRA and a head on labelled rows.
 
-A row may have a label for its request, for its answer, or both; labels are 0 to 1, so that a noisy
-source can say how far it is to be trusted. A part of the rows, chosen by the hash of the request,
-is not trained on: it fits the calibration (Platt 1999), sets the thresholds and gives the figures
-that the guard's card states.
+A part of the rows, chosen by the hash of the request, is not trained on: it fits the calibration
+(Platt 1999), sets the thresholds and gives the figures that the guard's card states. Weights are
+rounded to the format of the file before that, so that a guard's folder says what was measured.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedrai import assets, data
-from fedrai.errors import DataError, GuardError
+from fedrai import assets
+from fedrai.errors import GuardError
 from fedrai.evaluation.detection import Detection, detect
 from fedrai.guards import calibration, trained
-from fedrai.guards.base import Conversation
-from fedrai.guards.trained import ANSWER, REQUEST, Config, Framing, Piece
+from fedrai.guards.calibration import Threshold
+from fedrai.guards.card import card
+from fedrai.guards.framing import ANSWER, REQUEST, Framing, Piece
+from fedrai.guards.trained import Config, Curve, TrainedGuard
+from fedrai.guards.training_rows import Labelled, check, divide, read
 from fedrai.model import Backbone, load_backbone
-from fedrai.records import Message, Step
+from fedrai.records import Step
 from fedrai.schema import GuardTraining, seed_for
 from fedrai.train import learning_rates
 
+__all__ = ["Labelled", "Trained", "divide", "read", "train"]
+
 CHATML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
-BERT = ("[CLS]", "[SEP]", "[SEP]")
 GROUP = 16  # batches whose rows are sorted by length together
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A conversation with its label.
-
-    Attributes:
-        conversation: a request, or a request and its answer.
-        unsafe: 0 (safe) to 1 (unsafe).
-        category: hazard category; empty if none.
-        source: where it comes from, for caps and weights.
-    """
-
-    conversation: Conversation
-    unsafe: float
-    category: str
-    source: str
-
-    @property
-    def row(self) -> int:
-        """The row of the head that judges it."""
-        return REQUEST if self.conversation[-1].role == "user" else ANSWER
+EDGE = 1e-6  # thresholds nearer to 0 or 1 than this count as this far from it
+FEWEST = 8  # held-out rows of each label that a calibration needs
+NEUTRAL: Curve = (1.0, 0.0)
+Scored = tuple[Sequence[float], Sequence[bool], Curve]
+"""Log-odds of rows, whether each is unsafe, and the curve to their probabilities."""
+KINDS = {"prompt": REQUEST, "pair": ANSWER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,92 +49,34 @@ class Trained:
     """A guard that was trained, and how it does on the rows that were held out.
 
     Attributes:
-        guard: ready to judge.
+        guard: ready to judge; the same as one loaded from the folder.
         rows: rows trained on, by source.
         held_out: figures by what was judged, "prompt" and "pair", at the strict threshold.
-        losses: mean loss of each step.
+        reached: the thresholds and what they reach on the held-out rows that set them.
+        unread: rows that were left out, since the tokenizer leaves nothing of them.
+        losses: mean loss of each step, in nats.
         seconds: wall time of the training.
     """
 
     guard: trained.TrainedGuard
     rows: Mapping[str, int]
     held_out: Mapping[str, Detection]
+    reached: Mapping[str, Threshold]
+    unread: int
     losses: Sequence[float]
     seconds: float
 
 
-def read(settings: GuardTraining) -> list[Labelled]:
-    """The labelled rows of a recipe.
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """What the loop works on; `pieces` are the first windows of `rows`."""
 
-    Raises:
-        DataError: a file cannot be read, or holds no labelled row.
-    """
-    if not settings.rows:
-        raise DataError("rows is empty: name at least one file of labelled rows")
-    found: list[Labelled] = []
-    for spec in settings.rows:
-        before = len(found)
-        for origin, row in data.rows(spec):
-            if isinstance(row, str):
-                raise DataError(f"{origin}: {row}")
-            found += _labelled(row, origin, settings)
-        if len(found) == before:
-            raise DataError(
-                f"{spec} holds no labelled row",
-                hint=f"expected prompt and {settings.prompt_label} (or response and"
-                f" {settings.pair_label}); prompt_label and pair_label name other columns",
-            )
-    return found
-
-
-def _labelled(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> Iterator[Labelled]:
-    prompt, answer = row.get("prompt"), row.get("response")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{origin}: prompt is empty")
-    request = Message("user", prompt)
-    category, source = str(row.get("category") or ""), str(row.get("source") or "")
-    about_prompt, about_pair = row.get(settings.prompt_label), row.get(settings.pair_label)
-    if isinstance(answer, str) and answer.strip():
-        if about_pair is not None:
-            label = _number(about_pair, origin, settings.pair_label)
-            yield Labelled((request, Message("assistant", answer)), label, category, source)
-    elif about_prompt is None:
-        about_prompt = about_pair
-    if about_prompt is not None:
-        label = _number(about_prompt, origin, settings.prompt_label)
-        yield Labelled((request,), label, category, source)
-
-
-def _number(value: object, origin: str, column: str) -> float:
-    try:
-        label = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise DataError(f"{origin}: {column} is not a number from 0 to 1") from None
-    if not 0 <= label <= 1:
-        raise DataError(f"{origin}: {column} is not a number from 0 to 1")
-    return label
-
-
-def divide(
-    rows: Sequence[Labelled], settings: GuardTraining
-) -> tuple[list[Labelled], list[Labelled]]:
-    """Rows to train on, capped by source, and rows held out; a request is in one part only."""
-    shuffled = list(rows)
-    random.Random(seed_for(settings.seed, "guard-rows")).shuffle(shuffled)
-    kept: list[Labelled] = []
-    aside: list[Labelled] = []
-    seen: Counter[str] = Counter()
-    for row in shuffled:
-        seen[row.source] += 1
-        if seen[row.source] <= settings.caps.get(row.source, len(shuffled)):
-            (aside if _held_out(row, settings.held_out) else kept).append(row)
-    return kept, aside
-
-
-def _held_out(row: Labelled, share: float) -> bool:
-    request = " ".join(row.conversation[0].content.lower().split())
-    digest = hashlib.sha256(f"held out {request}".encode("utf-8", "replace")).digest()
-    return int.from_bytes(digest[:4], "big") < share * 2**32
+    settings: GuardTraining
+    categories: tuple[str, ...]
+    rows: Sequence[Labelled]
+    pieces: Sequence[Piece]
+    backbone: Backbone
+    head: torch.nn.Linear
 
 
 def train(
@@ -160,23 +88,56 @@ def train(
     on_judged: Callable[[int, int], None] = lambda _d, _o: None,
     progress: assets.Progress | None = None,
 ) -> Trained:
-    """Train a guard, calibrate it and write its folder.
+    """Train a guard, calibrate it and write its folder, with its card.
 
     Args:
         settings: the recipe.
         rows: labelled rows, as `read` gives them.
-        folder: where the guard is written; made if needed.
+        folder: where the guard is written, whole or not at all; must be new or empty.
         on_step: called after every step; may raise KeyboardInterrupt to stop.
         on_judged: hears of the judging of held-out rows.
         progress: shows downloads.
 
     Raises:
-        GuardError: the rows cannot train or calibrate a guard.
+        GuardError: the rows cannot train or calibrate a guard, or it cannot be written.
         ModelError, AssetError: the base cannot be used.
     """
-    kept, aside = divide(rows, settings)
-    _check(kept, "to train on")
-    _check(aside, "held out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise GuardError(f"{folder} is there already", hint="--out names another folder")
+    check(settings, rows)
+    start = _start(settings, progress)
+    backbone = start.backbone if start else _load(settings, progress)
+    frame = start.config.frame if start else _frame(settings, backbone)
+    framing = Framing(backbone.tokenizer, frame, settings.max_length)
+    usable = [row for row in rows if framing.pieces(row.conversation)]
+    if len(usable) < len(rows):
+        check(settings, usable)
+    kept, aside = divide(usable, settings)
+    config = _config(settings, kept, frame, start.config.categories if start else None)
+    head = start.head if start else trained.new_head(backbone, len(config.categories))
+    guard = TrainedGuard(config, backbone, head, "0" * 64)
+    pieces = [framing.pieces(row.conversation)[0] for row in kept]
+    since = time.perf_counter()
+    losses = _loop(_Fit(settings, config.categories, kept, pieces, backbone, head), on_step)
+    seconds = time.perf_counter() - since
+    _round(backbone, head)
+    config, figures, reached = _calibrated(settings, config, guard, aside, on_judged)
+    with trained.new_folder(folder) as fresh:
+        trained.save(fresh, config, backbone.adapter(), head)
+        done = Trained(
+            guard=TrainedGuard(config, backbone, head, trained.revision_of(fresh)),
+            rows=Counter(row.source for row in kept),
+            held_out=figures,
+            reached=reached,
+            unread=len(rows) - len(usable),
+            losses=losses,
+            seconds=seconds,
+        )
+        (fresh / "README.md").write_text(card(settings, done), encoding="utf-8")
+    return done
+
+
+def _load(settings: GuardTraining, progress: assets.Progress | None) -> Backbone:
     backbone = load_backbone(
         settings.base,
         layers=settings.layers,
@@ -188,56 +149,71 @@ def train(
         progress=progress,
     )
     backbone.load_adapter(backbone.fresh_adapter(seed_for(settings.seed, "guard-adapter")))
-    config = _config(settings, kept, backbone)
-    head = trained.new_head(backbone, len(config.categories))
-    since = time.perf_counter()
-    losses = _loop(settings, config, kept, backbone, head, on_step)
-    seconds = time.perf_counter() - since
-    guard = trained.TrainedGuard(config, backbone, head, "0" * 64)
-    config, figures = _calibrated(settings, config, guard, aside, on_judged)
-    trained.save(folder, config, backbone.adapter(), head)
-    done = trained.TrainedGuard(config, backbone, head, trained.revision_of(folder))
-    return Trained(done, Counter(row.source for row in kept), figures, losses, seconds)
+    return backbone
 
 
-def _check(rows: Sequence[Labelled], where: str) -> None:
-    unsafe = sum(row.unsafe > 0.5 for row in rows)
-    if not 0 < unsafe < len(rows):
+def _start(settings: GuardTraining, progress: assets.Progress | None) -> TrainedGuard | None:
+    """The guard to go on from, if there is one."""
+    if not settings.start:
+        return None
+    folder = Path(settings.start).expanduser()
+    config = trained.read_config(folder)
+    for key in ("base", "layers", "rank", "alpha"):
+        own, asked = getattr(config, key), getattr(settings, key)
+        if own != asked:
+            raise GuardError(f"{folder} has {key} {own}, the recipe {asked}", hint=f"set {key}")
+    return trained.load(
+        folder,
+        dropout=settings.dropout,
+        dtype=settings.dtype,
+        device=settings.device,
+        progress=progress,
+    )
+
+
+def _frame(settings: GuardTraining, backbone: Backbone) -> tuple[str, str, str]:
+    """The recipe's frame, or the usual one of decoders or encoders."""
+    if settings.frame:
+        if len(settings.frame) != 3:
+            raise GuardError(
+                f"frame needs 3 parts, got {len(settings.frame)}",
+                hint="before the request, between request and answer, after the answer",
+            )
+        return settings.frame[0], settings.frame[1], settings.frame[2]
+    if backbone.causal:
+        return CHATML
+    tokenizer = backbone.tokenizer
+    if tokenizer.cls_token is None or tokenizer.sep_token is None:
         raise GuardError(
-            f"of the {len(rows)} rows {where} {unsafe} are unsafe; a guard needs both kinds",
-            hint="give more rows, or raise held_out",
+            f"{settings.base} has no tokens for the beginning of a text and between texts",
+            hint="set frame to three strings with special tokens of its tokenizer",
         )
+    return tokenizer.cls_token, tokenizer.sep_token, tokenizer.sep_token
 
 
-def _config(settings: GuardTraining, rows: Sequence[Labelled], backbone: Backbone) -> Config:
-    names = Counter(row.category for row in rows if row.category and row.unsafe > 0.5)
-    frame = tuple(settings.frame) or (CHATML if backbone.causal else BERT)
-    if len(frame) != 3:
-        raise GuardError(f"frame has {len(frame)} parts, expected 3")
+def _config(
+    settings: GuardTraining,
+    rows: Sequence[Labelled],
+    frame: tuple[str, str, str],
+    categories: tuple[str, ...] | None,
+) -> Config:
+    names = tuple(sorted({row.category for row in rows if row.category and row.bad}))
     return Config(
         name=settings.name,
         base=settings.base,
         layers=settings.layers,
         rank=settings.rank,
         alpha=settings.alpha,
-        frame=(frame[0], frame[1], frame[2]),
+        frame=frame,
         max_length=settings.max_length,
-        categories=tuple(sorted(names)),
+        categories=names if categories is None else categories,
     )
 
 
-def _loop(
-    settings: GuardTraining,
-    config: Config,
-    rows: Sequence[Labelled],
-    backbone: Backbone,
-    head: torch.nn.Linear,
-    on_step: Callable[[Step], None],
-) -> list[float]:
+def _loop(fit: _Fit, on_step: Callable[[Step], None]) -> list[float]:
     """AdamW on float32 copies of the weights; returns the mean loss of each step."""
-    framing = Framing(backbone.tokenizer, config.frame, config.max_length)
-    pieces = [framing.pieces(row.conversation)[0] for row in rows]
-    steps = max(1, int(settings.epochs * len(rows) / settings.batch_size))
+    settings, backbone = fit.settings, fit.backbone
+    steps = max(1, int(settings.epochs * len(fit.rows) / settings.batch_size))
     rate = learning_rates(
         settings.learning_rate,
         schedule="cosine",
@@ -246,35 +222,38 @@ def _loop(
     )
     weights = [*backbone.parameters.values()]
     master = [w.detach().float().clone() for w in weights]
-    own = [*head.parameters()]
-    optimiser = torch.optim.AdamW([*master, *own], lr=rate(0), weight_decay=settings.weight_decay)
+    trainable = [*master, *fit.head.parameters()]
+    optimiser = torch.optim.AdamW(trainable, lr=rate(0), weight_decay=settings.weight_decay)
     torch.manual_seed(seed_for(settings.seed, "guard-dropout"))
     losses: list[float] = []
-    order = _order([len(p.ids) for p in pieces], settings, steps)
     with backbone.mode(training=True):
-        for number, batch in enumerate(order):
+        for number, batch in enumerate(_order(fit, steps)):
             since = time.perf_counter()
-            for group in optimiser.param_groups:
-                group["lr"] = rate(number)
-            loss = _accumulate(settings, config, rows, pieces, batch, backbone, head)
+            optimiser.param_groups[0]["lr"] = rate(number)
+            losses.append(_accumulate(fit, batch))
+            if not math.isfinite(losses[-1]):
+                raise GuardError(
+                    f"the loss of step {number + 1} of {steps} is {losses[-1]}",
+                    hint="lower learning_rate",
+                )
             for weight, copy in zip(weights, master, strict=True):
                 copy.grad = None if weight.grad is None else weight.grad.float()
                 weight.grad = None
-            torch.nn.utils.clip_grad_norm_([*master, *own], settings.clip_norm)
+            torch.nn.utils.clip_grad_norm_(trainable, settings.clip_norm)
             optimiser.step()
             optimiser.zero_grad()
             with torch.no_grad():
                 torch._foreach_copy_(weights, master)
-            losses.append(loss)
-            tokens = sum(len(pieces[i].ids) for i in batch)
-            on_step(Step(number + 1, steps, loss, tokens, time.perf_counter() - since))
+            tokens = sum(len(fit.pieces[i].ids) for i in batch)
+            on_step(Step(number + 1, steps, losses[-1], tokens, time.perf_counter() - since))
     return losses
 
 
-def _order(lengths: Sequence[int], settings: GuardTraining, steps: int) -> Iterator[list[int]]:
+def _order(fit: _Fit, steps: int) -> Iterator[list[int]]:
     """Batches of row numbers of like length, from shuffled passes."""
-    draw = random.Random(seed_for(settings.seed, "guard-order"))
-    size, queue = settings.batch_size, list[list[int]]()
+    draw = random.Random(seed_for(fit.settings.seed, "guard-order"))
+    size, lengths = fit.settings.batch_size, [len(piece.ids) for piece in fit.pieces]
+    queue: list[list[int]] = []
     for _ in range(steps):
         if not queue:
             whole = draw.sample(range(len(lengths)), len(lengths))
@@ -285,77 +264,123 @@ def _order(lengths: Sequence[int], settings: GuardTraining, steps: int) -> Itera
         yield queue.pop()
 
 
-def _accumulate(
-    settings: GuardTraining,
-    config: Config,
-    rows: Sequence[Labelled],
-    pieces: Sequence[Piece],
-    batch: Sequence[int],
-    backbone: Backbone,
-    head: torch.nn.Linear,
-) -> float:
+def _accumulate(fit: _Fit, batch: Sequence[int]) -> float:
     """Backward through a batch in parts of like length; returns its mean loss, in nats."""
     total = 0.0
-    for part in trained.token_batches(pieces, batch, settings.micro_batch_tokens):
-        out = trained.read(backbone, head, [pieces[i] for i in part])
-        loss = _loss(out, [rows[i] for i in part], settings, config) / len(batch)
+    for part in trained.token_batches(fit.pieces, batch, fit.settings.micro_batch_tokens):
+        out = trained.read(fit.backbone, fit.head, [fit.pieces[i] for i in part])
+        loss = _loss(fit, out, [fit.rows[i] for i in part]) / len(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
 
 
-def _loss(out: Tensor, rows: Sequence[Labelled], settings: GuardTraining, config: Config) -> Tensor:
-    """Summed loss: binary cross-entropy, and that of the category of unsafe rows."""
-    device = out.device
+def _loss(fit: _Fit, out: Tensor, rows: Sequence[Labelled]) -> Tensor:
+    """Summed loss of what the head said, (B, 2 + C): binary cross-entropy by row, and cross-entropy
+    of the category of unsafe rows that have one.
+    """
+    device, settings = out.device, fit.settings
     odds = out[torch.arange(len(rows)), torch.tensor([row.row for row in rows])]
-    wanted = torch.tensor([row.unsafe for row in rows], device=device)
-    weight = torch.tensor([settings.weights.get(row.source, 1.0) for row in rows], device=device)
+    wanted = odds.new_tensor([row.unsafe for row in rows])
+    weight = odds.new_tensor([settings.weights.get(row.source, 1.0) for row in rows])
     loss = torch.nn.functional.binary_cross_entropy_with_logits(
         odds, wanted, weight, reduction="sum"
     )
-    named = [i for i, row in enumerate(rows) if row.unsafe > 0.5 and row.category]
+    named = [i for i, row in enumerate(rows) if row.bad and row.category in fit.categories]
     if named and settings.category_weight:
-        kinds = torch.tensor([config.categories.index(rows[i].category) for i in named])
-        scores = out[named, 2:]
-        extra = torch.nn.functional.cross_entropy(scores, kinds.to(device), reduction="sum")
-        loss = loss + settings.category_weight * extra
+        kinds = torch.tensor([fit.categories.index(rows[i].category) for i in named], device=device)
+        extra = torch.nn.functional.cross_entropy(out[named, 2:], kinds, reduction="none")
+        loss = loss + settings.category_weight * (extra * weight[named]).sum()
     return loss
+
+
+@torch.no_grad()
+def _round(backbone: Backbone, head: torch.nn.Linear) -> None:
+    """Give the weights the values that a file in bfloat16 holds."""
+    for weight in (*backbone.parameters.values(), *head.parameters()):
+        weight.copy_(weight.bfloat16())
 
 
 def _calibrated(
     settings: GuardTraining,
     config: Config,
-    guard: trained.TrainedGuard,
+    guard: TrainedGuard,
     rows: Sequence[Labelled],
     on_judged: Callable[[int, int], None],
-) -> tuple[Config, dict[str, Detection]]:
-    """The config with its calibration and thresholds, and the figures on the held-out rows."""
-    said = guard.judge([row.conversation for row in rows], on_judged).verdicts
-    scored = [
-        (r, v.probability) for r, v in zip(rows, said, strict=True) if v.probability is not None
-    ]
-    kinds = {kind: [(p, row.unsafe > 0.5) for row, p in scored if row.row == number]
-             for kind, number in (("prompt", REQUEST), ("pair", ANSWER))}  # fmt: skip
-    curves = {kind: _curve(found) for kind, found in kinds.items()}
-    pooled = [(curves[kind].apply(p), bad) for kind, found in kinds.items() for p, bad in found]
-    scores, unsafe = [p for p, _ in pooled], [bad for _, bad in pooled]
-    cuts = {
-        "strict": calibration.threshold_for_fpr(scores, unsafe, settings.strict_fpr).value,
-        "loose": calibration.threshold_for_fpr(scores, unsafe, settings.loose_fpr).value,
+) -> tuple[Config, dict[str, Detection], dict[str, Threshold]]:
+    """The config with its calibration and thresholds, and the figures on the held-out rows.
+
+    Thresholds are set on the requests, if there are enough of both kinds; the answers' curve is
+    then moved until the strict one stands for the wished false alarms among them.
+    """
+    odds = _odds(guard, rows, on_judged)
+    where = {kind: [i for i, row in enumerate(rows) if row.row == n] for kind, n in KINDS.items()}
+    curves = {
+        kind: _curve(kind, [odds[i] for i in part], [rows[i].bad for i in part])
+        for kind, part in where.items()
     }
+    sides = [([odds[i] for i in p], [rows[i].bad for i in p], curves[k]) for k, p in where.items()]
+    wishes = (settings.strict_fpr, settings.pair_fpr or settings.strict_fpr)
+    moved = _moved(sides[0], sides[1], wishes)
+    decisive = where["prompt"] if moved else range(len(rows))
+    curves["pair"] = moved or curves["pair"]
+    chances = {i: trained.chance(odds[i], curves[kind]) for kind in where for i in where[kind]}
+    scores, unsafe = [chances[i] for i in range(len(rows))], [row.bad for row in rows]
+    wanted = {"strict": settings.strict_fpr, "loose": settings.loose_fpr}
+    some = [scores[i] for i in decisive], [unsafe[i] for i in decisive]
+    reached = {name: calibration.threshold_for_fpr(*some, fpr) for name, fpr in wanted.items()}
+    cuts = {name: threshold.value for name, threshold in reached.items()}
     figures = {
-        kind: detect(
-            [curves[kind].apply(p) for p, _ in found], [bad for _, bad in found], cuts["strict"]
-        )
-        for kind, found in kinds.items()
-        if found
+        kind: detect([scores[i] for i in part], [unsafe[i] for i in part], cuts["strict"])
+        for kind, part in where.items()
+        if part
     }
-    slopes = {kind: (curve.slope, curve.intercept) for kind, curve in curves.items()}
-    return replace(config, thresholds=cuts, **slopes), figures  # type: ignore[arg-type]
+    fitted = replace(config, thresholds=cuts, prompt=curves["prompt"], pair=curves["pair"])
+    return fitted, figures, reached
 
 
-def _curve(found: Sequence[tuple[float, bool]]) -> calibration.Calibration:
-    """Calibration of one kind of row; none where there are not both classes."""
-    if len({bad for _, bad in found}) < 2:
-        return calibration.Calibration(1.0, 0.0)
-    return calibration.fit([p for p, _ in found], [bad for _, bad in found])
+def _moved(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve | None:
+    """The pairs' curve, moved so that one strict threshold serves both kinds of rows.
+
+    None if too few rows of a kind are held out to tell the wished false alarms.
+    """
+    sides = list(zip((prompts, pairs), wishes, strict=True))
+    if not all(_enough(bad) and fpr * bad.count(False) >= 1 for (_, bad, _), fpr in sides):
+        return None
+    cuts = [
+        calibration.threshold_for_fpr([trained.chance(o, curve) for o in found], bad, fpr).value
+        for (found, bad, curve), fpr in sides
+    ]
+    safe_cuts = (min(max(cut, EDGE), 1 - EDGE) for cut in cuts)
+    wanted, own = (math.log(cut / (1 - cut)) for cut in safe_cuts)
+    slope, intercept = pairs[2]
+    return slope, intercept + wanted - own
+
+
+def _enough(unsafe: Sequence[bool]) -> bool:
+    return min(sum(unsafe), len(unsafe) - sum(unsafe)) >= FEWEST
+
+
+def _odds(
+    guard: TrainedGuard, rows: Sequence[Labelled], on_judged: Callable[[int, int], None]
+) -> list[float]:
+    """Log-odds of the held-out rows, not calibrated."""
+    readings = guard.readings([row.conversation for row in rows], on_judged)
+    odds = [reading.odds for reading in readings if reading is not None]
+    if not all(map(math.isfinite, odds)):
+        raise GuardError("the trained guard's answers are not finite", hint="lower learning_rate")
+    return odds
+
+
+def _curve(kind: str, odds: Sequence[float], unsafe: Sequence[bool]) -> Curve:
+    """Calibration of one kind of row; neutral where too few rows were held out."""
+    if not _enough(unsafe):
+        return NEUTRAL
+    try:
+        found = calibration.fit([trained.chance(o, NEUTRAL) for o in odds], unsafe)
+    except GuardError as error:
+        raise GuardError(
+            f"the guard did not learn to judge {kind} rows: on those held out {error.message}",
+            hint="look whether the labels are right; else give more rows, epochs or layers",
+        ) from error
+    return found.slope, found.intercept

@@ -6,10 +6,14 @@ since the middle of a language model tells as much about a text and costs less.
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fedrai import assets
@@ -17,6 +21,8 @@ from fedrai.costs import Shape
 from fedrai.errors import ModelError
 from fedrai.model.adapted import Adapted
 from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
+
+EXPECTED = "expected a folder with config.json, *.safetensors and tokenizer files"
 
 
 class Backbone(Adapted):
@@ -26,12 +32,17 @@ class Backbone(Adapted):
         peft_model: the body wrapped by peft.
         tokenizer: its tokenizer.
         fingerprint: names the base model's files.
+
+    Attributes:
         causal: whether a token sees only what stands before it.
+        positions: most tokens that it takes at once.
     """
 
-    def __init__(self, peft_model: Any, tokenizer: Any, fingerprint: str, causal: bool) -> None:
-        super().__init__(peft_model, tokenizer, fingerprint, ("sdpa", "sdpa"))
-        self.causal = causal
+    def __init__(self, peft_model: Any, tokenizer: Any, fingerprint: str) -> None:
+        kernel = str(peft_model.get_base_model().config._attn_implementation)
+        super().__init__(peft_model, tokenizer, fingerprint, (kernel, kernel))
+        self.causal = any(getattr(m, "is_causal", False) for m in self.base.modules())
+        self.positions = _positions(self.base)
 
     @property
     def width(self) -> int:
@@ -93,13 +104,10 @@ def load_backbone(
     if layers:
         del stack[layers:]
         body.config.get_text_config().num_hidden_layers = layers
-    architectures = body.config.architectures or [""]
-    causal = architectures[0].endswith("ForCausalLM")
-    wrapped = _wrap(body, rank, alpha, dropout)
-    return Backbone(wrapped, tokenizer, fingerprint(folder), causal)
+    return Backbone(_wrap(body, rank, alpha, dropout), tokenizer, fingerprint(folder))
 
 
-def _load_body(folder: Any, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+def _load_body(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -108,17 +116,42 @@ def _load_body(folder: Any, dtype: torch.dtype, device: torch.device) -> tuple[A
     logging.set_verbosity_error()  # the weights of an output layer are left out on purpose
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        body = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        body, report = AutoModel.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder} cannot be loaded as a model ({type(error).__name__})",
-            hint="expected a folder with config.json, *.safetensors and tokenizer files",
+            f"{folder} cannot be loaded as a model ({type(error).__name__})", hint=EXPECTED
         ) from error
     finally:
         logging.set_verbosity(level)
+    _check(body, report, folder)
     if getattr(body, "pooler", None) is not None:
         body.pooler = None  # not used
     return body.requires_grad_(False).eval().to(device), tokenizer
+
+
+def _check(body: Any, report: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless all weights of the body were there and token ids alone make it work."""
+    missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
+    if missing:
+        raise ModelError(
+            f"{folder}: {len(missing)} weights of {type(body).__name__} are missing and would be"
+            " random",
+            hint=EXPECTED,
+        )
+    if body.config.is_encoder_decoder:
+        raise ModelError(f"{folder} holds an encoder-decoder; a decoder or an encoder is needed")
+
+
+def _positions(body: Any) -> int:
+    """Tokens that a body takes at once; RoBERTa's positions begin behind that of the padding."""
+    limit = getattr(body.config.get_text_config(), "max_position_embeddings", None)
+    tables = (m for name, m in body.named_modules() if name.endswith("position_embeddings"))
+    padding = getattr(next(tables, None), "padding_idx", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return sys.maxsize
+    return limit - (0 if padding is None else padding + 1)
 
 
 def _layers(body: Any) -> Any:
@@ -139,6 +172,8 @@ def _wrap(body: Any, rank: int, alpha: float, dropout: float) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
     names = {n.split(".")[-1] for n, m in body.named_modules() if isinstance(m, torch.nn.Linear)}
+    if not names:
+        raise ModelError(f"{type(body).__name__} has no linear layer that an adapter fits")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

@@ -118,7 +118,7 @@ def prepare(
     shards, bad = shards_for(recipe, lambda part: tokenized(lm, part, recipe.data, tokens))
     kept, screening = screened(recipe, shards, progress, tell)
     for part in kept.values():  # rows that got a refusal in place of their answer are new
-        tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)
+        bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
     return Prepared(recipe, lm, rows, harmful, bad, questions_for(recipe, lm), screening)

@@ -2,7 +2,8 @@
 
 Verdicts are kept in the cache by content and guard revision, so further rounds, resumed runs, arms
 and seeds judge nothing again. A guard that cannot work stops the client unless the recipe says
-otherwise; then that is said in the run.
+otherwise; then that is said in the run. A recipe's own mistakes (a threshold that the guard does
+not have, a calibration of another guard) always stop.
 """
 
 from __future__ import annotations
@@ -10,27 +11,28 @@ from __future__ import annotations
 import hmac
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedrai import assets
+from fedrai.client import describe
 from fedrai.costs import Cost, peak_bytes, release_memory, reset_peak
 from fedrai.embedded.refusals import load_refusals
-from fedrai.errors import AssetError, DependencyError, GuardError, ModelError
+from fedrai.errors import DataError, FedRAIError, GuardError
 from fedrai.filter import FilterLedger, Policy, Screened, answers, noisy, screen, total
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, Part, full_name
+from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, full_name
 from fedrai.guards.cache import VerdictCache
 from fedrai.guards.calibrated import Calibrated
 from fedrai.guards.calibrated import read as read_calibration
 from fedrai.guards.loading import load
 from fedrai.partition import Shards
 from fedrai.records import Example, Verdict
-from fedrai.schema import Filter, Recipe
-
-LABELS = "labels"  # the perfect guard of experiments
+from fedrai.schema import LABELS, Filter, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,16 @@ class Screening:
     Attributes:
         ledgers: by client; they stay with the clients.
         counts: by client, what the server may hear.
-        cost: of the whole filter.
+        cost: of the whole filter, loading the guard included.
         skipped: why there was no filter although the recipe asks for one; empty if there was.
+        note: why verdicts are not kept for the next time; empty if they are. Not for the record.
     """
 
     ledgers: Mapping[str, FilterLedger] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     skipped: str = ""
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Totals and cost; ledgers with their hashes are written client by client."""
@@ -62,22 +66,23 @@ class Screening:
 class LabelGuard:
     """A guard that knows which rows their source declares harmful; for experiments.
 
+    It reads pairs, whatever the recipe says: two rows may share a request or an early exchange. A
+    row that stands in a harmful and in a harmless source counts as harmful.
+
     Args:
         examples: rows whose `harmful` is known.
-        part: what the filter judges.
     """
 
     name = LABELS
     revision = "0" * 40
 
-    def __init__(self, examples: Sequence[Example], part: Part) -> None:
+    def __init__(self, examples: Sequence[Example]) -> None:
         self.thresholds = {"strict": 0.5, "loose": 0.5}
-        self._unsafe = {
-            talk
-            for example in examples
-            if example.harmful
-            for _, talk in answers(example.messages, part)
-        }
+        said: dict[bool, set[Conversation]] = {False: set(), True: set()}
+        for example in examples:
+            said[example.harmful] |= {talk for _, talk in answers(example.messages, "pair")}
+        whole = {example.messages for example in examples if example.harmful}
+        self._unsafe = (said[True] - said[False]) | whole
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
@@ -103,21 +108,37 @@ def screened(
         tell: hears of progress (client, answers judged, of how many); may raise to stop.
 
     Raises:
-        GuardError, ModelError, AssetError, DependencyError: the guard cannot work and the recipe
-            says to stop.
+        GuardError: the guard cannot work and the recipe says to stop; or the recipe asks of it what
+            it does not have.
+        DataError: the refusals cannot be used, or no client has a row left.
     """
     settings = recipe.filter
     if settings.mode == "off":
         return shards, Screening()
     try:
         return _screened(recipe, shards, progress, tell)
-    except (GuardError, ModelError, AssetError, DependencyError) as error:
+    except _GuardFailedError as failure:
         if settings.on_guard_failure == "stop":
             raise GuardError(
-                f"the safety filter cannot work: {error.message}",
-                hint=error.hint or 'filter.on_guard_failure = "continue" trains without it',
-            ) from error
-        return shards, Screening(skipped=type(error).__name__)
+                f"the safety filter cannot work: {failure.message}",
+                hint=failure.hint or 'filter.on_guard_failure = "continue" trains without it',
+            ) from failure
+        return shards, Screening(skipped=failure.message)
+
+
+class _GuardFailedError(GuardError):
+    """The guard itself cannot work; nothing in the recipe is wrong."""
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    """Around what a guard does: whatever it raises becomes a failure that quotes no row."""
+    try:
+        yield
+    except FedRAIError as error:
+        raise _GuardFailedError(error.message, hint=error.hint) from error
+    except Exception as error:  # its message may hold a row's text
+        raise _GuardFailedError(f"the guard fails with {describe(error)}") from None
 
 
 def _screened(
@@ -126,57 +147,65 @@ def _screened(
     progress: assets.Progress | None,
     tell: Callable[[str, int, int], None],
 ) -> tuple[Shards, Screening]:
-    settings = recipe.filter
+    started = time.perf_counter()
     reset_peak()
+    found, cache = _found(recipe, shards, progress, tell)
+    release_memory()
+    ledgers = {name: result.ledger for name, result in found.items()}
+    _check_left(list(ledgers.values()))
+    epsilon = recipe.filter.count_epsilon
+    counts = {n: counts_to_send(x, epsilon, cache.salt, n) for n, x in ledgers.items()}
+    cost = _cost(list(found.values()), time.perf_counter() - started)
+    kept: Shards = {name: list(result.kept) for name, result in found.items()}
+    return kept, Screening(ledgers, counts, cost, note=cache.problem or "")
+
+
+def _found(
+    recipe: Recipe,
+    shards: Shards,
+    progress: assets.Progress | None,
+    tell: Callable[[str, int, int], None],
+) -> tuple[dict[str, Screened], VerdictCache]:
+    """What the guard makes of each client's rows; the guard is gone when this returns."""
+    settings = recipe.filter
+    refusals = load_refusals(Path(settings.refusals).expanduser()) if settings.refusals else None
     guard = _guard(recipe, [row for rows in shards.values() for row in rows], progress)
     policy = policy_of(settings, guard)
     cache = VerdictCache(assets.cache_root() / "verdicts")
-    refusals = load_refusals(Path(settings.refusals).expanduser()) if settings.refusals else None
     found: dict[str, Screened] = {}
     for name in sorted(shards):
-        found[name] = screen(
-            shards[name],
-            guard,
-            policy,
-            salt=cache.salt,
-            seed=recipe.seed_for("refusals", 0, name),
-            cache=None if settings.guard == LABELS else cache,
-            refusals=refusals,
-            experiment=any(source.harmful for source in recipe.data.sources),
-            on_progress=partial(tell, name),
-        )
-    kept: Shards = {name: list(result.kept) for name, result in found.items()}
-    ledgers = {name: result.ledger for name, result in found.items()}
-    counts = {
-        name: counts_to_send(ledger, settings.count_epsilon, cache.salt, name)
-        for name, ledger in ledgers.items()
-    }
-    del guard
-    release_memory()
-    return kept, Screening(ledgers, counts, _cost(list(found.values())))
+        with _at_work():
+            found[name] = screen(
+                shards[name],
+                guard,
+                policy,
+                salt=cache.salt,
+                seed=recipe.seed_for("refusals", 0, name),
+                cache=None if settings.guard == LABELS else cache,
+                refusals=refusals,
+                experiment=any(source.harmful for source in recipe.data.sources),
+                on_progress=partial(tell, name),
+            )
+    return found, cache
 
 
 def _guard(recipe: Recipe, rows: Sequence[Example], progress: assets.Progress | None) -> Guard:
     settings = recipe.filter
     if settings.guard == LABELS:
-        if not any(source.harmful for source in recipe.data.sources):
-            raise GuardError(
-                'filter.guard = "labels" needs sources with harmful = true',
-                hint="it is for experiments; name a real guard",
-            )
-        return LabelGuard(rows, settings.judge)
-    guard = load(settings.guard, tables=recipe.guards, device=recipe.model.device,
-                 progress=progress)  # fmt: skip
-    if not settings.calibration:
-        return guard
-    return Calibrated(guard, read_calibration(Path(settings.calibration).expanduser()))
+        return LabelGuard(rows)
+    file = settings.calibration
+    calibration = read_calibration(Path(file).expanduser(), settings.judge) if file else None
+    with _at_work():
+        guard = load(settings.guard, tables=recipe.guards, device=recipe.model.device,
+                     progress=progress)  # fmt: skip
+    return Calibrated(guard, calibration) if calibration else guard
 
 
 def policy_of(settings: Filter, guard: Guard) -> Policy:
     """What the filter does, with the threshold as a number.
 
     Raises:
-        GuardError: the guard has no threshold of that name.
+        GuardError: the guard has no threshold of that name, or none that is a probability.
     """
     if settings.mode == "off":
         raise ValueError("a filter that is off has no policy")
@@ -187,7 +216,25 @@ def policy_of(settings: Filter, guard: Guard) -> Policy:
             hint=f"it has: {', '.join(guard.thresholds)}; or set filter.threshold to a number",
         )
     number = guard.thresholds[wanted] if isinstance(wanted, str) else wanted
-    return Policy(number, settings.mode, settings.judge, settings.unscored)
+    if not 0 <= number <= 1:
+        raise GuardError(
+            f"the threshold {wanted!r} of {guard.name} is {number}, expected a probability",
+            hint="set filter.threshold to a number from 0 to 1",
+        )
+    part = "pair" if settings.guard == LABELS else settings.judge
+    return Policy(number, settings.mode, part, settings.unscored)
+
+
+def _check_left(ledgers: Sequence[FilterLedger]) -> None:
+    """See that there is something to train on, if there was before the filter."""
+    found = total(ledgers)
+    if found.kept or not found.rows:
+        return
+    raise DataError(
+        f"the safety filter removed all {found.rows} rows of all clients: {found.unsafe} unsafe,"
+        f" {sum(found.unscored.values())} not scored",
+        hint='filter.mode = "audit" only counts; `fedrai scan` shows how a guard judges a file',
+    )
 
 
 def counts_to_send(
@@ -211,9 +258,26 @@ def counts_to_send(
     return noisy(counts, epsilon, random.Random(hmac.digest(salt, told, "sha256")))
 
 
-def _cost(found: Sequence[Screened]) -> Cost:
+def filtered_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Why a run's filter is not what it was when the run began; empty if it is.
+
+    Args:
+        before: `run.json`.
+        now: what it would hold now.
+    """
+    was, is_now = (bool(info.get("filter_skipped")) for info in (before, now))
+    if was == is_now:
+        return ""
+    began = "without" if was else "with"
+    return (
+        f"it began {began} its safety filter, and now the guard"
+        f" {'cannot work' if is_now else 'works'}"
+    )
+
+
+def _cost(found: Sequence[Screened], seconds: float) -> Cost:
     return Cost(
-        seconds=sum(result.seconds for result in found),
+        seconds=seconds,
         tokens=sum(result.tokens for result in found),
         operations=sum(result.operations for result in found),
         peak_bytes=peak_bytes(),

@@ -18,11 +18,12 @@ from fedrai.schema.run import (
     sections,
     seed_for,
 )
-from fedrai.schema.safety import GUARD_KINDS, Filter, GuardTable, GuardTraining
+from fedrai.schema.safety import GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 
 __all__ = [
     "ALGORITHMS",
     "GUARD_KINDS",
+    "LABELS",
     "Columns",
     "Data",
     "Evaluation",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, Field, model_validator
 
 from fedrai.schema.base import Section
-from fedrai.schema.safety import Filter, GuardTable
+from fedrai.schema.safety import LABELS, Filter, GuardTable
 
 
 class Model(Section):
@@ -295,12 +295,22 @@ class Recipe(Section):
             if len({s.share is None for s in self.data.sources if s.harmful is harmful}) > 1:
                 raise ValueError("data.sources: set share on all sources of a kind, or on none")
         self._robust_enough()
+        self._labels_known()
         harm = self.data.harm
         if not files and harm.share > 0 and not any(s.harmful for s in self.data.sources):
             raise ValueError("data.harm.share is above 0, but no source has harmful = true")
         if harm.placement == "concentrated" and harm.malicious_clients > self.federation.clients:
             raise ValueError("data.harm.malicious_clients is larger than federation.clients")
         return self
+
+    def _labels_known(self) -> None:
+        if LABELS in self.guards:
+            raise ValueError(f"guards.{LABELS}: this name stands for the sources' own labels")
+        used = self.filter.mode != "off" and self.filter.guard == LABELS
+        if used and not any(source.harmful for source in self.data.sources):
+            raise ValueError(
+                'filter.guard = "labels" is for experiments: it needs sources with harmful = true'
+            )
 
     def _robust_enough(self) -> None:
         """Robust aggregation needs enough updates to be more than a mean (its papers' bounds)."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, get_args, get_type_hints
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedrai.schema.base import Section
+
+LABELS = "labels"  # the perfect guard of experiments
+LEAST_EPSILON = 2.0**-20  # finer noise is not drawn
 
 
 class Filter(Section):
@@ -32,10 +35,20 @@ class Filter(Section):
     count_epsilon: float = Field(0.0, ge=0)
     """Counts sent to the server carry noise: epsilon of differential privacy for each count; 0: exact."""
 
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _threshold_is_a_probability(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        if value not in ("strict", "loose") and not number:
+            raise ValueError(f'expected "strict", "loose" or a number from 0 to 1, got {value!r}')
+        return value
+
     @model_validator(mode="after")
-    def _threshold_is_a_probability(self) -> Filter:
-        if not isinstance(self.threshold, str) and not 0 <= self.threshold <= 1:
-            raise ValueError('threshold must be "strict", "loose" or a probability from 0 to 1')
+    def _parts_fit(self) -> Filter:
+        if self.guard == LABELS and self.calibration:
+            raise ValueError('guard = "labels" is right already: it takes no calibration')
+        if 0 < self.count_epsilon < LEAST_EPSILON:
+            raise ValueError(f"count_epsilon must be 0 or at least {LEAST_EPSILON:.1e}")
         return self
 
 
@@ -180,6 +193,8 @@ class GuardTraining(Section):
     """The adapter's scale is alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
+    start: str = ""
+    """Folder of a guard to go on from, of the same base, layers and rank; its frame and categories stay. Empty: a fresh adapter."""
     frame: list[str] = []
     """Special tokens before the request, between request and answer, after the answer; empty: ChatML or BERT's, as the tokenizer has them."""
     max_length: int = Field(256, ge=32)
@@ -214,6 +229,8 @@ class GuardTraining(Section):
     """Weight of the categories in the loss."""
     strict_fpr: float = Field(0.05, gt=0, lt=1)
     """`strict`: false alarms on held-out safe rows."""
+    pair_fpr: float = Field(0.0, ge=0, lt=1)
+    """False alarms on held-out safe answers at the strict threshold; 0: as `strict_fpr`."""
     loose_fpr: float = Field(0.01, gt=0, lt=1)
     """`loose`: the same."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -1,0 +1,178 @@
+"""What a constitution has and lacks: counts, coverage, and texts that a small model cannot follow.
+
+Errors are found by `reading.load`; what stands here are figures and warnings, by rules of thumb.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+from fedrai.constitution.document import Constitution, Demonstration
+from fedrai.ledger import CATEGORIES
+
+TOKENS_PER_WORD = 1.3  # of English prose, roughly, with the vocabularies of small models
+LONGEST_REQUEST = 80
+"""Tokens of a critique or revision request; longer ones ask for more than one thing at a time."""
+LONGEST_DEMONSTRATION = 350
+"""Tokens of all turns; a few of these must fit a context of 2,048 with the request and answers."""
+NEAR = 0.6
+"""Jaccard index of the content words from which two texts say nearly the same."""
+OPENING = 3
+"""Words; revisions that begin with the same ones teach a small model these words, not the topic."""
+STOP = frozenset([
+    "a", "an", "and", "any", "are", "as", "at", "be", "but", "by", "can", "do", "does", "did",
+    "for", "from", "have", "has", "how", "i", "if", "in", "into", "is", "it", "its", "no", "not",
+    "of", "on", "one", "only", "or", "out", "say", "so", "than", "that", "the", "their", "them",
+    "then", "there", "this", "to", "was", "what", "when", "which", "who", "whom", "with", "you",
+    "your",
+])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One principle in the report.
+
+    Attributes:
+        id: the principle's.
+        categories: the principle's; empty: any request.
+        demonstrations: how many show it.
+        tokens: of its longer request, estimated.
+    """
+
+    id: str
+    categories: tuple[str, ...]
+    demonstrations: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `fedrai constitution check` says.
+
+    Attributes:
+        name: of the constitution.
+        version: of the constitution.
+        hash: of the constitution.
+        principles: one entry for each.
+        demonstrations: how many there are.
+        demonstration_tokens: of all their turns together, estimated.
+        uncovered: categories that no principle names; their requests get the general principles.
+        warnings: what may go wrong, one sentence each.
+    """
+
+    name: str
+    version: str
+    hash: str
+    principles: tuple[Entry, ...]
+    demonstrations: int
+    demonstration_tokens: int
+    uncovered: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
+
+
+def check(constitution: Constitution) -> Report:
+    """Count what a constitution has and find what it lacks."""
+    shown = Counter(entry.principle for entry in constitution.demonstrations)
+    return Report(
+        constitution.name,
+        constitution.version,
+        constitution.hash,
+        tuple(
+            Entry(p.id, p.categories, shown[p.id],
+                  max(map(estimated_tokens, (p.critique_request, p.revision_request))))
+            for p in constitution.principles
+        ),
+        len(constitution.demonstrations),
+        sum(map(_tokens, constitution.demonstrations)),
+        _uncovered(constitution),
+        tuple(_warnings(constitution)),
+    )  # fmt: skip
+
+
+def estimated_tokens(text: str) -> int:
+    """Words by white space times 1.3, rounded up."""
+    return math.ceil(len(text.split()) * TOKENS_PER_WORD)
+
+
+def similarity(one: str, other: str) -> float:
+    """Jaccard index of the content words of two texts, 0 to 1; 0 where neither has any."""
+    a, b = _content(one), _content(other)
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+
+def _content(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[^\W_]+", text.lower())) - STOP
+
+
+def _tokens(demonstration: Demonstration) -> int:
+    return sum(estimated_tokens(turn.content) for turn in demonstration.turns)
+
+
+def _uncovered(constitution: Constitution) -> tuple[str, ...]:
+    named = {name for entry in constitution.principles for name in entry.categories}
+    return tuple(name for name in CATEGORIES if name not in named)
+
+
+def _warnings(constitution: Constitution) -> Iterator[str]:
+    yield from _missing(constitution)
+    yield from _long(constitution)
+    yield from _alike(constitution)
+
+
+def _missing(constitution: Constitution) -> Iterator[str]:
+    if not constitution.general:
+        bare = ", ".join([*_uncovered(constitution), "no category"])
+        yield f"no principle for any request: those of {bare} get one of another category"
+    if not constitution.demonstrations:
+        yield "no demonstrations: a small model needs to see what a critique and a revision are"
+
+
+def _long(constitution: Constitution) -> Iterator[str]:
+    for entry in constitution.principles:
+        for what in ("critique_request", "revision_request"):
+            tokens = estimated_tokens(getattr(entry, what))
+            if tokens > LONGEST_REQUEST:
+                yield (
+                    f"{entry.id}: {what} has about {tokens} tokens;"
+                    f" small models follow up to {LONGEST_REQUEST} well"
+                )
+    for number, shown in enumerate(constitution.demonstrations, 1):
+        if (tokens := _tokens(shown)) > LONGEST_DEMONSTRATION:
+            yield (
+                f"demonstration {number} has about {tokens} tokens;"
+                f" keep it within {LONGEST_DEMONSTRATION}"
+            )
+
+
+def _alike(constitution: Constitution) -> Iterator[str]:
+    principles, shown = constitution.principles, constitution.demonstrations
+    revisions = [(f"demonstration {n}", entry.revision) for n, entry in enumerate(shown, 1)]
+    groups = {
+        "critique_request": [(entry.id, entry.critique_request) for entry in principles],
+        "revision_request": [(entry.id, entry.revision_request) for entry in principles],
+        "revision": revisions,
+    }
+    for what, texts in groups.items():
+        for (one, text), (other, second) in combinations(texts, 2):
+            if (share := similarity(text, second)) >= NEAR:
+                yield f"{one} and {other}: {share:.0%} of the words of {what} are the same"
+    yield from _openings(revisions)
+
+
+def _openings(texts: Sequence[tuple[str, str]]) -> Iterator[str]:
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for place, text in texts:
+        groups.setdefault(tuple(text.lower().split()[:OPENING]), []).append(place)
+    for places in groups.values():
+        if len(places) > 1:
+            yield f"{', '.join(places)}: the revisions begin with the same {OPENING} words"

@@ -1,0 +1,123 @@
+"""What a constitution has and lacks, counted by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrai.constitution import Constitution, Demonstration, Principle, load
+from fedrai.constitution.checking import (
+    LONGEST_DEMONSTRATION,
+    LONGEST_REQUEST,
+    check,
+    estimated_tokens,
+    similarity,
+)
+from fedrai.ledger import CATEGORIES
+
+
+def words(*names: str) -> str:
+    return " ".join(names)
+
+
+def principle(id_: str, critique: str, revision: str, *categories: str) -> Principle:
+    return Principle(id_, "title", "look for", critique, revision, categories)
+
+
+def shown(id_: str, revision: str, request: str = "q") -> Demonstration:
+    return Demonstration(id_, request, "a", "ask", "c", "ask again", revision)
+
+
+def test_tokens_are_words_times_one_and_three_tenths():
+    assert [estimated_tokens(t) for t in ("", "one", "one two  three\nfour", "w " * 10)] == [
+        0, 2, 6, 13,
+    ]  # fmt: skip
+
+
+def test_similarity_is_the_jaccard_index_of_content_words():
+    assert similarity("The cat sat.", "A cat SAT on it") == 1  # cat, sat
+    assert similarity("red green blue", "blue green yellow") == 0.5  # two of four
+    assert similarity("red", "blue") == 0
+    assert similarity("the of", "a") == 0  # no content word at all
+
+
+@given(st.text(), st.text())
+def test_similarity_is_symmetric_and_bounded(one, other):
+    assert similarity(one, other) == similarity(other, one)
+    assert 0 <= similarity(one, other) <= 1
+
+
+def test_a_report_counted_by_hand():
+    found = check(
+        Constitution(
+            "n", "3",
+            (principle("a", "one two", "one two three", "fraud", "cyber"),
+             principle("b", "apple", "pear")),
+            (shown("a", "Alpha beta gamma."), shown("a", "Delta."), shown("", "Rest.")),
+        )
+    )  # fmt: skip
+    assert [(e.id, e.categories, e.demonstrations, e.tokens) for e in found.principles] == [
+        ("a", ("fraud", "cyber"), 2, 4),  # ceil(3 * 1.3)
+        ("b", (), 0, 2),
+    ]
+    assert found.demonstrations == 3
+    # each: q, a, ask, c and a one-word revision 2 each, "ask again" 3; three words make 4
+    assert found.demonstration_tokens == 3 * (5 * 2 + 3) + (4 - 2)
+    assert set(found.uncovered) == set(CATEGORIES) - {"fraud", "cyber"}
+    assert found.warnings == ()
+
+
+def test_nothing_general_and_nothing_shown_is_warned_of():
+    all_but_one = [name for name in CATEGORIES if name != "drugs"]
+    found = check(Constitution("n", "1", (principle("a", "x", "y", *all_but_one),)))
+    assert found.uncovered == ("drugs",)
+    assert found.warnings == (
+        "no principle for any request: those of drugs, no category get one of another category",
+        "no demonstrations: a small model needs to see what a critique and a revision are",
+    )
+
+
+@pytest.mark.parametrize(("count", "warned"), [(61, False), (62, True)])  # 79.3 and 80.6 tokens
+def test_long_requests_are_warned_of(count, warned):
+    long = " ".join(f"w{n}" for n in range(count))
+    found = check(Constitution("n", "1", (principle("a", "x", long),), (shown("a", "r"),)))
+    assert (f"a: revision_request has about 81 tokens; small models follow up to {LONGEST_REQUEST}"
+            " well" in found.warnings) is warned  # fmt: skip
+    assert len(found.warnings) == warned
+
+
+def test_long_demonstrations_are_warned_of():
+    short = shown("a", "r", "w " * 260)  # 338 tokens, and 11 of the other turns
+    long = shown("a", "s", "w " * 261)  # 340 and 11
+    found = check(Constitution("n", "1", (principle("a", "x", "y"),), (short, long)))
+    assert found.warnings == (
+        f"demonstration 2 has about 351 tokens; keep it within {LONGEST_DEMONSTRATION}",
+    )
+
+
+def test_texts_that_say_the_same_are_warned_of():
+    base = words("red", "green", "blue", "black")
+    four_of_five = words("red", "green", "blue", "black", "white")
+    half = words("red", "green", "blue", "grey", "pink")  # three of six
+    found = check(
+        Constitution(
+            "n", "1",
+            (principle("a", base, "x"), principle("b", four_of_five, "y"),
+             principle("c", half, base)),  # the words of another kind of text do not count
+            (shown("a", "One fine day I left."), shown("b", "one fine DAY all went well.")),
+        )
+    )  # fmt: skip
+    assert found.warnings == (
+        "a and b: 80% of the words of critique_request are the same",
+        "demonstration 1, demonstration 2: the revisions begin with the same 3 words",
+    )
+
+
+def test_ours_has_no_warning_and_room_to_spare():
+    found = check(load("embedded"))
+    assert found.warnings == ()
+    assert found.uncovered == ()
+    assert {e.id: e.demonstrations for e in found.principles if e.demonstrations} == {
+        "violence-weapons": 1, "answer-the-harmless": 2, "fraud": 1, "cyber": 1,
+        "hate-harassment": 1,
+    }  # fmt: skip
+    assert found.demonstration_tokens < 1500
