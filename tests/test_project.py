@@ -19,8 +19,8 @@ SOURCE = ROOT / "src" / "fedrai"
 # Every module may import modules that stand before it; names are those of files or folders.
 FLOW = [
     "errors", "schema", "recipe", "records", "assets", "embedded", "data", "partition", "costs",
-    "chat", "losses", "model", "train", "generate", "evaluation", "guards", "ledger", "filter",
-    "scan", "constitution", "protocol", "client",
+    "chat", "losses", "model", "train", "prefer", "generate", "evaluation", "guards", "ledger",
+    "filter", "scan", "constitution", "protocol", "client",
     "aggregation", "runs", "server", "summary", "runtimes", "display", "commands", "chatting",
     "guard_commands", "guard_display", "cli_guards", "cli_constitution", "cli",
     "testing",
@@ -29,8 +29,8 @@ ONLY = {
     "transformers": {"chat", "model", "guards", "testing"},
     "peft": {"chat", "model"},
     "flwr": {"protocol", "client", "server", "aggregation", "runtimes"},
-    "torch": {"losses", "model", "train", "generate", "guards", "protocol", "client", "aggregation",
-              "runs", "testing", "costs"},
+    "torch": {"losses", "model", "train", "prefer", "generate", "guards", "protocol", "client",
+              "aggregation", "runs", "testing", "costs"},
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ WIDTH = 100  # columns of readable output
 
 @click.group("constitution")
 def constitution() -> None:
-    """Constitutions: the principles that a model criticises and revises its answers by."""
+    """What a model criticises and revises its answers by: show it, check your own."""
 
 
 @constitution.command("show")

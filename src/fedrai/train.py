@@ -54,6 +54,8 @@ class Master:
         model.load_adapter(start)
         self._names = list(model.parameters)
         self._weights = list(model.parameters.values())
+        for weight in self._weights:
+            weight.grad = None  # of a training that broke off
         self.copies = [w.detach().float().clone() for w in self._weights]
         with torch.no_grad():
             for copy, name in zip(self.copies, self._names, strict=True):
@@ -245,7 +247,11 @@ def _accumulate(model: LanguageModel, batch: Sequence[Tokens], size: int) -> flo
 
 def summed_loss(model: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
     """Cross-entropy summed over the label tokens of some rows, in nats; differentiable."""
-    states, targets = label_states(model, rows)
+    return label_loss(model, *label_states(model, rows))
+
+
+def label_loss(model: LanguageModel, states: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy of what `label_states` gives, in nats."""
     if model.fused:
         return linear_cross_entropy(states, model.output_weight, targets, model.softcap)
     return torch.nn.functional.cross_entropy(states.float(), targets, reduction="sum")

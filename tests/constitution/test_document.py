@@ -223,6 +223,8 @@ def test_a_wrong_json_file_is_refused(tmp_path):
     assert "pair 1, critic: a control character or half a character stands in it" in refused(
         tmp_path, lone, "a.json"
     )
+    steering = json.dumps([{"critic": "a", "revision": "b", "\x1b[2J": "c"}])
+    assert "pair 1: unknown key ?[2J (" in refused(tmp_path, steering, "a.json")
     long = json.dumps([{"critic": ["secret " * 50], "revision": "a"}])
     assert "got a list of 354 characters" in refused(tmp_path, long, "a.json")
 
@@ -230,7 +232,7 @@ def test_a_wrong_json_file_is_refused(tmp_path):
 # --- hash -----------------------------------------------------------------------------------------
 
 
-def test_the_hash_is_that_of_the_canonical_json(tmp_path):
+def test_the_hash_is_that_of_the_canonical_json():
     text = (
         '{"demonstrations":[],"principles":[{"categories":["fraud"],"critique_request":"c\\n\\"é\\"",'
         '"id":"a","look_for":"l","revision_request":"r","title":"t"}],"version":"1"}'

@@ -171,7 +171,9 @@ def test_the_figures_are_those_of_the_saved_guard_on_held_out_rows(case):
     for name, wish in (("strict", 0.1), ("loose", 0.05)):
         cut, reached = guard.thresholds[name], case.done.reached[name]
         alarms = sum(p >= cut for p in safe)
-        assert alarms <= wish * len(safe)
+        asked = [p for p, row in zip(chances, case.aside, strict=True)
+                 if row.row == REQUEST and not row.bad]  # fmt: skip
+        assert sum(p >= cut for p in asked) <= wish * len(asked)  # requests set the thresholds
         assert (reached.false_positive_rate.successes, reached.value) == (alarms, cut)
         assert reached.recall.successes == sum(p >= cut for p in unsafe)
     assert guard.thresholds["strict"] <= guard.thresholds["loose"]
@@ -214,15 +216,21 @@ def test_one_strict_threshold_serves_requests_and_answers(bert, tmp_path):
     odds, bad = [i / 4 for i in range(-20, 20)], [i % 3 == 0 or i > 30 for i in range(40)]
     plain = (odds, bad, (1.0, 0.0))
     shifted = ([o + 2 for o in odds], bad, (1.0, 0.5))
-    slope, intercept = training._moved(plain, shifted, 0.1)
+    slope, intercept = training._moved(plain, shifted, (0.1, 0.1))
     assert (slope, intercept) == (1.0, pytest.approx(-2))
-    assert training._moved(plain, shifted, 0.01) == (1.0, 0.5)  # too few safe rows to tell
-    few = (odds[:5], bad[:5], (1.0, 0.5))
-    assert training._moved(plain, few, 0.1) == few[2]
     some = [replace(row, unsafe=0.0) if i % 29 == 7 else row for i, row in enumerate(rows(280))]
-    found = train(settings(bert, strict_fpr=0.2, loose_fpr=0.1), some, tmp_path / "g").held_out
+    recipe = settings(bert, strict_fpr=0.2, loose_fpr=0.1, pair_fpr=0.3, epochs=3)
+    found = train(recipe, some, tmp_path / "g").held_out
     alarms = [found[kind].counts.false_positive_rate.value for kind in ("prompt", "pair")]
-    assert alarms == [pytest.approx(0.2, abs=0.04)] * 2
+    assert alarms == [pytest.approx(0.2, abs=0.04), pytest.approx(0.3, abs=0.04)]
+
+
+def test_how_many_rows_tell_a_rate_of_false_alarms():
+    some = [request(0.0)] * 10 + [request(1.0)] * 8 + [reply(1.0)] * 8
+    assert training._tells(some, REQUEST, 0.1)
+    assert not training._tells(some, REQUEST, 0.09)
+    assert not training._tells(some[:17], REQUEST, 0.1)  # seven unsafe ones
+    assert not training._tells(some, ANSWER, 0.9)
 
 
 # --- which rows count -----------------------------------------------------------------------------

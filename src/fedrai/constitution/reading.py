@@ -147,7 +147,7 @@ def _from_pairs(file: PairsFile, path: Path) -> Constitution:
         Principle(f"principle-{n}", f"Principle {n}", "", pair.critic, pair.revision)
         for n, pair in enumerate(file.constitutions, 1)
     )
-    by_texts = {(p.critique_request, p.revision_request): p.id for p in reversed(principles)}
+    by_texts = {(p.critique_request, p.revision_request): p.id for p in principles}
     shown = tuple(_from_dialogue(dialogue, by_texts) for dialogue in file.system_chat)
     return Constitution(path.stem, "", principles, shown)
 
@@ -192,9 +192,8 @@ def _validated(model: type[M], body: Any, path: Path) -> M:
 def _refuse(path: Path, problems: Iterable[str]) -> None:
     if found := list(problems):
         more = f"; and {len(found) - SAID} more" if len(found) > SAID else ""
-        raise ConstitutionError(
-            f"{path}: {'; '.join(found[:SAID])}{more}", hint="see docs/constitution.md"
-        )
+        said = "".join(c if c.isprintable() else "?" for c in "; ".join(found[:SAID]))
+        raise ConstitutionError(f"{path}: {said}{more}", hint="see docs/constitution.md")
 
 
 def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:

@@ -321,15 +321,22 @@ def _calibrated(
     }
     sides = [([odds[i] for i in p], [rows[i].bad for i in p], curves[k]) for k, p in where.items()]
     wishes = (settings.strict_fpr, settings.pair_fpr or settings.strict_fpr)
-    moved = _moved(sides[0], sides[1], wishes)
+    enough = _tells(rows, REQUEST, min(settings.loose_fpr, wishes[0]))
+    moved = (
+        _moved(sides[0], sides[1], wishes) if enough and _tells(rows, ANSWER, wishes[1]) else None
+    )
     decisive = where["prompt"] if moved else range(len(rows))
     curves["pair"] = moved or curves["pair"]
     chances = {i: trained.chance(odds[i], curves[kind]) for kind in where for i in where[kind]}
     scores, unsafe = [chances[i] for i in range(len(rows))], [row.bad for row in rows]
     wanted = {"strict": settings.strict_fpr, "loose": settings.loose_fpr}
     some = [scores[i] for i in decisive], [unsafe[i] for i in decisive]
-    reached = {name: calibration.threshold_for_fpr(*some, fpr) for name, fpr in wanted.items()}
-    cuts = {name: threshold.value for name, threshold in reached.items()}
+    cuts = {name: calibration.threshold_for_fpr(*some, f).value for name, f in wanted.items()}
+    counts = {name: detect(scores, unsafe, cut).counts for name, cut in cuts.items()}
+    reached = {
+        name: Threshold(cuts[name], found.recall, found.false_positive_rate)
+        for name, found in counts.items()
+    }
     figures = {
         kind: detect([scores[i] for i in part], [unsafe[i] for i in part], cuts["strict"])
         for kind, part in where.items()
@@ -339,17 +346,17 @@ def _calibrated(
     return fitted, figures, reached
 
 
-def _moved(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve | None:
-    """The pairs' curve, moved so that one strict threshold serves both kinds of rows.
+def _tells(rows: Sequence[Labelled], kind: int, fpr: float) -> bool:
+    """Whether enough rows of a kind are held out to tell false alarms of `fpr`."""
+    bad = [row.bad for row in rows if row.row == kind]
+    return _enough(bad) and fpr * bad.count(False) >= 1
 
-    None if too few rows of a kind are held out to tell the wished false alarms.
-    """
-    sides = list(zip((prompts, pairs), wishes, strict=True))
-    if not all(_enough(bad) and fpr * bad.count(False) >= 1 for (_, bad, _), fpr in sides):
-        return None
+
+def _moved(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve:
+    """The pairs' curve, moved so that one strict threshold serves both kinds of rows."""
     cuts = [
         calibration.threshold_for_fpr([trained.chance(o, curve) for o in found], bad, fpr).value
-        for (found, bad, curve), fpr in sides
+        for (found, bad, curve), fpr in zip((prompts, pairs), wishes, strict=True)
     ]
     safe_cuts = (min(max(cut, EDGE), 1 - EDGE) for cut in cuts)
     wanted, own = (math.log(cut / (1 - cut)) for cut in safe_cuts)
