@@ -191,6 +191,12 @@ def test_pairs_and_dialogues_become_principles_and_demonstrations(tmp_path):
         assert [{"role": t.role, "content": t.content} for t in shown.turns] == turns
 
 
+def test_of_two_pairs_that_are_alike_the_first_is_demonstrated(tmp_path):
+    turns = dialogue("Hi", "Go away", "Is it true?", "No.", "Be true.", "Hello!")
+    found = load(pairs_file(tmp_path, turns, constitutions=[*PAIRS, PAIRS[1]]))
+    assert [shown.principle for shown in found.demonstrations] == ["principle-2"]
+
+
 def test_a_bare_list_of_pairs_is_a_constitution(tmp_path):
     found = load(write(tmp_path, json.dumps(PAIRS), "bare.JSON"))
     assert ids(found.principles) == ["principle-1", "principle-2"]

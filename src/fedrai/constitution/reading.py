@@ -147,7 +147,7 @@ def _from_pairs(file: PairsFile, path: Path) -> Constitution:
         Principle(f"principle-{n}", f"Principle {n}", "", pair.critic, pair.revision)
         for n, pair in enumerate(file.constitutions, 1)
     )
-    by_texts = {(p.critique_request, p.revision_request): p.id for p in principles}
+    by_texts = {(p.critique_request, p.revision_request): p.id for p in reversed(principles)}
     shown = tuple(_from_dialogue(dialogue, by_texts) for dialogue in file.system_chat)
     return Constitution(path.stem, "", principles, shown)
 

@@ -30,8 +30,9 @@ def card(settings: GuardTraining, done: Trained) -> str:
     return f"""# Guard {config.name}
 
 A FedRAI guard: {layers} of `{config.base}`, a LoRA adapter of rank {config.rank} and a linear
-head. It gives a calibrated probability that a request, or an answer in the light of its request, is
-unsafe. Revision `{done.guard.revision[:12]}`, made by `fedrai guard train` of FedRAI {__version__}.
+head. It gives a probability that a request, or an answer in the light of its request, is unsafe:
+calibrated for requests; for answers moved so that one strict threshold serves both. Revision
+`{done.guard.revision[:12]}`, made by `fedrai guard train` of FedRAI {__version__}.
 
 Categories: {", ".join(config.categories) or "none"}.
 
@@ -44,7 +45,7 @@ threshold, with 95 % Wilson intervals:
 | judged | rows | unsafe | F1 | recall | false alarms | AUPRC | calibration error |
 |---|---|---|---|---|---|---|---|
 {kinds}{_uncalibrated(done)}
-All of them together:
+The thresholds, on the held-out rows that set them:
 
 | threshold | from | recall | false alarms |
 |---|---|---|---|
