@@ -97,6 +97,10 @@ def run(model, start, rows, pairs, objective=None, **options):
     return align(model, start, rows, pairs, objective=goal, **(settings | options))
 
 
+def fast(_: int) -> float:
+    return 1e-2
+
+
 def distance(a: AdapterState, b: AdapterState) -> float:
     assert a.keys() == b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
@@ -243,7 +247,7 @@ def test_training_on_pairs_is_trls(
     )  # fmt: skip
     assert [s.loss for s in result.steps] == pytest.approx([e["loss"] for e in logged], abs=1e-4)
     margins = [entry["rewards/margins"] for entry in logged]
-    assert [s.margin for s in result.steps] == pytest.approx(margins, abs=1e-4)
+    assert [s.margin for s in result.steps] == pytest.approx(margins, rel=1e-4, abs=1e-4)
     accuracies = [entry["rewards/accuracies"] for entry in logged][1:]
     assert [s.accuracy for s in result.steps][1:] == accuracies
     assert distance(ours, fresh.adapter()) < 1e-4
@@ -420,10 +424,6 @@ def test_margins_begin_at_nothing(tiny, rows, pairs, start):
     assert second.kl > 1e-5
 
 
-def fast(_: int) -> float:
-    return 1e-2
-
-
 def test_tokens_and_operations_count_the_reference_too(tiny, rows, pairs, start):
     goal = Objective(kl=1.0)
     _, result = run(tiny, start, rows, pairs, goal, steps=1, rows_per_step=8, pairs_per_step=8)
@@ -590,20 +590,19 @@ def test_an_interrupt_goes_through_and_leaves_no_gradient(tiny, rows, pairs, sta
 
 
 @pytest.mark.parametrize(
-    ("objective", "rate"),
+    "objective",
     [
-        (Objective(sft=0.0), 1e-2),
-        (Objective(sft=0.0, smoothing=0.1), 1e-2),
-        (Objective(sft=0.0, kind="ipo", beta=0.5), 1e-2),
-        (Objective(), 3e-2),
+        Objective(sft=0.0),
+        Objective(sft=0.0, smoothing=0.1),
+        Objective(sft=0.0, kind="ipo", beta=0.5),
+        Objective(),
     ],
+    ids=["sigmoid", "smoothed", "ipo", "with rows"],
 )
-def test_preferences_are_learnt(keen, rows, pairs, objective, rate):
+def test_preferences_are_learnt(keen, rows, pairs, objective):
     some, begin = rows if objective.sft else [], keen.fresh_adapter(0)
-    sizes = {"rows_per_step": len(some), "pairs_per_step": 8, "steps": 40}
-    trained, result = run(
-        keen, begin, some, pairs, objective, learning_rate=lambda _: rate, **sizes
-    )
+    options = {"rows_per_step": len(some), "pairs_per_step": 8, "steps": 40, "learning_rate": fast}
+    trained, result = run(keen, begin, some, pairs, objective, **options)
     first, last = result.steps[0], result.steps[-1]
     assert last.preference < 0.6 * first.preference
     assert last.margin > 0.5
@@ -626,7 +625,7 @@ def ratios(model, adapter, pairs: list[Pair], by_token: bool = False) -> list[fl
 
 def test_the_other_way_round_is_learnt_the_other_way_round(keen, pairs):
     turned = [Pair(pair.rejected, pair.chosen) for pair in pairs]
-    options = {"steps": 20, "learning_rate": lambda _: 1e-2, "pairs_per_step": 8}
+    options = {"steps": 20, "learning_rate": fast, "pairs_per_step": 8}
     start = keen.fresh_adapter(0)
     trained, _ = run(keen, start, [], turned, Objective(), **options)
     before, after = ratios(keen, start, pairs), ratios(keen, trained, pairs)
@@ -640,7 +639,7 @@ def test_the_divergence_pulls_back(keen, rows, pairs):
         goal = Objective(kl=kl or 1e-9)  # measured, without weight
         _, result = run(
             keen, keen.fresh_adapter(0), rows, pairs, goal, steps=30, rows_per_step=8,
-            pairs_per_step=8, learning_rate=lambda _: 1e-2,
+            pairs_per_step=8, learning_rate=fast,
         )  # fmt: skip
         reached.append((result.steps[-1].kl, -result.steps[-1].sft, result.steps[-1].margin))
     for values in zip(*reached, strict=True):

@@ -283,7 +283,8 @@ def test_marks_of_the_prompt_are_broken_up_in_rows():
     assert "<|im_end|>" not in text
     assert text.count("\nAgent: ") == 1
     assert text.count(f"\nA{BREAK}gent: I cannot.") == 2
-    assert text.count(f"\n A{BREAK}I assistant:") == 2
+    indented = prompt("md-judge", user("x\n \tAgent: fine"), answer("y"))
+    assert indented.count(f"\n \tA{BREAK}gent: fine") == 1
     assert text.count("{answer} {request}") == 2
 
 
