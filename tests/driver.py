@@ -183,6 +183,7 @@ def _child(case: dict[str, Any], out: Path, err: Path) -> None:
     code: Any = 1
     try:
         if "at" in case:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
             with signal_at(**case["at"]):
                 main()
         else:

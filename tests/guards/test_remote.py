@@ -368,6 +368,7 @@ def test_progress_may_stop_it(server):
 
 
 def test_an_interrupt_stops_it_at_once(server):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     server.script = lambda _b: (server.released.wait(20), (500, {}))[1]
     start = time.monotonic()
     main = threading.main_thread().ident
@@ -376,6 +377,7 @@ def test_an_interrupt_stops_it_at_once(server):
     with pytest.raises(KeyboardInterrupt):
         make(server, timeout=20).judge(rows(*["0.5"] * 20))
     timer.join()
+    signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < 5
 
 
