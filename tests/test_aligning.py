@@ -103,6 +103,19 @@ def test_the_control_revises_ordinary_requests_and_prefers_no_answer_to_a_refusa
     assert aligning.pool_for(recipe().constitution, gathered) == harmful
 
 
+def test_what_the_probe_asks_is_never_trained_on():
+    held = aligning.gathered_for(
+        recipe(probe={"harmful": 5, "harmless": 7}, request_count=6, harmless_count=9),
+        {"advbench": [], "ordinary": []},
+    )
+    probed = {request.prompt for side in held.held for request in side}
+    trained = {request.prompt for request in (*held.harmful, *held.harmless)}
+    assert [len(side) for side in held.held] == [5, 7]
+    assert (len(held.harmful), len(held.harmless)) == (6, 9)
+    assert len(probed) == 12
+    assert probed.isdisjoint(trained)
+
+
 @pytest.mark.parametrize(("wanted", "found"), [("strict", 0.5), ("loose", 0.7), (0.25, 0.25)])
 def test_a_threshold_is_named_or_a_number(wanted, found):
     from fedrai.guards.scripted import ScriptedGuard

@@ -59,6 +59,7 @@ PLAN = Plan(
     objective=Objective(),
     learning_rate=0.01,
     warmup_steps=1,
+    cooldown_steps=0,
     weight_decay=0.0,
     clip_norm=1.0,
     micro_batch_tokens=0,

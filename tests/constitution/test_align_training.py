@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ RUN = Run(
     pairs=1,
     learning_rate=0.01,
     warmup_steps=1,
+    cooldown_steps=0,
     weight_decay=0.01,
     clip_norm=1.0,
     micro_batch_tokens=0,
@@ -143,6 +145,33 @@ def test_without_looks_all_steps_are_taken_with_a_falling_rate(trained, tmp_path
     assert not same(found.adapter, constant.adapter)
 
 
+def test_a_probe_that_is_satisfied_begins_the_fall_of_the_rate(trained, start, tmp_path):
+    seen: list[int] = []
+    looks = {2: (9, 8), 6: (10, 8)}  # satisfied after 2, and then 3 steps of cooling make 2 looks
+    found = trained(look=scripted(looks, seen), steps=20, cooldown_steps=3)
+    assert seen == [2, 6]  # none while the rate falls
+    assert (found.steps, found.adapter_step, found.stopped) == (6, 6, "probe satisfied")
+
+
+def test_the_rate_by_step():
+    run = replace(RUN, steps=20, warmup_steps=3, cooldown_steps=4, learning_rate=1.0)
+    watch = training._Watch(Path(), run)
+    assert [watch.rate(n) for n in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert [watch.rate(n) for n in range(15, 20)] == [1, 1, 0.75, 0.5, 0.25]
+    watch.trace = [{"step": 6, "safe": 0.9, "useful": 0.7}, {"step": 8, "safe": 0.9, "useful": 0.8}]
+    assert watch.end == 12
+    assert [watch.rate(n) for n in range(7, 12)] == [1, 1, 0.75, 0.5, 0.25]
+    watch.trace[1]["step"] = 18  # the end comes first
+    assert watch.end == 20
+
+
+def test_an_end_that_does_not_satisfy_gives_way_to_the_look_that_did(trained, after):
+    looks = {2: (9, 8), 4: (10, 2)}
+    found = trained(look=scripted(looks), steps=20, cooldown_steps=2)
+    assert (found.steps, found.adapter_step) == (4, 2)
+    assert same(found.adapter, after(2))
+
+
 # --- going on -------------------------------------------------------------------------------------
 
 
@@ -172,8 +201,10 @@ LOOKS: Looks = {2: (5, 10), 4: (9, 6), 6: (10, 1), 7: (6, 8)}
 
 
 @pytest.mark.parametrize("step", [2, 5, 7])
-@pytest.mark.parametrize("looks", [LOOKS, LOOKS | {6: (9, 8)}])
-def test_it_goes_on_to_the_same_best_adapter(trained, tmp_path, step, looks):
+@pytest.mark.parametrize("cooldown", [0, 2])
+@pytest.mark.parametrize("looks", [LOOKS, LOOKS | {4: (9, 8)}, LOOKS | {6: (9, 8)}])
+def test_it_goes_on_to_the_same_best_adapter(trained, tmp_path, step, looks, cooldown):
+    trained = partial(trained, cooldown_steps=cooldown)
     alone, work = tmp_path / "alone", tmp_path / "work"
     alone.mkdir()
     work.mkdir()

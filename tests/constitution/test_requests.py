@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedrai import assets, embedded
+from fedrai.constitution import gathering
 from fedrai.constitution.records import Request
 from fedrai.constitution.requests import load_requests, sample
 from fedrai.errors import AssetError, DataError
@@ -234,3 +235,18 @@ def test_look_alikes_stand_evenly_among_the_others():
 
 def test_nothing_to_draw_from():
     assert sample([], 0, 1) == sample([], 5, 1) == []
+
+
+# --- held back for the probe ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("there", "held", "count", "back", "left"),
+    [(30, 4, 0, 4, 26), (30, 4, 10, 4, 10), (9, 4, 0, 3, 6), (2, 4, 0, 0, 2), (0, 4, 0, 0, 0)],
+)
+def test_at_most_a_third_is_held_back(there, held, count, back, left):
+    requests = [Request(f"Make {n}") for n in range(there)]
+    kept, rest = gathering._parted(requests, held, count, seed=1)
+    assert (len(kept), len(rest)) == (back, left)
+    assert not set(kept) & set(rest)
+    assert gathering._parted(requests, held, count, seed=1) == (kept, rest)

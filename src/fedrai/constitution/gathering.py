@@ -33,12 +33,15 @@ class Gathered:
         removed: how many requests of both were left out because an evaluation asks nearly the
             same, by suite.
         duplicates: how many because another request asks nearly the same.
+        held: requests that the probe asks and that are never trained on: harmful, harmless; none
+            on a side that has fewer than three.
     """
 
     harmful: tuple[Request, ...]
     harmless: tuple[Request, ...]
     removed: Mapping[str, int]
     duplicates: int
+    held: tuple[tuple[Request, ...], tuple[Request, ...]] = ((), ())
 
     def to_json(self) -> dict[str, Any]:
         """Counts as plain values; no text."""
@@ -47,6 +50,7 @@ class Gathered:
             "harmless": _counted(self.harmless),
             "overlap_removed": dict(self.removed),
             "duplicates": self.duplicates,
+            "held_out": [len(side) for side in self.held],
         }
 
 
@@ -58,6 +62,7 @@ def gather(
     harmless_count: int,
     suites: Suites,
     seed: int,
+    held: tuple[int, int] = (0, 0),
     progress: Progress | None = None,
 ) -> Gathered:
     """Load requests, clean and sample them.
@@ -69,6 +74,7 @@ def gather(
         harmless_count: how many harmless ones; 0: all.
         suites: requests of evaluations by name; nothing near them is trained on.
         seed: of the samples.
+        held: harmful and harmless requests to hold back for the probe, a third of them at most.
         progress: shows transfers.
 
     Raises:
@@ -85,13 +91,28 @@ def gather(
             hint="evaluations ask nearly the same; constitution.requests names others",
         )
     counts = (request_count, harmless_count)
-    kept = [tuple(sample(s.kept, n, seed)) for s, n in zip(sides, counts, strict=True)]
+    parted = [
+        _parted(side.kept, back, count, seed)
+        for side, back, count in zip(sides, held, counts, strict=True)
+    ]
     return Gathered(
-        kept[0],
-        kept[1],
+        parted[0][1],
+        parted[1][1],
         {name: sum(side.removed.get(name, 0) for side in sides) for name in suites},
         sum(side.duplicates for side in sides),
+        (parted[0][0], parted[1][0]),
     )
+
+
+def _parted(
+    kept: Sequence[Request], held: int, count: int, seed: int
+) -> tuple[tuple[Request, ...], tuple[Request, ...]]:
+    """Requests that are held back, and a sample of the others."""
+    share = min(held, len(kept) // 3)
+    back = sample(kept, share, seed) if share else []
+    taken = {request.prompt for request in back}
+    left = [request for request in kept if request.prompt not in taken]
+    return tuple(back), tuple(sample(left, count, seed))
 
 
 def _counted(requests: Iterable[Request]) -> dict[str, dict[str, int]]:

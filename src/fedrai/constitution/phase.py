@@ -327,6 +327,7 @@ class Phase:
                 pairs=pairs,
                 learning_rate=plan.learning_rate,
                 warmup_steps=plan.warmup_steps,
+                cooldown_steps=plan.cooldown_steps,
                 weight_decay=plan.weight_decay,
                 clip_norm=plan.clip_norm,
                 micro_batch_tokens=plan.micro_batch_tokens,
@@ -366,12 +367,12 @@ def requests_for(
 
 
 def _probe_requests(plan: Plan, tools: Tools) -> tuple[Sequence[Request], Sequence[Request]]:
-    """The same few dozen requests in every round."""
-    seed = plan.seed("constitution-probe", 0)
-    harmful = tools.gathered.harmful or [record.request for record in tools.examples]
+    """The same few dozen requests in every round: those held back, else some of the others."""
+    seed, (held, apart) = plan.seed("constitution-probe", 0), tools.gathered.held
+    harmful = held or tools.gathered.harmful or [record.request for record in tools.examples]
     return (
         sample(harmful, plan.probe_harmful, seed),
-        sample(tools.gathered.harmless, plan.probe_harmless, seed),
+        sample(apart or tools.gathered.harmless, plan.probe_harmless, seed),
     )
 
 

@@ -36,6 +36,7 @@ class Plan:
     objective: Objective
     learning_rate: float
     warmup_steps: int
+    cooldown_steps: int
     weight_decay: float
     clip_norm: float
     micro_batch_tokens: int

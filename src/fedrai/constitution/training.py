@@ -1,13 +1,17 @@
 """The training of one alignment: `prefer.align` with a state on disk and a two-sided early stop.
 
-Between two looks of the probe nothing is known of the model, so the adapter that is handed on is
-the best one that was looked at: the first that satisfies the bounds, else the one whose worse side
-lies nearest to its target.
+A model learns to refuse before it learns whom, and the latter while its steps become small. So the
+probe does not end a training at once: from the first look that satisfies it on, the learning rate
+falls to 0, and as it does over the last steps where none satisfies (a schedule of warm-up, stable
+rate and decay, as in arXiv 2405.18392). The adapter that is handed on is that of the end if the
+probe is satisfied there too, else the best one that was looked at: the one whose worse side lies
+nearest to its target.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +43,8 @@ class Run:
         pairs: of a step.
         learning_rate: peak; linear warm-up, then constant where the probe may end it, else cosine.
         warmup_steps: of the warm-up.
+        cooldown_steps: in which the rate falls to 0 where the probe may end it; in whole intervals
+            of `every`.
         weight_decay: AdamW's.
         clip_norm: largest norm of the gradient.
         micro_batch_tokens: that go through the model at once.
@@ -53,6 +59,7 @@ class Run:
     pairs: int
     learning_rate: float
     warmup_steps: int
+    cooldown_steps: int
     weight_decay: float
     clip_norm: float
     micro_batch_tokens: int
@@ -100,21 +107,43 @@ class _Watch:
     """The looks so far, and the best adapter among them."""
 
     folder: Path
-    bounds: Bounds
+    run: Run
     trace: list[dict[str, float]] = field(default_factory=list)
     satisfied: bool = False
 
-    def take(self, step: int, probed: Probed, adapter: AdapterState) -> bool:
-        """Note a look; True if it satisfies the bounds."""
+    @property
+    def end(self) -> int:
+        """Steps after which the training is over, as far as is known by now."""
+        first = next((int(x["step"]) for x in self.trace if self._satisfies(x)), None)
+        cooling = math.ceil(self.run.cooldown_steps / max(1, self.run.every)) * self.run.every
+        return self.run.steps if first is None else min(self.run.steps, first + cooling)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        run = self.run
+        rising = min(1.0, (step + 1) / (run.warmup_steps + 1))
+        falling = min(1.0, (self.end - step) / run.cooldown_steps) if run.cooldown_steps else 1.0
+        return run.learning_rate * min(rising, falling)
+
+    def ends(self, step: int, look: Callable[[int], Probed], model: LanguageModel) -> bool:
+        """Whether to stop after so many steps; looks unless the rate is falling already."""
+        if not any(self._satisfies(x) and x["step"] < step for x in self.trace):
+            self.take(step, look(step), model.adapter())
+        return step >= self.end
+
+    def _satisfies(self, look: Mapping[str, float]) -> bool:
+        return self.run.bounds.satisfied(look["safe"], look["useful"])
+
+    def take(self, step: int, probed: Probed, adapter: AdapterState) -> None:
+        """Note a look, and keep the adapter if it is the best so far."""
         self.trace = [look for look in self.trace if look["step"] < step]  # asked again on resume
-        score = self.bounds.score(probed.safe, probed.useful)
+        score = self.run.bounds.score(probed.safe, probed.useful)
         best = max((look["score"] for look in self.trace), default=-1.0)
         self.trace.append({"step": step, "safe": probed.safe, "useful": probed.useful,
                            "score": score})  # fmt: skip
-        self.satisfied = self.bounds.satisfied(probed.safe, probed.useful)
+        self.satisfied = self.run.bounds.satisfied(probed.safe, probed.useful)
         if score > best:
             _save(self.folder / BEST, adapter, self.trace)
-        return self.satisfied
 
     @property
     def best_step(self) -> int:
@@ -161,12 +190,12 @@ def train(
         DataError, ModelError: see `prefer.align`.
         RunError: the state is not of this training, or cannot be read or written.
     """
-    watch = _Watch(work, run.bounds)
+    watch = _Watch(work, run)
     resume = _resumed(work / STATE, watch)
     every = run.every if look else SAVE_EVERY
 
     def stop(step: int) -> bool:
-        return look is not None and watch.take(step, look(step), model.adapter())
+        return look is not None and watch.ends(step, look, model)
 
     def on_state(state: Mapping[str, Tensor]) -> None:
         _save(work / STATE, state, watch.trace)
@@ -174,7 +203,12 @@ def train(
     def on_step(step: AlignStep) -> None:
         tell(step.step, run.steps)
 
-    schedule = "constant" if look else "cosine"
+    cosine = learning_rates(
+        run.learning_rate,
+        schedule="cosine",
+        warmup_steps=run.warmup_steps,
+        total_steps=run.steps,
+    )
     adapter, result = align(
         model,
         start,
@@ -184,12 +218,7 @@ def train(
         steps=run.steps,
         rows_per_step=run.rows,
         pairs_per_step=run.pairs,
-        learning_rate=learning_rates(
-            run.learning_rate,
-            schedule=schedule,
-            warmup_steps=run.warmup_steps,
-            total_steps=run.steps,
-        ),
+        learning_rate=watch.rate if look else cosine,
         clip_norm=run.clip_norm,
         weight_decay=run.weight_decay,
         micro_batch_tokens=run.micro_batch_tokens,
@@ -204,11 +233,12 @@ def train(
     done = len(result.steps)
     at, why = done, f"{run.steps} steps"
     if look is not None:
-        if not watch.satisfied:
+        if not watch.trace or watch.trace[-1]["step"] != done:
             model.load_adapter(adapter)
             watch.take(done, look(done), adapter)
-        at, why = watch.best_step, "probe satisfied" if watch.satisfied else why
-        if at != done:
+        if watch.satisfied:
+            why = "probe satisfied"
+        elif (at := watch.best_step) != done:
             adapter = watch.best()
             why = f"{why}; the best look was after {at}"
     return Trained(

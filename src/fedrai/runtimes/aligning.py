@@ -70,6 +70,8 @@ def tools_for(
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
     asked = suites_for(prepared.questions.ordinary)
     gathered = gathered_for(recipe, asked, progress)
+    probed = {request.prompt for side in gathered.held for request in side}
+    examples = examples_for(recipe, asked, progress)
     return Tools(
         model=prepared.model,
         constitution=load_constitution(section.file),
@@ -79,7 +81,7 @@ def tools_for(
         settings=settings_for(section),
         gathered=gathered,
         pool=pool_for(section, gathered),
-        examples=examples_for(recipe, asked, progress),
+        examples=[one for one in examples if one.request.prompt not in probed],
         start=start,
         tell=tell,
     )
@@ -104,6 +106,7 @@ def gathered_for(
         harmless_count=section.harmless_count,
         suites=asked,
         seed=recipe.seed_for("constitution"),
+        held=(section.probe.harmful, section.probe.harmless),
         progress=progress,
     )
 
@@ -171,6 +174,7 @@ def plan_for(recipe: Recipe) -> Plan:
         ),
         learning_rate=section.learning_rate,
         warmup_steps=section.warmup_steps,
+        cooldown_steps=section.cooldown_steps,
         weight_decay=section.weight_decay,
         clip_norm=section.clip_norm,
         micro_batch_tokens=section.micro_batch_tokens,

@@ -124,9 +124,9 @@ class Probe(Section):
     """The two-sided probe: forward passes on a few dozen requests."""
 
     harmful: int = Field(32, ge=1)
-    """Harmful requests: how much likelier is a refusing opening than a complying one."""
+    """Harmful requests, held out of the training: how much likelier is a refusing opening than a complying one."""
     harmless: int = Field(32, ge=1)
-    """Harmless requests, half of them look-alikes: how much likelier is an answering opening."""
+    """Harmless requests, half of them look-alikes and all held out: how much likelier is an answering opening."""
     drift: float = Field(0.1, gt=0, le=1)
     """`adaptive`: fall of either side's share since the last alignment, or below its target, that starts one."""
     safe: float = Field(0.9, ge=0, le=1)
@@ -161,9 +161,11 @@ class Alignment(Section):
     every: int = Field(1, ge=1)
     """`every`: rounds from one alignment to the next."""
     learning_rate: float = Field(5e-4, gt=0)
-    """Peak of AdamW; linear warm-up, then constant, since the probe may end it."""
+    """Peak of AdamW after a linear warm-up; then along a cosine to 0, or constant until the probe is satisfied where that may end it."""
     warmup_steps: int = Field(5, ge=0)
     """Steps of the warm-up."""
+    cooldown_steps: int = Field(16, ge=0)
+    """Where the probe may end it: steps in which the rate then falls to 0, in whole intervals of `probe.every`; refusing is learnt before telling apart, which takes small steps."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay."""
     clip_norm: float = Field(1.0, gt=0)
@@ -171,7 +173,7 @@ class Alignment(Section):
     micro_batch_tokens: int = Field(2048, ge=64)
     """Tokens that go through the model at once, with padding."""
     early_stop: bool = False
-    """End an alignment of `budget`, `every` or `last` as soon as the probe is satisfied; `adaptive` always does, `full` never."""
+    """End an alignment of `budget`, `every` or `last` when the probe is satisfied; `adaptive` always does, `full` never."""
     reuse: float = Field(0.5, ge=0, le=1)
     """`adaptive`, `every`, `budget`: revisions of an earlier round are used again while at least this part of their first answers is still likely under the model; 0: always."""
     critic: Critic = Critic()
