@@ -45,7 +45,7 @@ def test_show_prints_every_text_of_ours(call):
         assert all(text in plain for text in texts), entry.id
     for shown in ours.demonstrations:
         assert all(" ".join(turn.content.split()) in plain for turn in shown.turns)
-    assert out.startswith(f"fedrai 1, sha256 {ours.hash}\n")
+    assert out.startswith(f"fedrai {ours.version}, sha256 {ours.hash}\n")
     assert max(map(len, out.splitlines())) <= 100
 
 

@@ -334,7 +334,7 @@ LOOK_ALIKE = [d for d in OURS.demonstrations if d.principle == "answer-the-harml
 
 
 def test_ours_has_sixteen_principles_that_cover_every_category():
-    assert (OURS.name, OURS.version) == ("fedrai", "1")
+    assert (OURS.name, OURS.version) == ("fedrai", "2")
     assert len(OURS.principles) == 16
     assert len(OURS.general) == 6
     assert {name for p in OURS.principles for name in p.categories} == set(CATEGORIES)
@@ -357,7 +357,9 @@ def test_every_critique_request_leaves_room_for_a_good_answer():
 def test_requests_are_short():
     for entry in OURS.principles:
         for text in (entry.critique_request, entry.revision_request):
-            assert 15 <= len(text.split()) <= 22, entry.id
+            own = text.replace(" to “{request}”", "")
+            assert "{" not in own, entry.id
+            assert 15 <= len(own.split()) <= 22, entry.id
 
 
 @pytest.mark.parametrize("shown", HARMFUL, ids=range(len(HARMFUL)))

@@ -122,6 +122,17 @@ def test_what_is_asked_turn_by_turn(model):
     assert found.operations > 200
 
 
+def test_a_principle_may_name_the_request_and_demonstrations_name_theirs(model):
+    asks = replace(THEFT, revision_request="Write on {request} without theft.")
+    critic = Scripted(well)
+    shown = [demo("red", 1)]
+    run(model, requests(1), critic, constitution=replace(
+        SMALL, principles=(asks, *SMALL.principles[1:]), demonstrations=tuple(shown)
+    ), demonstrations=1)  # fmt: skip
+    asked = [t.content for t in critic.calls[1]["talks"][0] if t.content.startswith("Write")]
+    assert asked == ["Write on red asks 1 without theft.", "Write on trick 0 without theft."]
+
+
 def test_a_chain_goes_on_from_its_revision_with_the_next_principle(model):
     critic = Scripted(well)
     (record,) = run(model, requests(1), critic, revisions=2).records

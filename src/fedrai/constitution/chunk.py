@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fedrai.constitution.critics import Critic
-from fedrai.constitution.demonstrating import drawn_number, lead, shown_to
+from fedrai.constitution.demonstrating import drawn_number, filled, lead, shown_to
 from fedrai.constitution.document import Constitution, Demonstration, Principle
 from fedrai.constitution.records import Draft, Outcome, Record, Request
 from fedrai.constitution.verifying import (
@@ -198,7 +198,7 @@ def _draft(work: Work, chains: Sequence[_Chain], step: int, place: tuple[int, in
         (
             *talk,
             Message("assistant", critique),
-            Message("user", c.principles[step].revision_request),
+            Message("user", filled(c.principles[step].revision_request, c.case.request.prompt)),
         )
         for talk, critique, c in zip(talks, said, chains, strict=True)
     ]
@@ -223,7 +223,7 @@ def _asked(work: Work, chain: _Chain, step: int) -> Conversation:
         *lead(chain.shown, principle, own_words=own),
         Message("user", chain.case.request.prompt),
         Message("assistant", answer.strip() or NOTHING),
-        Message("user", principle.critique_request),
+        Message("user", filled(principle.critique_request, chain.case.request.prompt)),
     )
 
 
@@ -279,7 +279,8 @@ def _judge(work: Work, chains: Sequence[_Chain]) -> None:
 
 def _before(chain: _Chain) -> Shown:
     principle, request = chain.principles[-1], chain.case.request
-    asked = (principle.critique_request, principle.revision_request)
+    asked = tuple(filled(text, "") for text in (principle.critique_request,
+                                                principle.revision_request))  # fmt: skip
     return Shown(request.prompt, request.harmful, chain.shown, chain.drafts[-1].critique, asked)
 
 

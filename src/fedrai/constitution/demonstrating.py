@@ -65,6 +65,14 @@ def _of_category(one: Demonstration, constitution: Constitution, request: Reques
     return request.category in constitution.principle(one.principle).categories
 
 
+def filled(asking: str, request: str) -> str:
+    """What a principle asks, with the user's request in the place of `{request}`.
+
+    A small model that reads the request again right before it answers stays with its topic.
+    """
+    return asking.replace("{request}", request)
+
+
 def lead(
     shown: Sequence[Demonstration], principle: Principle, *, own_words: bool
 ) -> tuple[Message, ...]:
@@ -86,8 +94,8 @@ def _asked_again(one: Demonstration, principle: Principle) -> tuple[Message, ...
     return (
         Message("user", one.request),
         Message("assistant", one.answer),
-        Message("user", principle.critique_request),
+        Message("user", filled(principle.critique_request, one.request)),
         Message("assistant", one.critique),
-        Message("user", principle.revision_request),
+        Message("user", filled(principle.revision_request, one.request)),
         Message("assistant", one.revision),
     )
