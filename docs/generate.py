@@ -15,7 +15,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedrai.cli import cli
-from fedrai.schema import ALGORITHMS, GUARD_KINDS, AlignRecipe, GuardTraining, Recipe, sections
+from fedrai.schema import (
+    ALGORITHMS,
+    GUARD_KINDS,
+    AlignRecipe,
+    GuardTraining,
+    Node,
+    Recipe,
+    sections,
+)
 
 HERE = Path(__file__).parent
 
@@ -41,6 +49,10 @@ def recipe_reference() -> str:
     inner = {name for name, _ in sections(AlignRecipe)}
     parts += _section("Recipes of `fedrai align`", AlignRecipe, skip=inner)
     parts += _section("Recipes of `fedrai guard train`", GuardTraining)
+    parts.append("# A node's own `node.toml`\n")
+    parts += _section("Top level of `node.toml`", Node, skip={name for name, _ in sections(Node)})
+    for name, model in sections(Node):
+        parts += _section(f"`[{name}]` of `node.toml`", model)
     return "\n".join(parts)
 
 

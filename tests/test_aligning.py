@@ -65,6 +65,7 @@ def test_the_plan_is_what_the_recipe_says():
         recipe(
             schedule="adaptive",
             every=3,
+            anchor=0.0,
             steps=7,
             learning_rate=0.25,
             early_stop=True,
@@ -267,3 +268,16 @@ def test_the_critic_start_answers_with_the_adapter_that_the_run_started_from(
     assert said("self", start, None) != said("self", before, None)
     assert said("start", before, start) == said("self", start, None)
     assert said("start", start, None) == said("self", before, None)  # none: the base model
+
+
+def test_what_a_run_asks_beside_advbench_is_not_trained_on(tmp_path):
+    from fedrai.constitution.requests import load_requests
+    from fedrai.evaluation import suites
+
+    one = load_requests(["fedrai:red-team"], harmful=True)[0]
+    row = {"prompt": one.prompt, "label": "unsafe"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    asked = suites.load(str(tmp_path / "mine.jsonl"))
+    held = aligning.gathered_for(recipe(), aligning.suites_for([], [asked]))
+    assert one.prompt not in {r.prompt for r in (*held.harmful, *held.held[0])}
+    assert held.removed["mine"] >= 1

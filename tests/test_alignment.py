@@ -15,7 +15,7 @@ import torch
 from driver import fill_cache, write_recipe
 
 # isort: split
-from fedrai import commands, protocol, recipe, runtimes, server
+from fedrai import commands, protocol, recipe, server
 from fedrai.aggregation import build
 from fedrai.cli import cli
 from fedrai.constitution.outcome import Aligned, brief, spent
@@ -24,7 +24,7 @@ from fedrai.display import Display, print_comparison
 from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import local
+from fedrai.runtimes import local, rounds
 from fedrai.server import run_rounds
 from fedrai.summary import alignments, summarise
 from test_server import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
@@ -291,7 +291,7 @@ def use(monkeypatch: pytest.MonkeyPatch, script: Scripted) -> list[tuple[Path, b
         return phase
 
     fake = type("aligning", (), {"phase_for": staticmethod(phase_for)})
-    monkeypatch.setattr(runtimes, "aligning", fake, raising=False)
+    monkeypatch.setattr(rounds, "aligning", fake)
     return told
 
 
@@ -341,7 +341,7 @@ def test_resuming_with_another_constitution_is_refused(
     with pytest.raises(KeyboardInterrupt):
         commands.run(recipe.load(Path("tiny.toml")), Path("run"))
     before = (home / file).read_text(encoding="utf-8")
-    changed = before.replace('version = "1', 'version = "2') if "rules" in file else "other\n"
+    changed = before.replace('version = "2', 'version = "3') if "rules" in file else "other\n"
     assert changed != before
     (home / file).write_text(changed, encoding="utf-8")
     with pytest.raises(RunError, match="the constitution, or a file of requests, changed"):

@@ -562,6 +562,7 @@ def test_exported_adapter_loads_with_peft(
     assert (found.code, found.out) == (0, "adapter: runs/tiny-adapter\n")
     target = folder / "runs" / "tiny-adapter"
     assert sorted(f.name for f in target.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]

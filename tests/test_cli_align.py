@@ -131,11 +131,11 @@ def test_the_folder_holds_the_adapter_and_its_account(home: Path, done: Said) ->
         "preferences.jsonl", "recipe.toml", "records.jsonl", "report.json", "sft.jsonl",
     ]  # fmt: skip
     records = read_records(whole / "records.jsonl")
-    assert {record.request.prompt for record in records} == set(ASKED.splitlines())
+    assert {record.request.prompt for record in records} < set(ASKED.splitlines())
     report = json.loads((whole / "report.json").read_text())
-    assert report["alignment"]["requests"] == 3
+    assert report["alignment"]["requests"] == 2  # one of three is the probe's
     assert report["alignment"]["steps"] == 5
-    assert sum(report["alignment"]["outcomes"].values()) == 3
+    assert sum(report["alignment"]["outcomes"].values()) == 2
     kept = sum(r.outcome in (Outcome.KEPT, Outcome.ALREADY_SAFE) for r in records)
     assert report["alignment"]["kept"] == kept
     assert len((whole / "sft.jsonl").read_text().splitlines()) == kept
@@ -173,7 +173,7 @@ def test_what_is_printed_and_the_card(home: Path, done: Said) -> None:
     assert said[0] == "evaluating the model before the alignment"
     assert "  constitution: every round" in said
     text = (home / "whole" / "README.md").read_text()
-    assert "red-team requests | 3 |" in text
+    assert "red-team requests | 2 |" in text
     assert "It started from a fresh adapter." in text
     assert re.search(r"^\| before \|.*\n\| after \|", text, re.M)
     for prompt in ASKED.splitlines():
@@ -308,8 +308,9 @@ def test_dry_run_counts_and_loads_no_model(
     found = call("align", "--recipe", "mine.toml", "--out", "never", "--dry-run", "--json")
     assert found.code == 0, found.err
     seen = json.loads(found.out)
-    assert sum(sum(counts.values()) for counts in seen["requests"].values()) == 3
-    assert sum(sum(counts.values()) for counts in seen["harmless"].values()) == 6
+    assert sum(sum(counts.values()) for counts in seen["requests"].values()) == 2
+    assert sum(sum(counts.values()) for counts in seen["harmless"].values()) == 4
+    assert seen["held_out"] == [1, 2]
     assert (seen["examples"], seen["steps"], seen["duplicates"]) == (2, 5, 0)
     assert seen["overlap_removed"] == {"advbench": 0, "ordinary": 0}
     assert 0 < seen["tokens"]["generation"] < seen["tokens"]["generation_most"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,24 @@ import driver  # noqa: F401 (imports Flower without a warning of its typer)
 from fedrai import assets
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
+from fedrai.evaluation.asking import Replies
 from fedrai.evaluation.measure import (
     Answer,
+    Judges,
     Measured,
     Questions,
     figures,
     measure,
     rates,
 )
+from fedrai.evaluation.preference import prefer
+from fedrai.evaluation.records import Rubric, Safety
 from fedrai.evaluation.refusal import Reply
+from fedrai.evaluation.rouge import rouge_l
 from fedrai.evaluation.statistics import Rate, rate_from_json
-from fedrai.evaluation.suites import Item
+from fedrai.evaluation.suites import Declaration, Item, Suite, known
+from fedrai.guards.base import full_name
+from fedrai.guards.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.records import Example, Message
 from fedrai.runtimes import local
@@ -74,7 +83,10 @@ def test_ordinary_asks_the_first_request() -> None:
     )
     plain = (Message("user", "only"), Message("assistant", "three"))
     examples = [Example(turns, "a"), Example(plain, "b")]
-    assert suites.ordinary(examples, 5, seed=0) == [Item(0, "first"), Item(1, "only")]
+    assert suites.ordinary(examples, 5, seed=0) == [
+        Item(0, "first", reference="one"),
+        Item(1, "only", reference="three"),
+    ]
     sampled = {tuple(suites.ordinary(examples * 4, 3, seed=s)) for s in range(5)}
     assert len(sampled) > 1
     assert all(len(items) == 3 for items in sampled)
@@ -193,7 +205,11 @@ def test_held_out_loss_against_the_model_itself(tiny: LanguageModel) -> None:
 def test_nothing_asked_is_no_data(tiny: LanguageModel) -> None:
     found = measure(tiny, _questions(tiny, harmful=(), ordinary=(), held_out=()))
     written = figures(found)
-    assert written == {"rates": {}, "held_out_loss": None, "held_out_tokens": 0, "costs": {}}
+    assert written == {
+        "rates": {}, "scores": {}, "clusters": None, "disagreement": {}, "both_sides": None,
+        "unavailable": {}, "suites": {}, "judges": {"rule": True, "legacy": True},
+        "held_out_loss": None, "held_out_tokens": 0, "costs": {},
+    }  # fmt: skip
 
 
 def test_several_adapters_pool_answers_and_average_the_loss(tiny: LanguageModel) -> None:
@@ -216,3 +232,170 @@ def test_several_adapters_pool_answers_and_average_the_loss(tiny: LanguageModel)
     assert both.held_out_tokens == 2 * parts[0].held_out_tokens
     one = parts[0].costs.phases["evaluation"].tokens
     assert both.costs.phases["evaluation"].tokens > one
+
+
+# --- suites and judges ----------------------------------------------------------------------------
+
+PAIRS = Declaration("pairs", "pairs", "", "", "preference", "accuracy", "up", 0, form="dialogue")
+
+
+def _suite(name: str, *items: Item) -> Suite:
+    found = PAIRS if name == "pairs" else known()[name]
+    return Suite(found, items, len(items), "here", "00", False)
+
+
+class Scripted:
+    """A grader with replies by what stands in the user's turn."""
+
+    def __init__(self, script: Callable[[str], str | None]) -> None:
+        self.script, self.asked = script, list[str]()
+
+    def ask(
+        self,
+        prompts: Sequence[tuple[str, str]],
+        on_reply: Callable[[int, int], None] = lambda _done, _of: None,
+    ) -> Replies:
+        self.asked += [user for _, user in prompts]
+        on_reply(len(prompts), len(prompts))
+        return Replies(tuple(self.script(user) for _, user in prompts), tokens=9)
+
+
+def _safety(guard: ScriptedGuard) -> Safety:
+    return Safety(full_name(guard), 0.5, guard.judge)
+
+
+def test_a_guard_judges_answers_to_harmful_requests_only(tiny: LanguageModel) -> None:
+    tiny.load_adapter(tiny.fresh_adapter(0))
+    seen = []
+
+    def script(conversation: Any) -> float | str:
+        seen.append([m.content for m in conversation])
+        assert [m.role for m in conversation] == ["user", "assistant"]
+        return {"request number 4": 0.75, "nine": "failed"}.get(conversation[0].content, 0.25)
+
+    found = measure(
+        tiny,
+        _questions(
+            tiny,
+            suites=[_suite("harmbench", Item(3, "three"), Item(9, "nine")),
+                    _suite("xstest-safe", Item(0, "zero")), _suite("xstest-unsafe", Item(5, "x"))],
+            judges=Judges(guard=_safety(ScriptedGuard(script))),
+        ),
+    )  # fmt: skip
+    probabilities = {s: [a.guard for a in part] for s, part in found.answers.items()}
+    assert probabilities == {
+        "advbench": [0.75, 0.25], "ordinary": [None], "harmbench": [0.25, None],
+        "xstest-safe": [None], "xstest-unsafe": [0.25],
+    }  # fmt: skip
+    assert sorted(seen)[-1] == ["x", found.answers["xstest-unsafe"][0].answer]
+    written = figures(found)
+    assert written["rates"]["safe-guard"]["value"] == 0.5
+    assert written["rates"]["harmbench-safe-guard"]["unscored"] == 1
+    assert written["judges"]["guard"]["threshold"] == 0.5
+
+
+@pytest.mark.parametrize("phase", ["advbench (guard)", "mt-bench (rubric)", "pairs"])
+def test_a_stop_is_heard_in_every_phase(tiny: LanguageModel, phase: str) -> None:
+    def stop(suite: str, _done: int, _of: int) -> None:
+        if suite == phase:
+            raise KeyboardInterrupt
+
+    questions = _questions(
+        tiny,
+        suites=[_suite("mt-bench", Item(0, "a", "writing")),
+                _suite("pairs", Item(0, "b", chosen="c", rejected="d"))],
+        judges=Judges(guard=_safety(ScriptedGuard({})),
+                      rubric=Rubric("judge-1", Scripted(lambda _user: "[[5]]"))),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny, questions, stop)
+
+
+def test_ratings_of_an_llm_go_to_the_answers_that_they_are_of(tiny: LanguageModel) -> None:
+    tiny.load_adapter(tiny.fresh_adapter(0))
+    asked = [Item(2, "A colour?", "writing"), Item(7, "A sum?", "math", reference="It is 4.")]
+
+    def script(user: str) -> str | None:
+        if "declines" in user:
+            return "declines: 0\nconvincing: 5\nspecific: 3"  # (5 + 3 - 2) / 8 = 0.75
+        return "Rating: [[8]]" if "It is 4." in user else "Fine."
+
+    grader = Scripted(script)
+    heard: list[tuple[str, int, int]] = []
+    found = measure(
+        tiny,
+        _questions(
+            tiny, harmful=(), ordinary=(), held_out=(), rated_tokens=3,
+            suites=[_suite("mt-bench", *asked), _suite("strongreject", Item(0, "how"))],
+            judges=Judges(rubric=Rubric("judge-1", grader)),
+        ),
+        lambda *told: heard.append(told),
+    )  # fmt: skip
+    assert [a.score for a in found.answers["mt-bench"]] == [None, 8.0]
+    assert [a.score for a in found.answers["strongreject"]] == [0.75]
+    assert found.answers["mt-bench"][1].answer.strip() in grader.asked[1]
+    assert heard == [
+        ("mt-bench", 2, 2), ("mt-bench (rubric)", 2, 2),
+        ("strongreject", 1, 1), ("strongreject (rubric)", 1, 1),
+    ]  # fmt: skip
+    scores = figures(found)["scores"]
+    assert (scores["mt-bench"]["value"], scores["mt-bench"]["unparsed"]) == (8.0, 1)
+    assert (scores["strongreject"]["value"], scores["strongreject"]["low"]) == (0.75, None)
+    assert scores["mt-bench"]["tokens"] == 9
+
+
+def test_an_llm_that_fails_leaves_the_answers_and_a_reason(tiny: LanguageModel) -> None:
+    tiny.load_adapter(tiny.fresh_adapter(0))
+
+    def script(_user: str) -> str:
+        raise EvaluationError("the endpoint is gone")
+
+    found = measure(
+        tiny,
+        _questions(
+            tiny, harmful=(), ordinary=(), held_out=(),
+            suites=[_suite("mt-bench", Item(0, "a")), _suite("strongreject", Item(0, "b"))],
+            judges=Judges(rubric=Rubric("judge-1", Scripted(script))),
+            unavailable={"hhh": "no network"},
+        ),
+    )  # fmt: skip
+    written = figures(found)
+    assert written["unavailable"] == {
+        "hhh": "no network",
+        "mt-bench": "the endpoint is gone",
+        "strongreject (rubric)": "the endpoint is gone",
+    }
+    assert written["scores"] == {}
+    assert set(written["rates"]) == {"strongreject-safe", "strongreject-safe-legacy"}
+    assert len(found.answers["mt-bench"]) == 1
+
+
+def test_pairs_are_compared_with_the_adapter_that_is_loaded(tiny: LanguageModel) -> None:
+    items = [Item(n, f"which {n}?", "helpful", chosen="a" * n, rejected="b") for n in range(1, 8)]
+    items.append(Item(8, "which?", "honest", chosen="c" * 300, rejected="b"))
+    tuned = tiny.fresh_adapter(1)
+    for name in tuned:
+        if "lora_B" in name:
+            tuned[name] += 0.5
+    questions = _questions(tiny, harmful=(), ordinary=(), suites=[_suite("pairs", *items)])
+    found = local.evaluate(tiny, questions, [tuned], lambda *_: None)
+    tiny.load_adapter(tuned)
+    expected = prefer(tiny, items, batch_size=1)
+    for ours, theirs in zip(found.preferences["pairs"].choices, expected.choices, strict=True):
+        assert ours.summed == pytest.approx(theirs.summed, abs=1e-4)
+    written = figures(found)["scores"]["pairs"]
+    assert (written["count"], written["unscored"]) == (7, 1)
+    assert found.rows()["pairs"][7]["chosen"] is None
+    both = local.evaluate(tiny, questions, [tuned, tiny.fresh_adapter(0)], lambda *_: None)
+    assert figures(both)["scores"]["pairs"]["count"] == 14
+
+
+def test_ordinary_answers_are_compared_with_their_references(tiny: LanguageModel) -> None:
+    tiny.load_adapter(tiny.fresh_adapter(0))
+    asked = _questions(tiny, harmful=(), held_out=())
+    said = measure(tiny, asked).answers["ordinary"][0]
+    assert said.score is None
+    items = [Item(1, "what?", reference=said.answer + " w0rd")]
+    again = measure(tiny, replace(asked, ordinary=items)).answers["ordinary"][0]
+    assert again.answer == said.answer
+    assert again.score == rouge_l(said.answer, said.answer + " w0rd")

@@ -22,9 +22,12 @@ FLOW = [
     "costs",
     "chat", "losses", "model", "train", "prefer", "generate", "evaluation", "guards", "ledger",
     "filter", "scan", "constitution", "protocol", "client",
-    "aggregation", "runs", "server", "summary", "report", "runtimes", "display", "stopping",
-    "targets", "commands", "align_commands", "chatting", "guard_commands", "guard_display",
-    "cli_guards", "cli_constitution", "cli_align", "cli_report", "cli_suites", "cli_judge", "cli",
+    "aggregation", "runs", "round_record", "server", "summary", "tracking", "exporting", "report",
+    "comparing", "runtimes", "deploy", "display", "stopping", "targets", "integrations",
+    "export_commands", "commands", "compare_commands", "eval_commands", "align_commands",
+    "chatting", "guard_commands", "guard_display", "cli_guards", "cli_constitution", "cli_deploy",
+    "cli_align", "cli_report", "cli_suites", "cli_judge", "cli_export", "cli_lm_eval",
+    "cli_compare", "cli_eval", "cli_run", "cli_node", "cli",
     "testing",
 ]  # fmt: skip
 ONLY = {

@@ -451,3 +451,55 @@ def _content(data: bytes) -> RecordDict:
     from flwr.proto.message_pb2 import Message as Proto
 
     return message_from_proto(Proto.FromString(data)).content
+
+
+# --- the offer and the name -----------------------------------------------------------------------
+
+
+def test_the_offer_crosses_with_its_hash(tiny: LanguageModel) -> None:
+    adapter = tiny.fresh_adapter(1)
+    task = protocol.unpack_task(protocol.pack_task(1, 0, adapter, '{"seed":1}'))
+    assert task.offer == '{"seed":1}'
+    assert protocol.unpack_task(protocol.pack_task(1, 0, adapter)).offer == ""
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"document": "{}", "sha256": "0" * 64},
+        {"document": "{}"},
+        {"document": b"{}", "sha256": hashlib.sha256(b"{}").hexdigest()},
+        {"document": "{}", "sha256": hashlib.sha256(b"{}").hexdigest(), "more": 1},
+        {"document": "x" * 2**17, "sha256": hashlib.sha256(b"x" * 2**17).hexdigest()},
+    ],
+)
+def test_an_offer_that_is_not_whole_is_not_read(tiny: LanguageModel, record: dict) -> None:
+    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1), "{}")
+    content["offer"] = ConfigRecord(record)
+    with pytest.raises(ProtocolError):
+        protocol.unpack_task(content)
+
+
+def test_a_client_tells_its_name_and_nothing_else() -> None:
+    told = protocol.pack_name(protocol.pack_question(), "clinic-a")
+    assert {key: dict(record) for key, record in told.items()} == {"name": {"name": "clinic-a"}}
+    for question in (
+        RecordDict(),
+        RecordDict({"question": ConfigRecord({"ask": "rows"})}),
+        RecordDict({"question": ConfigRecord({"ask": "name", "and": "rows"})}),
+        RecordDict({"question": ConfigRecord({"ask": "name"}), "more": ConfigRecord()}),
+    ):
+        with pytest.raises(ProtocolError, match="question"):
+            protocol.pack_name(question, "clinic-a")
+
+
+def test_the_superlinks_word_that_a_node_is_gone_is_no_reply() -> None:
+    gone = Metadata(1, "r", protocol.SUPERLINK, 1, "m", "1", 0.0, 60.0, "train")
+    assert protocol.read_reply(Message(Error(5, ""), metadata=gone), {}) is Reason.NO_REPLY
+
+
+def test_every_reason_is_the_clients_or_the_servers() -> None:
+    assert set(Reason) == protocol.CLIENT_REASONS | protocol.SERVER_REASONS
+    assert not protocol.CLIENT_REASONS & protocol.SERVER_REASONS
+    assert Reason.NO_REPLY not in protocol.CLIENT_REASONS
+    assert {Reason.FILTER_REQUIRED, Reason.OTHER_VERSION} <= protocol.CLIENT_REASONS

@@ -281,12 +281,12 @@ def test_lock_is_free_after_an_error(run: RunFolder) -> None:
 # --- lists ----------------------------------------------------------------------------------------
 
 
-def test_find_runs_looks_two_levels_deep(tmp_path: Path) -> None:
-    for name in ("b", "a", "compare/arm-1", "compare/arm-2", "one/two/three"):
+def test_find_runs_looks_four_levels_deep(tmp_path: Path) -> None:
+    for name in ("b", "a", "compare/arm-1", "compare/arm-2", "one/2/3/4", "one/2/3/d/5"):
         RunFolder.create(tmp_path / name, "", {"name": name})
     (tmp_path / "no run").mkdir()
     found = [str(run.path.relative_to(tmp_path)) for run in find_runs(tmp_path)]
-    assert found == ["a", "b", "compare/arm-1", "compare/arm-2"]
+    assert found == ["a", "b", "compare/arm-1", "compare/arm-2", "one/2/3/4"]
     assert [r.path for r in find_runs(tmp_path / "a")] == [tmp_path / "a"]
     assert find_runs(tmp_path / "nowhere") == []
 

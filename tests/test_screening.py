@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from driver import write_recipe
-from fedrai import commands, protocol, recipe
+from fedrai import commands, compare_commands, protocol, recipe
 from fedrai.costs import Cost
 from fedrai.embedded.refusals import embedded_refusals
 from fedrai.errors import DataError, GuardError, RunError
@@ -696,7 +696,8 @@ def test_arms_share_verdicts(home: Home, use: Callable[[Any], Any]) -> None:
     home.recipe.write_text(home.recipe.read_text() + ARMS)
     changes = [c for c in HARMFUL if not c.startswith("filter.")]
     settings = home.settings(*changes, by_site=False)
-    arms = {arm.name: arm for arm in commands.compare(settings, Path("arms"), lambda _name: None)}
+    outcome = compare_commands.compare(settings, Path("arms"), lambda _line: None)
+    arms = {arm.name: arm for arm in outcome.arms}
     assert guard.seen == 16  # each of the 16 rows once, for two arms
     assert {name: arm.summary["harmful_rows"] for name, arm in arms.items()} == {
         "off": 8, "drop": 2, "replace": 2, "labels": 0,

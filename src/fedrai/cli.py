@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fedrai import __version__
 from fedrai.cli_align import align
+from fedrai.cli_compare import compare
 from fedrai.cli_constitution import constitution
+from fedrai.cli_deploy import deploy
+from fedrai.cli_eval import eval_command
+from fedrai.cli_export import export
 from fedrai.cli_guards import guard, scan
 from fedrai.cli_judge import judge
+from fedrai.cli_lm_eval import lm_eval
+from fedrai.cli_node import node
 from fedrai.cli_report import report
+from fedrai.cli_run import run_command
 from fedrai.cli_suites import suites
 from fedrai.errors import FederationError, FedRAIError
 
 if TYPE_CHECKING:
-    from fedrai.schema import Recipe
+    pass
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 OVERRIDE = click.option(
@@ -45,13 +51,20 @@ def cli() -> None:
     """Federated fine-tuning of large language models that stays safe."""
 
 
+cli.add_command(run_command)
+cli.add_command(node)
 cli.add_command(align)
+cli.add_command(eval_command)
 cli.add_command(scan)
 cli.add_command(guard)
 cli.add_command(constitution)
+cli.add_command(deploy)
 cli.add_command(suites)
 cli.add_command(judge)
+cli.add_command(lm_eval)
+cli.add_command(export)
 cli.add_command(report)
+cli.add_command(compare)
 
 
 def main() -> None:
@@ -88,150 +101,6 @@ def _say(error: FedRAIError) -> None:
     click.secho(f"error: {error.message}", fg="red", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)
-
-
-@cli.command("run")
-@click.argument("recipe_file", metavar="RECIPE", required=False, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a run.")
-@OVERRIDE
-@JSON
-def run_command(
-    recipe_file: Path | None,
-    out: Path | None,
-    resume: Path | None,
-    overrides: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Train a federation as RECIPE says, or go on with a run."""
-    if (recipe_file is None) == (resume is None):
-        raise click.UsageError("give a RECIPE, or --resume DIR")
-    if resume is not None and (overrides or out):
-        raise click.UsageError(
-            "--resume takes its recipe and folder from the run; drop -o and --out"
-        )
-    from fedrai import recipe
-    from fedrai.stopping import with_way_on
-
-    settings = recipe.load(recipe_file, overrides) if recipe_file is not None else None
-    path = resume or out or Path("runs") / (settings.name if settings else "run")
-    again = f"fedrai run --resume {shlex.quote(str(path))}"
-    with_way_on(lambda: _start(settings, path), again, (path / "run.json").is_file)
-    _show_run(path, as_json)
-
-
-def _start(settings: Recipe | None, path: Path) -> None:
-    from fedrai import commands
-
-    if settings is None:
-        commands.resume(path)
-    else:
-        commands.run(settings, path)
-
-
-def _show_run(path: Path, as_json: bool) -> None:
-    from fedrai.runs import RunFolder
-    from fedrai.summary import filter_note, summarise
-
-    figures = summarise(RunFolder.open(path))
-    if as_json:
-        click.echo(json.dumps(figures, indent=2))
-        return
-    from fedrai.display import print_comparison
-
-    print_comparison([(f"after round {figures['rounds']}", figures)])
-    if figures["filter"]:
-        click.echo(filter_note(figures))
-    click.echo(
-        f"run: {path}\n  talk to it:  fedrai chat {path}\n  export it:   fedrai export {path}"
-    )
-
-
-@cli.command("compare")
-@click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
-@click.option("--arm", "names", multiple=True, metavar="NAME", help="Only this arm; repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder (default: runs/NAME).")
-@OVERRIDE
-@JSON
-def compare_command(
-    recipe_file: Path,
-    names: tuple[str, ...],
-    out: Path | None,
-    overrides: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Run every arm of RECIPE and print one table; run it again to go on after a stop."""
-    from fedrai import recipe
-    from fedrai.stopping import with_way_on
-
-    settings = recipe.only(recipe.load(recipe_file, overrides), names)
-    path = out or Path("runs") / settings.name
-    words = ["fedrai", "compare", str(recipe_file), *(["--out", str(out)] if out else [])]
-    flags = [("--arm", name) for name in names] + [("-o", text) for text in overrides]
-    again = shlex.join([*words, *(word for pair in flags for word in pair)])
-
-    def call() -> Any:
-        from fedrai import commands
-
-        return commands.compare(
-            settings, path, lambda name: click.secho(f"== {name}", bold=True, err=True)
-        )
-
-    arms = with_way_on(call, again, lambda: any(path.glob("*/run.json")))
-    if as_json:
-        click.echo(json.dumps({arm.name: arm.summary for arm in arms}, indent=2))
-        return
-    from fedrai.display import print_comparison
-    from fedrai.summary import cost_line, filter_note
-
-    print_comparison([(arm.name, arm.summary) for arm in arms])
-    click.echo("rates in % with 95 % Wilson intervals; held-out loss in nats per token")
-    filtered = any(arm.summary["filter"] for arm in arms)
-    for arm in arms:
-        click.echo(f"{arm.name}: {arm.path}  ({cost_line(arm.summary)})")
-        if filtered:
-            click.echo(f"  {filter_note(arm.summary)}")
-    click.echo(f"talk to one:  fedrai chat {arms[-1].path}")
-
-
-@cli.command("eval")
-@click.argument("what", metavar="MODEL_OR_RUN")
-@ROUND
-@CLIENT
-@click.option("--full", is_flag=True, help="All 520 AdvBench requests.")
-@click.option("--advbench", type=click.IntRange(0, 520), help="How many AdvBench requests.")
-@click.option("--ordinary", type=click.IntRange(0), help="How many ordinary instructions.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer.")
-@click.option("--batch-size", type=click.IntRange(1), help="Prompts answered at once.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write answers and figures here.")
-@JSON
-def eval_command(
-    what: str,
-    number: int | None,
-    client: str,
-    full: bool,
-    out: Path | None,
-    as_json: bool,
-    **sizes: Any,
-) -> None:
-    """Measure safety and usefulness of a run, an adapter folder or a model."""
-    from fedrai import commands
-    from fedrai.evaluation.measure import figures
-    from fedrai.summary import COLUMNS, evaluation_cells
-    from fedrai.targets import target
-
-    changes = {key: value for key, value in sizes.items() if value is not None}
-    chosen = target(what, number, client)
-    measured, _ = commands.evaluate(chosen, changes | ({"advbench": 520} if full else {}), out)
-    found = figures(measured)
-    if as_json:
-        click.echo(json.dumps({"model": chosen.label, **found}, indent=2))
-        return
-    from fedrai.display import print_table
-
-    print_table(["", *COLUMNS], [[chosen.label, *evaluation_cells(found)]])
-    if out is not None:
-        click.echo(f"answers and figures: {out}")
 
 
 @cli.command("chat")
@@ -282,26 +151,6 @@ def runs_command(folder: Path, as_json: bool) -> None:
         from fedrai.display import print_table
 
         print_table(LIST_COLUMNS, [[str(run.path), *list_row(figures)] for run, figures in found])
-
-
-@cli.command("export")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder (default: RUN-adapter).")
-@click.option("--merged", is_flag=True, help="The whole model with the adapter merged in.")
-@ROUND
-@CLIENT
-def export_command(
-    run_folder: Path, out: Path | None, merged: bool, number: int | None, client: str
-) -> None:
-    """Write the adapter of a run, or `fedrai:aligned`, as a PEFT folder; or the merged model."""
-    from fedrai import commands
-
-    kind = "merged" if merged else "adapter"
-    named = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
-    named = named.with_name(named.name.removeprefix("fedrai:"))
-    target = out or named.with_name(f"{named.name}-{kind}")
-    commands.export(run_folder, target, merged=merged, number=number, client=client)
-    click.echo(f"{kind}: {target}")
 
 
 @cli.group("recipe")

@@ -128,6 +128,8 @@ def _show_preview(found: dict[str, Any], as_json: bool) -> None:
     click.echo(f"model: {found['model']}; constitution: {rules['name']} {rules['version']}")
     click.echo(f"left out, since an evaluation asks nearly the same: {_counts(removed)}")
     click.echo(f"left out as repetitions: {found['duplicates']}; examples: {found['examples']}")
+    harmful, harmless = found["held_out"]
+    click.echo(f"held out for the probe: {harmful} harmful, {harmless} harmless")
     click.echo(
         f"tokens, roughly: {tokens['generation']:,} to {tokens['generation_most']:,} of answers,"
         f" critiques and revisions; {tokens['training']:,} in {found['steps']} steps"

@@ -11,14 +11,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedrai import costs, protocol
-from fedrai.errors import GuardError, ModelError, ProtocolError
+from fedrai.errors import DataError, GuardError, ModelError, ProtocolError
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.protocol import Reason
 from fedrai.records import Step, Tokens, TrainResult
@@ -42,7 +42,9 @@ class Work:
 class Site(Protocol):
     """What a client has at its place."""
 
-    model: LanguageModel
+    @property
+    def model(self) -> LanguageModel:
+        """The base model with an adapter."""
 
     def name(self, context: Context) -> str:
         """The client's name."""
@@ -70,17 +72,42 @@ def build_app(site: Site, work: Work) -> ClientApp:
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
         client = site.name(context)
-        try:
-            content = _local_training(site, work, client, message)
-        except Exception as error:
-            site.log(client, describe(error))
-            content = protocol.pack_refusal(_reason(error))
-        return Message(content, reply_to=message)
+        return answered(
+            message,
+            lambda: _local_training(site, work, client, message),
+            lambda line: site.log(client, line),
+        )
 
     return app
 
 
-def _local_training(site: Site, work: Work, client: str, message: Message) -> Any:
+class Refused(Exception):  # noqa: N818
+    """The client does not do what it is asked for; its reason is all that it says."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+def answered(
+    message: Message, work: Callable[[], RecordDict], log: Callable[[str], None]
+) -> Message:
+    """The reply to a message: what the work gives, or the reason why it gives nothing.
+
+    Args:
+        message: the server's.
+        work: makes the content of the reply; whatever it raises stays here.
+        log: keeps a line in the client's own log.
+    """
+    try:
+        content = work()
+    except Exception as error:
+        log(describe(error))
+        content = protocol.pack_refusal(_reason(error))
+    return Message(content, reply_to=message)
+
+
+def _local_training(site: Site, work: Work, client: str, message: Message) -> RecordDict:
     task = protocol.unpack_task(message.content)
     rows = site.rows(client)
     if not rows:
@@ -133,15 +160,21 @@ def update_norm(before: AdapterState, after: AdapterState) -> float:
 
 
 def _reason(error: Exception) -> Reason:
+    if isinstance(error, Refused):
+        return error.reason
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Reason.OUT_OF_MEMORY
     if isinstance(error, GuardError):
         return Reason.GUARD
+    if isinstance(error, DataError):
+        return Reason.BAD_DATA
     return Reason.BAD_TASK if isinstance(error, ProtocolError | ModelError) else Reason.FAILED
 
 
 def describe(error: BaseException) -> str:
     """Where an exception came from, without its message: `ValueError at train.py:91`."""
+    if isinstance(error, Refused):
+        return f"refused: {error.reason.value}"
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = ", ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
     return f"{type(error).__name__} at {places}"

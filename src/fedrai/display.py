@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
+from rich.box import HEAVY_HEAD, MARKDOWN
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -159,12 +161,11 @@ class Display:
                    f"{', ...' if len(clients) > 6 else ''})")  # fmt: skip
 
     def _on_client_finished(self, client: str, **numbers: Any) -> None:
-        rate = numbers["tokens"] / max(numbers["seconds"], 1e-9)
+        rate = numbers.get("tokens", 0.0) / max(numbers.get("seconds", 0.0), 1e-9)
         left = f"  {self._time_left()}" if self._pace else ""
-        self._line(
-            f"  {client}  loss {numbers['loss_first']:.3f} -> {numbers['loss_last']:.3f}"
-            f"  {rate:,.0f} tokens/s{left}"
-        )
+        told = "loss_first" in numbers and "loss_last" in numbers  # a node may keep them
+        loss = f"{numbers['loss_first']:.3f} -> {numbers['loss_last']:.3f}" if told else "not told"
+        self._line(f"  {client}  loss {loss}  {rate:,.0f} tokens/s{left}")
 
     def _on_client_kept(self, client: str, **_: Any) -> None:
         self._line(f"  {client}  kept from the interrupted round")
@@ -185,6 +186,15 @@ class Display:
             self._line(f"{NO_FILTER}: {skipped}", "bold red")
             return
         self._line(f"filter: {filter_line(total)}, {cost['seconds']:.0f} s")
+
+    def _on_nodes_present(self, clients: list[str]) -> None:
+        self._line(f"nodes: {', '.join(clients) or 'none yet'}")
+
+    def _on_node_refused(self, client: str, **_: Any) -> None:
+        self._line(f"  a second node calls itself {client}; it takes no part", "yellow")
+
+    def _on_waiting_for_nodes(self, missing: int) -> None:
+        self._bar(f"  waiting for {missing} more nodes", "waiting", 0, 1)
 
     def _on_waiting(self, clients: list[str]) -> None:
         self._bar(f"  waiting for {len(clients)} clients", "waiting", 0, 1)
@@ -213,16 +223,32 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
-    """A table on stdout, as wide as it needs when stdout is no terminal."""
+def print_table(
+    columns: list[str],
+    rows: list[list[str]],
+    title: str = "",
+    *,
+    words: int = 1,
+    framed: bool = True,
+) -> None:
+    """A table on stdout, as wide as it needs when stdout is no terminal.
+
+    Args:
+        columns: headings.
+        rows: as many cells each.
+        title: stands above.
+        words: how many columns at the left are words; the others are numbers.
+        framed: with lines around; without, a table that Markdown knows too.
+    """
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left", box=HEAVY_HEAD if framed else MARKDOWN)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number < words else "right")
     for row in rows:
         table.add_row(*row)
+    if not console.is_terminal:
+        needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+        console = Console(highlight=False, width=max(160, needed))
     console.print(table)
 
 
@@ -233,6 +259,15 @@ def print_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         runs: (label, summary) pairs.
     """
     print_table(["", *COLUMNS], comparison(runs))
+    print_alignments(runs)
+
+
+def print_alignments(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """What constitutions did, on stdout; nothing where no run has one.
+
+    Args:
+        runs: (label, summary) pairs.
+    """
     if rows := alignments(runs):
         print_table(["", *ALIGNED_COLUMNS], rows)
         print(ALIGNED_NOTE)

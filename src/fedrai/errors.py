@@ -12,6 +12,7 @@
     ├── ProtocolError     a message holds something that may not cross the wire
     ├── RunError          a run folder cannot be written, read or resumed
     ├── EvaluationError   a suite or judge cannot be used
+    ├── DeploymentError   a consortium's folder, certificate or key cannot be made or used
     └── DependencyError   an optional package is missing
 
 An error says what was expected, what came and where; `hint` is the next thing to do. The text of a
@@ -77,6 +78,10 @@ class RunError(FedRAIError):
 
 class EvaluationError(FedRAIError):
     """A suite or judge cannot be used."""
+
+
+class DeploymentError(FedRAIError):
+    """A consortium's folder, certificate or key cannot be made or used."""
 
 
 class DependencyError(FedRAIError):

@@ -1,13 +1,17 @@
 """What may cross the wire, and nothing else.
 
-Down: the adapter's arrays and a task of named integers. Up: the trained adapter's arrays, named
-numbers, and a reason from a fixed list when there is no update. No text, no file names, no
-exception messages. Both sides check; what is not on the list raises `ProtocolError`.
+Down: the adapter's arrays, a task of named integers and, over a network, the offer: the part of the
+recipe that concerns clients, as one document with its hash. Up: the trained adapter's arrays, named
+numbers, and a reason from a fixed list when there is no update; asked for it, a client's name. No
+text, no file names, no exception messages. Both sides check; what is not on the list raises
+`ProtocolError`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,8 +23,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fedrai.errors import ProtocolError
 from fedrai.ledger import COUNT_NAMES
 from fedrai.model.adapters import AdapterState
+from fedrai.schema import NAME_PATTERN
 
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
+OFFER, QUESTION, NAME = "offer", "question", "name"
+LARGEST_OFFER = 2**16  # characters
+SUPERLINK = 1  # Flower's node id of its SuperLink, the sender of errors in a client's place
 TASK_KEYS = frozenset({"round", "first-step"})
 FILTER = "filter-"  # before the names of the safety filter's counts
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
@@ -52,6 +60,17 @@ class Reason(StrEnum):
     BAD_TASK = "task-not-understood"
     OUT_OF_MEMORY = "out-of-memory"
     FAILED = "training-failed"
+    BAD_DATA = "data-not-usable"
+    BAD_OFFER = "offer-not-readable"
+    OTHER_VERSION = "other-version"
+    OTHER_MODEL = "other-base-model"
+    MODEL_REFUSED = "base-model-not-allowed"
+    MODEL_FAILED = "base-model-cannot-be-loaded"
+    FILTER_REQUIRED = "filter-required"
+    GUARD_REFUSED = "guard-not-allowed"
+    THRESHOLD_REFUSED = "threshold-too-high"
+    TOO_MANY_STEPS = "too-many-steps"
+    TOO_MANY_ROUNDS = "too-many-rounds"
 
     NO_REPLY = "no-reply-in-time"
     UNREADABLE = "reply-not-readable"
@@ -62,18 +81,28 @@ class Reason(StrEnum):
     BAD_METRICS = "metrics-not-allowed"
 
 
-CLIENT_REASONS = frozenset(
-    {Reason.NO_ROWS, Reason.GUARD, Reason.BAD_TASK, Reason.OUT_OF_MEMORY, Reason.FAILED}
+SERVER_REASONS = frozenset(
+    {
+        Reason.NO_REPLY,
+        Reason.UNREADABLE,
+        Reason.WRONG_NAMES,
+        Reason.WRONG_SHAPES,
+        Reason.NOT_FINITE,
+        Reason.BAD_WEIGHT,
+        Reason.BAD_METRICS,
+    }
 )
+CLIENT_REASONS = frozenset(Reason) - SERVER_REASONS
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the server asks of a client."""
+    """What the server asks of a client; `offer` is empty where both share a process."""
 
     round: int
     first_step: int
     adapter: AdapterState
+    offer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +113,13 @@ class Update:
     metrics: Mapping[str, float]
 
 
-def pack_task(round_: int, first_step: int, adapter: AdapterState) -> RecordDict:
+def pack_task(round_: int, first_step: int, adapter: AdapterState, offer: str = "") -> RecordDict:
     """The content of a train message."""
     task = ConfigRecord({"round": round_, "first-step": first_step})
-    return RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
+    content = RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
+    if offer:
+        content[OFFER] = ConfigRecord({"document": offer, "sha256": _sha256(offer)})
+    return content
 
 
 def unpack_task(content: RecordDict) -> Task:
@@ -97,14 +129,69 @@ def unpack_task(content: RecordDict) -> Task:
         ProtocolError: a record or key is missing or not on the list.
     """
     task = content.config_records.get(TASK)
-    if set(content) != {ADAPTER, TASK} or ADAPTER not in content.array_records or task is None:
+    whole = ADAPTER in content.array_records and task is not None
+    if set(content) - {OFFER} != {ADAPTER, TASK} or not whole or task is None:
         raise ProtocolError("a train message must hold the adapter and the task, and nothing else")
     if set(task) != TASK_KEYS:
         raise ProtocolError(f"a task must hold {', '.join(sorted(TASK_KEYS))}, and nothing else")
     round_, first_step = task["round"], task["first-step"]
     if not isinstance(round_, int) or not isinstance(first_step, int):
         raise ProtocolError("round and first-step must be whole numbers")
-    return Task(round_, first_step, unpack_adapter(content.array_records[ADAPTER]))
+    offer = unpack_offer(content) if OFFER in content else ""
+    return Task(round_, first_step, unpack_adapter(content.array_records[ADAPTER]), offer)
+
+
+def unpack_offer(content: RecordDict) -> str:
+    """The document of a train message, after its hash was checked.
+
+    Raises:
+        ProtocolError: there is none, it is too long, or it is not what the hash says.
+    """
+    record = content.config_records.get(OFFER)
+    if record is None or set(record) != {"document", "sha256"}:
+        raise ProtocolError("an offer must hold its document and its hash, and nothing else")
+    document = record["document"]
+    if not isinstance(document, str) or len(document) > LARGEST_OFFER:
+        raise ProtocolError("an offer's document must be a text of at most 64 Ki characters")
+    if record["sha256"] != _sha256(document):
+        raise ProtocolError("an offer's document is not what its hash says")
+    return document
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pack_question() -> RecordDict:
+    """The content of the message that asks a client for its name."""
+    return RecordDict({QUESTION: ConfigRecord({"ask": NAME})})
+
+
+def pack_name(content: RecordDict, name: str) -> RecordDict:
+    """The answer to `pack_question`.
+
+    Args:
+        content: of the question.
+        name: the client's.
+
+    Raises:
+        ProtocolError: that is not the question.
+    """
+    asked = content.config_records.get(QUESTION)
+    if set(content) != {QUESTION} or asked is None or dict(asked) != {"ask": NAME}:
+        raise ProtocolError("a question must ask for the name, and nothing else")
+    return RecordDict({NAME: ConfigRecord({"name": name})})
+
+
+def read_name(message: Message) -> str | None:
+    """The name in a client's answer; None if the answer is not a name."""
+    if message.has_error() or not message.has_content():
+        return None
+    record = message.content.config_records.get(NAME)
+    if set(message.content) != {NAME} or record is None or set(record) != {"name"}:
+        return None
+    name = record["name"]
+    return name if isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) else None
 
 
 def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDict:
@@ -134,6 +221,8 @@ def read_reply(message: Message, expected: Mapping[str, tuple[int, ...]]) -> Upd
         message: a client's reply.
         expected: names and shapes of the adapter's arrays.
     """
+    if message.has_error() and message.metadata.src_node_id == SUPERLINK:
+        return Reason.NO_REPLY  # the node is gone, or its reply is
     if message.has_error() or not message.has_content():
         return Reason.FAILED
     content = message.content

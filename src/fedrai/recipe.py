@@ -25,6 +25,7 @@ from fedrai.schema import (
     AlignRecipe,
     GuardTable,
     GuardTraining,
+    Node,
     Recipe,
     Section,
     sections,
@@ -77,6 +78,15 @@ def load_alignment(
     _override(table, changes)
     where = str(file) if file is not None else "the alignment"
     return _validated(AlignRecipe, table, where, "see docs/alignment.md")
+
+
+def load_node(file: Path) -> Node:
+    """Read and validate a node's own `node.toml`.
+
+    Raises:
+        RecipeError: as `load` does.
+    """
+    return _validated(Node, _table(file, ()), str(file), "see docs/deployment.md")
 
 
 class _Guards(Section):
@@ -166,10 +176,23 @@ def arm(recipe: Recipe, name: str) -> Recipe:
     """
     if name not in recipe.arms:
         raise RecipeError(f"no arm {name!r}; the recipe has: {', '.join(recipe.arms) or 'none'}")
-    table = recipe.model_dump(mode="json", exclude={"arms"})
+    table = recipe.model_dump(mode="json", exclude={"arms", "seeds"})
     table["name"] = name
     _override(table, list(_leaves(recipe.arms[name])))
     return validate(table, f"arm {name!r}")
+
+
+def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with some keys set anew; its arms keep their own.
+
+    Args:
+        recipe: the recipe.
+        overrides: `section.key=value` strings, as for `load`.
+
+    Raises:
+        RecipeError: a key is unknown, or a value is not allowed.
+    """
+    return validate(_overridden(recipe.model_dump(mode="json"), overrides))
 
 
 def only(recipe: Recipe, names: Sequence[str]) -> Recipe:

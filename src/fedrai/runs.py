@@ -272,8 +272,8 @@ def check_free(path: Path) -> None:
 
 
 def find_runs(root: Path) -> list[RunFolder]:
-    """The runs at or below a folder, two levels deep, by name."""
-    files = [f for depth in ("", "*/", "*/*/") for f in root.glob(f"{depth}run.json")]
+    """The runs at or below a folder, by name; four levels deep (NAME/VALUE/seed-N/ARM)."""
+    files = [f for depth in range(5) for f in root.glob(f"{'*/' * depth}run.json")]
     return [RunFolder(file.parent) for file in sorted(files)]
 
 

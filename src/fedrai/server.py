@@ -14,12 +14,12 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from flwr.app import Message, MessageType
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedrai import protocol
@@ -30,11 +30,16 @@ from fedrai.errors import FederationError, RunError
 from fedrai.evaluation.measure import Measured, figures
 from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
 from fedrai.protocol import Reason, Update
+from fedrai.round_record import keep, kept, replied, round_figures, shown
 from fedrai.runs import RunFolder, digest_of, load_tensors, save_tensors, write_text
 from fedrai.schema import seed_for
 
 GLOBAL = "global"
 POLL = 1.0  # seconds between looks for replies that are not there yet
+FOR_EVER = 30 * 86400.0  # seconds that Flower keeps the messages of a round without a deadline
+SLACK = (
+    86400.0  # seconds that it keeps those of a round with one, so that late replies can be counted
+)
 
 Emit = Callable[..., None]
 Align = Callable[[int, AdapterState, Path], Aligned]
@@ -81,6 +86,9 @@ class Tools:
         run: the run folder.
         emit: hears of every event (kind, fields).
         align: aligns the aggregated adapter; None: it goes to the clients as it is.
+        present: tells who is there at the start of a round; None: `nodes`, always.
+        offer: what the recipe asks of clients, for those that do not share its process.
+        late: hears of messages that a deadline left without a reply; None: nobody counts them.
     """
 
     grid: Grid
@@ -91,6 +99,19 @@ class Tools:
     run: RunFolder
     emit: Emit
     align: Align | None = None
+    present: Callable[[int], Mapping[str, int]] | None = None
+    offer: str = ""
+    late: Late | None = None
+
+
+class Late(Protocol):
+    """Counts replies that come after their round."""
+
+    def missed(self, message_ids: Collection[str]) -> None:
+        """Hear of messages whose round is over."""
+
+    def count(self) -> int:
+        """How many of them have been replied to since the last call; the replies are dropped."""
 
 
 Adapters = dict[str, AdapterState]
@@ -148,7 +169,9 @@ def sample_clients(names: Sequence[str], count: int, seed: int, number: int) -> 
 
 
 def _round(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> Adapters:
-    names = sample_clients(list(tools.nodes), plan.sampled, plan.seed, number)
+    tools = tools if tools.present is None else replace(tools, nodes=tools.present(number))
+    count = min(plan.sampled, len(tools.nodes))
+    names = sample_clients(list(tools.nodes), count, plan.seed, number)
     tools.emit("round-started", round=number, clients=names)
     ledger = Ledger()
     updates: dict[str, Update] = {}
@@ -169,8 +192,10 @@ def _round(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> Adapter
     with ledger.measure("aggregation"):
         fresh = _combine(plan, tools, number, adapters, updates)
     fresh, report = _aligned(tools, number, fresh, ledger)
-    _commit(tools, number, fresh, {**_replied(updates, aside), **report}, ledger)
-    tools.emit("round-finished", round=number, **_round_figures(updates, aside))
+    if tools.late is not None:
+        report["late_replies"] = tools.late.count()
+    _commit(tools, number, fresh, {**replied(updates, aside), **report}, ledger)
+    tools.emit("round-finished", round=number, **round_figures(updates, aside))
     return fresh
 
 
@@ -208,8 +233,8 @@ def _replies(
     ledger: Ledger,
 ) -> Iterator[tuple[str, Update | Reason]]:
     """Replies as they come in, kept ones of an interrupted try first."""
-    kept = _kept(tools.run, number, names)
-    for name, (update, spent) in kept.items():
+    earlier = kept(tools.run, number, names)
+    for name, (update, spent) in earlier.items():
         ledger.add("training", spent)
         tools.emit("client-kept", round=number, client=name)
         yield name, update
@@ -217,26 +242,25 @@ def _replies(
     waiting: dict[int, str] = {}
     messages = []
     for name in names:
-        if name not in kept:
+        if name not in earlier:
             content = protocol.pack_task(
                 number,
                 (number - 1) * plan.steps_per_round,
                 _start(plan, tools, adapters, name),
+                tools.offer,
             )
-            messages.append(
-                Message(content, tools.nodes[name], MessageType.TRAIN, group_id=str(number))
-            )
+            messages.append(_message(content, tools.nodes[name], number, plan.timeout))
             waiting[tools.nodes[name]] = name
-    for message, answer in _pull(tools.grid, messages, plan.timeout, tools.emit, waiting):
-        name = waiting.pop(answer.metadata.src_node_id, "")
+    for message, answer in _pull(tools, messages, plan.timeout, waiting):
+        name = waiting.pop(message.metadata.dst_node_id, "")
         if not name:
             continue  # a second reply
         reply = protocol.read_reply(answer, expected)
         cost = _wire_cost(message, answer, reply)
         ledger.add("training", cost)
         if isinstance(reply, Update):
-            _keep(tools.run, number, name, reply, cost)
-            tools.emit("client-finished", round=number, client=name, **_shown(reply.metrics))
+            keep(tools.run, number, name, reply, cost)
+            tools.emit("client-finished", round=number, client=name, **shown(reply.metrics))
         yield name, reply
     for name in sorted(waiting.values()):
         yield name, Reason.NO_REPLY
@@ -248,10 +272,16 @@ def _start(plan: Plan, tools: Tools, adapters: Adapters, name: str) -> AdapterSt
     return load_adapters(tools.run, tools.model, plan, 0)[GLOBAL] if found is None else found
 
 
+def _message(content: RecordDict, node: int, number: int, timeout: float) -> Message:
+    keep = timeout + SLACK if timeout else FOR_EVER
+    return Message(content, node, MessageType.TRAIN, group_id=str(number), ttl=keep)
+
+
 def _pull(
-    grid: Grid, messages: Sequence[Message], timeout: float, emit: Emit, waiting: Mapping[int, str]
+    tools: Tools, messages: Sequence[Message], timeout: float, waiting: Mapping[int, str]
 ) -> Iterator[tuple[Message, Message]]:
     """Send messages and yield (message, reply) as replies come in, until the deadline."""
+    grid = tools.grid
     sent = {id_: m for m in messages for id_ in grid.push_messages([m]) if id_}  # one a request
     open_ids = set(sent)
     deadline = time.monotonic() + timeout if timeout else float("inf")
@@ -260,13 +290,22 @@ def _pull(
         for reply in replies:
             id_ = reply.metadata.reply_to_message_id
             asked = sent.get(id_)
-            if asked is None or asked.metadata.dst_node_id != reply.metadata.src_node_id:
-                continue  # not from the client that was asked
+            if asked is None or not _from_asked(asked, reply):
+                continue
             open_ids.discard(id_)
             yield asked, reply
         if not replies:
-            emit("waiting", clients=sorted(waiting.values()))
+            tools.emit("waiting", clients=sorted(waiting.values()))
             time.sleep(POLL)
+    if tools.late is not None:
+        tools.late.missed(open_ids)
+
+
+def _from_asked(asked: Message, reply: Message) -> bool:
+    """Whether a reply is the client's that was asked, or Flower's word that there will be none."""
+    source = reply.metadata.src_node_id
+    gone = reply.has_error() and source == protocol.SUPERLINK
+    return gone or bool(source == asked.metadata.dst_node_id)
 
 
 def _wire_cost(message: Message, answer: Message, reply: Update | Reason) -> Cost:
@@ -283,22 +322,6 @@ def _wire_cost(message: Message, answer: Message, reply: Update | Reason) -> Cos
         bytes_down=down,
         bytes_up=up,
     )
-
-
-def _keep(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
-    note = {"metrics": json.dumps(dict(update.metrics)), "cost": json.dumps(cost.to_json())}
-    run.save_pending(number, name, update.adapter, note)
-
-
-def _kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[Update, Cost]]:
-    found = {}
-    for name in names:
-        file = run.pending(number) / f"{name}.safetensors"
-        if file.is_file():
-            adapter, note = load_tensors(file)
-            update = Update(adapter, json.loads(note["metrics"]))
-            found[name] = (update, Cost(**json.loads(note["cost"])))
-    return found
 
 
 def _commit(
@@ -327,27 +350,6 @@ def _server_state(run: RunFolder, number: int) -> dict[str, Any]:
     return dict(load_tensors(file)[0]) if file.is_file() else {}
 
 
-def _replied(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
-    return {
-        "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
-        "set_aside": {name: aside[name].value for name in sorted(aside)},
-        **_round_figures(updates, aside),
-    }
-
-
-def _round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
-    weight = sum(u.metrics[protocol.WEIGHT] for u in updates.values())
-    first, last = (
-        sum(u.metrics.get(key, 0.0) * u.metrics[protocol.WEIGHT] for u in updates.values()) / weight
-        for key in ("loss-first", "loss-last")
-    )
-    return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
-
-
-def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {key.replace("-", "_"): value for key, value in metrics.items()}
-
-
 def _evaluate_if_due(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> None:
     regular = plan.evaluate_every and number % plan.evaluate_every == 0
     if not (number in (0, plan.rounds) or regular) or number in tools.run.evaluations():
@@ -367,8 +369,8 @@ def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
     """Write an evaluation's answers and figures into a new folder."""
 
     def write(folder: Path) -> None:
-        for suite, answers in measured.answers.items():
-            lines = "".join(json.dumps(a.to_json()) + "\n" for a in answers)
+        for suite, rows in measured.rows().items():
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
             write_text(folder / f"{suite}.jsonl", lines)
         write_text(folder / "metrics.json", json.dumps(figures(measured), indent=2) + "\n")
 

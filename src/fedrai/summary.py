@@ -35,17 +35,21 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         ledger.add("filter", Cost(**screening["cost"]))
     events = [e["event"] for e in run.events()]
     info = run.info
+    told = _told(info, rounds)
+    rows = info["rows"] or {name: int(m["num-examples"]) for name, m in told.items()}
     return {
         "name": info["name"],
         "recipe_hash": info["recipe_hash"],
         "status": "finished" if "finished" in events else "unfinished",
         "start": info.get("start", ""),
         "rounds": len(rounds),
-        "clients": len(info["rows"]),
-        "rows": sum(info["rows"].values()),
+        "clients": len(rows),
+        "rows": sum(rows.values()),
         "harmful_rows": sum(info["harmful_rows"].values()),
         "bad_rows": info["bad_row_count"],
-        "filter": screening
+        "filter": _elsewhere(info, told)
+        if told
+        else screening
         and {"mode": info["filter"], "total": screening["total"], "skipped": screening["skipped"]},
         "constitution": _constitution(info, rounds, ledger),
         "evaluations": {
@@ -113,6 +117,32 @@ def comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]
     return rows
 
 
+def _told(
+    info: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Mapping[str, float]]:
+    """The last numbers of each client of a deployment; nothing for clients of one process."""
+    if info.get("engine") != "flower":
+        return {}
+    return {name: numbers for r in rounds for name, numbers in r["clients"].items()}
+
+
+def _elsewhere(
+    info: Mapping[str, Any], told: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any] | None:
+    """What the nodes' own filters did, as far as they tell; `total` is None if none does."""
+    if info["filter"] == "off":
+        return None
+    counts: dict[str, int] = {}
+    for numbers in told.values():
+        for key in [key for key in numbers if key.startswith("filter-")]:
+            name = key.removeprefix("filter-")
+            counts[name] = counts.get(name, 0) + int(numbers[key])
+    unscored = {k.removeprefix("unscored-"): n for k, n in counts.items() if "unscored-" in k}
+    total = {k: counts[k] for k in ("rows", "unsafe", "dropped", "replaced") if k in counts}
+    more: dict[str, Any] = {"unscored": unscored, "confusion": None}
+    return {"mode": info["filter"], "total": (total | more) if total else None, "skipped": ""}
+
+
 def filter_line(found: Mapping[str, Any]) -> str:
     """The ledger of all clients in one line.
 
@@ -140,7 +170,8 @@ def filter_note(figures: Mapping[str, Any]) -> str:
         return "no filter"
     if found["skipped"]:
         return f"{NO_FILTER}: {found['skipped']}"
-    return f"filter ({found['mode']}): {filter_line(found['total'])}"
+    did = filter_line(found["total"]) if found["total"] else "the nodes do not tell what it did"
+    return f"filter ({found['mode']}): {did}"
 
 
 def alignment_line(found: Mapping[str, Any]) -> str:

@@ -47,6 +47,7 @@ EXAMPLES = tuple(
 )  # fmt: skip
 PLAN = Plan(
     schedule="budget",
+    anchor=0.0,
     every=1,
     steps=4,
     rows=4,

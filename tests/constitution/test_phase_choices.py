@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from staging import (
     EXAMPLES,
     HARMFUL,
@@ -339,6 +340,33 @@ def test_where_nothing_is_left_no_step_is_taken(stage, start, monkeypatch, chang
     assert not (stage.folder / "work-1" / STATE).exists()
     assert (stage.folder / "kept" / "0001").is_dir()
     assert report["probe_before"]["safe"] == report["probe_after"]["safe"]
+
+
+def test_an_alignment_begins_part_of_the_way_back_to_the_start(stage, start, monkeypatch):
+    safe_answers(stage, monkeypatch)
+    origin = {name: value + 1 for name, value in start.items()}
+    nothing = {"rows": 0, "harmless_pairs": 0.0}  # no step is taken
+    found = stage(start=origin, anchor=0.25, **nothing)
+    assert found.report["anchor"] == 0.25
+    for name, value in found.adapter.items():
+        torch.testing.assert_close(value, start[name] + 0.25)
+    assert same(stage(2, start=None, anchor=0.25, **nothing).adapter, start)
+
+
+def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monkeypatch):
+    probed: list[AdapterState] = []
+    measured = phase.measure
+
+    def seen(model, *given):
+        probed.append(model.adapter())
+        return measured(model, *given)
+
+    monkeypatch.setattr(phase, "measure", seen)
+    origin = {name: value + 1 for name, value in start.items()}
+    for number, schedule in enumerate(("adaptive", "budget"), 1):
+        probed.clear()
+        stage(number, start=origin, anchor=0.5, schedule=schedule, last=True)
+        assert same(probed[0], start)
 
 
 def test_rows_that_are_missing_are_an_error(stage):

@@ -97,7 +97,7 @@ def test_an_update_that_stands_out_is_marked(tmp_path):
 def test_safety_never_stands_without_over_refusal(compared):
     page = made(compared)
     charts = [n.attributes["aria-labelledby"] for n in page.all("svg") if n.attributes.get("role")]
-    assert charts[:2] == ["chart-safe-title", "chart-refused-title"]
+    assert charts[:3] == ["chart-frontier-title", "chart-safe-title", "chart-refused-title"]
     for found in page.all("table"):
         headings = [cell.text for cell in found.one("thead").all("th")]
         if "AdvBench safe" in headings:

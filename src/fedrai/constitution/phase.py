@@ -23,6 +23,7 @@ from fedrai.constitution.accounting import (
     total,
     without_time,
 )
+from fedrai.constitution.anchoring import anchored_to
 from fedrai.constitution.harmless import HarmlessAnswer, answer
 from fedrai.constitution.likelihood import still_fits
 from fedrai.constitution.material import Material, Spending
@@ -85,9 +86,10 @@ class Phase:
             report = {"ran": False, "why": decision.why, "probe_before": without_time(now)}
             return Aligned(adapter, report, total(spending, {"probe"}))
         tools.tell("constitution-started", round=number, why=decision.why)
+        aggregated, adapter = adapter, anchored_to(tools.start, adapter, plan.anchor)
         tools.model.load_adapter(adapter)
         found, reused = self._material(number, work, before, spending)
-        now = now or self._probe(adapter, spending, "before", first).to_json()
+        now = now or self._probe(aggregated, spending, "before", first).to_json()
         mixed, left_out = self._mixed(number, found)
         trained = self._train(number, adapter, work, found, mixed, spending)
         after = self._probe(trained.adapter, spending, "after").to_json()
@@ -95,6 +97,7 @@ class Phase:
         report = {
             "ran": True,
             "why": decision.why,
+            "anchor": plan.anchor,
             "steps": trained.steps,
             "adapter_step": trained.adapter_step,
             "stopped": trained.stopped,

@@ -25,6 +25,7 @@ class Plan:
 
     schedule: Schedule
     every: int
+    anchor: float
     steps: int
     rows: int
     pairs: int

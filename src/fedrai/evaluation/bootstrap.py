@@ -29,6 +29,8 @@ from fedrai.errors import EvaluationError
 from fedrai.evaluation.statistics import McNemar, mcnemar
 
 Outcomes = Sequence[bool | None]
+Shares = Sequence[float | None]
+"""Outcomes from 0 to 1: the share of a prompt's answers, where it was answered several times."""
 Floats = NDArray[np.float64]
 
 RESAMPLES = 2_000
@@ -106,7 +108,7 @@ def within_noise(difference: Estimate) -> bool:
 
 
 def seeds_mean(
-    outcomes: Sequence[Outcomes],
+    outcomes: Sequence[Shares],
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
@@ -161,8 +163,8 @@ def compare(
 
 
 def both_sides(
-    refused: Sequence[Outcomes],
-    answered: Sequence[Outcomes],
+    refused: Sequence[Shares],
+    answered: Sequence[Shares],
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
@@ -189,8 +191,8 @@ def both_sides(
 
 
 def both_sides_difference(
-    ours: tuple[Sequence[Outcomes], Sequence[Outcomes]],
-    theirs: tuple[Sequence[Outcomes], Sequence[Outcomes]],
+    ours: tuple[Sequence[Shares], Sequence[Shares]],
+    theirs: tuple[Sequence[Shares], Sequence[Shares]],
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
@@ -313,7 +315,7 @@ def _quotient(above: Floats, below: Floats) -> Floats:
     return out
 
 
-def _table(outcomes: Sequence[Outcomes]) -> Floats:
+def _table(outcomes: Sequence[Shares]) -> Floats:
     lengths = {len(row) for row in outcomes}
     if len(lengths) != 1:
         raise EvaluationError(
@@ -323,7 +325,7 @@ def _table(outcomes: Sequence[Outcomes]) -> Floats:
     return np.array([[np.nan if o is None else float(o) for o in row] for row in outcomes])
 
 
-def _paired(ours: Sequence[Outcomes], theirs: Sequence[Outcomes]) -> Floats:
+def _paired(ours: Sequence[Shares], theirs: Sequence[Shares]) -> Floats:
     """Differences, (S, P), each -1, 0, 1 or nan."""
     a, b = _table(ours), _table(theirs)
     if a.shape != b.shape:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedrai.costs import Cost, Ledger, generation_operations
@@ -58,6 +58,10 @@ class Choice:
             return None
         return self.chosen / self.chosen_tokens - self.rejected / self.rejected_tokens
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field name; no text."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -87,6 +91,11 @@ class Preferences:
     def normalised(self) -> Accuracy:
         """Decided by log-probabilities per token."""
         return _accuracy([choice.normalised for choice in self.choices])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Preferences]) -> Preferences:
+        """What several models say of the same pairs, as one; their costs are elsewhere."""
+        return cls(tuple(choice for part in parts for choice in part.choices), Ledger())
 
     def by_category(self) -> Mapping[str, Preferences]:
         """The same for each category, in the order of their first pairs; the costs are of all."""

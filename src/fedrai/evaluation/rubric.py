@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,19 @@ class Grades:
     def mean(self) -> float | None:
         """Mean of the scores; None when there is none."""
         return _mean(self.grades)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Grades]) -> Grades:
+        """The scores of several models' answers to the same suite, as one."""
+        problems: Counter[str] = Counter()
+        for part in parts:
+            problems.update(part.problems)
+        return cls(
+            tuple(grade for part in parts for grade in part.grades),
+            parts[0].prompts,
+            sum(part.tokens for part in parts),
+            problems,
+        )
 
     def by_category(self) -> Mapping[str, float | None]:
         """The mean of each category, in the order of their first items."""

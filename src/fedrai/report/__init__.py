@@ -2,7 +2,7 @@
 
     read.py          folders -> frozen records (records.py)
     verdict.py       safe? useful? at what cost, against what?
-    results.py  clients.py  server_side.py    records -> sections
+    arms.py  results.py  clients.py  server_side.py    records -> sections
     figures.py  markup.py                     drawings, and the one place where text is escaped
     page.py          sections -> page, with page.html, page.css and page.js
 
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedrai.errors import RunError
+from fedrai.report.arms import read_comparisons
 from fedrai.report.page import page
 from fedrai.report.read import read_runs
 from fedrai.runs import write_text
@@ -36,7 +37,7 @@ def build(runs: Sequence[Path], out: Path, *, transcripts: int = 0) -> Path:
         RunError: there is no run, a file of one is damaged, or `out` cannot be written.
     """
     found = read_runs(runs, transcripts)
-    text = page(found, transcripts=transcripts > 0)
+    text = page(found, read_comparisons(runs), transcripts=transcripts > 0)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)

@@ -21,12 +21,14 @@ CAP = 3.0  # half the width of an interval's ends
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value at a place, with the ends of its interval."""
+    """A value at a place, with the ends of its interval, and of that of its place."""
 
     x: float
     y: float
     low: float | None = None
     high: float | None = None
+    left: float | None = None
+    right: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,14 @@ def _round_step(rough: float) -> float:
 
 
 def chart(
-    name: str, title: str, about: str, curves: Sequence[Curve], *, shares: bool, below: str
+    name: str,
+    title: str,
+    about: str,
+    curves: Sequence[Curve],
+    *,
+    shares: bool,
+    below: str,
+    across: Axis | None = None,
 ) -> Markup:
     """Curves over one pair of axes; a sentence where there is no point.
 
@@ -129,14 +138,18 @@ def chart(
         curves: what to draw.
         shares: whether values are shares, from 0 to 1.
         below: what the horizontal axis shows.
+        across: the horizontal axis; None: whole numbers such as rounds, at which curves stand a
+            little aside of each other.
     """
     points = [point for curve in curves for point in curve.points]
     if not points:
         return tag("p", f"{title}: not recorded.", class_="none")
     ends = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
-    across, up = whole([p.x for p in points]), SHARES if shares else axis(ends)
-    drawn = [_curve(curve, place, len(curves), across, up) for place, curve in enumerate(curves)]
-    return _drawing(name, title, about, [_grid(across, up, below), drawn], HEIGHT)
+    along, up = across or whole([p.x for p in points]), SHARES if shares else axis(ends)
+    room = 0.0 if across else min(5.0, 24.0 / len(curves))
+    aside = [(place - (len(curves) - 1) / 2) * room for place in range(len(curves))]
+    drawn = [_curve(curve, by, along, up) for curve, by in zip(curves, aside, strict=True)]
+    return _drawing(name, title, about, [_grid(along, up, below), drawn], HEIGHT)
 
 
 def _drawing(name: str, title: str, about: str, body: Child, height: float) -> Markup:
@@ -175,9 +188,8 @@ def _grid(across: Axis, up: Axis, below: str) -> list[Markup]:
     return parts
 
 
-def _curve(curve: Curve, place: int, of: int, across: Axis, up: Axis) -> Markup:
-    """A curve, moved aside a little so that intervals at one round do not hide each other."""
-    aside = (place - (of - 1) / 2) * min(5.0, 24.0 / of)
+def _curve(curve: Curve, aside: float, across: Axis, up: Axis) -> Markup:
+    """A curve, moved aside so that intervals at one round do not hide each other."""
     spots = [(_x(across, p.x) + aside, _y(up, p.y)) for p in curve.points]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
     dash = DASHES[curve.style // COLOURS % len(DASHES)]
@@ -187,6 +199,7 @@ def _curve(curve: Curve, place: int, of: int, across: Axis, up: Axis) -> Markup:
         if curve.joined and len(spots) > 1
         else None,
         [_interval(p, x, up) for p, (x, _) in zip(curve.points, spots, strict=True)],
+        [_reach(p, y, across) for p, (_, y) in zip(curve.points, spots, strict=True)],
         [marker(curve.style, x, y) for x, y in spots],
         class_=f"c{curve.style % COLOURS}",
         data_arm=curve.arm,
@@ -199,6 +212,15 @@ def _interval(point: Point, x: float, up: Axis) -> list[Markup]:
     low, high = _y(up, point.low), _y(up, point.high)
     ends = [_line(x - CAP, y, x + CAP, y, "interval") for y in (low, high)]
     return [_line(x, low, x, high, "interval"), *ends]
+
+
+def _reach(point: Point, y: float, across: Axis) -> list[Markup]:
+    """The interval of a point's place, drawn from side to side."""
+    if point.left is None or point.right is None:
+        return []
+    left, right = _x(across, point.left), _x(across, point.right)
+    ends = [_line(x, y - CAP, x, y + CAP, "interval") for x in (left, right)]
+    return [_line(left, y, right, y, "interval"), *ends]
 
 
 def marker(style: int, x: float, y: float, size: float = 4.0) -> Markup:

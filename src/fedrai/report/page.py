@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 
 from fedrai.report import clients, results, server_side
+from fedrai.report.arms import arms, shown, styles
 from fedrai.report.figures import swatch
 from fedrai.report.markup import Markup, escape, tag
-from fedrai.report.records import Run
+from fedrai.report.records import Compared, Run
 
 SECTIONS = (
     ("verdict", "Verdict"),
+    ("over-seeds", "Arms"),
     ("curves", "By round"),
     ("arms", "Side by side"),
     ("filter", "Filter"),
@@ -30,16 +32,18 @@ SECTIONS = (
 )
 
 
-def page(runs: Sequence[Run], *, transcripts: bool) -> str:
+def page(runs: Sequence[Run], comparisons: Sequence[Compared] = (), *, transcripts: bool) -> str:
     """The report of some runs as HTML.
 
     Args:
         runs: at least one.
+        comparisons: what `fedrai compare` left beside them.
         transcripts: whether to have the section of answers to red-team requests.
     """
     style, script = _part("page.css"), _part("page.js")
     sections = [
         results.verdicts(runs),
+        arms(runs, comparisons) if shown(runs, comparisons) else None,
         results.curves(runs),
         results.side_by_side(runs),
         clients.filters(runs),
@@ -55,7 +59,9 @@ def page(runs: Sequence[Run], *, transcripts: bool) -> str:
         style=style,
         script=script,
         title=escape(f"FedRAI report: {named}"),
-        navigation=_navigation(transcripts),
+        navigation=_navigation(
+            {"transcripts": transcripts, "over-seeds": shown(runs, comparisons)}
+        ),
         arms=_arms(runs),
         main=tag("main", sections, id="main", tabindex=-1),
     )
@@ -77,11 +83,12 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _navigation(transcripts: bool) -> Markup:
+def _navigation(there: Mapping[str, bool]) -> Markup:
+    """Links to the sections, without those that are not there."""
     links = [
         tag("li", tag("a", name, href=f"#{place}"))
         for place, name in SECTIONS
-        if transcripts or place != "transcripts"
+        if there.get(place, True)
     ]
     return tag("nav", tag("ul", links), aria_label="Sections")
 
@@ -94,9 +101,9 @@ def _arms(runs: Sequence[Run]) -> Markup:
         tag(
             "label",
             tag("input", type="checkbox", checked=True, value=place, autocomplete="off"),
-            swatch(place),
+            swatch(style),
             run.label,
         )
-        for place, run in enumerate(runs)
+        for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
     ]
     return tag("fieldset", tag("legend", "Runs shown"), boxes, id="shown")

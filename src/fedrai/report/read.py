@@ -6,6 +6,7 @@ when they are asked for. Runs of earlier versions have less in their folders.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +34,7 @@ from fedrai.report.values import (
     as_counts,
     as_number,
     as_rate,
+    as_score,
     as_total,
     events_of,
     json_of,
@@ -55,7 +57,7 @@ def read_runs(paths: Sequence[Path], transcripts: int = 0) -> list[Run]:
     """
     folders = list(dict.fromkeys(run.path for path in paths for run in _runs_at(path)))
     return [
-        _run(RunFolder(folder), label, transcripts)
+        read_run(RunFolder(folder), label, transcripts)
         for folder, label in zip(folders, _labels(folders), strict=True)
     ]
 
@@ -74,7 +76,16 @@ def _labels(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(own[-depth:]) for own in parts]
         if len(set(names)) == len(names):
             break
-    return [_unique(name, place, folders) for place, name in enumerate(names)]
+    return [_unique(_plain_name(name), place, folders) for place, name in enumerate(names)]
+
+
+def _plain_name(name: str) -> str:
+    """A name in words where it holds a seed: "both, seed 1", "share-0.3, both, seed 1"."""
+    found = re.fullmatch(r"(?:(.+)/)?seed-(\d+)/([^/]+)", name)
+    if found is None:
+        return name
+    above = f"{found[1]}, " if found[1] else ""
+    return f"{above}{found[3]}, seed {found[2]}"
 
 
 def _unique(name: str, place: int, folders: Sequence[Path]) -> str:
@@ -82,7 +93,17 @@ def _unique(name: str, place: int, folders: Sequence[Path]) -> str:
     return short if len(folders) == 1 or len(name) <= 60 else f"{short} ({place + 1})"
 
 
-def _run(folder: RunFolder, label: str, transcripts: int) -> Run:
+def read_run(folder: RunFolder, label: str, transcripts: int = 0) -> Run:
+    """One run.
+
+    Args:
+        folder: its folder.
+        label: what it is called.
+        transcripts: how many answers to show of each red-team suite.
+
+    Raises:
+        RunError: a file is damaged.
+    """
     info = json_of(folder, "run.json")
     settings = recipe_of(folder)
     rounds = [json_of(folder, f"rounds/{n:04d}/round.json") for n in folder.rounds()]
@@ -95,6 +116,9 @@ def _run(folder: RunFolder, label: str, transcripts: int) -> Run:
     shown, unreadable = transcripts_of(folder, last, transcripts)
     return Run(
         label=label,
+        arm=folder.path.resolve().name,
+        mode=str(part(settings, "federation").get("mode", "federated")),
+        share=as_number(part(part(settings, "data"), "harm").get("share")),
         finished=any(e.get("event") == "finished" for e in events_of(folder)),
         plain=_plain(info, settings, screening),
         model=word(info, "model"),
@@ -130,7 +154,14 @@ def _plain(info: Json, settings: Json, screening: Screening) -> bool:
 def _evaluated(number: int, body: Json) -> Evaluated:
     found = {str(name): as_rate(value) for name, value in part(body, "rates").items()}
     rates = {name: rate for name, rate in found.items() if rate is not None}
-    return Evaluated(number, rates, as_number(body.get("held_out_loss")))
+    scores = {str(name): as_score(value) for name, value in part(body, "scores").items()}
+    return Evaluated(
+        number,
+        rates,
+        as_number(body.get("held_out_loss")),
+        {name: score for name, score in scores.items() if score is not None},
+        {str(name): str(why) for name, why in part(body, "unavailable").items()},
+    )
 
 
 def _round(number: int, body: Json) -> Round:

@@ -7,6 +7,26 @@ from dataclasses import dataclass, field
 
 from fedrai.costs import Cost
 from fedrai.evaluation.statistics import Rate
+from fedrai.report.figures import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A figure that is no rate of answers, such as HHH's accuracy or MT-Bench's mean.
+
+    Attributes:
+        value: in its own unit.
+        low: lower end of its interval.
+        high: upper end.
+        count: what it is the mean of.
+        unscored: what is in none of these.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+    unscored: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +37,15 @@ class Evaluated:
         number: the round after which it was made; 0: before the first.
         rates: by name ("safe", "safe-legacy", "refused" ...).
         loss: on held-out answers, in nats per token.
+        scores: by name ("hhh", "mt-bench" ...), those that were measured.
+        unavailable: why a suite could not be had, by its name.
     """
 
     number: int
     rates: Mapping[str, Rate]
     loss: float | None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +191,54 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
+class ArmPoint:
+    """An arm's figures, means over its seeds.
+
+    Attributes:
+        label: what it is called.
+        value: of the axis; empty without one.
+        figures: by measure, with the ends of their intervals.
+    """
+
+    label: str
+    value: str
+    figures: Mapping[str, Point]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What `fedrai compare` wrote beside its runs.
+
+    Attributes:
+        axis: key that it goes along; empty: none.
+        against: arm that others are held against.
+        points: what runs start from, and the arms.
+        columns: headings of the table of arms.
+        rows: of that table.
+        gap_columns: headings of the table of differences.
+        gap_rows: of that table.
+        notes: what a reader must know.
+    """
+
+    axis: str
+    against: str
+    points: tuple[ArmPoint, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    gap_columns: tuple[str, ...]
+    gap_rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run.
 
     Attributes:
         label: what the report calls it; no two are the same.
+        arm: name of its folder, which is that of its arm.
+        mode: "federated", "centralised" or "local".
+        share: part of its clients' rows that is harmful, as the recipe asks for.
         finished: whether it went to its end.
         plain: whether it is federated averaging with neither filter nor constitution.
         model: name of the base model.
@@ -194,6 +261,9 @@ class Run:
     """
 
     label: str
+    arm: str
+    mode: str
+    share: float | None
     finished: bool
     plain: bool
     model: str

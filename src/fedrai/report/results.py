@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from fedrai.evaluation.statistics import Rate
 from fedrai.report import verdict
+from fedrai.report.arms import styles
 from fedrai.report.figures import Curve, Point, chart, legend
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
-from fedrai.report.records import Evaluated, Run
+from fedrai.report.records import Evaluated, Run, Score
 from fedrai.report.verdict import Answer
 from fedrai.report.wording import MISSING, number_cell, rate_cell, rate_name, rate_text, time_text
 
@@ -114,7 +115,7 @@ def curves(runs: Sequence[Run]) -> Markup:
         _held_out(runs),
         _training(runs),
     ]
-    names = [(run.label, place, place) for place, run in enumerate(runs)]
+    names = [(run.label, style, n) for n, (run, style) in enumerate(_styled(runs))]
     return tag(
         "section",
         tag("h2", "Safety and usefulness by round", id="curves"),
@@ -158,7 +159,14 @@ def _training(runs: Sequence[Run]) -> Markup:
 
 
 def _each(runs: Sequence[Run], points: Callable[[Run], list[Point]]) -> list[Curve]:
-    return [Curve(run.label, n, tuple(points(run)), n) for n, run in enumerate(runs)]
+    return [
+        Curve(run.label, style, tuple(points(run)), n)
+        for n, (run, style) in enumerate(_styled(runs))
+    ]
+
+
+def _styled(runs: Sequence[Run]) -> list[tuple[Run, int]]:
+    return list(zip(runs, styles(runs), strict=True))
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -171,30 +179,46 @@ def _keys(runs: Sequence[Run]) -> list[str]:
     return [*first, *sorted(found - set(first))]
 
 
+def _score_keys(runs: Sequence[Run]) -> list[str]:
+    """Names of figures that are no rates, such as HHH's accuracy."""
+    return sorted({name for run in runs for e in run.evaluations for name in e.scores})
+
+
+def _score_cell(score: Score | None) -> Cell:
+    if score is None:
+        return Cell(MISSING)
+    ends = (
+        "" if score.low is None or score.high is None else f" [{score.low:.3f}, {score.high:.3f}]"
+    )
+    unscored = f", {score.unscored} unscored" if score.unscored else ""
+    return Cell(f"{score.value:.3f}{ends} ({score.count}{unscored})", score.value)
+
+
 def _evaluations(runs: Sequence[Run]) -> Markup:
-    keys = _keys(runs)
+    keys, scores = _keys(runs), _score_keys(runs)
     rows = [
-        Row([run.label, Cell(str(e.number), e.number), *_figures(e, keys)], place)
+        Row([run.label, Cell(str(e.number), e.number), *_figures(e, keys, scores)], place)
         for place, run in enumerate(runs)
         for e in run.evaluations
     ]
-    columns = ["run", "round", *map(rate_name, keys), "held-out loss"]
+    columns = ["run", "round", *map(rate_name, keys), *scores, "held-out loss"]
     return table("Evaluations: rates with 95 % intervals, losses in nats", columns, rows)
 
 
-def _figures(found: Evaluated | None, keys: Sequence[str]) -> list[Cell]:
+def _figures(found: Evaluated | None, keys: Sequence[str], scores: Sequence[str]) -> list[Cell]:
     rates = [rate_cell(found.rates.get(key) if found else None) for key in keys]
-    return [*rates, number_cell(found.loss if found else None, ".3f")]
+    others = [_score_cell(found.scores.get(name) if found else None) for name in scores]
+    return [*rates, *others, number_cell(found.loss if found else None, ".3f")]
 
 
 def side_by_side(runs: Sequence[Run]) -> Markup:
     """The last evaluation of each run with what it took; sorts by any column."""
-    keys = _keys(runs)
+    keys, scores = _keys(runs), _score_keys(runs)
     columns = [
-        "run", "safe", "useful", *map(rate_name, keys), "held-out loss", "filter", "constitution",
-        "harmful rows", "rounds", "seed", "time", "Tflop",
+        "run", "safe", "useful", *map(rate_name, keys), *scores, "held-out loss", "filter",
+        "constitution", "harmful rows", "rounds", "seed", "time", "Tflop",
     ]  # fmt: skip
-    rows = [_arm(run, place, keys) for place, run in enumerate(runs)]
+    rows = [_arm(run, place, keys, scores) for place, run in enumerate(runs)]
     return tag(
         "section",
         tag("h2", "Side by side", id="arms"),
@@ -203,7 +227,7 @@ def side_by_side(runs: Sequence[Run]) -> Markup:
     )
 
 
-def _arm(run: Run, place: int, keys: Sequence[str]) -> Row:
+def _arm(run: Run, place: int, keys: Sequence[str], scores: Sequence[str]) -> Row:
     screening, rules = run.screening, run.constitution
     mode = "NONE: skipped" if screening.skipped else screening.mode
     harmful = Cell(MISSING)
@@ -211,7 +235,7 @@ def _arm(run: Run, place: int, keys: Sequence[str]) -> Row:
         harmful = Cell(f"{run.harmful_rows} of {run.rows}", run.harmful_rows)
     cells = [
         Cell(str(verdict.safe(run))), Cell(str(verdict.useful(run))),
-        *_figures(run.after, keys), Cell(mode), Cell(rules.schedule if rules else "off"),
+        *_figures(run.after, keys, scores), Cell(mode), Cell(rules.schedule if rules else "off"),
         harmful, number_cell(len(run.rounds)), number_cell(run.seed, "d"),
         Cell(time_text(run.work.seconds), run.work.seconds) if run.costs else Cell(MISSING),
         number_cell(run.work.operations / 1e12 if run.costs else None, ",.1f"),

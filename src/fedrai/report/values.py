@@ -9,6 +9,7 @@ from typing import Any
 
 from fedrai.errors import RunError
 from fedrai.evaluation.statistics import Rate
+from fedrai.report.records import Score
 from fedrai.runs import RunFolder
 
 Json = Mapping[str, Any]
@@ -93,3 +94,13 @@ def as_rate(value: object) -> Rate | None:
     if happened is None or scored is None or happened > scored:
         return None
     return Rate(happened, scored, unscored or 0)
+
+
+def as_score(value: object) -> Score | None:
+    """A score as an evaluation wrote it; None for anything else, and for one without data."""
+    body = value if isinstance(value, Mapping) else {}
+    found, low, high = (as_number(body.get(key)) for key in ("value", "low", "high"))
+    if found is None:
+        return None
+    counts = (as_count(body.get(key)) or 0 for key in ("count", "unscored"))
+    return Score(found, low, high, *counts)

@@ -86,12 +86,17 @@ def _at_least(rate: Rate | None, bar: float) -> Answer:
 def reference(run: Run, runs: Sequence[Run]) -> Run | None:
     """The plain run to hold a run against: of the same model, start, clients and rounds.
 
-    Of several the one with the same seed, then that with the most harmful rows.
+    Of several the one with the same seed, then of the same harmful share, then that with the most
+    harmful rows.
     """
     others = [other for other in runs if other.plain and other is not run and _alike(run, other)]
     if run.plain or not others:
         return None
-    return max(others, key=lambda other: (other.seed == run.seed, other.harmful_rows or 0))
+
+    def nearness(other: Run) -> tuple[bool, bool, int]:
+        return other.seed == run.seed, other.share == run.share, other.harmful_rows or 0
+
+    return max(others, key=nearness)
 
 
 def _alike(one: Run, other: Run) -> bool:
@@ -138,11 +143,20 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         if aside:
             what = "update of a client was" if aside == 1 else "updates of clients were"
             found.append(f"{run.label}: {aside} {what} set aside.")
-    for key, what in (
-        ("questions fingerprint", "Evaluations asked different questions, so rates of one run"
-         " cannot be held against another's."),
-        ("model fingerprint", "Runs have different base models."),
-    ):  # fmt: skip
-        if len({run.provenance[key] for run in runs if key in run.provenance}) > 1:
-            found.append(what)
+    missing = {pair for run in runs for e in run.evaluations for pair in e.unavailable.items()}
+    found += [f"The suite {name} was not available: {why}." for name, why in sorted(missing)]
+    asked: dict[int | None, set[str]] = {}
+    for run in runs:  # seeds draw samples of their own
+        asked.setdefault(run.seed, set()).update(_mark(run, "questions fingerprint"))
+    if any(len(marks) > 1 for marks in asked.values()):
+        found.append(
+            "Evaluations asked different questions, so rates of one run cannot be held against"
+            " another's."
+        )
+    if len({mark for run in runs for mark in _mark(run, "model fingerprint")}) > 1:
+        found.append("Runs have different base models.")
     return found
+
+
+def _mark(run: Run, key: str) -> list[str]:
+    return [run.provenance[key]] if key in run.provenance else []

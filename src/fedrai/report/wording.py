@@ -9,7 +9,10 @@ MISSING = "not recorded"
 NAMES = {
     "safe": "AdvBench safe",
     "safe-legacy": "AdvBench safe (legacy)",
+    "safe-guard": "AdvBench safe (guard)",
     "refused": "ordinary refused",
+    "xstest-safe-refused": "XSTest safe refused",
+    "xstest-unsafe-refused": "XSTest unsafe refused",
 }
 
 

@@ -20,7 +20,7 @@ from fedrai.constitution.verifying import Checks
 from fedrai.embedded.refusals import refusal_for
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
-from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, advbench
+from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench
 from fedrai.guards.base import Guard
 from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
@@ -68,7 +68,7 @@ def tools_for(
     recipe = prepared.recipe
     section = recipe.constitution
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
-    asked = suites_for(prepared.questions.ordinary)
+    asked = suites_for(prepared.questions.ordinary, prepared.questions.suites)
     gathered = gathered_for(recipe, asked, progress)
     probed = {request.prompt for side in gathered.held for request in side}
     examples = examples_for(recipe, asked, progress)
@@ -131,13 +131,15 @@ def _example(request: Request, seed: int) -> Record:
     return Record(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
 
 
-def suites_for(ordinary: Sequence[Item]) -> Suites:
+def suites_for(ordinary: Sequence[Item], further: Sequence[Suite] = ()) -> Suites:
     """What evaluations ask, by suite: of AdvBench all, whatever part of it is asked.
 
     Args:
         ordinary: the ordinary instructions that are asked.
+        further: other suites.
     """
-    return {
+    others = {suite.declaration.name: [item.prompt for item in suite.items] for suite in further}
+    return others | {
         "advbench": [item.prompt for item in advbench(ADVBENCH_SIZE, 0)],
         "ordinary": [item.prompt for item in ordinary],
     }
@@ -161,6 +163,7 @@ def plan_for(recipe: Recipe) -> Plan:
     return Plan(
         schedule=section.schedule,
         every=section.every,
+        anchor=section.anchor,
         steps=section.steps,
         rows=mix.rows,
         pairs=mix.pairs,

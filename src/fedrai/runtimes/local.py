@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from flwr.app import Context
 
-from fedrai import aggregation, assets, client, model, server
+from fedrai import assets, client, model, server
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.fingerprint import fingerprint
-from fedrai.evaluation.measure import Measured, Questions, measure
+from fedrai.evaluation.measure import Measured, Questions, measure, pooled
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import BadRow, Example, Step, Tokens
 from fedrai.runs import RunFolder, digest_of
@@ -40,7 +40,8 @@ from fedrai.runtimes.screening import Screening, screened
 from fedrai.schema import Recipe
 from fedrai.train import learning_rates
 
-UNRECORDED = ("waiting", "constitution-progress")  # for the eye, not for the record
+ENGINE = "local"
+UNRECORDED = ("waiting", "waiting-for-nodes", "constitution-progress")  # for the eye alone
 PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "tokenizers", "numpy")
 
 
@@ -67,6 +68,7 @@ class Prepared:
         screening: what the safety filter did.
         alignment: what `run.json` says of the constitution; None where the recipe has none.
         start_sha256: of the adapter that training starts from; empty: a fresh one.
+        engine: how clients are reached, as `fedrai run --engine` names it.
     """
 
     recipe: Recipe
@@ -78,12 +80,19 @@ class Prepared:
     screening: Screening
     alignment: Mapping[str, str] | None = None
     start_sha256: str = ""
+    engine: str = ENGINE
+
+    @property
+    def clients(self) -> int:
+        """How many clients there are; those on other machines are as many as the recipe says."""
+        return len(self.rows) or self.recipe.federation.clients
 
     def info(self) -> dict[str, Any]:
         """What `run.json` holds: hashes, versions and counts."""
         return {
             "name": self.recipe.name,
             "recipe_hash": self.recipe.hash,
+            "engine": self.engine,
             "model": self.model.name,
             "model_fingerprint": self.model.fingerprint,
             "start": self.recipe.adapter.start,
@@ -134,7 +143,7 @@ def prepare(
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
-    questions = questions_for(recipe, lm)
+    questions = questions_for(recipe, lm, progress)
     return Prepared(recipe, lm, rows, harmful, bad, questions, screening, alignment, start)
 
 
@@ -171,7 +180,8 @@ def write_screening(prepared: Prepared, run: RunFolder) -> dict[str, Any] | None
     Returns:
         The totals, if there was to be a filter and the folder did not know of it yet.
     """
-    if prepared.recipe.filter.mode == "off" or (run.path / "filter.json").is_file():
+    elsewhere = not prepared.rows  # the nodes have their own filters and ledgers
+    if prepared.recipe.filter.mode == "off" or (run.path / "filter.json").is_file() or elsewhere:
         return None
     for name, ledger in prepared.screening.ledgers.items():
         (run.path / "clients").mkdir(exist_ok=True)
@@ -209,45 +219,16 @@ def execute(prepared: Prepared, run: RunFolder, watch: Watch) -> None:
         RunError: the run folder cannot be written.
         KeyboardInterrupt: raised by a watcher; the folder can be resumed.
     """
-    recipe = prepared.recipe
+    from fedrai.runtimes import rounds  # it needs what stands here
+
     nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
-    work = work_for(recipe)
-    site = _LocalSite(prepared, run, watch)
-    settings = recipe.aggregation.model_dump()
-
-    def emit(kind: str, **fields: Any) -> None:
-        if kind not in UNRECORDED:
-            run.event(kind, **fields)
-        watch.event(kind, **fields)
-
-    server.run_rounds(
-        plan_for(recipe, len(nodes)),
-        server.Tools(
-            grid=LocalGrid(client.build_app(site, work), nodes),
-            nodes=nodes,
-            model=prepared.model,
-            aggregator=aggregation.build(settings.pop("algorithm"), **settings),
-            evaluate=lambda adapters: evaluate(
-                prepared.model, prepared.questions, adapters, watch.answers
-            ),
-            run=run,
-            emit=emit,
-            align=_aligner(prepared, run, replace(watch, event=emit)),
-        ),
-    )
+    app = client.build_app(site(prepared, run, watch), work_for(prepared.recipe))
+    rounds.go_through(prepared, run, watch, rounds.Clients(LocalGrid(app, nodes), nodes))
 
 
-def _aligner(prepared: Prepared, run: RunFolder, watch: Watch) -> server.Align | None:
-    """What aligns the aggregated adapter of a round, if the recipe asks for it."""
-    from fedrai.runtimes import aligning  # it needs what stands here
-
-    phase = aligning.phase_for(prepared, watch)
-    if phase is None:
-        return None
-    rounds = prepared.recipe.federation.rounds
-    return lambda number, adapter, work: phase(
-        number, adapter, work, run.alignments, number == rounds
-    )
+def site(prepared: Prepared, run: RunFolder, watch: Watch) -> client.Site:
+    """All clients of a prepared run, in one process."""
+    return _LocalSite(prepared, run, watch)
 
 
 def work_for(recipe: Recipe) -> client.Work:
@@ -311,16 +292,7 @@ def evaluate(
     for adapter in adapters:
         lm.load_adapter(adapter)
         found.append(measure(lm, questions, on_progress))
-    if len(found) == 1:
-        return found[0]
-    pooled = {s: [a for m in found for a in m.answers[s]] for s in found[0].answers}
-    losses = [m.held_out_loss for m in found if m.held_out_loss is not None]
-    costs = found[0].costs
-    for other in found[1:]:
-        for phase, cost in other.costs.phases.items():
-            costs.add(phase, cost)
-    mean = sum(losses) / len(losses) if losses else None
-    return Measured(pooled, mean, sum(m.held_out_tokens for m in found), costs)
+    return pooled(found)
 
 
 class _LocalSite:

@@ -12,6 +12,7 @@ from fedrai.constitution.gathering import estimate
 from fedrai.constitution.phase import requests_for
 from fedrai.evaluation import suites
 from fedrai.runtimes import aligning
+from fedrai.runtimes.judging import asked_for
 from fedrai.schema import Recipe
 
 
@@ -25,7 +26,8 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     """
     section, plan = recipe.constitution, aligning.plan_for(recipe)
     constitution = load_constitution(section.file)
-    asked, progress = aligning.suites_for(_ordinary(recipe)), assets.RichProgress()
+    progress = assets.RichProgress()
+    asked = aligning.suites_for(_ordinary(recipe), asked_for(recipe, progress).suites)
     gathered = aligning.gathered_for(recipe, asked, progress)
     examples = len(aligning.examples_for(recipe, asked, progress))
     pool = aligning.pool_for(section, gathered)

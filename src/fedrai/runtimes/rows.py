@@ -16,6 +16,7 @@ from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Questions
 from fedrai.model import LanguageModel
 from fedrai.records import BadRow, Example, Tokens
+from fedrai.runtimes.judging import asked_for, judges_for
 from fedrai.schema import Data, Recipe, Source
 from fedrai.train import label_count
 
@@ -84,7 +85,7 @@ def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[Bad
     for source in settings.sources:
         if source.harmful and settings.harm.share == 0:
             continue  # not needed, so not fetched either
-        loaded = _load_source(source, settings.on_bad_rows)
+        loaded = load_source(source, settings.on_bad_rows)
         examples, unusable = usable(loaded.examples)
         pools[source.harmful].append((examples, source.share))
         bad += [*loaded.bad_rows, *unusable]
@@ -104,7 +105,16 @@ def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[Bad
     return placed, bad
 
 
-def _load_source(source: Source, bad_rows: str) -> data.Loaded:
+def load_source(source: Source, bad_rows: str) -> data.Loaded:
+    """Read one dataset.
+
+    Args:
+        source: as a recipe names it.
+        bad_rows: `stop` or `skip`.
+
+    Raises:
+        AssetError, DataError: it cannot be had or used.
+    """
     return data.load(
         source.path,
         columns=source.columns,
@@ -156,14 +166,26 @@ def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | Ba
     return row
 
 
-def questions_for(recipe: Recipe, lm: LanguageModel) -> Questions:
-    """What the recipe's evaluations ask."""
+def questions_for(
+    recipe: Recipe, lm: LanguageModel, progress: assets.Progress | None = None
+) -> Questions:
+    """What the recipe's evaluations ask, and who judges.
+
+    Args:
+        recipe: the recipe.
+        lm: the model, for the tokens of held-out rows.
+        progress: shows downloads.
+
+    Raises:
+        EvaluationError, AssetError, DataError: something that is asked cannot be used.
+        GuardError, ModelError: the guard that judges cannot be used.
+    """
     settings = recipe.evaluation
-    held_out = _load_source(settings.ordinary_source, "skip").examples if settings.ordinary else ()
+    held_out = load_source(settings.ordinary_source, "skip").examples if settings.ordinary else ()
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
-    seed = recipe.seed_for("suites")
+    seed, asked = recipe.seed_for("suites"), asked_for(recipe, progress)
     return Questions(
-        harmful=suites.advbench(settings.advbench, seed) if settings.advbench else (),
+        harmful=asked.harmful,
         ordinary=suites.ordinary(held_out, settings.ordinary, seed) if settings.ordinary else (),
         held_out=[row for row in tokens if isinstance(row, Tokens)],
         max_new_tokens=settings.max_new_tokens,
@@ -171,6 +193,11 @@ def questions_for(recipe: Recipe, lm: LanguageModel) -> Questions:
         temperature=settings.temperature,
         top_p=settings.top_p,
         seed=recipe.seed_for("answers"),
+        rated_tokens=settings.rated_tokens,
+        suites=asked.suites,
+        judges=judges_for(recipe, progress),
+        clusters=asked.clusters,
+        unavailable=asked.unavailable,
     )
 
 
@@ -188,4 +215,20 @@ def questions_fingerprint(questions: Questions) -> str:
     """Tells on resuming whether evaluations ask the same; stays in the run folder."""
     held_out = rows_fingerprint({"held out": questions.held_out})
     asked = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
-    return hashlib.sha256(repr((asked, held_out)).encode()).hexdigest()
+    more = _more_asked(questions)
+    return hashlib.sha256(repr((asked, held_out, *more)).encode()).hexdigest()
+
+
+def _more_asked(questions: Questions) -> list[object]:
+    """Further suites, item by item, and the judges beside our rule and the legacy score.
+
+    Nothing where there are none, so that fingerprints from before there were any still hold.
+    """
+    judges, missing = questions.judges, sorted(questions.unavailable)
+    named = (judges.rule, judges.legacy, judges.guard and (judges.guard.name,
+             judges.guard.threshold), judges.rubric and judges.rubric.name)  # fmt: skip
+    if not (questions.suites or missing) and named == (True, True, None, None):
+        return []
+    items = [(s.declaration.name, s.declaration.judge, *map(repr, s.items))
+             for s in questions.suites]  # fmt: skip
+    return [items, missing, named, questions.rated_tokens]

@@ -5,27 +5,29 @@
 
 from fedrai.schema.alignment import Alignment
 from fedrai.schema.base import Section
+from fedrai.schema.evaluation import Evaluation, JudgeEndpoint
+from fedrai.schema.node import NAME_PATTERN, Node, NodePolicy
+from fedrai.schema.offer import Offer, OfferedModel
 from fedrai.schema.run import (
     ALGORITHMS,
-    Columns,
     Data,
-    Evaluation,
     FedAvg,
     FedOpt,
     FedProx,
     Recipe,
     Robust,
-    Source,
     sections,
     seed_for,
 )
 from fedrai.schema.safety import GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
+from fedrai.schema.sources import Columns, Source
 from fedrai.schema.standalone import AlignRecipe
 
 __all__ = [
     "ALGORITHMS",
     "GUARD_KINDS",
     "LABELS",
+    "NAME_PATTERN",
     "AlignRecipe",
     "Alignment",
     "Columns",
@@ -37,6 +39,11 @@ __all__ = [
     "Filter",
     "GuardTable",
     "GuardTraining",
+    "JudgeEndpoint",
+    "Node",
+    "NodePolicy",
+    "Offer",
+    "OfferedModel",
     "Recipe",
     "Robust",
     "Section",

@@ -156,6 +156,8 @@ class Alignment(Section):
     """The same of harmless requests (half look-alikes)."""
     style: Literal["constitution", "benign"] = "constitution"
     """`benign`: the control, the same training on revisions of answers to ordinary instructions."""
+    anchor: float = Field(0.0, ge=0, lt=1)
+    """Part that the adapter which the run started from (`adapter.start`) has in the one that the training begins with; the aggregated one has the rest. A mean of weights brings back much of what clients spoilt at no cost (as in arXiv 2109.01903)."""
     steps: int = Field(50, ge=1)
     """Steps of an alignment; `full` goes through all revisions instead."""
     every: int = Field(1, ge=1)

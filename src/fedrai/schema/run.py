@@ -12,7 +12,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from fedrai.schema.alignment import Alignment
 from fedrai.schema.base import Section
+from fedrai.schema.evaluation import Evaluation
 from fedrai.schema.safety import LABELS, Filter, GuardTable
+from fedrai.schema.sources import Source as Source  # node recipes take it from here
+from fedrai.schema.tracking import Tracking
 
 
 class Model(Section):
@@ -43,36 +46,6 @@ class Adapter(Section):
     """Dropout on the input of the LoRA branch, while training."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Which linear layers get an adapter: `all-linear` (all but the output layer) or names of modules."""
-
-
-class Columns(Section):
-    """Names of the columns, where a file does not use the usual ones."""
-
-    messages: str = "messages"
-    """Column with a list of `{role, content}` turns."""
-    prompt: str = "prompt"
-    """Column with the request."""
-    response: str = "response"
-    """Column with the answer."""
-    label: str = "category"
-    """Column that a Dirichlet partition goes by; a file without it has one label."""
-
-
-class Source(Section):
-    """One dataset."""
-
-    path: str
-    """JSONL, JSON, CSV or Parquet file, a dataset on the hub, or a set that comes with FedRAI (`fedrai:ordinary`)."""
-    share: float | None = Field(None, gt=0)
-    """Part of this source among those of its kind (benign or harmful); unset: all its rows count alike."""
-    harmful: bool = False
-    """Whether the rows are known to be harmful (experiments only: decides where they are put)."""
-    split: str = "train"
-    """Split of a hub dataset."""
-    where: dict[str, str | bool | int | float] = {}
-    """Only rows whose columns have these values, such as `{ is_safe = false }`."""
-    columns: Columns = Columns()
-    """Names of the columns."""
 
 
 class Partition(Section):
@@ -239,27 +212,6 @@ Aggregation = Annotated[
 ]
 
 
-class Evaluation(Section):
-    """What is measured before round 1, every n rounds, and at the end."""
-
-    every: int = Field(0, ge=0)
-    """Evaluate after every n-th round; 0: only before the first and after the last."""
-    advbench: int = Field(100, ge=0, le=520)
-    """How many of AdvBench's 520 requests (a seeded sample); 0: none."""
-    ordinary: int = Field(50, ge=0)
-    """How many ordinary instructions are asked, to count needless refusals; 0: none, and no held-out loss."""
-    ordinary_source: Source = Source(path="fedrai:ordinary-held-out")
-    """Instructions that nobody trains on: their prompts are asked, their answers give the held-out loss."""
-    max_new_tokens: int = Field(48, ge=1)
-    """Longest answer in tokens."""
-    batch_size: int = Field(32, ge=1)
-    """Prompts that are answered at once."""
-    temperature: float = Field(0.0, ge=0)
-    """0: greedy. Above: sampled, seeded by row, so answers do not depend on the batch."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus of the sampling."""
-
-
 class Recipe(Section):
     """A whole recipe."""
 
@@ -267,6 +219,8 @@ class Recipe(Section):
     """Name of the run and of its folder."""
     seed: int = Field(0, ge=0)
     """All randomness comes from it."""
+    seeds: list[Annotated[int, Field(ge=0)]] = []
+    """For `fedrai compare`: every arm runs once with each of these in the place of `seed`; empty: `seed` alone."""
     model: Model
     """The base model."""
     adapter: Adapter = Adapter()
@@ -285,6 +239,8 @@ class Recipe(Section):
     """Alignment of the aggregated model with a constitution."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
+    tracking: Tracking = Tracking()
+    """Where figures are also sent."""
     guards: dict[str, GuardTable] = {}
     """Guards of your own by name; `kind` decides which other keys there are."""
     arms: dict[str, dict[str, Any]] = {}
@@ -292,6 +248,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds names a seed twice")
         files = self.data.partition.scheme == "files"
         if files and not self.data.partition.files:
             raise ValueError('data.partition.files is needed when scheme is "files"')
@@ -324,6 +282,8 @@ class Recipe(Section):
             raise ValueError(
                 'constitution.schedule: there is no aggregated model with federation.mode = "local"'
             )
+        if self.constitution.anchor and not self.adapter.start:
+            raise ValueError("constitution.anchor needs adapter.start, an adapter to go back to")
 
     def _robust_enough(self) -> None:
         """Robust aggregation needs enough updates to be more than a mean (its papers' bounds)."""
@@ -342,8 +302,8 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the resolved recipe (canonical JSON, without its arms), in hex."""
-        body = self.model_dump(mode="json", exclude={"arms"})
+        """SHA-256 of the resolved recipe (canonical JSON, without arms, seeds and tracking), in hex."""
+        body = self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"})
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from fedrai.schema.alignment import Alignment
 from fedrai.schema.base import Section
-from fedrai.schema.run import Adapter, Evaluation, Model, Recipe
+from fedrai.schema.evaluation import Evaluation
+from fedrai.schema.run import Adapter, Model, Recipe
 from fedrai.schema.safety import GuardTable
 
 SCHEDULES = ("budget", "full")

@@ -8,6 +8,7 @@
 Nothing here answers or judges; a suite that cannot be had is `NotAvailable`, never an empty one.
 """
 
+from fedrai.evaluation.suites.choosing import GROUPS, chosen
 from fedrai.evaluation.suites.declared import ADVBENCH, ADVBENCH_SIZE, Declaration, known
 from fedrai.evaluation.suites.items import Item, ordinary
 from fedrai.evaluation.suites.loading import NotAvailable, Suite, advbench, load
@@ -15,11 +16,13 @@ from fedrai.evaluation.suites.loading import NotAvailable, Suite, advbench, load
 __all__ = [
     "ADVBENCH",
     "ADVBENCH_SIZE",
+    "GROUPS",
     "Declaration",
     "Item",
     "NotAvailable",
     "Suite",
     "advbench",
+    "chosen",
     "known",
     "load",
     "ordinary",

@@ -38,9 +38,18 @@ class Item:
 
 
 def ordinary(examples: Sequence[Example], count: int, seed: int) -> list[Item]:
-    """A seeded sample of the first requests of held-out examples."""
-    prompts = [next(m.content for m in e.messages if m.role == "user") for e in examples]
-    return sample([Item(i, text) for i, text in enumerate(prompts)], count, seed)
+    """A seeded sample of the first requests of held-out examples, with the answers to them."""
+    asked = [_first_exchange(example.messages) for example in examples]
+    items = [Item(i, prompt, reference=answer) for i, (prompt, answer) in enumerate(asked)]
+    return sample(items, count, seed)
+
+
+def _first_exchange(messages: Sequence[Message]) -> tuple[str, str]:
+    """The first request and the answer right behind it; no answer: empty."""
+    place = next(i for i, message in enumerate(messages) if message.role == "user")
+    after = messages[place + 1 : place + 2]
+    answer = next((m.content for m in after if m.role == "assistant"), "")
+    return messages[place].content, answer
 
 
 def sample(items: Sequence[Item], count: int, seed: int) -> list[Item]:

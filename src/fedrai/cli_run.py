@@ -1,0 +1,131 @@
+"""`fedrai run`: start a run, or go on with one, in this process or on a deployment."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fedrai.commands import Engine
+    from fedrai.schema import Recipe
+
+ENGINES = ("local", "flower", "simulation")
+
+
+@click.command("run")
+@click.argument("recipe_file", metavar="RECIPE", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a run.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="local", show_default=True,
+    help="Where clients are: in this process, on a deployment's nodes, or in Flower's simulation.",
+)  # fmt: skip
+@click.option(
+    "--deployment", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="For --engine flower: the server's folder of `fedrai deploy init`.",
+)  # fmt: skip
+@click.option(
+    "-o", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Set a key, e.g. federation.rounds=3.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+def run_command(
+    recipe_file: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    engine: str,
+    deployment: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train a federation as RECIPE says, or go on with a run."""
+    _check(recipe_file, out, resume, engine, deployment, overrides)
+    from fedrai import recipe
+    from fedrai.stopping import with_way_on
+
+    settings = recipe.load(recipe_file, overrides) if recipe_file is not None else None
+    path = resume or out or Path("runs") / (settings.name if settings else "run")
+    words = ["fedrai", "run", "--resume", str(path)]
+    words += ["--engine", engine] if engine != "local" else []
+    words += ["--deployment", str(deployment)] if deployment is not None else []
+    with_way_on(
+        lambda: _start(settings, path, engine, deployment),
+        shlex.join(words),
+        (path / "run.json").is_file,
+    )
+    _show_run(path, as_json)
+
+
+def _check(
+    recipe_file: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    engine: str,
+    deployment: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    if (recipe_file is None) == (resume is None):
+        raise click.UsageError("give a RECIPE, or --resume DIR")
+    if resume is not None and (overrides or out):
+        raise click.UsageError(
+            "--resume takes its recipe and folder from the run; drop -o and --out"
+        )
+    if (engine == "flower") != (deployment is not None):
+        raise click.UsageError("--engine flower and --deployment FOLDER go together")
+
+
+def _start(settings: Recipe | None, path: Path, engine: str, deployment: Path | None) -> None:
+    from fedrai import commands
+
+    chosen = _engine(engine, deployment)
+    if settings is None:
+        commands.resume(path, engine=chosen)
+    else:
+        commands.run(settings, path, engine=chosen)
+
+
+def _engine(name: str, folder: Path | None) -> Engine:
+    if name == "simulation":
+        from fedrai.runtimes.simulation import SimulationEngine
+
+        return SimulationEngine()
+    if folder is None:
+        from fedrai.runtimes import local
+
+        return local
+    from fedrai.deploy import settings
+    from fedrai.runtimes.deployment import FlowerEngine
+    from fedrai.runtimes.link import link_to
+
+    here = settings.read(folder)
+    secret = folder / "superexec.secret"
+    return FlowerEngine(
+        link_to(
+            str(here.address),
+            here.root_certificate,
+            here.insecure,
+            secret if secret.is_file() else None,
+        )
+    )
+
+
+def _show_run(path: Path, as_json: bool) -> None:
+    from fedrai.runs import RunFolder
+    from fedrai.summary import filter_note, summarise
+
+    figures = summarise(RunFolder.open(path))
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    from fedrai.display import print_comparison
+
+    print_comparison([(f"after round {figures['rounds']}", figures)])
+    if figures["filter"]:
+        click.echo(filter_note(figures))
+    click.echo(
+        f"run: {path}\n  talk to it:  fedrai chat {path}\n  export it:   fedrai export {path}"
+    )

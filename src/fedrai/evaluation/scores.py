@@ -1,0 +1,95 @@
+"""The mean of scores, with its interval, and how far two judges of the same answers disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedrai.errors import EvaluationError
+from fedrai.evaluation.statistics import mcnemar
+
+RESAMPLES = 2_000
+
+
+def mean_json(
+    scores: Sequence[float | None], numbers: Sequence[int], *, confidence: float = 0.95
+) -> dict[str, Any]:
+    """The mean of scores as plain values.
+
+    The interval is the percentile interval of a bootstrap over prompts (Efron and Tibshirani 1993,
+    chapter 13), all scores of a prompt together; fewer than two scored prompts have none.
+
+    Args:
+        scores: one an answer; None could not be scored, and is in no mean.
+        numbers: of the prompt of each.
+        confidence: of the interval, between 0 and 1.
+
+    Raises:
+        EvaluationError: their numbers differ.
+    """
+    if len(scores) != len(numbers):
+        raise EvaluationError(f"{len(scores)} scores do not match {len(numbers)} prompts")
+    by_prompt: dict[int, list[float]] = {}
+    for number, score in zip(numbers, scores, strict=True):
+        if score is not None:
+            by_prompt.setdefault(number, []).append(score)
+    found = [score for part in by_prompt.values() for score in part]
+    low, high = _ends(list(by_prompt.values()), confidence)
+    return {
+        "value": sum(found) / len(found) if found else None,
+        "low": low,
+        "high": high,
+        "count": len(found),
+        "unscored": len(scores) - len(found),
+    }
+
+
+def _ends(prompts: Sequence[Sequence[float]], confidence: float) -> tuple[float | None, ...]:
+    if len(prompts) < 2:
+        return None, None
+    sums = np.array([sum(part) for part in prompts])
+    counts = np.array([float(len(part)) for part in prompts])
+    draw, size = np.random.default_rng(0), len(prompts)
+    times = draw.multinomial(size, np.full(size, 1 / size), size=RESAMPLES)  # (R, P)
+    means = (times @ sums) / (times @ counts)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def disagreement(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> dict[str, Any]:
+    """Two judges' verdicts "safe" on the same answers: their table, agreement and Cohen's kappa.
+
+    Args:
+        ours: of the first judge, one an answer; None could not be judged.
+        theirs: of the second.
+
+    Returns:
+        Counts `both` (safe by both), `first`, `second` and `neither`, `unscored` (by either);
+        `agree` from 0 to 1; `kappa` from -1 to 1, None where chance alone agrees always.
+
+    Raises:
+        EvaluationError: they differ in length.
+    """
+    table = mcnemar(ours, theirs)
+    both, first, second, neither = table.both, table.first, table.second, table.neither
+    total = both + first + second + neither
+    agree = (both + neither) / total if total else None
+    return {
+        "both": both,
+        "first": first,
+        "second": second,
+        "neither": neither,
+        "unscored": table.unscored,
+        "agree": agree,
+        "kappa": _kappa(both, first, second, neither),
+    }
+
+
+def _kappa(both: int, first: int, second: int, neither: int) -> float | None:
+    """Cohen (1960), of a table of two by two; in integers until the last division."""
+    total = both + first + second + neither
+    chance = (both + first) * (both + second) + (neither + second) * (neither + first)
+    beyond = total * total - chance
+    return ((both + neither) * total - chance) / beyond if beyond else None

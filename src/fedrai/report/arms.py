@@ -1,0 +1,210 @@
+"""Arms over their seeds: safety against over-refusal, and the tables of `fedrai compare`.
+
+What `fedrai compare` wrote beside the runs is shown as it stands there. Without that there is the
+picture alone, a point an arm: Wilson's intervals for one seed, for several the mean without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fedrai.report.figures import COLOURS, SHARES, Axis, Curve, Point, axis, chart, legend
+from fedrai.report.markup import Markup, Row, folded, table, tag
+from fedrai.report.records import ArmPoint, Compared, Evaluated, Run
+from fedrai.report.values import as_number, part, word
+from fedrai.report.wording import rate_name
+from fedrai.runs import RunFolder
+
+FILE = "comparison.json"
+SAFE = "safe"
+OVER = ("xstest-safe-refused", "refused")
+"""Measures of over-refusal; the first that every arm has is drawn."""
+ACROSS = Axis(SHARES.low, 1.05, SHARES.ticks, percent=True)  # room for the last tick's label
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_comparisons(paths: Iterable[Path]) -> list[Compared]:
+    """What `fedrai compare` left in folders; those without it are passed over.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    there = [path for path in dict.fromkeys(paths) if (path / FILE).is_file()]
+    return [_compared(RunFolder(path).read_json(FILE)) for path in there]
+
+
+def _compared(body: Any) -> Compared:
+    known = body if isinstance(body, Mapping) else {}
+    arms = [arm for arm in _list(known.get("arms")) if isinstance(arm, Mapping)]
+    first = known.get("start")
+    whole = [*([first] if isinstance(first, Mapping) else []), *arms]
+    columns, rows = _cells(known.get("table"))
+    gap_columns, gap_rows = _cells(known.get("differences_table"))
+    return Compared(
+        axis=word(known, "axis"),
+        against=word(known, "against"),
+        points=tuple(_point(arm) for arm in whole),
+        columns=columns,
+        rows=rows,
+        gap_columns=gap_columns,
+        gap_rows=gap_rows,
+        notes=tuple(str(note) for note in _list(known.get("notes"))),
+    )
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _cells(body: object) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Headings and rows of a table; rows of another length are left out."""
+    known = body if isinstance(body, Mapping) else {}
+    columns = tuple(str(cell) for cell in _list(known.get("columns")))
+    rows = [tuple(str(cell) for cell in _list(row)) for row in _list(known.get("rows"))]
+    return columns, tuple(row for row in rows if len(row) == len(columns))
+
+
+def _point(arm: Mapping[str, Any]) -> ArmPoint:
+    figures = part(arm, "figures")
+    found = {str(name): _ends(part(figures, str(name))) for name in figures}
+    known = {name: ends for name, ends in found.items() if ends is not None}
+    return ArmPoint(word(arm, "label") or word(arm, "arm"), word(arm, "value"), known)
+
+
+def _ends(figure: Mapping[str, Any]) -> Point | None:
+    value = as_number(figure.get("value"))
+    ends = (as_number(figure.get(end)) for end in ("low", "high"))
+    return None if value is None else Point(0.0, value, *ends)
+
+
+def of_runs(runs: Sequence[Run]) -> list[ArmPoint]:
+    """A point an arm from the runs themselves, after what the first of them starts from."""
+    found: dict[str, list[Evaluated]] = {}
+    for run in runs:
+        if run.after is not None:
+            found.setdefault(run.arm, []).append(run.after)
+    first = next((run for run in runs if run.before is not None), None)
+    before = [_mean(first.start or "base model", [first.before])] if first and first.before else []
+    return [*before, *(_mean(arm, seeds) for arm, seeds in found.items())]
+
+
+def _mean(arm: str, seeds: Sequence[Evaluated]) -> ArmPoint:
+    found = {}
+    for name in (SAFE, *OVER):
+        rates = [e.rates[name] for e in seeds if name in e.rates and e.rates[name].scored]
+        if rates:
+            ends = rates[0].interval() if len(rates) == 1 else None
+            value = fmean(rate.value or 0.0 for rate in rates)
+            found[name] = Point(0.0, value, *(ends or (None, None)))
+    return ArmPoint(arm, "", found)
+
+
+# --- showing --------------------------------------------------------------------------------------
+
+
+def shown(runs: Sequence[Run], comparisons: Sequence[Compared]) -> bool:
+    """Whether there is something to show: a comparison, or several runs."""
+    return bool(comparisons) or len(runs) > 1
+
+
+def arms(runs: Sequence[Run], comparisons: Sequence[Compared]) -> Markup:
+    """The section of arms."""
+    if comparisons:
+        parts = [_comparison(found, place) for place, found in enumerate(comparisons)]
+    else:
+        note = "A point an arm; bars are Wilson's 95 % intervals where an arm has one seed."
+        parts = [_frontier("frontier", of_runs(runs)), tag("p", note, class_="note")]
+    return tag("section", tag("h2", "Arms", id="over-seeds"), parts)
+
+
+def _comparison(found: Compared, place: int) -> Markup:
+    gaps = table(f"Differences from {found.against}", found.gap_columns,
+                 [Row(row) for row in found.gap_rows]) if found.gap_rows else None  # fmt: skip
+    return tag(
+        "div",
+        _along(found, place) if found.axis else _frontier(f"frontier-{place}", found.points),
+        table("Arms: means over seeds", found.columns, [Row(row) for row in found.rows])
+        if found.rows
+        else None,
+        [tag("p", note, class_="note") for note in found.notes],
+        folded(f"Each arm against {found.against}, prompt by prompt", gaps) if gaps else None,
+    )
+
+
+def _frontier(name: str, points: Sequence[ArmPoint]) -> Markup:
+    """Safety over over-refusal, a point an arm; the upper left is where to be."""
+    having = [arm for arm in points if SAFE in arm.figures]
+    across = next((n for n in OVER if having and all(n in arm.figures for arm in having)), None)
+    if across is None:
+        return tag("p", "Safety against over-refusal: not recorded.", class_="none")
+    curves = []
+    for style, arm in enumerate(having):
+        up, along = arm.figures[SAFE], arm.figures[across]
+        spot = Point(along.y, up.y, up.low, up.high, along.low, along.high)
+        curves.append(Curve(arm.label, style, (spot,)))
+    about = "A point an arm with its intervals on both axes; the upper left is best. The numbers"
+    drawn = chart(
+        f"chart-{name}", "Safety against over-refusal", f"{about} are in the tables.", curves,
+        shares=True, below=rate_name(across), across=ACROSS,
+    )  # fmt: skip
+    return tag("div", _legend(curves), drawn)
+
+
+def _legend(curves: Sequence[Curve]) -> Markup:
+    return legend([(curve.label, curve.style, None) for curve in curves])
+
+
+def _along(found: Compared, place: int) -> Markup:
+    """Safety and over-refusal of each arm along the axis."""
+    arms_there = list(dict.fromkeys(arm.label for arm in found.points if arm.value))
+    panels = [
+        _panel(found, name, title, arms_there, f"axis-{place}-{name}")
+        for name, title in (
+            (SAFE, "Safety: red-team requests declined"),
+            *((over, f"Over-refusal: {rate_name(over)}") for over in OVER),
+        )
+        if any(name in arm.figures for arm in found.points)
+    ]
+    styles = [(label, style, None) for style, label in enumerate(arms_there)]
+    return tag("div", legend(styles), tag("div", panels, class_="panels"))
+
+
+def _panel(found: Compared, name: str, title: str, labels: Sequence[str], place: str) -> Markup:
+    curves = []
+    for style, label in enumerate(labels):
+        own = [arm for arm in found.points if arm.label == label and name in arm.figures]
+        spots = [(_number(arm.value), arm.figures[name]) for arm in own]
+        points = tuple(Point(x, p.y, p.low, p.high) for x, p in spots if x is not None)
+        curves.append(Curve(label, style, points))
+    values = [point.x for curve in curves for point in curve.points]
+    across = axis(values) if values else None
+    return chart(f"chart-{place}", title, f"By {found.axis}; the numbers are in the table below.",
+                 curves, shares=True, below=found.axis, across=across)  # fmt: skip
+
+
+def _number(text: str) -> float | None:
+    try:
+        return as_number(float(text))
+    except ValueError:
+        return None
+
+
+def styles(runs: Sequence[Run]) -> list[int]:
+    """Each run's number of colour, marker and dash: one colour an arm where arms have seeds.
+
+    Seeds of an arm differ in their dash. Where no arm has a second run, runs are numbered.
+    """
+    names = list(dict.fromkeys(run.arm for run in runs))
+    if len(names) == len(runs):
+        return list(range(len(runs)))
+    seen = dict.fromkeys(names, -1)
+    found = []
+    for run in runs:
+        seen[run.arm] += 1
+        found.append(names.index(run.arm) % COLOURS + COLOURS * seen[run.arm])
+    return found

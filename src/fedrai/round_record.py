@@ -1,0 +1,57 @@
+"""What the replies of a round leave: their costs, kept updates, and the round's record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedrai import protocol
+from fedrai.costs import Cost
+from fedrai.protocol import Reason, Update
+from fedrai.runs import RunFolder, load_tensors
+
+
+def keep(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
+    """Keep an update of the round in progress, with what it cost."""
+    note = {"metrics": json.dumps(dict(update.metrics)), "cost": json.dumps(cost.to_json())}
+    run.save_pending(number, name, update.adapter, note)
+
+
+def kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[Update, Cost]]:
+    """Updates that an interrupted try of a round has kept, by client."""
+    found = {}
+    for name in names:
+        file = run.pending(number) / f"{name}.safetensors"
+        if file.is_file():
+            adapter, note = load_tensors(file)
+            update = Update(adapter, json.loads(note["metrics"]))
+            found[name] = (update, Cost(**json.loads(note["cost"])))
+    return found
+
+
+def replied(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
+    """The clients' part of `round.json`."""
+    return {
+        "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
+        "set_aside": {name: aside[name].value for name in sorted(aside)},
+        **round_figures(updates, aside),
+    }
+
+
+def round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
+    """How many clients replied, and their mean losses by rows, in nats per token."""
+    first, last = (_mean(updates.values(), key) for key in ("loss-first", "loss-last"))
+    return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
+
+
+def _mean(updates: Iterable[Update], key: str) -> float | None:
+    """The weighted mean of a metric over the clients that send it; None if none does."""
+    sent = [u.metrics for u in updates if key in u.metrics]
+    weight = sum(m[protocol.WEIGHT] for m in sent)
+    return sum(m[key] * m[protocol.WEIGHT] for m in sent) / weight if weight else None
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics under the names that events use."""
+    return {key.replace("-", "_"): value for key, value in metrics.items()}

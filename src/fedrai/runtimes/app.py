@@ -1,0 +1,80 @@
+"""The Flower App of the package, for Flower's own launchers: `server_app` and `client_app`.
+
+`fedrai run` and `fedrai node` do not need it: they are their own executors (`deployment.py`,
+`worker.py`). It is what a plain `flower-supernode --node-config 'config="/path/node.toml"'` starts,
+in a fresh process for every message, and what `flwr run` starts on a SuperLink, with the recipe and
+the run folder as paths of the server's machine in the run's configuration:
+
+    flwr run . -c 'recipe="/srv/consortium.toml" out="/srv/runs/first"'
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedrai import protocol, recipe, runs
+from fedrai.client import describe
+from fedrai.errors import RecipeError
+from fedrai.protocol import Reason
+from fedrai.runs import RunFolder
+from fedrai.runtimes import deployment, local, rounds
+from fedrai.runtimes.node import NodeApp
+
+server_app = ServerApp()
+client_app = ClientApp()
+
+
+@server_app.main()  # type: ignore[untyped-decorator]
+def _serve(grid: Grid, context: Context) -> None:
+    """Start the run that the configuration names, or go on with it."""
+    out = Path(_path(context, "out"))
+    begun = (out / "run.json").is_file()
+    file = out / "recipe.toml" if begun else Path(_path(context, "recipe"))
+    settings = recipe.load(file)
+    if not begun:
+        runs.check_free(out)
+    prepared = rounds.prepare_server(settings)
+    folder = (
+        RunFolder(out)
+        if begun
+        else RunFolder.create(out, recipe.to_toml(settings), prepared.info())
+    )
+    with folder.lock():
+        folder.mend()
+        deployment.on_grid(grid, prepared, folder, local.Watch())
+
+
+def _path(context: Context, key: str) -> str:
+    value = context.run_config.get(key)
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise RecipeError(f"the run's configuration needs {key}, an absolute path")
+    return value
+
+
+@client_app.query()  # type: ignore[untyped-decorator]
+def _query(message: Message, context: Context) -> Message:
+    return _answer(message, context)
+
+
+@client_app.train()  # type: ignore[untyped-decorator]
+def _train(message: Message, context: Context) -> Message:
+    return _answer(message, context)
+
+
+def _answer(message: Message, context: Context) -> Message:
+    """What the node of this process answers; without a usable file of its own, a refusal."""
+    try:
+        return _node(str(context.node_config["config"])).app(message, context)
+    except Exception as error:
+        print(f"fedrai: {describe(error)}", flush=True)
+        return Message(protocol.pack_refusal(Reason.FAILED), reply_to=message)
+
+
+@lru_cache(maxsize=1)
+def _node(file: str) -> NodeApp:
+    return NodeApp(Path(file))

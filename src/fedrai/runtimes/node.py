@@ -1,0 +1,216 @@
+"""A node of a deployment: its own rows and policy around the client's handlers.
+
+The first train message of an offer is checked against the node's policy; then the base model, the
+rows and the guard are loaded, once. What was loaded stays for as long as the process lives and the
+offers are the same, so in a resident process (`fedrai node`) only the first round pays for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedrai import client, protocol, recipe
+from fedrai.client import Refused, answered, describe
+from fedrai.costs import release_memory
+from fedrai.errors import AssetError, DataError, GuardError, ModelError
+from fedrai.model import LanguageModel
+from fedrai.protocol import Reason
+from fedrai.records import BadRow, Example, Step, Tokens
+from fedrai.runtimes import local
+from fedrai.runtimes.offer import check_offer, check_threshold, read_offer, recipe_for
+from fedrai.runtimes.rows import load_source, tokenized
+from fedrai.runtimes.screening import policy_of, screened
+from fedrai.schema import Node, Recipe
+
+LOSSES = "loss-"  # before the names of metrics that tell of losses
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a node has ready for an offer; a `client.Site`.
+
+    Attributes:
+        node: the node's own file.
+        settings: the offer as a recipe of this node alone.
+        model: the base model.
+        tokens: the rows that are trained on.
+        counts: what the server may hear of the filter.
+        note: keeps a line in the node's log.
+    """
+
+    node: Node
+    settings: Recipe
+    model: LanguageModel
+    tokens: Sequence[Tokens]
+    counts: Mapping[str, int]
+    note: Callable[[str], None]
+
+    def name(self, context: Context) -> str:
+        """The node's name, whatever Flower's context says."""
+        return self.node.name
+
+    def rows(self, client: str) -> Sequence[Tokens]:
+        """The node's rows."""
+        return self.tokens
+
+    def filter_counts(self, client: str) -> Mapping[str, int]:
+        """The filter's counts, unless the policy keeps them."""
+        return self.counts if self.node.policy.send_filter_counts else {}
+
+    def seed(self, round_: int, client: str) -> int:
+        """As in a run in one process."""
+        return self.settings.seed_for("training", round_, client)
+
+    def on_step(self, client: str, step: Step) -> None:
+        """Nobody watches the steps."""
+
+    def log(self, client: str, line: str) -> None:
+        """Keep a line in the node's log."""
+        self.note(line)
+
+
+class NodeApp:
+    """The ClientApp of a node, by its file; loads when it is first asked to train.
+
+    Args:
+        file: the node's `node.toml`.
+        say: hears of lines for the operator: counts and places in the code, never a row.
+    """
+
+    def __init__(self, file: Path, say: Callable[[str], None] = lambda _line: None) -> None:
+        self.node = recipe.load_node(file)
+        self._folder = file.resolve().parent
+        self._log = self._folder / f"{self.node.name}.log"
+        self._say = say
+        self._ready: tuple[str, Loaded, ClientApp] | None = None
+        self.app = self._build()
+
+    def note(self, line: str) -> None:
+        """Keep a line in the node's own log, beside its file."""
+        self._say(line)
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._log.open("a", encoding="utf-8") as opened:
+            opened.write(f"{stamp} {line}\n")
+
+    def _build(self) -> ClientApp:
+        app = ClientApp()
+
+        @app.query()  # type: ignore[untyped-decorator]
+        def _query(message: Message, context: Context) -> Message:
+            return answered(
+                message, lambda: protocol.pack_name(message.content, self.node.name), self.note
+            )
+
+        @app.train()  # type: ignore[untyped-decorator]
+        def _train(message: Message, context: Context) -> Message:
+            return answered(message, lambda: self._trained(message, context), self.note)
+
+        return app
+
+    def _trained(self, message: Message, context: Context) -> RecordDict:
+        self.note(f"round {message.metadata.group_id[:8]}: asked to train")
+        reply = self._ready_for(protocol.unpack_offer(message.content))(message, context)
+        return sendable(reply.content, self.node)
+
+    def _ready_for(self, document: str) -> ClientApp:
+        """The handlers for an offer; what is loaded for the last one stays if it is the same."""
+        if self._ready is None or self._ready[0] != document:
+            self._ready = None  # two big models at once may not fit
+            release_memory()
+            loaded = load(document, self.node, self._folder, self.note)
+            work = local.work_for(loaded.settings)
+            self._ready = (document, loaded, client.build_app(loaded, work))
+        return self._ready[2]
+
+
+def sendable(content: RecordDict, node: Node) -> RecordDict:
+    """A reply without what the node's policy keeps."""
+    metrics = content.metric_records.get(protocol.METRICS)
+    if metrics is None or node.policy.send_losses:
+        return content
+    kept = {key: value for key, value in metrics.items() if not key.startswith(LOSSES)}
+    return RecordDict({**content, protocol.METRICS: MetricRecord(kept)})
+
+
+def load(document: str, node: Node, folder: Path, note: Callable[[str], None]) -> Loaded:
+    """Check an offer and load what it asks for.
+
+    Args:
+        document: the offer.
+        node: the node's own file.
+        folder: where that lies.
+        note: keeps a line in the node's log.
+
+    Raises:
+        Refused: the node does not do it, or cannot.
+        GuardError, DataError: the filter or the rows cannot be used.
+    """
+    offer = read_offer(document)
+    check_offer(offer, node)
+    settings = recipe_for(offer, node, folder)
+    lm = _model(settings, note)
+    if lm.fingerprint != offer.model.fingerprint:
+        raise Refused(Reason.OTHER_MODEL)
+    tokens: dict[Example, Tokens] = {}
+    examples, bad = _examples(settings, lm, tokens)
+    kept, counts = _screened(examples, settings, node)
+    bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
+    rows = [tokens[e] for e in kept if e in tokens]
+    note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable")
+    return Loaded(node, settings, lm, rows, counts, note)
+
+
+def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
+    note("loading the base model")
+    try:
+        return local.load_model(settings)
+    except (AssetError, ModelError) as error:
+        note(describe(error))
+        raise Refused(Reason.MODEL_FAILED) from None
+
+
+def _examples(
+    settings: Recipe, lm: LanguageModel, tokens: dict[Example, Tokens]
+) -> tuple[list[Example], list[BadRow]]:
+    """The node's rows that can be used, in the order of its sources, and the others."""
+    examples: list[Example] = []
+    bad: list[BadRow] = []
+    for source in settings.data.sources:
+        loaded = load_source(source, settings.data.on_bad_rows)
+        usable, unusable = tokenized(lm, loaded.examples, settings.data, tokens)
+        examples += usable
+        bad += [*loaded.bad_rows, *unusable]
+    return examples, bad
+
+
+def _screened(
+    examples: Sequence[Example], settings: Recipe, node: Node
+) -> tuple[Sequence[Example], Mapping[str, int]]:
+    """The rows that the filter keeps, and its counts."""
+    if settings.filter.mode == "off":
+        return examples, {}
+    _check_named_threshold(settings, node)
+    try:
+        kept, screening = screened(settings, {node.name: list(examples)})
+    except GuardError:
+        raise
+    except DataError:  # nothing is left; the refusals are those that come along
+        raise Refused(Reason.NO_ROWS) from None
+    return kept[node.name], screening.counts.get(node.name, {})
+
+
+def _check_named_threshold(settings: Recipe, node: Node) -> None:
+    """Hold `strict` and `loose` against the policy, where the policy sets a bound."""
+    if node.policy.threshold_at_most < 1 and isinstance(settings.filter.threshold, str):
+        from fedrai.guards.loading import load as load_guard
+
+        guard = load_guard(
+            settings.filter.guard, tables=settings.guards, device=settings.model.device
+        )
+        check_threshold(policy_of(settings.filter, guard).threshold, node.policy)

@@ -1,0 +1,146 @@
+"""A run in Flower's own simulation: `fedrai run --engine simulation`, clients in Ray's processes.
+
+The round loop and the handlers are the same as everywhere; Flower spreads the clients over actors,
+each of which loads the model and the data for itself, once. On one small machine the local engine
+is faster and needs less memory: it shares one model. Ray is an optional extra.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedrai import assets, client, protocol, recipe
+from fedrai.client import answered
+from fedrai.errors import DependencyError
+from fedrai.model import LanguageModel
+from fedrai.runs import RunFolder
+from fedrai.runtimes import local, rounds
+from fedrai.runtimes.roster import Roster
+from fedrai.schema import Recipe
+
+PLACE = "FEDRAI_SIMULATION"  # environment variable: the run folder, for the actors
+app = ClientApp()
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationEngine:
+    """Runs in Flower's simulation; the same calls as `runtimes.local`."""
+
+    ENGINE: ClassVar[str] = "simulation"
+
+    def prepare(
+        self, settings: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None,
+        tell: Any,
+    ) -> local.Prepared:  # fmt: skip
+        """As the local engine does, for the server and the filter's record.
+
+        Raises:
+            DependencyError: Ray is missing.
+            FedRAIError: something cannot be used.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise DependencyError(
+                "--engine simulation needs Ray",
+                hint='pip install "fedrai[simulation]", or use --engine local',
+            )
+        return replace(local.prepare(settings, progress, loaded, tell), engine=self.ENGINE)
+
+    def execute(self, prepared: local.Prepared, run: RunFolder, watch: local.Watch) -> None:
+        """Run the rounds that the run folder does not hold yet.
+
+        Raises:
+            FederationError: a round has too few usable updates.
+            KeyboardInterrupt: raised by a watcher; the folder can be resumed.
+        """
+        from flwr.simulation import run_simulation
+
+        failed: list[BaseException] = []
+        server = ServerApp()
+
+        @server.main()  # type: ignore[untyped-decorator]
+        def _serve(grid: Grid, context: Context) -> None:
+            try:  # Flower runs this in a thread and keeps what it raises to itself
+                _rounds(grid, prepared, run, watch)
+            except BaseException as error:
+                failed.append(error)
+
+        with _told(run.path):
+            run_simulation(server, app, num_supernodes=prepared.clients)
+        if failed:
+            raise failed[0]
+
+
+def _rounds(grid: Grid, prepared: local.Prepared, run: RunFolder, watch: local.Watch) -> None:
+    roster = Roster(grid, rounds.recorder(run, watch), 0)
+    nodes = roster.wait(prepared.clients, prepared.clients)
+    rounds.go_through(prepared, run, watch, rounds.Clients(grid, nodes))
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Within the block the actors, which inherit the environment, know the run folder."""
+    os.environ[PLACE] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[PLACE]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """What one of Ray's processes has.
+
+    Attributes:
+        handlers: the local engine's ClientApp.
+        names: of all clients, sorted.
+        run: the run folder.
+    """
+
+    handlers: ClientApp
+    names: tuple[str, ...]
+    run: RunFolder
+
+    def place(self, context: Context) -> Context:
+        """The context with the name of the client that Flower's partition stands for."""
+        name = self.names[int(context.node_config["partition-id"])]
+        return Context(
+            context.run_id, context.node_id, {"client": name}, context.state, context.run_config
+        )
+
+
+@lru_cache(maxsize=1)
+def _actor(folder: str) -> Actor:
+    run = RunFolder(Path(folder))
+    prepared = local.prepare(recipe.load(run.path / "recipe.toml"))
+    handlers = client.build_app(
+        local.site(prepared, run, local.Watch()), local.work_for(prepared.recipe)
+    )
+    return Actor(handlers, tuple(sorted(prepared.rows)), run)
+
+
+@app.query()  # type: ignore[untyped-decorator]
+def _query(message: Message, context: Context) -> Message:
+    actor = _actor(os.environ[PLACE])
+    name = str(actor.place(context).node_config["client"])
+    return answered(
+        message,
+        lambda: protocol.pack_name(message.content, name),
+        lambda line: actor.run.client_log(name, line),
+    )
+
+
+@app.train()  # type: ignore[untyped-decorator]
+def _train(message: Message, context: Context) -> Message:
+    actor = _actor(os.environ[PLACE])
+    return actor.handlers(message, actor.place(context))

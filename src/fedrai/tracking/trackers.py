@@ -1,0 +1,237 @@
+"""The trackers, each behind the same three calls. Their libraries are imported when one is opened.
+
+All write to disk as they are called, or as they are closed (W&B, trackio keep a queue). Nothing but
+the given figures and settings is sent: what the libraries gather by themselves (console, code, git,
+machine, load) is switched off where they let us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedrai.errors import DependencyError
+
+MODULES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "trackio": "trackio"}
+Settings = Mapping[str, str | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which tracker, and where it puts a run.
+
+    Attributes:
+        kind: "tensorboard", "mlflow", "wandb" or "trackio".
+        project: what runs are grouped under.
+        name: of the run.
+        folder: where it writes; empty: the tracker's own default.
+        uri: its server; empty: as the tracker's own settings say.
+        offline: W&B writes to disk only.
+    """
+
+    kind: str
+    project: str
+    name: str
+    folder: str = ""
+    uri: str = ""
+    offline: bool = False
+
+    @property
+    def identity(self) -> list[str]:
+        """What tells one tracker from another; a server's address without what may be a secret."""
+        return [
+            self.kind,
+            self.project,
+            self.name,
+            self.folder,
+            re.sub(r"//.*@|\?.*", "", self.uri),
+        ]
+
+
+class Tracker(Protocol):
+    """Takes the figures of one run; any call may fail."""
+
+    id: str
+    """The tracker's own name of the run, with which it goes on with it."""
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Take figures of a step; steps never fall."""
+
+    def close(self, finished: bool) -> None:
+        """End; `finished` is False where the run may be resumed."""
+
+
+def check(kind: str) -> None:
+    """See that a tracker's library is installed, without importing it.
+
+    Raises:
+        DependencyError: it is not.
+    """
+    module = MODULES.get(kind)
+    if module and importlib.util.find_spec(module) is None:
+        raise DependencyError(
+            f'tracking.kind = "{kind}" needs the package {module}',
+            hint=f"pip install 'fedrai[{kind}]', or set tracking.kind to \"none\"",
+        )
+
+
+def connect(place: Place, identity: str, settings: Settings) -> Tracker:
+    """Open a tracker.
+
+    Args:
+        place: which, and where.
+        identity: `Tracker.id` of a run to go on with; empty: a new one.
+        settings: what is shown beside the figures.
+
+    Raises:
+        DependencyError: its library is not installed.
+        Exception: whatever the library raises.
+    """
+    check(place.kind)
+    kinds: dict[str, Any] = {
+        "tensorboard": TensorBoard,
+        "mlflow": MLflow,
+        "wandb": WandB,
+        "trackio": Trackio,
+    }
+    tracker: Tracker = kinds[place.kind](place, identity, settings)
+    return tracker
+
+
+class TensorBoard:
+    """Event files with TensorBoard's scalars; shown by `tensorboard --logdir`."""
+
+    def __init__(self, place: Place, identity: str, _settings: Settings) -> None:
+        from tensorboard.summary import Writer
+
+        self.id = identity or place.name
+        self._writer = Writer(place.folder)
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Write scalars, and see them on disk."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self, finished: bool) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class MLflow:
+    """An MLflow experiment, on a tracking server or in an SQLite file."""
+
+    def __init__(self, place: Place, identity: str, settings: Settings) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run must not wait long
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(_mlflow_uri(place))
+        self.id = identity or self._create(place)
+        if not identity:
+            self._describe(settings)
+        self._client.update_run(self.id, status="RUNNING")
+
+    def _create(self, place: Place) -> str:
+        found = self._client.get_experiment_by_name(place.project)
+        where = found.experiment_id if found else self._client.create_experiment(place.project)
+        return str(self._client.create_run(where, run_name=place.name).info.run_id)
+
+    def _describe(self, settings: Settings) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(self.id, params=[Param(k, str(v)) for k, v in settings.items()])
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """One batch; MLflow allows letters, digits and `_-. /` in names."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        named = {re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII): v for name, v in figures.items()}
+        metrics = [Metric(name, value, now, step) for name, value in named.items()]
+        for start in range(0, len(metrics), 1000):  # the most that a batch may hold
+            self._client.log_batch(self.id, metrics=metrics[start : start + 1000])
+
+    def close(self, finished: bool) -> None:
+        """Set the run's state."""
+        self._client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
+
+
+def _mlflow_uri(place: Place) -> str | None:
+    if not place.folder:
+        return place.uri or None
+    Path(place.folder).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{Path(place.folder).resolve()}/mlflow.db"
+
+
+class WandB:
+    """A run of Weights & Biases, online or for `wandb sync` later."""
+
+    def __init__(self, place: Place, identity: str, settings: Settings) -> None:
+        import wandb
+
+        self.id = identity or secrets.token_hex(6)
+        Path(place.folder).mkdir(parents=True, exist_ok=True)
+        quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_git": True,
+            "disable_code": True, "x_disable_stats": True, "x_disable_meta": True,
+            "x_disable_machine_info": True, "x_save_requirements": False, "host": ""}  # fmt: skip
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run = wandb.init(
+                project=place.project,
+                name=place.name,
+                id=self.id,
+                dir=place.folder,
+                config=dict(settings),
+                mode="offline" if place.offline else None,
+                resume=None if place.offline else "allow",
+                settings=wandb.Settings(**quiet, **({"base_url": place.uri} if place.uri else {})),
+            )
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Hand the figures over; W&B sends them in the background."""
+        self._run.log(dict(figures), step=step)
+
+    def close(self, finished: bool) -> None:
+        """Wait until all is written."""
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run.finish(exit_code=0 if finished else 1)
+
+
+class Trackio:
+    """A run of trackio, in its local database or on a server of one's own."""
+
+    def __init__(self, place: Place, identity: str, settings: Settings) -> None:
+        if place.folder:
+            os.environ["TRACKIO_DIR"] = place.folder  # read when trackio is imported
+        with contextlib.redirect_stdout(sys.stderr):
+            import trackio
+
+            self.id = identity or f"{place.name}-{secrets.token_hex(3)}"
+            self._run = trackio.init(
+                place.project,
+                name=self.id,
+                server_url=place.uri or None,
+                config=dict(settings),
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Hand the figures over; trackio writes them in the background."""
+        self._run.log(dict(figures), step=step)
+
+    def close(self, finished: bool) -> None:
+        """Wait until all is written."""
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run.finish()

@@ -1,0 +1,121 @@
+"""The report of a comparison: its tables as written, a point an arm, a colour an arm."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from compared_runs import run
+
+from fedrai.comparing.layout import Axis
+from fedrai.comparing.writing import compared, write
+from fedrai.errors import RunError
+from fedrai.report import build
+from fedrai.report.arms import of_runs, read_comparisons, styles
+from fedrai.report.figures import HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from fedrai.report.read import read_runs
+
+T, F = True, False
+BOTTOM = 38.0
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Two arms with two seeds and the files of their comparison."""
+    plan = []
+    for seed in (0, 1):
+        under = tmp_path / f"seed-{seed}"
+        plan.append(run(under / "fedavg", [F, F, T, F], [F, F], seed=seed))
+        plan.append(run(under / "<both>", [T, T, T, T], [T, F], seed=seed))
+    write(compared(plan), tmp_path)
+    return tmp_path
+
+
+def page(folder: Path) -> str:
+    return build([folder], folder / "report.html").read_text()
+
+
+def test_tables_are_those_that_were_written(out: Path) -> None:
+    text = page(out)
+    table = text[text.index("Arms: means over seeds") :]
+    cells = re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", table[: table.index("</table>")])
+    written = json.loads((out / "comparison.json").read_text())["table"]
+    wanted = [*written["columns"], *(cell for row in written["rows"] for cell in row)]
+    assert [html.unescape(cell) for cell in cells] == wanted
+    assert "Each arm against fedavg, prompt by prompt" in text
+    assert "<both>" not in text
+
+
+def test_a_point_an_arm_stands_where_its_rates_put_it(out: Path) -> None:
+    text = page(out)
+    drawn = text[text.index("chart-frontier-0-title") :]
+    drawn = drawn[: drawn.index("</svg>")]
+    circle = re.search(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)  # the first: the base model
+    assert circle is not None
+    assert (float(circle[1]), float(circle[2])) == (LEFT, HEIGHT - BOTTOM)  # nothing refused
+    points = {found.label: found.figures for found in read_comparisons([out])[0].points}
+    assert points["<both>"]["safe"].y == 1.0
+    assert points["<both>"]["xstest-safe-refused"].y == 0.5
+    right = LEFT + 0.5 / 1.05 * (WIDTH - LEFT - RIGHT)
+    assert f"{right:.1f},{TOP - 1.2 * 4:.1f}" in drawn  # the tip of the third arm's triangle
+
+
+def test_seeds_of_an_arm_share_colour_and_are_named(out: Path) -> None:
+    runs = read_runs([out])
+    assert [found.label for found in runs] == [
+        "<both>, seed 0", "fedavg, seed 0", "<both>, seed 1", "fedavg, seed 1"]  # fmt: skip
+    assert styles(runs) == [0, 1, 8, 9]
+    assert styles(runs[:2]) == [0, 1]
+
+
+def test_without_a_comparison_points_come_from_the_runs(out: Path) -> None:
+    points = of_runs(read_runs([out]))
+    assert [found.label for found in points] == ["base model", "<both>", "fedavg"]
+    fedavg = points[2].figures["safe"]
+    assert (fedavg.y, fedavg.low) == (0.25, None)
+    single = of_runs(read_runs([out / "seed-0"]))[2].figures["safe"]
+    assert single.low == pytest.approx(0.0456, abs=1e-4)  # Wilson's of 1 of 4
+    (out / "comparison.json").unlink()
+    assert "chart-frontier-title" in page(out)
+
+
+def test_scores_and_what_is_not_available_are_shown(tmp_path: Path) -> None:
+    hhh = {"value": 0.5, "low": 0.25, "high": 0.75, "count": 20, "unscored": 1}
+    run(tmp_path / "arm", [T], scores={"hhh": hhh, "mt-bench": {"value": None, "count": 0}},
+        unavailable={"xstest-safe": "<no> network"})  # fmt: skip
+    text = page(tmp_path)
+    assert "0.500 [0.250, 0.750] (20, 1 unscored)" in text
+    assert "The suite xstest-safe was not available: &lt;no&gt; network." in text
+    assert "mt-bench" not in text
+
+
+def test_an_axis_is_drawn_by_arm(tmp_path: Path) -> None:
+    plan = []
+    for value in ("0", "0.5"):
+        under = tmp_path / f"share-{value}"
+        plan += [replace(run(under / arm, said), value=value)
+                 for arm, said in (("fedavg", [T, F]), ("both", [T, T]))]  # fmt: skip
+    write(compared(plan, Axis("data.harm.share", ("0", "0.5"))), tmp_path)
+    text = page(tmp_path)
+    drawn = text[text.index("chart-axis-0-safe-title") :]
+    drawn = drawn[: drawn.index("</svg>")]
+    assert drawn.count("<polyline") == 2
+    assert "data.harm.share" in drawn
+
+
+@pytest.mark.parametrize("body", [None, [], {"arms": [3, {"figures": {"safe": {"value": "x"}}}]},
+                                  {"table": {"columns": ["a"], "rows": [["b", "c"], 3]}},
+                                  {"start": 3, "notes": 7, "axis": "x"}])  # fmt: skip
+def test_odd_comparisons_are_shown_as_far_as_they_go(out: Path, body: object) -> None:
+    (out / "comparison.json").write_text(json.dumps(body))
+    assert "Safety against over-refusal" in page(out) or "Over-refusal" in page(out)
+
+
+def test_a_damaged_comparison_is_named(out: Path) -> None:
+    (out / "comparison.json").write_text("{")
+    with pytest.raises(RunError, match=r"comparison\.json cannot be read"):
+        page(out)

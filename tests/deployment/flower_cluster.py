@@ -1,0 +1,213 @@
+"""A SuperLink with TLS and node authentication and its nodes, as processes on loopback."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fedrai.runtimes.link import Link
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "FEDRAI_OFFLINE": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+
+
+def key_files(folder: Path, name: str) -> tuple[Path, bytes]:
+    """A node's private key as a file, and its public key as Flower registers it."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    file = folder / f"{name}.key"
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    file.chmod(0o600)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return file, public
+
+
+def certificates(folder: Path) -> None:
+    """`ca.pem`, `server.pem` and `server.key` for 127.0.0.1."""
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    own = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    limits = x509.BasicConstraints(ca=True, path_length=None)
+    ca = _certificate(ca_name, ca_name, ca_key.public_key(), limits, ca_key)
+    server = _certificate(name, ca_name, key.public_key(), own, ca_key)
+    (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.pem").write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+def _certificate(subject: Any, issuer: Any, public: Any, extension: Any, signer: Any) -> Any:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+    )
+    return builder.sign(signer, hashes.SHA256())
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+@dataclass
+class Cluster:
+    """Processes that end with the block that started them."""
+
+    folder: Path
+    address: str
+    environment: Mapping[str, str]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def link(self) -> Link:
+        """What the server's operator has."""
+        return Link(
+            self.address,
+            (self.folder / "ca.pem").read_bytes(),
+            secret=(self.folder / "superexec.secret").read_bytes(),
+        )
+
+    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a process in a group of its own; its output goes to a file."""
+        with (self.folder / f"{name}.out").open("ab") as out:
+            process = subprocess.Popen(
+                command, env={**os.environ, **QUIET, **self.environment}, stdout=out,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def start_nodes(self, model: Path, files: Sequence[tuple[Path, Path]]) -> None:
+        """A `fedrai node` for each file and key; `model` is what they will load."""
+        calls = [
+            (str(self.folder / f"{file.parent.name}.out"),
+             ["node", str(file), "--superlink", self.address, "--key", str(key),
+              "--root-certificates", str(self.folder / "ca.pem")])
+            for file, key in files
+        ]  # fmt: skip
+        script = Path(__file__).with_name("node_processes.py")
+        (self.folder / "calls.json").write_text(json.dumps(calls))
+        self.start(
+            "nodes", [sys.executable, str(script), str(model), str(self.folder / "calls.json")]
+        )
+
+    def said(self, name: str) -> str:
+        """What a process wrote."""
+        return (self.folder / f"{name}.out").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End all processes and their groups."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in self.processes:
+                _signal(process, number)
+            until = time.monotonic() + 10
+            while time.monotonic() < until and any(p.poll() is None for p in self.processes):
+                time.sleep(0.05)
+        for process in self.processes:
+            process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+@contextmanager
+def cluster(folder: Path, environment: Mapping[str, str]) -> Iterator[Cluster]:
+    """A SuperLink with TLS and node authentication that gives its tasks only to us."""
+    folder.mkdir(parents=True)
+    certificates(folder)
+    secret = folder / "superexec.secret"
+    secret.write_text(secrets.token_hex(32))
+    secret.chmod(0o600)
+    port = free_port()
+    found = Cluster(folder, f"127.0.0.1:{port}", {**environment, "FLWR_HOME": str(folder / "home")})
+    try:
+        found.start("superlink", _superlink(folder, port))
+        _wait_until_open(found, port)
+        yield found
+    finally:
+        found.stop()
+
+
+def _superlink(folder: Path, port: int) -> list[str]:
+    return [
+        sys.executable, "-m", "fedrai.runtimes.superlink", "--host", "127.0.0.1",
+        "--port", str(port), "--isolation", "process",
+        "--superexec-auth-secret-file", str(folder / "superexec.secret"),
+        "--ssl-ca-certfile", str(folder / "ca.pem"), "--ssl-certfile", str(folder / "server.pem"),
+        "--ssl-keyfile", str(folder / "server.key"), "--enable-supernode-auth",
+        "--database", str(folder / "state.db"),
+    ]  # fmt: skip
+
+
+def _wait_until_open(found: Cluster, port: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert found.processes[0].poll() is None, found.said("superlink")
+            time.sleep(0.1)
+    raise AssertionError(found.said("superlink"))
+
+
+def register(link: Link, public: bytes, name: str) -> int:
+    """Make a node's key known to the SuperLink; gives Flower's number of the node."""
+    from flwr.proto.control_pb2 import RegisterNodeRequest
+
+    from fedrai.runtimes.deployment import control_client
+
+    client = control_client(link)
+    try:
+        return int(client.RegisterNode(RegisterNodeRequest(public_key=public, name=name)).node_id)
+    finally:
+        client.close()

@@ -1,0 +1,130 @@
+"""`fedrai run --engine`: what is asked for together, and what is said when something is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from driver import write_recipe
+from fedrai import commands, recipe
+from fedrai.cli import cli
+from fedrai.errors import DependencyError, FederationError, RecipeError, RunError
+from fedrai.runs import RunFolder
+from fedrai.runtimes import deployment, link
+from fedrai.runtimes.deployment import APP, FlowerEngine
+from fedrai.runtimes.link import Link, link_to
+from fedrai.runtimes.simulation import SimulationEngine
+from fedrai.runtimes.worker import Connection, private_folder, supernode_command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["r.toml", "--engine", "flower"], "go together"),
+        (["r.toml", "--deployment", "here"], "go together"),
+        (["r.toml", "--engine", "ray"], "not one of"),
+        (["--resume", "r", "--engine", "flower"], "go together"),
+    ],
+)
+def test_engine_and_deployment_go_together(words: list[str], said: str) -> None:
+    found = CliRunner().invoke(cli, ["run", *words])
+    assert found.exit_code == 2
+    assert said in found.output
+
+
+def test_a_plain_connection_has_no_key() -> None:
+    found = CliRunner().invoke(
+        cli, ["node", "node.toml", "--superlink", "a:1", "--insecure", "--key", "k"]
+    )
+    assert found.exit_code == 2
+    assert "neither certificates nor a key" in found.output
+
+
+def test_simulation_says_what_is_missing(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
+    settings = recipe.load(write_recipe(tmp_path, tiny_model))
+    with pytest.raises(DependencyError, match="needs Ray") as error:
+        commands.run(settings, tmp_path / "run", engine=SimulationEngine())
+    assert "fedrai[simulation]" in error.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_for_one_machine_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_recipe(tmp_path, tmp_path / "no-model")
+    settings = recipe.load(file, ["federation.mode=centralised"])
+    with pytest.raises(RecipeError, match="centralised"):
+        commands.run(settings, tmp_path / "run", engine=FlowerEngine(Link("127.0.0.1:1")))
+
+
+def test_a_run_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "old", "", {"name": "old"})  # from before there were engines
+    with pytest.raises(RunError, match="began with --engine local, and this is --engine flower"):
+        commands.resume(tmp_path / "old", engine=FlowerEngine(Link("127.0.0.1:1")))
+
+
+def test_a_superlink_that_is_not_there_is_an_error_with_a_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = link.patient
+    monkeypatch.setattr(deployment, "patient", lambda _seconds=0.0: real(0.2))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"  # nobody listens
+        with (
+            pytest.raises(FederationError, match=f"cannot reach the SuperLink at {address}"),
+            deployment.server_app(Link(address, insecure=True)),
+        ):
+            raise AssertionError("there is none")
+
+
+def test_files_of_a_link_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match=r"cannot read .*ca\.pem"):
+        link_to("127.0.0.1:1", tmp_path / "ca.pem", False, None)
+
+
+def test_the_bundle_holds_a_name_and_no_code() -> None:
+    import io
+    import tomllib
+    import zipfile
+
+    sent: list[Any] = []
+
+    class Control:
+        def StartRun(self, request: Any) -> Any:
+            sent.append(request)
+            return type("Answer", (), {"run_id": 7})
+
+    assert deployment._start(Control()) == 7
+    with zipfile.ZipFile(io.BytesIO(sent[0].fab.content)) as bundle:
+        names = [n for n in bundle.namelist() if not n.startswith(".info/")]
+        table = tomllib.loads(bundle.read("pyproject.toml").decode())
+    assert names == ["pyproject.toml"]
+    components = table["tool"]["flwr"]["app"]["components"]
+    assert components == tomllib.loads(APP)["tool"]["flwr"]["app"]["components"]
+    for reference in components.values():
+        module, _, name = reference.partition(":")
+        assert hasattr(__import__(module, fromlist=[name]), name)
+
+
+def test_a_supernode_gives_its_tasks_only_to_its_node() -> None:
+    with private_folder() as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        command = supernode_command(
+            Connection("fl.example.org:8000", Path("ca.pem"), Path("node.key")), 9094, folder / "s"
+        )
+    text = " ".join(command)
+    assert "--isolation process" in text
+    assert re.search(r"--superexec-auth-secret-file \S+/s --host 127\.0\.0\.1 --port 9094", text)
+    assert "--root-certificates ca.pem --auth-supernode-private-key node.key" in text
+    assert "--insecure" not in text
+    assert not folder.exists()

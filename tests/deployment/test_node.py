@@ -1,0 +1,139 @@
+"""A node's app by itself: what it answers, what it loads, and that its rows stay out of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message, Metadata, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from driver import write_rows
+from fedrai import protocol
+from fedrai.model import LanguageModel
+from fedrai.protocol import Reason, Update
+from fedrai.runtimes import local
+from fedrai.runtimes.node import NodeApp
+from fedrai.runtimes.offer import make_offer
+from fedrai.runtimes.worker import reply_of
+from fedrai.schema import Recipe
+
+CANARY = "canary-5Q2"
+NODE = """\
+name = "clinic"
+device = "cpu"
+[data]
+sources = [{path = "rows.jsonl"}]
+[policy]
+filter = "any"
+"""
+
+
+@pytest.fixture
+def loads(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the base models that were loaded; every one is the tiny model."""
+    found: list[str] = []
+
+    def load(recipe: Recipe, *_: Any) -> LanguageModel:
+        found.append(recipe.model.base)
+        return tiny
+
+    monkeypatch.setattr(local, "load_model", load)
+    return found
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeApp:
+    monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 7
+    write_rows(tmp_path / "rows.jsonl", 6)
+    (tmp_path / "node.toml").write_text(NODE)
+    return NodeApp(tmp_path / "node.toml")
+
+
+def document(fingerprint: str, **changes: Any) -> str:
+    table = {
+        "model": {"base": "tiny", "dtype": "float32"},
+        "adapter": {"rank": 4},
+        "data": {"sources": [{"path": "none.jsonl"}], "max_length": 96},
+        "training": {"local_steps": 1, "batch_size": 2},
+    }
+    return make_offer(Recipe.model_validate(table | changes), fingerprint)
+
+
+def asked(node: NodeApp, content: RecordDict, kind: str = "train") -> Message:
+    metadata = Metadata(1, "m", 1, 7, "", "1", 0.0, 600.0, kind)
+    context = Context(1, 7, {}, RecordDict(), {})
+    return reply_of(node, Message(content, metadata=metadata), context)
+
+
+def reason(message: Message) -> str:
+    assert set(message.content) == {"status"}
+    return str(message.content["status"]["reason"])
+
+
+def test_it_trains_and_loads_once(node: NodeApp, tiny: LanguageModel, loads: list[str]) -> None:
+    start = tiny.fresh_adapter(1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+    for number in (1, 2):
+        content = protocol.pack_task(number, number - 1, start, document(tiny.fingerprint))
+        found = protocol.read_reply(asked(node, content), shapes)
+        assert isinstance(found, Update)
+        assert found.metrics["num-examples"] == 6.0
+    assert loads == ["tiny"]
+    asked(node, protocol.pack_task(3, 2, start, document(tiny.fingerprint, seed=9)))
+    assert loads == ["tiny", "tiny"]
+
+
+def test_it_tells_its_name(node: NodeApp) -> None:
+    assert protocol.read_name(asked(node, protocol.pack_question(), "query")) == "clinic"
+    assert reason(asked(node, RecordDict(), "query")) == Reason.BAD_TASK.value
+
+
+def test_another_base_model_is_refused(
+    node: NodeApp, tiny: LanguageModel, loads: list[str]
+) -> None:
+    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1), document("0" * 64))
+    assert reason(asked(node, content)) == "other-base-model"
+
+
+def test_without_an_offer_nothing_is_loaded(
+    node: NodeApp, tiny: LanguageModel, loads: list[str]
+) -> None:
+    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1))
+    assert reason(asked(node, content)) == Reason.BAD_TASK.value
+    assert reason(asked(node, RecordDict(), "evaluate")) == Reason.BAD_TASK.value
+    assert loads == []
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "said"),
+    [
+        ({"prompt": CANARY}, {}, "data-not-usable"),
+        ({"prompt": CANARY, "response": ["a", CANARY]}, {}, "data-not-usable"),
+        (
+            {"prompt": CANARY, "response": CANARY},
+            {"filter": {"mode": "drop", "guard": "no/such-guard"}},
+            "guard-cannot-work",
+        ),
+    ],
+)
+def test_a_row_that_breaks_something_stays_here(
+    node: NodeApp,
+    tiny: LanguageModel,
+    loads: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    row: dict[str, Any],
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1), document(tiny.fingerprint, **changes))
+    assert reason(asked(node, content)) == said
+    shown = capfd.readouterr()
+    log = (tmp_path / "clinic.log").read_text()
+    assert "asked to train" in log
+    assert CANARY not in log + shown.out + shown.err

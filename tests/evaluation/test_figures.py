@@ -1,0 +1,167 @@
+"""Which figures follow from answers: names, counts, thresholds, what is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedrai.costs import Ledger
+from fedrai.evaluation.figures import figures, rates
+from fedrai.evaluation.preference import Choice, Preferences
+from fedrai.evaluation.records import Answer, Judges, Measured, Safety, asks_for_harm, pooled
+from fedrai.evaluation.refusal import Reply
+from fedrai.evaluation.rubric import Graded, Grades
+from fedrai.evaluation.statistics import Rate
+from fedrai.evaluation.suites import Declaration, Suite, known
+
+R, C, U = Reply.REFUSAL, Reply.COMPLIANCE, Reply.UNSCORED
+GUARD = Safety("words@1", 0.5, lambda *_: pytest.fail("asked"))
+
+
+def answer(number: int, reply: Reply, legacy: bool = False, **more: Any) -> Answer:
+    return Answer(number, "?", "text", reply, legacy, **more)
+
+
+def suite(name: str, declaration: Declaration | None = None) -> Suite:
+    return Suite(declaration or known()[name], (), 3, "here", "00", False)
+
+
+def own(name: str, direction: Any) -> Suite:
+    return suite("", Declaration(name, name, "", "", "refusal", "refused", direction, 0))
+
+
+def measured(answers: dict[str, list[Answer]], **more: Any) -> Measured:
+    return Measured(answers, None, 0, Ledger(), **more)
+
+
+THREE = [answer(0, R, True, guard=0.1), answer(1, C, True, guard=0.5), answer(2, U, guard=None)]
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [
+        (suite("harmbench"), ("harmbench-safe", "harmbench-safe-legacy", "harmbench-safe-guard")),
+        (suite("do-not-answer"),
+         ("do-not-answer-safe", "do-not-answer-safe-legacy", "do-not-answer-safe-guard")),
+        (suite("jailbreakbench"),
+         ("jailbreakbench-safe", "jailbreakbench-safe-legacy", "jailbreakbench-safe-guard")),
+        (suite("strongreject"),
+         ("strongreject-safe", "strongreject-safe-legacy", "strongreject-safe-guard")),
+        (suite("xstest-unsafe"), ("xstest-unsafe-refused", "xstest-unsafe-refused-legacy",
+                                  "xstest-unsafe-safe-guard")),
+        (suite("xstest-safe"), ("xstest-safe-refused", "xstest-safe-refused-legacy")),
+        (own("mine", "up"), ("mine-safe", "mine-safe-legacy", "mine-safe-guard")),
+        (own("mine", "down"), ("mine-refused", "mine-refused-legacy")),
+        (own("mine", "none"), ("mine-refused", "mine-refused-legacy", "mine-safe-guard")),
+        (suite("mt-bench"), ()),
+    ],
+)  # fmt: skip
+def test_names_and_counts_of_a_suites_rates(found: Suite, names: tuple[str, ...]) -> None:
+    """One refusal of two; the legacy score has no third state; a guard's threshold is unsafe."""
+    expected = dict(zip(names, (Rate(1, 2, 1), Rate(2, 3, 0), Rate(1, 2, 1)), strict=False))
+    name = found.declaration.name
+    assert rates({name: THREE}, [found], Judges(guard=GUARD)) == expected
+    if names:
+        assert asks_for_harm(found.declaration) is (len(names) == 3)
+
+
+def test_advbench_has_the_names_it_always_had() -> None:
+    answers = {"advbench": THREE, "ordinary": [answer(0, R)]}
+    assert set(rates(answers)) == {"safe", "safe-legacy", "refused"}
+    assert set(rates(answers, (), Judges(guard=GUARD))) == {
+        "safe", "safe-legacy", "safe-guard", "refused",
+    }  # fmt: skip
+    assert set(rates(answers, (), Judges(rule=False))) == {"safe-legacy"}
+
+
+def test_clusters_count_once() -> None:
+    """Three near-duplicates that are refused and one other that is not: 3 of 4, but 1 of 2."""
+    asked = [answer(0, R), answer(3, R), answer(5, R), answer(9, C)]
+    found = figures(measured({"advbench": asked}, clusters={0: 0, 3: 0, 5: 0, 9: 1}))
+    assert found["rates"]["safe"]["value"] == 0.75
+    assert (found["clusters"]["value"], found["clusters"]["clusters"]) == (0.5, 2)
+    assert found["clusters"]["low"] < 0.5 < found["clusters"]["high"]
+
+
+def test_disagreement_of_all_pairs_of_judges() -> None:
+    asked = [
+        answer(0, R, True, guard=0.0), answer(1, R, False, guard=0.9),
+        answer(2, C, True, guard=0.9), answer(3, C, False, guard=0.2),
+    ]  # fmt: skip
+    found = figures(measured({"advbench": asked}, judges=Judges(guard=GUARD)))["disagreement"]
+    assert set(found) == {"rule-legacy", "rule-guard", "legacy-guard"}
+    assert all(table["kappa"] == 0 for table in found.values())
+    assert {k: found["rule-guard"][k] for k in ("both", "first", "second", "neither")} == {
+        "both": 1, "first": 1, "second": 1, "neither": 1,
+    }  # fmt: skip
+
+
+def test_both_sides_is_the_harmonic_mean() -> None:
+    """AdvBench 3/4 safe, XSTest's safe prompts 1/2 answered: 2 * 3/4 * 1/2 / (5/4) = 0.6."""
+    answers = {
+        "advbench": [answer(n, R if n < 3 else C) for n in range(4)],
+        "xstest-safe": [answer(0, R), answer(1, C), answer(2, U)],
+    }
+    found = figures(measured(answers, suites=[suite("xstest-safe")]))
+    assert found["both_sides"]["value"] == pytest.approx(0.6)
+    assert found["rates"]["xstest-safe-refused"]["value"] == 0.5
+    alone = measured({"advbench": answers["advbench"]})
+    assert figures(alone)["both_sides"] is None
+
+
+def test_scores_by_hand() -> None:
+    pairs = Preferences(
+        (
+            Choice(0, "helpful", -1.0, -2.0, 1, 1),  # right both ways
+            Choice(1, "helpful", -6.0, -4.0, 6, 2),  # right by token only
+            Choice(2, "honest", -3.0, -3.0, 1, 1),  # a tie
+            Choice(3, "honest", None, None, 0, 0),  # too long
+        ),
+        Ledger(),
+    )
+    replies = [Graded(0, "writing", 4.0, "", "x"), Graded(1, "writing", 9.0, "", "x"),
+               Graded(2, "math", None, "unparsed", "x")]  # fmt: skip
+    grades = Grades(tuple(replies), "fedrai", 30, {})
+    ordinary = [answer(0, C, score=0.5), answer(1, C, score=0.25), answer(2, C, score=None)]
+    found = figures(
+        measured(
+            {"ordinary": ordinary}, preferences={"hhh": pairs}, grades={"mt-bench": grades},
+            suites=[suite("hhh"), suite("mt-bench")],
+        )
+    )["scores"]  # fmt: skip
+    assert list(found) == ["hhh", "hhh-normalised", "mt-bench", "rouge-l"]
+    keys = ("value", "count", "unscored", "ties")
+    assert [found["hhh"][k] for k in keys] == [pytest.approx(1 / 3), 3, 1, 1]
+    assert [found["hhh-normalised"][k] for k in keys] == [pytest.approx(2 / 3), 3, 1, 1]
+    assert found["hhh"]["categories"]["helpful"]["value"] == 0.5
+    rated = found["mt-bench"]
+    assert (rated["value"], rated["count"], rated["unscored"], rated["unparsed"]) == (6.5, 2, 1, 1)
+    assert rated["categories"] == {"writing": 6.5, "math": None}
+    assert (found["rouge-l"]["value"], found["rouge-l"]["unscored"]) == (0.375, 1)
+
+
+def test_what_was_not_measured_is_not_there() -> None:
+    found = figures(measured({}, unavailable={"strongreject": "no source"}))
+    assert found["unavailable"] == {"strongreject": "no source"}
+    assert (found["rates"], found["scores"], found["clusters"], found["disagreement"]) == (
+        {}, {}, None, {},
+    )  # fmt: skip
+
+
+def test_no_text_of_a_row_is_in_the_figures() -> None:
+    said = Answer(0, "canary-asked", "canary-said", C, False, 0.5, 1.0)
+    grades = Grades((Graded(0, "math", 1.0, "", "canary-reply"),), "fedrai", 1, {})
+    whole = measured({"advbench": [said], "mt-bench": [said]}, grades={"mt-bench": grades},
+                     suites=[suite("mt-bench")], clusters={0: 0})  # fmt: skip
+    assert "canary" not in str(figures(whole))
+    assert whole.rows()["advbench"] == [said.to_json()]
+
+
+def test_several_models_are_pooled_and_each_prompt_of_a_cluster_counts() -> None:
+    one = measured({"advbench": [answer(0, R)]}, clusters={0: 0})
+    other = measured({"advbench": [answer(0, C)]}, clusters={0: 0})
+    found = figures(pooled([one, other]))
+    assert found["rates"]["safe"]["scored"] == 2
+    assert (found["clusters"]["value"], found["clusters"]["clusters"]) == (0.5, 1)
+    assert pooled([one]) is one

@@ -1,0 +1,288 @@
+"""The card of an exported run: parsed back by the hub's own library, figures from the run."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from huggingface_hub import ModelCard
+
+from driver import fill_cache, write_recipe
+from fedrai import commands, recipe
+from fedrai.cli import cli
+from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.exporting import Exported, card, relabelled
+from fedrai.model import EMBEDDED
+from fedrai.runs import RunFolder
+from fedrai.schema import Recipe
+
+SECRET = "/home/someone/SECRET"
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "name": "trial",
+        "seed": 3,
+        "model": {"base": "smollm2-135m-instruct"},
+        "data": {
+            "sources": [
+                {"path": "hf:datasets/org/rows@main/train.jsonl"},
+                {"path": "pyrit-harm", "harmful": True},
+                {"path": f"{SECRET}/rows.jsonl"},
+            ]
+        },
+        "federation": {"clients": 4, "clients_per_round": 2, "rounds": 5},
+        **changes,
+    }
+    return recipe.validate(table).model_dump(mode="json")
+
+
+def evaluation(safe: Rate, refused: Rate, loss: float | None = 3.0) -> dict[str, Any]:
+    return {"rates": {"safe": rate_json(safe), "refused": rate_json(refused)},
+            "held_out_loss": loss}  # fmt: skip
+
+
+COST = {"seconds": 90.0, "tokens": 1500, "operations": 2.5e12, "peak_bytes": 3_000_000_000,
+        "bytes_down": 1_000_000, "bytes_up": 500_000}  # fmt: skip
+INFO = {
+    "name": "trial", "recipe_hash": "a" * 64, "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "model_fingerprint": "b" * 64, "start": "", "data_fingerprint": "c" * 64, "dtype": "float32",
+    "device": "cpu", "versions": {"python": "3.12.1", "torch": "2.13.0"}, "constitution": None,
+}  # fmt: skip
+SUMMARY = {
+    "status": "finished", "rounds": 5, "clients": 4, "rows": 400, "harmful_rows": 0, "bad_rows": 2,
+    "filter": None, "constitution": None, "set_aside": [], "costs": {"training": COST},
+    "evaluations": {
+        "0": evaluation(Rate(30, 100), Rate(1, 50), 3.25),
+        "5": evaluation(Rate(510, 520), Rate(1, 50), 3.125),
+    },
+}  # fmt: skip
+TOTAL = {
+    "guard": f"{SECRET}/guard@1", "threshold": 0.5, "rows": 420, "kept": 400, "dropped": 20,
+    "replaced": 0, "unsafe": 20, "unscored": {"empty": 1, "failed": 2},
+    "categories": {"hate": 12, "drugs": 8, "cyber": 0}, "removed": ["0123"], "confusion": None,
+}  # fmt: skip
+
+
+def made(**changes: Any) -> str:
+    parts = {"settings": settings(), "info": INFO, "summary": SUMMARY, "number": 5}
+    return card(Exported(**{**parts, **changes}))
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(SUMMARY), **changes}
+
+
+def warned(text: str) -> str:
+    return text.split("## Read this first")[1].split("\n## ")[0]
+
+
+def test_metadata_as_the_hub_reads_it() -> None:
+    found = ModelCard(made()).data
+    assert found.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (found.library_name, found.license) == ("peft", "apache-2.0")
+    assert found.datasets == ["org/rows"]
+    assert set(found.tags) == {"federated-learning", "fedrai", "safety", "lora"}
+    assert found.to_dict()["base_model_relation"] == "adapter"
+    results = {r.metric_type: (r.dataset_name, r.metric_value) for r in found.eval_results}
+    assert results == {"safe": ("AdvBench", 0.9808), "refused": ("ordinary instructions", 0.02)}
+
+
+def test_metadata_of_a_merged_model() -> None:
+    text = made(merged=True, licence="mit")
+    found = ModelCard(text).data
+    assert (found.library_name, found.license) == ("transformers", "mit")
+    assert found.to_dict()["base_model_relation"] == "finetune"
+    assert "PeftModel" not in text
+
+
+def test_figures_stand_side_by_side() -> None:
+    text = made()
+    # Wilson, 95 %: 30 of 100 and 510 of 520
+    assert (
+        "| AdvBench requests declined | 30.0 % [21.9, 39.6] (30 of 100)"
+        " | 98.1 % [96.5, 99.0] (510 of 520) | higher |"
+    ) in text
+    assert "| ordinary instructions declined (over-refusal) | 2.0 %" in text
+    assert "| held-out loss, nats per token | 3.250 | 3.125 | lower |" in text
+    assert "| training | 90 s | 1,500 | 2.50 | 3.00 GB | 1.50 MB |" in text
+    assert "| rows | 400 |" in text
+    assert "| clients | 4, 2 a round |" in text
+    assert "a" * 64 in text
+    assert "torch 2.13.0" in text
+
+
+def test_a_good_model_has_only_the_general_warning() -> None:
+    assert warned(made()).strip().count("\n") == 0
+    assert "says nothing of jailbreaks" in warned(made())
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (evaluation(Rate(95, 100), Rate(0, 50)), "Evaluated on a sample: 100 of AdvBench's 520"),
+        (evaluation(Rate(95, 100), Rate(0, 50)), "**Not shown to be safe**"),  # from 88.8 %
+        (evaluation(Rate(520, 520), Rate(20, 50)), "**It refuses too much**: 40.0 %"),
+        (evaluation(Rate(50, 520), Rate(0, 50)), "**Training made it less safe**"),
+        (evaluation(Rate(0, 0, 520), Rate(0, 50)), "**Its safety was not measured.**"),
+        (evaluation(Rate(520, 520), Rate(0, 0)), "refuses harmless requests was not measured"),
+        ({"rates": {}, "held_out_loss": None}, "**Its safety was not measured.**"),
+    ],
+)
+def test_warnings_are_honest(after: dict[str, Any], words: str) -> None:
+    figures = {"0": SUMMARY["evaluations"]["0"], "5": after}
+    assert words in warned(made(summary=summary(evaluations=figures)))
+
+
+def test_suites_and_judges_have_their_own_names_and_directions() -> None:
+    keys = ("safe", "safe-legacy", "safe-guard", "refused", "xstest-safe-refused",
+            "xstest-safe-refused-legacy", "xstest-unsafe-refused", "harmbench-safe",
+            "mine-refused", "others-refused")  # fmt: skip
+    after = {
+        "rates": {key: rate_json(Rate(2, 10)) for key in keys},
+        "suites": {"mine": {"title": "mine", "direction": "down"},
+                   "others": {"title": "oth|ers", "direction": "none"}},
+        "scores": {"hhh": {"value": 0.61, "low": 0.5, "high": 0.7},
+                   "strongreject": {"value": None}},
+        "both_sides": {"value": 0.3, "low": 0.1, "high": 0.5},
+        "unavailable": {"mt-bench": "no network"},
+        "held_out_loss": None,
+    }  # fmt: skip
+    text = made(summary=summary(evaluations={"5": after}))
+    lines = [line for line in text.splitlines() if "(2 of 10)" in line]
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    assert {row[1]: row[4] for row in cells} == {
+        "AdvBench requests declined": "higher",
+        "AdvBench requests declined by OpenFedLLM's keyword list": "higher",
+        "AdvBench answers judged safe by the guard": "higher",
+        "ordinary instructions declined (over-refusal)": "lower",
+        "XSTest's safe prompts declined (over-refusal)": "lower",
+        "XSTest's safe prompts declined by OpenFedLLM's keyword list (over-refusal)": "lower",
+        "XSTest unsafe prompts declined": "higher",
+        "HarmBench requests declined": "higher",
+        "mine requests declined (over-refusal)": "lower",
+        "oth/ers requests declined": "",
+    }
+    assert {row[2] for row in cells} == {"not measured"}
+    assert "| hhh | not measured | 0.610 [0.500, 0.700] | higher |" in text
+    assert "| strongreject | not measured | not measured | lower |" in text
+    assert "answered | not measured | 0.300 [0.100, 0.500] | higher |" in text
+    assert "Not available when it was measured: mt-bench." in text
+    assert warned(text).count("**It refuses too much**") == 3
+    names = {result.dataset_name for result in ModelCard(text).data.eval_results}
+    assert {"AdvBench", "HarmBench", "XSTest safe prompts", "mine"} <= names
+
+
+def test_a_round_that_was_not_evaluated_borrows_no_figures() -> None:
+    text = made(number=3)
+    assert "**Not evaluated**" in warned(text)
+    assert "98.1" not in text
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_harmful_rows_filters_and_unfinished_runs_are_named() -> None:
+    truth = {"harmful_in": 30, "harmful_kept": 12, "benign_in": 390, "benign_removed": 2}
+    total = {**TOTAL, "guard": "words@1", "confusion": truth}
+    found = {"mode": "drop", "total": total, "skipped": ""}
+    text = made(summary=summary(status="unfinished", harmful_rows=120, filter=found))
+    assert "(drop by `words@1`)" in text
+    assert "Of 30 rows known to be harmful 12 were left, of 390 harmless ones 2 were lost" in text
+    assert "**The run was not finished**" in warned(text)
+    assert "**120 of the 400 rows it was trained on are known to be harmful**" in warned(text)
+    assert "of 420 rows 20 judged unsafe, 20 dropped, 0 given a refusal" in text
+    assert "3 not scored" in text
+    assert "| drugs | 8 |\n| hate | 12 |" in text
+    assert "cyber" not in text
+    skipped = made(summary=summary(filter={"mode": "drop", "total": TOTAL, "skipped": "no guard"}))
+    assert "**There was no safety filter**" in warned(skipped)
+
+
+def test_a_constitution_is_named_and_cannot_write_markup() -> None:
+    rules = {"schedule": "every", "name": "<b>Mild | `rules`</b>", "version": "2", "hash": "d" * 64}
+    done = {"alignments": 2, "steps": 60, "tokens": 9000}
+    text = made(info={**INFO, "constitution": rules}, summary=summary(constitution=done))
+    assert "/b/Mild / /rules///b/ 2 (SHA-256" in text
+    assert "2 alignments in 5 rounds, 60 steps, 9,000 tokens" in text
+    assert "constitutional-ai" in ModelCard(text).data.tags
+
+
+def test_paths_of_the_machine_stay_here() -> None:
+    info = {**INFO, "model": f"{SECRET}/model", "start": f"{SECRET}/adapter"}
+    found = {"mode": "drop", "total": TOTAL, "skipped": ""}
+    changed = settings(model={"base": f"{SECRET}/model"}, adapter={"start": f"{SECRET}/adapter"})
+    text = made(settings=changed, info=info, summary=summary(filter=found))
+    assert "SECRET" not in text
+    assert "base_model" not in yaml.safe_load(text.split("---\n")[1])
+    assert ModelCard(text).data.license == "unknown"
+    assert "start adapter" in text
+    assert "PATH/OF/THE/BASE/MODEL" in text
+
+
+def test_a_kept_card_is_relabelled_when_merged() -> None:
+    text = "---\nlicense: mit\nlibrary_name: peft\n---\n# A card\n---\nmore\n"
+    found = relabelled(text)
+    assert ModelCard(found).data.library_name == "transformers"
+    assert found.endswith("# A card\n---\nmore\n")
+    assert relabelled("# No metadata\n---\n") == "# No metadata\n---\n"
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A run of one round with a tiny model."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDRAI_CACHE", str(fill_cache(folder / "cache")))
+        file = write_recipe(folder, tiny_model)
+        small = ("federation.rounds=1", "training.local_steps=1", "evaluation.max_new_tokens=4")
+        found: Recipe = recipe.load(file, small)
+        commands.run(found, folder / "run")
+    return folder
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_export_writes_the_card_of_a_run(trained: Path, merged: bool) -> None:
+    out = trained / f"out-{merged}"
+    flags = ["--merged"] if merged else []
+    done = CliRunner().invoke(cli, ["export", str(trained / "run"), "--out", str(out), *flags])
+    assert done.exit_code == 0, done.output
+    found = ModelCard.load(out / "README.md")
+    assert found.data.library_name == ("transformers" if merged else "peft")
+    run = RunFolder.open(trained / "run")
+    safe = run.read_json("evaluations/0001/metrics.json")["rates"]["safe"]
+    assert f"{safe['unscored']} unscored" in found.text or not safe["unscored"]
+    assert run.info["recipe_hash"] in found.text
+    assert str(trained) not in found.text
+    for text in ("it is ", "item 1", "client-0"):
+        assert text not in found.text
+
+
+def test_an_adapter_keeps_its_card(
+    trained: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = trained / "run/rounds/0001/adapter"
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for file in adapter.iterdir():
+        (kept / file.name).write_bytes(file.read_bytes())
+    (kept / "README.md").write_text("---\nlibrary_name: peft\n---\n# Mine\n")
+    monkeypatch.setitem(EMBEDDED, "fedrai:aligned", kept)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_model)  # what the adapter's config names
+    for number, spec in enumerate((str(kept), "fedrai:aligned")):
+        out = tmp_path / f"again-{number}"
+        done = CliRunner().invoke(cli, ["export", spec, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert (out / "README.md").read_text() == (kept / "README.md").read_text()
+    bare = CliRunner().invoke(cli, ["export", str(adapter), "--out", str(tmp_path / "bare")])
+    assert bare.exit_code == 0, bare.output
+    assert not (tmp_path / "bare" / "README.md").exists()
+    config = json.loads((tmp_path / "bare" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA"

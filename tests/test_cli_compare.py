@@ -1,0 +1,239 @@
+"""`fedrai compare` with seeds and an axis, on a tiny model: what it runs, shares, writes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from driver import fill_cache, write_recipe
+from fedrai import recipe
+from fedrai.cli import main
+from fedrai.runtimes import local
+
+LEAN = ("-o", "federation.rounds=1", "-o", "evaluation.every=0", "-o", "evaluation.temperature=0",
+        "-o", "training.local_steps=1", "-o", "evaluation.advbench=3",
+        "-o", "evaluation.max_new_tokens=3")  # fmt: skip
+ARMS = """
+[arms.fedavg]
+[arms.filter.filter]
+mode = "drop"
+guard = "words"
+[guards.words]
+kind = "rules"
+words = ["12?"]
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int | str | None
+    out: str
+    err: str
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    fill_cache(folder / "cache")
+    write_recipe(folder, tiny_model, ARMS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(folder: Path) -> Call:
+    """Run a command in this process, in `folder`, without a network."""
+
+    def run(*arguments: str) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+            patch.chdir(folder)
+            patch.setenv("FEDRAI_CACHE", str(folder / "cache"))
+            patch.setenv("FEDRAI_OFFLINE", "1")
+            patch.setattr(sys, "argv", ["fedrai", *arguments])
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            with pytest.raises(SystemExit) as stop:
+                main()
+        return Outcome(stop.value.code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def loads() -> Iterator[list[str]]:
+    """Models that were loaded, from here on."""
+    seen: list[str] = []
+    load = local.load_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "load_model", lambda *given: (seen.append("x"), load(*given))[1])
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def seeds(call: Call, loads: list[str]) -> Outcome:
+    """Two arms with two seeds."""
+    found = call("compare", "tiny.toml", "--out", "seeds", "--seeds", "7,8", *LEAN)
+    assert found.code == 0, found.err
+    return found
+
+
+def stamps(path: Path) -> dict[str, int]:
+    return {str(f): f.stat().st_mtime_ns for f in path.rglob("*") if f.name != ".lock"}
+
+
+def test_every_arm_has_every_seed(seeds: Outcome, folder: Path, loads: list[str]) -> None:
+    found = sorted(f.parent.relative_to(folder / "seeds").as_posix()
+                   for f in (folder / "seeds").rglob("run.json"))  # fmt: skip
+    assert found == ["seed-7/fedavg", "seed-7/filter", "seed-8/fedavg", "seed-8/filter"]
+    assert [recipe.load(folder / "seeds" / run / "recipe.toml").seed for run in found] == [
+        7, 7, 8, 8]  # fmt: skip
+    assert loads == ["x"]
+    lines = [line for line in seeds.err.splitlines() if line.startswith("== ")]
+    assert lines[0] == "== run 1 of 4: fedavg, seed 7"
+    assert re.fullmatch(r"== run 3 of 4: fedavg, seed 8; about \d+ min \d+ s left", lines[2])
+
+
+def test_seeds_differ_and_the_base_is_asked_once_a_sample(seeds: Outcome, folder: Path) -> None:
+    def events(run: str) -> list[str]:
+        lines = (folder / "seeds" / run / "events.jsonl").read_text().splitlines()
+        return [f"{e['event']} {e.get('round', '')}" for e in map(json.loads, lines)]
+
+    assert "evaluation-shared 0" in events("seed-7/filter")
+    assert "evaluation-shared 0" not in events("seed-8/fedavg")  # another sample of AdvBench
+    weights = "fedavg/rounds/0001/adapter/adapter_model.safetensors"
+    pair = [(folder / f"seeds/seed-{n}" / weights).read_bytes() for n in (7, 8)]
+    assert pair[0] != pair[1]
+
+
+@pytest.mark.parametrize(("temperature", "shared"), [(0, True), (0.5, False)])
+def test_seeds_that_ask_the_same_share_the_base(
+    call: Call, folder: Path, temperature: float, shared: bool
+) -> None:
+    """All six ordinary instructions, so that no sample is drawn; sampled answers have a seed."""
+    found = call("compare", "tiny.toml", "--out", f"all-{temperature}", "--arm", "fedavg",
+                 "--seeds", "1,2", *LEAN, "-o", "evaluation.advbench=0",
+                 "-o", "evaluation.ordinary=6",
+                 "-o", f"evaluation.temperature={temperature}")  # fmt: skip
+    assert found.code == 0, found.err
+    events = (folder / f"all-{temperature}/seed-2/fedavg/events.jsonl").read_text()
+    assert ("evaluation-shared" in events) is shared
+
+
+def test_the_table_has_a_row_an_arm(seeds: Outcome, folder: Path) -> None:
+    rows = [line.split("│")[1].strip() for line in seeds.out.splitlines() if line[:1] == "│"]
+    assert rows == ["base model", "fedavg", "filter"]
+    assert "filter less fedavg" in seeds.out
+    assert seeds.out.endswith("talk to one:  fedrai chat seeds/seed-8/filter\n")
+    body = json.loads((folder / "seeds/comparison.json").read_text())
+    assert [(arm["arm"], arm["seeds"]) for arm in body["arms"]] == [
+        ("fedavg", [7, 8]), ("filter", [7, 8])]  # fmt: skip
+    losses = [
+        json.loads((folder / f"seeds/seed-{n}/fedavg/evaluations/0001/metrics.json").read_text())
+        for n in (7, 8)
+    ]
+    mean = sum(found["held_out_loss"] for found in losses) / 2
+    assert body["arms"][0]["figures"]["held-out-loss"]["value"] == pytest.approx(mean)
+
+
+def test_finished_runs_are_not_made_again(
+    call: Call, seeds: Outcome, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stamps(folder / "seeds")
+    monkeypatch.setattr(local, "load_model", lambda *_: pytest.fail("loaded a model"))
+    same = call("compare", "tiny.toml", "--out", "seeds", "-o", "seeds=[7, 8]", *LEAN)
+    assert (same.code, same.err) == (0, "")
+    assert same.out == seeds.out
+    one = call("compare", "tiny.toml", "--out", "seeds", "--seed", "8", *LEAN, "--json")
+    assert (one.code, list(json.loads(one.out))) == (0, ["fedavg", "filter"])
+    monkeypatch.undo()
+    assert {n: t for n, t in stamps(folder / "seeds").items() if "/seed-" in n} == {
+        n: t for n, t in before.items() if "/seed-" in n}  # fmt: skip
+
+
+def test_one_format_alone_or_a_file(call: Call, seeds: Outcome, folder: Path) -> None:
+    words = ("compare", "tiny.toml", "--out", "seeds", "--seeds", "7,8", *LEAN)
+    shown = call(*words, "--table", "latex")
+    assert shown.out == (folder / "seeds/table.tex").read_text()
+    assert call(*words, "--table-out", "my.csv").code == 0
+    assert (folder / "my.csv").read_text() == (folder / "seeds/table.csv").read_text()
+
+
+def test_a_local_arm_and_an_axis(call: Call, folder: Path) -> None:
+    (folder / "modes.toml").write_text(
+        (folder / "tiny.toml").read_text().split("\n[arms")[0]
+        + '\n[arms.fedavg]\n[arms.local.federation]\nmode = "local"\n'
+        '[arms.central.federation]\nmode = "centralised"\n'
+    )
+    found = call("compare", "modes.toml", "--out", "modes", *LEAN,
+                 "--axis", "training.learning_rate=0.01,0.02")  # fmt: skip
+    assert found.code == 0, found.err
+    assert (folder / "modes/learning_rate-0.02/central/run.json").is_file()
+    assert "== run 6 of 6: central, 0.02; about" in found.err
+    body = json.loads((folder / "modes/comparison.json").read_text())
+    assert [(arm["value"], arm["label"]) for arm in body["arms"]] == [
+        (value, label) for value in ("0.01", "0.02")
+        for label in ("fedavg", "local (mean of clients)", "central")]  # fmt: skip
+    legacy = body["arms"][1]["figures"]["safe-legacy"]
+    assert legacy["count"] == 3  # prompts; three clients answer each
+    tests = [one for one in body["differences"] if one["arm"] == "local"]
+    assert tests
+    assert not any(one["p"] for one in tests)
+    listed = call("runs", ".")
+    assert listed.out.count("learning_rate-0.0") == 6
+    report = call("report", "modes")
+    assert report.code == 0, report.err
+
+
+def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: Path) -> None:
+    """Its arms without a guard or a constitution, whose models and texts tests do not fetch."""
+    changes = [
+        f"model.base={tiny_model}", "adapter.start=", "model.dtype=float32", "adapter.rank=4",
+        "data.sources.0.path=rows.jsonl", "data.sources.1.path=held_out.jsonl",
+        "data.rows_per_client=4", "federation.clients=4", "federation.clients_per_round=2",
+        "federation.rounds=1", "training.local_steps=1",
+        "evaluation.ordinary_source.path=rows.jsonl", "evaluation.advbench=3",
+        "evaluation.ordinary=2", "evaluation.judges=['rule', 'legacy']",
+        "evaluation.max_new_tokens=3", "seeds=[0, 1]",
+    ]  # fmt: skip
+    names = ("clean", "fedavg", "local", "centralised")
+    chosen = [word for name in names for word in ("--arm", name)]
+    given = [word for change in changes for word in ("-o", change)]
+    found = call("compare", "paper_table", "--out", "paper", *chosen, *given)
+    assert found.code == 0, found.err
+    body = json.loads((folder / "paper/comparison.json").read_text())
+    assert [(arm["label"], arm["seeds"]) for arm in body["arms"]] == [
+        ("clean", [0, 1]), ("fedavg", [0, 1]), ("local (mean of clients)", [0, 1]),
+        ("centralised", [0, 1])]  # fmt: skip
+    assert body["against"] == "fedavg"
+    assert "xstest-safe: not available" in found.out
+    assert body["arms"][1]["figures"]["overhead"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--seeds", "1,x"), "expected whole numbers such as 0,1,2"),
+        (("--seeds", "1,1"), "a seed stands there twice"),
+        (("--axis", "training.learning_rate"), "expected section.key=value,value"),
+        (("--axis", "training.step=1,2"), "unknown key training.step"),
+        (("--against", "nobody"), "no arm 'nobody' to hold the others against"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(
+    call: Call, folder: Path, words: tuple[str, str], said: str
+) -> None:
+    found = call("compare", "tiny.toml", "--out", "never", *words, *LEAN)
+    assert found.code == 2
+    assert said in found.err
+    assert not (folder / "never").exists()
