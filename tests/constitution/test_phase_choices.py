@@ -299,7 +299,7 @@ def test_a_critic_that_has_nothing_to_say_stops_it_unless_there_are_examples(sta
 @pytest.mark.parametrize(
     ("share", "missing", "kinds"),
     [
-        (0.5, ["harmful-pairs"], {"harmful-pairs": 0, "harmless-pairs": 8}),
+        (0.5, ["harmful-pairs"], {"harmful-pairs": 0, "harmless-pairs": 4}),  # not made up for
         (0.0, ["harmful-pairs"], None),
         (1.0, [], {"harmful-pairs": 0, "harmless-pairs": 8}),
     ],
@@ -313,7 +313,7 @@ def test_where_no_first_answer_gives_way_other_pairs_or_none_are_left(
     assert found.report["pairs_left_out"] == missing
     used = {n: part["used"] for n, part in found.report["kinds"].items() if n.endswith("pairs")}
     assert used == (kinds or {})
-    assert (found.report["pairs"], found.report["rows"]) == (8 if kinds else 0, 16)
+    assert (found.report["pairs"], found.report["rows"]) == (sum(used.values()), 16)
     assert moved(found, start)
 
 
@@ -321,7 +321,7 @@ def test_where_no_refusal_can_be_borrowed_harmful_pairs_are_left(stage, start):
     """Revisions of harmless requests are none, so the control cannot prefer answers to them."""
     found = stage(pool=HARMLESS[::2])
     assert found.report["pairs_left_out"] == ["harmless-pairs"]
-    assert found.report["kinds"]["harmful-pairs"]["used"] == 8
+    assert found.report["kinds"]["harmful-pairs"]["used"] == 4
     assert moved(found, start)
 
 

@@ -90,8 +90,8 @@ class Phase:
         tools.model.load_adapter(adapter)
         found, reused = self._material(number, work, before, spending)
         now = now or self._probe(aggregated, spending, "before", first).to_json()
-        mixed, left_out = self._mixed(number, found)
-        trained = self._train(number, adapter, work, found, mixed, spending)
+        mixed, pairs, left_out = self._mixed(number, found)
+        trained = self._train(number, adapter, work, mixed, pairs, spending)
         after = self._probe(trained.adapter, spending, "after").to_json()
         material.keep(kept, number, work, found, without_time(after) or {})
         report = {
@@ -256,21 +256,24 @@ class Phase:
 
     # --- training ---------------------------------------------------------------------------------
 
-    def _mixed(self, number: int, found: Material) -> tuple[Mixture, list[str]]:
-        """Rows and pairs, and the kinds of pairs that were wanted and of which there is none.
+    def _mixed(self, number: int, found: Material) -> tuple[Mixture, int, list[str]]:
+        """Rows and pairs, pairs of a step, and the kinds of pairs that are wanted but missing.
 
-        Then the other kind alone makes the pairs; without either there are only rows.
+        A kind that is missing is not made up for by the other, which would teach one side only: the
+        steps then have that many pairs less.
         """
         plan, share = self.plan, self.plan.harmless_pairs
         wanted = {"harmful-pairs": 1 - share, "harmless-pairs": share} if plan.pairs else {}
         kinds = [name for name, part in wanted.items() if part]
         missing = [name for name in kinds if not self._has(number, found, name)]
         left = [name for name in kinds if name not in missing]
-        if missing:
+        each = plan.pairs if left else 0
+        if missing and left:
+            each = max(1, round(plan.pairs * wanted[left[0]]))
             share = float(left == ["harmless-pairs"])
         times = 0 if plan.schedule == "full" else plan.steps  # 0: once through
-        rows, pairs = (n and max(1, n * times) for n in (plan.rows, plan.pairs if left else 0))
-        return self._mixture(number, found, share, rows, pairs), missing
+        rows, pairs = (n and max(1, n * times) for n in (plan.rows, each))
+        return self._mixture(number, found, share, rows, pairs), each, missing
 
     def _has(self, number: int, found: Material, kind: str) -> bool:
         """Whether there is a pair of a kind."""
@@ -302,18 +305,18 @@ class Phase:
         number: int,
         adapter: AdapterState,
         work: Path,
-        found: Material,
         mixed: Mixture,
+        pairs: int,
         spending: Spending,
     ) -> Trained:
         plan, tools = self.plan, self.tools
         stops = plan.schedule == "adaptive" or (plan.early_stop and plan.schedule != "full")
         every = plan.probe_every if stops else 0
-        pairs = plan.pairs if mixed.pairs else 0
+        pairs = pairs if mixed.pairs else 0
         goal = plan.objective
         if not pairs and not (mixed.rows and (goal.sft or goal.kl)):
             return untrained(adapter, "nothing to train on")
-        steps = _epoch(mixed, plan) if plan.schedule == "full" else plan.steps
+        steps = _epoch(mixed, plan, pairs) if plan.schedule == "full" else plan.steps
 
         def look(step: int) -> Probed:
             return self._probe(tools.model.adapter(), spending, f"step {step:06}")
@@ -379,7 +382,7 @@ def _probe_requests(plan: Plan, tools: Tools) -> tuple[Sequence[Request], Sequen
     )
 
 
-def _epoch(mixed: Mixture, plan: Plan) -> int:
+def _epoch(mixed: Mixture, plan: Plan, pairs: int) -> int:
     """Steps that go once through the rows, or the pairs if there are only those."""
     by_rows = math.ceil(len(mixed.rows) / plan.rows) if plan.rows else 0
-    return by_rows or math.ceil(len(mixed.pairs) / plan.pairs)
+    return by_rows or math.ceil(len(mixed.pairs) / pairs)
