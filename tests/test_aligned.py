@@ -40,7 +40,7 @@ def test_the_quickstart_starts_from_it_with_the_same_shape():
 
 def test_its_recipes_load_and_name_the_way_to_it():
     shipped = recipe.shipped(alignments=True)
-    assert set(shipped) == {"align_seed", "align_smollm2"}
+    assert set(shipped) == {"align_seed", "align_topics", "align_smollm2"}
     for file in shipped.values():
         assert recipe.load_alignment(file).constitution.steps > 0
     assert "benchmarks/aligned_adapter.py" in shipped["align_smollm2"].read_text()

@@ -515,6 +515,14 @@ def test_local_mode_has_nothing_to_align():
     assert "there is no aggregated model" in problem(whole)
 
 
+def test_only_an_alignment_needs_a_start_to_go_back_to():
+    whole = table()
+    whole["constitution"] = {"anchor": 0.5}
+    assert recipe.validate(whole).constitution.anchor == 0.5
+    whole["constitution"]["schedule"] = "last"
+    assert "constitution.anchor needs adapter.start" in problem(whole)
+
+
 def test_arms_may_differ_in_their_constitution():
     whole = table()
     whole["arms"] = {"both": {"constitution": {"schedule": "adaptive", "probe": {"drift": 0.2}}}}

@@ -299,7 +299,7 @@ def test_a_critic_that_has_nothing_to_say_stops_it_unless_there_are_examples(sta
 @pytest.mark.parametrize(
     ("share", "missing", "kinds"),
     [
-        (0.5, ["harmful-pairs"], {"harmful-pairs": 0, "harmless-pairs": 4}),  # not made up for
+        (0.5, ["harmful-pairs"], {"harmful-pairs": 0, "harmless-pairs": 6}),  # all, 1 a step
         (0.0, ["harmful-pairs"], None),
         (1.0, [], {"harmful-pairs": 0, "harmless-pairs": 8}),
     ],

@@ -282,7 +282,8 @@ class Recipe(Section):
             raise ValueError(
                 'constitution.schedule: there is no aggregated model with federation.mode = "local"'
             )
-        if self.constitution.anchor and not self.adapter.start:
+        aligns = self.constitution.schedule != "off"
+        if aligns and self.constitution.anchor and not self.adapter.start:
             raise ValueError("constitution.anchor needs adapter.start, an adapter to go back to")
 
     def _robust_enough(self) -> None:
