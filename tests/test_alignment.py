@@ -88,7 +88,7 @@ def test_the_aligned_adapter_is_what_is_kept_and_sent(
     assert shift_after(folder, tiny, 2) == pytest.approx(2 * (5 / 8 + 1), abs=1e-6)
     kept = read_adapter(folder.round_folder(1) / "adapter")
     for message in grid.asked[3:]:
-        sent = protocol.unpack_task(message.content).adapter
+        sent = protocol.unpack_task(message.content, protocol.shapes_of(kept)).adapter
         assert all(torch.equal(sent[name], kept[name]) for name in kept)
     assert align.calls == [(1, False), (2, False)]
     assert not folder.pending(1).exists()

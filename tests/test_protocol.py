@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from driver import fill_cache, write_recipe
 
@@ -30,6 +33,10 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
 
 from fedrai import commands, protocol, recipe
 from fedrai.errors import ProtocolError
@@ -48,6 +55,10 @@ ADAPTER = {
     "a": torch.tensor([[0.1, -0.0, 1e-45], [3.0, -2.5, 1 / 3]]),
     "b": torch.tensor([1.0, 2.0, 3.0, 4.0]),
 }
+FLAT = np.array([0.1, -0.0, 1e-45, 3.0, -2.5, 1 / 3, 1.0, 2.0, 3.0, 4.0], np.float32)  # a, then b
+NAMES_HASH = hashlib.sha256(b'["a", "b"]').hexdigest()
+SHAPES_HASH = hashlib.sha256(b"[[2, 3], [4]]").hexdigest()
+LAYOUT = f"{NAMES_HASH}-{SHAPES_HASH}"
 METRICS = {WEIGHT: 12.0, "loss-last": 0.25}
 METADATA = Metadata(1, "2", 5, 1, "1", "", 0.0, 60.0, "train")
 
@@ -61,10 +72,9 @@ def sent(content: RecordDict) -> Message:
 def reply(
     arrays: dict[str, Array] | None = None, metrics: dict[str, Any] | None = None, **more: Any
 ) -> Message:
-    plain = {name: Array(tensor.numpy()) for name, tensor in ADAPTER.items()}
     content = RecordDict(
         {
-            "adapter": ArrayRecord(plain | (arrays or {})),
+            "adapter": ArrayRecord({LAYOUT: Array(FLAT)} if arrays is None else arrays),
             "metrics": MetricRecord(METRICS | (metrics or {})),
             **more,
         }
@@ -78,7 +88,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 def test_task_round_trip_to_the_bit() -> None:
     message = sent(protocol.pack_task(3, 20, ADAPTER))
-    task = protocol.unpack_task(message.content)
+    task = protocol.unpack_task(message.content, SHAPES)
     assert (task.round, task.first_step) == (3, 20)
     assert {n: bits(t) for n, t in task.adapter.items()} == {n: bits(t) for n, t in ADAPTER.items()}
     assert isinstance(task, Task)
@@ -100,6 +110,38 @@ def test_half_precision_is_sent_as_float32() -> None:
     update = read_reply(sent(protocol.pack_update(half, METRICS)), SHAPES)
     assert isinstance(update, Update)
     assert torch.equal(update.adapter["b"], ADAPTER["b"])
+
+
+def test_an_adapter_is_one_array_in_the_order_of_the_names() -> None:
+    turned = dict(reversed(ADAPTER.items()))
+    record = protocol.pack_adapter({**turned, "a": ADAPTER["a"].T.contiguous().T})
+    assert list(record) == [LAYOUT]
+    assert record[LAYOUT].numpy().tobytes() == FLAT.tobytes()
+    assert protocol.layout(protocol.shapes_of(turned)) == LAYOUT
+
+
+def test_an_adapter_of_hundreds_of_arrays_is_a_handful_of_flowers_objects() -> None:
+    many = {f"layer.{n}": torch.full((3, 2), float(n)) for n in range(420)}
+    content = protocol.pack_update(many, METRICS)
+    message = Message(content, metadata=METADATA)
+    with no_object_id_recompute():
+        assert len(get_all_nested_objects(message)) < 8  # Flower sends each by itself
+    update = read_reply(sent(content), protocol.shapes_of(many))
+    assert isinstance(update, Update)
+    assert all(torch.equal(update.adapter[name], many[name]) for name in many)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.lists(st.integers(0, 3), max_size=3).map(tuple), max_size=5
+    )
+)
+def test_any_names_and_shapes_come_back(shapes: dict[str, tuple[int, ...]]) -> None:
+    made = torch.Generator().manual_seed(0)
+    adapter = {name: torch.randn(shape, generator=made) for name, shape in shapes.items()}
+    found = protocol.unpack_adapter(protocol.pack_adapter(adapter), shapes)
+    assert protocol.shapes_of(found) == shapes
+    assert all(torch.equal(found[name], adapter[name]) for name in shapes)
 
 
 def test_payload_is_four_bytes_a_weight_and_a_header() -> None:
@@ -147,8 +189,22 @@ def test_unread_message_does_not_share_memory_with_the_update() -> None:
     ],
 )
 def test_task_must_be_exactly_as_listed(content: RecordDict) -> None:
-    with pytest.raises(ProtocolError):
-        protocol.unpack_task(content)
+    with pytest.raises(ProtocolError, match="must"):
+        protocol.unpack_task(content, SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ({"a": torch.zeros(2, 3)}, "wrong-array-names"),
+        ({"a": torch.zeros(2, 3), "c": torch.zeros(4)}, "wrong-array-names"),
+        ({"a": torch.zeros(3, 2), "b": torch.zeros(4)}, "wrong-array-shapes"),
+        ({"a": torch.full((2, 3), math.nan), "b": torch.zeros(4)}, "values-not-finite"),
+    ],
+)
+def test_a_client_takes_no_other_adapter(adapter: dict[str, torch.Tensor], said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        protocol.unpack_task(sent(protocol.pack_task(1, 0, adapter)).content, SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +226,7 @@ def test_metrics_are_a_whitelist(metrics: dict[str, Any], reason: Reason) -> Non
 
 
 def test_missing_weight_is_refused() -> None:
-    arrays = ArrayRecord({name: Array(t.numpy()) for name, t in ADAPTER.items()})
-    content = RecordDict({"adapter": arrays, "metrics": MetricRecord({"steps": 1})})
+    content = RecordDict({"adapter": arrays(), "metrics": MetricRecord({"steps": 1})})
     assert read_reply(sent(content), SHAPES) is Reason.BAD_METRICS
 
 
@@ -181,52 +236,92 @@ def npy(array: np.ndarray, *, pickled: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def crafted(data: bytes, shape: tuple[int, ...] = (4,), stype: str = "numpy.ndarray") -> Array:
+def crafted(data: bytes, shape: tuple[int, ...] = (10,), stype: str = "numpy.ndarray") -> Array:
     return Array("float32", shape, stype, data)
 
 
 def npz() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("b.npy", npy(np.ones(4, np.float32)))
+        archive.writestr("b.npy", npy(FLAT))
     return buffer.getvalue()
 
 
-WHOLE = npy(np.ones(4, np.float32))
+def spoilt(value: float, place: int = 2) -> Array:
+    values = FLAT.copy()
+    values[place] = value
+    return Array(values)
+
+
+WHOLE = npy(FLAT)
+HUGE = npy(FLAT).replace(b"(10,), }", b"(1099511627776,), }").replace(b" " * 11 + b"\n", b"\n")
 
 
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (Array(np.ones((4, 1), np.float32)), Reason.WRONG_SHAPES),
-        (crafted(npy(np.ones(8, np.float32))), Reason.WRONG_SHAPES),
+        (Array(FLAT.reshape(10, 1)), Reason.WRONG_SHAPES),
+        (Array(FLAT[:9]), Reason.WRONG_SHAPES),
+        (Array(np.append(FLAT, FLAT[:1])), Reason.WRONG_SHAPES),
+        (crafted(npy(np.ones(20, np.float32))), Reason.WRONG_SHAPES),
+        (crafted(npy(FLAT.reshape(2, 5))), Reason.WRONG_SHAPES),
         (crafted(npy(np.float32(1)), ()), Reason.WRONG_SHAPES),
-        (Array(np.ones(4, np.float64)), Reason.UNREADABLE),
-        (Array(np.ones(4, ">f4")), Reason.UNREADABLE),
-        (Array(np.ones(4, np.int32)), Reason.UNREADABLE),
-        (crafted(npy(np.array([{}] * 4, object), pickled=True)), Reason.UNREADABLE),
+        (crafted(npy(np.float32(1))), Reason.WRONG_SHAPES),
+        (Array(FLAT.astype(np.float64)), Reason.UNREADABLE),
+        (Array(FLAT.astype(">f4")), Reason.UNREADABLE),
+        (Array(FLAT.astype(np.int32)), Reason.UNREADABLE),
+        (crafted(npy(np.array([{}] * 10, object), pickled=True)), Reason.UNREADABLE),
+        (crafted(HUGE), Reason.UNREADABLE),
         (crafted(WHOLE[:-1]), Reason.UNREADABLE),
         (crafted(WHOLE[:20]), Reason.UNREADABLE),
         (crafted(b""), Reason.UNREADABLE),
         (crafted(b"\x80\x04N."), Reason.UNREADABLE),
         (crafted(npz()), Reason.UNREADABLE),
         (crafted(WHOLE, stype="torch.tensor"), Reason.UNREADABLE),
-        (Array(np.array([1, 2, np.nan, 4], np.float32)), Reason.NOT_FINITE),
-        (Array(np.array([1, 2, -np.inf, 4], np.float32)), Reason.NOT_FINITE),
+        (spoilt(math.nan), Reason.NOT_FINITE),
+        (spoilt(-math.inf, 9), Reason.NOT_FINITE),
+        (spoilt(1e11, 0), Reason.NOT_FINITE),
     ],
 )
 def test_hostile_arrays_become_reasons(array: Array, reason: Reason) -> None:
-    assert read_reply(reply({"b": array}), SHAPES) is reason
+    assert read_reply(reply({LAYOUT: array}), SHAPES) is reason
 
 
-def test_names_must_be_the_expected_ones() -> None:
-    assert read_reply(reply({"c": Array(np.ones(1, np.float32))}), SHAPES) is Reason.WRONG_NAMES
+def test_names_and_shapes_must_be_the_expected_ones() -> None:
     assert read_reply(reply(), {**SHAPES, "c": (1,)}) is Reason.WRONG_NAMES
     assert read_reply(reply(), {"a": (2, 3)}) is Reason.WRONG_NAMES
+    assert read_reply(reply(), {"a": (2, 3), "c": (4,)}) is Reason.WRONG_NAMES
+    assert read_reply(reply(), {"a": (4,), "b": (2, 3)}) is Reason.WRONG_SHAPES  # as many weights
+    assert read_reply(reply(), {"a": (3, 2), "b": (4,)}) is Reason.WRONG_SHAPES
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ([], Reason.WRONG_NAMES),
+        ([""], Reason.WRONG_NAMES),
+        (["a", "b"], Reason.WRONG_NAMES),
+        ([LAYOUT, "more"], Reason.WRONG_NAMES),
+        ([LAYOUT, LAYOUT.upper()], Reason.WRONG_NAMES),
+        ([SHAPES_HASH], Reason.WRONG_NAMES),
+        ([f"{SHAPES_HASH}-{NAMES_HASH}"], Reason.WRONG_NAMES),
+        ([f"{LAYOUT} "], Reason.WRONG_SHAPES),
+        ([NAMES_HASH], Reason.WRONG_SHAPES),
+        ([f"{NAMES_HASH}-"], Reason.WRONG_SHAPES),
+        ([f"{NAMES_HASH}-{NAMES_HASH}"], Reason.WRONG_SHAPES),
+    ],
+)
+def test_what_a_sender_says_of_its_arrays_is_only_compared(keys: list[str], reason: Reason) -> None:
+    assert read_reply(reply({key: Array(FLAT) for key in keys}), SHAPES) is reason
+
+
+def test_arrays_by_name_as_once_sent_are_refused() -> None:
+    named = {name: Array(tensor.numpy()) for name, tensor in ADAPTER.items()}
+    assert read_reply(reply(named), SHAPES) is Reason.WRONG_NAMES
 
 
 def arrays() -> ArrayRecord:
-    return ArrayRecord({name: Array(t.numpy()) for name, t in ADAPTER.items()})
+    return ArrayRecord({LAYOUT: Array(FLAT)})
 
 
 @pytest.mark.parametrize(
@@ -368,7 +463,9 @@ def test_replies_hold_nothing_but_the_list(canary_run: tuple[Path, type[_Recorde
         assert set(content) == {"adapter", "metrics"}
         plain = {n for n in protocol.METRIC_NAMES if not n.startswith(protocol.FILTER)}
         assert set(content.metric_records["metrics"]) == plain
-        assert all("lora_" in name for name in content.array_records["adapter"])
+        ((key, array),) = content.array_records["adapter"].items()
+        assert re.fullmatch(r"[0-9a-f]{64}-[0-9a-f]{64}", key)
+        assert len(array.data) == 4 * array.shape[0] + 128  # numpy's header, and the weights
 
 
 # --- nor does it with a safety filter -------------------------------------------------------------
@@ -458,9 +555,10 @@ def _content(data: bytes) -> RecordDict:
 
 def test_the_offer_crosses_with_its_hash(tiny: LanguageModel) -> None:
     adapter = tiny.fresh_adapter(1)
-    task = protocol.unpack_task(protocol.pack_task(1, 0, adapter, '{"seed":1}'))
+    shapes = protocol.shapes_of(adapter)
+    task = protocol.unpack_task(protocol.pack_task(1, 0, adapter, '{"seed":1}'), shapes)
     assert task.offer == '{"seed":1}'
-    assert protocol.unpack_task(protocol.pack_task(1, 0, adapter)).offer == ""
+    assert protocol.unpack_task(protocol.pack_task(1, 0, adapter), shapes).offer == ""
 
 
 @pytest.mark.parametrize(
@@ -474,10 +572,11 @@ def test_the_offer_crosses_with_its_hash(tiny: LanguageModel) -> None:
     ],
 )
 def test_an_offer_that_is_not_whole_is_not_read(tiny: LanguageModel, record: dict) -> None:
-    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1), "{}")
+    adapter = tiny.fresh_adapter(1)
+    content = protocol.pack_task(1, 0, adapter, "{}")
     content["offer"] = ConfigRecord(record)
-    with pytest.raises(ProtocolError):
-        protocol.unpack_task(content)
+    with pytest.raises(ProtocolError, match="offer"):
+        protocol.unpack_task(content, protocol.shapes_of(adapter))
 
 
 def test_a_client_tells_its_name_and_nothing_else() -> None:

@@ -119,9 +119,10 @@ def answer(message: Message, content: RecordDict, node: int | None = None) -> Me
 
 
 def shifted(name: str, message: Message, by: float = 0.0) -> RecordDict:
-    task = protocol.unpack_task(message.content)
-    adapter = {key: tensor + SHIFT[name] + by for key, tensor in task.adapter.items()}
-    return protocol.pack_update(adapter, {WEIGHT: ROWS[name], "tokens": 1, "seconds": 0.5})
+    ((key, whole),) = message.content.array_records["adapter"].items()
+    arrays = ArrayRecord({key: Array(whole.numpy() + np.float32(SHIFT[name]) + np.float32(by))})
+    numbers = MetricRecord({WEIGHT: ROWS[name], "tokens": 1, "seconds": 0.5})
+    return RecordDict({"adapter": arrays, "metrics": numbers})
 
 
 def honest(name: str, message: Message) -> Sequence[Message]:
@@ -201,7 +202,8 @@ def test_clients_get_the_global_adapter_and_the_step(
 ) -> None:
     grid = ScriptedGrid(honest)
     run_rounds(dataclasses.replace(PLAN, rounds=2), tools(folder, tiny, grid))
-    tasks = [protocol.unpack_task(message.content) for message in grid.asked]
+    shapes = protocol.shapes_of(start(tiny))
+    tasks = [protocol.unpack_task(message.content, shapes) for message in grid.asked]
     assert [(t.round, t.first_step) for t in tasks] == [(1, 0)] * 3 + [(2, 4)] * 3
     first = read_adapter(folder.round_folder(1) / "adapter")
     for task in tasks:
@@ -255,7 +257,7 @@ def test_finished_rounds_are_not_done_again(folder: RunFolder, tiny: LanguageMod
     run_rounds(dataclasses.replace(PLAN, rounds=2), tools(folder, tiny, ScriptedGrid(honest)))
     grid = ScriptedGrid(honest)
     run_rounds(dataclasses.replace(PLAN, rounds=3), tools(folder, tiny, grid))
-    assert [protocol.unpack_task(m.content).round for m in grid.asked] == [3, 3, 3]
+    assert [m.content["task"]["round"] for m in grid.asked] == [3, 3, 3]
     assert shift_after(folder, tiny, 3) == pytest.approx(15 / 8, abs=1e-5)
 
 
@@ -285,12 +287,12 @@ def _first(arrays: dict[str, Any]) -> str:
 
 def _poison(arrays: dict[str, Any]) -> None:
     values = arrays[_first(arrays)].numpy().copy()
-    values[0, 0] = np.nan
+    values[0] = np.nan
     arrays[_first(arrays)] = Array(values)
 
 
 def _turn(arrays: dict[str, Any]) -> None:
-    arrays[_first(arrays)] = Array(np.ascontiguousarray(arrays[_first(arrays)].numpy().T))
+    arrays[_first(arrays)] = Array(arrays[_first(arrays)].numpy()[None])
 
 
 def _garble(arrays: dict[str, Any]) -> None:
@@ -395,7 +397,7 @@ def test_reply_of_an_earlier_round_is_not_taken(folder: RunFolder, tiny: Languag
     def script(name: str, message: Message) -> Sequence[Message]:
         if name != "b":
             return honest(name, message)
-        if protocol.unpack_task(message.content).round == 1:
+        if message.content["task"]["round"] == 1:
             late.extend(honest("b", message))
             return []
         return late
@@ -451,7 +453,7 @@ def test_local_client_that_failed_at_first_begins_later(
     folder: RunFolder, tiny: LanguageModel
 ) -> None:
     def script(name: str, message: Message) -> Sequence[Message]:
-        if name == "b" and protocol.unpack_task(message.content).round == 1:
+        if name == "b" and message.content["task"]["round"] == 1:
             return _raises(message)
         return honest(name, message)
 
@@ -702,7 +704,7 @@ def test_client_that_cannot_use_the_task_says_so(tiny: LanguageModel) -> None:
     expected = {name: tuple(p.shape) for name, p in tiny.parameters.items()}
     (reply,) = grid.send_and_receive([message])
     assert protocol.read_reply(reply, expected) is Reason.BAD_TASK
-    assert place.lines[0].startswith("a: ModelError at adapters.py:")
+    assert place.lines[0].startswith("a: ProtocolError at protocol.py:")
 
 
 def test_app_that_raises_is_an_error_without_text(tiny: LanguageModel) -> None:

@@ -27,7 +27,8 @@ def node(
     """Take part in runs as NODE_TOML allows: data stay here, the base model stays loaded."""
     if insecure and (root_certificates or key):
         raise click.UsageError("--insecure has neither certificates nor a key")
-    from fedrai.runtimes.worker import Connection, run_node
+    from fedrai.runtimes.supernode import Connection
+    from fedrai.runtimes.worker import run_node
 
     run_node(node_file, Connection(superlink, root_certificates, key, insecure, port), _say)
 

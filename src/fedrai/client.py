@@ -108,7 +108,7 @@ def answered(
 
 
 def _local_training(site: Site, work: Work, client: str, message: Message) -> RecordDict:
-    task = protocol.unpack_task(message.content)
+    task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
     rows = site.rows(client)
     if not rows:
         site.log(client, "no rows left to train on")

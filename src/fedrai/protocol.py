@@ -1,15 +1,19 @@
 """What may cross the wire, and nothing else.
 
-Down: the adapter's arrays, a task of named integers and, over a network, the offer: the part of the
-recipe that concerns clients, as one document with its hash. Up: the trained adapter's arrays, named
-numbers, and a reason from a fixed list when there is no update; asked for it, a client's name. No
-text, no file names, no exception messages. Both sides check; what is not on the list raises
-`ProtocolError`.
+Down: the adapter, a task of named integers and, over a network, the offer: the part of the recipe
+that concerns clients, as one document with its hash. Up: the trained adapter, named numbers, and a
+reason from a fixed list when there is no update; asked for it, a client's name. No text, no file
+names, no exception messages. Both sides check; what is not on the list raises `ProtocolError`.
+
+An adapter travels as one flat array: Flower moves each array of a record by requests of its own,
+and an adapter has hundreds. Both sides know its names and shapes from the base model and the
+recipe; only their hashes are sent, to be compared.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
@@ -33,6 +38,8 @@ TASK_KEYS = frozenset({"round", "first-step"})
 FILTER = "filter-"  # before the names of the safety filter's counts
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
 LARGEST_WEIGHT = 2.0**53  # a sum that overflows would turn every weight of the mean into 0
+Shapes = Mapping[str, tuple[int, ...]]
+Floats = npt.NDArray[np.float32]
 LARGEST_VALUE = 1e10  # finite, but its square or sum over an adapter would not be
 METRIC_NAMES = frozenset(
     {
@@ -122,11 +129,15 @@ def pack_task(round_: int, first_step: int, adapter: AdapterState, offer: str = 
     return content
 
 
-def unpack_task(content: RecordDict) -> Task:
+def unpack_task(content: RecordDict, expected: Shapes) -> Task:
     """Read a train message.
 
+    Args:
+        content: of the message.
+        expected: names and shapes of the adapter's arrays, as the client has them.
+
     Raises:
-        ProtocolError: a record or key is missing or not on the list.
+        ProtocolError: a record or key is missing or not on the list, or the adapter is another.
     """
     task = content.config_records.get(TASK)
     whole = ADAPTER in content.array_records and task is not None
@@ -138,7 +149,8 @@ def unpack_task(content: RecordDict) -> Task:
     if not isinstance(round_, int) or not isinstance(first_step, int):
         raise ProtocolError("round and first-step must be whole numbers")
     offer = unpack_offer(content) if OFFER in content else ""
-    return Task(round_, first_step, unpack_adapter(content.array_records[ADAPTER]), offer)
+    adapter = unpack_adapter(content.array_records[ADAPTER], expected)
+    return Task(round_, first_step, adapter, offer)
 
 
 def unpack_offer(content: RecordDict) -> str:
@@ -214,7 +226,7 @@ def pack_refusal(reason: Reason) -> RecordDict:
     return RecordDict({STATUS: ConfigRecord({"reason": reason.value})})
 
 
-def read_reply(message: Message, expected: Mapping[str, tuple[int, ...]]) -> Update | Reason:
+def read_reply(message: Message, expected: Shapes) -> Update | Reason:
     """Check a reply, and never trust it: any surprise becomes a reason.
 
     Args:
@@ -258,47 +270,74 @@ def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
     return metrics if 0 < metrics[WEIGHT] <= LARGEST_WEIGHT else Reason.BAD_WEIGHT
 
 
-def _arrays(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]]) -> AdapterState | Reason:
-    if set(record) != set(expected):
-        return Reason.WRONG_NAMES
-    if any(tuple(record[name].shape) != shape for name, shape in expected.items()):
-        return Reason.WRONG_SHAPES
-    try:
-        adapter = unpack_adapter(record)
-    except ProtocolError:
-        return Reason.UNREADABLE
-    if any(tuple(adapter[name].shape) != shape for name, shape in expected.items()):
-        return Reason.WRONG_SHAPES
-    sane = all(bool((tensor.abs() <= LARGEST_VALUE).all()) for tensor in adapter.values())
-    return adapter if sane else Reason.NOT_FINITE  # NaN is not <= anything
+def shapes_of(arrays: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an adapter's arrays."""
+    return {name: tuple(tensor.shape) for name, tensor in arrays.items()}
+
+
+def layout(shapes: Shapes) -> str:
+    """A hash of the names and one of their shapes, in hex with a dash between."""
+    names = sorted(shapes)
+    parts: tuple[object, object] = (names, [list(shapes[name]) for name in names])
+    return "-".join(_sha256(json.dumps(part)) for part in parts)
 
 
 def pack_adapter(adapter: AdapterState) -> ArrayRecord:
-    """Float32 arrays by name, in the order of the names."""
-    return ArrayRecord(
-        {
-            name: Array(np.ascontiguousarray(adapter[name].float().numpy()))
-            for name in sorted(adapter)
-        }
-    )
+    """One float32 array of all weights, in the order of their names, under its `layout`."""
+    flat = [np.ravel(adapter[name].float().numpy()) for name in sorted(adapter)]
+    whole = np.concatenate(flat) if flat else np.zeros(0, np.float32)
+    return ArrayRecord({layout(shapes_of(adapter)): Array(whole)})
 
 
-def unpack_adapter(record: ArrayRecord) -> AdapterState:
-    """Tensors by name; the arrays are copied, so the message can go.
+def unpack_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState:
+    """Tensors by name; the values are copied, so the message can go.
+
+    Args:
+        record: as `pack_adapter` makes it.
+        expected: names and shapes, as the receiver has them.
 
     Raises:
-        ProtocolError: an array is not float32 or cannot be read.
+        ProtocolError: it holds other arrays, cannot be read, or a value is not finite or too large.
     """
+    found = _arrays(record, expected)
+    if isinstance(found, Reason):
+        raise ProtocolError(f"the adapter of a message is not the one expected: {found.value}")
+    return found
+
+
+def _arrays(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
+    wanted, size = layout(expected), sum(math.prod(shape) for shape in expected.values())
+    sent = next(iter(record)) if len(record) == 1 else ""
+    if sent.partition("-")[0] != wanted.partition("-")[0]:
+        return Reason.WRONG_NAMES
+    if sent != wanted or tuple(record[sent].shape) != (size,):
+        return Reason.WRONG_SHAPES
+    flat = _flat(record[sent])
+    if flat is None:
+        return Reason.UNREADABLE
+    if flat.shape != (size,):
+        return Reason.WRONG_SHAPES
+    sane = bool((torch.from_numpy(flat).abs() <= LARGEST_VALUE).all())  # NaN is not <= anything
+    return _split(flat, expected) if sane else Reason.NOT_FINITE
+
+
+def _flat(array: Array) -> Floats | None:
+    """The values; None if they are not float32 or cannot be read."""
+    try:
+        values = array.numpy()  # numpy's own format; pickled objects are refused
+    except Exception:  # whatever a hostile array makes numpy raise
+        return None
+    readable = isinstance(values, np.ndarray) and values.dtype == np.float32
+    return values if readable else None
+
+
+def _split(flat: Floats, expected: Shapes) -> AdapterState:
     adapter: AdapterState = {}
-    for name in sorted(record):
-        try:
-            array = record[name].numpy()  # numpy's own format; pickled objects are refused
-        except Exception as error:  # whatever a hostile array makes numpy raise
-            raise ProtocolError(f"array {name} cannot be read ({type(error).__name__})") from None
-        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
-        if kind != np.float32:
-            raise ProtocolError(f"array {name} is {kind}, expected float32")
-        adapter[name] = torch.from_numpy(np.array(array, copy=True))
+    at = 0
+    for name in sorted(expected):
+        end = at + math.prod(expected[name])
+        adapter[name] = torch.from_numpy(flat[at:end].reshape(expected[name]).copy())
+        at = end
     return adapter
 
 

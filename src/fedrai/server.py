@@ -238,7 +238,7 @@ def _replies(
         ledger.add("training", spent)
         tools.emit("client-kept", round=number, client=name)
         yield name, update
-    expected = {name: tuple(p.shape) for name, p in tools.model.parameters.items()}
+    expected = protocol.shapes_of(tools.model.parameters)
     waiting: dict[int, str] = {}
     messages = []
     for name in names:

@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -102,6 +102,7 @@ class Cluster:
     address: str
     environment: Mapping[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    forks: IO[bytes] | None = None
 
     @property
     def link(self) -> Link:
@@ -112,36 +113,91 @@ class Cluster:
             secret=(self.folder / "superexec.secret").read_bytes(),
         )
 
-    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, command: Sequence[str], stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
         """Start a process in a group of its own; its output goes to a file."""
         with (self.folder / f"{name}.out").open("ab") as out:
             process = subprocess.Popen(
                 command, env={**os.environ, **QUIET, **self.environment}, stdout=out,
-                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                stderr=subprocess.STDOUT, stdin=stdin, start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
         return process
 
-    def start_nodes(self, model: Path, files: Sequence[tuple[Path, Path]]) -> None:
-        """A `fedrai node` for each file and key; `model` is what they will load."""
-        calls = [
-            (str(self.folder / f"{file.parent.name}.out"),
-             ["node", str(file), "--superlink", self.address, "--key", str(key),
-              "--root-certificates", str(self.folder / "ca.pem")])
-            for file, key in files
-        ]  # fmt: skip
-        script = Path(__file__).with_name("node_processes.py")
-        (self.folder / "calls.json").write_text(json.dumps(calls))
-        self.start(
-            "nodes", [sys.executable, str(script), str(model), str(self.folder / "calls.json")]
-        )
+    def start_proxy(self) -> str:
+        """Put a proxy in front of the SuperLink that keeps all bytes; gives its address."""
+        (self.folder / "wire").mkdir()
+        port, script = free_port(), Path(__file__).with_name("recording_proxy.py")
+        words = [sys.executable, str(script), str(self.folder), str(port), self.address]
+        self._wait_until_open("proxy", self.start("proxy", words), port)
+        return f"127.0.0.1:{port}"
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink, or start it again with the state that it has."""
+        port = int(self.address.partition(":")[2])
+        process = self.start("superlink", _superlink(self.folder, port))
+        self._wait_until_open("superlink", process, port)
+
+    def _wait_until_open(self, name: str, process: subprocess.Popen[bytes], port: int) -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError(self.said(name))
+
+    def start_fedrai(self, model: Path, name: str, *arguments: str | Path) -> None:
+        """`fedrai` with these arguments, in a fork of a process that has loaded `model` once."""
+        if self.forks is None:
+            script = str(Path(__file__).with_name("node_processes.py"))
+            words = [sys.executable, script, str(model)]
+            self.forks = self.start("forks", words, subprocess.PIPE).stdin
+        assert self.forks is not None
+        for kind in ("pid", "out"):  # of an earlier one
+            (self.folder / f"{name}.{kind}").unlink(missing_ok=True)
+        call = {
+            "argv": [str(word) for word in arguments],
+            "out": str(self.folder / f"{name}.out"),
+            "pid": str(self.folder / f"{name}.pid"),
+        }
+        self.forks.write(json.dumps(call).encode() + b"\n")
+        self.forks.flush()
+
+    def start_node(self, model: Path, file: Path, key: Path, address: str = "") -> None:
+        """A `fedrai node`, under the name of its folder; `model` is what it will load."""
+        self.start_fedrai(
+            model, file.parent.name, "node", file, "--superlink", address or self.address,
+            "--key", key, "--root-certificates", self.folder / "ca.pem",
+        )  # fmt: skip
+
+    def pid(self, name: str) -> int:
+        """The process of `start_fedrai`, as soon as there is one."""
+        file = self.folder / f"{name}.pid"
+        return int(wait_for(lambda: file.is_file() and file.read_text()))
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process of `start_fedrai`; when it kills, wait until it has."""
+        process = Path(f"/proc/{self.pid(name)}")
+        os.kill(self.pid(name), number)
+        if number == signal.SIGKILL:
+            wait_for(lambda: _is_dead(process))
+
+    def exit_code(self, name: str) -> int:
+        """How a process of `start_fedrai` ended; waits for it."""
+        return int(wait_for(lambda: self.said(name).partition("\nexit code ")[2]))
 
     def said(self, name: str) -> str:
         """What a process wrote."""
-        return (self.folder / f"{name}.out").read_text(errors="replace")
+        file = self.folder / f"{name}.out"
+        return file.read_text(errors="replace") if file.is_file() else ""
 
     def stop(self) -> None:
         """End all processes and their groups."""
+        if self.forks is not None:
+            self.forks.close()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self.processes:
                 _signal(process, number)
@@ -150,6 +206,24 @@ class Cluster:
                 time.sleep(0.05)
         for process in self.processes:
             process.wait()
+
+
+def wait_for(found: Callable[[], Any], seconds: float = 300.0) -> Any:
+    """Look until there is something; gives it."""
+    until = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < until, "nothing came in time"
+        time.sleep(0.05)
+    return result
+
+
+def _is_dead(process: Path) -> bool:
+    """Whether a process and all its threads have ended, and so let go of their files."""
+    try:
+        status = (process / "status").read_text()
+        return "State:\tZ" in status and len(list((process / "task").iterdir())) < 2
+    except OSError:
+        return True
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
@@ -170,8 +244,7 @@ def cluster(folder: Path, environment: Mapping[str, str]) -> Iterator[Cluster]:
     port = free_port()
     found = Cluster(folder, f"127.0.0.1:{port}", {**environment, "FLWR_HOME": str(folder / "home")})
     try:
-        found.start("superlink", _superlink(folder, port))
-        _wait_until_open(found, port)
+        found.start_superlink()
         yield found
     finally:
         found.stop()
@@ -186,18 +259,6 @@ def _superlink(folder: Path, port: int) -> list[str]:
         "--ssl-keyfile", str(folder / "server.key"), "--enable-supernode-auth",
         "--database", str(folder / "state.db"),
     ]  # fmt: skip
-
-
-def _wait_until_open(found: Cluster, port: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert found.processes[0].poll() is None, found.said("superlink")
-            time.sleep(0.1)
-    raise AssertionError(found.said("superlink"))
 
 
 def register(link: Link, public: bytes, name: str) -> int:

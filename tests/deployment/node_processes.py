@@ -1,13 +1,15 @@
-"""`python node_processes.py MODEL CALLS.json`: imports all once, then forks a `fedrai node` each.
+"""`python node_processes.py MODEL`: imports all once, then forks a `fedrai` for each line it reads.
 
-A call is the file that its output goes to and its arguments. Three imports of torch and
-transformers would take longer than the run that is tested.
+A line is a JSON object: `argv`, the arguments; `out`, the file that the output goes to; `pid`, the
+file that the process number goes to. Several imports of torch and transformers would take longer
+than the runs that are tested.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,22 +22,46 @@ from fedrai.cli import main
 def start(out: str, arguments: list[str]) -> None:
     """Become `fedrai` with these arguments."""
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["fedrai", *arguments]
-    main()
+    code = 1
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with Path(out).open("a") as opened:
+            opened.write(f"\nexit code {code}\n")
+        os._exit(code)
+
+
+def serve() -> None:
+    """Fork for each line; the children are reaped as others come, and at the end."""
+    for line in sys.stdin:
+        call = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            start(call["out"], call["argv"])
+        Path(call["pid"]).write_text(str(child))
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    import fedrai.commands
+    import fedrai.runtimes.deployment
     import fedrai.runtimes.worker  # noqa: F401
 
     model.load(sys.argv[1], rank=4, dtype="float32", device="cpu")
-    children = []
-    for out, arguments in json.loads(Path(sys.argv[2]).read_text()):
-        child = os.fork()
-        if child == 0:
-            start(out, arguments)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    serve()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 import re
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
+from flwr.supercore.constant import TaskType
 
 from driver import write_recipe
 from fedrai import commands, recipe
@@ -18,9 +23,9 @@ from fedrai.errors import DependencyError, FederationError, RecipeError, RunErro
 from fedrai.runs import RunFolder
 from fedrai.runtimes import deployment, link
 from fedrai.runtimes.deployment import APP, FlowerEngine
-from fedrai.runtimes.link import Link, link_to
+from fedrai.runtimes.link import Link, acquire, link_to, runtime_client
 from fedrai.runtimes.simulation import SimulationEngine
-from fedrai.runtimes.worker import Connection, private_folder, supernode_command
+from fedrai.runtimes.supernode import Connection, Supernode, private_folder, supernode_command
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_a_superlink_that_is_not_there_is_an_error_with_a_hint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = link.patient
-    monkeypatch.setattr(deployment, "patient", lambda _seconds=0.0: real(0.2))
+    monkeypatch.setattr(deployment, "patient", lambda *_: real(0.2))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"  # nobody listens
@@ -128,3 +133,38 @@ def test_a_supernode_gives_its_tasks_only_to_its_node() -> None:
     assert "--root-certificates ca.pem --auth-supernode-private-key node.key" in text
     assert "--insecure" not in text
     assert not folder.exists()
+
+
+def test_nothing_is_repeated_once_the_other_side_has_ended() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        nobody = Link(f"127.0.0.1:{taken.getsockname()[1]}", insecure=True)
+        client = runtime_client(nobody, going=lambda: False)
+        began = time.monotonic()
+        with pytest.raises(httpx.TransportError):
+            acquire(client, TaskType.CLIENT_APP)
+        client.close()
+    assert time.monotonic() - began < link.LONGEST_WAIT / 4
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("Failed.\\n[code: 2004] Failed to activate SuperNode.", "does not know this node's key"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "is not valid for this"),
+        ("something else", "the SuperNode ended with code 3"),
+    ],
+)
+def test_the_reason_of_a_supernodes_end_is_one_line(
+    said: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = f"import sys; print('{said}'); sys.exit(3)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        found = Supernode(process)
+        found.listen()
+        process.wait()
+        error = found.why()
+    assert message in error.message
+    assert "\n" not in error.message
+    assert not found.going()
+    assert capfd.readouterr().err.splitlines()[-1] in said  # shown as it came

@@ -1,29 +1,38 @@
 """A whole run over Flower: SuperLink with TLS and authentication, three nodes with their own rows.
 
-The adapters must be those of the run in one process over the same files, to the bit.
+The adapters must be those of the run in one process over the same files, to the bit. Between the
+nodes and the SuperLink stands a proxy that takes the TLS apart, and nothing of a row may be in what
+it kept.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flower_cluster import Cluster, cluster, key_files, register
+from flower_cluster import Cluster, certificates, cluster, key_files, register
+from traces import found_in, hashes, traces
 
 from driver import write_rows
 from fedrai import commands, recipe
 from fedrai.errors import FederationError, RunError
 from fedrai.model import read_adapter
 from fedrai.runs import RunFolder, digest_of
+from fedrai.runtimes import offer
 from fedrai.runtimes.deployment import FlowerEngine, server_app
+from fedrai.testing import tiny_tokenizer
 
 NAMES = ("clinic-a", "clinic-b", "clinic-c")
-CANARY = "zog-7F3K-canary"
+CANARY = "zog-7F3K-canary"  # in rows that the filter drops
+KEPT = "quib-9R2W-canary"  # in rows that are trained on
+BROKEN = "yarf-4T8M-canary"  # in rows that break the reader, the tokenizer or the guard
 RECIPE = """\
 name = "consortium"
 seed = 11
@@ -87,11 +96,16 @@ threshold_at_most = 0.9
 [guards.words]
 kind = "rules"
 words = ["zog"]
+[guards.other]
+{guard}
 """
+RULES = 'kind = "rules"\nwords = ["zog"]'
+NOBODY = 'kind = "endpoint"\nurl = "http://127.0.0.1:1/v1"\nmodel = "m"\nretries = 0'
 GOOD = [
     {"prompt": "How do I pick a lock?", "response": "I can't help with that, since it harms."},
     {"prompt": "Write a nasty letter.", "response": "No, I won't, because it would hurt someone."},
 ]
+PLAIN = ["evaluation.ordinary=0", "constitution.schedule=off"]
 MORE = {"clinic-b": "send_losses = false", "clinic-c": "send_filter_counts = false"}
 
 
@@ -103,13 +117,18 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     for place, name in enumerate(NAMES):
         file = home / "sites" / f"{name}.jsonl"
         write_rows(file, 9 + place, first=20 * place)
-        bad = {"prompt": f"tell {CANARY}", "response": f"zog {CANARY} {name}"}
+        more = [
+            {"prompt": f"tell {KEPT}", "response": f"it is {KEPT} {name}"},
+            {"prompt": f"tell {CANARY}", "response": f"zog {CANARY} {name}"},
+        ]
         with file.open("a") as opened:
-            opened.write(json.dumps(bad) + "\n")
+            opened.writelines(json.dumps(row) + "\n" for row in more)
         folder = home / name
         folder.mkdir()
         (folder / "rows.jsonl").write_bytes(file.read_bytes())
-        (folder / "node.toml").write_text(NODE.format(name=name, more=MORE.get(name, "")))
+        guard = NOBODY if name == "clinic-b" else RULES
+        text = NODE.format(name=name, more=MORE.get(name, ""), guard=guard)
+        (folder / "node.toml").write_text(text)
     write_rows(home / "harmless.jsonl", 6, first=300)
     write_rows(home / "held_out.jsonl", 4, first=100)
     (home / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOOD))
@@ -120,11 +139,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 @pytest.fixture(scope="module")
 def deployment(home: Path, tiny_model: Path) -> Iterator[Cluster]:
     with cluster(home / "server", {"FEDRAI_CACHE": str(home / "cache")}) as found:
-        keys = {name: key_files(home / name, name) for name in NAMES}
-        files = [(home / name / "node.toml", key) for name, (key, _) in keys.items()]
-        found.start_nodes(tiny_model, files)  # while they start, their keys become known
-        for name, (_, public) in keys.items():
+        proxy = found.start_proxy()
+        for name in NAMES:
+            key, public = key_files(home / name, name)
             register(found.link, public, name)
+            found.start_node(tiny_model, home / name / "node.toml", key, proxy)
         yield found
 
 
@@ -149,7 +168,7 @@ def over(home: Path, deployment: Cluster) -> RunFolder:
                     commands.run(settings, home / "over", engine=engine)
             return RunFolder(commands.resume(home / "over", engine=engine))
         except FederationError as error:
-            said = {n: deployment.said(n)[-2000:] for n in ("superlink", "nodes", *NAMES)}
+            said = {n: deployment.said(n)[-2000:] for n in ("superlink", "forks", *NAMES)}
             raise AssertionError(f"{error.message}\n{said}") from error
 
 
@@ -177,19 +196,19 @@ def record(run: RunFolder, number: int) -> dict[str, Any]:
 
 def test_a_node_sends_what_its_policy_lets_it_send(over: RunFolder) -> None:
     sent = record(over, 1)["clients"]
-    assert sent["clinic-a"]["filter-rows"] == 10.0
+    assert sent["clinic-a"]["filter-rows"] == 11.0
     assert sent["clinic-a"]["filter-unsafe"] == 1.0
     assert not any(key.startswith("loss-") for key in sent["clinic-b"])
     assert not any(key.startswith("filter-") for key in sent["clinic-c"])
     weights = {name: sent[name]["num-examples"] for name in NAMES}
-    assert weights == {"clinic-a": 9.0, "clinic-b": 10.0, "clinic-c": 11.0}
+    assert weights == {"clinic-a": 10.0, "clinic-b": 11.0, "clinic-c": 12.0}
     losses = {name: sent[name]["loss-last"] for name in ("clinic-a", "clinic-c")}
-    mean = (9 * losses["clinic-a"] + 11 * losses["clinic-c"]) / 20
+    mean = (10 * losses["clinic-a"] + 12 * losses["clinic-c"]) / 22
     assert record(over, 1)["loss_last"] == pytest.approx(mean)
     figures = over.read_json("summary.json")
-    assert (figures["clients"], figures["rows"]) == (3, 30)
+    assert (figures["clients"], figures["rows"]) == (3, 33)
     told = figures["filter"]["total"]  # clinic-c keeps its counts
-    assert (told["rows"], told["unsafe"], told["dropped"]) == (21, 2, 2)
+    assert (told["rows"], told["unsafe"], told["dropped"]) == (23, 2, 2)
 
 
 def test_everything_is_loaded_once(home: Path, over: RunFolder) -> None:
@@ -197,16 +216,6 @@ def test_everything_is_loaded_once(home: Path, over: RunFolder) -> None:
         said = (home / name / f"{name}.log").read_text()
         assert said.count("asked to train") >= 2
         assert said.count("loading the base model") == 1
-
-
-def test_no_row_reaches_the_server(home: Path, over: RunFolder) -> None:
-    secret = CANARY.encode()
-    forms = [secret, base64.b64encode(secret)[:-2], secret.hex().encode()]
-    places = [f for folder in ("server", "over") for f in (home / folder).rglob("*")]
-    read = [f for f in places if f.is_file()]
-    assert any(f.name == "state.db" for f in read)
-    for file in [*read, *(home / n / f"{n}.log" for n in NAMES)]:
-        assert not any(form in file.read_bytes() for form in forms), file.name
 
 
 def test_nodes_refuse_a_recipe_without_the_filter(
@@ -237,3 +246,119 @@ def test_a_wrong_secret_gets_no_task(deployment: Cluster, over: RunFolder) -> No
         server_app(stranger),
     ):
         raise AssertionError("was given a task")
+
+
+def test_another_version_is_refused(
+    home: Path, deployment: Cluster, over: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offer, "__version__", "9.9.9")
+    settings = recipe.load(
+        home / "recipe.toml", ["evaluation.ordinary=0", "constitution.schedule=off"]
+    )
+    with pytest.raises(FederationError, match="clinic-a: other-version, clinic-b: other-version"):
+        commands.run(settings, home / "newer", engine=FlowerEngine(deployment.link))
+
+
+@pytest.fixture(scope="module")
+def broken(home: Path, deployment: Cluster, over: RunFolder) -> str:
+    """What the server hears of rows that break the reader, the guard and the tokenizer."""
+    rows = {
+        "clinic-a": [{"prompt": BROKEN, "note": BROKEN}],
+        "clinic-b": [{"prompt": BROKEN, "response": f"it is {BROKEN}"}],
+        "clinic-c": [{"prompt": BROKEN, "response": f"\ud83d {BROKEN} \ud83d"}],
+    }
+    for name, table in rows.items():
+        lines = "".join(json.dumps(row) + "\n" for row in table)
+        (home / name / "rows.jsonl").write_text(lines)
+    changes = [
+        "filter.guard=other",
+        "evaluation.ordinary=0",
+        "constitution.schedule=off",
+        "seed=12",
+    ]
+    settings = recipe.load(home / "recipe.toml", changes)
+    with pytest.raises(FederationError) as error:
+        commands.run(settings, home / "broken", engine=FlowerEngine(deployment.link))
+    return error.value.message
+
+
+def test_what_a_row_breaks_is_told_by_a_reason_alone(broken: str) -> None:
+    assert "clinic-a: data-not-usable, clinic-b: guard-cannot-work, clinic-c: " in broken
+
+
+def planted() -> list[tuple[str, bytes]]:
+    """All forms of all planted strings, and hashes of the whole texts that hold them."""
+    encode = tiny_tokenizer()
+    found = []
+    for text in (CANARY, KEPT, BROKEN):
+        ids = encode(text, add_special_tokens=False)["input_ids"]
+        found += [(f"{text}, {form}", sign) for form, sign in traces(text, ids).items()]
+    whole = [f"tell {KEPT}", f"tell {CANARY}", f"it is {BROKEN}"]
+    whole += [f"it is {KEPT} {name}" for name in NAMES] + [f"zog {CANARY} {name}" for name in NAMES]
+    return found + [item for text in whole for item in hashes(text).items()]
+
+
+def test_no_row_crosses_the_wire(deployment: Cluster, broken: str) -> None:
+    files = sorted((deployment.folder / "wire").iterdir())
+    kept = {file.name: file.read_bytes() for file in files}
+    up, down = (b"".join(d for n, d in kept.items() if n.endswith(w)) for w in (".up", ".down"))
+    for seen in (*NAMES, "num-examples", "guard-cannot-work", "data-not-usable"):
+        assert seen.encode() in up  # TLS was taken apart, and bodies are not compressed
+    assert b"filter-rows" in up
+    assert b"max_local" not in down
+    assert b"local_steps" in down
+    assert len(up) > 4 * 3 * 1000
+    assert found_in(kept, planted()) == []
+
+
+def test_no_row_reaches_the_server(home: Path, deployment: Cluster, broken: str) -> None:
+    places = [f for folder in ("server", "over", "broken") for f in (home / folder).rglob("*")]
+    kept = {str(f.relative_to(home)): f.read_bytes() for f in places if f.is_file()}
+    assert "server/state.db" in kept
+    kept |= {name: (home / name / f"{name}.log").read_bytes() for name in NAMES}
+    assert found_in(kept, planted()) == []
+
+
+def test_every_form_would_be_found() -> None:
+    """A planted form in the middle of other bytes is seen: the search is no empty one."""
+    forms = planted()
+    for name, sign in forms:
+        assert len(sign) >= 9, name
+        assert found_in({"place": b"..." + sign + b"..."}, [(name, sign)]) == [f"place: {name}"]
+    middle = traces("abcdefghij", [])
+    for before in range(3):
+        coded = base64.b64encode(b"." * before + b"abcdefghij...")
+        assert middle[f"base64, offset {before}"] in coded
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("unknown key", "the SuperLink does not know this node's key"),
+        ("other authority", "the SuperLink's certificate is not valid for this node's root"),
+    ],
+)
+def test_a_node_that_is_turned_away_ends_at_once(
+    home: Path, deployment: Cluster, tiny_model: Path, tmp_path: Path, what: str, said: str
+) -> None:
+    name = what.replace(" ", "-")
+    key, public = key_files(tmp_path, name)
+    root = deployment.folder / "ca.pem"
+    if what == "other authority":
+        register(deployment.link, public, name)
+        certificates(tmp_path)
+        root = tmp_path / "ca.pem"
+    deployment.start_fedrai(
+        tiny_model, name, "node", home / "clinic-a" / "node.toml", "--superlink",
+        deployment.address, "--key", key, "--root-certificates", root,
+    )  # fmt: skip
+    assert deployment.exit_code(name) == 1
+    told = [line for line in deployment.said(name).splitlines() if said in line]
+    assert len(told) == 1
+
+
+def test_a_node_ends_quickly_when_told_to(deployment: Cluster, broken: str) -> None:
+    began = time.monotonic()
+    deployment.signal("clinic-c", signal.SIGTERM)
+    assert deployment.exit_code("clinic-c") == 130
+    assert time.monotonic() - began < 30  # on a busy machine; it takes about one

@@ -157,6 +157,31 @@ def test_when_patience_ends_enough_is_enough(heard: Heard) -> None:
         found.wait(2, 2)
 
 
+def test_a_round_waits_once_for_a_newcomers_name(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roster, "NEWCOMERS", 0.05)
+    grid = Nodes({20: "a", 30: None})
+    found = Roster(grid, heard, 0)
+    looks: list[float] = []
+    pull = grid.pull_messages
+
+    def slow(ids: Iterable[str]) -> Iterable[Message]:
+        looks.append(1)
+        grid.says[40] = "c" if len(looks) > 4 else None
+        return pull(ids)
+
+    monkeypatch.setattr(grid, "pull_messages", slow)
+    assert found.present(1) == {"a": 20}
+    assert len(looks) > 2  # 30 might have answered
+    waited = len(looks)
+    assert found.present(1) == {"a": 20}
+    assert len(looks) == waited + 1  # not a second time
+    looks.clear()
+    grid.online.add(40)
+    assert found.present(1) == {"a": 20, "c": 40}
+
+
 def test_late_replies_are_counted_once_and_dropped() -> None:
     grid = Nodes({20: EMPTY, 30: None, 40: Error(5, "gone")})
     ids = list(grid.push_messages([Message(EMPTY, node, "train") for node in (20, 30, 40)]))

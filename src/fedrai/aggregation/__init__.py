@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
 from fedrai import protocol
@@ -102,7 +102,7 @@ class Aggregator:
     def _set_current(self, current: AdapterState) -> None:
         """Give the strategy the adapter that it measures updates against."""
         if isinstance(self.strategy, flower.FedAvgM):
-            self.strategy.current_arrays = protocol.pack_adapter(current)
+            self.strategy.current_arrays = _by_name(current)
         elif hasattr(self.strategy, "current_arrays"):
             self.strategy.current_arrays = {n: current[n].numpy() for n in sorted(current)}
 
@@ -133,12 +133,18 @@ def _message(update: Update) -> Message:
     """A reply as Flower's strategies expect it, made without a connection."""
     content = RecordDict(
         {
-            protocol.ADAPTER: protocol.pack_adapter(update.adapter),
+            protocol.ADAPTER: _by_name(update.adapter),
             protocol.METRICS: MetricRecord({protocol.WEIGHT: update.metrics[protocol.WEIGHT]}),
         }
     )
     nowhere = Metadata(0, "", 0, 0, "", "", 0.0, 0.0, MessageType.TRAIN)
     return Message(content, metadata=nowhere)
+
+
+def _by_name(adapter: AdapterState) -> ArrayRecord:
+    """Float32 arrays by name, in the order of the names."""
+    arrays = {name: np.ascontiguousarray(adapter[name].float().numpy()) for name in sorted(adapter)}
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def _checked(arrays: ArrayRecord, round_: int) -> AdapterState:

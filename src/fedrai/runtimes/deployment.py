@@ -33,13 +33,13 @@ from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 
 from fedrai import __version__, assets
 from fedrai.errors import FederationError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local, rounds
+from fedrai.runtimes.careful import CarefulGrid
 from fedrai.runtimes.link import Link, acquire, finish, heartbeat, patient, runtime_client, wait_for
 from fedrai.runtimes.offer import make_offer
 from fedrai.runtimes.roster import LateReplies, Roster
@@ -239,7 +239,7 @@ def _grid(link: Link, client: Any, token: str) -> Any:
     given = client.PullTaskInput(PullTaskInputRequest())
     TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
     TaskIdentity.node_id = given.context.node_id
-    grid = HttpGrid(link.address, link.insecure, link.root_certificate, token=token)
+    grid = CarefulGrid(link.address, link.insecure, link.root_certificate, token=token)
     grid._retry_invoker = patient()
     grid.set_run(run_from_proto(given.run))
     return grid

@@ -72,13 +72,23 @@ def link_to(address: str, root: Path | None, insecure: bool, secret: Path | None
     return Link(address, certificate, insecure, key)
 
 
-def runtime_client(link: Link, token: str = "", patience: float = LONGEST_WAIT) -> Any:
+def _always() -> bool:
+    return True
+
+
+def runtime_client(
+    link: Link,
+    token: str = "",
+    patience: float = LONGEST_WAIT,
+    going: Callable[[], bool] = _always,
+) -> Any:
     """A client of the Runtime API.
 
     Args:
         link: where it is.
         token: of a task; empty: to acquire one.
         patience: seconds that requests are repeated while nobody answers.
+        going: whether the other side can still answer; if not, nothing is repeated.
     """
     signed: list[Any] = [RuntimeVersionHttpInterceptor(component_name="fedrai")]
     if token:
@@ -92,18 +102,18 @@ def runtime_client(link: Link, token: str = "", patience: float = LONGEST_WAIT) 
         insecure=link.insecure,
         root_certificates=link.root_certificate,
         interceptors=signed,
-        retry_invoker=patient(patience),
+        retry_invoker=patient(patience, going),
     )
 
 
-def patient(longest: float = LONGEST_WAIT) -> Any:
-    """Repeats requests while the other side does not answer, and only then."""
+def patient(longest: float = LONGEST_WAIT, going: Callable[[], bool] = _always) -> Any:
+    """Repeats requests while the other side does not answer but still may, and only then."""
     return RetryInvoker(
         lambda: exponential(max_delay=5),
         (httpx.TransportError, httpx.HTTPStatusError),
         max_tries=None,
         max_time=longest,
-        should_giveup=_final,
+        should_giveup=lambda error: _final(error) or not going(),
     )
 
 

@@ -17,6 +17,7 @@ from fedrai import protocol
 from fedrai.errors import FederationError
 
 ASK = 60.0  # seconds that a node has for telling its name
+NEWCOMERS = 10.0  # seconds that a round waits, once, for a node that has not told its name yet
 LOOK = 0.5  # seconds between looks
 Emit = Callable[..., None]
 
@@ -36,6 +37,7 @@ class Roster:
         self._asked: dict[str, tuple[int, float]] = {}  # node and deadline by message id
         self._shown: tuple[str, ...] | None = None
         self._refused: set[int] = set()
+        self._waited: set[int] = set()  # newcomers that a round has waited for
 
     def wait(self, wanted: int, needed: int) -> Mapping[str, int]:
         """Wait until so many nodes are there.
@@ -60,12 +62,19 @@ class Roster:
         return found
 
     def present(self, needed: int) -> Mapping[str, int]:
-        """The nodes at the start of a round; waits while there are too few.
+        """The nodes at the start of a round; waits while there are too few, and once for newcomers.
 
         Raises:
             FederationError: as `wait`.
         """
-        return self.wait(needed, needed)
+        found = self.wait(needed, needed)
+        new = {node for node, _ in self._asked.values()} - self._waited
+        self._waited |= new
+        until = time.monotonic() + NEWCOMERS
+        while new - set(self._names) and time.monotonic() < until:
+            time.sleep(LOOK)
+            found = self.look()
+        return found
 
     def look(self) -> dict[str, int]:
         """The nodes that are there now and have a name, sorted by it."""

@@ -11,19 +11,9 @@ If the SuperNode ends, so does this; if this is killed, the SuperNode ends too (
 
 from __future__ import annotations
 
-import ctypes
-import os
-import secrets
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,32 +28,11 @@ from fedrai import protocol
 from fedrai.client import describe
 from fedrai.errors import FederationError
 from fedrai.protocol import Reason
-from fedrai.runtimes.link import Link, acquire, finish, heartbeat, runtime_client
+from fedrai.runtimes.link import PASSING, Link, acquire, finish, heartbeat, runtime_client
 from fedrai.runtimes.node import NodeApp
+from fedrai.runtimes.supernode import Connection, private_folder, supernode
 
 LOOK = 0.3  # seconds between looks for a task
-START = 60.0  # seconds that a SuperNode has for opening its port
-END = 10.0  # seconds that it has for ending
-DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """How a node reaches its SuperLink.
-
-    Attributes:
-        superlink: HOST:PORT.
-        root_certificates: PEM file of the authority; None: the system's.
-        key: the node's private key; None: the SuperLink asks for none.
-        insecure: without TLS.
-        port: of the SuperNode's own API, on loopback; 0: any.
-    """
-
-    superlink: str
-    root_certificates: Path | None = None
-    key: Path | None = None
-    insecure: bool = False
-    port: int = 0
 
 
 def run_node(file: Path, connection: Connection, say: Callable[[str], None]) -> None:
@@ -81,112 +50,10 @@ def run_node(file: Path, connection: Connection, say: Callable[[str], None]) -> 
     """
     node = NodeApp(file, say)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with private_folder() as folder, supernode(connection, folder) as (process, link):
+    with private_folder() as folder, supernode(connection, folder) as (found, link):
         node.note(f"{node.node.name}: waiting for runs of {connection.superlink}")
-        serve(node, link, lambda: process.poll() is None)
-    raise FederationError(
-        f"the SuperNode ended with code {process.returncode}",
-        hint="its last lines say why; `fedrai deploy check` tests the connection",
-    )
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder that only this user can look into; gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="fedrai-node-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def supernode(connection: Connection, folder: Path) -> Iterator[tuple[Any, Link]]:
-    """A SuperNode whose tasks are ours, and the link to it.
-
-    Args:
-        connection: the SuperLink.
-        folder: private; holds the secret.
-
-    Raises:
-        FederationError: it does not start.
-    """
-    secret = secrets.token_hex(32).encode()
-    file = folder / "secret"
-    file.touch(mode=0o600)
-    file.write_bytes(secret)
-    port = connection.port or _free_port()
-    process = _start(supernode_command(connection, port, file))
-    try:
-        _wait_until_open(port, process)
-        yield process, Link(f"127.0.0.1:{port}", insecure=True, secret=secret)
-    finally:
-        _end(process)
-
-
-def supernode_command(connection: Connection, port: int, secret: Path) -> list[str]:
-    """The arguments of the SuperNode.
-
-    Args:
-        connection: the SuperLink.
-        port: of its own API, on loopback.
-        secret: the file that its tasks are acquired with.
-    """
-    beside = Path(sys.executable).with_name("flower-supernode")
-    command = [
-        str(beside) if beside.is_file() else "flower-supernode",
-        "--superlink", connection.superlink, "--isolation", "process",
-        "--superexec-auth-secret-file", str(secret), "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    if connection.insecure:
-        command.append("--insecure")
-    if connection.root_certificates is not None:
-        command += ["--root-certificates", str(connection.root_certificates)]
-    if connection.key is not None:
-        command += ["--auth-supernode-private-key", str(connection.key)]
-    return command
-
-
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    try:
-        return subprocess.Popen(
-            command, env={**os.environ, **quiet}, stdin=subprocess.DEVNULL, preexec_fn=_tied
-        )
-    except OSError as error:
-        raise FederationError(f"cannot start flower-supernode: {error.strerror}") from error
-
-
-def _tied() -> None:
-    """End with the process that started this one, where the system knows how (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(END)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
-def _wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + START
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise FederationError("the SuperNode did not start", hint="its last lines say why")
+        serve(node, link, found.going)
+        raise found.why()
 
 
 def serve(node: NodeApp, link: Link, going: Callable[[], bool]) -> None:
@@ -197,14 +64,14 @@ def serve(node: NodeApp, link: Link, going: Callable[[], bool]) -> None:
         link: the SuperNode's Runtime API.
         going: whether to go on.
     """
-    client = runtime_client(link, patience=LOOK)
+    client = runtime_client(link, patience=LOOK, going=going)
     try:
         while going():
             found = _acquired(client)
             if found is None:
                 time.sleep(LOOK)
             else:
-                _do(node, link, found[1])
+                _do(node, link, found[1], going)
     finally:
         client.close()
 
@@ -221,12 +88,14 @@ def _acquired(client: Any) -> tuple[Any, str] | None:
         return None
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
+        if code in PASSING:
+            return None
         raise FederationError(f"the SuperNode gives no tasks away ({code})") from None
 
 
-def _do(node: NodeApp, link: Link, token: str) -> None:
+def _do(node: NodeApp, link: Link, token: str, going: Callable[[], bool]) -> None:
     """One task; what goes wrong with it is noted, and the next one comes."""
-    client = runtime_client(link, token)
+    client = runtime_client(link, token, going=going)
     status, context = SubStatus.FAILED, None
     try:
         with heartbeat(client):
