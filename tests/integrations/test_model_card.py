@@ -85,7 +85,7 @@ def warned(text: str) -> str:
 def test_metadata_as_the_hub_reads_it() -> None:
     found = ModelCard(made()).data
     assert found.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert (found.library_name, found.license) == ("peft", "apache-2.0")
+    assert (found.to_dict()["library_name"], found.license) == ("peft", "apache-2.0")
     assert found.datasets == ["org/rows"]
     assert set(found.tags) == {"federated-learning", "fedrai", "safety", "lora"}
     assert found.to_dict()["base_model_relation"] == "adapter"
@@ -96,7 +96,7 @@ def test_metadata_as_the_hub_reads_it() -> None:
 def test_metadata_of_a_merged_model() -> None:
     text = made(merged=True, licence="mit")
     found = ModelCard(text).data
-    assert (found.library_name, found.license) == ("transformers", "mit")
+    assert (found.to_dict()["library_name"], found.license) == ("transformers", "mit")
     assert found.to_dict()["base_model_relation"] == "finetune"
     assert "PeftModel" not in text
 
@@ -226,7 +226,7 @@ def test_paths_of_the_machine_stay_here() -> None:
 def test_a_kept_card_is_relabelled_when_merged() -> None:
     text = "---\nlicense: mit\nlibrary_name: peft\n---\n# A card\n---\nmore\n"
     found = relabelled(text)
-    assert ModelCard(found).data.library_name == "transformers"
+    assert ModelCard(found).data.to_dict()["library_name"] == "transformers"
     assert found.endswith("# A card\n---\nmore\n")
     assert relabelled("# No metadata\n---\n") == "# No metadata\n---\n"
 
@@ -254,7 +254,7 @@ def test_export_writes_the_card_of_a_run(trained: Path, merged: bool) -> None:
     done = CliRunner().invoke(cli, ["export", str(trained / "run"), "--out", str(out), *flags])
     assert done.exit_code == 0, done.output
     found = ModelCard.load(out / "README.md")
-    assert found.data.library_name == ("transformers" if merged else "peft")
+    assert found.data.to_dict()["library_name"] == ("transformers" if merged else "peft")
     run = RunFolder.open(trained / "run")
     safe = run.read_json("evaluations/0001/metrics.json")["rates"]["safe"]
     assert f"{safe['unscored']} unscored" in found.text or not safe["unscored"]
