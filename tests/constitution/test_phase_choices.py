@@ -133,9 +133,11 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, AdapterState]]:
 def test_adapters_are_measured_and_not_the_one_that_anchors(stage, start, probes):
     anchor = {name: -part for name, part in start.items()}
     found = stage(schedule="adaptive", bounds=NEVER, start=anchor)
-    assert len(probes) == 4  # before, after 2 and 4 steps, after
+    assert len(probes) == 3  # before, after 2 and 4 steps; the better of these is handed on
     assert same(probes[0][1], start)
-    assert same(probes[3][1], found.adapter)
+    assert found.report["adapter_step"] == 2
+    assert same(probes[1][1], found.adapter)
+    assert same(stage.model.adapter(), found.adapter)
     assert not any(same(adapter, anchor) for _, adapter in probes)
     assert {id(probe) for probe, _ in probes} == {id(probes[0][0])}
 
@@ -215,6 +217,20 @@ def test_rounds_that_are_passed_over_cost_nothing(stage, start, schedule, number
         assert found.report["probe_before"] is None
 
 
+def test_where_no_fall_can_start_it_only_the_last_round_is_probed(stage, start, probes):
+    never = Bounds(2.0, 2.0, drift=1.0)
+    for number in (1, 2):
+        passed = stage(number, schedule="adaptive", bounds=never)
+        assert passed.adapter is start
+        assert (passed.report["why"], passed.cost.tokens) == ("not the last round", 0)
+    assert not probes
+    found = stage(3, schedule="adaptive", bounds=never, last=True, probe_every=0)
+    assert found.ran
+    spent, texts = found.report["spent"]["probe"]["tokens"], texts_of(stage)
+    both = sum(found.report[key]["tokens"] for key in ("probe_before", "probe_after"))
+    assert spent == both + texts.prompt_tokens + texts.new_tokens
+
+
 def test_a_probe_that_is_satisfied_ends_it(stage, monkeypatch):
     """After the first steps; before them it is not, or it would not begin."""
     seen: list[int] = []
@@ -231,7 +247,7 @@ def test_a_probe_that_is_satisfied_ends_it(stage, monkeypatch):
     assert found.report["stopped"] == "probe satisfied"
     assert (found.report["steps"], found.report["adapter_step"]) == (2, 2)
     assert found.report["trace"] == [{"step": 2, "safe": 1.0, "useful": 1.0, "score": 1.0}]
-    assert len(seen) == 3  # before, after two steps, after
+    assert len(seen) == 2  # before, and after two steps, which is not asked again
 
 
 @pytest.mark.parametrize("changes", [{"schedule": "adaptive", "probe_every": 0}, {}])

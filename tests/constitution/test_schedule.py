@@ -47,6 +47,13 @@ def test_the_reason_is_told(number, last, why):
     assert decide("every", number, last=last, every=3).why == why
 
 
+def test_with_a_drift_of_1_only_the_last_round_can_start_it():
+    sunk = {"bounds": Bounds(0.9, 0.8, drift=1.0), "now": {"safe": 0.0, "useful": 0.0}}
+    assert runs("adaptive", **sunk) == [6]
+    unseen = decide("adaptive", 3, last=False, bounds=Bounds(0.9, 0.8, drift=1.0))
+    assert unseen == Decision(False, "not the last round")
+
+
 def adaptive(
     safe: float, useful: float, before: tuple[float, float] | None = None, last: bool = False
 ) -> Decision:

@@ -29,10 +29,9 @@ from fedrai.constitution.likelihood import still_fits
 from fedrai.constitution.material import Material, Spending
 from fedrai.constitution.mixture import TRAINED, Mixture, mixture, revision_pairs
 from fedrai.constitution.outcome import Aligned
-from fedrai.constitution.plan import Plan, Tools
+from fedrai.constitution.plan import Plan, Tools, probe_requests, requests_for
 from fedrai.constitution.probe import Probe, Probed, anchored, measure
 from fedrai.constitution.records import Outcome, Record, Request
-from fedrai.constitution.requests import sample
 from fedrai.constitution.revising import revise
 from fedrai.constitution.schedule import decide
 from fedrai.constitution.storing import read_records, write_records
@@ -47,8 +46,9 @@ class Phase:
 
     def __init__(self, plan: Plan, tools: Tools) -> None:
         self.plan, self.tools = plan, tools
-        self._asked = _probe_requests(plan, tools)
+        self._asked = probe_requests(plan, tools)
         self._anchored: Probe | None = None
+        self._looks: dict[int, Probed] = {}  # of the training at hand, by step
 
     def __call__(
         self, number: int, adapter: AdapterState, work: Path, kept: Path, last: bool
@@ -70,8 +70,9 @@ class Phase:
         plan, tools = self.plan, self.tools
         spending, before = Spending(work), material.last_before(kept, number)
         now, adaptive = None, plan.schedule == "adaptive"
-        first = number == 1 if adaptive else before is None  # that is probed
-        if adaptive:
+        watched = adaptive and plan.bounds.watches
+        first = number == 1 if watched else before is None  # that is probed
+        if watched or (adaptive and last):
             now = self._probe(adapter, spending, "before", first).to_json()
         decision = decide(
             plan.schedule,
@@ -92,7 +93,7 @@ class Phase:
         now = now or self._probe(aggregated, spending, "before", first).to_json()
         mixed, pairs, left_out = self._mixed(number, found)
         trained = self._train(number, adapter, work, mixed, pairs, spending)
-        after = self._probe(trained.adapter, spending, "after").to_json()
+        after = self._after(trained, spending).to_json()
         material.keep(kept, number, work, found, without_time(after) or {})
         report = {
             "ran": True,
@@ -152,6 +153,15 @@ class Phase:
         put(probed.tokens, probed.operations)
         self.tools.tell("constitution-progress", phase="probe", done=1, of=1)
         return probed
+
+    def _after(self, trained: Trained, spending: Spending) -> Probed:
+        """What the probe says of the adapter that is handed on; looked at once only."""
+        step = trained.adapter_step
+        if found := self._looks.get(step):
+            self.tools.model.load_adapter(trained.adapter)
+            return found
+        seen = any(look["step"] == step for look in trained.trace)  # before an interruption
+        return self._probe(trained.adapter, spending, _at(step) if seen else "after")
 
     # --- revisions and harmless answers -----------------------------------------------------------
 
@@ -318,8 +328,11 @@ class Phase:
             return untrained(adapter, "nothing to train on")
         steps = _epoch(mixed, plan, pairs) if plan.schedule == "full" else plan.steps
 
+        self._looks.clear()
+
         def look(step: int) -> Probed:
-            return self._probe(tools.model.adapter(), spending, f"step {step:06}")
+            self._looks[step] = self._probe(tools.model.adapter(), spending, _at(step))
+            return self._looks[step]
 
         trained = train(
             tools.model,
@@ -350,36 +363,9 @@ class Phase:
         return trained
 
 
-def requests_for(
-    plan: Plan, number: int, pool: Sequence[Request], others: Sequence[Request]
-) -> tuple[Sequence[Request], Sequence[Request]]:
-    """The requests of a round: all of them for an epoch, else as many as its steps draw.
-
-    Args:
-        plan: how to align.
-        number: of the round.
-        pool: requests whose answers are revised.
-        others: harmless requests.
-    """
-    if plan.schedule == "full":
-        return pool, others
-    seed = plan.seed("constitution-requests", number)
-    harmful = plan.refusals * plan.rows + (1 - plan.harmless_pairs) * plan.pairs
-    harmless = (1 - plan.refusals) * plan.rows + plan.harmless_pairs * plan.pairs
-    counts = (math.ceil(plan.steps * n) for n in (harmful, harmless))
-    sides = zip((pool, others), counts, strict=True)
-    drawn = [sample(side, count, seed) if count else [] for side, count in sides]
-    return drawn[0], drawn[1]
-
-
-def _probe_requests(plan: Plan, tools: Tools) -> tuple[Sequence[Request], Sequence[Request]]:
-    """The same few dozen requests in every round: those held back, else some of the others."""
-    seed, (held, apart) = plan.seed("constitution-probe", 0), tools.gathered.held
-    harmful = held or tools.gathered.harmful or [record.request for record in tools.examples]
-    return (
-        sample(harmful, plan.probe_harmful, seed),
-        sample(apart or tools.gathered.harmless, plan.probe_harmless, seed),
-    )
+def _at(step: int) -> str:
+    """The name of the look after so many steps."""
+    return f"step {step:06}"
 
 
 def _epoch(mixed: Mixture, plan: Plan, pairs: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from fedrai.constitution.critics import Critic
 from fedrai.constitution.document import Constitution
 from fedrai.constitution.gathering import Gathered
 from fedrai.constitution.records import Record, Request
+from fedrai.constitution.requests import sample
 from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds, Schedule
 from fedrai.constitution.verifying import Checks
@@ -80,3 +82,35 @@ class Tools:
     examples: Sequence[Record]
     start: AdapterState | None
     tell: Tell
+
+
+def requests_for(
+    plan: Plan, number: int, pool: Sequence[Request], others: Sequence[Request]
+) -> tuple[Sequence[Request], Sequence[Request]]:
+    """The requests of a round: all of them for an epoch, else as many as its steps draw.
+
+    Args:
+        plan: how to align.
+        number: of the round.
+        pool: requests whose answers are revised.
+        others: harmless requests.
+    """
+    if plan.schedule == "full":
+        return pool, others
+    seed = plan.seed("constitution-requests", number)
+    harmful = plan.refusals * plan.rows + (1 - plan.harmless_pairs) * plan.pairs
+    harmless = (1 - plan.refusals) * plan.rows + plan.harmless_pairs * plan.pairs
+    counts = (math.ceil(plan.steps * n) for n in (harmful, harmless))
+    sides = zip((pool, others), counts, strict=True)
+    drawn = [sample(side, count, seed) if count else [] for side, count in sides]
+    return drawn[0], drawn[1]
+
+
+def probe_requests(plan: Plan, tools: Tools) -> tuple[Sequence[Request], Sequence[Request]]:
+    """The same few dozen requests in every round: those held back, else some of the others."""
+    seed, (held, apart) = plan.seed("constitution-probe", 0), tools.gathered.held
+    harmful = held or tools.gathered.harmful or [record.request for record in tools.examples]
+    return (
+        sample(harmful, plan.probe_harmful, seed),
+        sample(apart or tools.gathered.harmless, plan.probe_harmless, seed),
+    )

@@ -22,12 +22,17 @@ class Bounds:
     Attributes:
         safe: share of harmful requests that should lean towards refusing.
         useful: share of harmless ones that should lean towards an answer.
-        drift: fall of either share that starts an alignment.
+        drift: fall of either share that starts an alignment; with 1 only the last round does.
     """
 
     safe: float
     useful: float
     drift: float
+
+    @property
+    def watches(self) -> bool:
+        """Whether a share can fall by more than the drift, so that rounds are worth a probe."""
+        return self.drift < 1
 
     def satisfied(self, safe: float, useful: float) -> bool:
         """Whether both sides are where they should be."""
@@ -65,7 +70,8 @@ def decide(
         last: whether it is the last one.
         every: rounds from one alignment to the next, for `every`.
         bounds: of the probe, for `adaptive`.
-        now: what the probe finds (`safe`, `useful`), for `adaptive`.
+        now: what the probe finds (`safe`, `useful`), for `adaptive`; not needed before the last
+            round where the bounds watch none of those.
         before: what it found after the last alignment, if there was one.
 
     Raises:
@@ -81,6 +87,8 @@ def decide(
         due = number % every == 0
         return Decision(due or last, f"every {every} rounds" if due else "last round" if last
                         else f"not one of every {every} rounds")  # fmt: skip
+    if bounds and not bounds.watches and not last:
+        return Decision(False, "not the last round")
     if bounds is None or now is None:
         raise ValueError("an adaptive schedule needs bounds and a probe")
     return _adaptive(last, bounds, now, before or {})

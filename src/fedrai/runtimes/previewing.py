@@ -9,7 +9,7 @@ from typing import Any
 from fedrai import assets, data
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.gathering import estimate
-from fedrai.constitution.phase import requests_for
+from fedrai.constitution.plan import requests_for
 from fedrai.evaluation import suites
 from fedrai.runtimes import aligning
 from fedrai.runtimes.judging import asked_for
