@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -11,16 +10,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import assets, recipe
-from fedrai.cli import main
 from fedrai.errors import FederationError
 from fedrai.generate import generate
 from fedrai.model import LanguageModel, read_adapter
@@ -28,16 +25,6 @@ from fedrai.records import Message
 from fedrai.runtimes import local
 
 SHORT = ("-o", "federation.rounds=2", "-o", "evaluation.every=0")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def call(folder: Path) -> Call:
-    """Run a command in this process, in `folder`, without a network and not on a terminal."""
-
-    def run(*arguments: str | Path, typed: str = "", cwd: Path = folder) -> Outcome:
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-            patch.chdir(cwd)
-            patch.setenv("FEDRAI_CACHE", str(folder / "cache"))
-            patch.setenv("FEDRAI_OFFLINE", "1")
-            patch.setattr(sys, "argv", ["fedrai", *map(str, arguments)])
-            patch.setattr(sys, "stdin", io.StringIO(typed))
-            stack.enter_context(contextlib.redirect_stdout(out))
-            stack.enter_context(contextlib.redirect_stderr(err))
-            with pytest.raises(SystemExit) as stop:
-                main()
-        return Outcome(stop.value.code, out.getvalue(), err.getvalue())
-
-    return run
+    return commands(folder)
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from commands import Call, commands
+from commands import Outcome as Ended
 from driver import fill_cache, write_rows
 from fedrai import model, recipe, targets
-from fedrai.cli import main
 from fedrai.constitution.records import Outcome
 from fedrai.constitution.storing import read_records
 from fedrai.display import Display
@@ -72,16 +70,6 @@ GOOD = [
 ]
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Call = Callable[..., Said]
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     home = tmp_path_factory.mktemp("align")
@@ -97,24 +85,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def call(home: Path) -> Call:
-    def run(*arguments: str) -> Said:
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-            patch.chdir(home)
-            patch.setenv("FEDRAI_CACHE", str(home / "cache"))
-            patch.setenv("FEDRAI_OFFLINE", "1")
-            patch.setattr(sys, "argv", ["fedrai", *arguments])
-            stack.enter_context(contextlib.redirect_stdout(out))
-            stack.enter_context(contextlib.redirect_stderr(err))
-            with pytest.raises(SystemExit) as stop:
-                main()
-        return Said(stop.value.code, out.getvalue(), err.getvalue())
-
-    return run
+    return commands(home)
 
 
 @pytest.fixture(scope="module")
-def done(call: Call) -> Said:
+def done(call: Call) -> Ended:
     """`whole`: aligned in one go, measured before and after."""
     found = call("align", "--recipe", "mine.toml", "--out", "whole")
     assert found.code == 0, found.err
@@ -124,7 +99,7 @@ def done(call: Call) -> Said:
 # --- what it leaves -------------------------------------------------------------------------------
 
 
-def test_the_folder_holds_the_adapter_and_its_account(home: Path, done: Said) -> None:
+def test_the_folder_holds_the_adapter_and_its_account(home: Path, done: Ended) -> None:
     whole = home / "whole"
     assert sorted(f.name for f in whole.iterdir() if not f.name.startswith(".")) == [
         "README.md", "adapter", "align.json", "evaluations", "events.jsonl", "harmless.jsonl",
@@ -149,7 +124,7 @@ def test_the_folder_holds_the_adapter_and_its_account(home: Path, done: Said) ->
 
 
 def test_the_adapter_has_moved_and_can_be_looked_at(
-    home: Path, done: Said, monkeypatch: pytest.MonkeyPatch
+    home: Path, done: Ended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
     chosen = targets.target("whole/adapter")
@@ -161,7 +136,7 @@ def test_the_adapter_has_moved_and_can_be_looked_at(
     assert losses["before"]["held_out_loss"] != losses["after"]["held_out_loss"]
 
 
-def test_what_is_printed_and_the_card(home: Path, done: Said) -> None:
+def test_what_is_printed_and_the_card(home: Path, done: Ended) -> None:
     assert re.search(r"^5 steps, .*safe .* -> .* %, useful", done.out, re.M)
     rows = [line.split("│")[1].strip() for line in done.out.splitlines() if line[:1] == "│"]
     assert rows == ["before", "after"]
@@ -181,7 +156,7 @@ def test_what_is_printed_and_the_card(home: Path, done: Said) -> None:
 
 
 def test_the_same_command_again_does_nothing(
-    home: Path, call: Call, done: Said, monkeypatch: pytest.MonkeyPatch
+    home: Path, call: Call, done: Ended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "load", lambda *_, **__: pytest.fail("loaded a model"))
     before = {f: f.stat().st_mtime_ns for f in (home / "whole").rglob("*")}
@@ -227,7 +202,7 @@ def decided(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("phase", "nth"), [("revisions", 1), ("harmless", 2), ("training", 3)])
 def test_an_alignment_that_was_stopped_goes_on_to_the_same_bits(
-    phase: str, nth: int, home: Path, call: Call, done: Said
+    phase: str, nth: int, home: Path, call: Call, done: Ended
 ) -> None:
     out = f"cut-{phase}"
     with stopped_at(phase, nth):
@@ -243,7 +218,7 @@ def test_an_alignment_that_was_stopped_goes_on_to_the_same_bits(
     assert not (home / out / "work").exists()
 
 
-def test_another_alignment_is_not_gone_on_with(home: Path, call: Call, done: Said) -> None:
+def test_another_alignment_is_not_gone_on_with(home: Path, call: Call, done: Ended) -> None:
     found = call("align", "--recipe", "mine.toml", "--out", "whole", "--steps", "7")
     assert (found.code, found.out) == (2, "")
     assert found.err == (
@@ -265,7 +240,7 @@ def test_another_alignment_is_not_gone_on_with(home: Path, call: Call, done: Sai
 # --- from an adapter ------------------------------------------------------------------------------
 
 
-def test_an_adapter_is_gone_on_from(home: Path, call: Call, done: Said) -> None:
+def test_an_adapter_is_gone_on_from(home: Path, call: Call, done: Ended) -> None:
     lean = ("-o", "constitution.steps=1", "-o", "evaluation.advbench=0", "-o", "adapter={rank=4}")
     small = "constitution.request_count=1"
     found = call("align", "whole/adapter", "--recipe", "mine.toml", *lean, "-o", small,
@@ -283,7 +258,7 @@ def test_an_adapter_is_gone_on_from(home: Path, call: Call, done: Said) -> None:
 
 
 def test_the_adapter_that_is_aligned_anchors_the_probe(
-    home: Path, done: Said, monkeypatch: pytest.MonkeyPatch
+    home: Path, done: Ended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fedrai.align_commands import prepare, settings_for
 

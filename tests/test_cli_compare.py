@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import recipe
-from fedrai.cli import main
 from fedrai.runtimes import local
 
 LEAN = ("-o", "federation.rounds=1", "-o", "evaluation.every=0", "-o", "evaluation.temperature=0",
@@ -32,16 +28,6 @@ words = ["12?"]
 """
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("compare")
@@ -52,22 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def call(folder: Path) -> Call:
-    """Run a command in this process, in `folder`, without a network."""
-
-    def run(*arguments: str) -> Outcome:
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-            patch.chdir(folder)
-            patch.setenv("FEDRAI_CACHE", str(folder / "cache"))
-            patch.setenv("FEDRAI_OFFLINE", "1")
-            patch.setattr(sys, "argv", ["fedrai", *arguments])
-            stack.enter_context(contextlib.redirect_stdout(out))
-            stack.enter_context(contextlib.redirect_stderr(err))
-            with pytest.raises(SystemExit) as stop:
-                main()
-        return Outcome(stop.value.code, out.getvalue(), err.getvalue())
-
-    return run
+    return commands(folder)
 
 
 @pytest.fixture(scope="module")

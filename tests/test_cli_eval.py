@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +13,14 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from chat_server import Reply, Server, completion, running
+from commands import Call, commands
 from driver import fill_cache, write_recipe
-from fedrai.cli import main
 from fedrai.errors import EvaluationError
 from fedrai.eval_commands import changes_for, suite_rows
 from fedrai.testing import make_tiny_model
 
 LEAN = ("--max-new-tokens", "3", "--rated-tokens", "4", "--batch-size", "64")
 CANARY = "canary-77e1"  # stands in every request and reference, and may be in no output
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int | str | None
-    out: str
-    err: str
-
-
-Call = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +71,7 @@ def _suites(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def call(folder: Path) -> Call:
-    """Run a command in this process, in `folder`, without a network and not on a terminal."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-            patch.chdir(folder)
-            patch.setenv("FEDRAI_CACHE", str(folder / "cache"))
-            patch.setenv("FEDRAI_OFFLINE", "1")
-            patch.setattr(sys, "argv", ["fedrai", *map(str, arguments)])
-            stack.enter_context(contextlib.redirect_stdout(out))
-            stack.enter_context(contextlib.redirect_stderr(err))
-            with pytest.raises(SystemExit) as stop:
-                main()
-        return Outcome(stop.value.code, out.getvalue(), err.getvalue())
-
-    return run
+    return commands(folder)
 
 
 class Judge(Server):

@@ -1,11 +1,9 @@
 """`fedrai scan` and `fedrai guard`: figures by hand, one clear line for mistakes, never a text."""
 
-import contextlib
 import io
 import json
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +11,7 @@ from types import ModuleType
 import pytest
 import tomlkit
 
-from fedrai.cli import main
+from commands import Call, Outcome, commands
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import by_group
 from fedrai.evaluation.statistics import Rate
@@ -36,22 +34,12 @@ ROWS = [
 
 
 @dataclass(frozen=True)
-class Outcome:
-    code: int | str | None
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
 class Entry:
     name: str
     kind: str
     what: str
     licence: str
     ready: bool
-
-
-Call = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -67,22 +55,14 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: ScriptedGuard) 
     loading.load = lambda spec, **_: guard if spec == "words" else unknown(spec)
     loading.known = lambda: [Entry("words", "scripted", "By words", "none", True)]
     monkeypatch.setitem(sys.modules, "fedrai.guards.loading", loading)
-    monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("FEDRAI_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
+    fedrai = commands(tmp_path)
 
     def run(*arguments: str | Path) -> Outcome:
-        out, err = io.StringIO(), io.StringIO()
-        monkeypatch.setattr(sys, "argv", ["fedrai", *map(str, arguments)])
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as stop,
-        ):
-            main()
-        assert CANARY not in out.getvalue() + err.getvalue()
-        assert "Traceback" not in err.getvalue()
-        return Outcome(stop.value.code, out.getvalue(), err.getvalue())
+        done = fedrai(*arguments)
+        assert CANARY not in done.out + done.err
+        assert "Traceback" not in done.err
+        return done
 
     return run
 

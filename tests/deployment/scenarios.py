@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,14 +108,21 @@ class Place:
         file = self.home / node / f"{node}.log"
         return file.read_text() if file.is_file() else ""
 
-    def start(self, node: str) -> None:
+    def start(self, node: str, address: str = "") -> None:
         """Start a node, unless it is up, and wait until it has joined."""
         if node in self.up:
             return
         folder = self.home / node
-        self.cluster.start_node(self.model, folder / "node.toml", folder / f"{node}.key")
+        self.cluster.start_node(self.model, folder / "node.toml", folder / f"{node}.key", address)
         self.up.add(node)
         wait_for(lambda: "SuperNode ID" in self.cluster.said(node))
+
+    def stop(self, node: str) -> None:
+        """End a node as its operator does, and wait until it has left."""
+        if node in self.up:
+            self.cluster.signal(node, signal.SIGTERM)
+            self.cluster.exit_code(node)
+            self.up.discard(node)
 
     def when_training(self, node: str, number: int) -> Action:
         """An action: as soon as a node is asked to train again, send it a signal."""
@@ -306,7 +314,50 @@ def superlink_restarted(here: Place) -> Seen:
     )
 
 
+def node_comes_late(here: Place) -> Seen:
+    """The node is started while a run goes on, and leaves again between rounds."""
+    here.stop("south")
+    run = here.run(
+        "late", "federation.rounds=4", "federation.round_timeout=20",
+        at={"1": lambda: here.start("south"), "3": lambda: here.stop("south")},
+    )  # fmt: skip
+    assert [took_part(run, n) for n in run.rounds()] == [
+        ["north"], ["north", "south"], ["north"], ["north"],
+    ]  # fmt: skip
+    shown = record(run, 3)["set_aside"]
+    assert shown in ({}, {"south": "no-reply-in-time"})
+    return Seen(
+        "node started in round 1 of a run, and stopped (SIGTERM) at the start of round 3",
+        f"`nodes: north, south`; in round 3 {shown.get('south', 'nothing')}",
+        f"it took part in round 2; round 3 closed without it after {seconds(run, 3):.0f} s"
+        " (deadline 20 s), and the run went on",
+    )
+
+
+def network_cut(here: Place) -> Seen:
+    """All packets of a node wait for half a minute in the middle of a round."""
+    here.stop("south")
+    address = here.cluster.start_proxy()
+    proxy = here.cluster.processes[-1]
+    here.start("south", address)
+
+    def cut() -> None:
+        wait_for(lambda: here.log("south").count(ASKED) > before)
+        proxy.send_signal(signal.SIGSTOP)
+        time.sleep(30)
+        proxy.send_signal(signal.SIGCONT)
+
+    before = here.log("south").count(ASKED)
+    run = here.run("cut", at={"1": threading.Thread(target=cut, daemon=True).start})
+    assert took_part(run, 1) == took_part(run, 2) == list(NAMES)
+    return Seen(
+        "no packet of a node gets through for 30 s (a proxy between them is stopped)",
+        "nothing",
+        f"the round took {seconds(run, 1):.0f} s; the node went on by itself",
+    )
+
+
 QUICK = (node_hangs, server_killed, disk_full)
 ALL: tuple[Callable[[Place], Seen], ...] = (
-    *QUICK, superlink_restarted, node_killed,
+    *QUICK, superlink_restarted, node_killed, node_comes_late, network_cut,
 )  # fmt: skip

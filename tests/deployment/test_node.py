@@ -59,6 +59,7 @@ def document(fingerprint: str, **changes: Any) -> str:
         "adapter": {"rank": 4},
         "data": {"sources": [{"path": "none.jsonl"}], "max_length": 96},
         "training": {"local_steps": 1, "batch_size": 2},
+        "federation": {"rounds": 3},
     }
     return make_offer(Recipe.model_validate(table | changes), fingerprint)
 
@@ -85,6 +86,16 @@ def test_it_trains_and_loads_once(node: NodeApp, tiny: LanguageModel, loads: lis
     assert loads == ["tiny"]
     asked(node, protocol.pack_task(3, 2, start, document(tiny.fingerprint, seed=9)))
     assert loads == ["tiny", "tiny"]
+
+
+@pytest.mark.parametrize("number", [-1, 0, 4])
+def test_it_trains_in_the_rounds_of_the_offer_only(
+    node: NodeApp, tiny: LanguageModel, loads: list[str], number: int
+) -> None:
+    """The policy bounds an offer's rounds; a server that asks for more is told no."""
+    offer = document(tiny.fingerprint)
+    content = protocol.pack_task(number, 0, tiny.fresh_adapter(1), offer)
+    assert reason(asked(node, content)) == Reason.TOO_MANY_ROUNDS.value
 
 
 def test_it_tells_its_name(node: NodeApp) -> None:

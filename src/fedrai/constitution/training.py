@@ -109,7 +109,11 @@ class _Watch:
     folder: Path
     run: Run
     trace: list[dict[str, float]] = field(default_factory=list)
-    satisfied: bool = False
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the last look satisfies the probe."""
+        return bool(self.trace) and self._satisfies(self.trace[-1])
 
     @property
     def end(self) -> int:
@@ -141,7 +145,6 @@ class _Watch:
         best = max((look["score"] for look in self.trace), default=-1.0)
         self.trace.append({"step": step, "safe": probed.safe, "useful": probed.useful,
                            "score": score})  # fmt: skip
-        self.satisfied = self.run.bounds.satisfied(probed.safe, probed.useful)
         if score > best:
             _save(self.folder / BEST, adapter, self.trace)
 
