@@ -121,7 +121,7 @@ def read(folder: Path) -> Deployment:
         folder.resolve() / root if root else None,
         table.get("insecure", False),
         table.get("listen", EVERYWHERE),
-        folder.resolve() / table["secret"] if table.get("secret") else None,
+        folder.resolve() / (table.get("secret") or SECRET) if table["role"] == "server" else None,
     )
 
 
