@@ -37,9 +37,7 @@ from fedrai.schema import seed_for
 GLOBAL = "global"
 POLL = 1.0  # seconds between looks for replies that are not there yet
 FOR_EVER = 30 * 86400.0  # seconds that Flower keeps the messages of a round without a deadline
-SLACK = (
-    86400.0  # seconds that it keeps those of a round with one, so that late replies can be counted
-)
+SLACK = 86400.0  # seconds after a deadline that it keeps them, so that late replies can be counted
 
 Emit = Callable[..., None]
 Align = Callable[[int, AdapterState, Path], Aligned]
