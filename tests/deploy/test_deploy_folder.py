@@ -225,6 +225,15 @@ def test_everything_that_calls_home_is_off_everywhere(folder):
     assert composed["services"]["supernode"].get("ports") is None
 
 
+def test_a_service_writes_into_its_own_folder_only(folder):
+    """systemd starts no unit with a path in ReadWritePaths that is not there yet."""
+    for file in folder.rglob("*.service"):
+        text = file.read_text()
+        where = re.search(r"^WorkingDirectory=(.*)$", text, re.M)[1]
+        assert f"\nReadWritePaths={where}\n" in text
+        assert f"\nEnvironment=FEDRAI_CACHE={where}/cache\n" in text
+
+
 def test_readmes_name_commands_that_exist(folder):
     for file in folder.rglob("README.md"):
         for words in re.findall(r"fedrai (deploy [a-z-]+|run)", file.read_text()):
