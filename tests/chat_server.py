@@ -72,6 +72,14 @@ class Server:
         return [body["messages"][-1]["content"] for body in self.bodies]
 
 
+class Judge(Server):
+    """Its script gets the user's turn and gives a text, or the status of a failure."""
+
+    def reply(self, body: dict[str, Any]) -> Reply:
+        said = self.script(body["messages"][-1]["content"])
+        return (said if isinstance(said, int) else 200), completion(said, 5)
+
+
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
     """A server that listens, within the block."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from chat_server import Reply, Server, completion, running
+from chat_server import Judge, Server, running
 from commands import Call, commands
 from driver import fill_cache, write_recipe
 from fedrai.errors import EvaluationError
@@ -72,14 +72,6 @@ def _suites(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def call(folder: Path) -> Call:
     return commands(folder)
-
-
-class Judge(Server):
-    """Replies with a text to the user's turn, or with the status of a failure."""
-
-    def reply(self, body: dict[str, Any]) -> Reply:
-        said = self.script(body["messages"][-1]["content"])
-        return (said if isinstance(said, int) else 200), completion(said, 5)
 
 
 @pytest.fixture

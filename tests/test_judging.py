@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import driver
-from chat_server import Reply, Server, completion, running
+from chat_server import Judge, Server, running
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation import suites
 from fedrai.model import LanguageModel
@@ -113,14 +113,6 @@ def test_a_guard_of_the_recipe_judges() -> None:
     assert said.verdicts[0].probability == 1
     with pytest.raises(GuardError, match="no guard 'wrods'"):
         judges_for(recipe(judges=["guard"], guard="wrods"))
-
-
-class Judge(Server):
-    """Replies with a text, or with the status of a failure."""
-
-    def reply(self, body: dict[str, Any]) -> Reply:
-        said = self.script(body["messages"][-1]["content"])
-        return (said if isinstance(said, int) else 200), completion(said, 5)
 
 
 @pytest.fixture

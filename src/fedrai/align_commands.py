@@ -226,13 +226,8 @@ def _watch(run: RunFolder, display: Display, stop: Stop) -> local.Watch:
         if kind not in local.UNRECORDED:
             run.event(kind, **fields)
         display.event(kind, **fields)
-        stop.check()
 
-    def answers(suite: str, done: int, of: int) -> None:
-        display.answers(suite, done, of)
-        stop.check()
-
-    return local.Watch(event=event, answers=answers)
+    return local.Watch(event=stop.after(event), answers=stop.after(display.answers))
 
 
 def _evaluate(

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -29,9 +28,6 @@ from fedrai.cli_report import report
 from fedrai.cli_run import run_command
 from fedrai.cli_suites import suites
 from fedrai.errors import FederationError, FedRAIError
-
-if TYPE_CHECKING:
-    pass
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 OVERRIDE = click.option(

@@ -102,14 +102,8 @@ def _engine(name: str, folder: Path | None) -> Engine:
     from fedrai.runtimes.link import link_to
 
     here = settings.read(folder)
-    secret = folder / "superexec.secret"
     return FlowerEngine(
-        link_to(
-            str(here.address),
-            here.root_certificate,
-            here.insecure,
-            secret if secret.is_file() else None,
-        )
+        link_to(str(here.address), here.root_certificate, here.insecure, here.secret)
     )
 
 

@@ -13,13 +13,13 @@ from fedrai.display import Display
 from fedrai.errors import RunError
 from fedrai.generate import generate
 from fedrai.model import LanguageModel
-from fedrai.records import Message, Step
+from fedrai.records import Message
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
 from fedrai.runtimes.screening import filtered_otherwise
 from fedrai.runtimes.tracked import tracked
 from fedrai.schema import Recipe
-from fedrai.stopping import Stop, stoppable
+from fedrai.stopping import stoppable
 from fedrai.targets import Target
 
 
@@ -190,20 +190,8 @@ def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
         stoppable() as stop,
         tracked(prepared.recipe, folder, display.say) as tell,
     ):
-
-        def step(client: str, taken: Step) -> None:
-            display.step(client, taken)
-            stop.check()
-
-        engine.execute(prepared, folder, local.Watch(event, step, _answers(display, stop)))
-
-
-def _answers(display: Display, stop: Stop) -> Callable[[str, int, int], None]:
-    def answers(suite: str, done: int, of: int) -> None:
-        display.answers(suite, done, of)
-        stop.check()
-
-    return answers
+        watch = local.Watch(event, stop.after(display.step), stop.after(display.answers))
+        engine.execute(prepared, folder, watch)
 
 
 def same_model(one: Recipe, other: Recipe) -> bool:

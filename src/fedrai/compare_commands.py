@@ -15,11 +15,11 @@ from statistics import fmean
 from typing import Any
 
 from fedrai import assets, commands, summary
+from fedrai.comparing.differences import reference
 from fedrai.comparing.layout import Axis, Planned, planned
 from fedrai.comparing.writing import Comparison, compared, write
 from fedrai.costs import Cost, Ledger
 from fedrai.display import duration
-from fedrai.errors import EvaluationError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
@@ -79,12 +79,7 @@ def compare(
         EvaluationError: there is no such arm to hold others against.
     """
     plan = planned(settings, out, seeds, axis)
-    names = [entry.arm for entry in plan]
-    if against and against not in names:
-        raise EvaluationError(
-            f"no arm {against!r} to hold the others against",
-            hint=f"arms: {', '.join(dict.fromkeys(names))}",
-        )
+    against = reference(list(dict.fromkeys(entry.arm for entry in plan)), against)
     runs = list({entry.path: entry for entry in plan}.values())
     _make(runs, announce, named=len({entry.seed for entry in runs}) > 1)
     found = compared(plan, axis, against)

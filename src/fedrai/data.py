@@ -179,6 +179,31 @@ def _gzipped(path: Path) -> bool:
         return True
 
 
+def text_of(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is not UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, Row]]:
+    """The rows of a text file that has a request a line.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if line.strip():
+            yield f"{path.name}, line {number}", {"prompt": line.strip()}
+
+
 def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
         return cast(IO[bytes], gzip.GzipFile(path, "rb"))
@@ -300,12 +325,21 @@ def _pair(row: Row, columns: Columns) -> tuple[Message, ...]:
             f"no column {columns.messages!r}, and no {columns.prompt!r} and {columns.response!r}"
             f" (it has {len(row)} columns" + (f", among them {known})" if known else ")")
         )
-    prompt = _text(row.get(columns.prompt), columns.prompt)
-    response = _text(row.get(columns.response), columns.response)
+    prompt = as_text(row.get(columns.prompt), columns.prompt)
+    response = as_text(row.get(columns.response), columns.response)
     return (Message("user", prompt), Message("assistant", response))
 
 
-def _text(value: object, name: str) -> str:
+def as_text(value: object, name: str) -> str:
+    """A value of a row that must be a text with something in it.
+
+    Args:
+        value: the value.
+        name: of its column, for the error.
+
+    Raises:
+        ValueError: it is none.
+    """
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError(f"{name} is empty")
     if not isinstance(value, str):
@@ -332,7 +366,7 @@ def _turn(turn: object, number: int) -> Message:
     role = turn.get("role")
     if role not in ROLES:
         raise ValueError(f"turn {number} has a role that is not one of {', '.join(ROLES)}")
-    return Message(cast(Role, role), _text(turn.get("content"), f"content of turn {number}"))
+    return Message(cast(Role, role), as_text(turn.get("content"), f"content of turn {number}"))
 
 
 def _check_order(roles: Sequence[str]) -> None:

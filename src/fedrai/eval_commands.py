@@ -86,11 +86,7 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
     questions = questions_for(settings, chosen.model, assets.RichProgress())
     adapter = chosen.adapter or chosen.model.fresh_adapter(0)  # a fresh one changes nothing
     with Display(0) as display, stoppable() as stop:
-
-        def told(suite: str, done: int, of: int) -> None:
-            display.answers(suite, done, of)
-            stop.check()
-
+        told = stop.after(display.answers)
         measured = local.evaluate(chosen.model, questions, [adapter], told)
     if out is not None:
         server.write_evaluation(RunFolder(out.parent), out, measured)

@@ -37,9 +37,7 @@ from fedrai.schema import seed_for
 GLOBAL = "global"
 POLL = 1.0  # seconds between looks for replies that are not there yet
 FOR_EVER = 30 * 86400.0  # seconds that Flower keeps the messages of a round without a deadline
-SLACK = (
-    86400.0  # seconds that it keeps those of a round with one, so that late replies can be counted
-)
+SLACK = 86400.0  # seconds after a deadline that it keeps them, so that late replies can be counted
 
 Emit = Callable[..., None]
 Align = Callable[[int, AdapterState, Path], Aligned]
@@ -356,13 +354,8 @@ def _evaluate_if_due(plan: Plan, tools: Tools, number: int, adapters: Adapters) 
         return
     tools.emit("evaluation-started", round=number)
     measured = tools.evaluate([adapters[name] for name in sorted(adapters)])
-    save_evaluation(tools.run, number, measured)
+    write_evaluation(tools.run, tools.run.evaluation_folder(number), measured)
     tools.emit("evaluation-finished", round=number, **figures(measured))
-
-
-def save_evaluation(run: RunFolder, number: int, measured: Measured) -> None:
-    """Write an evaluation's answers and figures into the run."""
-    write_evaluation(run, run.evaluation_folder(number), measured)
 
 
 def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:

@@ -7,10 +7,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from fedrai.errors import FederationError
 
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
@@ -31,6 +32,15 @@ class Stop:
         """Stop here if that was asked for."""
         if self.asked:
             raise KeyboardInterrupt
+
+    def after(self, call: Callable[Given, None]) -> Callable[Given, None]:
+        """The same call, with a look for a stop behind it."""
+
+        def both(*args: Given.args, **named: Given.kwargs) -> None:
+            call(*args, **named)
+            self.check()
+
+        return both
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,15 +133,17 @@ def _elsewhere(
     """What the nodes' own filters did, as far as they tell; `total` is None if none does."""
     if info["filter"] == "off":
         return None
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for numbers in told.values():
         for key in [key for key in numbers if key.startswith("filter-")]:
-            name = key.removeprefix("filter-")
-            counts[name] = counts.get(name, 0) + int(numbers[key])
-    unscored = {k.removeprefix("unscored-"): n for k, n in counts.items() if "unscored-" in k}
-    total = {k: counts[k] for k in ("rows", "unsafe", "dropped", "replaced") if k in counts}
-    more: dict[str, Any] = {"unscored": unscored, "confusion": None}
-    return {"mode": info["filter"], "total": (total | more) if total else None, "skipped": ""}
+            counts[key.removeprefix("filter-")] += int(numbers[key])
+
+    def under(prefix: str) -> dict[str, int]:
+        return {k.removeprefix(prefix): n for k, n in counts.items() if k.startswith(prefix)}
+
+    total: dict[str, Any] = {k: counts[k] for k in ("rows", "unsafe", "dropped", "replaced")}
+    total |= {"unscored": under("unscored-"), "categories": under("category-"), "confusion": None}
+    return {"mode": info["filter"], "total": total if counts else None, "skipped": ""}
 
 
 def filter_line(found: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from staging import same
 
 from fedrai.constitution import training
 from fedrai.constitution.probe import Probed
@@ -85,10 +85,6 @@ def after(trained, tmp_path) -> Callable[[int], AdapterState]:
         return trained(folder, scripted({steps: (10, 10)}), every=steps).adapter
 
     return call
-
-
-def same(one: AdapterState, other: AdapterState) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # --- early stop -----------------------------------------------------------------------------------

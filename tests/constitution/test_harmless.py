@@ -69,20 +69,7 @@ def test_sources_are_asked_one_after_the_other(said):
         HarmlessAnswer(asked[3], "From the book.", NO, "reference", ("refuses", "degenerate")),
         HarmlessAnswer(asked[4], None, NO, None, ("refuses", "refuses")),
     )
-    assert found.usable == found.answers[:4]
     assert (found.tokens, found.operations) == (10 * 9 + 2 * 5, 200.0)
-    counts = found.to_json()
-    assert counts["by"] == {"model": 1, "base": 2, "reference": 1, "dropped": 1}
-    assert counts["failed"] == {"refuses": 4, "degenerate": 2, "unsafe": 0, "unjudged": 0}
-    assert (counts["requests"], counts["refused"]) == (5, 3)
-    assert not any(text in json.dumps(counts) for text in (GOOD, NO, "snail", "hard"))
-
-
-def test_without_the_base_model_the_reference_follows(said):
-    asked = [request("a", "From the book."), request("b")]
-    found, script = said(asked, {"a": NO, "b": NO}, base_for_refusals=False)
-    assert [call for call, _ in script.calls] == ["model"]
-    assert [entry.by for entry in found.answers] == ["reference", None]
 
 
 def test_the_base_model_alone_answers_if_asked_to(said):

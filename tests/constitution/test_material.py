@@ -83,7 +83,7 @@ def test_answers_come_back_and_a_line_that_was_cut_is_left_out(tmp_path):
 def test_a_line_that_is_no_answer_is_told_without_its_text(tmp_path, line):
     file = tmp_path / "harmless.jsonl"
     file.write_text(f"{json.dumps(ANSWERS[0].to_json())}\n{line}\n")
-    with pytest.raises(RunError, match="a line is no answer") as caught:
+    with pytest.raises(RunError, match="line 2: this is no answer") as caught:
         read_answers(file)
     assert "secret" not in str(caught.value)
 

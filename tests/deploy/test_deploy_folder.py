@@ -15,7 +15,7 @@ from fedrai import deploy, recipe
 from fedrai.cli import cli
 from fedrai.deploy import certificates, settings, starting
 from fedrai.deploy.settings import Address
-from fedrai.errors import DeploymentError
+from fedrai.errors import DeploymentError, FederationError
 
 NAMES = ("hospital-a", "hospital-b", "hospital-c")
 
@@ -90,6 +90,21 @@ def test_settings_are_read_back(folder):
     assert server.secret == (folder / "server/superexec.secret").resolve()
     assert (node.role, str(node.address)) == ("node", "fl.example.org:8443")
     assert node.root_certificate == (folder / "nodes/hospital-b/ca.pem").resolve()
+
+
+def test_the_secret_is_the_file_that_the_settings_name(folder):
+    from fedrai.cli_run import _engine
+
+    server, file = folder / "server", folder / "server/deployment.toml"
+    (server / "other.secret").write_text("other")
+    file.write_text(file.read_text().replace(settings.SECRET, "other.secret"))
+    assert _engine("flower", server).link.secret == b"other"
+    assert str((server / "other.secret").resolve()) in starting.command_of(server).command
+    file.write_text(file.read_text().replace('secret = "other.secret"', ""))
+    assert _engine("flower", server).link.secret == (server / settings.SECRET).read_bytes()
+    (server / settings.SECRET).unlink()
+    with pytest.raises(FederationError, match="cannot read"):
+        _engine("flower", server)
 
 
 def test_node_toml_is_valid_and_holds_every_key_of_the_policy(folder):
@@ -208,6 +223,15 @@ def test_everything_that_calls_home_is_off_everywhere(folder):
         for name, value in values.items():
             assert f"\nEnvironment={name}={value}\n" in service
     assert composed["services"]["supernode"].get("ports") is None
+
+
+def test_a_service_writes_into_its_own_folder_only(folder):
+    """systemd starts no unit with a path in ReadWritePaths that is not there yet."""
+    for file in folder.rglob("*.service"):
+        text = file.read_text()
+        where = re.search(r"^WorkingDirectory=(.*)$", text, re.M)[1]
+        assert f"\nReadWritePaths={where}\n" in text
+        assert f"\nEnvironment=FEDRAI_CACHE={where}/cache\n" in text
 
 
 def test_readmes_name_commands_that_exist(folder):

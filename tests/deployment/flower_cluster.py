@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import os
 import secrets
@@ -18,12 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from fedrai.deploy import certificates as made
 from fedrai.runtimes.link import Link
+from fedrai.runtimes.registering import _pem
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -37,55 +32,20 @@ QUIET = {
 
 def key_files(folder: Path, name: str) -> tuple[Path, bytes]:
     """A node's private key as a file, and its public key as Flower registers it."""
-    key = ec.generate_private_key(ec.SECP384R1())
+    private, line = made.make_node_key()
     file = folder / f"{name}.key"
-    file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        )
-    )
+    file.write_bytes(private)
     file.chmod(0o600)
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return file, public
+    return file, _pem(name, line)
 
 
 def certificates(folder: Path) -> None:
     """`ca.pem`, `server.pem` and `server.key` for 127.0.0.1."""
-    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    own = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    limits = x509.BasicConstraints(ca=True, path_length=None)
-    ca = _certificate(ca_name, ca_name, ca_key.public_key(), limits, ca_key)
-    server = _certificate(name, ca_name, key.public_key(), own, ca_key)
-    (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    (folder / "server.pem").write_bytes(server.public_bytes(serialization.Encoding.PEM))
-    (folder / "server.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-
-
-def _certificate(subject: Any, issuer: Any, public: Any, extension: Any, signer: Any) -> Any:
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-    )
-    return builder.sign(signer, hashes.SHA256())
+    ca = made.make_ca("test authority")
+    server = made.make_server(ca, ("127.0.0.1",), days=1)
+    (folder / "ca.pem").write_bytes(ca.certificate)
+    (folder / "server.pem").write_bytes(server.certificate)
+    (folder / "server.key").write_bytes(server.key)
 
 
 def free_port() -> int:

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.preference import Choice, Preferences, prefer
+from fedrai.evaluation.preference import Accuracy, Choice, Preferences, prefer
+from fedrai.evaluation.statistics import Rate
 from fedrai.evaluation.suites import Item
 from fedrai.model import LanguageModel
 
@@ -94,7 +95,7 @@ def test_what_does_not_fit_is_unscored_and_never_cut(base):
     assert found.choices[2].chosen == pytest.approx(alone.chosen, abs=1e-4)
     none = prefer(base, [long])
     assert none.summed.rate.value is None
-    assert prefer(base, []).to_json()["summed"]["value"] is None
+    assert prefer(base, []).summed.rate.value is None
     tight = prefer(base, [ITEMS[0]], max_length=5)
     assert tight.summed.rate.unscored == 1
 
@@ -110,12 +111,11 @@ def test_rates_ties_and_categories_by_hand(tiny):
         ),
         costs,
     )
-    json = found.to_json()
-    names = ("successes", "scored", "unscored", "ties")
-    assert [json["summed"][n] for n in names] == [1, 3, 1, 1]
-    assert [json["normalised"][n] for n in names] == [2, 3, 1, 0]
-    assert [json["categories"]["a"]["normalised"][n] for n in names] == [2, 2, 0, 0]
-    assert [json["categories"]["b"]["summed"][n] for n in names] == [0, 1, 1, 1]
+    parts = found.by_category()
+    assert found.summed == Accuracy(Rate(1, 3, 1), 1)
+    assert found.normalised == Accuracy(Rate(2, 3, 1), 0)
+    assert parts["a"].normalised == Accuracy(Rate(2, 2, 0), 0)
+    assert parts["b"].summed == Accuracy(Rate(0, 1, 1), 1)
 
 
 def test_items_that_are_no_pairs_are_errors(tiny):

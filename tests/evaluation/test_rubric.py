@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chat_server import Reply, Server, completion, running
+from chat_server import Judge, Server, running
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.asking import RemoteGrader
 from fedrai.evaluation.rubric import (
@@ -32,14 +32,6 @@ ITEMS = [
     Item(1, "2 + 2?", "math", reference="It is 4."),
     Item(2, "Sort a list.", "coding", reference="sorted(x)"),
 ]
-
-
-class Judge(Server):
-    """Its script gets the user's turn and gives a text, or the status of a failure."""
-
-    def reply(self, body: dict[str, Any]) -> Reply:
-        said = self.script(body["messages"][-1]["content"])
-        return (said if isinstance(said, int) else 200), completion(said, 5)
 
 
 @pytest.fixture

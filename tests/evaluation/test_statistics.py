@@ -7,12 +7,10 @@ from hypothesis import strategies as st
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.statistics import (
     Rate,
-    harmonic_mean,
     mcnemar,
     mcnemar_corrected,
     mcnemar_exact,
     rate,
-    rates_difference,
 )
 
 
@@ -174,40 +172,3 @@ def test_mcnemar_needs_the_same_prompts():
         mcnemar([True, False], [True])
     with pytest.raises(EvaluationError, match="negative"):
         mcnemar_corrected(-1, 2)
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "low", "high"),
-    [
-        # Newcombe 1998, Statistics in Medicine 17, 873, table II, method 10
-        (Rate(56, 70), Rate(48, 80), 0.0524, 0.3339),
-        (Rate(9, 10), Rate(3, 10), 0.1705, 0.8090),
-        (Rate(5, 56), Rate(0, 29), -0.0381, 0.1926),
-        (Rate(0, 10), Rate(0, 10), -0.2775, 0.2775),
-        (Rate(10, 10), Rate(0, 10), 0.6075, 1.0000),
-    ],
-)
-def test_difference_of_rates_published(ours, theirs, low, high):
-    found = rates_difference(ours, theirs)
-    assert found[1:] == pytest.approx((low, high), abs=5e-5)
-    assert found[0] == pytest.approx(ours.value - theirs.value)
-
-
-@given(rates(), rates())
-def test_difference_of_rates_turns_round(ours, theirs):
-    value, low, high = rates_difference(ours, theirs)
-    assert rates_difference(theirs, ours) == pytest.approx((-value, -high, -low))
-    assert -1 <= low <= value <= high <= 1
-
-
-def test_difference_from_no_data_is_no_data():
-    assert rates_difference(Rate(0, 0, 3), Rate(1, 2)) is None
-    assert rates_difference(Rate(1, 2), Rate(0, 0)) is None
-
-
-def test_harmonic_mean():
-    assert harmonic_mean(0.75, 0.5) == pytest.approx(0.6)
-    assert harmonic_mean(1.0, 1.0) == 1.0
-    assert harmonic_mean(1.0, 0.0) == harmonic_mean(0.0, 0.0) == 0.0
-    assert harmonic_mean(None, 1.0) is None
-    assert harmonic_mean(0.5, None) is None

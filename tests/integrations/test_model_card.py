@@ -18,8 +18,9 @@ from fedrai.cli import cli
 from fedrai.evaluation.statistics import Rate, rate_json
 from fedrai.exporting import Exported, card, relabelled
 from fedrai.model import EMBEDDED
-from fedrai.runs import RunFolder
+from fedrai.runs import RunFolder, write_text
 from fedrai.schema import Recipe
+from fedrai.summary import filter_note, summarise
 
 SECRET = "/home/someone/SECRET"
 
@@ -76,6 +77,39 @@ def made(**changes: Any) -> str:
 
 def summary(**changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(SUMMARY), **changes}
+
+
+def of_nodes(folder: Path, **sent: float) -> dict[str, Any]:
+    """The summary of a run on two nodes, of which one sends such counts of its filter."""
+    info = {**INFO, "engine": "flower", "filter": "drop", "rows": {}, "harmful_rows": {},
+            "bad_row_count": 0}  # fmt: skip
+    run = RunFolder.create(folder, "", info)
+    counts = {f"filter-{name.replace('_', '-')}": value for name, value in sent.items()}
+    clients = {"a": {"num-examples": 9.0, **counts}, "b": {"num-examples": 5.0}}
+    body = {"round": 1, "clients": clients, "set_aside": {}, "loss_last": 2.0, "costs": {}}
+    run.commit_round(1, lambda new: write_text(new / "round.json", json.dumps(body)))
+    return summarise(run)
+
+
+def test_a_deployments_card_has_the_counts_that_nodes_send(tmp_path: Path) -> None:
+    sent = {"rows": 10, "unsafe": 2, "dropped": 1, "replaced": 1, "unscored_empty": 3}
+    told = of_nodes(tmp_path / "told", **sent, category_hate=2, category_drugs=0)
+    text = made(summary=told, number=1, info={**INFO, "engine": "flower"})
+    assert "clients' data `" not in text  # the server has none to hash
+    assert (
+        "Safety filter on the clients (drop): of 10 rows 2 judged unsafe, 1 dropped, 1 given a"
+        " refusal as their answer, 3 not scored."
+    ) in text
+    assert "| hate | 2 |" in text
+    assert "| drugs |" not in text
+
+
+def test_nodes_need_not_tell_what_their_filters_did(tmp_path: Path) -> None:
+    nothing = of_nodes(tmp_path / "nothing")
+    assert "they do not tell what it did" in made(summary=nothing, number=1)
+    part = of_nodes(tmp_path / "part", unsafe=2)  # as a node of other code may
+    assert filter_note(part) == "filter (drop): 2 of 0 rows unsafe"
+    assert "of 0 rows 2 judged unsafe" in made(summary=part, number=1)
 
 
 def warned(text: str) -> str:

@@ -21,9 +21,9 @@ from fedrai.comparing.figures import ArmFigures, arms, start
 from fedrai.comparing.layout import Axis, Planned
 from fedrai.comparing.reading import Made, read
 from fedrai.errors import RunError
+from fedrai.report.arms import FILE
 from fedrai.runs import write_text
 
-FILE = "comparison.json"
 INTERVALS = (
     "In brackets 95 % intervals: Wilson's for a rate of one seed, or of 0 or 100 % in all seeds;"
     " else the bootstrap over seeds and prompts. In parentheses the lowest and the highest seed"

@@ -9,9 +9,9 @@ from typing import Any
 
 from fedrai.constitution.diversity import diversity
 from fedrai.constitution.material import Material, Spending
-from fedrai.constitution.mixture import TRAINED, Mixture
+from fedrai.constitution.mixture import Mixture
 from fedrai.constitution.plan import Plan, Tools
-from fedrai.constitution.records import Outcome
+from fedrai.constitution.records import TRAINED, Outcome
 from fedrai.constitution.training import Trained
 from fedrai.costs import Cost, peak_bytes
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fedrai.constitution.critics import Critic
 from fedrai.constitution.demonstrating import drawn_number, filled, lead, shown_to
 from fedrai.constitution.document import Constitution, Demonstration, Principle
-from fedrai.constitution.records import Draft, Outcome, Record, Request
+from fedrai.constitution.records import TRAINED, Draft, Outcome, Record, Request
 from fedrai.constitution.verifying import (
     Checked,
     Checks,
@@ -32,7 +32,6 @@ from fedrai.records import Message
 
 NOTHING = "(nothing)"  # stands for an empty answer: chat templates want a text
 NO_CRITIQUE = "The answer could be better."  # stands for an empty critique
-SUCCEEDED = (Outcome.KEPT, Outcome.ALREADY_SAFE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +307,8 @@ def _record(case: _Case) -> Record:
         first_refuses=judge(case.first).value,
         first_unsafe=case.unsafe,
         drafts=case.drafts,
-        revision=final.text if final.outcome in SUCCEEDED else None,
-        unsafe=final.unsafe if final.outcome in SUCCEEDED else None,
+        revision=final.text if final.outcome in TRAINED else None,
+        unsafe=final.unsafe if final.outcome in TRAINED else None,
         tries=case.tries,
         outcome=final.outcome,
         failed=tuple(case.failed),

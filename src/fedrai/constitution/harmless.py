@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fedrai.constitution.records import Request
 from fedrai.errors import RunError
@@ -79,25 +79,6 @@ class Answered:
     operations: float
     seconds: float
 
-    @property
-    def usable(self) -> tuple[HarmlessAnswer, ...]:
-        """Those that have an answer."""
-        return tuple(entry for entry in self.answers if entry.answer is not None)
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts and costs; none of the text."""
-        flaws = Counter(flaw for entry in self.answers for flaw in entry.failed)
-        by = Counter(entry.by or "dropped" for entry in self.answers)
-        return {
-            "requests": len(self.answers),
-            "by": {name: by[name] for name in (*get_args(By), "dropped")},
-            "failed": {flaw: flaws[flaw] for flaw in get_args(Flaw)},
-            "refused": sum(entry.refused is not None for entry in self.answers),
-            "tokens": self.tokens,
-            "operations": self.operations,
-            "seconds": self.seconds,
-        }
-
 
 @dataclass(slots=True)
 class _Open:
@@ -132,7 +113,6 @@ def answer(
     model: LanguageModel,
     guard: Guard | None = None,
     threshold: float = 0.5,
-    base_for_refusals: bool = True,
     base_only: bool = False,
     reference_share: float = 0.0,
     seed: int,
@@ -150,8 +130,6 @@ def answer(
         model: answers as it stands, that is with the adapter that is in it.
         guard: judges request and answer together; None: answers are not judged.
         threshold: probability from which an answer is unsafe.
-        base_for_refusals: ask the base model without adapter where the model's answer fails; of no
-            use if `model` has no adapter that matters.
         base_only: only the base model answers, never the model as it stands.
         reference_share: part, 0 to 1, of the requests with a reference answer for which that is
             tried first; which ones depends on seed and request alone.
@@ -176,8 +154,7 @@ def answer(
     answers = list(kept)
     while len(answers) < len(requests):
         part = [_Open(r) for r in requests[len(answers) : len(answers) + batch_size]]
-        bases = (base_only, base_for_refusals or base_only)
-        _answer_chunk(work, part, bases, _chosen(part, reference_share, seed))
+        _answer_chunk(work, part, base_only, _chosen(part, reference_share, seed))
         done = [entry.closed() for entry in part]
         answers += done
         on_answers(done)
@@ -209,19 +186,14 @@ def _chosen(part: Sequence[_Open], share: float, seed: int) -> list[_Open]:
 
 
 def _answer_chunk(
-    work: _Work, part: Sequence[_Open], bases: tuple[bool, bool], referenced: Sequence[_Open]
+    work: _Work, part: Sequence[_Open], base_only: bool, referenced: Sequence[_Open]
 ) -> None:
-    """Answer the requests of a chunk, by one source after the other.
-
-    `bases` says whether the base model answers alone, and whether it answers at all.
-    """
+    """Answer the requests of a chunk, by one source after the other."""
     _by_reference(work, referenced)
-    only, too = bases
-    if not only:
+    if not base_only:
         _by_model(work, _left(part), "model")
-    if too:
-        with work.model.without_adapter():
-            _by_model(work, _left(part), "base")
+    with work.model.without_adapter():
+        _by_model(work, _left(part), "base")
     tried = {id(entry) for entry in referenced}
     _by_reference(work, [entry for entry in _left(part) if id(entry) not in tried])
 

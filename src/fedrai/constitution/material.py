@@ -22,7 +22,7 @@ from typing import Any
 
 from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.records import Record
-from fedrai.constitution.storing import read_records, write_records
+from fedrai.constitution.storing import read_lines, read_records, write_lines, write_records
 from fedrai.costs import Cost
 from fedrai.errors import RunError
 
@@ -129,18 +129,8 @@ def keep(kept: Path, number: int, work: Path, found: Material, probe: dict[str, 
 
 
 def read_answers(path: Path) -> list[HarmlessAnswer]:
-    """Harmless answers of a file; a last line that was cut off is left out, no file means none.
-
-    Raises:
-        RunError: a line holds none.
-    """
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    try:
-        return [HarmlessAnswer.from_json(json.loads(line)) for line in lines]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"{path}: a line is no answer", hint="delete it to begin again") from error
+    """Harmless answers of a file; see `storing.read_lines`."""
+    return read_lines(path, HarmlessAnswer.from_json, "answer")
 
 
 def write_answers(path: Path, answers: Sequence[HarmlessAnswer]) -> None:
@@ -149,7 +139,7 @@ def write_answers(path: Path, answers: Sequence[HarmlessAnswer]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    _put(path, "".join(json.dumps(a.to_json()) + "\n" for a in answers))
+    write_lines(path, (answer.to_json() for answer in answers))
 
 
 def _of(kept: Path, number: int) -> Path:
@@ -168,13 +158,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Any) -> None:
-    _put(path, json.dumps(value, indent=2) + "\n")
-
-
-def _put(path: Path, text: str) -> None:
     fresh = path.with_name(f".new-{path.name}")
     try:
-        fresh.write_text(text, encoding="utf-8")
+        fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         fresh.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from fedrai.chat import ChatFormat
 from fedrai.constitution.harmless import HarmlessAnswer
+from fedrai.constitution.records import TRAINED as TRAINED  # `phase` takes it from here
 from fedrai.constitution.records import Outcome, Record
 from fedrai.errors import DataError
 from fedrai.prefer import Pair
@@ -32,7 +33,6 @@ from fedrai.records import Message, Tokens
 from fedrai.train import label_count
 
 T = TypeVar("T")
-TRAINED = (Outcome.KEPT, Outcome.ALREADY_SAFE)
 HINTS = {
     "revisions": "no revision passed; try more requests, tries or another critic",
     "look-alikes": "add fedrai:look-alikes to `harmless`, or set mix.look_alikes to 0",

@@ -61,6 +61,10 @@ class Outcome(StrEnum):
     """A remote critic gave none in the end."""
 
 
+TRAINED = (Outcome.KEPT, Outcome.ALREADY_SAFE)
+"""Outcomes whose revision is trained on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """One critique and revision.

@@ -15,7 +15,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fedrai import assets, data
 from fedrai.assets import Progress
@@ -152,33 +151,18 @@ def _is_asset(spec: str) -> bool:
 
 def _file(path: Path) -> Iterator[tuple[str, data.Row | str]]:
     if path.suffix.lower() == ".txt":
-        return _lines(path)
+        return data.lines_of(path)
     return _json(path) if path.suffix.lower() == ".json" else data.read_file(path)
-
-
-def _lines(path: Path) -> Iterator[tuple[str, data.Row]]:
-    for number, line in enumerate(_content(path).split("\n"), 1):
-        if line.strip():
-            yield f"{path.name}, line {number}", {"prompt": line}
 
 
 def _json(path: Path) -> Iterator[tuple[str, data.Row | str]]:
     """Rows, or questions as texts, in a list or in lists sorted by category."""
     try:
-        whole = json.loads(_content(path))
+        whole = json.loads(data.text_of(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON that can be read") from error
     for number, row in enumerate(_leaves(whole, ()), 1):
         yield f"{path.name}, row {number}", row
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _leaves(value: object, names: tuple[str, ...]) -> Iterator[data.Row | str]:
@@ -242,12 +226,8 @@ def _turns(turns: object) -> tuple[str, str]:
     return _text(talk[0].get("content"), "the user's turn"), answer
 
 
-def _text(value: Any, name: str) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError(f"{name} is empty")
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is not text but {type(value).__name__}")
-    return value.strip()
+def _text(value: object, name: str) -> str:
+    return data.as_text(value, name).strip()
 
 
 def _names(row: data.Row) -> list[str]:

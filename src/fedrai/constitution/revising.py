@@ -17,9 +17,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from fedrai.constitution.chunk import SUCCEEDED, Settings, Work, revise_chunk
+from fedrai.constitution.chunk import Settings, Work, revise_chunk
 from fedrai.constitution.critics import Critic, LocalCritic
 from fedrai.constitution.document import Constitution
 from fedrai.constitution.records import Outcome, Record, Request
@@ -55,26 +54,6 @@ class Revised:
     tokens: int
     operations: float
     seconds: float
-
-    @property
-    def succeeded(self) -> float | None:
-        """Part of the requests with a revision to train on; None without requests."""
-        wanted = sum(self.outcomes.get(name, 0) for name in SUCCEEDED)
-        return wanted / len(self.records) if self.records else None
-
-    def to_json(self) -> dict[str, Any]:
-        """The account as plain values, without the records."""
-        counts = {name: dict(getattr(self, name)) for name in ("flaws", "problems")}
-        return counts | {
-            "requests": len(self.records),
-            "yield": self.succeeded,
-            "outcomes": {name.value: count for name, count in self.outcomes.items()},
-            "tries": {str(number): count for number, count in self.tries.items()},
-            "failed": {name.value: count for name, count in self.failed.items()},
-            "tokens": self.tokens,
-            "operations": self.operations,
-            "seconds": self.seconds,
-        }
 
 
 def revise(
@@ -113,7 +92,7 @@ def revise(
     """
     began = time.perf_counter()
     records = list(whole_chunks(kept, requests, settings.batch_size))
-    openings = Openings((_revision(r) for r in records if r.outcome is Outcome.KEPT), checks)
+    openings = Openings((r.revision or "" for r in records if r.outcome is Outcome.KEPT), checks)
     first = LocalCritic(model, settings.batch_size)
     work = Work(constitution, first, critic, checks, settings, seed, openings, lambda: None)
     for start in range(len(records), len(requests), settings.batch_size):
@@ -142,10 +121,6 @@ def whole_chunks(
             hint="begin again without them; another list of requests needs other records",
         )
     return kept if len(kept) == len(requests) else kept[: len(kept) - len(kept) % size]
-
-
-def _revision(record: Record) -> str:
-    return record.revision or ""
 
 
 def _account(records: Iterable[Record], work: Work, seconds: float) -> Revised:

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fedrai.constitution.records import Outcome, Record
+from fedrai.constitution.records import TRAINED, Outcome, Record
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply
 
-TRAINED = (Outcome.KEPT, Outcome.ALREADY_SAFE)
-"""Outcomes whose revision is trained on."""
+T = TypeVar("T")
 
 
 def write_records(path: Path, records: Sequence[Record], after: int = 0) -> None:
@@ -64,10 +63,20 @@ def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read records; a last line that was cut off is left out, and no file means none.
+    """Read records; see `read_lines`."""
+    return read_lines(path, Record.from_json, "record")
+
+
+def read_lines(path: Path, form: Callable[[dict[str, Any]], T], what: str) -> list[T]:
+    """Read lines of JSON; a last line that was cut off is left out, and no file means none.
+
+    Args:
+        path: the file.
+        form: makes of a line's value what it stands for.
+        what: that is called, for the error.
 
     Raises:
-        RunError: the file cannot be read, or another line holds no record.
+        RunError: the file cannot be read, or another line holds none.
     """
     try:
         lines = list(_whole(path.read_bytes().splitlines(keepends=True)))
@@ -75,15 +84,14 @@ def read_records(path: Path) -> list[Record]:
         return []
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
-    return [_record(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
-
-
-def _record(line: bytes, place: str) -> Record:
-    try:
-        return Record.from_json(json.loads(line))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        hint = "delete the file to begin again"
-        raise RunError(f"{place}: this is no record", hint=hint) from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(form(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            hint = "delete the file to begin again"
+            raise RunError(f"{path}, line {number}: this is no {what}", hint=hint) from None
+    return found
 
 
 def export(folder: Path, records: Iterable[Record]) -> tuple[int, int]:
@@ -102,8 +110,8 @@ def export(folder: Path, records: Iterable[Record]) -> tuple[int, int]:
     """
     kept = [r for r in records if r.outcome in TRAINED and r.revision is not None]
     pairs = [r for r in kept if _prefers(r)]
-    _write(folder / "sft.jsonl", (_sft(r) for r in kept))
-    _write(folder / "preferences.jsonl", (_preference(r) for r in pairs))
+    write_lines(folder / "sft.jsonl", (_sft(r) for r in kept))
+    write_lines(folder / "preferences.jsonl", (_preference(r) for r in pairs))
     return len(kept), len(pairs)
 
 
@@ -127,8 +135,12 @@ def _preference(record: Record) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a file whole or not at all."""
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write lines of JSON, whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     fresh = path.with_name(f".new-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

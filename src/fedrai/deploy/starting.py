@@ -96,7 +96,7 @@ def _superlink(here: Deployment) -> tuple[str, ...]:
         sys.executable, "-m", "fedrai.runtimes.superlink",
         *(("--insecure",) if here.insecure else tls),
         "--host", here.listen, "--port", str(here.address.port),
-        "--isolation", "process", "--superexec-auth-secret-file", settings.SECRET,
+        "--isolation", "process", "--superexec-auth-secret-file", str(here.secret),
         "--database", "state.db", "--disable-runtime-dependency-installation",
         "--log-file", "superlink.log",
     )  # fmt: skip

@@ -38,8 +38,8 @@ NoNewPrivileges=true
 PrivateTmp=true
 ProtectSystem=strict
 ProtectHome=true
-ReadWritePaths={folder} {HOME}/cache
-Environment=FEDRAI_CACHE={HOME}/cache
+ReadWritePaths={folder}
+Environment=FEDRAI_CACHE={folder}/cache
 # Flower's telemetry, update check and run-time installation of dependencies: off.
 {_environment("Environment=", "=")}
 

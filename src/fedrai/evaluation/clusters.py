@@ -19,13 +19,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrai.errors import EvaluationError
+from fedrai.evaluation.statistics import wilson
 
 THRESHOLD = 0.5
 """Mean similarity from which clusters are joined. On AdvBench it makes 334 clusters of 520 prompts;
@@ -62,14 +62,7 @@ class ClusteredRate:
         Raises:
             EvaluationError: `confidence` is not between 0 and 1.
         """
-        if not 0 < confidence < 1:
-            raise EvaluationError(f"confidence must lie between 0 and 1, got {confidence}")
-        if self.value is None:
-            return None
-        z, n, p = NormalDist().inv_cdf((1 + confidence) / 2), self.clusters, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+        return wilson((self.value or 0.0) * self.clusters, self.clusters, confidence)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the 95 % interval."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from fedrai.costs import Cost, Ledger, training_operations
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.figures import figures, rates
+from fedrai.evaluation.figures import ORDINARY, figures, rates
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.preference import Preferences, prefer
 from fedrai.evaluation.records import (
@@ -22,7 +22,6 @@ from fedrai.evaluation.records import (
     Measured,
     Questions,
     Rubric,
-    Safety,
     asks_for_harm,
     pooled,
 )
@@ -39,7 +38,6 @@ __all__ = ["Answer", "Judges", "Measured", "Questions", "figures", "measure", "p
 
 LOSS_BATCH = 16
 PAIR_BATCH = 4  # answers of pairs read at once: dialogues are long, and memory is to be bounded
-ORDINARY = "ordinary"
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -148,12 +146,8 @@ def _judged(work: _Work, asked: _Asked, answers: list[Answer]) -> list[Answer]:
     guard = work.questions.judges.guard
     if guard is None or not asked.harmful:
         return answers
-    return _guarded(work, asked.name, guard, answers)
-
-
-def _guarded(work: _Work, name: str, guard: Safety, answers: list[Answer]) -> list[Answer]:
     exchanges = [(Message("user", a.prompt), Message("assistant", a.answer)) for a in answers]
-    said = guard.judge(exchanges, lambda done, of: work.tell(f"{name} (guard)", done, of))
+    said = guard.judge(exchanges, lambda done, of: work.tell(f"{asked.name} (guard)", done, of))
     work.ledger.add("evaluation", Cost(tokens=said.tokens, operations=said.operations))
     return [
         replace(answer, guard=verdict.probability)

@@ -105,18 +105,6 @@ class Preferences:
             for name in names
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures, also by category; no text."""
-        return {
-            "summed": self.summed.to_json(),
-            "normalised": self.normalised.to_json(),
-            "categories": {
-                name: {"summed": part.summed.to_json(), "normalised": part.normalised.to_json()}
-                for name, part in self.by_category().items()
-            },
-            "costs": self.costs.to_json(),
-        }
-
 
 def prefer(
     model: LanguageModel,

@@ -1,4 +1,4 @@
-"""Rates with their intervals, their difference, and the test for two models on the same prompts.
+"""Rates with their intervals, and the test for two models on the same prompts.
 
 No rate is shown without its count: `Rate` keeps successes, scored and unscored rows apart, and the
 rate of nothing is `None`, printed "no data", never 0.
@@ -6,9 +6,8 @@ rate of nothing is `None`, printed "no data", never 0.
 Sources: the interval is Wilson's score interval without continuity correction (Wilson 1927, JASA
 22, 209; recommended for small n by Brown, Cai and DasGupta 2001, Statistical Science 16, 101). The
 paired test is McNemar's (1947, Psychometrika 12, 153): exact and binomial for few discordant
-pairs, else with the continuity correction of Edwards (1948, Psychometrika 13, 185). The difference
-of two independent rates has Newcombe's hybrid score interval (1998, Statistics in Medicine 17, 873,
-method 10). For arms with several seeds see `bootstrap.py`.
+pairs, else with the continuity correction of Edwards (1948, Psychometrika 13, 185). For arms with
+several seeds see `bootstrap.py`.
 """
 
 from __future__ import annotations
@@ -60,14 +59,7 @@ class Rate:
         Raises:
             EvaluationError: `confidence` is not between 0 and 1.
         """
-        if not 0 < confidence < 1:
-            raise EvaluationError(f"confidence must lie between 0 and 1, got {confidence}")
-        if not self.scored:
-            return None
-        z = NormalDist().inv_cdf((1 + confidence) / 2)
-        return _wilson_lower(self.successes, self.scored, z), 1 - _wilson_lower(
-            self.scored - self.successes, self.scored, z
-        )
+        return wilson(self.successes, self.scored, confidence)
 
     def format(self, confidence: float = 0.95) -> str:
         """Return the rate and its interval in per cent, "31.0 % [22.8, 40.6]", or "no data"."""
@@ -80,7 +72,26 @@ class Rate:
         return self.format()
 
 
-def _wilson_lower(successes: int, scored: int, z: float) -> float:
+def wilson(happened: float, trials: int, confidence: float) -> tuple[float, float] | None:
+    """Wilson's two-sided interval, ends from 0 to 1; `None` without trials.
+
+    Args:
+        happened: how often; not a whole number where trials are themselves shares.
+        trials: of how many.
+        confidence: of the interval.
+
+    Raises:
+        EvaluationError: `confidence` is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise EvaluationError(f"confidence must lie between 0 and 1, got {confidence}")
+    if not trials:
+        return None
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return _wilson_lower(happened, trials, z), 1 - _wilson_lower(trials - happened, trials, z)
+
+
+def _wilson_lower(successes: float, scored: int, z: float) -> float:
     """The lower end; the upper end is one minus the lower end for the failures."""
     if successes == 0:
         return 0.0
@@ -187,39 +198,6 @@ def mcnemar_corrected(b: int, c: int) -> float:
         raise EvaluationError(f"counts cannot be negative, got b={b}, c={c}")
     excess = max(0, abs(b - c) - 1)
     return erfc(sqrt(excess * excess / (2 * (b + c)))) if excess else 1.0
-
-
-def rates_difference(
-    ours: Rate, theirs: Rate, confidence: float = 0.95
-) -> tuple[float, float, float] | None:
-    """The difference of two rates of *different* prompts, with its interval, from -1 to 1.
-
-    Two arms on the same prompts are paired: use `mcnemar` or `bootstrap.compare` for them.
-
-    Returns:
-        The difference, its lower and its upper end; `None` where either rate has no data.
-
-    Raises:
-        EvaluationError: `confidence` is not between 0 and 1.
-    """
-    a, b = ours.interval(confidence), theirs.interval(confidence)
-    if a is None or b is None or ours.value is None or theirs.value is None:
-        return None
-    difference = ours.value - theirs.value
-    low = difference - sqrt((ours.value - a[0]) ** 2 + (b[1] - theirs.value) ** 2)
-    high = difference + sqrt((a[1] - ours.value) ** 2 + (theirs.value - b[0]) ** 2)
-    return difference, low, high
-
-
-def harmonic_mean(first: float | None, second: float | None) -> float | None:
-    """2 ab / (a + b) of two rates from 0 to 1: 0 where either is 0, `None` where one is `None`.
-
-    Of the share of harmful requests that are refused and the share of safe requests that are
-    answered it is one figure for both sides: refusing everything scores as low as refusing nothing.
-    """
-    if first is None or second is None:
-        return None
-    return 2 * first * second / (first + second) if first + second else 0.0
 
 
 def rate_json(value: Rate) -> dict[str, Any]:

@@ -283,12 +283,12 @@ class Run:
     transcripts: tuple[Transcript, ...] = ()
     transcript_round: int = 0
     unreadable: int = 0
-    work: Cost = field(init=False)
-    """What the run took without its evaluations."""
 
-    def __post_init__(self) -> None:
+    @property
+    def work(self) -> Cost:
+        """What the run took without its evaluations."""
         parts = (cost for phase, cost in self.costs.items() if phase != "evaluation")
-        object.__setattr__(self, "work", sum(parts, Cost()))
+        return sum(parts, Cost())
 
     @property
     def before(self) -> Evaluated | None:

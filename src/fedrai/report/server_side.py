@@ -131,10 +131,10 @@ def costs(runs: Sequence[Run]) -> Markup:
     phases = _phases(runs)
     drawn = [
         bars("bars-time", "Wall time by phase", "The tables below have the numbers.", _bars(
-            runs, phases, [[_of(r, p).seconds for p in phases] for r in runs],
+            runs, [[_of(r, p).seconds for p in phases] for r in runs],
             [time_text(sum(c.seconds for c in r.costs.values())) for r in runs])),
         bars("bars-operations", "Operations by phase", "The tables below have the numbers.", _bars(
-            runs, phases, [[_of(r, p).operations for p in phases] for r in runs],
+            runs, [[_of(r, p).operations for p in phases] for r in runs],
             [f"{sum(c.operations for c in r.costs.values()) / 1e12:,.1f} Tflop" for r in runs])),
     ]  # fmt: skip
     rows = [
@@ -167,7 +167,7 @@ def _of(run: Run, phase: str) -> Cost:
 
 
 def _bars(
-    runs: Sequence[Run], phases: Sequence[str], lengths: Sequence[Sequence[float]], sums: list[str]
+    runs: Sequence[Run], lengths: Sequence[Sequence[float]], sums: Sequence[str]
 ) -> list[Bar]:
     return [
         Bar(run.label, tuple(lengths[place]), sums[place], place) for place, run in enumerate(runs)

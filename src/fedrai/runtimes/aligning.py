@@ -156,10 +156,6 @@ def plan_for(recipe: Recipe) -> Plan:
     section = recipe.constitution
     goal, probe, mix = section.objective, section.probe, section.mix
     benign = section.style == "benign"
-
-    def seed(purpose: str, number: int) -> int:
-        return recipe.seed_for(purpose, number)
-
     return Plan(
         schedule=section.schedule,
         every=section.every,
@@ -188,7 +184,7 @@ def plan_for(recipe: Recipe) -> Plan:
         bounds=Bounds(probe.safe, probe.useful, probe.drift),
         early_stop=section.early_stop,
         reuse=section.reuse,
-        seed=seed,
+        seed=recipe.seed_for,
     )
 
 

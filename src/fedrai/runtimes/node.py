@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from fedrai import client, protocol, recipe
 from fedrai.client import Refused, answered, describe
 from fedrai.costs import release_memory
-from fedrai.errors import AssetError, DataError, GuardError, ModelError
+from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason
 from fedrai.records import BadRow, Example, Step, Tokens
@@ -204,8 +204,6 @@ def _screened(
     _check_named_threshold(settings, node)
     try:
         kept, screening = screened(settings, {node.name: list(examples)})
-    except GuardError:
-        raise
     except DataError:  # nothing is left; the refusals are those that come along
         raise Refused(Reason.NO_ROWS) from None
     return kept[node.name], screening.counts.get(node.name, {})

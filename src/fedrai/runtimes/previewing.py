@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 from math import ceil
 from typing import Any
 
-from fedrai import assets, data
+from fedrai import assets
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.gathering import estimate
 from fedrai.constitution.plan import requests_for
 from fedrai.evaluation import suites
 from fedrai.runtimes import aligning
 from fedrai.runtimes.judging import asked_for
+from fedrai.runtimes.rows import load_source
 from fedrai.schema import Recipe
 
 
@@ -51,9 +52,8 @@ def preview(recipe: Recipe) -> dict[str, Any]:
 
 def _ordinary(recipe: Recipe) -> list[suites.Item]:
     """The ordinary instructions that the recipe's evaluations ask."""
-    section, source = recipe.evaluation, recipe.evaluation.ordinary_source
+    section = recipe.evaluation
     if not section.ordinary:
         return []
-    held_out = data.load(source.path, columns=source.columns, split=source.split,
-                         where=source.where, bad_rows="skip").examples  # fmt: skip
+    held_out = load_source(section.ordinary_source, "skip").examples
     return suites.ordinary(held_out, section.ordinary, recipe.seed_for("suites"))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedrai.schema.base import Section
+from fedrai.schema.base import Section, strict_or_number
 from fedrai.schema.sources import Source
 
 
@@ -71,13 +71,9 @@ class Evaluation(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus of the sampling."""
 
-    @field_validator("guard_threshold", mode="before")
-    @classmethod
-    def _threshold_is_a_probability(cls, value: object) -> object:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-        if value not in ("strict", "loose") and not number:
-            raise ValueError(f'expected "strict", "loose" or a number from 0 to 1, got {value!r}')
-        return value
+    _threshold_is_a_probability = field_validator("guard_threshold", mode="before")(
+        strict_or_number
+    )
 
     @model_validator(mode="after")
     def _judges_fit(self) -> Evaluation:

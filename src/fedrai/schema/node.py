@@ -12,8 +12,8 @@ from typing import Literal
 from pydantic import Field
 
 from fedrai.schema.base import Section
-from fedrai.schema.run import Source
 from fedrai.schema.safety import GuardTable
+from fedrai.schema.sources import Source
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 

@@ -14,7 +14,7 @@ from fedrai.schema.alignment import Alignment
 from fedrai.schema.base import Section
 from fedrai.schema.evaluation import Evaluation
 from fedrai.schema.safety import LABELS, Filter, GuardTable
-from fedrai.schema.sources import Source as Source  # node recipes take it from here
+from fedrai.schema.sources import Source
 from fedrai.schema.tracking import Tracking
 
 
@@ -278,11 +278,11 @@ class Recipe(Section):
             )
 
     def _alignable(self) -> None:
-        if self.constitution.schedule != "off" and self.federation.mode == "local":
+        aligns = self.constitution.schedule != "off"
+        if aligns and self.federation.mode == "local":
             raise ValueError(
                 'constitution.schedule: there is no aggregated model with federation.mode = "local"'
             )
-        aligns = self.constitution.schedule != "off"
         if aligns and self.constitution.anchor and not self.adapter.start:
             raise ValueError("constitution.anchor needs adapter.start, an adapter to go back to")
 

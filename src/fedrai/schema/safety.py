@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 
 from pydantic import Field, field_validator, model_validator
 
-from fedrai.schema.base import Section
+from fedrai.schema.base import Section, strict_or_number
 
 LABELS = "labels"  # the perfect guard of experiments
 LEAST_EPSILON = 2.0**-20  # finer noise is not drawn
@@ -35,13 +35,7 @@ class Filter(Section):
     count_epsilon: float = Field(0.0, ge=0)
     """Counts sent to the server carry noise: epsilon of differential privacy for each count; 0: exact."""
 
-    @field_validator("threshold", mode="before")
-    @classmethod
-    def _threshold_is_a_probability(cls, value: object) -> object:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-        if value not in ("strict", "loose") and not number:
-            raise ValueError(f'expected "strict", "loose" or a number from 0 to 1, got {value!r}')
-        return value
+    _threshold_is_a_probability = field_validator("threshold", mode="before")(strict_or_number)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Filter:

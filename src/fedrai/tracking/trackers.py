@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from fedrai.errors import DependencyError
 
-MODULES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "trackio": "trackio"}
+KINDS = ("tensorboard", "mlflow", "wandb", "trackio")  # named as their packages are
 Settings = Mapping[str, str | float]
 
 
@@ -76,10 +76,9 @@ def check(kind: str) -> None:
     Raises:
         DependencyError: it is not.
     """
-    module = MODULES.get(kind)
-    if module and importlib.util.find_spec(module) is None:
+    if kind in KINDS and importlib.util.find_spec(kind) is None:
         raise DependencyError(
-            f'tracking.kind = "{kind}" needs the package {module}',
+            f'tracking.kind = "{kind}" needs the package {kind}',
             hint=f"pip install 'fedrai[{kind}]', or set tracking.kind to \"none\"",
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from fedrai import data
-from fedrai.errors import DataError, EvaluationError
+from fedrai.errors import EvaluationError
 from fedrai.evaluation.suites.items import Item
 
 PROMPTS = ("prompt", "goal", "forbidden_prompt", "behavior", "question", "turns")
@@ -67,7 +67,7 @@ def _item(number: int, origin: str, row: Row, answers: Mapping[str, str]) -> Ite
             raise ValueError("chosen and rejected stand together, and one is missing")
         return Item(
             number=number,
-            prompt=_text(_first(row[name]), name),
+            prompt=data.as_text(_first(row[name]), name),
             category=_category(row),
             label=_label(row.get("label")),
             chosen=chosen,
@@ -85,7 +85,7 @@ def _category(row: Row) -> str:
 
 def _optional(row: Row, name: str) -> str:
     """A text that may be left out, but not be empty."""
-    return _text(row[name], name) if row.get(name) is not None else ""
+    return data.as_text(row[name], name) if row.get(name) is not None else ""
 
 
 def _own_reference(row: Row) -> str:
@@ -96,14 +96,6 @@ def _own_reference(row: Row) -> str:
 
 def _first(value: Any) -> Any:
     return (value[0] if value else "") if isinstance(value, list) else value
-
-
-def _text(value: Any, name: str) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError(f"{name} is empty")
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is not text but {type(value).__name__}")
-    return value
 
 
 def _label(value: Any) -> str:
@@ -118,7 +110,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
     """(origin, row) with column names in lower case."""
     suffix = file.suffix.lower()
     if suffix == ".txt":
-        rows: Iterable[tuple[str, data.Row | str]] = _lines(file)
+        rows: Iterable[tuple[str, data.Row | str]] = data.lines_of(file)
     elif suffix in (".prompt", ".yaml", ".yml"):
         rows = _seeds(file)
     else:
@@ -130,16 +122,10 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
         yield origin, _unwrapped(origin, plain) if "chosen_instruction" in plain else plain
 
 
-def _lines(file: Path) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(_content(file).split("\n"), 1):
-        if line.strip():
-            yield f"{file.name}, line {number}", {"prompt": line.strip()}
-
-
 def _seeds(file: Path) -> Iterator[tuple[str, Row]]:
     """PyRIT's prompts: `seeds`, each with `value` and `harm_categories`."""
     try:
-        whole = yaml.safe_load(_content(file))
+        whole = yaml.safe_load(data.text_of(file))
         seeds = list(whole["seeds"])
         for number, seed in enumerate(seeds, 1):
             row = {"prompt": str(seed["value"]), "category": seed.get("harm_categories")}
@@ -148,15 +134,6 @@ def _seeds(file: Path) -> Iterator[tuple[str, Row]]:
         raise EvaluationError(
             f"{file.name} holds no list of seeds ({type(error).__name__})"
         ) from None
-
-
-def _content(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file.name} is not UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _unwrapped(origin: str, row: Row) -> Row:
@@ -189,7 +166,8 @@ def _references(file: Path) -> dict[str, str]:
     found = {}
     for origin, row in _rows(file):
         try:
-            found[str(row["question_id"])] = _text(row["choices"][0]["turns"][0], "the answer")
+            answer = data.as_text(row["choices"][0]["turns"][0], "the answer")
+            found[str(row["question_id"])] = answer
         except (KeyError, IndexError, TypeError, ValueError):
             raise EvaluationError(f"{origin}: no reference answer to a question") from None
     return found
