@@ -65,9 +65,13 @@ def _filter(found: Values | None) -> str:
     if found["skipped"]:
         return "The safety filter did not run: nothing was removed."
     total = found["total"]
+    if total is None:
+        return f"Safety filter on the clients ({found['mode']}); they do not tell what it did."
     unscored = sum(total["unscored"].values())
     guard = str(total["guard"])
-    judged = "" if "/" in guard or guard.startswith((".", "~")) else f" by `{cell(guard)}`"
+    judged = (
+        "" if not guard or "/" in guard or guard.startswith((".", "~")) else f" by `{cell(guard)}`"
+    )
     text = (
         f"Safety filter on the clients ({found['mode']}{judged}): of {total['rows']:,} rows"
         f" {total['unsafe']:,} judged unsafe, {total['dropped']:,} dropped,"

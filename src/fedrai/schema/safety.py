@@ -13,6 +13,18 @@ LABELS = "labels"  # the perfect guard of experiments
 LEAST_EPSILON = 2.0**-20  # finer noise is not drawn
 
 
+def probability(value: object) -> object:
+    """A threshold as a recipe may name it.
+
+    Raises:
+        ValueError: it is neither a name nor a probability.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    if value not in ("strict", "loose") and not number:
+        raise ValueError(f'expected "strict", "loose" or a number from 0 to 1, got {value!r}')
+    return value
+
+
 class Filter(Section):
     """The safety filter: a guard judges every row of a client before the first step."""
 
@@ -38,10 +50,7 @@ class Filter(Section):
     @field_validator("threshold", mode="before")
     @classmethod
     def _threshold_is_a_probability(cls, value: object) -> object:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-        if value not in ("strict", "loose") and not number:
-            raise ValueError(f'expected "strict", "loose" or a number from 0 to 1, got {value!r}')
-        return value
+        return probability(value)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Filter:
