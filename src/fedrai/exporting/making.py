@@ -134,7 +134,10 @@ def costs(summary: Values) -> str:
     lines = [_cost(name, cost) for name, cost in phases.items()]
     head = ["| phase | time | tokens | Tflop | peak memory | to and from clients |",
             "|---|---|---|---|---|---|"]  # fmt: skip
-    return "\n".join([*head, *lines, "", "Of the whole run; operations are counted from shapes."])
+    kept = ", ".join(summary.get("untold_costs", ()))
+    less = f" Clients keep some of theirs to themselves: {kept}." if kept else ""
+    said = f"Of the whole run; operations are counted from shapes.{less}"
+    return "\n".join([*head, *lines, "", said])
 
 
 def _cost(name: str, cost: Cost) -> str:
