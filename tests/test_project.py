@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -85,6 +86,20 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
     assert "compare" in done.stdout
+
+
+def test_flowers_telemetry_is_off_whatever_is_imported_first():
+    """Flower reads its variable when it is first imported."""
+    code = (
+        "import os, fedrai.runtimes.simulation\n"
+        "from flwr.supercore.telemetry import FLWR_TELEMETRY_ENABLED as read\n"
+        "print('READ', read, os.environ['FLWR_DISABLE_UPDATE_CHECK'])"
+    )
+    names = ("FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK")
+    bare = {key: value for key, value in os.environ.items() if key not in names}
+    call = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=bare)
+    assert "READ 0 1" in done.stdout
 
 
 def load_generator():

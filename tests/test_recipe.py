@@ -237,6 +237,12 @@ def test_values_on_the_bounds_are_allowed(key, value):
         ({"training.micro_batch_size": 17}, "micro_batch_size must not be larger than batch_size"),
         ({"federation.clients_per_round": 11}, "must not be larger than clients"),
         ({"federation.min_clients": 11}, "min_clients must not be larger"),
+        ({"federation.quorum": 11}, "quorum must not be larger"),
+        ({"federation.quorum": 2, "federation.min_clients": 3}, "quorum must not be smaller"),
+        (
+            {"federation.quorum": 4, "aggregation.algorithm": "krum", "aggregation.malicious": 1},
+            "needs 5 clients a round, the recipe closes with 4",
+        ),
         ({"data.partition.scheme": "files"}, "data.partition.files is needed"),
         ({"data.sources": []}, "data.sources is empty"),
         ({"data.sources.0.share": 0.5}, "set share on all sources of a kind"),

@@ -291,6 +291,13 @@ def test_find_runs_looks_four_levels_deep(tmp_path: Path) -> None:
     assert find_runs(tmp_path / "nowhere") == []
 
 
+def test_a_client_log_that_cannot_be_written(run: RunFolder) -> None:
+    (run.path / "clients").mkdir()
+    (run.path / "clients" / "a.log").symlink_to("/dev/full")
+    with pytest.raises(RunError, match="No space left on device"):
+        run.client_log("a", "ValueError at x.py:1")
+
+
 def test_client_log_is_appended(run: RunFolder) -> None:
     run.client_log("a", "ValueError at x.py:1")
     run.client_log("a", "MemoryError at y.py:2")

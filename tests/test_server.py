@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,19 +31,24 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedrai import client, protocol, recipe, server
+from fedrai import client, protocol, recipe, report, server
 from fedrai.aggregation import build
-from fedrai.costs import Ledger
+from fedrai.costs import Cost, Ledger
+from fedrai.display import Display
 from fedrai.errors import FederationError
 from fedrai.evaluation.measure import Measured
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.protocol import WEIGHT, Reason
 from fedrai.records import Step, Tokens
+from fedrai.round_record import keep
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
 from fedrai.runtimes.grid import LocalGrid
+from fedrai.runtimes.roster import LateReplies
 from fedrai.schema import Recipe, seed_for
 from fedrai.server import GLOBAL, Plan, Tools, run_rounds, sample_clients
+from fedrai.summary import cost_line, filter_note, list_row, summarise
+from fedrai.tracking.figures import round_figures
 from fedrai.train import train
 
 NODES = {"a": 1, "b": 2, "c": 3}
@@ -391,6 +397,65 @@ def test_deadline_ends_the_waiting(folder: RunFolder, tiny: LanguageModel) -> No
     assert all(names == ["a", "b"] for names in waiting)
 
 
+class OneByOne(ScriptedGrid):
+    """A grid whose replies come in one a look, in the order of the names."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        assert wanted, "nothing is open"
+        found = [m for m in self.inbox if m.metadata.reply_to_message_id in wanted][:1]
+        self.inbox = [m for m in self.inbox if m not in found]
+        return found
+
+
+def test_a_round_closes_at_its_quorum_and_counts_what_comes_later(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    grid = OneByOne(honest)
+    plan = dataclasses.replace(PLAN, rounds=2, timeout=0, quorum=2)
+    run_rounds(plan, tools(folder, tiny, grid, late=LateReplies(grid)))
+    # (1 * 1 + 3 * 4) / 4 in each round; c's two replies come when the rounds are over
+    assert shift_after(folder, tiny, 1) == pytest.approx(13 / 4, abs=1e-6)
+    assert shift_after(folder, tiny, 2) == pytest.approx(13 / 2, abs=1e-5)
+    for number in (1, 2):
+        assert record(folder, number)["set_aside"] == {"c": "no-reply-in-time"}
+        assert record(folder, number)["late_replies"] == 1
+    assert grid.inbox == []
+
+
+def test_only_usable_updates_make_a_quorum(folder: RunFolder, tiny: LanguageModel) -> None:
+    grid = OneByOne(lambda name, m: MISBEHAVIOUR["NaN"][0](m) if name == "a" else honest(name, m))
+    run_rounds(dataclasses.replace(PLAN, timeout=60, quorum=2), tools(folder, tiny, grid))
+    assert record(folder)["set_aside"] == {"a": "values-not-finite"}
+    assert sorted(record(folder)["clients"]) == ["b", "c"]
+
+
+def test_what_came_in_the_same_look_is_not_thrown_away(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    plan = dataclasses.replace(PLAN, quorum=1)
+    run_rounds(plan, tools(folder, tiny, ScriptedGrid(honest)))
+    assert shift_after(folder, tiny) == pytest.approx(5 / 8, abs=1e-6)
+
+
+def test_a_deadline_ends_a_round_below_its_quorum(folder: RunFolder, tiny: LanguageModel) -> None:
+    grid = misbehaving(lambda m: [], "a", "b")
+    run_rounds(dataclasses.replace(PLAN, quorum=2), tools(folder, tiny, grid))
+    assert sorted(record(folder)["clients"]) == ["c"]
+
+
+def test_kept_updates_count_for_the_quorum(folder: RunFolder, tiny: LanguageModel) -> None:
+    """A run that was killed when its quorum was in asks nobody when it goes on."""
+    for name in ("a", "c"):
+        moved = {key: value + SHIFT[name] for key, value in start(tiny).items()}
+        keep(folder, 1, name, protocol.Update(moved, {WEIGHT: ROWS[name]}), Cost())
+    grid = ScriptedGrid(honest)
+    run_rounds(dataclasses.replace(PLAN, quorum=2), tools(folder, tiny, grid))
+    assert grid.asked == []
+    assert record(folder)["set_aside"] == {"b": "no-reply-in-time"}
+    assert shift_after(folder, tiny) == pytest.approx((1 * 1 + 4 * -2) / 5, abs=1e-6)
+
+
 def test_reply_of_an_earlier_round_is_not_taken(folder: RunFolder, tiny: LanguageModel) -> None:
     late: list[Message] = []
 
@@ -632,6 +697,50 @@ def test_fedprox_holds_clients_near_the_global_adapter(
     assert strong[1] < 0.9 * plain[1]
 
 
+def test_in_one_process_nobody_is_late_for_a_quorum(
+    settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
+) -> None:
+    given = settings("federation.rounds=1", "federation.quorum=1", "evaluation.advbench=0")
+    assert local.plan_for(given, 3).quorum == 1
+    run, _ = execute(given, tiny, tmp_path / "run")
+    assert len(record(run)["clients"]) == 2
+    assert record(run)["set_aside"] == {}
+
+
+def test_a_run_whose_clients_tell_nothing_but_their_rows(
+    folder: RunFolder, settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
+) -> None:
+    """Summary, display, tracker and report do with the number of rows alone."""
+
+    def script(name: str, message: Message) -> Sequence[Message]:
+        content = shifted(name, message)
+        kept = {"c": {"seconds": 2.0, "update-norm": 3.0}}.get(name, {})
+        content.metric_records["metrics"] = MetricRecord({WEIGHT: ROWS[name], **kept})
+        return [answer(message, content)]
+
+    prepared = local.prepare(settings("evaluation.advbench=0"), loaded=tiny)
+    given = settings("filter.mode=drop")
+    info = dataclasses.replace(prepared, recipe=given, rows={}, engine="flower").info()
+    run = RunFolder.create(tmp_path / "told", recipe.to_toml(given), info)
+    heard = io.StringIO()
+    with Display(12, stream=heard) as display:
+        run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
+    assert heard.getvalue().count("loss not told  ? tokens/s") == 3
+    found = summarise(run)
+    assert (found["rows"], found["clients"], found["filter"]["total"]) == (8, 3, None)
+    assert found["costs"]["training"]["seconds"] == 2.0
+    assert found["untold_costs"] == ["seconds", "tokens", "operations", "peak-bytes"]
+    assert "without the seconds, tokens, operations, peak-bytes" in cost_line(found)
+    assert found["training_loss"] == [{"round": 1, "last": None}]
+    assert filter_note(found) == "filter (drop): the nodes do not tell what it did"
+    assert list_row(found)[3:5] == ["0 of 8", "drop"]
+    numbers = round_figures(record(run))
+    assert numbers["client/c/update_norm"] == 3.0
+    assert "client/a/update_norm" not in numbers
+    page = report.build([run.path], tmp_path / "report.html")
+    assert "3.000" in page.read_text()
+
+
 def test_client_without_rows_takes_no_part(
     settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
 ) -> None:
@@ -694,6 +803,25 @@ def test_failing_client_says_why_and_keeps_the_rest(
     assert place.lines[0].startswith(f"b: {type(error).__name__} at test_server.py:")
     written = "".join(f.read_text() for f in folder.path.rglob("*.json*"))
     assert "secret" not in written + place.lines[0]
+
+
+def test_a_client_whose_log_is_full_still_says_why(
+    folder: RunFolder, settings: Callable[..., Recipe], tiny: LanguageModel
+) -> None:
+    (folder.path / "clients").mkdir()
+    (folder.path / "clients" / "client-01.log").symlink_to("/dev/full")
+    heard: list[tuple[str, dict[str, Any]]] = []
+    prepared = local.prepare(settings("evaluation.advbench=0"), loaded=tiny)
+    prepared = dataclasses.replace(prepared, rows={"client-01": []})
+    watch = local.Watch(event=lambda kind, **fields: heard.append((kind, fields)))
+    site = local.site(prepared, folder, watch)
+    grid = LocalGrid(client.build_app(site, WORK), {"client-01": 1})
+    message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")
+    (reply,) = grid.send_and_receive([message])
+    assert protocol.read_reply(reply, {}) is Reason.NO_ROWS
+    ((kind, fields),) = heard
+    assert (kind, fields["client"]) == ("client-log-lost", "client-01")
+    assert "No space left on device" in fields["why"]
 
 
 def test_client_that_cannot_use_the_task_says_so(tiny: LanguageModel) -> None:

@@ -82,10 +82,8 @@ def main() -> None:
 
 
 def _quiet() -> None:
-    """Libraries keep their progress bars, advice and telemetry to themselves."""
+    """Libraries keep their progress bars and advice to themselves, and the hub's its telemetry."""
     for key, value in {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",

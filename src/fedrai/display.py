@@ -161,17 +161,21 @@ class Display:
                    f"{', ...' if len(clients) > 6 else ''})")  # fmt: skip
 
     def _on_client_finished(self, client: str, **numbers: Any) -> None:
-        rate = numbers.get("tokens", 0.0) / max(numbers.get("seconds", 0.0), 1e-9)
+        timed = "tokens" in numbers and "seconds" in numbers  # a node may keep any of them
+        rate = f"{numbers['tokens'] / max(numbers['seconds'], 1e-9):,.0f}" if timed else "?"
         left = f"  {self._time_left()}" if self._pace else ""
-        told = "loss_first" in numbers and "loss_last" in numbers  # a node may keep them
+        told = "loss_first" in numbers and "loss_last" in numbers
         loss = f"{numbers['loss_first']:.3f} -> {numbers['loss_last']:.3f}" if told else "not told"
-        self._line(f"  {client}  loss {loss}  {rate:,.0f} tokens/s{left}")
+        self._line(f"  {client}  loss {loss}  {rate} tokens/s{left}")
 
     def _on_client_kept(self, client: str, **_: Any) -> None:
         self._line(f"  {client}  kept from the interrupted round")
 
     def _on_client_set_aside(self, client: str, reason: str, **_: Any) -> None:
         self._line(f"  {client}  set aside: {reason}", "yellow")
+
+    def _on_client_log_lost(self, client: str, why: str) -> None:
+        self._line(f"  {client}  a line of its log is lost: {why}", "yellow")
 
     def _on_filter_stopped(self) -> None:
         self._line("stopped before training; verdicts so far are kept")

@@ -76,8 +76,11 @@ class Reason(StrEnum):
     FILTER_REQUIRED = "filter-required"
     GUARD_REFUSED = "guard-not-allowed"
     THRESHOLD_REFUSED = "threshold-too-high"
+    JUDGE_REFUSED = "judged-part-not-allowed"
     TOO_MANY_STEPS = "too-many-steps"
     TOO_MANY_ROUNDS = "too-many-rounds"
+    BATCH_TOO_LARGE = "batch-too-large"
+    ROWS_TOO_LONG = "rows-too-long"
 
     NO_REPLY = "no-reply-in-time"
     UNREADABLE = "reply-not-readable"

@@ -12,6 +12,27 @@ from fedrai.protocol import Reason, Update
 from fedrai.runs import RunFolder, load_tensors
 
 
+def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
+    """What one client's part of a round took, as far as it tells.
+
+    Args:
+        reply: what `protocol.read_reply` made of its reply.
+        down: bytes that it was sent, as the server counts them.
+        up: bytes that it sent.
+    """
+    if isinstance(reply, Reason):
+        return Cost(bytes_down=down, bytes_up=up)
+    numbers = reply.metrics
+    return Cost(
+        seconds=numbers.get("seconds", 0.0),
+        tokens=int(numbers.get("tokens", 0)),
+        operations=numbers.get("operations", 0.0),
+        peak_bytes=int(numbers.get("peak-bytes", 0)),
+        bytes_down=down,
+        bytes_up=up,
+    )
+
+
 def keep(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
     """Keep an update of the round in progress, with what it cost."""
     note = {"metrics": json.dumps(dict(update.metrics)), "cost": json.dumps(cost.to_json())}

@@ -240,11 +240,18 @@ class RunFolder:
         return value
 
     def client_log(self, client: str, line: str) -> None:
-        """Add a line to a client's own log."""
+        """Add a line to a client's own log.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         folder = self.path / "clients"
-        folder.mkdir(exist_ok=True)
-        with (folder / f"{client}.log").open("a", encoding="utf-8") as file:
-            file.write(f"{_now()} {line}\n")
+        try:
+            folder.mkdir(exist_ok=True)
+            with (folder / f"{client}.log").open("a", encoding="utf-8") as file:
+                file.write(f"{_now()} {line}\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
 
 def check_free(path: Path) -> None:

@@ -25,12 +25,12 @@ from flwr.serverapp import Grid
 from fedrai import protocol
 from fedrai.aggregation import Aggregator
 from fedrai.constitution.outcome import Aligned, brief
-from fedrai.costs import Cost, Ledger
+from fedrai.costs import Ledger
 from fedrai.errors import FederationError, RunError
 from fedrai.evaluation.measure import Measured, figures
 from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
 from fedrai.protocol import Reason, Update
-from fedrai.round_record import keep, kept, replied, round_figures, shown
+from fedrai.round_record import cost_of, keep, kept, replied, round_figures, shown
 from fedrai.runs import RunFolder, digest_of, load_tensors, save_tensors, write_text
 from fedrai.schema import seed_for
 
@@ -58,6 +58,8 @@ class Plan:
         local: no aggregation; every client goes on from its own adapter.
         evaluate_every: evaluate after every n-th round; 0: only before the first and at the end.
         start: adapter that round 1 starts from, a PEFT folder or `fedrai:aligned`; empty: fresh.
+        quorum: usable updates with which a round closes, beside any that came in the same look;
+            0: all that were asked for.
     """
 
     seed: int
@@ -69,6 +71,7 @@ class Plan:
     local: bool
     evaluate_every: int
     start: str = ""
+    quorum: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Tools:
         align: aligns the aggregated adapter; None: it goes to the clients as it is.
         present: tells who is there at the start of a round; None: `nodes`, always.
         offer: what the recipe asks of clients, for those that do not share its process.
-        late: hears of messages that a deadline left without a reply; None: nobody counts them.
+        late: hears of messages without a reply when their round closed; None: nobody counts them.
     """
 
     grid: Grid
@@ -232,31 +235,36 @@ def _replies(
 ) -> Iterator[tuple[str, Update | Reason]]:
     """Replies as they come in, kept ones of an interrupted try first."""
     earlier = kept(tools.run, number, names)
+    usable = len(earlier)
     for name, (update, spent) in earlier.items():
         ledger.add("training", spent)
         tools.emit("client-kept", round=number, client=name)
         yield name, update
+
+    def closed() -> bool:
+        return 0 < plan.quorum <= usable
+
     expected = protocol.shapes_of(tools.model.parameters)
     waiting: dict[int, str] = {}
     messages = []
-    for name in names:
-        if name not in earlier:
-            content = protocol.pack_task(
-                number,
-                (number - 1) * plan.steps_per_round,
-                _start(plan, tools, adapters, name),
-                tools.offer,
-            )
-            messages.append(_message(content, tools.nodes[name], number, plan.timeout))
-            waiting[tools.nodes[name]] = name
-    for message, answer in _pull(tools, messages, plan.timeout, waiting):
+    for name in [name for name in names if name not in earlier]:
+        waiting[tools.nodes[name]] = name
+        if closed():
+            continue
+        first = (number - 1) * plan.steps_per_round
+        begin = _start(plan, tools, adapters, name)
+        content = protocol.pack_task(number, first, begin, tools.offer)
+        messages.append(_message(content, tools.nodes[name], number, plan.timeout))
+    for message, answer in _pull(tools, messages, plan.timeout, waiting, closed):
         name = waiting.pop(message.metadata.dst_node_id, "")
         if not name:
             continue  # a second reply
         reply = protocol.read_reply(answer, expected)
-        cost = _wire_cost(message, answer, reply)
+        up = protocol.payload_bytes(answer.content) if answer.has_content() else 0
+        cost = cost_of(reply, down=protocol.payload_bytes(message.content), up=up)
         ledger.add("training", cost)
         if isinstance(reply, Update):
+            usable += 1
             keep(tools.run, number, name, reply, cost)
             tools.emit("client-finished", round=number, client=name, **shown(reply.metrics))
         yield name, reply
@@ -276,14 +284,18 @@ def _message(content: RecordDict, node: int, number: int, timeout: float) -> Mes
 
 
 def _pull(
-    tools: Tools, messages: Sequence[Message], timeout: float, waiting: Mapping[int, str]
+    tools: Tools,
+    messages: Sequence[Message],
+    timeout: float,
+    waiting: Mapping[int, str],
+    closed: Callable[[], bool],
 ) -> Iterator[tuple[Message, Message]]:
-    """Send messages and yield (message, reply) as replies come in, until the deadline."""
+    """Send messages and yield (message, reply) as they come in, until closed or the deadline."""
     grid = tools.grid
     sent = {id_: m for m in messages for id_ in grid.push_messages([m]) if id_}  # one a request
     open_ids = set(sent)
     deadline = time.monotonic() + timeout if timeout else float("inf")
-    while open_ids and time.monotonic() < deadline:
+    while open_ids and not closed() and time.monotonic() < deadline:
         replies = list(grid.pull_messages(open_ids))
         for reply in replies:
             id_ = reply.metadata.reply_to_message_id
@@ -304,22 +316,6 @@ def _from_asked(asked: Message, reply: Message) -> bool:
     source = reply.metadata.src_node_id
     gone = reply.has_error() and source == protocol.SUPERLINK
     return gone or bool(source == asked.metadata.dst_node_id)
-
-
-def _wire_cost(message: Message, answer: Message, reply: Update | Reason) -> Cost:
-    down = protocol.payload_bytes(message.content)
-    up = protocol.payload_bytes(answer.content) if answer.has_content() else 0
-    if isinstance(reply, Reason):
-        return Cost(bytes_down=down, bytes_up=up)
-    numbers = reply.metrics
-    return Cost(
-        seconds=numbers.get("seconds", 0.0),
-        tokens=int(numbers.get("tokens", 0)),
-        operations=numbers.get("operations", 0.0),
-        peak_bytes=int(numbers.get("peak-bytes", 0)),
-        bytes_down=down,
-        bytes_up=up,
-    )
 
 
 def _commit(

@@ -13,6 +13,9 @@ from fedrai.runs import RunFolder
 
 COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
 NO_FILTER = "NO SAFETY FILTER"
+TOLD_COSTS = ("seconds", "tokens", "operations", "peak-bytes")
+"""Costs that clients tell of themselves; bytes are counted by the server."""
+TOTALS = ("rows", "unsafe", "dropped", "replaced")
 WITHOUT = ("filter", "training", "aggregation")  # a run's work beside alignments and evaluations
 ALIGNED_COLUMNS = (
     "constitution", "aligned", "steps", "tokens", "Tflop", "time", "operations", "saving",
@@ -37,6 +40,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     events = [e["event"] for e in run.events()]
     info = run.info
     told = _told(info, rounds)
+    untold = _untold(rounds)
     rows = info["rows"] or {name: int(m["num-examples"]) for name, m in told.items()}
     return {
         "name": info["name"],
@@ -52,7 +56,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         if told
         else screening
         and {"mode": info["filter"], "total": screening["total"], "skipped": screening["skipped"]},
-        "constitution": _constitution(info, rounds, ledger),
+        "constitution": _constitution(info, rounds, ledger, known="operations" not in untold),
         "evaluations": {
             str(n): {k: v for k, v in m.items() if k != "costs"} for n, m in evaluations.items()
         },
@@ -63,13 +67,27 @@ def summarise(run: RunFolder) -> dict[str, Any]:
             for c, why in r["set_aside"].items()
         ],
         "costs": ledger.to_json(),
+        "untold_costs": untold,
     }
 
 
+def _untold(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Costs that some client kept to itself in some round; sums are without them."""
+    sent = [numbers for r in rounds for numbers in r["clients"].values()]
+    return [name for name in TOLD_COSTS if any(name not in numbers for numbers in sent)]
+
+
 def _constitution(
-    info: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], ledger: Ledger
+    info: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], ledger: Ledger, *, known: bool
 ) -> dict[str, Any] | None:
-    """What alignments did and took; `saving` and `full_operations` are estimates."""
+    """What alignments did and took; `saving` and `full_operations` are estimates.
+
+    Args:
+        info: `run.json`.
+        rounds: their records.
+        ledger: all costs.
+        known: whether every client tells its operations.
+    """
     if not info.get("constitution"):
         return None
     found = spent([r["constitution"] for r in rounds if "constitution" in r])
@@ -83,7 +101,7 @@ def _constitution(
         "tokens": cost.tokens,
         "operations": cost.operations,
         "seconds": cost.seconds,
-        "extra": cost.operations / others if others else None,
+        "extra": cost.operations / others if others and known else None,
         "full_operations": found.full_operations,
         "saving": found.saving(cost.operations),
     }
@@ -134,15 +152,17 @@ def _elsewhere(
     if info["filter"] == "off":
         return None
     counts: Counter[str] = Counter()
-    for numbers in told.values():
+    whole = {f"filter-{name}" for name in TOTALS}
+    for numbers in [numbers for numbers in told.values() if whole <= numbers.keys()]:
         for key in [key for key in numbers if key.startswith("filter-")]:
             counts[key.removeprefix("filter-")] += int(numbers[key])
 
     def under(prefix: str) -> dict[str, int]:
         return {k.removeprefix(prefix): n for k, n in counts.items() if k.startswith(prefix)}
 
-    total: dict[str, Any] = {k: counts[k] for k in ("rows", "unsafe", "dropped", "replaced")}
-    total |= {"unscored": under("unscored-"), "categories": under("category-"), "confusion": None}
+    total: dict[str, Any] = {name: counts[name] for name in TOTALS}
+    total |= {"unscored": under("unscored-"), "categories": under("category-")}
+    total |= {"guard": "", "confusion": None}
     return {"mode": info["filter"], "total": total if counts else None, "skipped": ""}
 
 
@@ -244,7 +264,9 @@ def cost_line(figures: Mapping[str, Any]) -> str:
     seconds = ", ".join(f"{name} {cost.seconds:.0f} s" for name, cost in ledger.phases.items())
     total = sum(ledger.phases.values(), Cost())
     wire = (total.bytes_down + total.bytes_up) / 1e6
+    kept = ", ".join(figures.get("untold_costs", ()))
+    less = f" (without the {kept} that clients keep to themselves)" if kept else ""
     return (
         f"{seconds}; {total.tokens:,} tokens, {total.operations / 1e12:.1f} Tflop,"
-        f" peak {total.peak_bytes / 1e9:.1f} GB, {wire:,.0f} MB to and from clients"
+        f" peak {total.peak_bytes / 1e9:.1f} GB, {wire:,.0f} MB to and from clients{less}"
     )

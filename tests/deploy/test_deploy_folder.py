@@ -225,13 +225,31 @@ def test_everything_that_calls_home_is_off_everywhere(folder):
     assert composed["services"]["supernode"].get("ports") is None
 
 
-def test_a_service_writes_into_its_own_folder_only(folder):
-    """systemd starts no unit with a path in ReadWritePaths that is not there yet."""
-    for file in folder.rglob("*.service"):
-        text = file.read_text()
-        where = re.search(r"^WorkingDirectory=(.*)$", text, re.M)[1]
-        assert f"\nReadWritePaths={where}\n" in text
-        assert f"\nEnvironment=FEDRAI_CACHE={where}/cache\n" in text
+def test_units_name_no_folder_that_nobody_makes(folder):
+    """systemd ends a unit whose ReadWritePaths= is not there with 226/NAMESPACE."""
+    for place, unit, home in (
+        ("server", "superlink", "server"), ("nodes/hospital-a", "supernode", "node"),
+    ):  # fmt: skip
+        text = (folder / place / f"fedrai-{unit}.service").read_text()
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        found = dict(line.split("=", 1) for line in lines if "=" in line and "FLWR" not in line)
+        assert found["ReadWritePaths"] == found["WorkingDirectory"] == f"/opt/fedrai/{home}"
+        assert f"# Copy this folder to /opt/fedrai/{home} " in text
+        assert (found["CacheDirectory"], found["CacheDirectoryMode"]) == ("fedrai", "0700")
+        assert "\nEnvironment=FEDRAI_CACHE=/var/cache/fedrai\n" in text
+
+
+def test_the_servers_readme_says_what_runs_inside_its_container(folder, tmp_path):
+    text = (folder / "server/README.md").read_text()
+    (service,) = yaml.safe_load((folder / "server/compose.yaml").read_text())["services"].items()
+    name, settings_ = service
+    assert settings_["volumes"] == [".:/deployment"]
+    for command in ("deploy register .", "run RECIPE --engine flower --deployment ."):
+        assert f"\ndocker compose exec -w /deployment {name} fedrai {command}" in text
+    deploy.init(tmp_path / "open", consortium(insecure=True))
+    plain = (tmp_path / "open/server/README.md").read_text()
+    assert f"\ndocker compose exec -w /deployment {name} fedrai run RECIPE" in plain
+    assert "deploy register" not in plain
 
 
 def test_readmes_name_commands_that_exist(folder):

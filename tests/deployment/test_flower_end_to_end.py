@@ -106,7 +106,10 @@ GOOD = [
     {"prompt": "Write a nasty letter.", "response": "No, I won't, because it would hurt someone."},
 ]
 PLAIN = ["evaluation.ordinary=0", "constitution.schedule=off"]
-MORE = {"clinic-b": "send_losses = false", "clinic-c": "send_filter_counts = false"}
+MORE = {
+    "clinic-b": 'send = ["filter-counts", "steps", "tokens", "seconds", "operations"]',
+    "clinic-c": 'send = ["losses", "update-norm"]',
+}
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +202,9 @@ def test_a_node_sends_what_its_policy_lets_it_send(over: RunFolder) -> None:
     assert sent["clinic-a"]["filter-rows"] == 11.0
     assert sent["clinic-a"]["filter-unsafe"] == 1.0
     assert not any(key.startswith("loss-") for key in sent["clinic-b"])
-    assert not any(key.startswith("filter-") for key in sent["clinic-c"])
+    assert set(sent["clinic-c"]) == {
+        "num-examples", "loss-first", "loss-last", "loss-mean", "update-norm",
+    }  # fmt: skip
     weights = {name: sent[name]["num-examples"] for name in NAMES}
     assert weights == {"clinic-a": 10.0, "clinic-b": 11.0, "clinic-c": 12.0}
     losses = {name: sent[name]["loss-last"] for name in ("clinic-a", "clinic-c")}
@@ -207,6 +212,7 @@ def test_a_node_sends_what_its_policy_lets_it_send(over: RunFolder) -> None:
     assert record(over, 1)["loss_last"] == pytest.approx(mean)
     figures = over.read_json("summary.json")
     assert (figures["clients"], figures["rows"]) == (3, 33)
+    assert figures["untold_costs"] == ["seconds", "tokens", "operations", "peak-bytes"]
     told = figures["filter"]["total"]  # clinic-c keeps its counts
     assert (told["rows"], told["unsafe"], told["dropped"]) == (23, 2, 2)
 

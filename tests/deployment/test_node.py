@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Context, Message, Metadata, RecordDict
+from flwr.app import Context, Message, Metadata, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from driver import write_rows
@@ -15,10 +16,10 @@ from fedrai import protocol
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason, Update
 from fedrai.runtimes import local
-from fedrai.runtimes.node import NodeApp
+from fedrai.runtimes.node import NodeApp, sendable
 from fedrai.runtimes.offer import make_offer
 from fedrai.runtimes.worker import reply_of
-from fedrai.schema import Recipe
+from fedrai.schema import Node, Recipe
 
 CANARY = "canary-5Q2"
 NODE = """\
@@ -148,3 +149,85 @@ def test_a_row_that_breaks_something_stays_here(
     log = (tmp_path / "clinic.log").read_text()
     assert "asked to train" in log
     assert CANARY not in log + shown.out + shown.err
+
+
+@pytest.mark.parametrize("lost", ["file", "both"])
+def test_a_full_disk_ends_nothing(
+    node: NodeApp, tiny: LanguageModel, loads: list[str], tmp_path: Path, lost: str
+) -> None:
+    """The log on a full disk, and what the operator sees too: the server still gets an answer."""
+    said: list[str] = []
+
+    def full(line: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "clinic.log").symlink_to("/dev/full")
+    node._say = said.append if lost == "file" else full
+    start = tiny.fresh_adapter(1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+    other = protocol.pack_task(1, 0, start, document("0" * 64))
+    assert reason(asked(node, other)) == "other-base-model"
+    right = protocol.pack_task(1, 0, start, document(tiny.fingerprint))
+    assert isinstance(protocol.read_reply(asked(node, right), shapes), Update)
+    if lost == "file":
+        assert "refused: other-base-model" in said
+        assert [line for line in said if "cannot be written" in line] == [
+            f"{tmp_path / 'clinic.log'} cannot be written: No space left on device"
+        ]
+
+
+FILTERED = {"mode": "drop", "guard": "mine"}
+GUARD = '[guards.mine]\nkind = "rules"\nwords = ["zog"]\n'  # its thresholds are 0.5 and 0.5
+
+
+@pytest.mark.parametrize(
+    ("policy", "asks", "said"),
+    [
+        ("", {"threshold": 1.0}, "threshold-too-high"),
+        ("", {"threshold": 0.51}, "threshold-too-high"),
+        ("", {"threshold": 1.0, "judge": "response"}, "judged-part-not-allowed"),
+        ("", {"threshold": 0.5}, ""),
+        ("", {"threshold": "loose"}, ""),
+        ("threshold_at_most = 0.4", {"threshold": "strict"}, "threshold-too-high"),
+        ("threshold_at_most = 1.0", {"threshold": 1.0}, ""),
+        ("", {"threshold": 0.5, "guard": "no/such-guard"}, "guard-cannot-work"),
+    ],
+)
+def test_a_required_filter_is_no_weaker_than_the_guard_means_it(
+    node: NodeApp,
+    tiny: LanguageModel,
+    loads: list[str],
+    tmp_path: Path,
+    policy: str,
+    asks: dict[str, Any],
+    said: str,
+) -> None:
+    text = NODE.replace('filter = "any"', policy) + GUARD
+    (tmp_path / "node.toml").write_text(text)
+    own = NodeApp(tmp_path / "node.toml")
+    offered = document(tiny.fingerprint, filter=FILTERED | asks)
+    start = tiny.fresh_adapter(1)
+    reply = protocol.read_reply(
+        asked(own, protocol.pack_task(1, 0, start, offered)), protocol.shapes_of(start)
+    )
+    assert isinstance(reply, Update) if not said else reply == said
+
+
+def test_what_is_sent_can_be_named_and_all_of_it_has_a_name() -> None:
+    every = dict.fromkeys(protocol.METRIC_NAMES, 1.0)
+
+    def sent(**policy: Any) -> set[str]:
+        owner = Node.model_validate(
+            {"name": "a", "data": {"sources": [{"path": "x"}]}, "policy": policy}
+        )
+        content = RecordDict({"metrics": MetricRecord(every)})
+        return set(sendable(content, owner)["metrics"])
+
+    assert sent() == protocol.METRIC_NAMES
+    assert sent(send=[]) == {"num-examples"}
+    assert sent(send=["losses"]) == {"num-examples", "loss-first", "loss-last", "loss-mean"}
+    assert sent(send=["filter-counts"]) == {"num-examples"} | {
+        name for name in protocol.METRIC_NAMES if name.startswith("filter-")
+    }
+    for name in ("steps", "tokens", "seconds", "operations", "peak-bytes", "update-norm"):
+        assert sent(send=[name]) == {"num-examples", name}

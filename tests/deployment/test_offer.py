@@ -14,7 +14,14 @@ from fedrai.errors import RecipeError
 from fedrai.protocol import Reason
 from fedrai.recipe import load_node
 from fedrai.runtimes.local import work_for
-from fedrai.runtimes.offer import check_offer, check_threshold, make_offer, read_offer, recipe_for
+from fedrai.runtimes.offer import (
+    check_offer,
+    check_threshold,
+    make_offer,
+    needs_guard,
+    read_offer,
+    recipe_for,
+)
 from fedrai.schema import Node, Offer, Recipe
 
 
@@ -169,6 +176,16 @@ def test_the_version_is_looked_at_first() -> None:
         ({"threshold_at_most": 0.5}, {}, None),
         ({"threshold_at_most": 0.49}, {}, Reason.THRESHOLD_REFUSED),
         ({"threshold_at_most": 0.49}, {"filter": {"threshold": "strict"}}, None),
+        ({"threshold_at_most": 0.49, "filter": "any"}, {"filter": {"mode": "audit"}}, None),
+        ({}, {"filter": {"judge": "prompt"}}, Reason.JUDGE_REFUSED),
+        ({}, {"filter": {"judge": "response", "mode": "replace"}}, Reason.JUDGE_REFUSED),
+        ({"judge": ["pair", "prompt"]}, {"filter": {"judge": "prompt"}}, None),
+        ({"judge": ["prompt"]}, {}, Reason.JUDGE_REFUSED),
+        ({"judge": []}, {"filter": {"judge": "response"}}, None),
+        ({"filter": "any"}, {"filter": {"mode": "off", "judge": "response"}}, None),
+        ({"max_batch_size": 16, "max_length": 96}, {}, None),
+        ({"max_batch_size": 15}, {}, Reason.BATCH_TOO_LARGE),
+        ({"max_length": 95}, {}, Reason.ROWS_TOO_LONG),
     ],
 )
 def test_the_policy_has_the_last_word(
@@ -198,11 +215,34 @@ def test_labels_and_a_silent_failure_are_never_taken(policy: dict[str, Any]) -> 
 
 
 def test_a_named_threshold_is_held_against_the_policy_as_a_number() -> None:
-    owner = node({"threshold_at_most": 0.4})
-    check_threshold(0.4, owner.policy)
-    with pytest.raises(Refused) as refused:
-        check_threshold(0.41, owner.policy)
-    assert refused.value.reason is Reason.THRESHOLD_REFUSED
+    own = {"strict": 0.2, "loose": 0.6}
+    for bound, number in ((0.4, 0.4), ("strict", 0.2), ("loose", 0.6)):
+        owner = node({"threshold_at_most": bound})
+        check_threshold(number, own, owner.policy)
+        with pytest.raises(Refused) as refused:
+            check_threshold(number + 0.01, own, owner.policy)
+        assert refused.value.reason is Reason.THRESHOLD_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked", "needed"),
+    [
+        ("loose", "loose", False),
+        ("loose", "strict", False),
+        ("strict", "loose", True),
+        ("loose", 0.1, True),
+        (1.0, "loose", False),
+        (0.9, "loose", True),
+        (0.9, "strict", True),
+        (0.9, 0.8, False),
+    ],
+)
+def test_a_guard_is_loaded_for_its_thresholds_only_where_they_decide(
+    bound: Any, asked: Any, needed: bool
+) -> None:
+    policy = node({"threshold_at_most": bound}).policy
+    assert needs_guard(offer(filter={"threshold": asked}).filter, policy) is needed
+    assert not needs_guard(offer(filter={"threshold": asked, "mode": "audit"}).filter, policy)
 
 
 # --- the node's own file --------------------------------------------------------------------------
@@ -212,15 +252,19 @@ def test_a_node_file_is_validated_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text('name = "a"\n[data]\nsources = [{path = "rows.jsonl"}]\n')
     found = load_node(file)
-    assert (found.policy.filter, found.policy.send_losses, found.device) == (
+    policy = found.policy
+    assert (policy.filter, policy.threshold_at_most, policy.judge) == (
         "required",
-        True,
-        "auto",
+        "loose",
+        ["pair"],
     )
+    assert found.device == "auto"
     for text, word in (
         ('name = "a b"\n[data]\nsources = [{path = "x"}]', "name"),
         ('name = "a"\n[data]\nsources = []', "data.sources"),
         ('name = "a"\n[data]\nsources = [{path = "x"}]\n[policy]\nfiltre = "any"', "filter"),
+        ('name = "a"\n[data]\nsources = [{path = "x"}]\n[policy]\nsend = ["loss"]', "send"),
+        ('name = "a"\n[data]\nsources = [{path = "x"}]\n[policy]\nthreshold_at_most = 2', "0 to 1"),
     ):
         file.write_text(text)
         with pytest.raises(RecipeError, match=word):

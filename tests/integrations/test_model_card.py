@@ -236,6 +236,17 @@ def test_harmful_rows_filters_and_unfinished_runs_are_named() -> None:
     assert "**There was no safety filter**" in warned(skipped)
 
 
+def test_what_nodes_of_a_deployment_keep_to_themselves_is_named() -> None:
+    kept = {"mode": "drop", "total": None, "skipped": ""}
+    text = made(summary=summary(filter=kept, untold_costs=["seconds", "tokens"]))
+    assert "Safety filter on the clients (drop); they do not tell what it did." in text
+    assert "Clients keep some of theirs to themselves: seconds, tokens." in text
+    told = {**TOTAL, "guard": "", "confusion": None}
+    text = made(summary=summary(filter={"mode": "drop", "total": told, "skipped": ""}))
+    assert "Safety filter on the clients (drop): of" in text
+    assert "keep some of theirs" not in text
+
+
 def test_a_constitution_is_named_and_cannot_write_markup() -> None:
     rules = {"schedule": "every", "name": "<b>Mild | `rules`</b>", "version": "2", "hash": "d" * 64}
     done = {"alignments": 2, "steps": 60, "tokens": 9000}

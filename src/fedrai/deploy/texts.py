@@ -42,11 +42,19 @@ sources = [{{ path = "train.jsonl" }}]
 base_models = {models}   # may be fine-tuned here; empty: any
 filter = "required"                 # "any": also recipes that train on unfiltered rows
 guards = []                         # guards that may filter; empty: any that is known here
-threshold_at_most = 1.0             # a filter that lets more through is refused
+threshold_at_most = "loose"         # the guard's own "loose" or "strict", or a number; a filter
+                                    # that lets more through is refused
+judge = ["pair"]                    # what a filter may judge: prompt, response, pair; empty: any
 max_local_steps = 0                 # most optimiser steps of a round; 0: no limit
+max_batch_size = 0                  # most rows of a step; 0: no limit
+max_length = 0                      # most tokens of a row; 0: no limit
 max_rounds = 0                      # most rounds of a run; 0: no limit
-send_filter_counts = true           # the server hears how many rows were filtered
-send_losses = true                  # the server hears the local losses
+# Numbers that the server hears beside the adapter and the number of rows; take out what it need not
+# know: losses of the training, counts of the filter, cost, the size of the update.
+send = [
+    "losses", "filter-counts", "steps", "tokens", "label-tokens", "seconds", "operations",
+    "peak-bytes", "update-norm",
+]
 """
 
 
@@ -86,6 +94,7 @@ def server_readme(consortium: Consortium) -> str:
         if consortium.insecure
         else "fedrai deploy register .    # once it runs, and after add-node\n"
     )
+    inside = f"docker compose exec -w /deployment superlink {register}" if register else ""
     return f"""\
 # The server of {consortium.name}
 {_warning(consortium)}
@@ -101,7 +110,16 @@ Port {consortium.server.port} must be open for the nodes. Other machines reach o
 (`/v1/fleet/`, `/health`); runs are started on this machine. `state.db` holds the registered nodes
 and messages under way, so that a SuperLink that is started again goes on; `superlink.log` is the
 log.
-Services: `fedrai-superlink.service` (systemd), `compose.yaml`.
+
+Services: `fedrai-superlink.service` (systemd), `compose.yaml`. With compose the SuperLink takes
+the machine around its container for another one, and answers it with 403: what is for the server
+alone runs inside the container, on files of this folder, which is `/deployment` there
+(`FEDRAI_IMAGE` and `FEDRAI_UID` set as for `docker compose up`).
+
+```
+{inside}\
+docker compose exec -w /deployment superlink fedrai run RECIPE --engine flower --deployment .
+```
 """
 
 

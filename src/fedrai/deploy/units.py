@@ -6,6 +6,8 @@ from fedrai.deploy.settings import OFF, Deployment
 
 HOME = "/opt/fedrai"
 """Where the generated units expect the virtual environment (`venv`) and the folders."""
+CACHE = "/var/cache/fedrai"
+"""The services' cache, which systemd makes (`CacheDirectory=`); services of a machine share it."""
 
 
 def service(here: Deployment, consortium: str) -> str:
@@ -22,6 +24,8 @@ def service(here: Deployment, consortium: str) -> str:
 # Copy this folder to {folder} (owner fedrai, mode 0700), FedRAI into {HOME}/venv, then:
 #   systemctl enable --now {folder}/fedrai-{what.lower()}.service
 # Log: journalctl -u fedrai-{what.lower()}
+# Cache, made by systemd when the service first starts: {CACHE}. To put a model there:
+#   sudo -u fedrai FEDRAI_CACHE={CACHE} {HOME}/venv/bin/fedrai assets fetch MODEL
 [Unit]
 Description=FedRAI {what} of {consortium}
 After=network-online.target
@@ -39,7 +43,9 @@ PrivateTmp=true
 ProtectSystem=strict
 ProtectHome=true
 ReadWritePaths={folder}
-Environment=FEDRAI_CACHE={folder}/cache
+CacheDirectory={CACHE.rpartition("/")[2]}
+CacheDirectoryMode=0700
+Environment=FEDRAI_CACHE={CACHE}
 # Flower's telemetry, update check and run-time installation of dependencies: off.
 {_environment("Environment=", "=")}
 

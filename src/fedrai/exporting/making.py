@@ -68,7 +68,7 @@ def _filter(found: Values | None) -> str:
     if total is None:
         return f"Safety filter on the clients ({found['mode']}); they do not tell what it did."
     unscored = sum(total["unscored"].values())
-    guard = str(total.get("guard", "/"))  # clients on other machines do not tell theirs
+    guard = str(total.get("guard") or "/")  # clients on other machines do not tell theirs
     judged = "" if "/" in guard or guard.startswith((".", "~")) else f" by `{cell(guard)}`"
     text = (
         f"Safety filter on the clients ({found['mode']}{judged}): of {total['rows']:,} rows"
@@ -132,7 +132,10 @@ def costs(summary: Values) -> str:
     lines = [_cost(name, cost) for name, cost in phases.items()]
     head = ["| phase | time | tokens | Tflop | peak memory | to and from clients |",
             "|---|---|---|---|---|---|"]  # fmt: skip
-    return "\n".join([*head, *lines, "", "Of the whole run; operations are counted from shapes."])
+    kept = ", ".join(summary.get("untold_costs", ()))
+    less = f" Clients keep some of theirs to themselves: {kept}." if kept else ""
+    said = f"Of the whole run; operations are counted from shapes.{less}"
+    return "\n".join([*head, *lines, "", said])
 
 
 def _cost(name: str, cost: Cost) -> str:

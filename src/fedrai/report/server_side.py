@@ -153,7 +153,8 @@ def costs(runs: Sequence[Run]) -> Markup:
         table("Cost by phase", columns, rows),
         tag("p", "Seconds are wall time of the machine that did it, summed over clients. An"
             " evaluation of the same model that runs share counts in the run that made it. MB are"
-            " payload between server and clients.", class_="note"),
+            " payload between server and clients. What a client keeps to itself is not in the"
+            " sums.", class_="note"),
     )  # fmt: skip
 
 

@@ -15,14 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-
 from flwr.app import Context
 
 from fedrai import assets, client, model, server
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.fingerprint import fingerprint
+from fedrai.errors import RunError
 from fedrai.evaluation.measure import Measured, Questions, measure, pooled
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import BadRow, Example, Step, Tokens
@@ -272,6 +270,7 @@ def plan_for(recipe: Recipe, clients: int) -> server.Plan:
         local=federation.mode == "local",
         evaluate_every=recipe.evaluation.every,
         start=recipe.adapter.start,
+        quorum=min(federation.quorum, sampled) if federated else 0,
     )
 
 
@@ -318,7 +317,10 @@ class _LocalSite:
         self._watch.step(client, step)
 
     def log(self, client: str, line: str) -> None:
-        self._run.client_log(client, line)
+        try:
+            self._run.client_log(client, line)
+        except RunError as error:  # the client's reason matters more than its details
+            self._watch.event("client-log-lost", client=client, why=error.message)
 
 
 def command_line() -> str:

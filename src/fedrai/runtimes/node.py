@@ -8,6 +8,7 @@ offers are the same, so in a resident process (`fedrai node`) only the first rou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,13 @@ from fedrai.model import LanguageModel
 from fedrai.protocol import Reason
 from fedrai.records import BadRow, Example, Step, Tokens
 from fedrai.runtimes import local
-from fedrai.runtimes.offer import check_offer, check_threshold, read_offer, recipe_for
+from fedrai.runtimes.offer import (
+    check_offer,
+    check_threshold,
+    needs_guard,
+    read_offer,
+    recipe_for,
+)
 from fedrai.runtimes.rows import load_source, tokenized
 from fedrai.runtimes.screening import policy_of, screened
 from fedrai.schema import Node, Recipe
@@ -60,8 +67,8 @@ class Loaded:
         return self.tokens
 
     def filter_counts(self, client: str) -> Mapping[str, int]:
-        """The filter's counts, unless the policy keeps them."""
-        return self.counts if self.node.policy.send_filter_counts else {}
+        """The filter's counts; `sendable` drops them if the policy keeps them."""
+        return self.counts
 
     def seed(self, round_: int, client: str) -> int:
         """As in a run in one process, of a round that the offer names.
@@ -94,15 +101,30 @@ class NodeApp:
         self._folder = file.resolve().parent
         self._log = self._folder / f"{self.node.name}.log"
         self._say = say
+        self._log_fails = False
         self._ready: tuple[str, Loaded, ClientApp] | None = None
         self.app = self._build()
 
     def note(self, line: str) -> None:
-        """Keep a line in the node's own log, beside its file."""
-        self._say(line)
+        """Keep a line in the node's own log, beside its file.
+
+        A log that cannot be written (a full disk) ends nothing: that is said once, and lines are
+        still said.
+        """
+        self._tell(line)
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._log.open("a", encoding="utf-8") as opened:
-            opened.write(f"{stamp} {line}\n")
+        try:
+            with self._log.open("a", encoding="utf-8") as opened:
+                opened.write(f"{stamp} {line}\n")
+            self._log_fails = False
+        except OSError as error:
+            if not self._log_fails:
+                self._tell(f"{self._log} cannot be written: {error.strerror or 'input/output'}")
+            self._log_fails = True
+
+    def _tell(self, line: str) -> None:
+        with suppress(OSError):  # where lines go may be a file on the same disk, or a closed pipe
+            self._say(line)
 
     def _build(self) -> ClientApp:
         app = ClientApp()
@@ -138,10 +160,17 @@ class NodeApp:
 def sendable(content: RecordDict, node: Node) -> RecordDict:
     """A reply without what the node's policy keeps."""
     metrics = content.metric_records.get(protocol.METRICS)
-    if metrics is None or node.policy.send_losses:
+    if metrics is None:
         return content
-    kept = {key: value for key, value in metrics.items() if not key.startswith(LOSSES)}
+    sent = {protocol.WEIGHT, *node.policy.send}
+    kept = {key: value for key, value in metrics.items() if _called(key) in sent}
     return RecordDict({**content, protocol.METRICS: MetricRecord(kept)})
+
+
+def _called(metric: str) -> str:
+    """What a policy calls a metric."""
+    groups = {LOSSES: "losses", protocol.FILTER: "filter-counts"}
+    return next((name for start, name in groups.items() if metric.startswith(start)), metric)
 
 
 def load(document: str, node: Node, folder: Path, note: Callable[[str], None]) -> Loaded:
@@ -165,7 +194,7 @@ def load(document: str, node: Node, folder: Path, note: Callable[[str], None]) -
         raise Refused(Reason.OTHER_MODEL)
     tokens: dict[Example, Tokens] = {}
     examples, bad = _examples(settings, lm, tokens)
-    kept, counts = _screened(examples, settings, node)
+    kept, counts = _screened(examples, settings, node, note)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
     note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable")
@@ -196,12 +225,13 @@ def _examples(
 
 
 def _screened(
-    examples: Sequence[Example], settings: Recipe, node: Node
+    examples: Sequence[Example], settings: Recipe, node: Node, note: Callable[[str], None]
 ) -> tuple[Sequence[Example], Mapping[str, int]]:
     """The rows that the filter keeps, and its counts."""
     if settings.filter.mode == "off":
         return examples, {}
-    _check_named_threshold(settings, node)
+    if needs_guard(settings.filter, node.policy):
+        _check_threshold(settings, node, note)
     try:
         kept, screening = screened(settings, {node.name: list(examples)})
     except DataError:  # nothing is left; the refusals are those that come along
@@ -209,12 +239,15 @@ def _screened(
     return kept[node.name], screening.counts.get(node.name, {})
 
 
-def _check_named_threshold(settings: Recipe, node: Node) -> None:
-    """Hold `strict` and `loose` against the policy, where the policy sets a bound."""
-    if node.policy.threshold_at_most < 1 and isinstance(settings.filter.threshold, str):
-        from fedrai.guards.loading import load as load_guard
+def _check_threshold(settings: Recipe, node: Node, note: Callable[[str], None]) -> None:
+    """Hold the filter's threshold against the policy, by the guard's own ones."""
+    from fedrai.guards.loading import load as load_guard
 
-        guard = load_guard(
-            settings.filter.guard, tables=settings.guards, device=settings.model.device
-        )
-        check_threshold(policy_of(settings.filter, guard).threshold, node.policy)
+    asked = settings.filter
+    try:
+        guard = load_guard(asked.guard, tables=settings.guards, device=settings.model.device)
+        number = policy_of(asked, guard).threshold
+    except Exception as error:  # whatever a guard that was never tried here does
+        note(describe(error))
+        raise Refused(Reason.GUARD) from None
+    check_threshold(number, guard.thresholds, node.policy)

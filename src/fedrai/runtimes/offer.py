@@ -112,19 +112,27 @@ def check_offer(offer: Offer, node: Node) -> None:
 
 def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
     policy, asked = node.policy, offer.filter
-    limits = (policy.max_local_steps, policy.max_rounds)
+    training, filters = offer.training, asked.mode in FILTERS
     return {
         Reason.MODEL_REFUSED: bool(policy.base_models)
         and offer.model.base not in policy.base_models,
-        Reason.TOO_MANY_STEPS: 0 < limits[0] < offer.training.local_steps,
-        Reason.TOO_MANY_ROUNDS: 0 < limits[1] < offer.rounds,
+        Reason.TOO_MANY_STEPS: 0 < policy.max_local_steps < training.local_steps,
+        Reason.TOO_MANY_ROUNDS: 0 < policy.max_rounds < offer.rounds,
+        Reason.BATCH_TOO_LARGE: 0 < policy.max_batch_size < training.batch_size,
+        Reason.ROWS_TOO_LONG: 0 < policy.max_length < offer.max_length,
         Reason.FILTER_REQUIRED: (policy.filter == "required" and not _filters_all(asked))
         or (asked.mode != "off" and asked.on_guard_failure == "continue"),
         Reason.GUARD_REFUSED: asked.mode != "off" and not _guard_allowed(asked, node),
-        Reason.THRESHOLD_REFUSED: asked.mode != "off"
-        and isinstance(asked.threshold, float | int)
-        and asked.threshold > policy.threshold_at_most,
+        Reason.JUDGE_REFUSED: filters and bool(policy.judge) and asked.judge not in policy.judge,
+        Reason.THRESHOLD_REFUSED: filters and _surely_higher(asked.threshold, policy),
     }
+
+
+def _surely_higher(asked: str | float, policy: NodePolicy) -> bool:
+    """Whether a threshold is too high whatever the guard's own are."""
+    bound = policy.threshold_at_most
+    both = not isinstance(asked, str) and not isinstance(bound, str)
+    return both and float(asked) > float(bound)
 
 
 def _filters_all(asked: Filter) -> bool:
@@ -147,13 +155,27 @@ def _names_a_file(guard: str) -> bool:
     return guard.startswith((".", "/", "~")) or file.endswith(".toml") or Path(guard).exists()
 
 
-def check_threshold(number: float, policy: NodePolicy) -> None:
-    """Hold the threshold that a guard's `strict` or `loose` stands for against the policy.
+def needs_guard(asked: Filter, policy: NodePolicy) -> bool:
+    """Whether only the guard's own thresholds tell if the one asked for is too high."""
+    bound = policy.threshold_at_most
+    named = isinstance(asked.threshold, str) or isinstance(bound, str)
+    surely_fine = asked.threshold in ("strict", bound) if isinstance(bound, str) else bound >= 1
+    return asked.mode in FILTERS and named and not surely_fine
+
+
+def check_threshold(number: float, own: Mapping[str, float], policy: NodePolicy) -> None:
+    """Hold the threshold of a filter against the policy.
+
+    Args:
+        number: the threshold.
+        own: the guard's, by name; every guard has `strict` and `loose`.
+        policy: the node's.
 
     Raises:
         Refused: it is too high.
     """
-    if number > policy.threshold_at_most:
+    bound = policy.threshold_at_most
+    if number > (own[bound] if isinstance(bound, str) else bound):
         raise Refused(Reason.THRESHOLD_REFUSED)
 
 

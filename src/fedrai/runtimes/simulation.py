@@ -26,7 +26,7 @@ from fedrai.errors import DependencyError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local, rounds
-from fedrai.runtimes.roster import Roster
+from fedrai.runtimes.roster import LateReplies, Roster
 from fedrai.schema import Recipe
 
 PLACE = "FEDRAI_SIMULATION"  # environment variable: the run folder, for the actors
@@ -84,7 +84,7 @@ class SimulationEngine:
 def _rounds(grid: Grid, prepared: local.Prepared, run: RunFolder, watch: local.Watch) -> None:
     roster = Roster(grid, rounds.recorder(run, watch), 0)
     nodes = roster.wait(prepared.clients, prepared.clients)
-    rounds.go_through(prepared, run, watch, rounds.Clients(grid, nodes))
+    rounds.go_through(prepared, run, watch, rounds.Clients(grid, nodes, late=LateReplies(grid)))
 
 
 @contextmanager
@@ -104,12 +104,12 @@ class Actor:
     Attributes:
         handlers: the local engine's ClientApp.
         names: of all clients, sorted.
-        run: the run folder.
+        site: what the clients have; it keeps their logs.
     """
 
     handlers: ClientApp
     names: tuple[str, ...]
-    run: RunFolder
+    site: client.Site
 
     def place(self, context: Context) -> Context:
         """The context with the name of the client that Flower's partition stands for."""
@@ -123,10 +123,9 @@ class Actor:
 def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
     prepared = local.prepare(recipe.load(run.path / "recipe.toml"))
-    handlers = client.build_app(
-        local.site(prepared, run, local.Watch()), local.work_for(prepared.recipe)
-    )
-    return Actor(handlers, tuple(sorted(prepared.rows)), run)
+    site = local.site(prepared, run, local.Watch())
+    handlers = client.build_app(site, local.work_for(prepared.recipe))
+    return Actor(handlers, tuple(sorted(prepared.rows)), site)
 
 
 @app.query()  # type: ignore[untyped-decorator]
@@ -136,7 +135,7 @@ def _query(message: Message, context: Context) -> Message:
     return answered(
         message,
         lambda: protocol.pack_name(message.content, name),
-        lambda line: actor.run.client_log(name, line),
+        lambda line: actor.site.log(name, line),
     )
 
 

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,8 +84,9 @@ class Supernode:
         """Show and keep its lines until it ends."""
         for line in self.process.stdout or ():
             text = line.decode(errors="replace")
-            sys.stderr.write(text)
             self.lines.append(text)
+            with suppress(OSError):  # a full disk; unread, the SuperNode would come to a halt
+                sys.stderr.write(text)
         self.heard.set()
 
     def why(self) -> FederationError:

@@ -7,15 +7,21 @@ folder that it lies in. `fedrai node FILE` runs a node; a plain `flower-supernod
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from fedrai.schema.base import Section
+from fedrai.schema.base import Section, strict_or_number
 from fedrai.schema.safety import GuardTable
 from fedrai.schema.sources import Source
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Sendable = Literal[
+    "losses", "filter-counts", "steps", "tokens", "label-tokens", "seconds", "operations",
+    "peak-bytes", "update-norm",
+]  # fmt: skip
+"""Numbers that may go with an update, as `protocol.METRIC_NAMES` has them; `losses` stands for
+those of the local training, `filter-counts` for all counts of the filter."""
 
 
 class NodeData(Section):
@@ -34,16 +40,24 @@ class NodePolicy(Section):
     """`required`: every row must have passed a guard before it is trained on (`filter.mode` is `drop` or `replace`, and neither a guard's failure nor an unscored row is passed over)."""
     guards: list[str] = []
     """Guards that the filter may use; empty: any that is known here. `labels` is always refused."""
-    threshold_at_most: float = Field(1.0, ge=0, le=1)
-    """Highest probability from which a row counts as unsafe; a recipe with a higher one filters less."""
+    threshold_at_most: Literal["strict", "loose"] | float = "loose"
+    """Highest probability from which a row may count as unsafe: the guard's own `strict` or `loose`, or a number; a filter with a higher one lets more through."""
+    judge: list[Literal["prompt", "response", "pair"]] = ["pair"]
+    """What the filter may judge (`filter.judge`): requests alone and answers alone let through what only both together show; empty: any."""
     max_local_steps: int = Field(0, ge=0)
     """Most optimiser steps of a round; 0: no limit."""
+    max_batch_size: int = Field(0, ge=0)
+    """Most rows of an optimiser step; 0: no limit."""
+    max_length: int = Field(0, ge=0)
+    """Most tokens of a row (a recipe's `data.max_length`); 0: no limit."""
     max_rounds: int = Field(0, ge=0)
     """Most rounds of a run; 0: no limit."""
-    send_filter_counts: bool = True
-    """Whether the server hears how many rows were filtered, and why."""
-    send_losses: bool = True
-    """Whether the server hears the losses of the local training."""
+    send: list[Sendable] = list(get_args(Sendable))
+    """Numbers that the server hears beside the adapter and the number of rows, which the mean needs."""
+
+    _threshold_is_a_probability = field_validator("threshold_at_most", mode="before")(
+        strict_or_number
+    )
 
 
 class Node(Section):

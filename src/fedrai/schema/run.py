@@ -137,6 +137,8 @@ class Federation(Section):
     """Fewest usable updates a round needs; with fewer the run stops."""
     round_timeout: float = Field(0, ge=0)
     """Seconds after which a round goes on with the replies it has; 0: wait for all."""
+    quorum: int = Field(0, ge=0)
+    """Usable updates with which a round closes, without waiting for the others; 0: wait for all. Without a meaning in one process (`--engine local`), where clients train one after the other and nobody is late: there all are waited for."""
 
     @property
     def sampled(self) -> int:
@@ -149,6 +151,10 @@ class Federation(Section):
             raise ValueError("clients_per_round must not be larger than clients")
         if self.mode == "federated" and self.min_clients > self.sampled:
             raise ValueError("min_clients must not be larger than the clients of a round")
+        if self.mode == "federated" and self.quorum > self.sampled:
+            raise ValueError("quorum must not be larger than the clients of a round")
+        if 0 < self.quorum < self.min_clients:
+            raise ValueError("quorum must not be smaller than min_clients")
         return self
 
 
@@ -288,7 +294,7 @@ class Recipe(Section):
 
     def _robust_enough(self) -> None:
         """Robust aggregation needs enough updates to be more than a mean (its papers' bounds)."""
-        rule, sampled = self.aggregation, self.federation.sampled
+        rule, sampled = self.aggregation, self.federation.quorum or self.federation.sampled
         if not isinstance(rule, Robust) or self.data.partition.scheme == "files":
             return
         if rule.algorithm == "trimmed-mean" and int(rule.trim * sampled) < 1:
@@ -298,7 +304,8 @@ class Recipe(Section):
         if factor and sampled < needed:
             raise ValueError(
                 f"{rule.algorithm} against {rule.malicious} malicious updates needs {needed}"
-                f" clients a round, the recipe samples {sampled}"
+                f" clients a round, the recipe {'closes with' if self.federation.quorum else 'samples'}"
+                f" {sampled}"
             )
 
     @property
