@@ -148,7 +148,7 @@ class Cluster:
 
     def _wait_until_open(self, name: str, process: subprocess.Popen[bytes], address: str) -> None:
         host, _, port = address.partition(":")
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200  # seconds; three on a machine that is not busy
         while time.monotonic() < until and process.poll() is None:
             try:
                 socket.create_connection((host, int(port)), timeout=1).close()

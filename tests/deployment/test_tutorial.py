@@ -52,7 +52,7 @@ def start(cluster: Cluster, folder: Path, model: Path) -> None:
     if Path(program).name != "fedrai":
         env = [f"{key}={value}" for key, value in found.environment.items()]
         cluster.start(folder.name, ["env", "-C", str(folder), *env, *found.command])
-        wait_for(lambda: "Uvicorn running" in cluster.said(folder.name), 120)
+        wait_for(lambda: "Uvicorn running" in cluster.said(folder.name))
         return
     cluster.start_fedrai(
         model, folder.name, *words, folder=str(found.folder), environment=dict(found.environment)
