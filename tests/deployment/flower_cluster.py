@@ -39,10 +39,13 @@ def key_files(folder: Path, name: str) -> tuple[Path, bytes]:
     return file, _pem(name, line)
 
 
-def certificates(folder: Path) -> None:
-    """`ca.pem`, `server.pem` and `server.key` for 127.0.0.1."""
+HERE = "127.0.0.1"
+
+
+def certificates(folder: Path, host: str = HERE) -> None:
+    """`ca.pem`, `server.pem` and `server.key` for an address."""
     ca = made.make_ca("test authority")
-    server = made.make_server(ca, ("127.0.0.1",), days=1)
+    server = made.make_server(ca, (host,), days=1)
     (folder / "ca.pem").write_bytes(ca.certificate)
     (folder / "server.pem").write_bytes(server.certificate)
     (folder / "server.key").write_bytes(server.key)
@@ -85,32 +88,40 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def start_proxy(self) -> str:
-        """Put a proxy in front of the SuperLink that keeps all bytes; gives its address."""
-        (self.folder / "wire").mkdir()
+    def start_proxy(self, wire: str = "wire") -> str:
+        """Put a proxy in front of the SuperLink that keeps all bytes; gives its address.
+
+        Args:
+            wire: the folder that it keeps them in.
+        """
+        (self.folder / wire).mkdir()
         port, script = free_port(), Path(__file__).with_name("recording_proxy.py")
-        words = [sys.executable, str(script), str(self.folder), str(port), self.address]
-        self._wait_until_open("proxy", self.start("proxy", words), port)
-        return f"127.0.0.1:{port}"
+        words = [sys.executable, str(script), str(self.folder), str(port), self.address, wire]
+        proxy = f"{HERE}:{port}"
+        self._wait_until_open(f"{wire}-proxy", self.start(f"{wire}-proxy", words), proxy)
+        return proxy
 
     def start_superlink(self) -> None:
         """Start the SuperLink, or start it again with the state that it has."""
-        port = int(self.address.partition(":")[2])
-        process = self.start("superlink", _superlink(self.folder, port))
-        self._wait_until_open("superlink", process, port)
+        process = self.start("superlink", _superlink(self.folder, self.address))
+        self._wait_until_open("superlink", process, self.address)
 
-    def _wait_until_open(self, name: str, process: subprocess.Popen[bytes], port: int) -> None:
-        until = time.monotonic() + 60
+    def _wait_until_open(self, name: str, process: subprocess.Popen[bytes], address: str) -> None:
+        host, _, port = address.partition(":")
+        until = time.monotonic() + 200  # seconds; three on a machine that is not busy
         while time.monotonic() < until and process.poll() is None:
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                socket.create_connection((host, int(port)), timeout=1).close()
                 return
             except OSError:
                 time.sleep(0.1)
         raise AssertionError(self.said(name))
 
-    def start_fedrai(self, model: Path, name: str, *arguments: str | Path) -> None:
-        """`fedrai` with these arguments, in a fork of a process that has loaded `model` once."""
+    def start_fedrai(self, model: Path, name: str, *arguments: str | Path, **more: Any) -> None:
+        """`fedrai` with these arguments, in a fork of a process that has loaded `model` once.
+
+        `more` is what else a line of `node_processes.py` may hold.
+        """
         if self.forks is None:
             script = str(Path(__file__).with_name("node_processes.py"))
             words = [sys.executable, script, str(model)]
@@ -122,21 +133,29 @@ class Cluster:
             "argv": [str(word) for word in arguments],
             "out": str(self.folder / f"{name}.out"),
             "pid": str(self.folder / f"{name}.pid"),
+            **more,
         }
         self.forks.write(json.dumps(call).encode() + b"\n")
         self.forks.flush()
 
-    def start_node(self, model: Path, file: Path, key: Path, address: str = "") -> None:
+    def start_node(
+        self, model: Path, file: Path, key: Path, address: str = "", **more: Any
+    ) -> None:
         """A `fedrai node`, under the name of its folder; `model` is what it will load."""
         self.start_fedrai(
             model, file.parent.name, "node", file, "--superlink", address or self.address,
-            "--key", key, "--root-certificates", self.folder / "ca.pem",
+            "--key", key, "--root-certificates", self.folder / "ca.pem", **more,
         )  # fmt: skip
 
     def pid(self, name: str) -> int:
         """The process of `start_fedrai`, as soon as there is one."""
         file = self.folder / f"{name}.pid"
         return int(wait_for(lambda: file.is_file() and file.read_text()))
+
+    def supernode(self, name: str) -> int:
+        """The process of a node's `flower-supernode`."""
+        children = Path(f"/proc/{self.pid(name)}/task/{self.pid(name)}/children")
+        return int(children.read_text().split()[0])
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process of `start_fedrai`; when it kills, wait until it has."""
@@ -194,15 +213,15 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 @contextmanager
-def cluster(folder: Path, environment: Mapping[str, str]) -> Iterator[Cluster]:
+def cluster(folder: Path, environment: Mapping[str, str], host: str = HERE) -> Iterator[Cluster]:
     """A SuperLink with TLS and node authentication that gives its tasks only to us."""
     folder.mkdir(parents=True)
-    certificates(folder)
+    certificates(folder, host)
     secret = folder / "superexec.secret"
     secret.write_text(secrets.token_hex(32))
     secret.chmod(0o600)
-    port = free_port()
-    found = Cluster(folder, f"127.0.0.1:{port}", {**environment, "FLWR_HOME": str(folder / "home")})
+    address = f"{host}:{free_port()}"
+    found = Cluster(folder, address, {**environment, "FLWR_HOME": str(folder / "home")})
     try:
         found.start_superlink()
         yield found
@@ -210,10 +229,11 @@ def cluster(folder: Path, environment: Mapping[str, str]) -> Iterator[Cluster]:
         found.stop()
 
 
-def _superlink(folder: Path, port: int) -> list[str]:
+def _superlink(folder: Path, address: str) -> list[str]:
+    host, _, port = address.partition(":")
     return [
-        sys.executable, "-m", "fedrai.runtimes.superlink", "--host", "127.0.0.1",
-        "--port", str(port), "--isolation", "process",
+        sys.executable, "-m", "fedrai.runtimes.superlink", "--host", host,
+        "--port", port, "--isolation", "process",
         "--superexec-auth-secret-file", str(folder / "superexec.secret"),
         "--ssl-ca-certfile", str(folder / "ca.pem"), "--ssl-certfile", str(folder / "server.pem"),
         "--ssl-keyfile", str(folder / "server.key"), "--enable-supernode-auth",

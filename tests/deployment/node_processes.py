@@ -1,7 +1,9 @@
 """`python node_processes.py MODEL`: imports all once, then forks a `fedrai` for each line it reads.
 
 A line is a JSON object: `argv`, the arguments; `out`, the file that the output goes to; `pid`, the
-file that the process number goes to. Several imports of torch and transformers would take longer
+file that the process number goes to. Where they matter: `folder`, to work in; `environment`,
+variables to set on top; `beat`, seconds between a task's signs of life; `pause`, seconds to sleep
+after each step of a node's training. Several imports of torch and transformers would take longer
 than the runs that are tested.
 """
 
@@ -11,7 +13,9 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,14 +23,18 @@ from fedrai import model
 from fedrai.cli import main
 
 
-def start(out: str, arguments: list[str]) -> None:
-    """Become `fedrai` with these arguments."""
+def start(call: dict[str, Any]) -> None:
+    """Become the `fedrai` of a line."""
+    out = call["out"]
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(file, 1)
     os.dup2(file, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["fedrai", *arguments]
+    changed(call)
+    os.environ.update(call.get("environment", {}))
+    os.chdir(call.get("folder", "."))
+    sys.argv = ["fedrai", *call["argv"]]
     code = 1
     try:
         main()
@@ -40,13 +48,22 @@ def start(out: str, arguments: list[str]) -> None:
         os._exit(code)
 
 
+def changed(call: dict[str, Any]) -> None:
+    """Make a slow node of this process, if the line asks for one."""
+    from fedrai.runtimes import link, node
+
+    link.BEAT = call.get("beat", link.BEAT)
+    if pause := call.get("pause"):
+        node.Loaded.on_step = lambda *_: time.sleep(pause)
+
+
 def serve() -> None:
     """Fork for each line; the children are reaped as others come, and at the end."""
     for line in sys.stdin:
         call = json.loads(line)
         child = os.fork()
         if child == 0:
-            start(call["out"], call["argv"])
+            start(call)
         Path(call["pid"]).write_text(str(child))
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

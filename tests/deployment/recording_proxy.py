@@ -1,7 +1,8 @@
-"""`python recording_proxy.py FOLDER PORT TARGET`: a proxy that takes TLS apart and keeps all bytes.
+"""`python recording_proxy.py FOLDER PORT TARGET WIRE`: takes TLS apart and keeps all bytes.
 
 FOLDER holds the test's own `ca.pem`, `server.pem` and `server.key`. Each connection leaves two
-files in FOLDER/wire: `NUMBER.up` with what the node sent, `NUMBER.down` with what it was sent.
+files in FOLDER/WIRE: `NUMBER.up` with what was sent to the SuperLink, `NUMBER.down` with what came
+back.
 """
 
 from __future__ import annotations
@@ -29,13 +30,12 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept:
         writer.close()
 
 
-async def serve(folder: Path, port: int, target: str) -> None:
+async def serve(folder: Path, port: int, target: str, wire: Path) -> None:
     """Take connections for ever."""
     here = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     here.load_cert_chain(folder / "server.pem", folder / "server.key")
     there = ssl.create_default_context(cafile=folder / "ca.pem")
     host, _, number = target.partition(":")
-    wire = folder / "wire"
 
     async def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         count = next(NUMBERS)
@@ -55,4 +55,5 @@ async def serve(folder: Path, port: int, target: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+    home = Path(sys.argv[1])
+    asyncio.run(serve(home, int(sys.argv[2]), sys.argv[3], home / sys.argv[4]))

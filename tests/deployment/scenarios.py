@@ -6,6 +6,7 @@ The quick ones are tests (`test_faults.py`); `benchmarks/faults.py` goes through
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flower_cluster import Cluster, cluster, key_files, register, wait_for
+from flower_cluster import HERE, Cluster, cluster, key_files, register, wait_for
 
 from driver import write_rows
 from fedrai import commands, recipe, runs
@@ -154,8 +155,14 @@ def acting(at: dict[str, Action]) -> Iterator[None]:
 
 
 @contextmanager
-def place(home: Path, model: Path) -> Iterator[Place]:
-    """A cluster whose nodes have done one run."""
+def place(home: Path, model: Path, host: str = HERE) -> Iterator[Place]:
+    """A cluster whose nodes have done one run.
+
+    Args:
+        home: for all that is written.
+        model: the base model.
+        host: the IP address of this machine that the SuperLink listens on.
+    """
     (home / "sites").mkdir(parents=True)
     for number, name in enumerate(NAMES):
         (home / name).mkdir()
@@ -163,7 +170,7 @@ def place(home: Path, model: Path) -> Iterator[Place]:
             write_rows(file, 8 + number, first=20 * number)
         (home / name / "node.toml").write_text(NODE.format(name=name))
     (home / "recipe.toml").write_text(RECIPE.format(model=model, folder=home))
-    with cluster(home / "server", {"FEDRAI_CACHE": str(home / "cache")}) as found:
+    with cluster(home / "server", {"FEDRAI_CACHE": str(home / "cache")}, host) as found:
         here = Place(home, model, found, FlowerEngine(found.link))
         for name in NAMES:
             register(found.link, key_files(home / name, name)[1], name)
@@ -208,20 +215,54 @@ def seconds(run: RunFolder, number: int) -> float:
     return times[-1] - times[0]  # fmt: skip
 
 
+def missed_after(run: RunFolder) -> float:
+    """Seconds from the start of round 1 until a client was set aside in it."""
+    from datetime import datetime
+
+    times = [
+        datetime.fromisoformat(e["time"]).timestamp()
+        for e in run.events()
+        if e["event"] in ("round-started", "client-set-aside") and e["round"] == 1
+    ]
+    return times[1] - times[0]
+
+
 # --- the faults -----------------------------------------------------------------------------------
 
 
 def node_killed(here: Place) -> Seen:
-    """SIGKILL to a node in the middle of training."""
+    """SIGKILL to a node in the middle of training; its SuperNode hears of it and leaves."""
     here.start("south")
     run = here.run("killed", at={"1": here.when_training("south", signal.SIGKILL)})
     assert record(run, 1)["set_aside"] == {"south": "no-reply-in-time"}
     assert took_part(run, 1) == took_part(run, 2) == ["north"]
     return Seen(
-        "node killed (SIGKILL) while it trains",
+        "`fedrai node` killed (SIGKILL) while it trains",
         "`south: no-reply-in-time`, then `nodes: north`",
-        f"the SuperLink missed it after a minute, long before the deadline; the round closed after"
-        f" {seconds(run, 1):.0f} s with the other's update, and the run went on",
+        f"its SuperNode ended with it and took its leave: missed after"
+        f" {missed_after(run):.0f} s of the round, which went on with the other's update",
+    )
+
+
+def machine_lost(here: Place) -> Seen:
+    """SIGKILL to a node and to its SuperNode in the middle of training: nobody takes leave."""
+    here.start("south")
+
+    def lost() -> None:
+        wait_for(lambda: here.log("south").count(ASKED) > before)
+        for process in (here.cluster.supernode("south"), here.cluster.pid("south")):
+            os.kill(process, signal.SIGKILL)
+        here.up.discard("south")
+
+    before = here.log("south").count(ASKED)
+    run = here.run("lost", at={"1": threading.Thread(target=lost, daemon=True).start})
+    assert record(run, 1)["set_aside"] == {"south": "no-reply-in-time"}
+    assert took_part(run, 1) == took_part(run, 2) == ["north"]
+    return Seen(
+        "a node and its SuperNode killed (SIGKILL) while it trains, as when its machine is lost",
+        "`south: no-reply-in-time`, then `nodes: north`",
+        f"missed after {missed_after(run):.0f} s of the round, whose deadline was 400 s; it went"
+        " on with the other's update",
     )
 
 
@@ -359,5 +400,5 @@ def network_cut(here: Place) -> Seen:
 
 QUICK = (node_hangs, server_killed, disk_full)
 ALL: tuple[Callable[[Place], Seen], ...] = (
-    *QUICK, superlink_restarted, node_killed, node_comes_late, network_cut,
+    *QUICK, superlink_restarted, node_killed, machine_lost, node_comes_late, network_cut,
 )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 import re
 import socket
 import subprocess
@@ -15,13 +17,14 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from flwr.supercore.constant import TaskType
+from flwr.supercore.logger import warn_deprecated_feature
 
 from driver import write_recipe
 from fedrai import commands, recipe
 from fedrai.cli import cli
 from fedrai.errors import DependencyError, FederationError, RecipeError, RunError
 from fedrai.runs import RunFolder
-from fedrai.runtimes import deployment, link
+from fedrai.runtimes import deployment, link, simulation
 from fedrai.runtimes.deployment import APP, FlowerEngine
 from fedrai.runtimes.link import Link, acquire, link_to, runtime_client
 from fedrai.runtimes.simulation import SimulationEngine
@@ -60,6 +63,30 @@ def test_simulation_says_what_is_missing(
         commands.run(settings, tmp_path / "run", engine=SimulationEngine())
     assert "fedrai[simulation]" in error.value.hint
     assert not (tmp_path / "run").exists()
+
+
+def test_the_simulation_leaves_the_environment_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    before = dict(os.environ)
+    with simulation._told(tmp_path):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        os.environ["PYTHONPATH"] = "Flower's"
+    assert dict(os.environ) == before
+
+
+def test_the_simulation_keeps_one_notice_of_flowers_away(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    with simulation._unnoticed():
+        warn_deprecated_feature("The `run_simulation` function is deprecated")
+        warn_deprecated_feature("another one")
+    assert ["another one" in text for text in caplog.messages] == [True]
+    warn_deprecated_feature("The `run_simulation` function is deprecated")
+    assert len(caplog.messages) == 2
 
 
 def test_a_recipe_for_one_machine_is_refused_before_anything_is_loaded(

@@ -1,8 +1,9 @@
 """A whole run over Flower: SuperLink with TLS and authentication, three nodes with their own rows.
 
 The adapters must be those of the run in one process over the same files, to the bit. Between the
-nodes and the SuperLink stands a proxy that takes the TLS apart, and nothing of a row may be in what
-it kept.
+nodes and the SuperLink stands a proxy that takes the TLS apart, and another one between the
+SuperLink and `fedrai run`; nothing of a row may be in what they kept. In the middle of the run a
+reply that was kept is sent to the SuperLink a second time, and must not count twice.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 from flower_cluster import Cluster, certificates, cluster, key_files, register
+from replaying import Captured, last_update, replay
 from traces import found_in, hashes, traces
 
 from driver import write_rows
@@ -145,9 +147,21 @@ def deployment(home: Path, tiny_model: Path) -> Iterator[Cluster]:
         proxy = found.start_proxy()
         for name in NAMES:
             key, public = key_files(home / name, name)
-            register(found.link, public, name)
+            (home / name / "number").write_text(str(register(found.link, public, name)))
             found.start_node(tiny_model, home / name / "node.toml", key, proxy)
         yield found
+
+
+@pytest.fixture(scope="module")
+def engine(deployment: Cluster) -> FlowerEngine:
+    """For `fedrai run`: the SuperLink through a proxy of its own."""
+    return FlowerEngine(replace(deployment.link, address=deployment.start_proxy("server-wire")))
+
+
+@pytest.fixture(scope="module")
+def again() -> list[tuple[int, int]]:
+    """What the SuperLink answered to replies that were sent a second time in the run `over`."""
+    return []
 
 
 @pytest.fixture(scope="module")
@@ -159,14 +173,16 @@ def here(home: Path) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def over(home: Path, deployment: Cluster) -> RunFolder:
+def over(
+    home: Path, deployment: Cluster, engine: FlowerEngine, again: list[tuple[int, int]]
+) -> RunFolder:
     """The recipe on the deployment: stopped after an update of round 2, then gone on with."""
-    settings, engine = recipe.load(home / "recipe.toml"), FlowerEngine(deployment.link)
+    settings = recipe.load(home / "recipe.toml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDRAI_CACHE", str(home / "cache"))
         try:
             with patch.context() as cut:
-                cut.setattr(RunFolder, "event", _stop_in_round_2(RunFolder.event))
+                cut.setattr(RunFolder, "event", _spoilt(RunFolder.event, deployment, again))
                 with pytest.raises(KeyboardInterrupt):
                     commands.run(settings, home / "over", engine=engine)
             return RunFolder(commands.resume(home / "over", engine=engine))
@@ -175,11 +191,22 @@ def over(home: Path, deployment: Cluster) -> RunFolder:
             raise AssertionError(f"{error.message}\n{said}") from error
 
 
-def _stop_in_round_2(real: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def _spoilt(
+    real: Callable[..., dict[str, Any]], deployment: Cluster, again: list[tuple[int, int]]
+) -> Callable[..., dict[str, Any]]:
+    """Events of a run that replays a reply of round 1, in it and in round 2, and stops there."""
+    first: list[Captured] = []
+
     def event(run: RunFolder, kind: str, **fields: Any) -> dict[str, Any]:
         if kind == "client-finished" and fields["round"] == 2:
+            again.append(replay(deployment, first[0]))
             raise KeyboardInterrupt
-        return real(run, kind, **fields)
+        found = real(run, kind, **fields)
+        if kind == "client-finished" and not first:
+            number = (deployment.folder.parent / fields["client"] / "number").read_text()
+            first.append(last_update(deployment, int(number)))
+            again.append(replay(deployment, first[0]))
+        return found
 
     return event
 
@@ -195,6 +222,18 @@ def test_adapters_are_those_of_the_run_in_one_process(here: RunFolder, over: Run
 
 def record(run: RunFolder, number: int) -> dict[str, Any]:
     return run.read_json(f"rounds/{number:04d}/round.json")
+
+
+def test_a_reply_that_comes_twice_counts_once(
+    deployment: Cluster, over: RunFolder, again: list[tuple[int, int]]
+) -> None:
+    """The bits of the adapters say so as well."""
+    assert [status for status, _ in again] == [200, 200]  # the node's signature is good for 305 s
+    assert [wanted for _, wanted in again] == [0, 0]  # and nothing of it is stored
+    for number in (1, 2):
+        told = record(over, number)
+        assert (sorted(told["clients"]), told["set_aside"]) == (sorted(NAMES), {})
+        assert told["late_replies"] == 0
 
 
 def test_a_node_sends_what_its_policy_lets_it_send(over: RunFolder) -> None:
@@ -225,12 +264,12 @@ def test_everything_is_loaded_once(home: Path, over: RunFolder) -> None:
 
 
 def test_nodes_refuse_a_recipe_without_the_filter(
-    home: Path, deployment: Cluster, over: RunFolder, monkeypatch: pytest.MonkeyPatch
+    home: Path, engine: FlowerEngine, over: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDRAI_CACHE", str(home / "cache"))
     unsafe = recipe.load(home / "recipe.toml", ["filter.mode=off", "evaluation.ordinary=0"])
     with pytest.raises(FederationError, match="clinic-a: filter-required, clinic-b: filter-req"):
-        commands.run(unsafe, home / "refused", engine=FlowerEngine(deployment.link))
+        commands.run(unsafe, home / "refused", engine=engine)
     events = RunFolder(home / "refused").events()
     assert {e["reason"] for e in events if e["event"] == "client-set-aside"} == {"filter-required"}
 
@@ -255,18 +294,18 @@ def test_a_wrong_secret_gets_no_task(deployment: Cluster, over: RunFolder) -> No
 
 
 def test_another_version_is_refused(
-    home: Path, deployment: Cluster, over: RunFolder, monkeypatch: pytest.MonkeyPatch
+    home: Path, engine: FlowerEngine, over: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offer, "__version__", "9.9.9")
     settings = recipe.load(
         home / "recipe.toml", ["evaluation.ordinary=0", "constitution.schedule=off"]
     )
     with pytest.raises(FederationError, match="clinic-a: other-version, clinic-b: other-version"):
-        commands.run(settings, home / "newer", engine=FlowerEngine(deployment.link))
+        commands.run(settings, home / "newer", engine=engine)
 
 
 @pytest.fixture(scope="module")
-def broken(home: Path, deployment: Cluster, over: RunFolder) -> str:
+def broken(home: Path, engine: FlowerEngine, over: RunFolder) -> str:
     """What the server hears of rows that break the reader, the guard and the tokenizer."""
     rows = {
         "clinic-a": [{"prompt": BROKEN, "note": BROKEN}],
@@ -284,7 +323,7 @@ def broken(home: Path, deployment: Cluster, over: RunFolder) -> str:
     ]
     settings = recipe.load(home / "recipe.toml", changes)
     with pytest.raises(FederationError) as error:
-        commands.run(settings, home / "broken", engine=FlowerEngine(deployment.link))
+        commands.run(settings, home / "broken", engine=engine)
     return error.value.message
 
 
@@ -314,6 +353,17 @@ def test_no_row_crosses_the_wire(deployment: Cluster, broken: str) -> None:
     assert b"max_local" not in down
     assert b"local_steps" in down
     assert len(up) > 4 * 3 * 1000
+    assert found_in(kept, planted()) == []
+
+
+def test_no_row_crosses_the_wire_to_the_command(deployment: Cluster, broken: str) -> None:
+    """The leg between the SuperLink and `fedrai run`, which is on the server's machine."""
+    files = sorted((deployment.folder / "server-wire").iterdir())
+    kept = {f"server-wire/{file.name}": file.read_bytes() for file in files}
+    up, down = (b"".join(d for n, d in kept.items() if n.endswith(w)) for w in (".up", ".down"))
+    for seen in (*NAMES, "num-examples", "guard-cannot-work", "data-not-usable", "filter-rows"):
+        assert seen.encode() in down
+    assert b"local_steps" in up
     assert found_in(kept, planted()) == []
 
 

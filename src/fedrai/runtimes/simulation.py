@@ -3,11 +3,16 @@
 The round loop and the handlers are the same as everywhere; Flower spreads the clients over actors,
 each of which loads the model and the data for itself, once. On one small machine the local engine
 is faster and needs less memory: it shares one model. Ray is an optional extra.
+
+Flower 1.41 calls `run_simulation` deprecated and names `flwr run` in its place, which starts a
+SuperLink and runs an app from a folder. There is no other public call for apps of this process; the
+notice, which is for programmers, is not shown.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +80,7 @@ class SimulationEngine:
             except BaseException as error:
                 failed.append(error)
 
-        with _told(run.path):
+        with _told(run.path), _unnoticed():
             run_simulation(server, app, num_supernodes=prepared.clients)
         if failed:
             raise failed[0]
@@ -89,12 +94,34 @@ def _rounds(grid: Grid, prepared: local.Prepared, run: RunFolder, watch: local.W
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """Within the block the actors, which inherit the environment, know the run folder."""
+    """Within the block the actors, which inherit the environment, know the run folder.
+
+    Ray's usage statistics are off in it. Flower changes PYTHONPATH for the actors, which is undone.
+    """
+    before = dict(os.environ)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ[PLACE] = str(folder.resolve())
     try:
         yield
     finally:
-        del os.environ[PLACE]
+        for name in (PLACE, "RAY_USAGE_STATS_ENABLED", "PYTHONPATH"):
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
+
+
+@contextmanager
+def _unnoticed() -> Iterator[None]:
+    """Within the block Flower does not say that `run_simulation` is deprecated."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not ("DEPRECATED" in str(record.msg) and "run_simulation" in record.getMessage())
+
+    logger = logging.getLogger("flwr")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 @dataclass(frozen=True, slots=True)
