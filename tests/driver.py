@@ -83,14 +83,20 @@ def write_rows(file: Path, count: int, first: int = 0) -> None:
 
 def fill_cache(root: Path) -> Path:
     """A cache that holds an `advbench` of 520 made-up, harmless lines."""
+    lines = "".join(f"- value: request number {n}\n" for n in range(520))
+    return put_into_cache(root, "advbench", "adv_bench.prompt", "seeds:\n" + lines)
+
+
+def put_into_cache(root: Path, spec: str, name: str, text: str) -> Path:
+    """A cache that holds a file of this text as the asset `spec`."""
     from fedrai import assets
     from fedrai.assets.cache import Record
 
-    ref = assets.parse("advbench")
+    ref = assets.parse(spec)
     entry = root / "assets" / ref.key
-    file = entry / "content" / "adv_bench.prompt"
+    file = entry / "content" / name
     file.parent.mkdir(parents=True)
-    file.write_text("seeds:\n" + "".join(f"- value: request number {n}\n" for n in range(520)))
+    file.write_text(text)
     size, digest, place = file.stat().st_size, assets.sha256_file(file), file.relative_to(entry)
     record = Record(ref.label, ref.label, "", digest, size, "2025-01-01", str(place))
     (entry / "asset.json").write_text(json.dumps(record.__dict__))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from chat_server import Server, completion, running
 from driver import fill_cache, write_rows
 from fedrai.constitution.gathering import Gathered
 from fedrai.constitution.material import read
@@ -25,6 +26,7 @@ from fedrai.runtimes.local import Prepared, Watch, alignment_of
 from fedrai.runtimes.rows import Questions
 from fedrai.runtimes.screening import Screening
 from fedrai.schema import Recipe
+from fedrai.testing import make_tiny_model
 
 QUESTIONS = Questions(
     (), (), (), max_new_tokens=8, batch_size=1, temperature=0.0, top_p=1.0, seed=0
@@ -281,3 +283,82 @@ def test_what_a_run_asks_beside_advbench_is_not_trained_on(tmp_path):
     held = aligning.gathered_for(recipe(), aligning.suites_for([], [asked]))
     assert one.prompt not in {r.prompt for r in (*held.harmful, *held.held[0])}
     assert held.removed["mine"] >= 1
+
+
+# --- critics of a recipe, up to revisions ---------------------------------------------------------
+
+DECLINED = {
+    "bomb": "I can't help with a bomb, since it would hurt people. I can say whom to call.",
+    "threat": "I won't threaten a neighbour, as it would frighten him. Let us write to him kindly.",
+    "passport": "I can't help forge a passport, because it is a crime. I can say how to renew it.",
+}
+
+
+def lean(files: dict[str, Any], **critic: Any) -> Recipe:
+    """A recipe of one step, whose critic is shown no demonstrations."""
+    return recipe(
+        **files | {"revising": files["revising"] | {"demonstrations": 0, "batch_size": 4,
+                   "max_new_tokens": 8, "critique_tokens": 8}},
+        critic=critic, steps=1, mix={"rows": 2, "pairs": 2, "refusals": 0.5, "look_alikes": 0.0},
+        probe={"harmful": 1, "harmless": 1},
+    )  # fmt: skip
+
+
+def revised(settings: Recipe, tiny: LanguageModel, folder: Path) -> dict[str, Any]:
+    """The records of the alignment that the recipe asks for, by request."""
+    align = aligning.phase_for(prepared(settings, tiny), watch([]))
+    assert align is not None
+    (folder / "work").mkdir()
+    found = align(1, tiny.fresh_adapter(0), folder / "work", folder / "kept", True)
+    assert found.report["steps"] == 1
+    return {record.request.prompt: record for record in read(folder / "kept" / "0001").records}
+
+
+def test_an_endpoint_of_the_recipe_criticises_and_revises(tiny, files, tmp_path, monkeypatch):
+    bodies: list[dict[str, Any]] = []
+
+    def said(body: dict[str, Any]) -> Any:
+        bodies.append(body)
+        asked = body["messages"][0]["content"] + body["messages"][1]["content"]
+        topic = next(word for word in ("bomb", "passport", "threat") if word in asked)
+        return 200, completion(DECLINED[topic], 9)
+
+    monkeypatch.setenv("CRITIC_KEY", "secret")
+    with running(Server(said)) as server:
+        settings = lean(files, kind="endpoint", url=server.url, model="org/critic",
+                        api_key_env="CRITIC_KEY", concurrency=1)  # fmt: skip
+        records = revised(settings, tiny, tmp_path)
+        keys = {name.get("Authorization", name.get("authorization")) for name in server.headers}
+    assert keys == {"Bearer secret"}
+    assert {body["model"] for body in bodies} == {"org/critic"}
+    assert len(records) == 2  # the probe holds one of three back
+    for prompt, record in records.items():
+        topic = next(word for word in DECLINED if word in prompt.lower())
+        assert (record.outcome, record.revision) == (Outcome.KEPT, DECLINED[topic])
+        assert record.first != record.revision
+    assert len(bodies) == 4  # a critique and a revision of each
+
+
+def test_another_model_of_the_recipe_criticises_and_revises(tiny, files, tmp_path, monkeypatch):
+    """A random model revises nothing, so that its ids are read as refusals; all else is real."""
+    other = make_tiny_model(tmp_path / "other", seed=9)
+    load, loaded, spoken = aligning.model.load, [], iter(range(10**6))
+
+    def loading(spec: str, **fields: Any) -> LanguageModel:
+        critic = load(spec, **fields)
+        critic.config.max_position_embeddings = 8192  # a token a byte: critiques are long
+        texts = list(DECLINED.values())
+        critic.chat.decode = lambda _ids: texts[next(spoken) % len(texts)]
+        loaded.append((spec, critic))
+        return critic
+
+    monkeypatch.setattr(aligning.model, "load", loading)
+    records = revised(lean(files, kind="local", model=str(other)), tiny, tmp_path)
+    assert [spec for spec, _ in loaded] == [str(other)]
+    assert loaded[0][1].fingerprint != tiny.fingerprint
+    assert next(spoken) >= 4  # a critique and a revision of each request
+    assert len(records) == 2
+    for record in records.values():
+        assert record.outcome is Outcome.KEPT
+        assert record.revision in DECLINED.values()
+        assert record.first not in DECLINED.values()

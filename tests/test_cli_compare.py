@@ -167,8 +167,19 @@ def test_a_local_arm_and_an_axis(call: Call, folder: Path) -> None:
 
 
 def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: Path) -> None:
-    """Its arms without a guard or a constitution, whose models and texts tests do not fetch."""
+    """All seven arms; guard and requests are files of ours, since tests fetch nothing."""
+    asked = [{"prompt": f"How do I harm the lamp of street {n}?"} for n in ("one", "two", "six")]
+    (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     changes = [
+        "filter.guard=words", "guards.words.kind=rules", "guards.words.words=['item 1']",
+        "constitution.requests=['asked.jsonl']", "constitution.examples=['asked.jsonl']",
+        "constitution.harmless=['rows.jsonl']", "constitution.revising.guard=words",
+        "constitution.anchor=0", "constitution.steps=1", "constitution.revising.tries=1",
+        "constitution.revising.critique_tokens=8",
+        "constitution.revising.max_new_tokens=8", "constitution.revising.demonstrations=0",
+        "constitution.probe.harmful=1", "constitution.probe.harmless=1",
+        "constitution.request_count=1", "constitution.harmless_count=4",
+        "data.max_length=200",
         f"model.base={tiny_model}", "adapter.start=", "model.dtype=float32", "adapter.rank=4",
         "data.sources.0.path=rows.jsonl", "data.sources.1.path=held_out.jsonl",
         "data.rows_per_client=4", "federation.clients=4", "federation.clients_per_round=2",
@@ -177,18 +188,24 @@ def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: 
         "evaluation.ordinary=2", "evaluation.judges=['rule', 'legacy']",
         "evaluation.max_new_tokens=3", "seeds=[0, 1]",
     ]  # fmt: skip
-    names = ("clean", "fedavg", "local", "centralised")
-    chosen = [word for name in names for word in ("--arm", name)]
     given = [word for change in changes for word in ("-o", change)]
-    found = call("compare", "paper_table", "--out", "paper", *chosen, *given)
+    found = call("compare", "paper_table", "--out", "paper", *given)
     assert found.code == 0, found.err
     body = json.loads((folder / "paper/comparison.json").read_text())
     assert [(arm["label"], arm["seeds"]) for arm in body["arms"]] == [
-        ("clean", [0, 1]), ("fedavg", [0, 1]), ("local (mean of clients)", [0, 1]),
-        ("centralised", [0, 1])]  # fmt: skip
+        ("clean", [0, 1]), ("fedavg", [0, 1]), ("filter", [0, 1]), ("constitution", [0, 1]),
+        ("both", [0, 1]), ("local (mean of clients)", [0, 1]), ("centralised", [0, 1])]  # fmt: skip
     assert body["against"] == "fedavg"
     assert "xstest-safe: not available" in found.out
-    assert body["arms"][1]["figures"]["overhead"]["value"] == 0
+    figures = {arm["arm"]: arm["figures"] for arm in body["arms"]}
+    assert figures["fedavg"]["overhead"]["value"] == 0
+    assert figures["constitution"]["overhead"]["value"] > 0
+    for name, seed in (("filter", 0), ("both", 1)):
+        total = json.loads((folder / f"paper/seed-{seed}/{name}/filter.json").read_text())["total"]
+        assert total["dropped"] > 0
+    for name in ("constitution", "both"):
+        done = json.loads((folder / f"paper/seed-1/{name}/summary.json").read_text())
+        assert (done["constitution"]["alignments"], done["constitution"]["steps"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -88,4 +88,4 @@ def test_mistakes_of_the_user(call, arguments):
 
 def test_every_judge_can_be_named():
     choice = next(p for p in judge_eval.params if p.name == "name")
-    assert list(choice.type.choices) == list(JUDGES)
+    assert list(choice.type.choices) == [*JUDGES, "guard", "rubric"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from fedrai.runs import RunFolder, digest_of
 from fedrai.runtimes import aligning, local
 from fedrai.runtimes.rows import questions_for
 from fedrai.runtimes.screening import Screening
+from fedrai.runtimes.trained import of_model, of_recipe
 from fedrai.schema import AlignRecipe, seed_for
 from fedrai.stopping import Stop, stoppable
 from fedrai.summary import COLUMNS, evaluation_cells
@@ -65,7 +67,7 @@ class Job:
         known = self.prepared.info()
         keys = (
             "name", "model", "model_fingerprint", "questions_fingerprint", "constitution",
-            "versions", "machine", "device", "dtype",
+            "kept_out", "versions", "machine", "device", "dtype",
         )  # fmt: skip
         return {
             "start": "a fresh adapter" if self.chosen.adapter is None else self.chosen.label,
@@ -118,8 +120,12 @@ def settings_of(path: Path) -> AlignRecipe:
     return recipe.load_alignment(path / "recipe.toml")
 
 
-def prepare(settings: AlignRecipe) -> Job:
+def prepare(settings: AlignRecipe, kept_out: Mapping[str, str] | None = None) -> Job:
     """Load and check everything, without writing anything.
+
+    Args:
+        settings: the recipe.
+        kept_out: of an alignment that was begun; None: the suites that are here now.
 
     Raises:
         RecipeError: `[adapter]` does not fit the adapter to start from.
@@ -134,7 +140,9 @@ def prepare(settings: AlignRecipe) -> Job:
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}
     )
     questions = questions_for(whole, chosen.model)
-    prepared = local.Prepared(whole, chosen.model, {}, {}, (), questions, Screening(), alignment)
+    kept = local.kept_out_of(whole) if kept_out is None else kept_out
+    prepared = local.Prepared(whole, chosen.model, {}, {}, (), questions, Screening(), alignment,
+                              kept_out=kept)  # fmt: skip
     tools = aligning.tools_for(
         prepared, lambda _kind, **_fields: None, chosen.adapter, assets.RichProgress()
     )
@@ -166,8 +174,8 @@ def align(settings: AlignRecipe, out: Path) -> Path:
     begun = (out / "align.json").is_file()
     if not begun:
         runs.check_free(out)
-    job = prepare(settings)
     run = RunFolder(out)
+    job = prepare(settings, run.read_json("align.json").get("kept_out", {}) if begun else None)
     if not begun:
         _begin(run, job)
     with run.lock():
@@ -277,10 +285,17 @@ def _write(run: RunFolder, job: Job, outcome: Aligned, made: Path) -> None:
         "base": job.chosen.model.name,
         "start": known["start"],
         "constitution": known["constitution"],
+        "trained_suites": _trained(job),
         "alignment": dict(outcome.report),
         "cost": outcome.cost.to_json(),
     }
     run.write_json("report.json", report)
+
+
+def _trained(job: Job) -> list[str]:
+    """Suites whose requests were trained on, here or in what this started from."""
+    now, before = of_recipe(job.prepared.recipe), of_model(job.settings.model.base)
+    return list(dict.fromkeys([*now, *before]))
 
 
 def _finish(run: RunFolder) -> None:

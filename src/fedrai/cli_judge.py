@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from fedrai.evaluation.agreement import Agreed, Agreement
+    from collections.abc import Mapping, Sequence
+
+    from fedrai.evaluation.agreement import Agreed, Agreement, Judged
+    from fedrai.evaluation.judging_answers import HarmAgreement
+    from fedrai.evaluation.labelled import Labelled
     from fedrai.evaluation.statistics import Rate
 
 
@@ -22,29 +27,107 @@ def judge() -> None:
 @click.option(
     "--judge",
     "name",
-    type=click.Choice(["rule", "legacy"]),
+    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
     default="rule",
     show_default=True,
-    help="Our refusal rule, or the keyword score of OpenFedLLM.",
+    help="Our refusal rule, the keyword score of OpenFedLLM, a guard, or an LLM.",
 )
+@click.option("--guard", default="", help="Name of the guard (default: embedded).")
+@click.option("--threshold", default="", metavar="NAME|NUMBER",
+    help="The guard's: strict (default), loose, or a probability.")  # fmt: skip
+@click.option("--judge-url", default="", help="Endpoint of the LLM; rows are sent there.")
+@click.option("--judge-model", default="", help="Its name there.")
+@click.option("--judge-key-env", default="", help="Environment variable with its key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-def judge_eval(files: tuple[str, ...], name: str, as_json: bool) -> None:
-    """Compare a judge of refusals with people's labels.
+def judge_eval(files: tuple[str, ...], name: str, as_json: bool, **options: str) -> None:
+    """Compare a judge of answers with people's labels.
 
-    FILE: completions of XSTest (prompt, completion, final_label), or PyRIT's refusal set (the asset
-    pyrit-refusal, or a CSV like it). Prints figures, never an answer.
+    FILE: completions of XSTest (prompt, completion, final_label), PyRIT's refusal set (the asset
+    pyrit-refusal, or a CSV like it), or answers that you have labelled (`fedrai judge export`; CSV
+    or JSONL with prompt, answer, label). Prints figures, never an answer.
     """
-    from fedrai.evaluation.agreement import JUDGES, agreement, by_source, judged
     from fedrai.evaluation.labelled import load
 
-    rows = judged(load(files), JUDGES[name])
+    _check_options(name, options)
+    rows = load(files, lambda source, count: click.echo(
+        f"{source}: {count:,} rows without a label are left out", err=True))  # fmt: skip
+    if name == "guard":
+        _guard_eval(rows, options, as_json)
+    else:
+        _label_eval(name, _label_verdicts(name, rows, options), as_json)
+
+
+@judge.command("export")
+@click.argument("place", metavar="RUN_OR_EVALUATION", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+    help="A .csv or .jsonl that is not there yet.")  # fmt: skip
+@click.option("--suite", "suites", multiple=True, help="Only this suite; repeatable.")
+@click.option("--count", default=0, type=click.IntRange(0), help="Of each suite, drawn; 0: all.")
+@click.option("--seed", default=0, show_default=True, help="Of the draw.")
+def judge_export(place: Path, out: Path, suites: tuple[str, ...], count: int, seed: int) -> None:
+    """Write an evaluation's answers for people to label.
+
+    RUN_OR_EVALUATION: a run (its last evaluation), a folder of evaluations/, or a suite's file in
+    one. Fill the column label: full refusal, partial refusal or compliance; then `fedrai judge eval
+    FILE`. The file holds what the model said, harmful answers too; none is printed.
+    """
+    from fedrai.judge_commands import export
+
+    counts = export(place, out, suites, count, seed)
+    click.echo(f"{out}: {', '.join(f'{n:,} of {name}' for name, n in counts.items())}")
+    click.echo("labels: full refusal, partial refusal, compliance; rows left empty do not count")
+
+
+def _check_options(name: str, options: Mapping[str, str]) -> None:
+    """See that options that were given are for the judge that was chosen."""
+    for key, value in options.items():
+        owner = "rubric" if key.startswith("judge_") else "guard"
+        if value and owner != name:
+            raise click.UsageError(f"--{key.replace('_', '-')} is for --judge {owner}")
+
+
+def _label_verdicts(
+    name: str, rows: Sequence[Labelled], options: Mapping[str, str]
+) -> list[Judged]:
+    from fedrai.evaluation.agreement import JUDGES, judged
+
+    if name in JUDGES:
+        return judged(rows, JUDGES[name])
+    from fedrai.judge_commands import endpoint, rubric_verdicts
+
+    url, model, key_env = (options[f"judge_{key}"] for key in ("url", "model", "key_env"))
+    return rubric_verdicts(rows, endpoint(url, model, key_env))
+
+
+def _label_eval(name: str, rows: Sequence[Judged], as_json: bool) -> None:
+    from fedrai.evaluation.agreement import agreement, by_source
+
     sources, whole = by_source(rows), agreement(rows)
     if as_json:
-        found = {source: value.to_json() for source, value in sources.items()}
-        click.echo(json.dumps({"judge": name, "all": whole.to_json(), "sources": found}, indent=2))
+        _print_json({"judge": name}, sources, whole)
         return
     _show({**sources, "all": whole} if len(sources) > 1 else sources)
     _show_table(whole)
+
+
+def _guard_eval(rows: Sequence[Labelled], options: Mapping[str, str], as_json: bool) -> None:
+    from fedrai.evaluation.judging_answers import harm_agreement, harm_by_source
+    from fedrai.judge_commands import guard_for, guard_verdicts
+
+    guard = guard_for(options["guard"] or "embedded", options["threshold"] or "strict")
+    verdicts = guard_verdicts(rows, guard)
+    sources, whole = harm_by_source(rows, verdicts), harm_agreement(rows, verdicts)
+    if as_json:
+        head = {"judge": "guard", "guard": guard.name, "threshold": guard.threshold,
+                "measures": "harm"}  # fmt: skip
+        _print_json(head, sources, whole)
+        return
+    _show_harm({**sources, "all": whole} if len(sources) > 1 else sources)
+
+
+def _print_json(head: Mapping[str, Any], sources: Mapping[str, Any], whole: Any) -> None:
+    found = {source: value.to_json() for source, value in sources.items()}
+    click.echo(json.dumps({**head, "all": whole.to_json(), "sources": found}, indent=2))
 
 
 # --- readable output ------------------------------------------------------------------------------
@@ -76,6 +159,25 @@ def _show_table(found: Agreement) -> None:
         click.echo(f"three ways: agree {_accuracy(found.three)}, kappa {_kappa(found.three)}")
     click.echo(
         "agree, missed and false in % with 95 % intervals; a partial refusal counts as a refusal"
+    )
+
+
+def _show_harm(found: Mapping[str, HarmAgreement]) -> None:
+    from fedrai.display import print_table
+
+    print_table(
+        ["answers", "number", "agree", "kappa", "harm let through", "refusals flagged",
+         "harmless answers flagged", "left out"],
+        [
+            [source, str(value.number), _accuracy(value.whole), _kappa(value.whole),
+             _rate(value.missed), _rate(value.refusals), _rate(value.harmless),
+             str(value.left_out)]
+            for source, value in found.items()
+        ],
+    )  # fmt: skip
+    click.echo(
+        "a guard judges harm, not refusal: by the labels, what goes along with an unsafe request is"
+        " harmful, all else is not; left out: goes along, and the request is not known as either"
     )
 
 

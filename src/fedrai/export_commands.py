@@ -9,6 +9,7 @@ from fedrai.errors import ModelError
 from fedrai.exporting import Exported, card, relabelled
 from fedrai.model import is_adapter
 from fedrai.runs import RunFolder, write_text
+from fedrai.runtimes.trained import of_recipe
 from fedrai.summary import summarise
 from fedrai.targets import target
 
@@ -56,8 +57,9 @@ def export(
 
 
 def _run_card(run: RunFolder, number: int, client: str, merged: bool, licence: str) -> str:
-    settings = recipe.load(run.path / "recipe.toml").model_dump(mode="json")
-    found = Exported(settings, run.info, summarise(run), number, client, merged, licence)
+    settings = recipe.load(run.path / "recipe.toml")
+    found = Exported(settings.model_dump(mode="json"), run.info, summarise(run), number, client,
+                     merged, licence, of_recipe(settings))  # fmt: skip
     return card(found)
 
 

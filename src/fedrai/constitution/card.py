@@ -34,7 +34,7 @@ and a refusal judge let pass. It started from {report["start"]}.
 ## Made of
 
 {_counts(done)}
-{_outcomes(done.get("outcomes") or {})}
+{trained_line(report.get("trained_suites") or ())}{_outcomes(done.get("outcomes") or {})}
 {done["steps"]} steps; {done.get("stopped") or "all of them"}. {_cost(report["cost"])}
 
 `records.jsonl` holds every request with its answers, critiques and verdicts; `sft.jsonl` and
@@ -45,6 +45,21 @@ answers in them are unsafe.
 
 `recipe.toml` holds all of them.
 """
+
+
+def trained_line(suites: Sequence[str]) -> str:
+    """A warning that names the suites whose requests were trained on; nothing where there are none.
+
+    Args:
+        suites: names of declared suites.
+    """
+    if not suites:
+        return ""
+    return (
+        f"**Requests of {', '.join(map(_cell, suites))} were trained on**: figures of"
+        f" {'this suite' if len(suites) == 1 else 'these suites'} for this model measure nothing"
+        " new.\n\n"
+    )
 
 
 def _probe(done: Mapping[str, Any]) -> str:

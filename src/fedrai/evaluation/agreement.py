@@ -67,7 +67,15 @@ class Judged:
 
 def judged(rows: Sequence[Labelled], by: Judge) -> list[Judged]:
     """Let a judge label the answers, which it sees without their prompts."""
-    return [Judged(row.source, row.prompt, row.label, by(row.answer)) for row in rows]
+    return beside(rows, [by(row.answer) for row in rows])
+
+
+def beside(rows: Sequence[Labelled], verdicts: Sequence[Label | None]) -> list[Judged]:
+    """Answers with a judge's verdicts, which are in their order."""
+    return [
+        Judged(row.source, row.prompt, row.label, found)
+        for row, found in zip(rows, verdicts, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,16 @@
-"""Answers that people have labelled: XSTest's completions and PyRIT's refusal set.
+"""Answers that people have labelled: XSTest's completions, PyRIT's refusal set, and your own.
 
-Reads, does not judge; see `agreement.py`. Both formats are CSV with a header:
+Reads, does not judge; see `agreement.py`. CSV with a header, or JSONL:
 
 - XSTest (Röttger et al. 2024, https://arxiv.org/abs/2308.01263): `prompt`, `completion` and
-  `final_label`, one of "1_full_compliance", "2_full_refusal", "3_partial_refusal". Your own labels
-  go into the same three columns.
+  `final_label`, one of "1_full_compliance", "2_full_refusal", "3_partial_refusal". Its `type` tells
+  whether the request is unsafe ("contrast_...").
 - PyRIT's scorer evaluation: a comment line, then `objective`, `assistant_response` and
-  `human_score`, 1 for a refusal and 0 for none; it knows no partial refusal.
+  `human_score`, 1 for a refusal and 0 for none; it knows no partial refusal, and does not say which
+  of its requests are unsafe.
+- Yours: `prompt`, `answer` and `label`, such as an evaluation's answers with that column added (see
+  `labelling.py`); rows whose `label` is empty are left out. `suite` and `asks` (safe, unsafe) tell
+  where a row is from; without them the name of the file does, where it is that of a suite.
 
 Errors name file and row, never a text.
 """
@@ -15,13 +19,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from fedrai import assets
-from fedrai.errors import EvaluationError
+from fedrai import assets, data
+from fedrai.errors import DataError, EvaluationError
+from fedrai.evaluation.suites.declared import known as known_suites
 
 FIELD_CHARACTERS = 10_000_000  # longest answer; the csv module's own limit is 131,072
 
@@ -46,10 +52,15 @@ XSTEST = {
 }
 XSTEST_FILE = re.compile(r"^xstest_v2_completions_(\w+?)(?:_streval)?$")
 PYRIT = {"0": Label.COMPLIANCE, "1": Label.FULL}
+OWN = {label.value: label for label in Label} | {
+    "refusal": Label.FULL, "partial": Label.PARTIAL, **XSTEST
+}  # fmt: skip
 FORMATS = (  # columns of request, answer and label, and the labels
     ("prompt", "completion", "final_label", XSTEST),
     ("objective", "assistant_response", "human_score", PYRIT),
+    ("prompt", "answer", "label", OWN),
 )
+KINDS = ("safe", "unsafe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +73,45 @@ class Labelled:
         prompt: the request.
         answer: the assistant's text.
         label: the people's label.
+        asks: whether the request is "safe" or "unsafe"; empty where that is not known.
     """
 
     source: str
     prompt: str
     answer: str
     label: Label
+    asks: str = ""
 
 
-def load(files: Sequence[str]) -> list[Labelled]:
+def asks_of(suite: str, judge: str = "", direction: str = "") -> str:
+    """Whether a suite's requests are "safe" or "unsafe"; empty where that is not known.
+
+    Args:
+        suite: its name.
+        judge: of its declaration; empty: that of a known suite.
+        direction: of its declaration.
+    """
+    found = known_suites().get(suite)
+    if not judge and found is not None:
+        judge, direction = found.judge, found.direction
+    if suite == "ordinary" or judge == "rating":
+        return "safe"
+    if judge == "strongreject":
+        return "unsafe"
+    return {"up": "unsafe", "down": "safe"}.get(direction, "") if judge == "refusal" else ""
+
+
+def load(
+    files: Sequence[str], on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None
+) -> list[Labelled]:
     """The labelled answers of `files`, in their order.
 
     Args:
         files: paths, or names of assets such as `pyrit-refusal`.
+        on_unlabelled: called with a file and how many of its rows have no label yet.
 
     Raises:
-        EvaluationError: a file cannot be read, is of neither format, or has no rows.
+        EvaluationError: a file cannot be read, is of no known form, or has no labelled rows.
         AssetError: an asset cannot be fetched.
     """
     named = [_named(file) for file in files]
@@ -85,7 +119,7 @@ def load(files: Sequence[str]) -> list[Labelled]:
     for source in sources:
         if sources.count(source) > 1:
             raise EvaluationError(f"two files have the name {source}, which tells sources apart")
-    return [row for source, path in named for row in _read(source, path)]
+    return [row for source, path in named for row in _read(source, path, on_unlabelled)]
 
 
 def _named(file: str) -> tuple[str, Path]:
@@ -94,21 +128,50 @@ def _named(file: str) -> tuple[str, Path]:
     return XSTEST_FILE.sub(r"xstest \1", Path(file).stem), Path(file)
 
 
-def _read(source: str, path: Path) -> list[Labelled]:
+def _read(source: str, path: Path, on_unlabelled: Callable[[str, int], None]) -> list[Labelled]:
+    rows = _jsonl(path) if path.suffix.lower() == ".jsonl" else _csv(path)
+    if not rows:
+        raise EvaluationError(f"{path} has no rows of labelled answers")
+    found = list(_labelled(source, path, rows))
+    if not found:
+        raise EvaluationError(
+            f"none of the {len(rows):,} rows of {path} has a label",
+            hint=f"write one of these into the column label: {', '.join(Label)}",
+        )
+    if len(found) < len(rows):
+        on_unlabelled(source, len(rows) - len(found))
+    return found
+
+
+def _csv(path: Path) -> Sequence[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             previous = csv.field_size_limit(FIELD_CHARACTERS)
             try:
-                rows = list(csv.DictReader(_without_comments(stream)))
+                return list(csv.DictReader(_without_comments(stream)))
             finally:
                 csv.field_size_limit(previous)
     except (OSError, UnicodeError, csv.Error) as error:
         raise EvaluationError(
             f"cannot read {path}: {getattr(error, 'strerror', None) or type(error).__name__}"
         ) from error
-    if not rows:
-        raise EvaluationError(f"{path} has no rows of labelled answers")
-    return list(_labelled(source, path, rows))
+
+
+def _jsonl(path: Path) -> Sequence[Mapping[str, Any]]:
+    """The rows of a JSONL file.
+
+    Raises:
+        EvaluationError: the file cannot be read, or a row of it.
+    """
+    found = []
+    try:
+        for origin, row in data.read_file(path):
+            if isinstance(row, str):
+                raise EvaluationError(f"{origin}: {row}")
+            found.append(row)
+    except DataError as error:
+        raise EvaluationError(error.message, hint=error.hint) from None
+    return found
 
 
 def _without_comments(lines: Iterator[str]) -> Iterator[str]:
@@ -120,20 +183,36 @@ def _without_comments(lines: Iterator[str]) -> Iterator[str]:
     yield from lines
 
 
-def _labelled(source: str, path: Path, rows: Sequence[Mapping[str, str]]) -> Iterator[Labelled]:
+def _labelled(source: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Labelled]:
     found = next((form for form in FORMATS if set(form[:3]) <= set(rows[0])), None)
     if found is None:
         raise EvaluationError(
-            f"{path} is neither of XSTest's form nor of PyRIT's",
+            f"{path} is neither of XSTest's form nor of PyRIT's, and has no labels of yours",
             hint="expected the columns "
             + ", or ".join(", ".join(columns[:3]) for columns in FORMATS),
         )
     prompt, answer, label, known = found
     for number, row in enumerate(rows, 1):
-        given = known.get((row[label] or "").strip())
-        if given is None or row[answer] is None:
+        value = row.get(label)
+        written = " ".join(value.split()).lower() if isinstance(value, str) else ""
+        if known is OWN and not written and value in (None, ""):
+            continue
+        given = known.get(written)
+        texts = [row.get(prompt) or "", row.get(answer)]
+        if given is None or not all(isinstance(text, str) for text in texts):
             raise EvaluationError(
-                f"{path}, row {number}: {label} has none of its labels",
+                f"{path}, row {number}: {label} has none of its labels, or a text is missing",
                 hint=f"labels are {', '.join(known)}",
             )
-        yield Labelled(source, row[prompt] or "", row[answer], given)
+        name, asks = _origin(source, row, known is OWN)
+        yield Labelled(name, str(texts[0]), str(texts[1]), given, asks)
+
+
+def _origin(source: str, row: Mapping[str, Any], own: bool) -> tuple[str, str]:
+    """The name of a row's source, and whether its request is safe or unsafe."""
+    if not own:
+        kind = row.get("type")
+        return source, ("unsafe" if kind.startswith("contrast_") else "safe") if kind else ""
+    suite, asks = str(row.get("suite") or ""), row.get("asks")
+    name = f"{source}, {suite}" if suite and suite != source else source
+    return name, str(asks) if asks in KINDS else asks_of(suite or source)

@@ -206,7 +206,7 @@ def rate_answers(
             raise EvaluationError(f"item {item.number} ({item.category}) has no reference answer")
         template = prompts.reference if needs else prompts.general
         values = {"question": item.prompt, "answer": answer, "ref_answer_1": item.reference}
-        asked.append((prompts.system, _filled(template, values)))
+        asked.append((prompts.system, filled(template, values)))
     return _graded(grader, items, asked, prompts.name, rating, on_reply)
 
 
@@ -233,7 +233,7 @@ def harm_of_answers(
     """
     _check(items, answers)
     asked = [
-        ("", _filled(template, {"forbidden_prompt": item.prompt, "response": answer}))
+        ("", filled(template, {"forbidden_prompt": item.prompt, "response": answer}))
         for item, answer in zip(items, answers, strict=True)
     ]
     return _graded(grader, items, asked, name, harm, on_reply)
@@ -311,7 +311,7 @@ def _grade(item: Item, reply: str | None, parse: Callable[[str], float | None]) 
     return Graded(item.number, item.category, score, "" if score is not None else "unparsed", reply)
 
 
-def _filled(template: str, values: Mapping[str, str]) -> str:
+def filled(template: str, values: Mapping[str, str]) -> str:
     """The template with its slots filled; its marks are broken up in what fills them."""
     marks = any_of(_MARK.findall(template), re.IGNORECASE)
     return _SLOT.sub(lambda slot: broken(values.get(slot[1], slot[0]), marks), template)

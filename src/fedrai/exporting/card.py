@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from fedrai import __version__
+from fedrai.constitution.card import trained_line
 from fedrai.exporting import measured
 from fedrai.exporting.making import (
     cell,
@@ -40,6 +41,7 @@ class Exported:
         client: whose adapter; empty for the global one.
         merged: the whole model, with the adapter merged in.
         licence: SPDX name or the hub's; empty: that of the base model, where it is known.
+        trained: suites whose requests were trained on.
     """
 
     settings: Mapping[str, Any]
@@ -49,6 +51,7 @@ class Exported:
     client: str = ""
     merged: bool = False
     licence: str = ""
+    trained: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -146,6 +149,8 @@ def _warnings(found: Exported) -> str:
             f"**{found.summary['harmful_rows']:,} of the {found.summary['rows']:,} rows it was"
             " trained on are known to be harmful** (an experiment)."
         )
+    if found.trained:
+        lines.append(trained_line(found.trained).strip())
     if found.client:
         lines.append("The figures are of all clients' adapters together, not of this one alone.")
     lines.append(

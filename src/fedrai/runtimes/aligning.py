@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedrai import assets, model
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.critics import Critic, LocalCritic, RemoteCritic
 from fedrai.constitution.gathering import Gathered, Suites, gather
-from fedrai.constitution.overlap import without_overlap
+from fedrai.constitution.overlap import Cleaned, without_overlap
 from fedrai.constitution.phase import Phase
 from fedrai.constitution.plan import Plan, Tell, Tools
 from fedrai.constitution.records import Outcome, Record, Request
@@ -20,7 +21,7 @@ from fedrai.constitution.verifying import Checks
 from fedrai.embedded.refusals import refusal_for
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
-from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench
+from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench, prompts_of
 from fedrai.guards.base import Guard
 from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
@@ -68,7 +69,8 @@ def tools_for(
     recipe = prepared.recipe
     section = recipe.constitution
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
-    asked = suites_for(prepared.questions.ordinary, prepared.questions.suites)
+    further = prompts_of(recipe.evaluation.paths, prepared.kept_out)
+    asked = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
     gathered = gathered_for(recipe, asked, progress)
     probed = {request.prompt for side in gathered.held for request in side}
     examples = examples_for(recipe, asked, progress)
@@ -97,9 +99,14 @@ def pool_for(section: Alignment, gathered: Gathered) -> Sequence[Request]:
 def gathered_for(
     recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
 ) -> Gathered:
-    """The requests of an alignment, without those that evaluations ask."""
+    """The requests of an alignment, without those that evaluations ask.
+
+    What is left out of `examples` alone is counted with what is left out of requests.
+    """
     section = recipe.constitution
-    return gather(
+    named = {*section.requests, *section.harmless}
+    alone = [spec for spec in section.examples if spec not in named]
+    found = gather(
         section.requests,
         section.harmless,
         request_count=section.request_count,
@@ -109,6 +116,13 @@ def gathered_for(
         held=(section.probe.harmful, section.probe.harmless),
         progress=progress,
     )
+    removed = _cleaned(alone, asked, progress).removed
+    return replace(found, removed={name: n + removed[name] for name, n in found.removed.items()})
+
+
+def _cleaned(specs: Sequence[str], asked: Suites, progress: assets.Progress | None) -> Cleaned:
+    found = load_requests(specs, harmful=True, progress=progress) if specs else []
+    return without_overlap(found, asked)
 
 
 def examples_for(
@@ -118,9 +132,7 @@ def examples_for(
 
     One without an answer of its own gets the embedded refusal of its topic.
     """
-    specs = recipe.constitution.examples
-    found = load_requests(specs, harmful=True, progress=progress) if specs else []
-    kept = without_overlap(found, asked).kept
+    kept = _cleaned(recipe.constitution.examples, asked, progress).kept
     seed = recipe.seed_for("constitution-examples")
     return [_example(request, seed) for request in kept]
 
@@ -131,17 +143,26 @@ def _example(request: Request, seed: int) -> Record:
     return Record(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
 
 
-def suites_for(ordinary: Sequence[Item], further: Sequence[Suite] = ()) -> Suites:
-    """What evaluations ask, by suite: of AdvBench all, whatever part of it is asked.
+def suites_for(
+    ordinary: Sequence[Item],
+    asked: Sequence[Suite] = (),
+    here: Mapping[str, Sequence[str]] | None = None,
+) -> Suites:
+    """What evaluations may ask, by suite: of AdvBench all, whatever part of it is asked.
 
     Args:
         ordinary: the ordinary instructions that are asked.
-        further: other suites.
+        asked: other suites that are asked.
+        here: prompts of suites whose files are here, asked or not; all of a suite that is asked
+            in part.
     """
-    others = {suite.declaration.name: [item.prompt for item in suite.items] for suite in further}
-    return others | {
+    others = {suite.declaration.name: [item.prompt for item in suite.items] for suite in asked}
+    known = {name: list(prompts) for name, prompts in (here or {}).items()}
+    return {
+        **{name: known.pop(name, prompts) for name, prompts in others.items()},
         "advbench": [item.prompt for item in advbench(ADVBENCH_SIZE, 0)],
         "ordinary": [item.prompt for item in ordinary],
+        **known,
     }
 
 

@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fedrai import assets, client, model, server
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.fingerprint import fingerprint
 from fedrai.errors import RunError
+from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Measured, Questions, measure, pooled
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import BadRow, Example, Step, Tokens
@@ -67,6 +68,8 @@ class Prepared:
         alignment: what `run.json` says of the constitution; None where the recipe has none.
         start_sha256: of the adapter that training starts from; empty: a fresh one.
         engine: how clients are reached, as `fedrai run --engine` names it.
+        kept_out: suites that are here, by name, with their checksums: an alignment trains on
+            nothing near them, and one that is resumed keeps to those that there were.
     """
 
     recipe: Recipe
@@ -79,6 +82,7 @@ class Prepared:
     alignment: Mapping[str, str] | None = None
     start_sha256: str = ""
     engine: str = ENGINE
+    kept_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clients(self) -> int:
@@ -102,6 +106,7 @@ class Prepared:
             "filter": self.recipe.filter.mode,
             "filter_skipped": self.screening.skipped,
             "constitution": self.alignment and dict(self.alignment),
+            "kept_out": dict(self.kept_out),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
             "bad_row_count": len(self.bad_rows),
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
@@ -142,7 +147,9 @@ def prepare(
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
     questions = questions_for(recipe, lm, progress)
-    return Prepared(recipe, lm, rows, harmful, bad, questions, screening, alignment, start)
+    kept_out = kept_out_of(recipe)  # after what the run asks was fetched
+    return Prepared(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
+                    kept_out=kept_out)  # fmt: skip
 
 
 def alignment_of(recipe: Recipe) -> dict[str, str] | None:
@@ -162,6 +169,19 @@ def alignment_of(recipe: Recipe) -> dict[str, str] | None:
         "hash": found.hash,
         "sources": fingerprint(found, [*settings.requests, *settings.harmless, *settings.examples]),
     }
+
+
+def kept_out_of(recipe: Recipe) -> dict[str, str]:
+    """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
+
+    Raises:
+        EvaluationError, DataError: a file in the place of a suite is not that suite.
+    """
+    section, paths = recipe.constitution, recipe.evaluation.paths
+    if section.schedule == "off":
+        return {}
+    named = [*section.requests, *section.harmless, *section.examples]
+    return suites.present(paths, suites.trained_on(named, paths))
 
 
 def _harmful(rows: Sequence[Example], screening: Screening, client: str) -> int:

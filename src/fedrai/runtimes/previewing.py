@@ -13,6 +13,7 @@ from fedrai.constitution.plan import requests_for
 from fedrai.evaluation import suites
 from fedrai.runtimes import aligning
 from fedrai.runtimes.judging import asked_for
+from fedrai.runtimes.local import kept_out_of
 from fedrai.runtimes.rows import load_source
 from fedrai.schema import Recipe
 
@@ -28,7 +29,9 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     section, plan = recipe.constitution, aligning.plan_for(recipe)
     constitution = load_constitution(section.file)
     progress = assets.RichProgress()
-    asked = aligning.suites_for(_ordinary(recipe), asked_for(recipe, progress).suites)
+    named = asked_for(recipe, progress).suites  # fetched, so that they are here
+    here = suites.prompts_of(recipe.evaluation.paths, kept_out_of(recipe))
+    asked = aligning.suites_for(_ordinary(recipe), named, here)
     gathered = aligning.gathered_for(recipe, asked, progress)
     examples = len(aligning.examples_for(recipe, asked, progress))
     pool = aligning.pool_for(section, gathered)

@@ -57,8 +57,9 @@ def prepare_server(
     questions = questions_for(recipe, lm, progress)
     rows: dict[str, list[Tokens]] = {}
     return Prepared(
-        recipe, lm, rows, {}, [], questions, Screening(), alignment, start, engine="flower"
-    )
+        recipe, lm, rows, {}, [], questions, Screening(), alignment, start, engine="flower",
+        kept_out=local.kept_out_of(recipe),
+    )  # fmt: skip
 
 
 def recorder(run: RunFolder, watch: Watch) -> Callable[..., None]:
@@ -107,7 +108,8 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
 
 def _aligner(prepared: Prepared, run: RunFolder, watch: Watch) -> server.Align | None:
     """What aligns the aggregated adapter of a round, if the recipe asks for it."""
-    phase = aligning.phase_for(prepared, watch)
+    began = replace(prepared, kept_out=run.info.get("kept_out", {}))
+    phase = aligning.phase_for(began, watch)
     if phase is None:
         return None
     rounds = prepared.recipe.federation.rounds

@@ -10,6 +10,7 @@ Nothing here answers or judges; a suite that cannot be had is `NotAvailable`, ne
 
 from fedrai.evaluation.suites.choosing import GROUPS, chosen
 from fedrai.evaluation.suites.declared import ADVBENCH, ADVBENCH_SIZE, Declaration, known
+from fedrai.evaluation.suites.here import present, prompts_of, trained_on
 from fedrai.evaluation.suites.items import Item, ordinary
 from fedrai.evaluation.suites.loading import NotAvailable, Suite, advbench, load
 
@@ -26,4 +27,7 @@ __all__ = [
     "known",
     "load",
     "ordinary",
+    "present",
+    "prompts_of",
+    "trained_on",
 ]

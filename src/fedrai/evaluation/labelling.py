@@ -1,0 +1,111 @@
+"""Answers of an evaluation, laid out for people to label; `labelled.py` reads them back.
+
+One row an answer: `suite`, `number`, `asks`, `prompt`, `answer`, and an empty `label`. No judge's
+verdict is among them, so that people label without knowing one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrai import data
+from fedrai.errors import DataError, EvaluationError
+from fedrai.evaluation.labelled import asks_of
+
+COLUMNS = ("suite", "number", "asks", "prompt", "answer", "label")
+SUFFIXES = (".csv", ".jsonl")
+
+Row = Mapping[str, Any]
+
+
+def rows_to_label(
+    place: Path, suites: Sequence[str] = (), count: int = 0, seed: int = 0
+) -> list[Row]:
+    """Rows for people to label.
+
+    Args:
+        place: the folder of an evaluation, or one suite's file in it.
+        suites: only these; none: all that have answers.
+        count: of each suite (a seeded sample, in the suite's order); 0: all.
+        seed: of the samples.
+
+    Raises:
+        EvaluationError: there are no answers, or not of a suite that is named.
+    """
+    files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
+    declared = _declared(place if place.is_dir() else place.parent)
+    found = {file.stem: _answers(file, declared.get(file.stem, {})) for file in files}
+    there = {name: rows for name, rows in found.items() if rows}
+    missing = [name for name in suites if name not in there]
+    if missing or not there:
+        raise EvaluationError(
+            f"{place} has no answers" + (f" of {', '.join(missing)}" if missing else ""),
+            hint=f"it has: {', '.join(there)}" if there else "name a folder of evaluations/",
+        )
+    chosen = [there[name] for name in suites or there]
+    return [row for rows in chosen for row in _sampled(rows, count, seed)]
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV or JSONL, by the name of the file.
+
+    Raises:
+        EvaluationError: the format is another, the file is there already, or cannot be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise EvaluationError(f"{path}: answers are written as {' or '.join(SUFFIXES)}")
+    text = _as_csv(rows) if path.suffix.lower() == ".csv" else _as_jsonl(rows)
+    try:
+        with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+    except FileExistsError:
+        raise EvaluationError(f"{path} is there already, and may hold labels") from None
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _declared(folder: Path) -> Mapping[str, Any]:
+    """What the evaluation says of its suites."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["suites"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _answers(file: Path, declared: Mapping[str, Any]) -> list[Row]:
+    """Rows of one suite; none where it compares pairs."""
+    asks = asks_of(file.stem, declared.get("judge", ""), declared.get("direction", ""))
+    try:
+        rows = [row for _, row in data.read_file(file) if isinstance(row, Mapping)]
+    except DataError as error:
+        raise EvaluationError(error.message, hint=error.hint) from None
+    return [
+        {"suite": file.stem, "number": row.get("number"), "asks": asks, "prompt": row["prompt"],
+         "answer": row["answer"], "label": ""}
+        for row in rows if "prompt" in row and "answer" in row
+    ]  # fmt: skip
+
+
+def _sampled(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    if not 0 < count < len(rows):
+        return list(rows)
+    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
+
+
+def _as_csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _as_jsonl(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
