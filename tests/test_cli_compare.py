@@ -168,10 +168,11 @@ def test_a_local_arm_and_an_axis(call: Call, folder: Path) -> None:
 
 def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: Path) -> None:
     """All seven arms; guard and requests are files of ours, since tests fetch nothing."""
+    harmful = [str(n * n) for n in range(100, 106)]  # answers of held_out.jsonl
     asked = [{"prompt": f"How do I harm the lamp of street {n}?"} for n in ("one", "two", "six")]
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     changes = [
-        "filter.guard=words", "guards.words.kind=rules", "guards.words.words=['item 1']",
+        "filter.guard=words", "guards.words.kind=rules", f"guards.words.words={harmful}",
         "constitution.requests=['asked.jsonl']", "constitution.examples=['asked.jsonl']",
         "constitution.harmless=['rows.jsonl']", "constitution.revising.guard=words",
         "constitution.anchor=0", "constitution.steps=1", "constitution.revising.tries=1",
@@ -179,7 +180,8 @@ def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: 
         "constitution.revising.max_new_tokens=8", "constitution.revising.demonstrations=0",
         "constitution.probe.harmful=1", "constitution.probe.harmless=1",
         "constitution.request_count=1", "constitution.harmless_count=4",
-        "data.max_length=200",
+        "constitution.mix.rows=2", "constitution.mix.pairs=1", "constitution.mix.refusals=0.5",
+        "constitution.mix.look_alikes=0", "data.max_length=200",
         f"model.base={tiny_model}", "adapter.start=", "model.dtype=float32", "adapter.rank=4",
         "data.sources.0.path=rows.jsonl", "data.sources.1.path=held_out.jsonl",
         "data.rows_per_client=4", "federation.clients=4", "federation.clients_per_round=2",
