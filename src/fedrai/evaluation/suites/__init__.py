@@ -8,7 +8,7 @@
 Nothing here answers or judges; a suite that cannot be had is `NotAvailable`, never an empty one.
 """
 
-from fedrai.evaluation.suites.choosing import GROUPS, chosen
+from fedrai.evaluation.suites.choosing import GROUPS, chosen, expanded
 from fedrai.evaluation.suites.declared import ADVBENCH, ADVBENCH_SIZE, Declaration, known
 from fedrai.evaluation.suites.items import Item, ordinary
 from fedrai.evaluation.suites.loading import NotAvailable, Suite, advbench, load
@@ -23,6 +23,7 @@ __all__ = [
     "Suite",
     "advbench",
     "chosen",
+    "expanded",
     "known",
     "load",
     "ordinary",
