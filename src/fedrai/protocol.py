@@ -140,8 +140,8 @@ def unpack_task(content: RecordDict, expected: Shapes) -> Task:
         ProtocolError: a record or key is missing or not on the list, or the adapter is another.
     """
     task = content.config_records.get(TASK)
-    whole = ADAPTER in content.array_records and task is not None
-    if set(content) - {OFFER} != {ADAPTER, TASK} or not whole or task is None:
+    known = ADAPTER in content.array_records and set(content) - {OFFER} == {ADAPTER, TASK}
+    if task is None or not known:
         raise ProtocolError("a train message must hold the adapter and the task, and nothing else")
     if set(task) != TASK_KEYS:
         raise ProtocolError(f"a task must hold {', '.join(sorted(TASK_KEYS))}, and nothing else")

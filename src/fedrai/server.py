@@ -354,13 +354,8 @@ def _evaluate_if_due(plan: Plan, tools: Tools, number: int, adapters: Adapters) 
         return
     tools.emit("evaluation-started", round=number)
     measured = tools.evaluate([adapters[name] for name in sorted(adapters)])
-    save_evaluation(tools.run, number, measured)
+    write_evaluation(tools.run, tools.run.evaluation_folder(number), measured)
     tools.emit("evaluation-finished", round=number, **figures(measured))
-
-
-def save_evaluation(run: RunFolder, number: int, measured: Measured) -> None:
-    """Write an evaluation's answers and figures into the run."""
-    write_evaluation(run, run.evaluation_folder(number), measured)
 
 
 def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:

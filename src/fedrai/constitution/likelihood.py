@@ -7,7 +7,6 @@ model once, and its keys and values serve all of them. `of_answers` reads whole 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,14 +49,12 @@ class Fit:
         of: all pairs.
         tokens: that went through the model, without padding.
         operations: floating-point operations, counted from shapes.
-        seconds: wall time.
     """
 
     fitting: int
     of: int
     tokens: int
     operations: float
-    seconds: float
 
     @property
     def share(self) -> float | None:
@@ -80,11 +77,9 @@ def still_fits(
         floor: mean log-probability per token, in nats, from which an answer fits.
         batch_tokens: see `of_answers`.
     """
-    since = time.perf_counter()
     read = of_answers(model, [pair.rejected for pair in pairs], batch_tokens=batch_tokens)
     fitting = sum(value >= floor for value in read.values)
-    seconds = time.perf_counter() - since
-    return Fit(fitting, len(pairs), read.tokens, read.operations, seconds)
+    return Fit(fitting, len(pairs), read.tokens, read.operations)
 
 
 def of_answers(model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: int = 0) -> Read:

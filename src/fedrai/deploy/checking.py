@@ -76,6 +76,18 @@ def attempt(name: str, call: Callable[[], Check], advice: str = "") -> Check:
         return Check(name, "failed", error.message, error.hint or advice)
 
 
+def content(file: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        DeploymentError: it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DeploymentError(f"{file.name}: {error.strerror}") from error
+
+
 def versions() -> Iterator[Check]:
     """FedRAI, and whether the Flower that is installed is the one meant."""
     yield Check("FedRAI", "ok", f"{__version__} (Python {platform.python_version()})")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from fedrai import assets, data, recipe
 from fedrai.assets import format_bytes as size
 from fedrai.deploy import certificates, machine
-from fedrai.deploy.checking import Check, attempt, private, reach, versions
+from fedrai.deploy.checking import Check, attempt, content, private, reach, versions
 from fedrai.deploy.machine import BaseModel
 from fedrai.deploy.settings import Address, Deployment
-from fedrai.errors import DeploymentError, FedRAIError
+from fedrai.errors import FedRAIError
 
 if TYPE_CHECKING:
     from fedrai.schema import Source
@@ -46,10 +46,7 @@ def _key(here: Deployment) -> Iterator[Check]:
 
 
 def _readable(file: Path) -> Check:
-    try:
-        line = certificates.public_line(file.read_bytes())
-    except OSError as error:
-        raise DeploymentError(f"{file.name}: {error.strerror}") from error
+    line = certificates.public_line(content(file))
     return Check(
         "key", "ok", f"{line.split()[0].decode('ascii')}; the server must have registered it"
     )

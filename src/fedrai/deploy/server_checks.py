@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedrai.assets import format_bytes
 from fedrai.deploy import certificates, machine, settings
-from fedrai.deploy.checking import Check, attempt, private, validity, versions
+from fedrai.deploy.checking import Check, attempt, content, private, validity, versions
 from fedrai.deploy.settings import Deployment
 from fedrai.errors import DeploymentError
 
@@ -37,19 +37,19 @@ def _certificate(here: Deployment) -> Iterator[Check]:
 
 
 def _described(file: Path) -> certificates.Described:
-    content = _bytes(file)
+    pem = content(file)
     try:
-        return certificates.describe(content)
+        return certificates.describe(pem)
     except DeploymentError as error:
         raise DeploymentError(f"{file.name}: {error.message}", hint=error.hint) from error
 
 
 def _chain(file: Path, key: Path, root: Path) -> Check:
-    certificate = _bytes(file)
+    certificate = content(file)
     advice = "the consortium: fedrai deploy renew FOLDER, and copy both files"
-    if not certificates.belongs(certificate, _bytes(key)):
+    if not certificates.belongs(certificate, content(key)):
         return Check("chain", "failed", "server.key is not the key of server.pem", advice)
-    if not certificates.signed_by(certificate, _bytes(root)):
+    if not certificates.signed_by(certificate, content(root)):
         return Check("chain", "failed", f"{root.name} did not sign server.pem", advice)
     names = certificates.describe(certificate).names
     if not set(names) & {"127.0.0.1", "localhost"}:
@@ -94,10 +94,3 @@ def _disk(here: Deployment) -> Check:
     if free < machine.SPARE_DISK:
         return Check("disk", "warning", said, "messages and runs are kept here; make room")
     return Check("disk", "ok", said)
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DeploymentError(f"{file.name}: {error.strerror}") from error

@@ -127,33 +127,23 @@ def read(folder: Path) -> Deployment:
 
 def write(deployment: Deployment) -> str:
     """The text of a `deployment.toml`."""
-    root = deployment.root_certificate
+    root, server = deployment.root_certificate, deployment.role == "server"
     lines = [
         "# Made by `fedrai deploy init`. Paths are relative to this folder.",
         f'role = "{deployment.role}"',
-        *_about_address(deployment),
+        f'address = "{deployment.address}"  # the SuperLink'
+        + (", from this machine" if server else ""),
         f'root_certificate = "{root.name if root else ""}"'
         + ("  # the consortium's CA" if root else ""),
         f"insecure = {str(deployment.insecure).lower()}"
         + ("  # plain connections; any node may join" if deployment.insecure else ""),
-        *_own(deployment),
     ]
+    if server:
+        lines += [
+            f'listen = "{deployment.listen}"  # where the SuperLink takes connections',
+            f'secret = "{SECRET}"  # a ServerApp acquires its work with it',
+        ]
     return "\n".join(lines) + "\n"
-
-
-def _about_address(deployment: Deployment) -> list[str]:
-    if deployment.role == "node":
-        return [f'address = "{deployment.address}"  # the SuperLink']
-    return [f'address = "{deployment.address}"  # the SuperLink, from this machine']
-
-
-def _own(deployment: Deployment) -> list[str]:
-    if deployment.role == "node":
-        return []
-    return [
-        f'listen = "{deployment.listen}"  # where the SuperLink takes connections',
-        f'secret = "{SECRET}"  # a ServerApp acquires its work with it',
-    ]
 
 
 def _check(file: Path, table: dict[str, Any]) -> None:

@@ -196,10 +196,12 @@ def _making(found: Exported) -> Sequence[str]:
 def _provenance(found: Exported) -> str:
     info = found.info
     versions = ", ".join(f"{cell(k)} {cell(v)}" for k, v in info["versions"].items())
+    here = info.get("engine") != "flower"  # the server of a deployment has no row to hash
+    data = f", clients' data `{info['data_fingerprint'][:16]}`" if here else ""
     return (
         f"Recipe SHA-256 `{info['recipe_hash']}`, seed {found.settings['seed']}; base model's files"
-        f" `{info['model_fingerprint'][:16]}`, clients' data `{info['data_fingerprint'][:16]}`;"
-        f" {info['dtype']} on {info['device']}. {versions}."
+        f" `{info['model_fingerprint'][:16]}`{data}; {info['dtype']} on {info['device']}."
+        f" {versions}."
     )
 
 
