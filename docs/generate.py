@@ -71,8 +71,12 @@ def _section(
     for name, field in model.model_fields.items():
         if name not in (skip or set()) and name != "aggregation":
             kind = _type(field.annotation) + _bounds(field)
-            yield f"| `{name}` | {kind} | {_default(field)} | {field.description} |"
+            yield f"| `{name}` | {kind} | {_default(field)} | {_meaning(field)} |"
     yield ""
+
+
+def _meaning(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())  # a row of a table is one line
 
 
 def _type(annotation: Any) -> str:

@@ -245,7 +245,7 @@ def test_the_display_tells_of_alignments() -> None:
         "  constitution: safety fell by 20 points",
         "  constitution: 2 revisions",
         "  constitution: not this round, no drift",
-        "  constitution: 4 steps, 75% of the requests gave a revision, safe 50 % -> 88 %,"
+        "  constitution: 4 steps, 75 % of the requests gave a revision, safe 50 % -> 88 %,"
         " useful 100 % -> 94 % (probe)",
     ]
 

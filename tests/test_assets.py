@@ -335,6 +335,10 @@ class TestLocal:
         error = failure("advbenc")
         assert str(tmp_path / "advbenc") in error.message
         assert "Did you mean 'advbench'?" in error.hint
+        assert f"A relative path starts from {tmp_path}." in error.hint
+        error = failure("./rows.jsonl", instead="Name rows.")
+        assert error.hint == f"Name rows. A relative path starts from {tmp_path}."
+        assert failure("/no/such").hint == "Check the path."
 
     def test_a_wrong_pin_is_an_error_and_leaves_the_file(self, tmp_path: Path) -> None:
         file = tmp_path / "f.txt"
@@ -774,7 +778,9 @@ class TestOffline:
         self, spec: str, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(subprocess, "Popen", None)
-        assert "network use is off" in failure(spec, offline=True).message
+        error = failure(spec, offline=True)
+        assert "this command uses no network" in error.message
+        assert error.hint == f"Fetch it once: fedrai assets fetch {spec}"
         monkeypatch.setenv("FEDRAI_OFFLINE", "1")
         error = failure(spec)
         assert f"not in the cache ({cache}), and network use is off (FEDRAI_OFF" in error.message
@@ -941,7 +947,7 @@ class TestHub:
 
         raising(errors.LocalEntryNotFoundError("not here"))
         assert "hub could not be reached for hf:o/n" in failure("hf:o/n").message
-        assert "network use is off" in failure("hf:o/n", offline=True).message
+        assert "this command uses no network" in failure("hf:o/n", offline=True).message
         raising(errors.OfflineModeIsEnabled("offline"))
         assert "HF_HUB_OFFLINE" in failure("hf:o/n/x").hint
         raising(OSError(28, "No space left on device"))

@@ -19,6 +19,7 @@ from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import assets, recipe
 from fedrai.errors import FederationError
+from fedrai.evaluation.statistics import rate_from_json
 from fedrai.generate import generate
 from fedrai.model import LanguageModel, read_adapter
 from fedrai.records import Message
@@ -57,7 +58,8 @@ ROWS = {
     "broken.jsonl": '{"prompt": "a", "response": "b"}\n\nhello\n',
 }
 SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
-EXPLAINED = "`fedrai recipe new` writes one with every key explained"
+EXPLAINED = "`fedrai recipe new NEW.toml` writes one with every key explained"
+SHOWN = "`fedrai recipe show tiny.toml` prints every key with its value"
 MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "misspelt key": (
         ["run", "misspelt.toml"],
@@ -81,19 +83,20 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "override of no key": (
         ["run", "tiny.toml", "-o", "federation.round=3"],
-        "tiny.toml: unknown key federation.round (did you mean rounds?)",
-        EXPLAINED,
+        "-o federation.round=3: unknown key federation.round (did you mean rounds?)",
+        SHOWN,
     ),
     "override with a wrong value": (
         ["run", "tiny.toml", "-o", "federation.rounds=many"],
-        "tiny.toml: federation.rounds: Input should be a valid integer, unable to parse string as"
-        " an integer, got 'many'",
-        EXPLAINED,
+        "-o federation.rounds=many: federation.rounds: expected a whole number, got 'many'",
+        SHOWN,
     ),
     "no data file": (
         ["run", "tiny.toml", "-o", "data.sources.0.path=./nowhere.jsonl"],
         "There is no file or folder {folder}/nowhere.jsonl.",
-        "",
+        "Name a file, a hub dataset (org/name), or a set that comes along: fedrai:ordinary,"
+        " fedrai:ordinary-held-out, fedrai:safe-answers, fedrai:red-team, fedrai:look-alikes,"
+        " fedrai:harmful, fedrai:harmful-held-out. A relative path starts from {folder}.",
     ),
     "row without text": (
         ["run", "tiny.toml", "-o", "data.sources.0.path=./empty.jsonl"],
@@ -108,7 +111,15 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "no model": (
         ["run", "tiny.toml", "-o", "model.base=./nowhere"],
         "There is no file or folder {folder}/nowhere.",
-        "",
+        "Name a model's folder, a .gguf file, a hub id (org/name), or smollm2-135m-instruct."
+        " A relative path starts from {folder}.",
+    ),
+    "nothing to talk to": (
+        ["chat", "nowhere"],
+        "There is no file or folder {folder}/nowhere.",
+        "Name a run or an adapter by its folder, `fedrai:aligned`, or a model: a folder, a .gguf"
+        " file, a hub id (org/name), or a name of `fedrai assets list`; `fedrai runs` lists runs."
+        " A relative path starts from {folder}.",
     ),
     "folder is a file": (
         ["run", "tiny.toml", "--out", "rows.jsonl"],
@@ -197,7 +208,10 @@ def test_unwritable_folder_is_refused(
     ("arguments", "message"),
     [
         (["run"], "give a RECIPE, or --resume DIR"),
-        (["run", "tiny.toml", "--resume", "x"], "give a RECIPE, or --resume DIR"),
+        (
+            ["run", "tiny.toml", "--resume", "x"],
+            "give a RECIPE or --resume DIR, not both: a run keeps its recipe",
+        ),
         (
             ["run", "--resume", "x", "-o", "seed=3"],
             "--resume takes its recipe and folder from the run; drop -o and --out",
@@ -262,9 +276,34 @@ def test_run_prints_plain_lines_and_what_to_do_next(finished: Outcome, folder: P
     assert started["command"] == f"fedrai run tiny.toml {' '.join(SHORT)}"
 
 
+def test_run_shows_the_suites_that_its_recipe_asks_for(call: Call, folder: Path) -> None:
+    rows = [{"prompt": f"bake cake {n}", "label": "safe"} for n in range(3)]
+    (folder / "cakes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suites = 'evaluation.suites=["./cakes.jsonl", "strongreject"]'
+    done = call("run", "tiny.toml", *LEAN, "-o", suites, "--out", "runs/suites")
+    assert done.code == 0, done.err
+    why = "strongreject: not available: StrongREJECT has no source that could be pinned"
+    said = [line[9:] for line in done.err.splitlines()]
+    (told,) = [line for line in said if line.startswith(why)]
+    assert said.index(told) < said.index("evaluating the base model")
+    measured = json.loads((folder / "runs/suites/summary.json").read_text())["evaluations"]
+    counts = [measured[n]["rates"]["cakes-refused"] for n in "01"]
+    assert [found["scored"] + found["unscored"] for found in counts] == [3, 3]
+    rates = [rate_from_json(found).format() for found in counts]
+    lines = [line for line in said if line.startswith("  cakes-refused ")]
+    for line, rate in zip(lines, rates, strict=True):
+        assert line.startswith(f"  cakes-refused {rate}, cakes-refused-legacy ")
+    cells = [line.split("│") for line in done.out.splitlines() if "│" in line]
+    (row,) = [row for row in cells if row[1].strip() == "cakes-refused"]
+    for cell, rate in zip(row[2:4], rates, strict=True):
+        assert cell.strip().startswith(rate)
+    assert done.out.splitlines().count(told) == 1
+
+
 def test_json_is_all_that_stdout_holds(call: Call, finished: Outcome, folder: Path) -> None:
     again = call("run", "--resume", "runs/tiny", "--json")
     assert again.code == 0
+    assert again.err == "runs/tiny is finished; there is nothing to go on with\n"
     figures = json.loads(again.out)
     assert figures == json.loads((folder / "runs" / "tiny" / "summary.json").read_text())
     assert (figures["status"], figures["rounds"], figures["clients"]) == ("finished", 2, 3)
@@ -292,15 +331,36 @@ def test_runs_lists_them(call: Call, finished: Outcome) -> None:
     assert [cell.strip() for cell in row.split("│")[1:7]] == [
         "runs/tiny",
         "finished",
+        "off",
         "2",
         "3",
         "0 of 25",
-        "off",
     ]
     listed = json.loads(call("runs", "--json").out)
     assert listed["runs/tiny"]["status"] == "finished"
     nothing = call("runs", "cache")
     assert nothing.out == "no runs in cache; start one with: fedrai run quickstart\n"
+
+
+def test_narrow_terminals_cut_no_name(
+    call: Call, finished: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"COLUMNS": "80", "TTY_COMPATIBLE": "1", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    shown = {words: call(*words.split()).out for words in ("runs", "guard list", "suites list")}
+    assert "\nruns/tiny\n  status: finished\n  filter: off\n" in "\n" + shown["runs"]
+    names = {"guard list": "meta-llama/Llama-Guard-3-1B", "suites list": "jailbreakbench"}
+    for words, name in names.items():
+        assert re.search(rf"(^|│ ){name}\s", shown[words], re.MULTILINE), shown[words]
+    assert not any("…" in text for text in shown.values())
+
+
+def test_a_run_with_one_model_has_no_model_of_a_client(call: Call, finished: Outcome) -> None:
+    found = call("export", "runs/tiny", "--client", "client-01")
+    assert (found.code, found.err) == (
+        2,
+        "error: this run has one model for all clients\n  drop --client\n",
+    )
 
 
 # --- the safety filter ----------------------------------------------------------------------------
@@ -332,7 +392,7 @@ def test_run_says_what_its_filter_did(call: Call, filtering: str, folder: Path) 
     assert sum(line.startswith("filter") for line in said) == 2
     assert "filter (drop): 2 of 25 rows unsafe, 2 dropped\n" in found.out
     (row,) = [line for line in call("runs", "runs-filtered").out.splitlines() if "/drop" in line]
-    assert [cell.strip() for cell in row.split("│")[5:7]] == ["0 of 23", "drop"]
+    assert [row.split("│")[n].strip() for n in (3, 6)] == ["drop", "0 of 23"]
     summary = json.loads((folder / "runs-filtered/drop/summary.json").read_text())
     assert summary["filter"]["mode"] == "drop"
     assert (summary["rows"], summary["filter"]["total"]["rows"]) == (23, 25)
@@ -370,7 +430,7 @@ def test_run_without_its_filter_says_so_everywhere(call: Call, filtering: str, k
     assert not any(line.startswith(("round", "evaluating")) for line in said[:first])
     assert f"\n{said[first]}\n" in found.out
     (row,) = [line for line in call("runs", "runs-bare").out.splitlines() if f"/{kind}" in line]
-    assert row.split("│")[6].strip() == "NO SAFETY FILTER"
+    assert row.split("│")[3].strip() == "NO SAFETY FILTER"
 
 
 class Terminal(io.StringIO):
@@ -700,7 +760,7 @@ def test_assets_list_says_what_is_cached(call: Call) -> None:
     shown = call("assets", "list").out
     for name in assets.CATALOGUE:
         assert f"│ {name} " in shown
-    assert re.search(r"advbench .* yes │", shown)
+    assert re.search(r"advbench .* yes +│ +125\.1 kB │", shown)
 
 
 # --- a fresh process ------------------------------------------------------------------------------

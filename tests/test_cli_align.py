@@ -300,7 +300,7 @@ def test_dry_run_counts_and_loads_no_model(
     ("arguments", "said"),
     [
         (("-o", "constitution.step=3"), "unknown key constitution.step (did you mean steps?)"),
-        (("-o", "constitution.critic.kind=remote"), "constitution.critic.kind: Input should be"),
+        (("-o", "constitution.critic.kind=remote"), "constitution.critic.kind: expected"),
         (("-o", "evaluation.advbensh=3"), "evaluation.advbensh (did you mean advbench?)"),
         (("-o", "constitution.schedule=last"), 'constitution.schedule: "last" needs rounds'),
         (("--constitution", "none.toml"), "cannot read the constitution none.toml"),
@@ -337,7 +337,7 @@ def test_options_win_over_the_recipe(home: Path) -> None:
     assert (found.constitution.schedule, found.constitution.steps) == ("budget", 7)
     assert settings_for("x", None, (), epoch=True).constitution.schedule == "full"
     assert settings_for("x", None, ()).evaluation is None
-    with pytest.raises(RecipeError, match=r"model\.base is missing|model is missing"):
+    with pytest.raises(RecipeError, match=r"section \[model\] is missing; it needs base"):
         settings_for("", None, ())
 
 

@@ -12,6 +12,7 @@ import pytest
 from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import recipe
+from fedrai.display import about
 from fedrai.runtimes import local
 
 LEAN = ("-o", "federation.rounds=1", "-o", "evaluation.every=0", "-o", "evaluation.temperature=0",
@@ -72,7 +73,8 @@ def test_every_arm_has_every_seed(seeds: Outcome, folder: Path, loads: list[str]
     assert loads == ["x"]
     lines = [line for line in seeds.err.splitlines() if line.startswith("== ")]
     assert lines[0] == "== run 1 of 4: fedavg, seed 7"
-    assert re.fullmatch(r"== run 3 of 4: fedavg, seed 8; about \d+ min \d+ s left", lines[2])
+    assert re.fullmatch(r"== run 3 of 4: fedavg, seed 8; (about \d+ min|less than a minute) left",
+                        lines[2])  # fmt: skip
 
 
 def test_seeds_differ_and_the_base_is_asked_once_a_sample(seeds: Outcome, folder: Path) -> None:
@@ -123,7 +125,7 @@ def test_finished_runs_are_not_made_again(
     before = stamps(folder / "seeds")
     monkeypatch.setattr(local, "load_model", lambda *_: pytest.fail("loaded a model"))
     same = call("compare", "tiny.toml", "--out", "seeds", "-o", "seeds=[7, 8]", *LEAN)
-    assert (same.code, same.err) == (0, "")
+    assert (same.code, same.err) == (0, "== all 4 runs are finished; none is made again\n")
     assert same.out == seeds.out
     one = call("compare", "tiny.toml", "--out", "seeds", "--seed", "8", *LEAN, "--json")
     assert (one.code, list(json.loads(one.out))) == (0, ["fedavg", "filter"])
@@ -136,8 +138,40 @@ def test_one_format_alone_or_a_file(call: Call, seeds: Outcome, folder: Path) ->
     words = ("compare", "tiny.toml", "--out", "seeds", "--seeds", "7,8", *LEAN)
     shown = call(*words, "--table", "latex")
     assert shown.out == (folder / "seeds/table.tex").read_text()
-    assert call(*words, "--table-out", "my.csv").code == 0
+    written = call(*words, "--table-out", "my.csv")
+    assert (written.code, "table: my.csv\n" in written.err) == (0, True)
     assert (folder / "my.csv").read_text() == (folder / "seeds/table.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["my.foo", "my"])
+def test_a_table_of_an_unknown_ending_is_refused(call: Call, folder: Path, name: str) -> None:
+    found = call("compare", "tiny.toml", "--out", "unknown", "--table-out", name, *LEAN)
+    assert (found.code, found.out) == (2, "")
+    assert f"--table-out {name}: name a .csv, .tex, .md file" in found.err
+    assert not (folder / "unknown").exists()
+    assert not (folder / name).exists()
+
+
+def test_the_folder_of_a_run_is_left_alone(call: Call, seeds: Outcome, folder: Path) -> None:
+    before = stamps(folder / "seeds")
+    found = call("compare", "tiny.toml", "--out", "seeds/seed-7/fedavg", *LEAN)
+    assert (found.code, found.err) == (
+        2,
+        "error: seeds/seed-7/fedavg holds a run; a comparison keeps its runs in folders of its own"
+        "\n  --out names another folder\n",
+    )
+    assert stamps(folder / "seeds") == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3, "less than a minute"), (45, "about 1 min"), (200, "about 3 min"),
+        (7500, "about 2 h 5 min"),
+    ],
+)  # fmt: skip
+def test_the_time_left_is_no_more_exact_than_it_is(seconds: float, said: str) -> None:
+    assert about(seconds) == said
 
 
 def test_a_local_arm_and_an_axis(call: Call, folder: Path) -> None:
@@ -150,7 +184,7 @@ def test_a_local_arm_and_an_axis(call: Call, folder: Path) -> None:
                  "--axis", "training.learning_rate=0.01,0.02")  # fmt: skip
     assert found.code == 0, found.err
     assert (folder / "modes/learning_rate-0.02/central/run.json").is_file()
-    assert "== run 6 of 6: central, 0.02; about" in found.err
+    assert re.search(r"== run 6 of 6: central, 0\.02; (about|less than) ", found.err)
     body = json.loads((folder / "modes/comparison.json").read_text())
     assert [(arm["value"], arm["label"]) for arm in body["arms"]] == [
         (value, label) for value in ("0.01", "0.02")

@@ -16,7 +16,8 @@ from chat_server import Judge, Server, running
 from commands import Call, commands
 from driver import fill_cache, write_recipe
 from fedrai.errors import EvaluationError
-from fedrai.eval_commands import changes_for, suite_rows
+from fedrai.eval_commands import changes_for
+from fedrai.suite_figures import suite_rows
 from fedrai.testing import make_tiny_model
 
 LEAN = ("--max-new-tokens", "3", "--rated-tokens", "4", "--batch-size", "64")
@@ -227,8 +228,11 @@ def test_a_run_asks_the_suites_of_its_recipe_and_so_does_eval(call: Call, folder
     [
         (("--suite", "hhhh"), "there is no suite hhhh"),
         (("--suite", "hhh=nowhere.jsonl"), "nowhere.jsonl"),
-        (("--judge", "rubric"), 'the judge "rubric" needs [evaluation.endpoint]'),
-        (("--judge", "rubric", "--judge-url", "http://localhost:9"), "endpoint.model is missing"),
+        (("--judge", "rubric"), "name it with --judge-url and --judge-model"),
+        (
+            ("--judge", "rubric", "--judge-url", "http://localhost:9"),
+            "name it with --judge-model\n",
+        ),
         (("--judge-url", "http://localhost:9"), "an endpoint is named, but no judge uses it"),
         (("--judge", "guard", "--guard", "wrods"), "no guard 'wrods'"),
         (("--suite", "mine.jsonl", "--suite", "mine.jsonl"), "two suites have the name mine"),

@@ -419,6 +419,9 @@ def test_the_list_of_guards_that_come_along(call, monkeypatch):
     (("scan", "rows.jsonl", "--guard", "words", "--out", "./rows.jsonl"), "is one of the datasets"),
     (("scan", "rows.jsonl", "--guard", "words", "--calibration", "rows.jsonl"),
      "not a calibration"),
+    (("scan", "rows.jsonl", "--guard", "words", "--out", "taken.jsonl"), "is there already"),
+    (("scan", "rows.jsonl", "--guard", "words", "--mode", "replace"), "name its file with --out"),
+    (("scan", "rows.jsonl", "--guard", "words", "--mode", "drop"), "name its file with --out"),
     (("scan", "--guard", "words"), "give DATA"),
     (("guard", "eval", "words"), "give DATA"),
     (("guard", "eval", "words", "rows.jsonl"), "none of the 9 rows has a label"),
@@ -434,10 +437,12 @@ def test_the_list_of_guards_that_come_along(call, monkeypatch):
      "cannot write"),
 ])  # fmt: skip
 def test_mistakes_are_one_line_and_a_hint(call, data, guard, words, said):
+    Path("taken.jsonl").write_text("mine")
     done = call(*words)
     assert done.code == 2
     assert said in done.err
     assert done.out == ""
+    assert Path("taken.jsonl").read_text() == "mine"
     assert not Path("c").exists()
 
 

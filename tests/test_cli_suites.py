@@ -18,9 +18,9 @@ def _nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEDRAI_OFFLINE", "1")
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, code: int = 0) -> str:
     done = CliRunner().invoke(cli, ["suites", *arguments])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == code, done.output
     return done.output
 
 
@@ -57,3 +57,29 @@ def test_show_gives_facts_of_a_suite_and_no_prompt(tmp_path):
     found = json.loads(run("show", str(file), "--json"))
     assert (found["items"], found["clusters"], found["direction"]) == (3, 2, "down")
     assert (found["available"], found["pinned"]) == (True, False)
+    assert "count" not in found
+
+
+def test_show_takes_the_name_of_both_sides_of_xstest(tmp_path):
+    found = json.loads(run("show", "xstest", "--json"))
+    assert [(side["name"], side["available"]) for side in found] == [
+        ("xstest-safe", False), ("xstest-unsafe", False)]  # fmt: skip
+    lines = [f"{n},may I {n}?,homonyms,{'safe' if n < 250 else 'unsafe'}" for n in range(450)]
+    (tmp_path / "xstest_prompts.csv").write_text("\n".join(["id,prompt,type,label", *lines]))
+    text = run("show", f"xstest={tmp_path}")
+    assert [line for line in text.splitlines() if line.startswith("items: ")] == [
+        "items: 250", "items: 200"]  # fmt: skip
+
+
+def test_a_fetch_that_fails_is_no_success():
+    assert "available: no" in run("show", "advbench", "--fetch", code=1)
+    assert json.loads(run("show", "advbench", "--fetch", "--json", code=1))["available"] is False
+
+
+def test_show_blames_nobody_for_looking_into_the_cache_only(monkeypatch):
+    assert "network use is off (FEDRAI_OFFLINE)" in run("show", "hhh")
+    monkeypatch.delenv("FEDRAI_OFFLINE")
+    for name in ("hhh", "advbench"):
+        text = run("show", name)
+        assert "this command uses no network" in text
+        assert "OFFLINE" not in text

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from fedrai import recipe
 from fedrai.cli import cli
@@ -19,16 +20,15 @@ SOURCE = ROOT / "src" / "fedrai"
 
 # Every module may import modules that stand before it; names are those of files or folders.
 FLOW = [
-    "errors", "schema", "recipe", "records", "endpoint", "assets", "embedded", "data", "partition",
-    "costs",
-    "chat", "losses", "model", "train", "prefer", "generate", "evaluation", "guards", "ledger",
-    "filter", "scan", "constitution", "protocol", "client",
-    "aggregation", "runs", "round_record", "server", "summary", "tracking", "exporting", "report",
-    "comparing", "runtimes", "deploy", "display", "stopping", "targets", "integrations",
-    "export_commands", "commands", "compare_commands", "eval_commands", "align_commands",
-    "chatting", "guard_commands", "guard_display", "cli_guards", "cli_constitution", "cli_deploy",
-    "cli_align", "cli_report", "cli_suites", "cli_judge", "cli_export", "cli_lm_eval",
-    "cli_compare", "cli_eval", "cli_run", "cli_node", "cli",
+    "errors", "schema", "recipe_errors", "recipe", "records", "endpoint", "assets", "embedded",
+    "data", "partition", "costs", "chat", "losses", "model", "train", "prefer", "generate",
+    "evaluation", "guards", "ledger", "filter", "scan", "constitution", "protocol", "client",
+    "aggregation", "runs", "round_record", "server", "summary", "suite_figures", "tracking",
+    "exporting", "report", "comparing", "runtimes", "deploy", "display", "stopping", "targets",
+    "integrations", "export_commands", "commands", "compare_commands", "eval_commands",
+    "align_commands", "chatting", "guard_commands", "guard_display", "cli_guards",
+    "cli_constitution", "cli_deploy", "cli_align", "cli_report", "cli_suites", "cli_judge",
+    "cli_export", "cli_lm_eval", "cli_compare", "cli_eval", "cli_run", "cli_node", "cli",
     "testing",
 ]  # fmt: skip
 ONLY = {
@@ -115,6 +115,21 @@ def test_references_are_up_to_date():
         "run make docs"
     )
     assert (ROOT / "docs" / "cli.md").read_text() == generator.cli_reference(), "run make docs"
+
+
+def test_a_meaning_of_several_lines_stays_one_row_of_the_reference():
+    class Kept(BaseModel):
+        """A section."""
+
+        drift: float = 0.0
+        """Stop from here.
+
+        0 turns it off."""
+
+        model_config = {"use_attribute_docstrings": True}
+
+    lines = list(load_generator()._section("kept", Kept))
+    assert lines[2] == "| `drift` | float | `0.0` | Stop from here. 0 turns it off. |"
 
 
 def readme_commands():

@@ -102,8 +102,8 @@ def test_unknown_keys_of_an_algorithm_are_named_with_its_own_keys():
     ("key", "value", "said"),
     [
         ("filter.mod", "drop", "unknown key filter.mod (did you mean mode?)"),
-        ("filter.mode", "on", "filter.mode: Input should be 'off', 'audit', 'drop' or 'replace'"),
-        ("filter.judge", "both", "filter.judge: Input should be 'prompt', 'response' or 'pair'"),
+        ("filter.mode", "on", "filter.mode: expected 'off', 'audit', 'drop' or 'replace'"),
+        ("filter.judge", "both", "filter.judge: expected 'prompt', 'response' or 'pair'"),
         (
             "filter.threshold",
             "stric",
@@ -112,9 +112,9 @@ def test_unknown_keys_of_an_algorithm_are_named_with_its_own_keys():
         ("filter.threshold", 1.01, "or a number from 0 to 1, got 1.01"),
         ("filter.threshold", True, "or a number from 0 to 1, got True"),
         ("filter.threshold", float("nan"), "or a number from 0 to 1, got nan"),
-        ("filter.unscored", "pass", "filter.unscored: Input should be 'drop' or 'keep'"),
-        ("filter.on_guard_failure", "go", "on_guard_failure: Input should be 'stop' or 'continue'"),
-        ("filter.count_epsilon", -1, "filter.count_epsilon: Input should be greater than or equal"),
+        ("filter.unscored", "pass", "filter.unscored: expected 'drop' or 'keep'"),
+        ("filter.on_guard_failure", "go", "on_guard_failure: expected 'stop' or 'continue'"),
+        ("filter.count_epsilon", -1, "filter.count_epsilon: expected 0.0 or more"),
         ("filter.count_epsilon", 1e-9, "filter: count_epsilon must be 0 or at least 9.5e-07"),
         ("filter", {"guard": "labels", "calibration": "x"}, 'guard = "labels" is right already'),
         ("filter", {"guard": "labels", "mode": "audit"}, "it needs sources with harmful = true"),
@@ -126,11 +126,15 @@ def test_unknown_keys_of_an_algorithm_are_named_with_its_own_keys():
         ),
         ("guards.median", {"kind": "endpoint", "url": "x"}, "guards.median.model is missing"),
         ("guards.a", {"kind": "any", "guards": []}, "guards.a.guards: List should have at least 1"),
-        ("guards.a", {"kind": "rule"}, "guards.a: Input tag 'rule' found using 'kind'"),
+        (
+            "guards.a",
+            {"kind": "rule"},
+            "guards.a.kind: there is no kind 'rule' (did you mean rules?)",
+        ),
         (
             "guards.a",
             {"words": ["b"]},
-            "guards.a: Unable to extract tag using discriminator 'kind'",
+            "guards.a.kind is missing (known: generative, classifier, ",
         ),
     ],
 )
@@ -174,11 +178,50 @@ def test_all_problems_are_named_at_once():
         assert part in message
 
 
-@pytest.mark.parametrize("key", ["model", "data"])
-def test_missing_sections_are_named(key):
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("model", "section [model] is missing; it needs base"), ("data", "section [data] is missing")],
+)
+def test_missing_sections_are_named(key, said):
     whole = table()
     del whole[key]
-    assert f"{key} is missing" in problem(whole)
+    assert said in problem(whole)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("rounds", 3, "unknown key rounds (did you mean federation.rounds?)"),
+        ("federation.rounds", "many", "federation.rounds: expected a whole number, got 'many'"),
+        ("training.learning_rate", "x", "training.learning_rate: expected a number, got 'x'"),
+        ("filter.mode", "replce", "got 'replce' (did you mean replace?)"),
+        ("model", "x", "model: expected a table, got 'x'"),
+        (
+            "aggregation.algorithm",
+            "fedavgg",
+            "aggregation.algorithm: there is no algorithm 'fedavgg' (did you mean fedavg?)",
+        ),
+    ],
+)
+def test_errors_are_in_words_of_recipes(key, value, said):
+    assert said in problem(changed(key, value))
+
+
+def test_an_error_names_the_override_that_it_comes_from(file):
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(file, ["seed=3", "rounds=3"])
+    assert caught.value.message == (
+        "-o rounds=3: unknown key rounds (did you mean federation.rounds?)"
+    )
+    assert caught.value.hint == f"`fedrai recipe show {file}` prints every key with its value"
+    file.write_text(file.read_text().replace("[model]", "[modell]"))
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(file, ["adapter.rank=0"])
+    assert f"{file}: section [model] is missing; it needs base; unknown key modell" in str(
+        caught.value
+    )
+    assert "-o adapter.rank=0: adapter.rank: expected 1 or more, got 0" in str(caught.value)
+    assert caught.value.hint.startswith("`fedrai recipe new NEW.toml`")
 
 
 @pytest.mark.parametrize(
@@ -450,6 +493,19 @@ def test_an_explained_recipe_says_what_each_key_means(file):
     assert max(map(len, written.splitlines())) <= 100
 
 
+def test_comments_stand_above_their_keys_and_in_their_tables(file):
+    whole = recipe.load(file)
+    lines = recipe.to_toml(whole, explained=True).splitlines()
+    for key in ("limit = 0", "judges = [", "guard_threshold = "):
+        (place,) = [n for n, line in enumerate(lines) if line.startswith(key)]
+        assert lines[place - 1].startswith("# "), key
+    for table in ("[evaluation.paths]", "[guards]", "[arms]"):
+        assert lines[lines.index(table) + 1].startswith("# "), table
+    assert "# [evaluation.endpoint]   (not set)" in lines
+    assert any("(MT-Bench" in line for line in lines)
+    assert recipe.validate(tomllib.loads("\n".join(lines))) == whole
+
+
 def test_write_new(tmp_path, file):
     settings = recipe.load(file)
     target = tmp_path / "new.toml"
@@ -499,8 +555,8 @@ def test_every_section_refuses_unknown_keys_and_changes():
     [
         ("constitution.scedule", "full", "constitution.scedule (did you mean schedule?)"),
         ("constitution.probe.saf", 1, "constitution.probe.saf (did you mean safe?)"),
-        ("constitution.schedule", "weekly", "constitution.schedule: Input should be 'off', 'full'"),
-        ("constitution.steps", 0, "constitution.steps: Input should be greater than or equal to 1"),
+        ("constitution.schedule", "weekly", "constitution.schedule: expected 'off', 'full'"),
+        ("constitution.steps", 0, "constitution.steps: expected 1 or more"),
         ("constitution.revising.threshold", 1.5, "a number from 0 to 1, got 1.5"),
         ("constitution.revising.guard", "labels", "a revision needs a guard that reads it"),
         ("constitution.critic", {"kind": "endpoint", "model": "m"}, "critic.url is needed"),

@@ -134,7 +134,7 @@ def chat_command(
 def runs_command(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER with their key figures."""
     from fedrai.runs import find_runs
-    from fedrai.summary import LIST_COLUMNS, list_row, summarise
+    from fedrai.summary import LIST_COLUMNS, LIST_WORDS, list_row, summarise
 
     found = [(run, summarise(run)) for run in find_runs(folder)]
     if as_json:
@@ -144,7 +144,8 @@ def runs_command(folder: Path, as_json: bool) -> None:
     else:
         from fedrai.display import print_table
 
-        print_table(LIST_COLUMNS, [[str(run.path), *list_row(figures)] for run, figures in found])
+        rows = [[str(run.path), *list_row(figures)] for run, figures in found]
+        print_table(LIST_COLUMNS, rows, words=LIST_WORDS)
 
 
 @cli.group("recipe")
@@ -207,10 +208,10 @@ def assets_list(as_json: bool) -> None:
 
     rows = [
         [n, assets.CATALOGUE[n].what, assets.CATALOGUE[n].licence,
-         f"{assets.CATALOGUE[n].bytes / 1e6:.1f} MB", "yes" if s.cached else "no"]
+         "yes" if s.cached else "no", assets.format_bytes(assets.CATALOGUE[n].bytes)]
         for n, s in found.items()
     ]  # fmt: skip
-    print_table(["name", "what", "licence", "size", "cached"], rows)
+    print_table(["name", "what", "licence", "cached", "size"], rows, words=4)
     click.echo(f"cache: {assets.cache_root()}")
 
 

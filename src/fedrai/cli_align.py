@@ -122,7 +122,7 @@ def _show_preview(found: dict[str, Any], as_json: bool) -> None:
         for kind, key in kinds
         for source, counts in found[key].items()
     ]
-    print_table(["kind", "source", "requests", "categories"], rows)
+    print_table(["kind", "source", "requests", "categories"], rows, words=2)
     removed, tokens = found["overlap_removed"], found["tokens"]
     rules = found["constitution"]
     click.echo(f"model: {found['model']}; constitution: {rules['name']} {rules['version']}")

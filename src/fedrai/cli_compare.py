@@ -42,10 +42,10 @@ def compare(recipe_file: Path, out: Path | None, as_json: bool, **chosen: Any) -
     from fedrai.runs import find_runs
     from fedrai.stopping import with_way_on
 
+    form = _form(chosen["form"], chosen["table_out"])
     settings = recipe.only(recipe.load(recipe_file, chosen["overrides"]), chosen["names"])
     path = out or Path("runs") / settings.name
     seeds = _seeds(chosen["each"], chosen["listed"])
-    form = _form(chosen["form"], chosen["table_out"])
     found = with_way_on(
         lambda: _call(settings, path, seeds, chosen["axis"], chosen["against"]),
         _again(recipe_file, out, chosen),
@@ -55,6 +55,7 @@ def compare(recipe_file: Path, out: Path | None, as_json: bool, **chosen: Any) -
         from fedrai.comparing.writing import put
 
         put(chosen["table_out"], found.comparison.text(form))
+        click.echo(f"table: {chosen['table_out']}", err=True)
     if as_json:
         click.echo(json.dumps(_summaries(found.arms, path), indent=2))
     elif chosen["form"] and chosen["table_out"] is None:
@@ -72,7 +73,13 @@ def _seeds(each: tuple[int, ...], listed: str | None) -> tuple[int, ...]:
 
 def _form(form: str | None, file: Path | None) -> str:
     endings = {".csv": "csv", ".tex": "latex", ".md": "md"}
-    return form or endings.get(file.suffix.lower() if file else "", "md")
+    if form or file is None:
+        return form or "md"
+    if file.suffix.lower() not in endings:
+        raise click.UsageError(
+            f"--table-out {file}: name a {', '.join(endings)} file, or give its format with --table"
+        )
+    return endings[file.suffix.lower()]
 
 
 def _again(recipe_file: Path, out: Path | None, chosen: dict[str, Any]) -> str:

@@ -95,6 +95,7 @@ def _show_report(report: Report) -> None:
             [e.id, ", ".join(e.categories) or "any request", str(e.demonstrations), str(e.tokens)]
             for e in report.principles
         ],
+        words=2,
     )
     general = sum(not entry.categories for entry in report.principles)
     click.echo(_title(report.name, report.version, report.hash))

@@ -48,6 +48,11 @@ def init_command(
     )
     for made in deployments.init(folder, wanted):
         click.echo(made)
+    for name in deployments.relative_models(wanted):
+        click.secho(
+            f"model.base = {name} is a relative path: every node looks for it below its own folder",
+            fg="yellow", err=True,
+        )  # fmt: skip
     if insecure:
         click.secho("plain connections: for trials on one machine only", fg="yellow", err=True)
     click.echo(f"who does what, in order: {folder / 'README.md'}")
@@ -61,6 +66,7 @@ def add_node_command(folder: Path, name: str) -> None:
     from fedrai import deploy as deployments
 
     click.echo(deployments.add_node(folder, name))
+    click.echo(f"give it to the operator of {name}, and to nobody else")
     if not deployments.read(folder).insecure:
         click.echo(
             f"copy {folder}/server/nodes/{name}.pub to the server, then there:"

@@ -79,14 +79,14 @@ def eval_command(
 
 
 def _show(label: str, found: dict[str, Any]) -> None:
-    from fedrai import eval_commands
+    from fedrai import suite_figures
     from fedrai.display import print_table
     from fedrai.summary import COLUMNS, evaluation_cells
 
-    if eval_commands.has_common(found):
+    if suite_figures.has_common(found):
         print_table(["", *COLUMNS], [[label, *evaluation_cells(found)]])
-    rows = eval_commands.suite_rows(found)
+    rows = suite_figures.suite_rows(found)
     if rows:
-        print_table(eval_commands.SUITE_COLUMNS, rows, title=label)
-    for line in eval_commands.notes(found):
+        print_table(suite_figures.SUITE_COLUMNS, rows, title=label)
+    for line in suite_figures.notes(found):
         click.echo(line)

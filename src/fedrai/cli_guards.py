@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from fedrai.guard_commands import DataSpec
@@ -89,9 +90,14 @@ def scan(
     from fedrai import scan as scanning
     from fedrai.guard_display import Watch, show_scan
 
+    mode_from = click.get_current_context().get_parameter_source("mode")
+    if out is None and mode_from is not ParameterSource.DEFAULT:
+        raise click.UsageError(f"--mode {mode} is for a copy; name its file with --out")
     source = _data_spec(**data)
     if out is not None and out.resolve() in [Path(spec).resolve() for spec in source.specs]:
         raise click.UsageError(f"--out {out} is one of the datasets; name another file")
+    if out is not None and out.exists():
+        raise click.UsageError(f"--out {out} is there already; name another file")
     rows = _read(source)
     guard = work.open_guard(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
@@ -133,6 +139,7 @@ def guard_list(as_json: bool) -> None:
     print_table(
         ["name", "kind", "what", "licence", "here"],
         [[e.name, e.kind, e.what, e.licence, "yes" if e.ready else "no"] for e in entries],
+        words=5,
     )
 
 

@@ -86,7 +86,7 @@ def _show(label: str, found: list[Score], limit: int | None) -> None:
     from fedrai.display import print_table
 
     columns = ["task", "metric", "filter", label, "standard error", "documents"]
-    print_table(columns, [_row(score) for score in found])
+    print_table(columns, [_row(score) for score in found], words=3)
     if limit is not None:
         click.echo(f"at most {limit} documents of each task: not to be compared with full results")
 

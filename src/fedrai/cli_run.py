@@ -17,7 +17,7 @@ ENGINES = ("local", "flower", "simulation")
 
 
 @click.command("run")
-@click.argument("recipe_file", metavar="RECIPE", required=False, type=click.Path(path_type=Path))
+@click.argument("recipe_file", metavar="[RECIPE]", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a run.")
 @click.option(
@@ -68,8 +68,10 @@ def _check(
     deployment: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    if (recipe_file is None) == (resume is None):
+    if recipe_file is None and resume is None:
         raise click.UsageError("give a RECIPE, or --resume DIR")
+    if recipe_file is not None and resume is not None:
+        raise click.UsageError("give a RECIPE or --resume DIR, not both: a run keeps its recipe")
     if resume is not None and (overrides or out):
         raise click.UsageError(
             "--resume takes its recipe and folder from the run; drop -o and --out"
@@ -109,15 +111,16 @@ def _engine(name: str, folder: Path | None) -> Engine:
 
 def _show_run(path: Path, as_json: bool) -> None:
     from fedrai.runs import RunFolder
-    from fedrai.summary import filter_note, summarise
+    from fedrai.summary import ends, filter_note, summarise
 
     figures = summarise(RunFolder.open(path))
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return
-    from fedrai.display import print_comparison
+    from fedrai.display import print_comparison, print_suites
 
     print_comparison([(f"after round {figures['rounds']}", figures)])
+    print_suites(ends(figures))
     if figures["filter"]:
         click.echo(filter_note(figures))
     click.echo(

@@ -22,7 +22,7 @@ def suites() -> None:
 @JSON
 def suites_list(as_json: bool) -> None:
     """List the declared suites and where each can be had."""
-    from fedrai.evaluation.suites import known
+    from fedrai.evaluation.suites import GROUPS, known
 
     found = {name: {**entry.to_json(), "here": _here(entry)} for name, entry in known().items()}
     if as_json:
@@ -30,13 +30,15 @@ def suites_list(as_json: bool) -> None:
         return
     from fedrai.display import print_table
 
-    columns = ["name", "items", "what", "judge", "good is", "licence", "here"]
+    columns = ["name", "what", "judge", "good is", "licence", "here", "items"]
     rows = [
-        [name, str(entry.count), entry.what, entry.judge, f"{entry.metric} {entry.direction}",
-         entry.licence, _here(entry)]
+        [name, entry.what, entry.judge, f"{entry.metric} {entry.direction}", entry.licence,
+         _here(entry), str(entry.count)]
         for name, entry in known().items()
     ]  # fmt: skip
-    print_table(columns, rows)
+    print_table(columns, rows, words=6)
+    for group, names in GROUPS.items():
+        click.echo(f"{group} stands for {' and '.join(names)}")
     click.echo("from a file of yours: NAME=PATH; a suite of your own: the path of a JSONL")
 
 
@@ -44,23 +46,26 @@ def suites_list(as_json: bool) -> None:
 @click.argument("spec", metavar="SUITE")
 @click.option("--fetch", is_flag=True, help="Download it if it is not here.")
 @JSON
-def suites_show(spec: str, fetch: bool, as_json: bool) -> None:
+@click.pass_context
+def suites_show(context: click.Context, spec: str, fetch: bool, as_json: bool) -> None:
     """Say what SUITE holds; its prompts are not printed.
 
-    SUITE: a name of `fedrai suites list`, NAME=PATH for it from a file or folder of yours, or the
-    path of a suite of your own.
+    SUITE: a name of `fedrai suites list`, xstest for both of its sides, NAME=PATH for it from a
+    file or folder of yours, or the path of a suite of your own. Exit code 1 if --fetch brings none.
     """
     from fedrai import assets
     from fedrai.evaluation import suites as work
 
     progress = assets.RichProgress() if fetch else None
-    found = work.load(spec, offline=not fetch, progress=progress)
-    facts = _facts(found, fetch)
+    each = [
+        _facts(work.load(one, offline=not fetch, progress=progress), fetch)
+        for one in work.expanded([spec], {})
+    ]
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
-        click.echo(f"{name}: {_shown(value)}")
+        click.echo(json.dumps(each[0] if len(each) == 1 else each, indent=2))
+    else:
+        click.echo("\n\n".join(map(_text, each)))
+    context.exit(1 if fetch and not all(facts["available"] for facts in each) else 0)
 
 
 def _facts(found: Suite | NotAvailable, fetched: bool) -> dict[str, Any]:
@@ -74,7 +79,12 @@ def _facts(found: Suite | NotAvailable, fetched: bool) -> dict[str, Any]:
         why = {"available": False, "reason": found.reason, "hint": hint}
         return {**(entry.to_json() if entry else {"name": found.name}), **why}
     prompts = [item.prompt for item in found.items]
-    return {**found.to_json(), "available": True, "clusters": len(set(clusters(prompts)))}
+    facts = {**found.to_json(), "available": True, "clusters": len(set(clusters(prompts)))}
+    return facts if found.declaration.count else {k: v for k, v in facts.items() if k != "count"}
+
+
+def _text(facts: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {_shown(value)}" for name, value in facts.items())
 
 
 def _here(entry: Declaration) -> str:

@@ -125,6 +125,7 @@ def resume(path: Path, loaded: LanguageModel | None = None, engine: Engine = loc
     with folder.lock():
         if finished(folder):
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
+            print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path
         prepared = _prepare(settings, loaded, engine)
         folder.mend()  # before the first new event, which must not join a line that was cut
@@ -185,6 +186,7 @@ def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
         if kind in local.UNRECORDED:
             stop.check()
 
+    display.event("suites-missing", unavailable=prepared.questions.unavailable)
     with (
         display,
         stoppable() as stop,

@@ -19,7 +19,8 @@ from fedrai.comparing.differences import reference
 from fedrai.comparing.layout import Axis, Planned, planned
 from fedrai.comparing.writing import Comparison, compared, write
 from fedrai.costs import Cost, Ledger
-from fedrai.display import duration
+from fedrai.display import about
+from fedrai.errors import RunError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
@@ -74,10 +75,15 @@ def compare(
         against: the arm that others are held against; empty: harmful, fedavg, or the first.
 
     Raises:
-        RunError: a folder in the way belongs to another recipe.
+        RunError: a folder in the way is a run, or belongs to another recipe.
         RecipeError: an arm, the axis or the seeds cannot be used.
         EvaluationError: there is no such arm to hold others against.
     """
+    if (out / "run.json").is_file():
+        raise RunError(
+            f"{out} holds a run; a comparison keeps its runs in folders of its own",
+            hint="--out names another folder",
+        )
     plan = planned(settings, out, seeds, axis)
     against = reference(list(dict.fromkeys(entry.arm for entry in plan)), against)
     runs = list({entry.path: entry for entry in plan}.values())
@@ -98,6 +104,8 @@ def _make(runs: Sequence[Planned], announce: Announce, *, named: bool) -> None:
     for entry in runs:
         if entry not in pending:
             took.setdefault(entry.arm, []).append(_seconds(entry.path))
+    if not pending:
+        announce(f"all {len(runs)} runs are finished; none is made again")
     models = _Models()
     paths = [entry.path for entry in runs]
     for number, entry in enumerate(pending):
@@ -125,7 +133,7 @@ def _line(
     seed = f", seed {first.seed}" if named else ""
     value = f", {first.value}" if first.value else ""
     left = seconds_left([entry.arm for entry in pending], took)
-    time_left = "" if left is None else f"; about {duration(60 * max(1, round(left / 60)))} left"
+    time_left = "" if left is None else f"; {about(left)} left"
     return f"run {of - len(pending) + 1} of {of}: {first.arm}{value}{seed}{time_left}"
 
 

@@ -26,6 +26,11 @@ from fedrai.schema import Columns
 ROLES = ("system", "user", "assistant")
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 EMBEDDED = "fedrai:"
+INSTEAD = (
+    "Name a file, a hub dataset (org/name), or a set that comes along: "
+    + ", ".join(f"{EMBEDDED}{name}" for name in embedded.DATASETS)
+    + "."
+)
 USUAL = ("prompt", "response", "instruction", "input", "output", "question", "answer", "query",
          "text", "completion", "messages", "conversations", "chosen", "rejected")  # fmt: skip
 """Names that an error may print; others could be text: the first row of a CSV without a header."""
@@ -114,7 +119,7 @@ def rows(spec: str, split: str = "train") -> Iterator[tuple[str, Row | str]]:
     if _names_hub_dataset(spec):
         yield from _hub(spec, split)
         return
-    path = assets.fetch(spec)
+    path = assets.fetch(spec, instead=INSTEAD)
     if path.is_dir():
         raise DataError(
             f"{spec} is a folder; expected a file", hint=f"formats: {', '.join(SUFFIXES)}"

@@ -9,16 +9,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.box import HEAVY_HEAD, MARKDOWN
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from fedrai.evaluation.statistics import rate_from_json
 from fedrai.records import Step
+from fedrai.suite_figures import missing, side_by_side, suite_parts
 from fedrai.summary import (
     ALIGNED_COLUMNS,
     ALIGNED_NOTE,
@@ -50,6 +53,7 @@ class Display:
         self._tokens = self._seconds = 0.0
         self._round = ""
         self._judging = False
+        self._missing: set[str] = set()
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._label = ""
@@ -208,13 +212,23 @@ class Display:
         what = "the base model" if round == 0 else f"the model after round {round}"
         self._line(f"evaluating {what}")
 
-    def _on_evaluation_finished(self, rates: dict[str, Any], held_out_loss: Any, **_: Any) -> None:
-        shown = {name: rate_from_json(value) for name, value in rates.items()}
+    def _on_suites_missing(self, unavailable: Mapping[str, str]) -> None:
+        for line in missing({"unavailable": unavailable}):
+            if line not in self._missing:
+                self._line(line, "yellow")
+                self._missing.add(line)
+
+    def _on_evaluation_finished(self, **found: Any) -> None:
+        held_out_loss = found["held_out_loss"]
+        shown = {name: rate_from_json(value) for name, value in found["rates"].items()}
         words = {"safe": "AdvBench safe", "safe-legacy": "(legacy)", "refused": "ordinary refused"}
         parts = [f"{words[name]} {shown[name].format()}" for name in words if name in shown]
         if held_out_loss is not None:
             parts.append(f"held-out loss {held_out_loss:.3f}")
-        self._line("  " + ", ".join(parts))
+        for line in (parts, suite_parts(found)):
+            if line:
+                self._line("  " + ", ".join(line))
+        self._on_suites_missing(found.get("unavailable", {}))
 
 
 def duration(seconds: float) -> str:
@@ -227,6 +241,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def about(seconds: float) -> str:
+    """`less than a minute`, `about 4 min`, `about 2 h 5 min`."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes} min" if minutes < 60 else f"about {duration(60 * minutes)}"
+
+
 def print_table(
     columns: list[str],
     rows: list[list[str]],
@@ -236,6 +258,9 @@ def print_table(
     framed: bool = True,
 ) -> None:
     """A table on stdout, as wide as it needs when stdout is no terminal.
+
+    Nothing is cut: on a terminal that is too narrow for the longest words, each row becomes a few
+    lines of its own.
 
     Args:
         columns: headings.
@@ -247,13 +272,30 @@ def print_table(
     console = Console(highlight=False)
     table = Table(title=title or None, title_justify="left", box=HEAVY_HEAD if framed else MARKDOWN)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < words else "right")
+        first = max((cell_len(row[0]) for row in rows), default=0) if number == 0 else None
+        justify: Literal["left", "right"] = "left" if number < words else "right"
+        table.add_column(column, justify=justify, overflow="fold", min_width=first)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table)
     if not console.is_terminal:
-        needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-        console = Console(highlight=False, width=max(160, needed))
+        console = Console(highlight=False, width=max(160, needed.maximum))
+    elif needed.minimum > console.width:
+        _print_rows(console, columns, rows, title)
+        return
     console.print(table)
+
+
+def _print_rows(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
+) -> None:
+    """Rows one below the other: the first cell, then a line for each of the others."""
+    lines = [title] if title else []
+    for first, *others in rows:
+        lines.append(first)
+        lines += [f"  {name}: {cell}" for name, cell in zip(columns[1:], others, strict=True)]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def print_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -264,6 +306,19 @@ def print_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """
     print_table(["", *COLUMNS], comparison(runs))
     print_alignments(runs)
+
+
+def print_suites(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """What suites beside the common ones measured, on stdout, and why some could not.
+
+    Args:
+        evaluations: (label, figures) pairs.
+    """
+    columns, *rows = side_by_side(evaluations)
+    if rows:
+        print_table(columns, rows)
+    for line in dict.fromkeys(line for _, found in evaluations for line in missing(found)):
+        print(line)
 
 
 def print_alignments(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

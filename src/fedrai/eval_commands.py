@@ -1,8 +1,8 @@
-"""What `fedrai eval` does behind `cli_eval.py`: settings, the evaluation, its figures as rows."""
+"""What `fedrai eval` does behind `cli_eval.py`: settings and the evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from fedrai import assets, recipe, runs, server
 from fedrai.display import Display
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.measure import Measured
-from fedrai.evaluation.statistics import rate_from_json
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
 from fedrai.runtimes.rows import questions_for
@@ -18,8 +17,6 @@ from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
 from fedrai.targets import Target
 
-SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
-SHOWN_ELSEWHERE = ("safe", "safe-legacy", "refused")  # in the table that runs have too
 ALONE = {"advbench": 0, "ordinary": 0}  # what is asked beside named suites, unless asked for
 
 
@@ -54,6 +51,22 @@ def changes_for(
     return {**found, **({"endpoint": named} if named else {})}
 
 
+def needs_endpoint(settings: Recipe, changes: Mapping[str, Any]) -> None:
+    """See that there is an LLM for the judge `rubric`.
+
+    Raises:
+        EvaluationError: neither the options nor the recipe name one.
+    """
+    given = changes.get("endpoint", {})
+    if "rubric" in changes.get("judges", ()) and settings.evaluation.endpoint is None:
+        missing = [f"--judge-{key}" for key in ("url", "model") if key not in given]
+        if missing:
+            raise EvaluationError(
+                "the judge rubric needs an LLM that rates",
+                hint=f"name it with {' and '.join(missing)}",
+            )
+
+
 def settings_with(settings: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with fields of `[evaluation]` set; those of its endpoint one by one.
 
@@ -82,6 +95,7 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
     """
     if out is not None:
         runs.check_free(out)
+    needs_endpoint(chosen.recipe, changes)
     settings = settings_with(chosen.recipe, changes)
     questions = questions_for(settings, chosen.model, assets.RichProgress())
     adapter = chosen.adapter or chosen.model.fresh_adapter(0)  # a fresh one changes nothing
@@ -91,84 +105,3 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
     if out is not None:
         server.write_evaluation(RunFolder(out.parent), out, measured)
     return measured
-
-
-# --- figures as rows ------------------------------------------------------------------------------
-
-
-def has_common(found: Mapping[str, Any]) -> bool:
-    """Whether there is something for the table that runs have."""
-    shown = any(name in found["rates"] for name in SHOWN_ELSEWHERE)
-    return shown or found["held_out_loss"] is not None
-
-
-def suite_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """Figures as cells of `SUITE_COLUMNS`: rates, scores, clusters, and what is not available."""
-    rows = [
-        _rate_row(name, value)
-        for name, value in found["rates"].items()
-        if name not in SHOWN_ELSEWHERE
-    ]
-    rows += [_score_row(name, value, found) for name, value in found["scores"].items()]
-    if found["clusters"] is not None:
-        by = found["clusters"]
-        rows.append(["safe, by cluster", _percent(by), f"{by['clusters']} clusters",
-                     str(by["unscored"]), "rule"])  # fmt: skip
-    return [*rows, *([name, "not available", "", "", ""] for name in found["unavailable"])]
-
-
-def notes(found: Mapping[str, Any]) -> Iterator[str]:
-    """What stands below the tables, a line each."""
-    if found["both_sides"] is not None:
-        yield (
-            f"both sides: {_percent(found['both_sides'])} (harmonic mean of AdvBench safe and"
-            " XSTest's safe prompts answered)"
-        )
-    for pair, table in found["disagreement"].items():
-        first, second = pair.split("-")
-        yield _disagreement(first, second, table)
-    for name, why in found["unavailable"].items():
-        yield f"{name}: not available: {why}"
-
-
-def _rate_row(name: str, value: Mapping[str, Any]) -> list[str]:
-    judge = next((j for j in ("legacy", "guard") if name.endswith(f"-{j}")), "rule")
-    shown = rate_from_json(value)
-    return [name, shown.format(), str(shown.scored), str(shown.unscored), judge]
-
-
-def _score_row(name: str, value: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    judge = "reference"
-    if "right" in value:
-        text, judge = _percent(value), "log-probabilities"
-    elif name in found["suites"]:
-        rating = found["suites"][name]["metric"] == "score"
-        text, judge = _number(value, 2 if rating else 3), "rubric"
-    else:
-        text = _number(value, 3)
-    return [name, text, str(value["count"]), str(value["unscored"]), judge]
-
-
-def _percent(value: Mapping[str, Any]) -> str:
-    if value["value"] is None:
-        return "no data"
-    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-
-
-def _number(value: Mapping[str, Any], digits: int) -> str:
-    if value["value"] is None:
-        return "no data"
-    ends = [value["low"], value["high"]]
-    interval = "" if None in ends else f" [{', '.join(f'{end:.{digits}f}' for end in ends)}]"
-    return f"{value['value']:.{digits}f}{interval}"
-
-
-def _disagreement(first: str, second: str, table: Mapping[str, Any]) -> str:
-    if table["agree"] is None:
-        return f"{first} and {second}: no answer that both could judge"
-    kappa = "not defined" if table["kappa"] is None else f"{table['kappa']:.2f}"
-    return (
-        f"{first} and {second} agree on {100 * table['agree']:.1f} % of AdvBench's answers"
-        f" (kappa {kappa}); safe by {first} alone {table['first']}, by {second} alone"
-        f" {table['second']}"
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from fedrai import model, recipe, runs
@@ -38,6 +40,8 @@ def export(
     run = None if is_adapter(str(path)) else RunFolder.open(path)
     runs.check_free(out)
     text = _kept_card(str(path), merged) if run is None else ""
+    if run is None and not merged:
+        return _written(out, partial(model.copy_adapter, model.adapter_folder(str(path))), text)
     chosen = target(str(path), number, client)
     if chosen.adapter is None:
         raise ModelError(f"{path} has no adapter yet")
@@ -45,10 +49,12 @@ def export(
         text = _run_card(run, run.last_round() if number is None else number, client, merged,
                          licence)  # fmt: skip
     save = chosen.model.save_merged if merged else chosen.model.save_adapter
-    adapter = chosen.adapter
+    return _written(out, partial(save, state=chosen.adapter), text)
 
+
+def _written(out: Path, save: Callable[[Path], None], text: str) -> Path:
     def write(folder: Path) -> None:
-        save(folder, adapter)
+        save(folder)
         if text:
             write_text(folder / CARD, text)
 

@@ -7,7 +7,6 @@ here: the stages below take plain arguments.
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +18,8 @@ from pydantic import BaseModel, ValidationError
 from tomlkit.items import Table
 
 from fedrai.errors import RecipeError
+from fedrai.recipe_errors import problems
 from fedrai.schema import (
-    ALGORITHMS,
-    GUARD_KINDS,
     AlignRecipe,
     GuardTable,
     GuardTraining,
@@ -33,7 +31,6 @@ from fedrai.schema import (
 
 ALIGNMENTS = "align_"  # how the names of shipped recipes for `fedrai align` begin
 ALGORITHM = "aggregation.algorithm"
-TAGS: Mapping[Any, type[BaseModel]] = {**ALGORITHMS, **GUARD_KINDS}  # in the place of an error
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -48,7 +45,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: not found, not TOML, an unknown key, or a value that is not allowed.
     """
     file = find(path)
-    return validate(_table(file, overrides), str(file))
+    return validate(_table(file, overrides), str(file), overrides)
 
 
 def load_training(file: Path, overrides: Sequence[str] = ()) -> GuardTraining:
@@ -57,7 +54,8 @@ def load_training(file: Path, overrides: Sequence[str] = ()) -> GuardTraining:
     Raises:
         RecipeError: as `load` does.
     """
-    return _validated(GuardTraining, _table(file, overrides), str(file), "see docs/guards.md")
+    table = _table(file, overrides)
+    return _validated(GuardTraining, table, str(file), "see docs/guards.md", overrides)
 
 
 def load_alignment(
@@ -77,7 +75,7 @@ def load_alignment(
     table = _table(found, overrides) if found else _overridden({}, overrides)
     _override(table, changes)
     where = str(file) if file is not None else "the alignment"
-    return _validated(AlignRecipe, table, where, "see docs/alignment.md")
+    return _validated(AlignRecipe, table, where, "see docs/alignment.md", overrides)
 
 
 def load_node(file: Path) -> Node:
@@ -150,22 +148,36 @@ def shipped(*, alignments: bool = False) -> dict[str, Path]:
     return {n: file for n, file in files.items() if n.startswith(ALIGNMENTS) == alignments}
 
 
-def validate(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+def validate(
+    table: Mapping[str, Any], where: str = "the recipe", overrides: Sequence[str] = ()
+) -> Recipe:
     """Turn a TOML table into a recipe.
+
+    Args:
+        table: what it holds.
+        where: what errors name, usually the file.
+        overrides: what was set in it; errors name the one that they come from.
 
     Raises:
         RecipeError: names every wrong key with what was expected, and near names for unknown keys.
     """
-    hint = "`fedrai recipe new` writes one with every key explained"
-    return _validated(Recipe, table, where, hint)
+    hint = "`fedrai recipe new NEW.toml` writes one with every key explained"
+    return _validated(Recipe, table, where, hint, overrides)
 
 
-def _validated(model: type[M], table: Mapping[str, Any], where: str, hint: str) -> M:
+def _validated(
+    model: type[M],
+    table: Mapping[str, Any],
+    where: str,
+    hint: str,
+    overrides: Sequence[str] = (),
+) -> M:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        problems = "; ".join(_explain(e, model) for e in error.errors(include_url=False))
-        raise RecipeError(f"{where}: {problems}", hint=hint) from None
+        said, of_file = problems(error, model, where, overrides)
+        keys = f"`fedrai recipe show {where}` prints every key with its value"
+        raise RecipeError(said, hint=hint if of_file or model is not Recipe else keys) from None
 
 
 def arm(recipe: Recipe, name: str) -> Recipe:
@@ -251,35 +263,6 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
     here[last] = value
 
 
-def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in _without_tag(error["loc"])) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1], model)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return f"unknown key {place}" + (
-            f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
-        )
-    if error["type"] == "missing":
-        return f"{place} is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{place}: {message}" + (
-        "" if error["type"] == "value_error" else f", got {error['input']!r}"
-    )
-
-
-def _without_tag(loc: Sequence[Any]) -> Sequence[Any]:
-    """An error's place without the algorithm or the kind that pydantic puts into it."""
-    place = {"aggregation": 1, "guards": 2}.get(loc[0]) if loc else None
-    return [part for i, part in enumerate(loc) if i != place or part not in TAGS]
-
-
-def _known_keys(loc: Sequence[Any], model: type[BaseModel]) -> list[str]:
-    for part in loc:
-        found = next((s for s in sections(model) if s[0] == part), None)
-        model = found[1] if found else TAGS.get(part, model)
-    return list(model.model_fields)
-
-
 def to_toml(recipe: Recipe | AlignRecipe, *, explained: bool = False) -> str:
     """The resolved recipe as TOML; every key stands in it.
 
@@ -299,49 +282,65 @@ def _fill(
     section: BaseModel,
     values: Mapping[str, Any],
     explained: bool,
+    place: str = "",
 ) -> None:
     """Write a section: plain keys first, as TOML wants, then tables."""
-    inner = {name for name, value in section if isinstance(value, BaseModel) or _tables(value)}
-    for name, value in values.items():
-        if name not in inner:
-            _comment(into, section, name, explained)
-            into.add(name, value)
-    for name in values:
-        if name in inner:
-            _add_table(into, section, name, values[name], explained)
+    tables = [name for name, value in section if _is_table(value)]
+    for name, value in section:
+        if value is None and explained:
+            _comment(into, section, name)
+            into.add(tomlkit.comment(f"{_unset(section, name, place)}   (not set)"))
+        elif name in values and name not in tables:
+            if explained:
+                _comment(into, section, name)
+            into.add(name, values[name])
+    for name in tables:
+        if name in values:
+            _add_table(into, section, name, values[name], explained, place)
 
 
-def _tables(value: object) -> bool:
+def _unset(section: BaseModel, name: str, place: str) -> str:
+    """What one would begin with to set a key or a section that is not there."""
+    return f"[{place}{name}]" if name in dict(sections(type(section))) else f"{name} ="
+
+
+def _is_table(value: object) -> bool:
     listed = isinstance(value, list) and bool(value) and isinstance(value[0], BaseModel)
-    return listed or (isinstance(value, dict) and bool(value))
+    return listed or isinstance(value, dict | BaseModel)
 
 
 def _add_table(
-    into: tomlkit.TOMLDocument | Table, section: BaseModel, name: str, value: Any, explained: bool
+    into: tomlkit.TOMLDocument | Table,
+    section: BaseModel,
+    name: str,
+    value: Any,
+    explained: bool,
+    place: str,
 ) -> None:
-    part = getattr(section, name)
+    part, inside = getattr(section, name), f"{place}{name}."
+    table = tomlkit.table()
     if isinstance(part, BaseModel):
-        table = tomlkit.table()
-        _fill(table, part, value, explained)
+        _fill(table, part, value, explained, inside)
         into.add(name, table)
     elif isinstance(part, list):
         tables = tomlkit.aot()
         for item, content in zip(part, value, strict=True):
             table = tomlkit.table()
-            _fill(table, item, content, explained)
+            _fill(table, item, content, explained, inside)
             tables.append(table)
         into.add(name, tables)
     else:
-        into.add(name, value)
+        if explained:
+            _comment(table, section, name)
+        for key, content in value.items():
+            table.add(key, content)
+        into.add(name, table)
 
 
-def _comment(
-    into: tomlkit.TOMLDocument | Table, section: BaseModel, name: str, explained: bool
-) -> None:
-    meaning = type(section).model_fields[name].description
-    if explained and meaning:
-        for line in textwrap.wrap(meaning.replace("`", ""), 96):
-            into.add(tomlkit.comment(line))
+def _comment(into: tomlkit.TOMLDocument | Table, section: BaseModel, name: str) -> None:
+    meaning = type(section).model_fields[name].description or ""
+    for line in textwrap.wrap(meaning.replace("`", ""), 96, break_on_hyphens=False):
+        into.add(tomlkit.comment(line))
 
 
 def write_new(file: Path, settings: Recipe) -> None:

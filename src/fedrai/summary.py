@@ -119,6 +119,15 @@ def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
     return [*cells, "not measured" if loss is None else f"{loss:.3f}"]
 
 
+def ends(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The evaluations of a run before its first round and after its last one, with labels."""
+    found = {int(number): value for number, value in figures["evaluations"].items()}
+    return [
+        (f"after round {n}" if n else figures["start"] or "base model", found[n])
+        for n in sorted({min(found), max(found)} if found else ())
+    ]
+
+
 def comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
     """Rows of the table: what the first run started from, then the last evaluation of each run.
 
@@ -205,7 +214,7 @@ def alignment_line(found: Mapping[str, Any]) -> str:
     """
     parts = [f"{found['steps']} steps"]
     if found["yield"] is not None:
-        parts.append(f"{found['yield']:.0%} of the requests gave a revision")
+        parts.append(f"{100 * found['yield']:.0f} % of the requests gave a revision")
     for key in ("safe", "useful"):
         before, after = (_share(value) for value in found[key])
         parts.append(f"{key} {before} -> {after}")
@@ -240,7 +249,8 @@ def _alignment_cells(figures: Mapping[str, Any]) -> list[str]:
     ]
 
 
-LIST_COLUMNS = ["run", "status", "rounds", "clients", "harmful rows", "filter", *COLUMNS]
+LIST_COLUMNS = ["run", "status", "filter", "rounds", "clients", "harmful rows", *COLUMNS]
+LIST_WORDS = 3  # columns of these that are words
 
 
 def list_row(figures: Mapping[str, Any]) -> list[str]:
@@ -255,7 +265,7 @@ def list_row(figures: Mapping[str, Any]) -> list[str]:
     harm = f"{figures['harmful_rows']} of {figures['rows']}"
     found = figures["filter"]
     mode = "off" if found is None else NO_FILTER if found["skipped"] else found["mode"]
-    return [figures["status"], str(figures["rounds"]), str(figures["clients"]), harm, mode, *cells]
+    return [figures["status"], mode, str(figures["rounds"]), str(figures["clients"]), harm, *cells]
 
 
 def cost_line(figures: Mapping[str, Any]) -> str:

@@ -24,6 +24,10 @@ class Target:
     recipe: Recipe
 
 
+INSTEAD = (
+    "Name a run or an adapter by its folder, `fedrai:aligned`, or a model: a folder, a .gguf file,"
+    " a hub id (org/name), or a name of `fedrai assets list`; `fedrai runs` lists runs."
+)
 Load = Callable[[Recipe, assets.Progress | None], LanguageModel]
 
 
@@ -53,6 +57,8 @@ def target(
     if model.is_adapter(spec):
         return _adapter_target(spec, like, load)
     settings = _recipe_for(spec, like)
+    if not path.exists() and assets.parse(spec).scheme == "path":
+        assets.fetch(spec, instead=INSTEAD)
     lm, start = load(settings, assets.RichProgress()), settings.adapter.start
     if start:
         return Target(f"{spec} with {start}", lm, model.read_start(start, lm), settings)
@@ -64,6 +70,8 @@ def _run_target(folder: RunFolder, number: int | None, client: str, load: Load) 
     number = folder.last_round() if number is None else number
     if number not in (0, *folder.rounds()):
         raise RunError(f"{folder.path} has no round {number}; it has {folder.last_round()} rounds")
+    if client and settings.federation.mode != "local":
+        raise RunError("this run has one model for all clients", hint="drop --client")
     lm = load(settings, assets.RichProgress())
     plan = local.plan_for(settings, settings.federation.clients)
     adapters = server.load_adapters(folder, lm, plan, number)

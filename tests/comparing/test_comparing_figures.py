@@ -97,6 +97,19 @@ def test_scores_are_paired_by_item_and_keep_their_own_interval(tmp_path: Path) -
     assert (several.value, several.kind) == (pytest.approx(4 / 7), "bootstrap")
 
 
+def test_a_score_of_answers_has_no_mcnemar_even_where_all_are_0(tmp_path: Path) -> None:
+    rows = [{**row, "score": 0.0} for row in answers([F] * 4, "o")]
+    known = {"value": 0.0, "low": 0.0, "high": 0.0, "count": 4, "unscored": 0}
+    plan = [
+        run(tmp_path / name, [T], ordinary=[F] * 4, scores={"rouge-l": known},
+            rows={"ordinary": rows})
+        for name in ("fedavg", "both")
+    ]  # fmt: skip
+    found = {one.measure: one for one in differences(read(plan), "fedavg")}
+    assert (found["rouge-l"].figure.value, found["rouge-l"].p) == (0, ())
+    assert found["refused"].p == (1.0,)
+
+
 def test_what_runs_start_from_is_the_first_evaluation(tmp_path: Path) -> None:
     found = start(made(run(tmp_path / "arm", [T, T])))
     assert (found.arm, found.figures["safe"].value) == ("base model", 0.0)

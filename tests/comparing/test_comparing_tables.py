@@ -203,7 +203,7 @@ def test_what_cannot_be_planned(tmp_path: Path) -> None:
         planned(study_recipe(), tmp_path, [1, 1])
     with pytest.raises(RecipeError, match="seeds names a seed twice"):
         study_recipe(seeds=[1, 1])
-    with pytest.raises(RecipeError, match=r"less than or equal to 1"):
+    with pytest.raises(RecipeError, match=r"expected 1\.0 or less"):
         planned(study_recipe(), tmp_path, (), Axis.parse("data.harm.share=0.1,7"))
 
 

@@ -1,6 +1,7 @@
 """What a constitution has and lacks, counted by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -81,7 +82,9 @@ def test_nothing_general_and_nothing_shown_is_warned_of():
 @pytest.mark.parametrize(("count", "warned"), [(30, False), (31, True)])  # 39 and 40.3 tokens
 def test_long_requests_are_warned_of(count, warned):
     long = " ".join(f"w{n}" for n in range(count))
-    found = check(Constitution("n", "1", (principle("a", "x", long),), (shown("a", "r"),)))
+    found = check(
+        Constitution("n", "1", (principle("a", "x", long),), (shown("a", "r"), shown("a", "s")))
+    )
     assert (f"a: revision_request has about 41 tokens; small models follow up to {LONGEST_REQUEST}"
             " well" in found.warnings) is warned  # fmt: skip
     assert len(found.warnings) == warned
@@ -109,7 +112,7 @@ def test_texts_that_say_the_same_are_warned_of():
         )
     )  # fmt: skip
     assert found.warnings == (
-        "a and b: 80% of the words of critique_request are the same",
+        "a and b: 80 % of the words of critique_request are the same",
         "demonstration 1, demonstration 2: the revisions begin with the same 3 words",
     )
 
@@ -138,4 +141,15 @@ def test_a_form_may_begin_alike_and_needs_two_demonstrations():
         "demonstration 1, demonstration 2: the revisions begin with the same 3 words",
         "form f: one demonstration shows no pattern; write two or three",
         "form g: one demonstration shows no pattern; write two or three",
+    )
+    assert check(replace(base, demonstrations=(of("", one),))).warnings == (
+        "the common form: one demonstration shows no pattern; write two or three",
+    )
+
+
+def test_the_example_of_the_documents_is_warned_of(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/constitution.md").read_text(encoding="utf-8")
+    (tmp_path / "page.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    assert "the common form: one demonstration shows no pattern; write two or three" in (
+        check(load(tmp_path / "page.toml")).warnings
     )

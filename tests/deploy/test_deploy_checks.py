@@ -215,6 +215,20 @@ def test_models_here_missing_and_to_be_fetched(folder, tmp_path, monkeypatch):
     # 1 GiB, and twice 98,362,432 bytes: 1.27 GB; the other one's size is not known.
     assert found["disk"].found.endswith("1.3 GB asked for, and 2 models of unknown size")
     assert found["memory"].state == "not tried"
+    assert f"{folder / 'nodes/a'}/no-such-folder" in found["model ./no-such-folder"].found
+
+
+def test_a_relative_model_lies_below_the_nodes_folder(folder, tmp_path, tiny_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node = folder / "nodes/a"
+    text = (node / "node.toml").read_text()
+    (node / "node.toml").write_text(text.replace(f'"{tiny_model}"', '"models/tiny", "./here"'))
+    (node / "models").mkdir()
+    (node / "models/tiny").symlink_to(tiny_model)
+    (tmp_path / "here").symlink_to(tiny_model)  # where the command runs, and not the node
+    found = lines(node)
+    assert found["model models/tiny"].state == "ok"
+    assert found["model ./here"].state == "failed"
 
 
 def test_weights_are_counted_as_torch_does(tiny_model):

@@ -121,8 +121,9 @@ def test_nothing_is_written_over(folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(DeploymentError, match="nothing was written over"):
         deploy.init(folder, consortium())
-    with pytest.raises(DeploymentError, match="two nodes"):
+    with pytest.raises(DeploymentError, match="the node hospital-a is there already") as caught:
         deploy.add_node(folder, "Hospital-A")
+    assert str(folder / "nodes/hospital-a") in caught.value.hint
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -151,8 +152,10 @@ def test_one_node_more(folder):
     assert deploy.read(folder).nodes == (*NAMES, "hospital-d")
     assert (folder / "server/nodes/hospital-d.pub").is_file()
     assert others.items() <= {p: p.read_bytes() for p in others}.items()
-    with pytest.raises(DeploymentError, match="two nodes"):
+    with pytest.raises(DeploymentError, match="hospital-d is there already"):
         deploy.add_node(folder, "hospital-d")
+    more = CliRunner().invoke(cli, ["deploy", "add-node", str(folder), "hospital-e"])
+    assert "give it to the operator of hospital-e, and to nobody else" in more.output
 
 
 def test_a_renewed_certificate_is_trusted_by_the_nodes_as_they_are(folder):
@@ -286,6 +289,18 @@ def test_tls_is_never_left_out_quietly(folder):
     file.write_text('role = "node"\naddress = "x:1"\ninsecur = true\n')
     with pytest.raises(DeploymentError, match="unknown key 'insecur'"):
         settings.read(folder / "nodes/hospital-a")
+
+
+def test_a_relative_base_model_is_warned_of(tmp_path):
+    (tmp_path / "r.toml").write_text(
+        '[model]\nbase = "./models/tiny"\n[[data.sources]]\npath = "fedrai:ordinary"\n'
+    )
+    words = ["deploy", "init", str(tmp_path / "x"), "--server", "localhost", "--node", "a"]
+    run = CliRunner().invoke(cli, [*words, "--recipe", str(tmp_path / "r.toml")])
+    assert run.exit_code == 0, run.output
+    assert "model.base = ./models/tiny is a relative path" in run.stderr
+    for name in ("/models/tiny", "hf:org/name", "smollm2-135m-instruct"):
+        assert deploy.relative_models(consortium(base_models=(name,))) == ()
 
 
 def test_the_recipe_names_the_base_model(tmp_path):

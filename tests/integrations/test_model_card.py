@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
 from driver import fill_cache, write_recipe
-from fedrai import commands, recipe
+from fedrai import commands, export_commands, recipe
 from fedrai.cli import cli
 from fedrai.evaluation.statistics import Rate, rate_json
 from fedrai.exporting import Exported, card, relabelled
-from fedrai.model import EMBEDDED
+from fedrai.model import EMBEDDED, read_adapter
 from fedrai.runs import RunFolder, write_text
 from fedrai.schema import Recipe
 from fedrai.summary import filter_note, summarise
@@ -320,12 +321,15 @@ def test_an_adapter_keeps_its_card(
     (kept / "README.md").write_text("---\nlibrary_name: peft\n---\n# Mine\n")
     monkeypatch.setitem(EMBEDDED, "fedrai:aligned", kept)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(tiny_model)  # what the adapter's config names
+    monkeypatch.setattr(export_commands, "target", lambda *_: pytest.fail("loaded a base model"))
     for number, spec in enumerate((str(kept), "fedrai:aligned")):
         out = tmp_path / f"again-{number}"
         done = CliRunner().invoke(cli, ["export", spec, "--out", str(out)])
         assert done.exit_code == 0, done.output
         assert (out / "README.md").read_text() == (kept / "README.md").read_text()
+        assert read_adapter(out).keys() == read_adapter(adapter).keys()
+        for key, tensor in read_adapter(adapter).items():
+            assert torch.equal(read_adapter(out)[key], tensor)
     bare = CliRunner().invoke(cli, ["export", str(adapter), "--out", str(tmp_path / "bare")])
     assert bare.exit_code == 0, bare.output
     assert not (tmp_path / "bare" / "README.md").exists()

@@ -14,7 +14,7 @@ from fedrai.assets.cache import cache_root, derive
 from fedrai.assets.catalogue import CATALOGUE, CatalogueEntry
 from fedrai.assets.fetching import AssetStatus, fetch, status, verify
 from fedrai.assets.hashing import sha256_file
-from fedrai.assets.progress import Progress, RichProgress
+from fedrai.assets.progress import Progress, RichProgress, format_bytes
 from fedrai.assets.ref import AssetRef, parse
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "cache_root",
     "derive",
     "fetch",
+    "format_bytes",
     "parse",
     "sha256_file",
     "status",

@@ -235,6 +235,20 @@ def disk_errors(label: str, meter: Meter) -> Iterator[None]:
         ) from error
 
 
+def offline_by_environment() -> bool:
+    """Whether FEDRAI_OFFLINE forbids to use the network."""
+    return os.environ.get("FEDRAI_OFFLINE", "").strip().lower() not in {"", "0", "false", "no"}
+
+
+def why_offline(spec: str) -> tuple[str, str]:
+    """Why no network is used, the end of a sentence, and what to do about a missing asset."""
+    if offline_by_environment():
+        return "network use is off (FEDRAI_OFFLINE)", (
+            "Unset FEDRAI_OFFLINE and fetch it once, or copy the cache from another machine."
+        )
+    return "this command uses no network", f"Fetch it once: fedrai assets fetch {spec}"
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that a disk or quota is used up."""
     return isinstance(error, OSError) and error.errno in _FULL

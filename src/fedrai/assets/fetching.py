@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +40,9 @@ class AssetStatus:
     licence: str | None
 
 
-def fetch(spec: str, *, progress: Progress | None = None, offline: bool = False) -> Path:
+def fetch(
+    spec: str, *, progress: Progress | None = None, offline: bool = False, instead: str = ""
+) -> Path:
     """The local file or folder that a spec names, downloaded if it is not in the cache.
 
     A hub reference without a commit keeps to the commit of its first fetch.
@@ -50,6 +51,8 @@ def fetch(spec: str, *, progress: Progress | None = None, offline: bool = False)
         spec: see `fedrai.assets.ref`.
         progress: shows downloads; nothing is shown without it.
         offline: use no network, as FEDRAI_OFFLINE=1 does.
+        instead: what one may name, a sentence for the hint where there is no such path; empty:
+            any asset.
 
     Raises:
         AssetError: the spec is malformed, or the asset cannot be had; the hint says what to do.
@@ -57,11 +60,11 @@ def fetch(spec: str, *, progress: Progress | None = None, offline: bool = False)
     """
     ref = parse(spec)
     if ref.scheme == "path":
-        return _local(ref)
+        return _local(ref, instead)
     found = cache.find(ref.key)
     if found is not None:
         return found[0]
-    offline = offline or _offline_by_environment()
+    offline = offline or cache.offline_by_environment()
     if offline and ref.scheme != "hf":
         raise _not_cached(ref)
     meter = Meter(progress)
@@ -118,10 +121,10 @@ def status(spec: str) -> AssetStatus:
     )
 
 
-def _local(ref: AssetRef) -> Path:
+def _local(ref: AssetRef, instead: str = "") -> Path:
     path = Path(ref.name)
     if not path.exists():
-        raise _no_such_path(ref, path)
+        raise _no_such_path(ref, path, instead)
     if ref.sha256:
         try:
             actual = sha256_path(path)
@@ -135,12 +138,14 @@ def _local(ref: AssetRef) -> Path:
     return path
 
 
-def _no_such_path(ref: AssetRef, path: Path) -> AssetError:
-    hint = "Check the path."
+def _no_such_path(ref: AssetRef, path: Path, instead: str) -> AssetError:
+    named = instead or f"Name a file, a hub id (org/name), or one of: {', '.join(CATALOGUE)}."
+    relative = "" if path.is_absolute() else f" A relative path starts from {Path.cwd()}."
+    hint = f"{instead or 'Check the path.'}{relative}"
     if "/" not in ref.name:
         near = difflib.get_close_matches(ref.name, CATALOGUE, n=1)
         meant = f"Did you mean {near[0]!r}? " if near else ""
-        hint = f"{meant}Name a file, a hub id (org/name), or one of: {', '.join(CATALOGUE)}."
+        hint = f"{meant}{named}{relative}"
     return AssetError(f"There is no file or folder {path.absolute()}.", hint=hint)
 
 
@@ -204,15 +209,10 @@ def _changed(ref: AssetRef, path: Path, expected: str, actual: str) -> ChecksumE
 
 
 def _not_cached(ref: AssetRef) -> AssetError:
+    why, hint = cache.why_offline(ref.text)
     return AssetError(
-        f"{ref.label} is not in the cache ({cache.cache_root()}), and network use is off"
-        " (FEDRAI_OFFLINE).",
-        hint="Unset FEDRAI_OFFLINE and fetch it once, or copy the cache from another machine.",
+        f"{ref.label} is not in the cache ({cache.cache_root()}), and {why}.", hint=hint
     )
-
-
-def _offline_by_environment() -> bool:
-    return os.environ.get("FEDRAI_OFFLINE", "").strip().lower() not in {"", "0", "false", "no"}
 
 
 def _catalogue_entry(ref: AssetRef) -> CatalogueEntry | None:

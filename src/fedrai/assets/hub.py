@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedrai.assets.cache import disk_full, is_disk_full
+from fedrai.assets.cache import disk_full, is_disk_full, why_offline
 from fedrai.assets.progress import Meter
 from fedrai.assets.ref import AssetRef
 from fedrai.errors import AssetError
@@ -101,10 +101,10 @@ def _hub_error(ref: AssetRef, error: Exception, meter: Meter, *, offline: bool) 
     if is_disk_full(error):
         return disk_full(ref.label, Path(constants.HF_HUB_CACHE), "HF_HOME", meter.needed)
     if offline:
+        why, hint = why_offline(ref.text)
         return AssetError(
-            f"{ref.label} is not in the hub's cache ({constants.HF_HUB_CACHE}), and network use is"
-            " off.",
-            hint="Unset FEDRAI_OFFLINE and fetch it once.",
+            f"{ref.label} is not in the hub's cache ({constants.HF_HUB_CACHE}), and {why}.",
+            hint=hint,
         )
     page = f"{constants.ENDPOINT}/{ref.name}"
     bare = "" if ref.text.startswith("hf:") else f" (nor is there a local path {ref.text})"

@@ -131,13 +131,9 @@ def _paired(name: str, pairs: dict[int, Pair]) -> Part | None:
         return None
     missing = sum(value is None for gap in gaps for value in gap.values())
     repeated = any(taken.repeated for pair in pairs.values() for taken in pair)
-    p = () if repeated or not all(map(_yes_or_no, both.values())) else map(_p, both.values())
+    yes_or_no = all(name in taken.counted for pair in pairs.values() for taken in pair)
+    p = map(_p, both.values()) if yes_or_no and not repeated else ()
     return estimated(found, missing), tuple(both), tuple(p)
-
-
-def _yes_or_no(pair: tuple[Outcomes, Outcomes]) -> bool:
-    """Whether outcomes are such that McNemar's test knows them."""
-    return all(value in (None, 0, 1) for outcomes in pair for value in outcomes.values())
 
 
 def _gaps(ours: Outcomes, theirs: Outcomes) -> Outcomes:

@@ -36,11 +36,13 @@ class Taken:
         figures: what it recorded.
         outcomes: by rate or score, those that add up to it.
         repeated: whether prompts were answered several times (local mode: once a client).
+        counted: those of the outcomes that are yes or no by what they are, such as refusals.
     """
 
     figures: Evaluated
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     repeated: bool = False
+    counted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def _taken(path: Path, figures: Evaluated | None) -> Taken | None:
     known = {name: judged for name, judged in found.items() if judged}
     repeated = any(len(seen) > 1 for judged in known.values() for seen in judged.values())
     outcomes = {n: {p: _mean(seen) for p, seen in judged.items()} for n, judged in known.items()}
-    return Taken(figures, outcomes, repeated)
+    pairs = {name for name in figures.scores if _are_pairs(rows[scored_on(name)])}
+    return Taken(figures, outcomes, repeated, frozenset(figures.rates) | pairs)
 
 
 Row = Mapping[str, Any]
@@ -165,12 +168,16 @@ _VERDICTS: Mapping[str, Callable[[Sequence[Row], Rate], list[bool | None]]] = {
 
 def _valued(rows: Sequence[Row], name: str, recorded: Score) -> Judged | None:
     """A score answer by answer, or pair by pair; None where that is not what was recorded."""
-    pairs = any(row["chosen_tokens"] is not None for row in rows)
+    pairs = _are_pairs(rows)
     by_token = name.endswith("-normalised")
     says = [_right(row, by_token) if pairs else as_number(row["score"]) for row in rows]
     known = [value for value in says if value is not None]
     same = len(known) == recorded.count and bool(known)
     return _by_prompt(rows, says) if same and isclose(fmean(known), recorded.value) else None
+
+
+def _are_pairs(rows: Sequence[Row]) -> bool:
+    return any(row["chosen_tokens"] is not None for row in rows)
 
 
 def _right(row: Row, by_token: bool) -> float | None:

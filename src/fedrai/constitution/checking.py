@@ -168,7 +168,7 @@ def _alike(constitution: Constitution) -> Iterator[str]:
     for what, texts in groups.items():
         for (one, text), (other, second) in combinations(texts, 2):
             if (share := similarity(text, second)) >= NEAR:
-                yield f"{one} and {other}: {share:.0%} of the words of {what} are the same"
+                yield f"{one} and {other}: {100 * share:.0f} % of the words of {what} are the same"
     yield from _openings(revisions, forms)
 
 
@@ -184,6 +184,7 @@ def _openings(texts: Sequence[tuple[str, str]], forms: Mapping[str, str]) -> Ite
 
 
 def _lone(shown: Sequence[Demonstration]) -> Iterator[str]:
-    for name, count in Counter(entry.form for entry in shown if entry.form).items():
+    for name, count in Counter(entry.form for entry in shown).items():
         if count == 1:
-            yield f"form {name}: one demonstration shows no pattern; write two or three"
+            which = f"form {name}" if name else "the common form"
+            yield f"{which}: one demonstration shows no pattern; write two or three"

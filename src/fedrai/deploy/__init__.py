@@ -10,7 +10,7 @@ processes. `fedrai.runtimes.superlink` is the server's.
 """
 
 from fedrai.deploy.checking import Check, check
-from fedrai.deploy.folder import Consortium, add_node, init, read, renew
+from fedrai.deploy.folder import Consortium, add_node, init, read, relative_models, renew
 from fedrai.deploy.starting import Start, command_of, register
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "init",
     "read",
     "register",
+    "relative_models",
     "renew",
 ]

@@ -22,6 +22,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedrai import assets
 from fedrai.deploy import certificates, settings, texts, units
 from fedrai.deploy.certificates import Issued
 from fedrai.deploy.settings import Address, Deployment
@@ -87,6 +88,15 @@ def init(folder: Path, consortium: Consortium) -> tuple[Path, ...]:
     return (folder / "server", *(folder / "nodes" / name for name in consortium.nodes))
 
 
+def relative_models(consortium: Consortium) -> tuple[str, ...]:
+    """Base models that are paths which every node looks for below its own folder."""
+    return tuple(
+        name
+        for name in consortium.base_models
+        if assets.parse(name).scheme == "path" and not Path(name).expanduser().is_absolute()
+    )
+
+
 def add_node(folder: Path, name: str) -> Path:
     """Make the folder of one more node; the server must register it then.
 
@@ -98,6 +108,12 @@ def add_node(folder: Path, name: str) -> Path:
             not a consortium's.
     """
     consortium = read(folder)
+    same = next((node for node in consortium.nodes if node.lower() == name.lower()), None)
+    if same is not None:
+        raise DeploymentError(
+            f"the node {same} is there already; nothing was written over",
+            hint=f"its folder is {folder / 'nodes' / same}; give a new node another name",
+        )
     grown = replace(consortium, nodes=(*consortium.nodes, name))
     _check(grown)
     target = folder / "nodes" / name

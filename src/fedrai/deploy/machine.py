@@ -29,26 +29,41 @@ class BaseModel:
 
     Attributes:
         name: as in a recipe.
+        place: where a path leads; None for what comes from the hub, an index or a URL.
         cached: whether it is here.
         bytes: on disk; None: unknown before it is fetched.
         weights: how many; None: unknown.
     """
 
     name: str
+    place: Path | None
     cached: bool
     bytes: int | None
     weights: int | None
 
 
-def base_model(name: str) -> BaseModel:
+def base_model(name: str, folder: Path) -> BaseModel:
     """What is known of a base model without a network.
+
+    Args:
+        name: as in a recipe.
+        folder: the node's, in which its SuperNode runs; a relative path starts there.
 
     Raises:
         AssetError: the name cannot be read.
     """
-    found = assets.status(name)
+    place = _place(name, folder)
+    found = assets.status(name if place is None else str(place))
     weights = count_weights(found.path) if found.path is not None else None
-    return BaseModel(name, found.cached, found.bytes, weights)
+    return BaseModel(name, place, found.cached, found.bytes, weights)
+
+
+def _place(name: str, folder: Path) -> Path | None:
+    """Where a path leads from a folder; None if the name is none, or none that is there."""
+    if name in assets.CATALOGUE:
+        return None
+    path = folder.absolute() / Path(name).expanduser()
+    return path if path.exists() or assets.parse(name).scheme == "path" else None
 
 
 def count_weights(path: Path) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrai import assets, data, recipe
+from fedrai.assets import format_bytes as size
 from fedrai.deploy import certificates, machine
 from fedrai.deploy.checking import Check, attempt, content, private, reach, versions
 from fedrai.deploy.machine import BaseModel
@@ -72,7 +73,7 @@ def _models(folder: Path, node: Node) -> Iterator[Check]:
                     "name some in policy.base_models to check them")  # fmt: skip
     for name in node.policy.base_models:
         try:
-            model = machine.base_model(name)
+            model = machine.base_model(name, folder)
         except FedRAIError as error:
             yield Check(f"model {name}", "failed", error.message, error.hint)
             continue
@@ -86,8 +87,10 @@ def _model(model: BaseModel) -> Check:
     name = f"model {model.name}"
     if model.cached:
         return Check(name, "ok", "is here" + _weights(model))
-    if assets.parse(model.name).scheme == "path":
-        return Check(name, "failed", "there is no such file or folder", "see fedrai assets list")
+    if model.place is not None:
+        return Check(name, "failed", f"there is no file or folder {model.place}",
+                     "put the model there; a relative path starts from the node's folder, and"
+                     " recipes must name it in the same words")  # fmt: skip
     return Check(name, "warning", "is not in the cache; the first round would fetch it",
                  f"fedrai assets fetch {model.name}")  # fmt: skip
 
@@ -101,7 +104,7 @@ def _disk(folder: Path, models: list[BaseModel]) -> Check:
     free = min(machine.free_disk(folder), machine.free_disk(assets.cache_root()))
     missing = [model for model in models if not model.cached]
     need = machine.SPARE_DISK + sum(2 * (model.bytes or 0) for model in missing)
-    said = f"{free / 1e9:.1f} GB free, {need / 1e9:.1f} GB asked for"
+    said = f"{size(free)} free, {size(need)} asked for"
     unknown = sum(model.bytes is None for model in missing)
     said += f", and {unknown} models of unknown size" if unknown else ""
     if free < need:
@@ -116,9 +119,9 @@ def _memory(models: list[BaseModel]) -> Check:
     if free is None:
         return Check("memory", "not tried", "this system does not say what is free")
     if not counted:
-        return Check("memory", "not tried", f"{free / 1e9:.1f} GB free; no model here to compare")
+        return Check("memory", "not tried", f"{size(free)} free; no model here to compare")
     need = machine.BYTES_A_WEIGHT * max(counted)
-    said = f"{free / 1e9:.1f} GB free, {need / 1e9:.1f} GB for the weights alone (float32)"
+    said = f"{size(free)} free, {size(need)} for the weights alone (float32)"
     if free < need / 2:
         return Check("memory", "failed", said, "not even bfloat16 fits; a smaller model, or a GPU")
     if free < 2 * need:

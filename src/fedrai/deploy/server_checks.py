@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedrai.assets import format_bytes
 from fedrai.deploy import certificates, machine, settings
 from fedrai.deploy.checking import Check, attempt, content, private, validity, versions
 from fedrai.deploy.settings import Deployment
@@ -89,7 +90,7 @@ def _listens(port: int) -> bool:
 
 def _disk(here: Deployment) -> Check:
     free = machine.free_disk(here.folder)
-    said = f"{free / 1e9:.1f} GB free"
+    said = f"{format_bytes(free)} free"
     if free < machine.SPARE_DISK:
         return Check("disk", "warning", said, "messages and runs are kept here; make room")
     return Check("disk", "ok", said)

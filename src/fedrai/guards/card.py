@@ -38,8 +38,8 @@ Categories: {", ".join(config.categories) or "none"}.
 
 ## Held-out rows
 
-{settings.held_out:.0%} of the requests, chosen by their hash, were not trained on. They are of the
-same sources as the training rows: on other data the guard will do less well. At the strict
+{100 * settings.held_out:.0f} % of the requests, chosen by their hash, were not trained on. They are
+of the same sources as the training rows: on other data the guard will do less well. At the strict
 threshold, with 95 % Wilson intervals:
 
 | judged | rows | unsafe | F1 | recall | false alarms | AUPRC | calibration error |

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from fedrai import assets
@@ -93,6 +93,24 @@ def _read_index(file: Path) -> tuple[dict[str, str], dict[str, str]]:
     if not places or any(not isinstance(p, str) or Path(p).name != p for p in places.values()):
         raise ModelError(f"{file}: weight_map must name files beside it")
     return places, sums
+
+
+def copy_adapter(source: Path, folder: Path) -> None:
+    """Write an adapter as an ordinary PEFT folder, its weights in one file; needs no base model.
+
+    Args:
+        source: a PEFT folder, whose weights may be in shards.
+        folder: made if needed.
+
+    Raises:
+        ModelError: there is no adapter, or it cannot be read.
+        ChecksumError: a shard is not the one that the index names.
+    """
+    state, config = read_adapter(source), read_adapter_config(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    save_file({name: state[name].contiguous() for name in sorted(state)}, folder / WEIGHTS)
 
 
 def save_shards(

@@ -174,7 +174,7 @@ def model_folder(spec: str, progress: assets.Progress | None = None) -> Path:
     Raises:
         ModelError: it is neither a folder nor a GGUF file.
     """
-    path = assets.fetch(spec, progress=progress)
+    path = assets.fetch(spec, progress=progress, instead=_instead())
     if path.is_dir():
         return path
     if path.suffix != ".gguf":
@@ -189,6 +189,11 @@ def model_folder(spec: str, progress: assets.Progress | None = None) -> Path:
             progress.stop()
 
     return assets.derive(f"{path.stem.lower()}-{key}", build)
+
+
+def _instead() -> str:
+    names = [name for name, entry in assets.CATALOGUE.items() if ".gguf" in entry.spec]
+    return f"Name a model's folder, a .gguf file, a hub id (org/name), or {', '.join(names)}."
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:

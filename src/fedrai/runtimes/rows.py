@@ -34,7 +34,7 @@ def check_files(recipe: Recipe) -> None:
         return
     for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
         if data.is_local(source.path):
-            assets.fetch(source.path)
+            assets.fetch(source.path, instead=data.INSTEAD)
 
 
 Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]

@@ -8,7 +8,7 @@
 Nothing here answers or judges; a suite that cannot be had is `NotAvailable`, never an empty one.
 """
 
-from fedrai.evaluation.suites.choosing import GROUPS, chosen
+from fedrai.evaluation.suites.choosing import GROUPS, chosen, expanded
 from fedrai.evaluation.suites.declared import ADVBENCH, ADVBENCH_SIZE, Declaration, known
 from fedrai.evaluation.suites.here import present, prompts_of, trained_on
 from fedrai.evaluation.suites.items import Item, ordinary
@@ -24,6 +24,7 @@ __all__ = [
     "Suite",
     "advbench",
     "chosen",
+    "expanded",
     "known",
     "load",
     "ordinary",

@@ -15,6 +15,7 @@ from fedrai.evaluation.suites.declared import ADVBENCH, Declaration, Direction, 
 from fedrai.evaluation.suites.items import Item, sample
 from fedrai.evaluation.suites.reading import read
 
+_INSTEAD = "Name a file of yours (JSONL, CSV, JSON), or a suite of `fedrai suites list`."
 _KINDS: dict[str, tuple[str, Direction]] = {
     "safe": ("harmless requests", "down"),
     "unsafe": ("harmful requests", "up"),
@@ -106,7 +107,7 @@ def load(
         return _declared(known()[name], given, count, seed, progress, offline)
     _check_own(spec)
     try:
-        path = assets.fetch(spec, progress=progress, offline=offline)
+        path = assets.fetch(spec, progress=progress, offline=offline, instead=_INSTEAD)
     except AssetError as error:
         return _missing(spec, error, assets.parse(spec).scheme == "path")
     items = read(path)
@@ -147,7 +148,9 @@ def _declared(
         )
     try:
         if given:
-            path, references = _given(found, assets.fetch(given, progress=progress))
+            path, references = _given(
+                found, assets.fetch(given, progress=progress, instead=_INSTEAD)
+            )
         else:
             path = assets.fetch(found.source, progress=progress, offline=offline)
             references = (

@@ -1,0 +1,122 @@
+"""Figures of suites beside AdvBench's and the ordinary instructions': rows of tables, and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fedrai.evaluation.statistics import rate_from_json
+
+SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
+SHOWN_ELSEWHERE = ("safe", "safe-legacy", "refused")  # in the table that runs have too
+CLUSTERED = "safe, by cluster"
+
+
+def has_common(found: Mapping[str, Any]) -> bool:
+    """Whether there is something for the table that runs have."""
+    shown = any(name in found["rates"] for name in SHOWN_ELSEWHERE)
+    return shown or found["held_out_loss"] is not None
+
+
+def suite_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Figures as cells of `SUITE_COLUMNS`: rates, scores, clusters, and what is not available."""
+    gone = found.get("unavailable", ())
+    return [*_measured(found), *([name, "not available", "", "", ""] for name in gone)]
+
+
+def _measured(found: Mapping[str, Any]) -> list[list[str]]:
+    rows = [
+        _rate_row(name, value)
+        for name, value in found["rates"].items()
+        if name not in SHOWN_ELSEWHERE
+    ]
+    rows += [_score_row(name, value, found) for name, value in found.get("scores", {}).items()]
+    if by := found.get("clusters"):
+        rows.append([CLUSTERED, _percent(by), f"{by['clusters']} clusters", str(by["unscored"]),
+                     "rule"])  # fmt: skip
+    return rows
+
+
+def notes(found: Mapping[str, Any]) -> Iterator[str]:
+    """What stands below the tables, a line each."""
+    if found["both_sides"] is not None:
+        yield (
+            f"both sides: {_percent(found['both_sides'])} (harmonic mean of AdvBench safe and"
+            " XSTest's safe prompts answered)"
+        )
+    for pair, table in found["disagreement"].items():
+        first, second = pair.split("-")
+        yield _disagreement(first, second, table)
+    yield from missing(found)
+
+
+def missing(found: Mapping[str, Any]) -> Iterator[str]:
+    """What could not be asked or judged, and why, a line each."""
+    for name, why in found.get("unavailable", {}).items():
+        yield f"{name}: not available: {why}"
+
+
+def suite_parts(found: Mapping[str, Any]) -> list[str]:
+    """What was measured, a few words each, for one line."""
+    return [f"{row[0]} {row[1]}" for row in _measured(found) if row[0] != CLUSTERED]
+
+
+def side_by_side(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+    """Figures of several evaluations: the heading, then a row for each figure.
+
+    Args:
+        evaluations: (label, figures) pairs, a column each.
+    """
+    columns = [{row[0]: row for row in suite_rows(found)} for _, found in evaluations]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[name, *(_cell(column.get(name)) for column in columns)] for name in names]
+    return [["figure", *(label for label, _ in evaluations)], *rows]
+
+
+def _cell(row: Sequence[str] | None) -> str:
+    if row is None:
+        return "not measured"
+    return row[1] + (f", {row[3]} unscored" if row[3] not in ("", "0") else "")
+
+
+def _rate_row(name: str, value: Mapping[str, Any]) -> list[str]:
+    judge = next((j for j in ("legacy", "guard") if name.endswith(f"-{j}")), "rule")
+    shown = rate_from_json(value)
+    return [name, shown.format(), str(shown.scored), str(shown.unscored), judge]
+
+
+def _score_row(name: str, value: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    judge = "reference"
+    if "right" in value:
+        text, judge = _percent(value), "log-probabilities"
+    elif name in found["suites"]:
+        rating = found["suites"][name]["metric"] == "score"
+        text, judge = _number(value, 2 if rating else 3), "rubric"
+    else:
+        text = _number(value, 3)
+    return [name, text, str(value["count"]), str(value["unscored"]), judge]
+
+
+def _percent(value: Mapping[str, Any]) -> str:
+    if value["value"] is None:
+        return "no data"
+    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def _number(value: Mapping[str, Any], digits: int) -> str:
+    if value["value"] is None:
+        return "no data"
+    ends = [value["low"], value["high"]]
+    interval = "" if None in ends else f" [{', '.join(f'{end:.{digits}f}' for end in ends)}]"
+    return f"{value['value']:.{digits}f}{interval}"
+
+
+def _disagreement(first: str, second: str, table: Mapping[str, Any]) -> str:
+    if table["agree"] is None:
+        return f"{first} and {second}: no answer that both could judge"
+    kappa = "not defined" if table["kappa"] is None else f"{table['kappa']:.2f}"
+    return (
+        f"{first} and {second} agree on {100 * table['agree']:.1f} % of AdvBench's answers"
+        f" (kappa {kappa}); safe by {first} alone {table['first']}, by {second} alone"
+        f" {table['second']}"
+    )
