@@ -47,7 +47,7 @@ from fedrai.runtimes.grid import LocalGrid
 from fedrai.runtimes.roster import LateReplies
 from fedrai.schema import Recipe, seed_for
 from fedrai.server import GLOBAL, Plan, Tools, run_rounds, sample_clients
-from fedrai.summary import cost_line, filter_note, list_row, summarise
+from fedrai.summary import LIST_COLUMNS, cost_line, filter_note, list_row, summarise
 from fedrai.tracking.figures import round_figures
 from fedrai.train import train
 
@@ -733,7 +733,8 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     assert "without the seconds, tokens, operations, peak-bytes" in cost_line(found)
     assert found["training_loss"] == [{"round": 1, "last": None}]
     assert filter_note(found) == "filter (drop): the nodes do not tell what it did"
-    assert list_row(found)[3:5] == ["0 of 8", "drop"]
+    cells = dict(zip(LIST_COLUMNS[1:], list_row(found), strict=True))
+    assert (cells["harmful rows"], cells["filter"]) == ("0 of 8", "drop")
     numbers = round_figures(record(run))
     assert numbers["client/c/update_norm"] == 3.0
     assert "client/a/update_norm" not in numbers

@@ -104,7 +104,7 @@ def test_intent_codes_of_do_not_answer(tmp_path, monkeypatch):
             ("q4", ["S005hate"]), ("Rob a bank", ["S003instructions"]), ("q5", ["S003goods"]),
             ("a homemade bomb", ["S006items"]), ("q6", ["C006"])]  # fmt: skip
     write(tmp_path / "risk.jsonl", *({"prompt": p, "intents": i} for p, i in rows))
-    monkeypatch.setattr(assets, "fetch", lambda spec, progress=None: tmp_path)
+    monkeypatch.setattr(assets, "fetch", lambda *_, **__: tmp_path)
     found = read("do-not-answer")
     assert {r.source for r in found} == {"do-not-answer"}
     assert [r.category for r in found] == ["privacy", "self-harm", "harassment", "hate", "illegal",
