@@ -1,7 +1,8 @@
 """The tutorial of docs/deployment.md, "three hospitals on one laptop", line by line.
 
-What stands in its code blocks is what runs here; only the base model is a tiny one, the port a free
-one, and `fedrai deploy start` becomes the process that it would become.
+What stands in its code blocks is what runs here; only the base model is a tiny one, the guard is
+one of words, since tests fetch nothing, the port a free one, and `fedrai deploy start` becomes the
+process that it would become.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ SECTION = TEXT.partition("## Three hospitals on one laptop\n")[2].partition("\n#
 BLOCKS = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
 FETCH = "fedrai assets fetch smollm2-135m-instruct"
 START = "fedrai deploy start "
+GUARD = '\n[guards.words]\nkind = "rules"\nwords = ["such a message"]\n'
 
 
 @pytest.fixture
@@ -42,7 +44,10 @@ def write_recipe(file: Path, model: Path) -> None:
     """The shipped recipe, for a tiny model: a file goes before a shipped recipe of its name."""
     text = recipe.shipped()["hospitals"].read_text(encoding="utf-8")
     assert FETCH.rpartition(" ")[2] == recipe.load(Path("hospitals")).model.base
-    file.write_text(re.sub(r'base = "\S+"', f'base = "{model}"\ndevice = "cpu"', text))
+    text = re.sub(r'base = "\S+"', f'base = "{model}"\ndevice = "cpu"', text)
+    text, changed = re.subn(r'^mode = "drop"', 'guard = "words"\nmode = "drop"', text, flags=re.M)
+    assert changed == 1
+    file.write_text(text + GUARD)
 
 
 def start(cluster: Cluster, folder: Path, model: Path) -> None:
@@ -85,6 +90,10 @@ def test_every_line_of_the_tutorial_works(
         for name in likewise:
             for line in block.replace(NAMES[0], name).splitlines():
                 printed[line] = do(line, started, fedrai, tmp_path, tiny_model)
+        if "fedrai deploy init" in block:
+            for name in NAMES:  # a recipe's guards do not travel
+                with (tmp_path / f"consortium/nodes/{name}/node.toml").open("a") as file:
+                    file.write(GUARD)
 
     assert "data train.jsonl: 4 rows" in printed["fedrai deploy check consortium/nodes/hospital-a"]
     assert printed["fedrai deploy register consortium/server"].count(": registered") == 3
