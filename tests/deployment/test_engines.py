@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -10,12 +11,15 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 from flwr.supercore.constant import TaskType
 from flwr.supercore.logger import warn_deprecated_feature
 
@@ -195,3 +199,14 @@ def test_the_reason_of_a_supernodes_end_is_one_line(
     assert "\n" not in error.message
     assert not found.going()
     assert capfd.readouterr().err.splitlines()[-1] in said  # shown as it came
+
+
+def test_the_package_is_a_flower_app_with_the_components_of_a_bundle() -> None:
+    root = Path(__file__).parents[2]
+    app = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"][
+        "app"
+    ]
+    assert app == tomllib.loads(APP)["tool"]["flwr"]["app"]
+    for kind, cls in (("serverapp", ServerApp), ("clientapp", ClientApp)):
+        module, _, name = app["components"][kind].partition(":")
+        assert isinstance(getattr(importlib.import_module(module), name), cls)
