@@ -782,7 +782,7 @@ class Place:
         self.lines.append(f"{client}: {line}")
 
 
-WORK = client.Work(2, 1, 0, True, lambda step: 0.01, 0.0, 1.0, 0.0)
+WORK = client.Work(9, 2, 1, 0, True, lambda step: 0.01, 0.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(

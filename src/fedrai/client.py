@@ -27,8 +27,13 @@ from fedrai.train import train
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How a client trains: plain numbers out of the recipe; see `train.train`."""
+    """How a client trains: plain numbers out of the recipe; see `train.train`.
 
+    Attributes:
+        rounds: a task of a later one is refused.
+    """
+
+    rounds: int
     steps: int
     batch_size: int
     micro_batch_size: int
@@ -109,6 +114,8 @@ def answered(
 
 def _local_training(site: Site, work: Work, client: str, message: Message) -> RecordDict:
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
+    if not 1 <= task.round <= work.rounds:
+        raise Refused(Reason.TOO_MANY_ROUNDS)
     rows = site.rows(client)
     if not rows:
         site.log(client, "no rows left to train on")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedrai import assets, recipe, runs, server, summary, tracking
 from fedrai.display import Display
-from fedrai.errors import RunError
 from fedrai.generate import generate
 from fedrai.model import LanguageModel
 from fedrai.records import Message
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
-from fedrai.runtimes.screening import filtered_otherwise
+from fedrai.runtimes import local, resuming
 from fedrai.runtimes.tracked import tracked
 from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
@@ -115,59 +113,21 @@ def resume(path: Path, loaded: LanguageModel | None = None, engine: Engine = loc
         RunError: no run there, or its data, model or engine are not what they were.
     """
     folder = RunFolder.open(path)
-    began = folder.info.get("engine", local.ENGINE)
-    if began != engine.ENGINE:
-        raise RunError(
-            f"{path} began with --engine {began}, and this is --engine {engine.ENGINE}",
-            hint=f"name it:  fedrai run --resume {path} --engine {began}",
-        )
+    resuming.check_engine(folder, engine.ENGINE)
     settings = recipe.load(path / "recipe.toml")
     with folder.lock():
-        if finished(folder):
+        if resuming.finished(folder):
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
             print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path
         prepared = _prepare(settings, loaded, engine)
         folder.mend()  # before the first new event, which must not join a line that was cut
-        _check_same(folder, prepared.info())
+        if changed := resuming.check_same(folder, prepared.info()):
+            print(f"note: versions changed since the run began: {', '.join(changed)};"
+                  " the result may differ in the last bits", file=sys.stderr)  # fmt: skip
         folder.event("resumed", after_round=folder.last_round())
         _go_on(prepared, folder, engine)
     return path
-
-
-def finished(folder: RunFolder) -> bool:
-    """Whether a run went to its end."""
-    return any(event["event"] == "finished" for event in folder.events())
-
-
-def _check_same(folder: RunFolder, now: Mapping[str, Any]) -> None:
-    before = folder.info
-    if filtered_otherwise(before, now):
-        raise RunError(
-            f"{folder.path} cannot be resumed: {filtered_otherwise(before, now)}",
-            hint=now["filter_skipped"] or "start a new run with --out",
-        )
-    data = "the clients' data"
-    data += "" if now["filter"] == "off" else ", or what the filter keeps of them,"
-    for key, what in (
-        ("recipe_hash", "recipe.toml"),
-        ("model_fingerprint", "the base model"),
-        ("start_sha256", "the adapter that training starts from (adapter.start)"),
-        ("data_fingerprint", data),
-        ("questions_fingerprint", "what evaluations ask"),
-        ("constitution", "the constitution, or a file of requests,"),
-        ("dtype", "the number format (set model.dtype)"),
-    ):
-        if before.get(key) != now[key]:
-            raise RunError(
-                f"{folder.path} cannot be resumed: {what} changed since the run began",
-                hint="start a new run with --out",
-            )
-    if before.get("versions") != now["versions"]:
-        changed = [p for p, v in now["versions"].items() if before.get("versions", {}).get(p) != v]
-        folder.event("versions-changed", packages=changed)
-        print(f"note: versions changed since the run began: {', '.join(changed)};"
-              " the result may differ in the last bits", file=sys.stderr)  # fmt: skip
 
 
 def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
@@ -180,8 +140,7 @@ def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
 
     def event(kind: str, **fields: Any) -> None:
         display.event(kind, **fields)
-        if kind in ("round-finished", "evaluation-finished", "finished"):
-            folder.write_json("summary.json", summary.summarise(folder))
+        resuming.keep_summary(folder, kind)
         tell(kind)
         if kind in local.UNRECORDED:
             stop.check()

@@ -250,6 +250,22 @@ def test_a_probe_that_is_satisfied_ends_it(stage, monkeypatch):
     assert len(seen) == 2  # before, and after two steps, which is not asked again
 
 
+def test_what_is_handed_on_is_the_best_look_and_its_probe(stage, monkeypatch):
+    """Not the last one, where the last one is worse."""
+    sides = iter([-1.0, 1.0, -1.0])  # before, after two steps, after four
+
+    def scripted(model: LanguageModel, probe: Any, batch: int) -> Any:
+        side = (next(sides),)
+        return replace(measured(model, probe, batch), harmful=side, harmless=side)
+
+    measured = phase.measure
+    monkeypatch.setattr(phase, "measure", scripted)
+    report = stage(last=True, early_stop=True, bounds=NEVER).report
+    assert [look["step"] for look in report["trace"]] == [2, 4]
+    assert (report["steps"], report["adapter_step"]) == (4, 2)
+    assert (report["probe_before"]["safe"], report["probe_after"]["safe"]) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize("changes", [{"schedule": "adaptive", "probe_every": 0}, {}])
 def test_without_looks_all_steps_are_taken(stage, changes):
     found = stage(last=True, **changes)

@@ -25,8 +25,7 @@ from typing import Any, TypeVar
 
 from fedrai.chat import ChatFormat
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.records import TRAINED as TRAINED  # `phase` takes it from here
-from fedrai.constitution.records import Outcome, Record
+from fedrai.constitution.records import TRAINED, Outcome, Record
 from fedrai.errors import DataError
 from fedrai.prefer import Pair
 from fedrai.records import Message, Tokens

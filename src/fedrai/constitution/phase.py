@@ -27,11 +27,11 @@ from fedrai.constitution.anchoring import anchored_to
 from fedrai.constitution.harmless import HarmlessAnswer, answer
 from fedrai.constitution.likelihood import still_fits
 from fedrai.constitution.material import Material, Spending
-from fedrai.constitution.mixture import TRAINED, Mixture, mixture, revision_pairs
+from fedrai.constitution.mixture import Mixture, mixture, revision_pairs
 from fedrai.constitution.outcome import Aligned
 from fedrai.constitution.plan import Plan, Tools, probe_requests, requests_for
 from fedrai.constitution.probe import Probe, Probed, anchored, measure
-from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.records import TRAINED, Outcome, Record, Request
 from fedrai.constitution.revising import revise
 from fedrai.constitution.schedule import decide
 from fedrai.constitution.storing import read_records, write_records
@@ -191,8 +191,10 @@ class Phase:
         Where none gave way there is nothing to tell by: then they do unless pairs are wanted.
         """
         plan, tools = self.plan, self.tools
-        if plan.schedule == "full" or not plan.reuse:
-            return plan.schedule != "full"
+        if plan.schedule == "full":
+            return False
+        if not plan.reuse:
+            return True
         pairs = revision_pairs(tools.model.chat, before.records, plan.max_length)
         put = spending.part("fit", "all")
         fit = still_fits(tools.model, pairs, batch_tokens=plan.micro_batch_tokens)

@@ -22,8 +22,10 @@ from fedrai.client import describe
 from fedrai.errors import RecipeError
 from fedrai.protocol import Reason
 from fedrai.runs import RunFolder
-from fedrai.runtimes import deployment, local, rounds
+from fedrai.runtimes import deployment, local, resuming, rounds
 from fedrai.runtimes.node import NodeApp
+from fedrai.runtimes.offer import make_offer
+from fedrai.schema import Recipe
 
 server_app = ServerApp()
 client_app = ClientApp()
@@ -33,20 +35,40 @@ client_app = ClientApp()
 def _serve(grid: Grid, context: Context) -> None:
     """Start the run that the configuration names, or go on with it."""
     out = Path(_path(context, "out"))
-    begun = (out / "run.json").is_file()
-    file = out / "recipe.toml" if begun else Path(_path(context, "recipe"))
-    settings = recipe.load(file)
-    if not begun:
-        runs.check_free(out)
-    prepared = rounds.prepare_server(settings)
-    folder = (
-        RunFolder(out)
-        if begun
-        else RunFolder.create(out, recipe.to_toml(settings), prepared.info())
-    )
+    if (out / "run.json").is_file():
+        _resume(grid, RunFolder(out))
+        return
+    settings = recipe.load(Path(_path(context, "recipe")))
+    runs.check_free(out)
+    prepared = _prepared(settings)
+    folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock():
+        folder.event("started")
+        _go_on(grid, prepared, folder)
+
+
+def _resume(grid: Grid, folder: RunFolder) -> None:
+    """Go on as `fedrai run --resume` does: with nothing that has changed since."""
+    resuming.check_engine(folder, deployment.FlowerEngine.ENGINE)
+    with folder.lock():
+        if resuming.finished(folder):
+            print(f"{folder.path} is finished; there is nothing to go on with", flush=True)
+            return
+        prepared = _prepared(recipe.load(folder.path / "recipe.toml"))
         folder.mend()
-        deployment.on_grid(grid, prepared, folder, local.Watch())
+        resuming.check_same(folder, prepared.info())
+        folder.event("resumed", after_round=folder.last_round())
+        _go_on(grid, prepared, folder)
+
+
+def _prepared(settings: Recipe) -> local.Prepared:
+    make_offer(settings, "")  # a recipe that nodes cannot do is refused before anything is loaded
+    return rounds.prepare_server(settings)
+
+
+def _go_on(grid: Grid, prepared: local.Prepared, folder: RunFolder) -> None:
+    watch = local.Watch(lambda kind, **_: resuming.keep_summary(folder, kind))
+    deployment.on_grid(grid, prepared, folder, watch)
 
 
 def _path(context: Context, key: str) -> str:

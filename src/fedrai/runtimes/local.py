@@ -254,6 +254,7 @@ def work_for(recipe: Recipe) -> client.Work:
     steps = _steps(recipe)
     training = recipe.training
     return client.Work(
+        rounds=recipe.federation.rounds,
         steps=steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,

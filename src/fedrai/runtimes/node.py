@@ -71,13 +71,7 @@ class Loaded:
         return self.counts
 
     def seed(self, round_: int, client: str) -> int:
-        """As in a run in one process, of a round that the offer names.
-
-        Raises:
-            Refused: the offer, which the policy was held against, has fewer rounds.
-        """
-        if not 1 <= round_ <= self.settings.federation.rounds:
-            raise Refused(Reason.TOO_MANY_ROUNDS)
+        """As in a run in one process."""
         return self.settings.seed_for("training", round_, client)
 
     def on_step(self, client: str, step: Step) -> None:

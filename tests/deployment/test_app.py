@@ -1,0 +1,138 @@
+"""The Flower App of the package, as `flwr run` starts it: it begins, is stopped, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message, MessageType, RecordDict
+from scenarios import NAMES, NODE, RECIPE
+
+from driver import write_rows
+from fedrai import commands, recipe
+from fedrai.errors import FedRAIError, RecipeError, RunError
+from fedrai.model import read_adapter
+from fedrai.runs import RunFolder, digest_of
+from fedrai.runtimes import app
+from fedrai.runtimes.grid import LocalGrid
+
+Nodes = dict[str, app.NodeApp]
+
+
+class Stopping(LocalGrid):
+    """Stops the run when it asks nodes to train in a round."""
+
+    round = 2
+
+    def push_messages(self, messages: Any) -> Any:
+        asked = list(messages)
+        trains = [m for m in asked if m.metadata.message_type == MessageType.TRAIN]
+        if any(int(m.metadata.group_id) == self.round for m in trains):
+            raise KeyboardInterrupt
+        return super().push_messages(asked)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A recipe, and two nodes with their rows, which a run in one process may read too."""
+    home = tmp_path_factory.mktemp("app")
+    for place, name in enumerate(NAMES):
+        (home / name).mkdir()
+        write_rows(home / name / "rows.jsonl", 5 + place, first=20 * place)
+        (home / name / "node.toml").write_text(NODE.format(name=name))
+        (home / "sites").mkdir(exist_ok=True)
+        (home / "sites" / f"{name}.jsonl").write_bytes((home / name / "rows.jsonl").read_bytes())
+    text = RECIPE.format(model=tiny_model, folder=home)
+    (home / "recipe.toml").write_text(text.replace("local_steps = 30", "local_steps = 2"))
+    return home
+
+
+@pytest.fixture(scope="module")
+def nodes(home: Path) -> Iterator[Nodes]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("FEDRAI_CACHE", str(home / "cache"))
+    yield {name: app.NodeApp(home / name / "node.toml") for name in NAMES}
+    patch.undo()
+
+
+def serve(home: Path, nodes: Nodes, out: Path, grid: type[LocalGrid] = LocalGrid) -> None:
+    def answer(message: Message, context: Context) -> Message:
+        return nodes[str(context.node_config["client"])].app(message, context)
+
+    there = grid(answer, {name: 7 + place for place, name in enumerate(NAMES)})
+    asks = {"recipe": str(home / "recipe.toml"), "out": str(out)}
+    app.server_app(there, Context(1, 1, {}, RecordDict(), asks))
+
+
+@pytest.fixture(scope="module")
+def stopped(home: Path, nodes: Nodes) -> Path:
+    """A run that was stopped after its first round."""
+    with pytest.raises(KeyboardInterrupt):
+        serve(home, nodes, home / "run", Stopping)
+    assert RunFolder.open(home / "run").last_round() == 1
+    return home / "run"
+
+
+def copied(stopped: Path, tmp_path: Path) -> Path:
+    for file in (f for f in stopped.rglob("*") if f.is_file()):
+        place = tmp_path / "run" / file.relative_to(stopped)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    return tmp_path / "run"
+
+
+def test_it_goes_on_to_what_a_run_in_one_process_gives(
+    home: Path, nodes: Nodes, stopped: Path, tmp_path: Path
+) -> None:
+    out = copied(stopped, tmp_path)
+    serve(home, nodes, out)
+    whole = commands.run(recipe.load(home / "recipe.toml"), tmp_path / "whole")
+    ends = [digest_of(read_adapter(path / "rounds" / "0002" / "adapter")) for path in (out, whole)]
+    assert ends[0] == ends[1]
+    events = [event["event"] for event in RunFolder.open(out).events()]
+    assert events.count("round-finished") == 2
+    assert (events[0], events.count("resumed"), events[-1]) == ("started", 1, "finished")
+    summary = RunFolder.open(out).read_json("summary.json")
+    assert (summary["status"], summary["rounds"]) == ("finished", 2)
+
+
+def test_a_finished_run_is_left_as_it_is(
+    home: Path, nodes: Nodes, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = copied(stopped, tmp_path)
+    serve(home, nodes, out)
+    before = (out / "events.jsonl").read_bytes()
+    serve(home, nodes, out)
+    assert (out / "events.jsonl").read_bytes() == before
+    assert "nothing to go on with" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("recipe.toml", "seed = 5", "seed = 6", "recipe.toml changed since the run began"),
+        ("run.json", '"engine": "flower"', '"engine": "local"', "began with --engine local"),
+        ("recipe.toml", 'mode = "federated"', 'mode = "centralised"', "centralised"),
+    ],
+)
+def test_a_folder_that_changed_is_not_gone_on_with(
+    home: Path, nodes: Nodes, stopped: Path, tmp_path: Path, file: str, old: str, new: str,
+    message: str,
+) -> None:  # fmt: skip
+    out = copied(stopped, tmp_path)
+    text = (out / file).read_text()
+    assert old in text
+    (out / file).write_text(text.replace(old, new))
+    with pytest.raises(FedRAIError, match=message) as found:
+        serve(home, nodes, out)
+    assert isinstance(found.value, RecipeError if "mode" in old else RunError)
+    assert RunFolder.open(out).last_round() == 1
+
+
+def test_the_configuration_names_both_files(nodes: Nodes) -> None:
+    with pytest.raises(RecipeError, match="needs out, an absolute path"):
+        app.server_app(
+            LocalGrid(app.client_app, {}), Context(1, 1, {}, RecordDict(), {"recipe": "/x"})
+        )
