@@ -127,6 +127,24 @@ def test_a_comparison_has_a_run_an_arm_and_no_run_twice(tmp_path):
     assert [r.label for r in both] == ["a/x", "a/y", "b/x"]
 
 
+@pytest.mark.parametrize(
+    ("told", "order"),
+    [
+        ({"arms": [{"arm": "fedavg"}, {"arm": "clean"}, {"arm": "fedavg"}, 7]}, "fcb"),
+        ({"arms": {"clean": 1}}, "bcf"),
+        ([], "bcf"),
+    ],
+)
+def test_arms_stand_as_in_the_recipe(tmp_path, told, order):
+    for name in ("fedavg", "clean", "both"):
+        write_run(tmp_path / "seed-0" / name)
+        write_run(tmp_path / "seed-1" / name)
+    (tmp_path / "comparison.json").write_text(json.dumps(told))
+    labels = [run.label for run in read_runs([tmp_path])]
+    assert [label[0] for label in labels] == [*order, *order]
+    assert [label[-1] for label in labels] == [*"000111"]
+
+
 def test_long_names_stay_apart(tmp_path):
     for end in "12":
         write_run(tmp_path / ("n" * 100 + end))

@@ -38,6 +38,17 @@ def read_comparisons(paths: Iterable[Path]) -> list[Compared]:
     return [_compared(RunFolder(path).read_json(FILE)) for path in there]
 
 
+def arms_in(path: Path) -> Sequence[str]:
+    """Names of the arms that `fedrai compare` left word of in a folder, in the recipe's order.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    body: Any = RunFolder(path).read_json(FILE) if (path / FILE).is_file() else {}
+    arms = _list(body.get("arms")) if isinstance(body, Mapping) else []
+    return list(dict.fromkeys(word(arm, "arm") for arm in arms if isinstance(arm, Mapping)))
+
+
 def _compared(body: Any) -> Compared:
     known = body if isinstance(body, Mapping) else {}
     arms = [arm for arm in _list(known.get("arms")) if isinstance(arm, Mapping)]

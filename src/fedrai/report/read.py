@@ -16,6 +16,7 @@ from fedrai.constitution.outcome import spent
 from fedrai.costs import Cost, Ledger
 from fedrai.errors import RunError
 from fedrai.evaluation.statistics import Rate
+from fedrai.report.arms import arms_in
 from fedrai.report.markup import shorten
 from fedrai.report.records import (
     Alignment,
@@ -66,7 +67,9 @@ def _runs_at(path: Path) -> list[RunFolder]:
     found = [RunFolder(path)] if (path / "run.json").is_file() else find_runs(path)
     if not found:
         raise RunError(f"{path} holds no run (no run.json)", hint="`fedrai runs` lists runs")
-    return found
+    order = arms_in(path)  # the recipe's, where `fedrai compare` left it
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(found, key=lambda r: (r.path.parent, places.get(r.path.name, len(order))))
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
