@@ -556,7 +556,7 @@ def test_every_section_refuses_unknown_keys_and_changes():
         ("constitution.scedule", "full", "constitution.scedule (did you mean schedule?)"),
         ("constitution.probe.saf", 1, "constitution.probe.saf (did you mean safe?)"),
         ("constitution.schedule", "weekly", "constitution.schedule: expected 'off', 'full'"),
-        ("constitution.steps", 0, "constitution.steps: expected 1 or more"),
+        ("constitution.steps", -1, "constitution.steps: expected 0 or more"),
         ("constitution.revising.threshold", 1.5, "a number from 0 to 1, got 1.5"),
         ("constitution.revising.guard", "labels", "a revision needs a guard that reads it"),
         ("constitution.critic", {"kind": "endpoint", "model": "m"}, "critic.url is needed"),
@@ -583,6 +583,15 @@ def test_only_an_alignment_needs_a_start_to_go_back_to():
     assert recipe.validate(whole).constitution.anchor == 0.5
     whole["constitution"]["schedule"] = "last"
     assert "constitution.anchor needs adapter.start" in problem(whole)
+
+
+def test_no_steps_at_all_need_something_else_that_changes_the_model():
+    whole = table() | {"constitution": {"schedule": "last", "steps": 0}}
+    assert "steps = 0 changes nothing without anchor" in problem(whole)
+    for changes in ({"anchor": 0.5}, {"schedule": "full"}, {"schedule": "off"}):
+        given = {**whole, "adapter": {"start": "fedrai:aligned"}}
+        given["constitution"] = whole["constitution"] | changes
+        assert recipe.validate(given).constitution.steps == 0
 
 
 def test_arms_may_differ_in_their_constitution():

@@ -385,6 +385,21 @@ def test_an_alignment_begins_part_of_the_way_back_to_the_start(stage, start, mon
     assert same(stage(2, start=None, anchor=0.25, **nothing).adapter, start)
 
 
+@pytest.mark.parametrize("schedule", ["last", "adaptive"])
+def test_without_steps_the_mean_of_weights_is_all(stage, start, schedule):
+    """Nothing is asked or trained, also where examples would be at hand; the probe is all it costs."""
+    origin = {name: value + 1 for name, value in start.items()}
+    found = stage(start=origin, anchor=0.25, steps=0, schedule=schedule, bounds=NEVER, last=True)
+    for name, value in found.adapter.items():
+        torch.testing.assert_close(value, start[name] + 0.25)
+    report = found.report
+    assert (report["ran"], report["steps"], report["rows"], report["requests"]) == (True, 0, 0, 0)
+    assert (report["stopped"], report["yield"]) == ("the mean of weights alone", None)
+    assert set(report["spent"]) == {"probe"}
+    again = stage(2, start=origin, anchor=0.25, steps=0, schedule=schedule, bounds=NEVER, last=True)
+    assert (again.ran, again.report["requests"]) == (True, 0)
+
+
 def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monkeypatch):
     probed: list[AdapterState] = []
     measured = phase.measure

@@ -275,6 +275,8 @@ class Phase:
         steps then have that many pairs less.
         """
         plan, share = self.plan, self.plan.harmless_pairs
+        if plan.schedule != "full" and not plan.steps:
+            return Mixture((), (), {}, {}), 0, []
         wanted = {"harmful-pairs": 1 - share, "harmless-pairs": share} if plan.pairs else {}
         kinds = [name for name, part in wanted.items() if part]
         missing = [name for name in kinds if not self._has(number, found, name)]
@@ -327,7 +329,8 @@ class Phase:
         pairs = pairs if mixed.pairs else 0
         goal = plan.objective
         if not pairs and not (mixed.rows and (goal.sft or goal.kl)):
-            return untrained(adapter, "nothing to train on")
+            why = "nothing to train on" if plan.steps else "the mean of weights alone"
+            return untrained(adapter, why)
         steps = _epoch(mixed, plan, pairs) if plan.schedule == "full" else plan.steps
 
         self._looks.clear()

@@ -158,8 +158,8 @@ class Alignment(Section):
     """`benign`: the control, the same training on revisions of answers to ordinary instructions."""
     anchor: float = Field(0.0, ge=0, lt=1)
     """Part that the adapter which the run started from (`adapter.start`) has in the one that the training begins with; the aggregated one has the rest. A mean of weights brings back much of what clients spoilt at no cost (as in arXiv 2109.01903)."""
-    steps: int = Field(50, ge=1)
-    """Steps of an alignment; `full` goes through all revisions instead."""
+    steps: int = Field(50, ge=0)
+    """Steps of an alignment; `full` goes through all revisions instead. 0: no training and no request, the mean of weights of `anchor` alone."""
     every: int = Field(1, ge=1)
     """`every`: rounds from one alignment to the next."""
     learning_rate: float = Field(5e-4, gt=0)
@@ -197,4 +197,6 @@ class Alignment(Section):
             raise ValueError(
                 "mix: refusals and look_alikes are parts of the rows, at most 1 together"
             )
+        if self.schedule not in ("off", "full") and not (self.steps or self.anchor):
+            raise ValueError("steps = 0 changes nothing without anchor")
         return self
