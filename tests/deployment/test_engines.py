@@ -206,6 +206,7 @@ def test_the_package_is_a_flower_app_with_the_components_of_a_bundle() -> None:
     app = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"][
         "app"
     ]
+    assert app.pop("config") == {"recipe": "", "out": ""}  # `flwr run -c` takes no other key
     assert app == tomllib.loads(APP)["tool"]["flwr"]["app"]
     for kind, cls in (("serverapp", ServerApp), ("clientapp", ClientApp)):
         module, _, name = app["components"][kind].partition(":")
