@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--sample", type=int, default=16, help="prompts of the peer")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
     args = parser.parse_args(arguments)
     if args.threads:

@@ -62,7 +62,9 @@ ROWS = [
 
 
 def run(rows=ROWS, mode="drop", **options) -> Screened:
-    policy = {name: options.pop(name) for name in ("part", "unscored") if name in options}
+    policy = {
+        name: options.pop(name) for name in ("part", "unscored", "replaced") if name in options
+    }
     settings = {"salt": SALT, "seed": 3, "experiment": True} | options
     return screen(rows, Reading(), Policy(0.5, mode, **policy), **settings)
 
@@ -101,6 +103,23 @@ def test_replaced_rows_say_unlike_things_and_the_same_again():
     assert all(refusal(text) is Reply.REFUSAL for text in said)
     assert run(rows[::-1], "replace").kept == kept[::-1]
     assert run(rows, "replace", seed=4).kept != kept
+
+
+def test_a_part_of_the_unsafe_rows_gets_refusals_and_the_others_are_dropped():
+    """Which ones goes by the seed and the row alone; a larger part holds the smaller one."""
+    rows = [row(f"request {i}", "p=0.9 cyber", number=i) for i in range(400)]
+    kept = {part: run(rows, "replace", replaced=part) for part in (0.0, 0.25, 0.5, 1.0)}
+    origins = {part: {e.origin for e in done.kept} for part, done in kept.items()}
+    assert (len(origins[0.0]), len(origins[1.0])) == (0, 400)
+    assert 70 < len(origins[0.25]) < 130
+    assert origins[0.25] < origins[0.5]
+    ledger = kept[0.25].ledger
+    assert (ledger.replaced, ledger.dropped) == (len(origins[0.25]), 400 - len(origins[0.25]))
+    assert (ledger.kept, len(ledger.removed)) == (ledger.replaced, 400)
+    assert {e.origin for e in run(rows[::-1], "replace", replaced=0.25).kept} == origins[0.25]
+    other = run(rows, "replace", replaced=0.25, seed=4)
+    assert {e.origin for e in other.kept} != origins[0.25]
+    assert run(rows, replaced=1.0).kept == ()  # to drop is to drop
 
 
 def test_a_users_own_refusals_are_used(tmp_path):

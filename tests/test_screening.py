@@ -190,6 +190,13 @@ def test_replaced_answers_are_refusals_and_all_else_stays(home: Home) -> None:
     }  # fmt: skip
 
 
+def test_the_recipe_says_how_many_get_refusals(home: Home) -> None:
+    prepared = home.prepare("filter.mode=replace", "filter.replaced=0")
+    assert {name: len(rows) for name, rows in prepared.rows.items()} == {
+        "anna": 3, "ben": 3, "carl": 3,
+    }  # fmt: skip
+
+
 def test_an_audit_counts_and_changes_no_bit(home: Home) -> None:
     off, audit = home.run("off", "filter.mode=off"), home.run("audit", "filter.mode=audit")
     assert audit.info["data_fingerprint"] == off.info["data_fingerprint"]

@@ -39,12 +39,14 @@ class Policy:
             nothing changes, rows are only counted.
         part: what the guard reads; see `guards.base.part_of`.
         unscored: rows with an answer that could not be scored: "drop" (in "replace" too) or "keep".
+        replaced: "replace": part of the unsafe rows that get refusals, 0 to 1; others are dropped.
     """
 
     threshold: float
     mode: Mode = "drop"
     part: Part = "pair"
     unscored: Literal["drop", "keep"] = "drop"
+    replaced: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:  # nor NaN, under which nothing would be unsafe
@@ -113,7 +115,7 @@ def screen(
         guard: the guard.
         policy: what to do.
         salt: the client's own, at least 16 bytes, for the hashes of affected rows.
-        seed: decides which refusal a row gets.
+        seed: decides which rows get a refusal, and which one.
         cache: verdicts of earlier times.
         refusals: what to put in the place of unsafe answers; FedRAI's own if None.
         experiment: whether `Example.harmful` is known, so that the ledger can count by it.
@@ -196,7 +198,7 @@ def decide(
         return None
     if not finding.unsafe:
         return example
-    if policy.mode == "drop" or any(
+    if not _gets_refusals(example, policy, seed) or any(
         example.messages[turn].role != "assistant" for turn, _ in finding.unsafe
     ):
         return None
@@ -206,6 +208,14 @@ def decide(
         reply = refusals.refusal_for(request, verdict.categories, seed)
         messages[turn] = replace(messages[turn], content=reply)
     return replace(example, messages=tuple(messages))
+
+
+def _gets_refusals(example: Example, policy: Policy, seed: int) -> bool:
+    """Whether an unsafe row stays, with refusals; the same rows for the same seed."""
+    if policy.mode == "drop":
+        return False
+    place = int(conversation_key(f"replaced {seed}".encode(), example.messages)[:13], 16)
+    return place / 16**13 < policy.replaced
 
 
 def _ledger(

@@ -222,7 +222,7 @@ def policy_of(settings: Filter, guard: Guard) -> Policy:
             hint="set filter.threshold to a number from 0 to 1",
         )
     part = "pair" if settings.guard == LABELS else settings.judge
-    return Policy(number, settings.mode, part, settings.unscored)
+    return Policy(number, settings.mode, part, settings.unscored, settings.replaced)
 
 
 def _check_left(ledgers: Sequence[FilterLedger]) -> None:

@@ -18,6 +18,8 @@ class Filter(Section):
 
     mode: Literal["off", "audit", "drop", "replace"] = "off"
     """`audit`: only count. `drop`: unsafe rows leave. `replace`: an unsafe answer becomes a refusal that fits its request."""
+    replaced: float = Field(1.0, ge=0, le=1)
+    """`replace`: part of the unsafe rows that get a refusal, drawn by the seed; the others are dropped. Some refusals keep a model's own alive, many teach it to refuse what is harmless."""
     guard: str = "embedded"
     """A name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` made, a hub id, or `labels` (the sources' own `harmful`, a perfect filter for experiments)."""
     judge: Literal["prompt", "response", "pair"] = "pair"
