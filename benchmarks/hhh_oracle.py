@@ -4,9 +4,10 @@
 
 Nothing of the package touches the peer's side but the pairs: it renders the tokenizer's own chat
 template, reads each answer by itself with `AutoModelForCausalLM`, and adds up log-probabilities. In
-float32 sums must agree to 1e-3 nats; in bfloat16, where the order of additions shows, to 2e-2 nats
-a token. Where the two margins are further from 0 than that, both must choose the same answer.
-Exits with 1 where they do not.
+float32 an answer's mean per token must agree to 1e-4 nats. In bfloat16 a logit between 16 and 32 is
+good to a step of 0.125, which is what an answer of a few tokens may differ by; over longer ones it
+averages out to 2e-2. Where the two margins are further from 0 than 1e-4 and 2e-2 nats a token, both
+must choose the same answer. Exits with 1 where they do not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from fedrai.evaluation import suites
 from fedrai.evaluation.preference import Choice, prefer
 from fedrai.model.loading import model_folder
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}  # nats: of a sum, and of a token
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.125}  # nats a token: of the answer that is furthest
+ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2}  # nats a token: what a margin may hang on
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def compare(
 ) -> Agreement:
     """Both sides on the pairs that fit the model."""
     scored = [(c, i) for c, i in zip(ours, items, strict=True) if c.chosen is not None]
-    tolerance, sums, means, counts, gaps, slack = TOLERANCE[dtype], [], [], 0, [], []
+    rounding, sums, means, counts, gaps, slack = ROUNDING[dtype], [], [], 0, [], []
     for choice, item in scored:
         read = [peer.read(item.prompt, text) for text in (item.chosen, item.rejected)]
         own = [(choice.chosen, choice.chosen_tokens), (choice.rejected, choice.rejected_tokens)]
@@ -109,8 +111,8 @@ def compare(
         counts += sum(n != m for (_, n), (_, m) in zip(own, read, strict=True))
         sums.append((choice.summed, read[0][0] - read[1][0]))
         means.append((choice.normalised, read[0][0] / read[0][1] - read[1][0] / read[1][1]))
-        slack.append(tolerance * (2 if dtype == "float32" else sum(n for _, n in own)))
-    unlike = [differs(sums, slack), differs(means, [2 * tolerance] * len(means))]
+        slack.append(rounding * sum(n for _, n in own))
+    unlike = [differs(sums, slack), differs(means, [2 * rounding] * len(means))]
     pairs = max(1, len(scored))
     rates = [sum(m[side] > 0 for m in part) / pairs for part in (sums, means) for side in (0, 1)]
     return Agreement(
@@ -127,8 +129,8 @@ def differs(margins: Sequence[tuple[float, float]], slack: Sequence[float]) -> t
 
 def agrees(found: Agreement, dtype: str) -> bool:
     """Whether differences are within what the number format explains."""
-    far = found.sums if dtype == "float32" else found.tokens
-    return found.pairs > 0 and not found.counts and not found.clear and far <= TOLERANCE[dtype]
+    right = not found.counts and not found.clear
+    return found.pairs > 0 and right and found.tokens <= TOLERANCE[dtype]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from compared_runs import run
@@ -17,6 +18,7 @@ from fedrai.errors import RunError
 from fedrai.report import build
 from fedrai.report.arms import of_runs, read_comparisons, styles
 from fedrai.report.figures import HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from fedrai.report.picture import picture
 from fedrai.report.read import read_runs
 
 T, F = True, False
@@ -67,15 +69,15 @@ def test_a_point_an_arm_stands_where_its_rates_put_it(out: Path) -> None:
 def test_seeds_of_an_arm_share_colour_and_are_named(out: Path) -> None:
     runs = read_runs([out])
     assert [found.label for found in runs] == [
-        "<both>, seed 0", "fedavg, seed 0", "<both>, seed 1", "fedavg, seed 1"]  # fmt: skip
+        "fedavg, seed 0", "<both>, seed 0", "fedavg, seed 1", "<both>, seed 1"]  # fmt: skip
     assert styles(runs) == [0, 1, 8, 9]
     assert styles(runs[:2]) == [0, 1]
 
 
 def test_without_a_comparison_points_come_from_the_runs(out: Path) -> None:
     points = of_runs(read_runs([out]))
-    assert [found.label for found in points] == ["base model", "<both>", "fedavg"]
-    fedavg = points[2].figures["safe"]
+    assert [found.label for found in points] == ["base model", "fedavg", "<both>"]
+    fedavg = points[1].figures["safe"]
     assert (fedavg.y, fedavg.low) == (0.25, None)
     single = of_runs(read_runs([out / "seed-0"]))[2].figures["safe"]
     assert single.low == pytest.approx(0.0456, abs=1e-4)  # Wilson's of 1 of 4
@@ -105,6 +107,42 @@ def test_an_axis_is_drawn_by_arm(tmp_path: Path) -> None:
     drawn = drawn[: drawn.index("</svg>")]
     assert drawn.count("<polyline") == 2
     assert "data.harm.share" in drawn
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_the_picture_is_a_file_of_its_own(out: Path) -> None:
+    """Points with intervals on both axes, a legend, and nothing that is fetched or run."""
+    text = (out / "safety.svg").read_text()
+    root = ElementTree.fromstring(text)
+    said = [found.text for found in root.iter(f"{SVG}text")]
+    assert said[-3:] == ["base model", "fedavg", "<both>"]
+    assert "XSTest safe refused (upwards: AdvBench safe)" in said
+    assert said.count("100 %") == 2  # half of the safe prompts are refused: the axis shows all
+    across = [
+        float(found.attrib["x1"])
+        for found in root.iter(f"{SVG}line")
+        if found.attrib["class"] == "interval" and found.attrib["y1"] == found.attrib["y2"]
+    ]
+    assert across
+    assert not re.search(r"script|href|url|import", text)
+    assert len(text) < 10_000
+
+
+def test_small_over_refusals_fill_the_width(tmp_path: Path) -> None:
+    few = [run(tmp_path / "a", [T] * 20, [F] * 200), run(tmp_path / "b", [F] * 20, [F] * 200)]
+    write(compared(few), tmp_path)
+    said = [t.text for t in ElementTree.parse(tmp_path / "safety.svg").iter(f"{SVG}text")]
+    assert "10 %" in said
+    assert said.count("100 %") == 1
+
+
+def test_without_two_sides_there_is_no_picture(out: Path) -> None:
+    arms = read_comparisons([out])[0].points
+    lost = [replace(arm, figures={"safe": arm.figures["safe"]}) for arm in arms]
+    assert picture(arms) == (out / "safety.svg").read_text()
+    assert (picture(lost), picture([])) == ("", "")
 
 
 @pytest.mark.parametrize("body", [None, [], {"arms": [3, {"figures": {"safe": {"value": "x"}}}]},

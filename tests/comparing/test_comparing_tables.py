@@ -75,7 +75,7 @@ def test_files_hold_differences_and_notes_but_no_answers(study, tmp_path: Path) 
     files = write(study, tmp_path)
     assert [file.name for file in files] == [
         "table.md", "table.csv", "table.tex", "differences.md", "differences.csv",
-        "comparison.json"]  # fmt: skip
+        "safety.svg", "comparison.json"]  # fmt: skip
     assert not any("SECRET" in file.read_text() for file in files)
     body = json.loads((tmp_path / "comparison.json").read_text())
     assert (body["against"], [arm["arm"] for arm in body["arms"]]) == (

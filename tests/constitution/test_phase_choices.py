@@ -387,7 +387,7 @@ def test_an_alignment_begins_part_of_the_way_back_to_the_start(stage, start, mon
 
 @pytest.mark.parametrize("schedule", ["last", "adaptive"])
 def test_without_steps_the_mean_of_weights_is_all(stage, start, schedule):
-    """Nothing is asked or trained, also where examples would be at hand; the probe is all it costs."""
+    """Nothing is asked or trained, whatever is at hand; the probe is all that it costs."""
     origin = {name: value + 1 for name, value in start.items()}
     found = stage(start=origin, anchor=0.25, steps=0, schedule=schedule, bounds=NEVER, last=True)
     for name, value in found.adapter.items():

@@ -2,6 +2,7 @@
 
     table.md  table.csv  table.tex    one row an arm
     differences.md  differences.csv   one row an arm and measure
+    safety.svg                        safety against over-refusal, where both were measured
     comparison.json                   all of it, for `fedrai report` and other programs
 
 Files are written whole, and left alone where nothing changed.
@@ -21,9 +22,11 @@ from fedrai.comparing.figures import ArmFigures, arms, start
 from fedrai.comparing.layout import Axis, Planned
 from fedrai.comparing.reading import Made, read
 from fedrai.errors import RunError
-from fedrai.report.arms import FILE
+from fedrai.report.arms import FILE, compared_of
+from fedrai.report.picture import picture
 from fedrai.runs import write_text
 
+PICTURE = "safety.svg"
 INTERVALS = (
     "In brackets 95 % intervals: Wilson's for a rate of one seed, or of 0 or 100 % in all seeds;"
     " else the bootstrap over seeds and prompts. In parentheses the lowest and the highest seed"
@@ -154,8 +157,10 @@ def write(found: Comparison, out: Path) -> list[Path]:
         "table.tex": found.text("latex"),
         "differences.md": tables.markdown(gaps) + f"\n{DIFFERENCES}\n",
         "differences.csv": tables.differences_csv(found.differences, found.axis),
+        PICTURE: picture(compared_of(found.to_json()).points),
         FILE: json.dumps(found.to_json(), indent=1) + "\n",
     }
+    bodies = {name: body for name, body in bodies.items() if body}
     for name, body in bodies.items():
         put(out / name, body)
     return [out / name for name in bodies]

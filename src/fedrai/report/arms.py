@@ -19,6 +19,7 @@ from fedrai.report.wording import rate_name
 from fedrai.runs import RunFolder
 
 FILE = "comparison.json"
+TITLE = "Safety against over-refusal"
 SAFE = "safe"
 OVER = ("xstest-safe-refused", "refused")
 """Measures of over-refusal; the first that every arm has is drawn."""
@@ -35,7 +36,7 @@ def read_comparisons(paths: Iterable[Path]) -> list[Compared]:
         RunError: a file is damaged.
     """
     there = [path for path in dict.fromkeys(paths) if (path / FILE).is_file()]
-    return [_compared(RunFolder(path).read_json(FILE)) for path in there]
+    return [compared_of(RunFolder(path).read_json(FILE)) for path in there]
 
 
 def arms_in(path: Path) -> Sequence[str]:
@@ -49,7 +50,8 @@ def arms_in(path: Path) -> Sequence[str]:
     return list(dict.fromkeys(word(arm, "arm") for arm in arms if isinstance(arm, Mapping)))
 
 
-def _compared(body: Any) -> Compared:
+def compared_of(body: Any) -> Compared:
+    """A comparison from what its file holds, as far as that can be read."""
     known = body if isinstance(body, Mapping) else {}
     arms = [arm for arm in _list(known.get("arms")) if isinstance(arm, Mapping)]
     first = known.get("start")
@@ -149,21 +151,30 @@ def _comparison(found: Compared, place: int) -> Markup:
 
 def _frontier(name: str, points: Sequence[ArmPoint]) -> Markup:
     """Safety over over-refusal, a point an arm; the upper left is where to be."""
-    having = [arm for arm in points if SAFE in arm.figures]
-    across = next((n for n in OVER if having and all(n in arm.figures for arm in having)), None)
-    if across is None:
-        return tag("p", "Safety against over-refusal: not recorded.", class_="none")
-    curves = []
-    for style, arm in enumerate(having):
-        up, along = arm.figures[SAFE], arm.figures[across]
-        spot = Point(along.y, up.y, up.low, up.high, along.low, along.high)
-        curves.append(Curve(arm.label, style, (spot,)))
+    curves, across = spots(points)
+    if not curves:
+        return tag("p", f"{TITLE}: not recorded.", class_="none")
     about = "A point an arm with its intervals on both axes; the upper left is best. The numbers"
     drawn = chart(
-        f"chart-{name}", "Safety against over-refusal", f"{about} are in the tables.", curves,
+        f"chart-{name}", TITLE, f"{about} are in the tables.", curves,
         shares=True, below=rate_name(across), across=ACROSS,
     )  # fmt: skip
     return tag("div", _legend(curves), drawn)
+
+
+def spots(points: Sequence[ArmPoint]) -> tuple[list[Curve], str]:
+    """A curve of one point for each arm, and the measure of over-refusal that it lies along.
+
+    Without one that all arms have, there is no curve.
+    """
+    having = [arm for arm in points if SAFE in arm.figures]
+    across = next((n for n in OVER if having and all(n in arm.figures for arm in having)), "")
+    curves = []
+    for style, arm in enumerate(having if across else []):
+        up, along = arm.figures[SAFE], arm.figures[across]
+        spot = Point(along.y, up.y, up.low, up.high, along.low, along.high)
+        curves.append(Curve(f"{arm.label}, {arm.value}".rstrip(", "), style, (spot,)))
+    return curves, across
 
 
 def _legend(curves: Sequence[Curve]) -> Markup:

@@ -141,15 +141,20 @@ def chart(
         across: the horizontal axis; None: whole numbers such as rounds, at which curves stand a
             little aside of each other.
     """
-    points = [point for curve in curves for point in curve.points]
-    if not points:
+    if not any(curve.points for curve in curves):
         return tag("p", f"{title}: not recorded.", class_="none")
+    return _drawing(name, title, about, plot(curves, shares, below, across), HEIGHT)
+
+
+def plot(curves: Sequence[Curve], shares: bool, below: str, across: Axis | None) -> list[Markup]:
+    """Axes and curves, of which one has a point or more; see `chart`."""
+    points = [point for curve in curves for point in curve.points]
     ends = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     along, up = across or whole([p.x for p in points]), SHARES if shares else axis(ends)
     room = 0.0 if across else min(5.0, 24.0 / len(curves))
     aside = [(place - (len(curves) - 1) / 2) * room for place in range(len(curves))]
     drawn = [_curve(curve, by, along, up) for curve, by in zip(curves, aside, strict=True)]
-    return _drawing(name, title, about, [_grid(along, up, below), drawn], HEIGHT)
+    return [*_grid(along, up, below), *drawn]
 
 
 def _drawing(name: str, title: str, about: str, body: Child, height: float) -> Markup:
