@@ -12,8 +12,10 @@ If the SuperNode ends, so does this; if this is killed, the SuperNode ends too (
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from fedrai.runtimes.node import NodeApp
 from fedrai.runtimes.supernode import Connection, private_folder, supernode
 
 LOOK = 0.3  # seconds between looks for a task
+MISSING = 3.0  # seconds between looks for a newer task while parts of a message are missing
+Task = tuple[Any, str]  # and its token
 
 
 def run_node(file: Path, connection: Connection, say: Callable[[str], None]) -> None:
@@ -65,18 +69,19 @@ def serve(node: NodeApp, link: Link, going: Callable[[], bool]) -> None:
         going: whether to go on.
     """
     client = runtime_client(link, patience=LOOK, going=going)
+    found: Task | None = None
     try:
         while going():
-            found = _acquired(client)
+            found = found or _acquired(client)
             if found is None:
                 time.sleep(LOOK)
             else:
-                _do(node, link, found[1], going)
+                found = _do(node, link, found[1], going, lambda: _acquired(client))
     finally:
         client.close()
 
 
-def _acquired(client: Any) -> tuple[Any, str] | None:
+def _acquired(client: Any) -> Task | None:
     """The next task; None while there is none, or while the SuperNode does not answer.
 
     Raises:
@@ -93,20 +98,57 @@ def _acquired(client: Any) -> tuple[Any, str] | None:
         raise FederationError(f"the SuperNode gives no tasks away ({code})") from None
 
 
-def _do(node: NodeApp, link: Link, token: str, going: Callable[[], bool]) -> None:
-    """One task; what goes wrong with it is noted, and the next one comes."""
+def _do(
+    node: NodeApp,
+    link: Link,
+    token: str,
+    going: Callable[[], bool],
+    newer: Callable[[], Task | None],
+) -> Task | None:
+    """One task; what goes wrong with it is noted, and the next one comes.
+
+    Returns:
+        The newer task that it was given up for, if there is one.
+    """
     client = runtime_client(link, token, going=going)
-    status, context = SubStatus.FAILED, None
+    status, context, later = SubStatus.FAILED, None, None
     try:
         with heartbeat(client):
-            message, context, _run, _fab = pull_task_input(client)
-            push_message(client, reply_of(node, message, context), context)
-        status = SubStatus.COMPLETED
+            pulled, later = _pulled(client, newer)
+            if pulled is None:
+                node.note("a task was lost: its run ended while the message came")
+            else:
+                message, context, _run, _fab = pulled
+                push_message(client, reply_of(node, message, context), context)
+                status = SubStatus.COMPLETED
     except Exception as error:
         node.note(f"a task was lost: {describe(error)}")
     finally:
         finish(client, context_to_proto(context) if context else None, status)
         client.close()
+    return later
+
+
+def _pulled(client: Any, newer: Callable[[], Task | None]) -> tuple[Any, Task | None]:
+    """What `pull_task_input` gives, or the newer task that shows that it never will.
+
+    Where a run ends while a SuperNode of Flower 1.41 receives its message, the task stays and the
+    rest of the message never comes; Flower would wait for it for up to two hours. A SuperNode asks
+    for a message only when the last one is there, so a newer task tells that this one is lost.
+    """
+    found: Future[Any] = Future()
+
+    def pull() -> None:
+        try:
+            found.set_result(pull_task_input(client))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=pull, name="fedrai-message", daemon=True).start()
+    while not wait([found], timeout=MISSING).done:
+        if (later := newer()) is not None:
+            return None, later
+    return found.result(), None
 
 
 def reply_of(node: NodeApp, message: Message, context: Any) -> Message:
