@@ -106,6 +106,8 @@ def test_an_axis_is_drawn_by_arm(tmp_path: Path) -> None:
     drawn = text[text.index("chart-axis-0-safe-title") :]
     drawn = drawn[: drawn.index("</svg>")]
     assert drawn.count("<polyline") == 2
+    picture_of = ElementTree.parse(tmp_path / "safety.svg").iter(f"{SVG}text")
+    assert [t.text for t in picture_of][-2:] == ["fedavg, 0.5", "both, 0.5"]
     assert "data.harm.share" in drawn
 
 

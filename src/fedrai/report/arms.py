@@ -173,7 +173,8 @@ def spots(points: Sequence[ArmPoint]) -> tuple[list[Curve], str]:
     for style, arm in enumerate(having if across else []):
         up, along = arm.figures[SAFE], arm.figures[across]
         spot = Point(along.y, up.y, up.low, up.high, along.low, along.high)
-        curves.append(Curve(f"{arm.label}, {arm.value}".rstrip(", "), style, (spot,)))
+        label = f"{arm.label}, {arm.value}" if arm.value else arm.label
+        curves.append(Curve(label, style, (spot,)))
     return curves, across
 
 
