@@ -113,34 +113,48 @@ def tries_table(tries: Sequence[Try]) -> str:
 def draw(tries: Sequence[Try]) -> str:
     """The SVG: a numbered point for each try with its 95 % intervals, and the frontier."""
     widest = max(value(one.xstest) for one in tries)
-    top = min(100, 10 * (int(widest * 10) + 1))  # per cent, the end of the x axis
+    lowest = min((one.safe.interval() or (0, 1))[0] for one in tries)
+    axes = Axes(min(100, 10 * (int(widest * 10) + 1)), 20 * int(lowest * 5))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
         ' font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        *_axes(top),
-        _line(frontier(tries), top),
-        *(_point(number, one, top) for number, one in enumerate(tries, 1)),
+        *_axes(axes),
+        _line(frontier(tries), axes),
+        *(_point(number, one, axes) for number, one in enumerate(tries, 1)),
         *_legend(),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def place(x: float, y: float, top: float) -> tuple[float, float]:
-    """Where per cents lie in the picture: x of over-refusal (0 to `top`), y of safety."""
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    return round(LEFT + across * x / top, 1), round(TOP + down * (1 - y / 100), 1)
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Where the axes end, in per cent.
+
+    Attributes:
+        top: the end of over-refusal, which begins at 0.
+        low: the beginning of safety, which ends at 100.
+    """
+
+    top: int
+    low: int
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where per cents of over-refusal and of safety lie in the picture."""
+        across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        part = (100 - y) / (100 - self.low)
+        return round(LEFT + across * x / self.top, 1), round(TOP + down * part, 1)
 
 
-def _axes(top: int) -> list[str]:
-    parts = []
-    for step in range(0, 101, 20):
-        (x, y), (end, _) = place(0, step, top), place(top, step, top)
+def _axes(axes: Axes) -> list[str]:
+    parts, place, top = [], axes.place, axes.top
+    for step in range(axes.low, 101, 10 if axes.low else 20):
+        (x, y), (end, _) = place(0, step), place(top, step)
         parts.append(f'<line x1="{x}" y1="{y}" x2="{end}" y2="{y}" stroke="{PALE}"/>')
         parts.append(f'<text x="{x - 8}" y="{y + 4}" text-anchor="end">{step}</text>')
     for number in range(6):
-        (x, y), (_, end) = place(top * number / 5, 0, top), place(0, 100, top)
+        (x, y), (_, end) = place(top * number / 5, axes.low), place(0, 100)
         parts.append(f'<line x1="{x}" y1="{y}" x2="{x}" y2="{end}" stroke="{PALE}"/>')
         shown = f"{top * number / 5:g}"
         parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{shown}</text>')
@@ -156,23 +170,24 @@ def _axes(top: int) -> list[str]:
     return parts
 
 
-def _line(best: Sequence[Try], top: int) -> str:
+def _line(best: Sequence[Try], axes: Axes) -> str:
     """The frontier as steps: as safe as the last point until the next one."""
     points: list[tuple[float, float]] = []
     for one in best:
-        x, y = place(100 * value(one.xstest), 100 * value(one.safe), top)
+        x, y = axes.place(100 * value(one.xstest), 100 * value(one.safe))
         points += [(x, points[-1][1]), (x, y)] if points else [(x, y)]
     body = " ".join(f"{x},{y}" for x, y in points)
     return f'<polyline points="{body}" fill="none" stroke="{INK}" stroke-width="1.5"/>'
 
 
-def _point(number: int, one: Try, top: int) -> str:
+def _point(number: int, one: Try, axes: Axes) -> str:
     at = 100 * value(one.xstest), 100 * value(one.safe)
-    x, y = place(*at, top)
+    x, y = axes.place(*at)
     low, high = one.safe.interval() or (0, 1)
     left, right = one.xstest.interval() or (0, 1)
-    (_, bottom), (_, upper) = place(at[0], 100 * low, top), place(at[0], 100 * high, top)
-    (west, _), (east, _) = (place(100 * end, at[1], top) for end in (left, min(right, top / 100)))
+    (_, bottom), (_, upper) = (axes.place(at[0], 100 * end) for end in (low, high))
+    ends = (left, min(right, axes.top / 100))
+    (west, _), (east, _) = (axes.place(100 * end, at[1]) for end in ends)
     colour = next(c for most, c in ORDINARY if value(one.ordinary) <= most)
     bars = f'stroke="{colour}" stroke-opacity="0.35"'
     rates = f"safe {one.safe}, XSTest {one.xstest}, ordinary {one.ordinary}"

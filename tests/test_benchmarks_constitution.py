@@ -195,6 +195,10 @@ def test_points_lie_where_their_rates_say(tmp_path: Path) -> None:
     assert title.startswith("1. a <b>: share 0.5, 100 steps, learning rate 0.001; safe 50.0 %")
     line = root.find(".//{*}polyline").get("points")
     assert line == "64.0,464.0 332.8,464.0 332.8,254.0 668.8,254.0 668.8,44.0"
+    # of 90 in 100 the interval's lower end is 82.6 %, so the plot begins at 80
+    alone = ElementTree.fromstring(frontier.draw(load(tmp_path, tried(90, 5, 0))))
+    assert float(alone.find(".//{*}g/{*}circle").get("cy")) == 254.0
+    assert [t.text for t in alone.findall("{*}text")][:3] == ["80", "90", "100"]
 
 
 @pytest.mark.parametrize(
