@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedrai.costs import Shape, generation_operations
 from fedrai.errors import GuardError
+from fedrai.model.cached import forward_cached
 from fedrai.records import Problem
 from fedrai.train import padded
 
@@ -156,15 +157,15 @@ class Engine:
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
     ) -> tuple[Tensor, Any]:
         """Logits (B, V) of the token after ids (B, T), and the cache to go on with."""
-        out = self.model(
+        out, cache = forward_cached(
+            self.model,
+            cache,
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
             **({"logits_to_keep": 1} if self._short else {}),
         )
-        return out.logits[:, -1], out.past_key_values
+        return out.logits[:, -1], cache
 
     def _shape(self) -> Shape:
         config = self.model.config.get_text_config()

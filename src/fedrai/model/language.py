@@ -15,6 +15,7 @@ from fedrai.chat import ChatFormat
 from fedrai.costs import Shape
 from fedrai.model.adapted import Adapted
 from fedrai.model.adapters import WEIGHTS
+from fedrai.model.cached import forward_cached
 
 
 class LanguageModel(Adapted):
@@ -89,20 +90,18 @@ class LanguageModel(Adapted):
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
-            "past_key_values": cache,
-            "use_cache": True,
         }
         if not self.fused:
-            out = self.base(**given, logits_to_keep=1)
-            return out.logits[:, -1], out.past_key_values
-        out = self.base.get_decoder()(**given)
+            out, cache = forward_cached(self.base, cache, **given, logits_to_keep=1)
+            return out.logits[:, -1], cache
+        out, cache = forward_cached(self.base.get_decoder(), cache, **given)
         last = out.last_hidden_state[
             :, -1
         ].contiguous()  # a strided slice makes matmul copy weights
         logits = last @ self.output_weight.T
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits, out.past_key_values
+        return logits, cache
 
     def shape(self) -> Shape:
         """What `costs` needs to count operations."""
