@@ -1,16 +1,21 @@
 # make quickstart   set up, then run the main job on the embedded model (minutes on 2 cores)
 # make test         set up, then run the tests
 # make test-integrations   also the extras (Inspect AI, lm-eval, MLflow, W&B, trackio) and their tests
-# make check        ruff, strict typing and the tests, with warnings as errors
+# make test-oldest, make test-newest   the tests with the lowest and highest versions of pyproject.toml's ranges
+# make check        ruff, strict typing and the tests
+# make lock         renew locks/, which the set-up installs
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := -m pip install --quiet --disable-pip-version-check
+LOCKED := $(INSTALL) --require-hashes -c locks/accelerator.txt
+SELF := $(INSTALL) --no-deps --no-build-isolation -e .
 
-.PHONY: quickstart test test-integrations check docs clean
+.PHONY: quickstart test test-integrations test-oldest test-newest check docs lock clean
 
-quickstart: $(VENV)/.run
+quickstart: $(VENV)/.test
 	$(BIN)/fedrai compare recipes/quickstart.toml --arm harmful --arm filter --arm constitution --arm both --out runs/quickstart
 
 test: $(VENV)/.test
@@ -28,24 +33,38 @@ check: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.new
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+lock: $(VENV)/.test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/lock.py
+
+# torch is left as the set-up has it: lower and newer releases bring gigabytes of CUDA packages
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest: test-%: $(VENV)/.test
+	$(PYTHON) -m venv --clear $(VENV)-$*
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --resolution $(RESOLUTION) -c constraints.txt \
+		--python $(VENV)-$*/bin/python --extra test pyproject.toml -o $(VENV)-$*/versions.txt
+	sed -i.all -E '/^(nvidia-|cuda-|triton==)/d' $(VENV)-$*/versions.txt
+	$(VENV)-$*/bin/python $(INSTALL) --require-hashes -r locks/pip.txt
+	$(VENV)-$*/bin/python $(INSTALL) -r $(VENV)-$*/versions.txt 'hatchling>=1.27,<2' editables
+	$(VENV)-$*/bin/python $(SELF)
+	$(VENV)-$*/bin/python -m pytest
+
+$(VENV)/.test: pyproject.toml locks/fedrai.txt locks/torch-cpu.txt locks/accelerator.txt | $(VENV)/.new
+	@$(BIN)/python $(INSTALL) --require-hashes --no-deps -r locks/torch-cpu.txt 2>/dev/null || true
+	$(BIN)/python $(LOCKED) -r locks/fedrai.txt
+	$(BIN)/python $(SELF)
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.new
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
-	@touch $@ $(VENV)/.run
-
-$(VENV)/.integrations: pyproject.toml constraints.txt | $(VENV)/.new
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,inspect,lm-eval,mlflow,wandb,trackio]'
-	@touch $@ $(VENV)/.test $(VENV)/.run
+$(VENV)/.integrations: pyproject.toml locks/integrations.txt | $(VENV)/.test
+	$(BIN)/python $(LOCKED) -r locks/integrations.txt
+	@touch $@
 
 $(VENV)/.new:
-	@test -n "$(PYTHON)" || { echo "FedRAI needs Python 3.11 or newer; name it with make PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "FedRAI needs Python 3.11 to 3.14; name it with make PYTHON=..."; exit 1; }
 	@echo "setting up $(VENV) with $(PYTHON) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24.1'
+	$(BIN)/python $(INSTALL) --require-hashes -r locks/pip.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 from fedrai import recipe
@@ -177,3 +179,59 @@ def test_version_is_one():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     shown = CliRunner().invoke(cli, ["--version"]).output
     assert project["version"] in shown
+
+
+# --- the locks --------------------------------------------------------------------------------
+
+
+def locked(name):
+    text = (ROOT / "locks" / name).read_text()
+    blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", text)[1:]
+    pins = [re.match(r"([A-Za-z0-9._-]+)==([^ ]+)", block).groups() for block in blocks]
+    assert all("--hash=sha256:" in block for block in blocks), name
+    return {canonicalize_name(package): version for package, version in pins}
+
+
+def requirements(extra):
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + project["optional-dependencies"][extra]
+    return [Requirement(line) for line in lines if not line.startswith("fedrai[")]
+
+
+@pytest.mark.parametrize(
+    ("lock", "extra"), [("fedrai.txt", "test"), ("integrations.txt", "inspect")]
+)
+def test_a_lock_pins_every_requirement_within_its_range_and_with_hashes(lock, extra):
+    pins = locked(lock)
+    for requirement in requirements(extra):
+        version = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{lock}: {requirement}"
+
+
+def test_the_locks_agree_on_versions_and_on_torch():
+    few, more = locked("fedrai.txt"), locked("integrations.txt")
+    assert few.items() <= more.items()
+    assert f"torch=={few['torch']}" in (ROOT / "constraints.txt").read_text()
+    assert locked("torch-cpu.txt")["torch"].partition("+")[0] == few["torch"]
+    assert not [name for name in few if name.startswith(("nvidia-", "cuda-", "triton"))]
+
+
+# --- warnings ---------------------------------------------------------------------------------
+
+
+def test_our_own_warnings_fail_a_test_and_deprecations_of_others_are_listed(tmp_path):
+    (tmp_path / "fedrai_own.py").write_text("import warnings\ndef f(): warnings.warn('careless')\n")
+    (tmp_path / "other.py").write_text(
+        "import warnings\ndef f(): warnings.warn('old name', FutureWarning, stacklevel=2)\n"
+    )
+    (tmp_path / "test_both.py").write_text(
+        "import fedrai_own, other\ndef test_own(): fedrai_own.f()\ndef test_others(): other.f()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-q",
+               f"--rootdir={tmp_path}", "-p", "no:cacheprovider", str(tmp_path)]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "UserWarning: careless" in done.stdout
+    assert "FutureWarning: old name" in done.stdout
+    assert "1 failed, 1 passed, 1 warning" in done.stdout

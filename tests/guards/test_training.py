@@ -57,7 +57,7 @@ def make(
             if kind == "llama":
                 some = rows(300, pairs=False)
                 recipe = settings(
-                    tiny_model, max_length=96, alpha=128, learning_rate=5e-3, epochs=8
+                    tiny_model, max_length=96, alpha=64, learning_rate=2e-3, epochs=10
                 )
             folder = tmp_path_factory.mktemp("trained") / kind
             steps: list[Step] = []
