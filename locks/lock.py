@@ -124,8 +124,8 @@ def check() -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = ["uv", "pip", "install", "--dry-run", "--quiet", "--require-hashes",
                        "--only-binary", ":all:", *sources, "--target", folder,
-                       "--python-platform", platform, "--python-version", python, "-r", str(HERE / name),
-                       "-c", str(HERE / "accelerator.txt")]  # fmt: skip
+                       "--python-platform", platform, "--python-version", python,
+                       "-r", str(HERE / name), "-c", str(HERE / "accelerator.txt")]  # fmt: skip
             done = subprocess.run(
                 command, cwd=ROOT, env={**os.environ, **oldest_mac}, capture_output=True, text=True
             )

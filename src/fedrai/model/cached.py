@@ -19,7 +19,8 @@ def forward_cached(model: Any, cache: Any, **inputs: Any) -> tuple[Any, Any]:
         cache: of the tokens before these; None for none.
         inputs: everything else that its forward takes.
     """
-    name = _cache_argument(type(model))
+    kind: type = type(model)
+    name = _cache_argument(kind)
     output = model(**inputs, **{name: cache}, use_cache=True)
     return output, getattr(output, name)
 
