@@ -100,9 +100,8 @@ def cut(here: Any, long: float) -> str:
 
 def online(here: Any) -> int:
     """How many nodes the SuperLink holds to be there."""
-    from flwr.proto.control_pb2 import ListNodesRequest
-
     from fedrai.runtimes.deployment import control_client
+    from flower_parts import ListNodesRequest
 
     client = control_client(here.cluster.link)
     try:

@@ -3,7 +3,7 @@
     python benchmarks/node_start.py                  # a tiny random model
     python benchmarks/node_start.py MODEL [ROUNDS]   # a real one, such as smollm2-135m-instruct
 
-A SuperLink and one SuperNode run on loopback, without TLS. Peer: the same node as Flower 1.41 runs
+A SuperLink and one SuperNode run on loopback, without TLS. Peer: the same node as Flower 1.42 runs
 it by itself (`flower-supernode`, a process for every message). Both train one step a round on the
 same rows; the first round of both loads everything and is not counted.
 """

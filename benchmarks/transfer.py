@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
-from flwr.supercore.constant import TaskType
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
 from common import report
 from fedrai import protocol
 from fedrai.runtimes.deployment import server_app
+from fedrai.runtimes.flower_internals import TaskType, pull_task_input, push_message
 from fedrai.runtimes.link import Link, acquire, finish, heartbeat, runtime_client
 from fedrai.runtimes.supernode import Connection, private_folder, supernode
 from node_start import process, superlink

@@ -32,11 +32,6 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    no_object_id_recompute,
-)
 
 from fedrai import commands, protocol, recipe
 from fedrai.errors import ProtocolError
@@ -48,6 +43,12 @@ from fedrai.protocol import CLIENT_REASONS, WEIGHT, Reason, Task, Update, read_r
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local, screening
 from fedrai.runtimes.grid import LocalGrid
+from flower_parts import (
+    get_all_nested_objects,
+    message_from_proto,
+    message_to_proto,
+    no_object_id_recompute,
+)
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 ADAPTER = {
@@ -545,7 +546,7 @@ def test_no_text_leaves_a_client_that_filters(
 
 
 def _content(data: bytes) -> RecordDict:
-    from flwr.proto.message_pb2 import Message as Proto
+    from flower_parts import Message as Proto
 
     return message_from_proto(Proto.FromString(data)).content
 

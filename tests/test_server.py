@@ -29,7 +29,6 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedrai import client, protocol, recipe, report, server
 from fedrai.aggregation import build
@@ -43,6 +42,7 @@ from fedrai.records import Step, Tokens
 from fedrai.round_record import keep
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
+from fedrai.runtimes.flower_internals import be_task, give_id
 from fedrai.runtimes.grid import LocalGrid
 from fedrai.runtimes.roster import LateReplies
 from fedrai.schema import Recipe, seed_for
@@ -74,7 +74,7 @@ class ScriptedGrid(Grid):
     """
 
     def __init__(self, script: Script, *, turned: bool = False) -> None:
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+        be_task(1, 1, 1)
         self.script, self.turned = script, turned
         self.asked: list[Message] = []
         self.inbox: list[Message] = []
@@ -97,7 +97,7 @@ class ScriptedGrid(Grid):
         ids = []
         for message in messages:
             self.asked.append(message)
-            message.metadata.__dict__["_message_id"] = f"m{len(self.asked)}"
+            give_id(message, f"m{len(self.asked)}")
             self.inbox += self.script(names[message.metadata.dst_node_id], message)
             ids.append(message.metadata.message_id)
         return ids

@@ -69,8 +69,7 @@ def test_who_signed_and_whose_key():
 
 
 def test_node_keys_are_what_flower_reads(tmp_path):
-    from flwr.cli.supernode.register import try_load_public_key
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
+    from flower_parts import public_key_to_bytes, try_load_public_key, uses_nist_ec_curve
 
     private, public = certificates.make_node_key()
     (tmp_path / "node.pub").write_bytes(public)

@@ -198,7 +198,7 @@ def test_every_address_of_a_machine_is_no_address_of_a_server(tmp_path):
 
 
 def test_the_programs_understand_the_commands(folder):
-    from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
+    from flower_parts import _parse_args_run_superlink
 
     start = starting.command_of(folder / "nodes/hospital-b")
     assert Path(start.command[0]).name == "fedrai"

@@ -13,11 +13,11 @@ RUNTIME = ("/v1/runtime/acquire-task", "/v1/runtime/create-task")
 @pytest.fixture
 def flower(monkeypatch):
     """Flower's own SuperLink app as `flower-superlink` makes it, with ours in front."""
-    from flwr.superlink import extensions, main
+    from flower_parts import create_app, get_middleware
 
-    monkeypatch.setattr(extensions, "get_middleware", extensions.get_middleware)
+    monkeypatch.setattr("flwr.superlink.extensions.get_middleware", get_middleware)
     superlink.install()
-    return main.create_app()
+    return create_app()
 
 
 def ask(app, path, client, *, method="POST", body=b"", headers=()):

@@ -243,9 +243,8 @@ def _superlink(folder: Path, address: str) -> list[str]:
 
 def register(link: Link, public: bytes, name: str) -> int:
     """Make a node's key known to the SuperLink; gives Flower's number of the node."""
-    from flwr.proto.control_pb2 import RegisterNodeRequest
-
     from fedrai.runtimes.deployment import control_client
+    from fedrai.runtimes.flower_internals import RegisterNodeRequest
 
     client = control_client(link)
     try:

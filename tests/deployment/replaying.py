@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_cluster import Cluster
-from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+
+from flower_parts import PushMessagesRequest, PushMessagesResponse
 
 LENGTH = re.compile(rb"^content-length: *(\d+)\r?$", re.IGNORECASE | re.MULTILINE)
 PUSH = b"POST /v1/fleet/push-messages "

@@ -10,8 +10,12 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,6 @@ import pytest
 from click.testing import CliRunner
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from flwr.supercore.constant import TaskType
-from flwr.supercore.logger import warn_deprecated_feature
 
 from driver import write_recipe
 from fedrai import commands, recipe
@@ -30,9 +32,11 @@ from fedrai.errors import DependencyError, FederationError, RecipeError, RunErro
 from fedrai.runs import RunFolder
 from fedrai.runtimes import deployment, link, simulation
 from fedrai.runtimes.deployment import APP, FlowerEngine
+from fedrai.runtimes.flower_internals import TaskType
 from fedrai.runtimes.link import Link, acquire, link_to, runtime_client
 from fedrai.runtimes.simulation import SimulationEngine
 from fedrai.runtimes.supernode import Connection, Supernode, private_folder, supernode_command
+from flower_parts import warn_deprecated_feature
 
 
 @pytest.mark.parametrize(
@@ -176,6 +180,60 @@ def test_nothing_is_repeated_once_the_other_side_has_ended() -> None:
             acquire(client, TaskType.CLIENT_APP)
         client.close()
     assert time.monotonic() - began < link.LONGEST_WAIT / 4
+
+
+@contextmanager
+def refusing(status: int, body: bytes) -> Iterator[Link]:
+    """An API on loopback that answers every request in this way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Link(f"127.0.0.1:{server.server_port}", insecure=True)
+        server.shutdown()
+
+
+OTHER = b'{"code": 1001, "detail": "x", "extra": "SuperLink version 1.41.0 detected a mismatch"}'
+
+
+def test_an_api_of_another_flower_is_an_error_and_not_the_end_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Flower's own clients end the process, from whatever thread they are in."""
+    lost: list[str] = []
+    monkeypatch.setattr(link, "BEAT", 0.1)
+    with refusing(412, OTHER) as other:
+        client = runtime_client(other, "token")
+        with pytest.raises(FederationError, match=f"{other.address} runs another Flower") as error:
+            acquire(client, TaskType.CLIENT_APP)
+        with link.heartbeat(client, lambda: lost.append("once")):
+            time.sleep(0.5)
+        link.finish(client, None, "failed")
+        client.close()
+    assert "fedrai deploy start" in error.value.hint
+    assert lost == ["once"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(403, b'{"code": 2004, "detail": "x"}'), (400, b"<html>")]
+)
+def test_other_refusals_stay_what_they_are(status: int, body: bytes) -> None:
+    with refusing(status, body) as other:
+        client = runtime_client(other)
+        with pytest.raises(httpx.HTTPStatusError) as error:
+            acquire(client, TaskType.CLIENT_APP)
+        client.close()
+    assert error.value.response.status_code == status
 
 
 @pytest.mark.parametrize(

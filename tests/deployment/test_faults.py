@@ -10,21 +10,22 @@ import httpx
 import pytest
 import torch
 from flwr.app import Message, Metadata
-from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, PullObjectResponse
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.run import Run
-from flwr.superlink.grid import HttpGrid
 from scenarios import QUICK, Place, Seen, place
 
 from fedrai import protocol
 from fedrai.protocol import Reason, Update
 from fedrai.runtimes.careful import CarefulGrid
+from fedrai.runtimes.flower_internals import HttpGrid, give_id
+from flower_parts import (
+    ConfirmMessageReceivedResponse,
+    PullAppMessagesResponse,
+    PullObjectResponse,
+    Run,
+    get_all_nested_objects,
+    get_object_tree,
+    message_to_proto,
+    no_object_id_recompute,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ class Runtime:
         content = protocol.pack_update({"a": ADAPTER["a"] * node}, {protocol.WEIGHT: node})
         metadata = Metadata(1, "", node, 1, asked, "1", 0.0, 60.0, "train")
         message = Message(content, metadata=metadata)
-        message.metadata.__dict__["_message_id"] = message.object_id
+        give_id(message, message.object_id)
         with no_object_id_recompute():
             self.replies[asked] = (message_to_proto(message), get_object_tree(message))
             found = get_all_nested_objects(message).items()

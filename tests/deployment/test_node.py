@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message, Metadata, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from driver import write_rows
 from fedrai import protocol
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason, Update
 from fedrai.runtimes import local
+from fedrai.runtimes.flower_internals import be_task
 from fedrai.runtimes.node import NodeApp, sendable
 from fedrai.runtimes.offer import make_offer
 from fedrai.runtimes.worker import reply_of
@@ -48,7 +48,7 @@ def loads(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeApp:
     monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 7
+    be_task(1, 1, 7)
     write_rows(tmp_path / "rows.jsonl", 6)
     (tmp_path / "node.toml").write_text(NODE)
     return NodeApp(tmp_path / "node.toml")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedrai import protocol
 from fedrai.errors import FederationError
 from fedrai.runtimes import roster
+from fedrai.runtimes.flower_internals import be_task, give_id
 from fedrai.runtimes.roster import LateReplies, Roster
 
 EMPTY = RecordDict()
@@ -41,7 +41,7 @@ class Nodes(Grid):  # type: ignore[misc]
         ids = []
         for message in messages:
             ids.append(f"m{len(self.asked)}")
-            message.metadata.__dict__["_message_id"] = ids[-1]
+            give_id(message, ids[-1])
             self.asked[ids[-1]] = message
             self.questions.append(message.metadata.dst_node_id)
         return ids
@@ -80,7 +80,7 @@ def heard() -> Heard:
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roster, "LOOK", 0.01)
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    be_task(1, 1, 1)
 
 
 def test_nodes_are_known_by_name_and_asked_once(heard: Heard) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from flwr.app import RecordDict
-from flwr.common.constant import SubStatus
 
 from fedrai.runtimes import worker
+from fedrai.runtimes.flower_internals import SubStatus
 
 
 class Line:

@@ -1,6 +1,6 @@
 """X.509 certificates of a consortium's own CA (RFC 5280), and the keys that SuperNodes sign with.
 
-All keys are NIST P-384, the curve that Flower 1.41 names for SuperNodes. Flower reads a node's
+All keys are NIST P-384, the curve that Flower 1.42 names for SuperNodes. Flower reads a node's
 private key in OpenSSH's format and its public key as one OpenSSH line; certificates and their keys
 are PEM. No key has a passphrase, since the processes start unattended: file modes protect them.
 """

@@ -22,11 +22,11 @@ from fedrai import __version__
 from fedrai.deploy import certificates, probing, settings
 from fedrai.deploy.settings import Address, Deployment
 from fedrai.errors import DeploymentError, FedRAIError
+from fedrai.runtimes.flower_internals import VERSIONS
 
 State = Literal["ok", "warning", "failed", "not tried"]
 
-FLOWER = SpecifierSet(">=1.41,<1.42")
-"""The Flower that the deployment is made for; as in the package's requirements."""
+FLOWER = SpecifierSet(VERSIONS)
 DAYS_WARNED = 30
 """Days before a certificate ends from which it is a warning."""
 

@@ -25,7 +25,7 @@ TIMEOUT = 10.0
 """Seconds for each of the steps."""
 
 AHEAD, BEHIND = 5.0, 305.0
-"""Flower 1.41 takes requests signed less than so many seconds in the server's future or past."""
+"""Flower 1.42 takes requests signed less than so many seconds in the server's future or past."""
 
 DATE_LAGS = 2.0
 """Seconds that a `Date` may be behind its server's clock."""

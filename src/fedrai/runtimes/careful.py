@@ -1,6 +1,6 @@
 """Flower's Grid over HTTP, for replies that cannot be trusted to be well formed.
 
-Flower 1.41 keeps from a SuperLink what is no object of its kinds, but not one whose inside is
+Flower 1.42 keeps from a SuperLink what is no object of its kinds, but not one whose inside is
 wrong: such an object raises in the middle of `HttpGrid.pull_messages`, which has by then taken all
 other replies that were ready, too. One node could so stop a run, and lose the updates of others.
 Here every reply is pulled by itself, and one that cannot be read becomes an empty reply of the node
@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 from flwr.app import Message, MessageType, Metadata, RecordDict
-from flwr.superlink.grid import HttpGrid
 
 from fedrai.protocol import SUPERLINK
+from fedrai.runtimes.flower_internals import HttpGrid
 
 
 class CarefulGrid(HttpGrid):  # type: ignore[misc]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,17 +21,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import httpx
-from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import SubStatus
-from flwr.common.serde import fab_to_proto, run_from_proto
-from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
-from flwr.proto.runtime_pb2 import PullTaskInputRequest
 from flwr.serverapp import Grid
-from flwr.supercore.constant import TaskType
-from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.fab import Fab
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedrai import __version__, assets
 from fedrai.errors import FederationError
@@ -40,6 +29,21 @@ from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local, rounds
 from fedrai.runtimes.careful import CarefulGrid
+from fedrai.runtimes.flower_internals import (
+    ControlHttpClient,
+    Fab,
+    PullTaskInputRequest,
+    StartRunRequest,
+    StopRunRequest,
+    SubStatus,
+    TaskType,
+    be_task,
+    bundle,
+    fab_to_proto,
+    repeat_with,
+    run_from_proto,
+    versions_told,
+)
 from fedrai.runtimes.link import Link, acquire, finish, heartbeat, patient, runtime_client, wait_for
 from fedrai.runtimes.offer import make_offer
 from fedrai.runtimes.roster import LateReplies, Roster
@@ -173,7 +177,7 @@ def reachable(link: Link) -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         raise FederationError(
             f"the SuperLink at {link.address} refuses ({error.response.status_code})",
-            hint="it must be of Flower 1.41, on this machine, with this deployment's secret",
+            hint="it must be on this machine, with this deployment's secret",
         ) from None
     except httpx.TransportError as error:
         raise FederationError(
@@ -216,9 +220,7 @@ def _own_task(link: Link, client: Any, run_id: int) -> str | None:
 
 
 def _start(control: Any) -> int:
-    with warnings.catch_warnings():  # Flower 1.41 uses an old name of pathspec 1
-        warnings.simplefilter("ignore", DeprecationWarning)
-        content = build_fab_from_files({"pyproject.toml": APP.encode()})[0]
+    content = bundle({"pyproject.toml": APP.encode()})
     fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
     return int(control.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
 
@@ -229,7 +231,7 @@ def control_client(link: Link) -> Any:
         server_address=link.address,
         insecure=link.insecure,
         root_certificates=link.root_certificate,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="fedrai")],
+        interceptors=versions_told(),
         retry_invoker=patient(10.0),
     )
 
@@ -237,9 +239,8 @@ def control_client(link: Link) -> Any:
 def _grid(link: Link, client: Any, token: str) -> Any:
     """Flower's Grid for the task; it repeats requests with our patience."""
     given = client.PullTaskInput(PullTaskInputRequest())
-    TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
-    TaskIdentity.node_id = given.context.node_id
+    be_task(given.task_id, given.run.run_id, given.context.node_id)
     grid = CarefulGrid(link.address, link.insecure, link.root_certificate, token=token)
-    grid._retry_invoker = patient()
+    repeat_with(grid, patient())
     grid.set_run(run_from_proto(given.run))
     return grid

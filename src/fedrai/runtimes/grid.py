@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
+
+from fedrai.runtimes.flower_internals import be_task, give_id
 
 RUN_ID = 1
 CLIENT_FAILED = 1  # Flower's code for an app that raised; the reason text stays empty on purpose
@@ -27,7 +28,7 @@ class LocalGrid(Grid):  # type: ignore[misc]
     """
 
     def __init__(self, app: ClientApp, clients: Mapping[str, int]) -> None:
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, 1
+        be_task(1, RUN_ID, 1)
         self._app = app
         self._contexts = {node: _context(node, name) for name, node in clients.items()}
         self._queue: deque[Message] = deque()
@@ -61,7 +62,7 @@ class LocalGrid(Grid):  # type: ignore[misc]
         ids = []
         for message in messages:
             self._count += 1
-            message.metadata.__dict__["_message_id"] = str(self._count)  # the SuperLink's part
+            give_id(message, str(self._count))
             self._queue.append(message)
             ids.append(str(self._count))
         return ids

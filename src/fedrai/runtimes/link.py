@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from flwr.proto.runtime_pb2 import (
-    AcquireTaskRequest,
-    PushTaskOutputRequest,
-    SendTaskHeartbeatRequest,
-)
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
-from flwr.supercore.retry import RetryInvoker, exponential
-from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedrai.errors import FederationError
+from fedrai.runtimes.flower_internals import (
+    AcquireTaskRequest,
+    PushTaskOutputRequest,
+    RetryInvoker,
+    RuntimeHttpClient,
+    RuntimeTokenHttpInterceptor,
+    SendTaskHeartbeatRequest,
+    SuperExecAuthHttpInterceptor,
+    exponential,
+    repeat_with,
+    versions_told,
+)
 
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})  # what the secret signs
 BEAT = 10.0  # seconds between signs of life; Flower gives a task up after a minute without one
@@ -90,7 +90,7 @@ def runtime_client(
         patience: seconds that requests are repeated while nobody answers.
         going: whether the other side can still answer; if not, nothing is repeated.
     """
-    signed: list[Any] = [RuntimeVersionHttpInterceptor(component_name="fedrai")]
+    signed = versions_told()
     if token:
         signed.append(RuntimeTokenHttpInterceptor(token))
     elif link.secret is not None:
@@ -136,8 +136,8 @@ def finish(client: Any, context: Any, status: str, details: str = "") -> None:
         status: Flower's word for how it ended.
         details: a fixed text; never that of an exception.
     """
-    client._retry_invoker = None
-    with suppress(httpx.HTTPError):
+    repeat_with(client, None)
+    with suppress(httpx.HTTPError, FederationError):
         client.PushTaskOutput(
             PushTaskOutputRequest(context=context, sub_status=status, details=details)
         )
@@ -174,6 +174,8 @@ def _alive(client: Any) -> bool:
         return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
     except httpx.HTTPStatusError as error:
         return error.response.status_code in PASSING
+    except FederationError:  # it was started again, with another Flower
+        return False
 
 
 def wait_for(found: Callable[[], Any], seconds: float, pause: float) -> Any:

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 
 import httpx
 from cryptography.hazmat.primitives import serialization
-from flwr.proto.control_pb2 import RegisterNodeRequest
-from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedrai.errors import DeploymentError
+from fedrai.runtimes.flower_internals import (
+    ApiErrorCode,
+    ControlHttpClient,
+    FlowerError,
+    RegisterNodeRequest,
+    versions_told,
+)
 
 
 def register(address: str, root_certificate: bytes, keys: Mapping[str, bytes]) -> dict[str, bool]:
@@ -36,7 +39,7 @@ def register(address: str, root_certificate: bytes, keys: Mapping[str, bytes]) -
         server_address=address,
         insecure=False,
         root_certificates=root_certificate,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="fedrai")],
+        interceptors=versions_told(),
     )
     try:
         return {name: _register(client, name, _pem(name, key)) for name, key in keys.items()}

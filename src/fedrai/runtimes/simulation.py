@@ -4,7 +4,7 @@ The round loop and the handlers are the same as everywhere; Flower spreads the c
 each of which loads the model and the data for itself, once. On one small machine the local engine
 is faster and needs less memory: it shares one model. Ray is an optional extra.
 
-Flower 1.41 calls `run_simulation` deprecated and names `flwr run` in its place, which starts a
+Flower 1.42 calls `run_simulation` deprecated and names `flwr run` in its place, which starts a
 SuperLink and runs an app from a folder. There is no other public call for apps of this process; the
 notice, which is for programmers, is not shown.
 """

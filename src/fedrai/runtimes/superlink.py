@@ -2,7 +2,7 @@
 
     python -m fedrai.runtimes.superlink --ssl-certfile ... (the arguments of flower-superlink)
 
-In Flower 1.41 all of a SuperLink's APIs share one port: Fleet, where nodes sign every request;
+In Flower 1.42 all of a SuperLink's APIs share one port: Fleet, where nodes sign every request;
 Control, where runs are started and nodes registered; and Runtime, where ServerApps get their work.
 Control and Runtime ask nobody who they are unless an identity provider is set up, so whoever
 reaches the port could start a run of code of their own on every node. Here a request from another
@@ -18,6 +18,8 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from fedrai.runtimes.flower_internals import put_in_front
 
 if TYPE_CHECKING:
     from starlette.middleware import Middleware
@@ -78,16 +80,14 @@ def _middleware() -> tuple[Middleware, ...]:
 
 def install() -> None:
     """Put the middleware in front of every SuperLink that this process makes."""
-    from flwr.superlink import extensions
-
-    extensions.get_middleware = _middleware
+    put_in_front(_middleware)
 
 
 def main() -> None:
     """Start the SuperLink with this process's arguments."""
     os.environ["FORWARDED_ALLOW_IPS"] = "127.0.0.1"  # whose X-Forwarded-For uvicorn believes
     install()
-    from flwr.superlink.cli.flower_superlink import flower_superlink
+    from fedrai.runtimes.flower_internals import flower_superlink
 
     flower_superlink()
 

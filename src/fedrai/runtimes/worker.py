@@ -1,6 +1,6 @@
 """`fedrai node`: a SuperNode and, beside it, one resident process that does its tasks.
 
-Flower 1.41 starts a fresh Python for each message to a node, which imports everything and loads the
+Flower 1.42 starts a fresh Python for each message to a node, which imports everything and loads the
 base model anew, and it runs there whatever code the run brought along. Here `flower-supernode` runs
 with `--isolation process`, and this process takes its tasks over the Runtime API on loopback, by a
 secret that only the two know. The model, the rows and the guard's verdicts stay in memory from
@@ -21,15 +21,18 @@ from typing import Any
 
 import httpx
 from flwr.app import Message
-from flwr.common.constant import SubStatus
-from flwr.common.serde import context_to_proto
-from flwr.supercore.constant import TaskType
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
 from fedrai import protocol
 from fedrai.client import describe
 from fedrai.errors import FederationError
 from fedrai.protocol import Reason
+from fedrai.runtimes.flower_internals import (
+    SubStatus,
+    TaskType,
+    context_to_proto,
+    pull_task_input,
+    push_message,
+)
 from fedrai.runtimes.link import PASSING, Link, acquire, finish, heartbeat, runtime_client
 from fedrai.runtimes.node import NodeApp
 from fedrai.runtimes.supernode import Connection, private_folder, supernode
@@ -132,7 +135,7 @@ def _do(
 def _pulled(client: Any, newer: Callable[[], Task | None]) -> tuple[Any, Task | None]:
     """What `pull_task_input` gives, or the newer task that shows that it never will.
 
-    Where a run ends while a SuperNode of Flower 1.41 receives its message, the task stays and the
+    Where a run ends while a SuperNode of Flower 1.42 receives its message, the task stays and the
     rest of the message never comes; Flower would wait for it for up to two hours. A SuperNode asks
     for a message only when the last one is there, so a newer task tells that this one is lost.
     """
