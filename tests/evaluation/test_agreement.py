@@ -166,7 +166,7 @@ def test_unreadable_files_and_equal_names(tmp_path):
     with pytest.raises(EvaluationError, match=r"none\.csv: No such file or directory"):
         load([str(tmp_path / "none.csv")])
     (tmp_path / "b.csv").write_bytes(b"prompt,completion,final_label\n\xff\xfe,x,y\n")
-    with pytest.raises(EvaluationError, match="UnicodeDecodeError"):
+    with pytest.raises(EvaluationError, match=r"b\.csv is not UTF-8 \(byte 30\)"):
         load([str(tmp_path / "b.csv")])
     with pytest.raises(EvaluationError, match="two files have the name b"):
         load([str(tmp_path / "b.csv"), str(tmp_path / "other" / "b.csv")])

@@ -7,6 +7,7 @@ clients with `partition.py`. Simulated clients get their rows here; a deployed c
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fedrai.errors import DataError, ModelError
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Questions
 from fedrai.model import LanguageModel
-from fedrai.records import BadRow, Example, Tokens
+from fedrai.records import BadRow, Example, Message, Role, Tokens
 from fedrai.runtimes.judging import asked_for, judges_for
 from fedrai.schema import Data, Recipe, Source
 from fedrai.train import label_count
@@ -72,10 +73,39 @@ def _one_file_a_client(settings: Data, usable: Usable) -> tuple[partition.Shards
     for file in _matching_files(settings):
         if file.stem in shards:
             raise DataError(f"two files give a client the name {file.stem!r}")
-        loaded = data.load(str(file), bad_rows=settings.on_bad_rows)
-        shards[file.stem], unusable = usable(loaded.examples)
-        bad += [*loaded.bad_rows, *unusable]
+        source = read_like(settings, str(file))
+        shards[file.stem], unusable = usable_rows(source, settings.on_bad_rows, usable)
+        bad += unusable
     return shards, bad
+
+
+def read_like(settings: Data, path: str) -> Source:
+    """A file as a source that is read as the recipe's own sources are, which agree in that."""
+    first = settings.sources[0] if settings.sources else None
+    return first.model_copy(update={"path": path, "harmful": False}) if first else Source(path=path)
+
+
+def usable_rows(
+    source: Source, bad_rows: str, usable: Usable
+) -> tuple[list[Example], list[BadRow]]:
+    """The rows of a dataset that the model can use, and the others.
+
+    Args:
+        source: as a recipe names it.
+        bad_rows: `stop` or `skip`.
+        usable: tells which examples can be used.
+
+    Raises:
+        AssetError, DataError: it cannot be had, or has no row that can be used.
+    """
+    loaded = data.load_source(source, bad_rows)
+    examples, unusable = usable(loaded.examples)
+    bad = [*loaded.bad_rows, *unusable]
+    if not examples:
+        raise DataError(
+            f"{source.path} holds no usable row; {data.commonest(bad)}", hint=_way_on(bad)
+        )
+    return examples, bad
 
 
 def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
@@ -85,10 +115,9 @@ def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[Bad
     for source in settings.sources:
         if source.harmful and settings.harm.share == 0:
             continue  # not needed, so not fetched either
-        loaded = load_source(source, settings.on_bad_rows)
-        examples, unusable = usable(loaded.examples)
+        examples, unusable = usable_rows(source, settings.on_bad_rows, usable)
         pools[source.harmful].append((examples, source.share))
-        bad += [*loaded.bad_rows, *unusable]
+        bad += unusable
     total = settings.rows_per_client * len(names)
     benign = partition.mix(pools[False], total, recipe.seed_for("mixture"))
     shards = _cut(benign, names, recipe)
@@ -103,26 +132,6 @@ def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[Bad
         seed=recipe.seed_for("harm"),
     )
     return placed, bad
-
-
-def load_source(source: Source, bad_rows: str) -> data.Loaded:
-    """Read one dataset.
-
-    Args:
-        source: as a recipe names it.
-        bad_rows: `stop` or `skip`.
-
-    Raises:
-        AssetError, DataError: it cannot be had or used.
-    """
-    return data.load(
-        source.path,
-        columns=source.columns,
-        harmful=source.harmful,
-        split=source.split,
-        where=source.where,
-        bad_rows=bad_rows,
-    )
 
 
 def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> partition.Shards:
@@ -151,7 +160,7 @@ def tokenized(
     if bad and settings.on_bad_rows == "stop":
         raise DataError(
             f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
-            hint='raise data.max_length, mend the rows, or set data.on_bad_rows = "skip"',
+            hint=f'{_way_on(bad)}, mend the rows, or set data.on_bad_rows = "skip"',
         )
     return [example for example in examples if example in tokens], bad
 
@@ -160,10 +169,41 @@ def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | Ba
     try:
         row = lm.chat.train_tokens(example.messages, max_length)
     except ModelError as error:
-        return BadRow(example.origin, error.message)
+        return BadRow(example.origin, _refused(lm, example) or error.message)
     if not label_count(row):
-        return BadRow(example.origin, f"no answer within the first {max_length} tokens")
+        return BadRow(example.origin, f"{NO_ANSWER} {max_length} tokens")
     return row
+
+
+NO_ANSWER = "no answer within the first"
+NO_SYSTEM = "the model's chat template takes no system turn"
+
+
+def _refused(lm: LanguageModel, example: Example) -> str:
+    """That the system turn is what a template refuses, if it is."""
+    talk: list[Role] = ["user", "assistant"]
+    system = example.messages[0].role == "system"
+    return NO_SYSTEM if system and _takes(lm, talk) and not _takes(lm, ["system", *talk]) else ""
+
+
+def _takes(lm: LanguageModel, roles: Sequence[Role]) -> bool:
+    """Whether the chat template takes turns of these roles."""
+    try:
+        lm.chat.train_tokens([Message(role, "a") for role in roles], 1)
+    except ModelError:
+        return False
+    return True
+
+
+def _way_on(bad: Sequence[BadRow]) -> str:
+    """The key that helps with the commonest problem, in the words of a hint."""
+    problems = Counter(row.problem for row in bad)
+    problem = problems.most_common(1)[0][0]
+    if problem.startswith(NO_ANSWER):
+        return "raise data.max_length"
+    if problem == NO_SYSTEM:
+        return 'set data.sources.system_turns = "prepend" (into the request) or "drop"'
+    return "see which turns the model's chat template takes"
 
 
 def questions_for(
@@ -181,7 +221,8 @@ def questions_for(
         GuardError, ModelError: the guard that judges cannot be used.
     """
     settings = recipe.evaluation
-    held_out = load_source(settings.ordinary_source, "skip").examples if settings.ordinary else ()
+    ordinary = settings.ordinary_source
+    held_out = data.load_source(ordinary, "skip").examples if settings.ordinary else ()
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
     seed, asked = recipe.seed_for("suites"), asked_for(recipe, progress)
     return Questions(
