@@ -75,11 +75,19 @@ def test_a_blank_half_of_a_pair_is_left_out(tmp_path):
     assert conversations(read(str(path))) == [ASKED, ANSWERED[1:]]
 
 
-@pytest.mark.parametrize("text", ["🏔️" * 40, "a\x00b", "\ud800", "x" * 100_000])
+@pytest.mark.parametrize("text", ["🏔️" * 40, "a\x00b", "x" * 100_000])
 def test_hostile_texts_are_rows(tmp_path, text):
     assert conversations(read(jsonl(tmp_path / "r.jsonl", {"text": text}))) == [
         (Message("user", text),)
     ]
+
+
+def test_half_a_character_is_no_text_that_a_guard_can_be_shown(tmp_path):
+    rows = read(jsonl(tmp_path / "r.jsonl", {"text": f"{CANARY} \ud800"}, {"text": "How far?"}))
+    assert conversations(rows) == [ASKED[:1]]
+    (bad,) = rows.bad_rows
+    assert bad.origin == "r.jsonl, line 1"
+    assert bad.problem.startswith("holds half a character")
 
 
 def test_bad_rows_are_named_and_stop_nothing(tmp_path):

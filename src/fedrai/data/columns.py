@@ -23,7 +23,9 @@ CONTEXT = "input"
 ANSWERS = ("response", "completion", "output", "answer", "reply", "generated_text", "chosen",
            "rejected")  # fmt: skip
 """Columns that hold an answer."""
-USUAL = (*dict.fromkeys([*REQUESTS, CONTEXT, *ANSWERS, "text", *TALKS]),)
+USUAL = ("prompt", "response", "instruction", "input", "output", "question", "answer", "query",
+         "text", "completion", "messages", "conversations", "chosen", "rejected", "request",
+         "reply", "generated_text", "conversation")  # fmt: skip
 """Names that an error may print; others could be text: the first row of a CSV without a header."""
 PLAIN_NAME = re.compile(r"[^\W\d]\w*(?:[.-]\w+)*")
 LONGEST_NAME = 40

@@ -36,10 +36,11 @@ HALF = "holds half a character, such as \\ud83d without its other half"
 SystemTurns = Literal["keep", "prepend", "drop"]
 
 
-def encodable(text: str) -> bool:
-    """Whether a text can be encoded; one with half of a surrogate pair cannot."""
+def encodable(value: Any) -> bool:
+    """Whether all texts in a value can be encoded; one with half of a surrogate pair cannot."""
     try:
-        text.encode()
+        for text in _texts(value):
+            text.encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -47,7 +48,7 @@ def encodable(text: str) -> bool:
 
 def half_character(value: Any) -> str:
     """What is wrong with a value that has half a character anywhere in it; empty if it is fine."""
-    return HALF if any(not encodable(text) for text in _texts(value)) else ""
+    return "" if encodable(value) else HALF
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -138,7 +139,7 @@ def _turn(turn: object, number: int, blank: bool) -> tuple[str, str]:
     role = turn.get("role") if turn.get("role") is not None else turn.get("from")
     named = ROLE_NAMES.get(role.strip().lower()) if isinstance(role, str) else None
     if named is None:
-        raise ValueError(f"turn {number} has a role that is not one of {', '.join(ROLES)}, {TOOL}")
+        raise ValueError(f"turn {number} has a role that is not one of {', '.join(ROLES)}")
     share_gpt = "from" in turn and turn.get("content") is None
     where = f"content of turn {number}"
     text = _content(turn.get("value" if share_gpt else "content"), where)
