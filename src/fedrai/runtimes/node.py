@@ -34,6 +34,7 @@ from fedrai.runtimes.offer import (
 from fedrai.runtimes.rows import tokenized, usable_rows
 from fedrai.runtimes.screening import policy_of, screened
 from fedrai.schema import Node, Recipe
+from fedrai.summary import unread_line
 
 LOSSES = "loss-"  # before the names of metrics that tell of losses
 
@@ -217,13 +218,20 @@ def _examples(
     for source in settings.data.sources:
         try:
             usable, unusable = usable_rows(source, settings.data.on_bad_rows,
-                lambda part: tokenized(lm, part, settings.data, tokens))  # fmt: skip
+                lambda part: tokenized(lm, part, settings.data, tokens),
+                lambda columns: _note_unread(columns, note))  # fmt: skip
         except DataError as error:  # names rows by file and line alone
             note(f"{error.message}; {error.hint}" if error.hint else error.message)
             raise
         examples += usable
         bad += unusable
     return examples, bad
+
+
+def _note_unread(columns: Mapping[str, int], note: Callable[[str], None]) -> None:
+    """Say which columns hold answers that are not trained on."""
+    if line := unread_line(columns):
+        note(line)
 
 
 def _screened(

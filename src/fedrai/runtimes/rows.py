@@ -39,21 +39,25 @@ def check_files(recipe: Recipe) -> None:
 
 
 Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
+OnUnread = Callable[[Mapping[str, int]], None]
 
 
 def shards_for(
-    recipe: Recipe, usable: Usable = lambda examples: (list(examples), [])
+    recipe: Recipe,
+    usable: Usable = lambda examples: (list(examples), []),
+    on_unread: OnUnread = lambda _columns: None,
 ) -> tuple[partition.Shards, list[BadRow]]:
     """Examples by client as the recipe divides them, and the rows that could not be used.
 
     Args:
         recipe: the recipe.
         usable: tells which examples of a source can be used, before they are divided.
+        on_unread: hears of columns with further answers, which nothing is trained on, by source.
     """
     if recipe.data.partition.scheme == "files":
-        shards, bad = _one_file_a_client(recipe.data, usable)
+        shards, bad = _one_file_a_client(recipe.data, usable, on_unread)
     else:
-        shards, bad = _divided(recipe, usable)
+        shards, bad = _divided(recipe, usable, on_unread)
     if recipe.federation.mode == "centralised":
         shards = {POOLED: [row for name in sorted(shards) for row in shards[name]]}
     return shards, bad
@@ -67,14 +71,16 @@ def _matching_files(settings: Data) -> list[Path]:
     return files
 
 
-def _one_file_a_client(settings: Data, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
+def _one_file_a_client(
+    settings: Data, usable: Usable, on_unread: OnUnread
+) -> tuple[partition.Shards, list[BadRow]]:
     shards: partition.Shards = {}
     bad: list[BadRow] = []
     for file in _matching_files(settings):
         if file.stem in shards:
             raise DataError(f"two files give a client the name {file.stem!r}")
         source = read_like(settings, str(file))
-        shards[file.stem], unusable = usable_rows(source, settings.on_bad_rows, usable)
+        shards[file.stem], unusable = usable_rows(source, settings.on_bad_rows, usable, on_unread)
         bad += unusable
     return shards, bad
 
@@ -86,7 +92,7 @@ def read_like(settings: Data, path: str) -> Source:
 
 
 def usable_rows(
-    source: Source, bad_rows: str, usable: Usable
+    source: Source, bad_rows: str, usable: Usable, on_unread: OnUnread
 ) -> tuple[list[Example], list[BadRow]]:
     """The rows of a dataset that the model can use, and the others.
 
@@ -94,11 +100,13 @@ def usable_rows(
         source: as a recipe names it.
         bad_rows: `stop` or `skip`.
         usable: tells which examples can be used.
+        on_unread: hears of columns with further answers.
 
     Raises:
         AssetError, DataError: it cannot be had, or has no row that can be used.
     """
     loaded = data.load_source(source, bad_rows)
+    on_unread(loaded.unread)
     examples, unusable = usable(loaded.examples)
     bad = [*loaded.bad_rows, *unusable]
     if not examples:
@@ -108,14 +116,16 @@ def usable_rows(
     return examples, bad
 
 
-def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
+def _divided(
+    recipe: Recipe, usable: Usable, on_unread: OnUnread
+) -> tuple[partition.Shards, list[BadRow]]:
     settings, names = recipe.data, partition.client_names(recipe.federation.clients)
     pools: dict[bool, list[tuple[Sequence[Example], float | None]]] = {False: [], True: []}
     bad: list[BadRow] = []
     for source in settings.sources:
         if source.harmful and settings.harm.share == 0:
             continue  # not needed, so not fetched either
-        examples, unusable = usable_rows(source, settings.on_bad_rows, usable)
+        examples, unusable = usable_rows(source, settings.on_bad_rows, usable, on_unread)
         pools[source.harmful].append((examples, source.share))
         bad += unusable
     total = settings.rows_per_client * len(names)
