@@ -85,6 +85,11 @@ def test_questions_sorted_by_category(tmp_path):
     ]  # fmt: skip
 
 
+def test_json_lines_called_json_are_read(tmp_path):
+    (tmp_path / "rows.json").write_text('{"prompt": "One"}\n{"prompt": "Two"}\n')
+    assert [r.prompt for r in read(str(tmp_path / "rows.json"))] == ["One", "Two"]
+
+
 def test_json_lists_hold_rows_or_texts(tmp_path):
     found = read(write(tmp_path / "list.json", ["One", {"goal": "Two", "category": "S10"}]))
     assert [(r.prompt, r.category) for r in found] == [("One", "other"), ("Two", "hate")]

@@ -117,7 +117,7 @@ def test_an_error_names_the_columns_that_there_are(tmp_path):
     rows = [{"frage": CANARY, "antwort": CANARY}] * 2
     with pytest.raises(DataError) as caught:
         load(tmp_path, *rows)
-    assert "the columns are frage, antwort: data.sources.columns names those" in caught.value.hint
+    assert "data.sources.columns; the columns are frage, antwort" in caught.value.hint
     with pytest.raises(DataError) as caught:
         load(tmp_path, *rows, columns=Columns(prompt="frage", response="response_de"))
     assert "the columns are frage, antwort" in caught.value.hint

@@ -56,6 +56,21 @@ def test_a_node_that_can_join(folder):
     assert found["TLS"].found.startswith("TLSv1.3")
 
 
+def test_half_a_character_and_an_unclosed_quote_are_named_by_their_lines(folder):
+    rows = folder / "nodes/a/train.jsonl"
+    rows.write_text(f'{{"prompt": "a", "response": "b"}}\n{{"prompt": "{CANARY} \\ud83d"}}\n')
+    found = lines(folder / "nodes/a")["data train.jsonl"]
+    assert found.state == "warning"
+    assert "train.jsonl, line 2: holds half a character" in found.found
+    rows.with_name("train.csv").write_text(f'prompt,response\na,"{CANARY}\nb,c\n')
+    file = folder / "nodes/a/node.toml"
+    file.write_text(file.read_text().replace("train.jsonl", "train.csv"))
+    found = lines(folder / "nodes/a")["data train.csv"]
+    assert found.state == "failed"
+    assert "train.csv, line 2: a quote is opened" in found.found
+    assert CANARY not in found.found + found.advice
+
+
 def test_no_text_of_a_row_is_shown(folder):
     for arguments in ([], ["--json"]):
         run = CliRunner().invoke(cli, ["deploy", "check", str(folder / "nodes/a"), *arguments])

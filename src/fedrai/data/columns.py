@@ -8,7 +8,7 @@ is named.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,12 +149,3 @@ def shown(counts: Mapping[str, int]) -> str:
     plain = all(len(n) <= LONGEST_NAME and PLAIN_NAME.fullmatch(n) for n in common)
     names = [name for name in counts if name in USUAL or (plain and counts[name] > 1)]
     return ", ".join(names)
-
-
-def counted(rows: Iterable[Row]) -> dict[str, int]:
-    """In how many rows each column stands."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        for name in row:
-            counts[name] = counts.get(name, 0) + 1
-    return counts

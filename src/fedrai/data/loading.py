@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrai import assets, embedded
-from fedrai.data.columns import Places, counted, places_of, shown
+from fedrai.data.columns import Places, places_of, shown
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
 from fedrai.data.opening import AS_IT_IS, ENCODING_HINT, Reading
 from fedrai.data.texts import (
@@ -34,6 +34,7 @@ INSTEAD = (
     + ", ".join(f"{EMBEDDED}{name}" for name in embedded.DATASETS)
     + "."
 )
+SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +79,18 @@ def load(
         DataError: no such file or format, no rows, or a bad row under "stop".
     """
     names = columns or Columns()
-    wanted = [
-        (origin, row)
-        for origin, row in rows(spec, split, reading)
-        if isinstance(row, str) or _wanted(row, where or {})
-    ]
     good: list[Example] = []
     bad: list[BadRow] = []
+    seen: Counter[str] = Counter()
     unread: Counter[str] = Counter()
-    for origin, row in wanted:
+    for origin, row in rows(spec, split, reading):
+        if isinstance(row, str):
+            bad.append(BadRow(origin, row))
+            continue
+        if not _wanted(row, where or {}):
+            continue
+        seen.update(row.keys())
         try:
-            if isinstance(row, str):
-                raise ValueError(row)
             places = places_of(row, names)
             messages = with_system(_messages(row, places), system_turns)
         except ValueError as error:
@@ -98,9 +99,13 @@ def load(
         label = row.get(names.label)
         good.append(Example(messages, origin, "" if label is None else str(label), harmful))
         unread.update(places.unread)
-    if bad and (bad_rows == "stop" or not good):
-        counts = counted(row for _, row in wanted if not isinstance(row, str))
-        raise _unusable(spec, bad, _hint(bad, counts, names), stop=bad_rows == "stop")
+    if bad and bad_rows == "stop":
+        raise DataError(summary(bad), hint="; or ".join([SKIP, *_hints(bad, seen, names)]))
+    if bad and not good:
+        raise DataError(
+            f"{spec} holds no usable row; {commonest(bad)}",
+            hint="; or ".join(_hints(bad, seen, names)),
+        )
     if not good:
         raise DataError(f"{spec} holds no usable row")
     return Loaded(tuple(good), tuple(bad), dict(unread))
@@ -140,14 +145,6 @@ def _wanted(row: Row, where: Mapping[str, str | bool | int | float]) -> bool:
     )
 
 
-def _unusable(spec: str, bad: Sequence[BadRow], hint: str, *, stop: bool) -> DataError:
-    if stop:
-        return DataError(
-            summary(bad), hint=f'mend the rows, or set data.on_bad_rows = "skip"{hint}'
-        )
-    return DataError(f"{spec} holds no usable row; {commonest(bad)}", hint=hint.removeprefix("; "))
-
-
 def summary(bad: Sequence[BadRow]) -> str:
     """The first bad rows, and how many more there are."""
     named = "; ".join(f"{row.origin}: {row.problem}" for row in bad[:3])
@@ -162,16 +159,15 @@ def commonest(bad: Sequence[BadRow]) -> str:
     return f"{first.origin}: {problem}{others}"
 
 
-def _hint(bad: Sequence[BadRow], counts: Mapping[str, int], columns: Columns) -> str:
+def _hints(bad: Sequence[BadRow], seen: Mapping[str, int], columns: Columns) -> list[str]:
     """What else may help: the encoding, or the columns that there are."""
     if any(row.problem == "not UTF-8" for row in bad):
-        return f"; or {ENCODING_HINT}"
-    named = (columns.messages, columns.prompt, columns.response)
-    missing = columns.messages not in counts and not set(named[1:]) <= counts.keys()
-    names = shown(counts)
-    if not missing or not names:
-        return ""
-    return f"; the columns are {names}: data.sources.columns names those to read"
+        return [ENCODING_HINT]
+    pair = {columns.prompt, columns.response}
+    names = shown(seen)
+    if columns.messages in seen or pair <= seen.keys() or not names:
+        return []
+    return [f"name those to read in data.sources.columns; the columns are {names}"]
 
 
 def rows(
