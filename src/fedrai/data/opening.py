@@ -140,7 +140,7 @@ def encoding_of(file: io.BufferedReader, reading: Reading) -> str:
 def byte_lines(file: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
     """Lines, each with its line feed; None in the place of one that is longer than `limit`."""
     while line := file.readline(limit + 2):
-        if len(line.rstrip(b"\r\n")) <= limit:
+        if len(line) <= limit or len(line.rstrip(b"\r\n")) <= limit:
             yield line
             continue
         while line and not line.endswith(b"\n"):

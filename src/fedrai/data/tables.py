@@ -58,41 +58,42 @@ class _Lines:
     """The lines of a CSV, with the number of the last one and how much a row has taken so far."""
 
     def __init__(self, lines: Iterator[str | None], name: str, reading: Reading) -> None:
-        whole = (part for line in lines for part in (_ended(line) if line else [line]))
-        self._comments = reading.comments
-        self._lines: Iterator[str | None] = whole
         self._name, self._reading = name, reading
-        self._taken = 0
-        self.number = 0
+        self._lines = self._checked(lines)
+        self.number = self.taken = 0
         self.last = ""
 
     def __iter__(self) -> Iterator[str]:
-        return self
+        return self._lines
 
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.number += 1
-        self._taken += len(line or "")
-        if line is None or self._taken > self._reading.row_bytes + 2:
-            raise DataError(
-                f"{self._name}, line {self.number}: the row is {self._reading.too_long}",
-                hint="look for a quote that is never closed, or raise the limit",
-            )
-        if "\0" in line:
-            raise DataError(
-                f"{self._name}, line {self.number} holds a NUL byte, which no text has",
-                hint='if the file is UTF-16: data.sources.encoding = "utf-16-le", or --encoding'
-                " utf-16-le",
-            )
-        if self._comments and line.startswith("#"):
-            return next(self)
-        self._comments = False
-        self.last = line
-        return line
+    def _checked(self, lines: Iterator[str | None]) -> Iterator[str]:
+        """Each line, also those that end with a carriage return alone, as old Macs write them."""
+        limit, comments = self._reading.row_bytes + 2, self._reading.comments
+        for line in lines:
+            for part in (line,) if line is None or "\r" not in line else _parts(line):
+                self.number += 1
+                self.taken += len(part or "")
+                if part is None or self.taken > limit:
+                    raise self._too_long()
+                if "\0" in part:
+                    raise self._not_text()
+                comments = comments and part.startswith("#")
+                if not comments:
+                    self.last = part
+                    yield part
 
-    def next_row(self) -> None:
-        """A row begins."""
-        self._taken = 0
+    def _too_long(self) -> DataError:
+        return DataError(
+            f"{self._name}, line {self.number}: the row is {self._reading.too_long}",
+            hint="look for a quote that is never closed, or raise the limit",
+        )
+
+    def _not_text(self) -> DataError:
+        return DataError(
+            f"{self._name}, line {self.number} holds a NUL byte, which no text has",
+            hint='if the file is UTF-16: data.sources.encoding = "utf-16-le", or --encoding'
+            " utf-16-le",
+        )
 
     def separator(self, usual: str) -> str:
         """What separates the names of the header, which stays to be read.
@@ -100,17 +101,21 @@ class _Lines:
         Raises:
             DataError: that can be told in more than one way.
         """
-        header = next((line for line in self if line.strip()), None)
+        header = next((line for line in self._lines if line.strip()), None)
         if header is None:
             return ","
-        self._lines = itertools.chain([header], self._lines)
+        self._lines = self._again(header, self._lines)
         self.number -= 1
         return usual or _separator(header, self._name)
 
+    def _again(self, line: str, rest: Iterator[str]) -> Iterator[str]:
+        self.number += 1
+        yield line
+        yield from rest
 
-def _ended(line: str) -> Iterator[str]:
-    """The parts of a line that end with a carriage return alone, as old Macs write them."""
-    return iter(io.StringIO(line, newline="")) if "\r" in line else iter((line,))
+
+def _parts(line: str) -> Iterator[str]:
+    return iter(io.StringIO(line, newline=""))
 
 
 def _separator(header: str, name: str) -> str:
@@ -135,7 +140,7 @@ def _records(records: Any, lines: _Lines, name: str) -> Iterator[tuple[int, list
     """The fields of each row by the line that it begins at; blank lines are none."""
     while True:
         first = lines.number + 1
-        lines.next_row()
+        lines.taken = 0
         try:
             fields = _next(records)
         except StopIteration:
