@@ -3,6 +3,8 @@
 import json
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +63,18 @@ def test_encodings_that_the_first_bytes_tell(tmp_path, encoding, name):
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
     text = json.dumps(found, ensure_ascii=False) if name == "list.json" else text
     assert rows(write(tmp_path / name, text.encode(encoding))) == found
+
+
+def test_a_name_that_stands_twice_hides_no_answer(tmp_path):
+    twice = f'{{"prompt": "a", "response": "{CANARY}", "response": "b"}}'
+    path = write(tmp_path / "r.jsonl", lines(ROWS[0]) + twice + "\n")
+    assert rows(path) == [ROWS[0], "a name stands twice in an object"]
+    with pytest.raises(DataError, match=r"^l\.json: a name stands twice in an object"):
+        rows(write(tmp_path / "l.json", f"[{twice}]"))
+    table = pa.table([["a"], ["b"], ["c"]], names=["prompt", "response", "response"])
+    pq.write_table(table, tmp_path / "r.parquet")
+    with pytest.raises(DataError, match="columns 2 and 3 have the same name 'response'"):
+        rows(tmp_path / "r.parquet")
 
 
 # --- halves of characters -------------------------------------------------------------------------

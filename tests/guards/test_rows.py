@@ -90,6 +90,28 @@ def test_half_a_character_is_no_text_that_a_guard_can_be_shown(tmp_path):
     assert bad.problem.startswith("holds half a character")
 
 
+def test_parts_tools_and_turns_of_sharegpt_are_shown_to_a_guard(tmp_path):
+    call = {"function": {"name": "map", "arguments": {}}}
+    tools = [
+        {"role": "user", "content": [{"type": "text", "text": "How far?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "Two miles."},
+    ]
+    shared = [{"from": "human", "value": "How far?"}, {"from": "gpt", "value": "Two miles."}]
+    image = [{"role": "user", "content": [{"type": "image", "image": CANARY}]}]
+    path = tmp_path / "r.jsonl"
+    rows = read(jsonl(path, {"messages": tools}, {"messages": shared}, {"messages": image}))
+    assert [[(m.role, m.content) for m in talk] for talk in conversations(rows)] == [
+        [("user", "How far?"), ("assistant", '{"name": "map", "arguments": {}}'), ("user", "2"),
+         ("assistant", "Two miles.")],
+        [("user", "How far?"), ("assistant", "Two miles.")],
+    ]  # fmt: skip
+    assert [bad.problem for bad in rows.bad_rows] == [
+        "content of turn 1 is not text but list: a part of it is no text (image)"
+    ]
+
+
 def test_bad_rows_are_named_and_stop_nothing(tmp_path):
     path = tmp_path / "r.jsonl"
     lines = [

@@ -8,11 +8,12 @@ is named.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedrai.data.texts import is_talk
+from fedrai.errors import DataError
 from fedrai.schema import Columns
 
 TALKS = ("messages", "conversations", "conversation")
@@ -149,3 +150,18 @@ def shown(counts: Mapping[str, int]) -> str:
     plain = all(len(n) <= LONGEST_NAME and PLAIN_NAME.fullmatch(n) for n in common)
     names = [name for name in counts if name in USUAL or (plain and counts[name] > 1)]
     return ", ".join(names)
+
+
+def check_names(names: Sequence[str], file: str) -> None:
+    """See that no column's name is there twice: a row could not hold both.
+
+    Raises:
+        DataError: one is.
+    """
+    for number, name in enumerate(names, 1):
+        if (first := names.index(name) + 1) < number:
+            known = f" {name!r}" if name in USUAL else ""
+            raise DataError(
+                f"{file}: columns {first} and {number} have the same name{known}",
+                hint="rename or delete one of them",
+            )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrai.data.columns import check_names
 from fedrai.data.lists import rows_of_json, rows_of_lines
 from fedrai.data.opening import AS_IT_IS, MEGABYTE, Reading, check_regular, text_of, unpacks_to_more
 from fedrai.data.tables import rows_of_csv
@@ -85,6 +86,7 @@ def _parquet(path: Path, reading: Reading) -> Rows:
         ) from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            check_names(file.schema_arrow.names, path.name)
             yield from _batches(path, file, reading)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} is not a Parquet file that can be read") from error

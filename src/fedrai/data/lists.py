@@ -18,6 +18,7 @@ from fedrai.errors import DataError
 
 Row = dict[str, Any]
 NOT_OBJECT = "not a JSON object"
+TWICE = "a name stands twice in an object"
 
 
 def rows_of_lines(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
@@ -84,7 +85,9 @@ def _parsed(text: str) -> Any:
 
 def _listed(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
     try:
-        rows = json.loads(text_of(path, reading))
+        rows = json.loads(text_of(path, reading), object_pairs_hook=_object)
+    except _TwiceError:
+        raise DataError(f"{path.name}: {TWICE}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON that can be read{_at(error)}") from None
     if not isinstance(rows, list):
@@ -96,6 +99,17 @@ def _listed(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
         yield f"{path.name}, row {number}", reading.too_long if long else _checked(row, "\\")
 
 
+class _TwiceError(ValueError):
+    """A name stands twice in an object, and only one of the values would be read."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError
+    return found
+
+
 def _at(error: Exception) -> str:
     return f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
 
@@ -103,7 +117,9 @@ def _at(error: Exception) -> str:
 def _row(line: bytes | str) -> Row | str:
     try:
         text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
-        return _checked(json.loads(text), text)
+        return _checked(json.loads(text, object_pairs_hook=_object), text)
+    except _TwiceError:
+        return TWICE
     except UnicodeDecodeError:
         return "not UTF-8"
     except json.JSONDecodeError as error:

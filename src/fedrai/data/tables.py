@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrai.data.columns import USUAL
+from fedrai.data.columns import USUAL, check_names
 from fedrai.data.opening import Reading, encoding_of, open_bytes, text_lines
 from fedrai.errors import DataError
 
@@ -189,13 +189,7 @@ def _header(fields: Sequence[str], name: str) -> list[str]:
         DataError: two have the same name, so a row cannot hold both.
     """
     names = [field or f"Unnamed: {number}" for number, field in enumerate(fields)]
-    for number, field in enumerate(names):
-        if (first := names.index(field)) < number:
-            shown = f" {field!r}" if field in USUAL else ""
-            raise DataError(
-                f"{name}: columns {first + 1} and {number + 1} have the same name{shown}",
-                hint="rename or delete one of them",
-            )
+    check_names(names, name)
     return names
 
 
