@@ -620,7 +620,7 @@ def test_skipped_rows_and_columns_are_said_by_a_run_and_in_the_list(
     assert figures["bad_rows"] == 4
     assert call("report", "skipped/some", "--out", "skipped.html").code == 0
     page = (folder / "skipped.html").read_text()
-    assert "4 rows were skipped, which could not be used." in page
+    assert "Rows that could not be used were skipped: some 4." in page
     info = json.loads((folder / "skipped/some/run.json").read_text())
     del info["bad_row_problems"], info["unread_columns"]  # as an older run has it
     (folder / "skipped/some/run.json").write_text(json.dumps(info))

@@ -139,13 +139,13 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             found.append(f"{run.label} is not finished: {len(run.rounds)} rounds so far.")
         if run.screening.skipped:
             found.append(f"{run.label} ran without a safety filter: {run.screening.skipped}.")
-        if run.bad_rows:
-            what = "1 row was" if run.bad_rows == 1 else f"{run.bad_rows:,} rows were"
-            found.append(f"{run.label}: {what} skipped, which could not be used.")
         aside = sum(len(body.aside) for body in run.rounds)
         if aside:
             what = "update of a client was" if aside == 1 else "updates of clients were"
             found.append(f"{run.label}: {aside} {what} set aside.")
+    skipped = [f"{run.label} {run.bad_rows:,}" for run in runs if run.bad_rows]
+    if skipped:
+        found.append(f"Rows that could not be used were skipped: {', '.join(skipped)}.")
     missing = {pair for run in runs for e in run.evaluations for pair in e.unavailable.items()}
     found += [f"The suite {name} was not available: {why}." for name, why in sorted(missing)]
     asked: dict[int | None, set[str]] = {}
