@@ -317,6 +317,16 @@ def test_encoding_and_separator_of_a_scan(call, tmp_path):
     assert "1 of 2 rows" in call("scan", "r.csv", "--guard", "words", "--separator", "tab").out
 
 
+@pytest.mark.parametrize("rows", [["ü"], ["ok", "ü"]])
+def test_json_lines_in_another_encoding_name_the_option(call, tmp_path, rows):
+    text = "".join(json.dumps({"prompt": word}, ensure_ascii=False) + "\n" for word in rows)
+    (tmp_path / "r.jsonl").write_bytes(text.encode("cp1252"))
+    done = call("scan", "r.jsonl", "--guard", "words")
+    assert f"r.jsonl, line {len(rows)}: not UTF-8" in done.err
+    assert "--encoding cp1252" in done.err
+    assert (done.code == 0) is (len(rows) == 2)
+
+
 def test_limits_of_a_scan_name_their_options(call, tmp_path):
     rows = [{"prompt": "ok"}, {"prompt": "bad " * 1000}]
     text = "\n".join(map(json.dumps, rows)).encode()

@@ -304,6 +304,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def _read(data: DataSpec, strict: bool = False) -> Rows:
     """All rows; says on stderr which could not be read, and ends there if that is not to be."""
+    from fedrai.data import hint_for
     from fedrai.errors import DataError
     from fedrai.guard_commands import rows_of
     from fedrai.guard_display import plural
@@ -313,6 +314,8 @@ def _read(data: DataSpec, strict: bool = False) -> Rows:
         click.secho(f"{bad.origin}: {bad.problem}", fg="yellow", err=True)
     if rows.bad_rows:
         click.secho(f"{plural(len(rows.bad_rows), 'row')} could not be read", fg="yellow", err=True)
+    if hint := hint_for(rows.bad_rows):
+        click.secho(hint, fg="yellow", err=True)
     if rows.bad_rows and strict:
         raise DataError(
             f"{plural(len(rows.bad_rows), 'row')} could not be read; nothing was judged or written",

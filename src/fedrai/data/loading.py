@@ -145,6 +145,11 @@ def _wanted(row: Row, where: Mapping[str, str | bool | int | float]) -> bool:
     )
 
 
+def hint_for(bad: Sequence[BadRow]) -> str:
+    """What helps where rows are in another encoding; empty where none is."""
+    return ENCODING_HINT if any(row.problem == "not UTF-8" for row in bad) else ""
+
+
 def summary(bad: Sequence[BadRow]) -> str:
     """The first bad rows, and how many more there are."""
     named = "; ".join(f"{row.origin}: {row.problem}" for row in bad[:3])
@@ -161,8 +166,8 @@ def commonest(bad: Sequence[BadRow]) -> str:
 
 def _hints(bad: Sequence[BadRow], seen: Mapping[str, int], columns: Columns) -> list[str]:
     """What else may help: the encoding, or the columns that there are."""
-    if any(row.problem == "not UTF-8" for row in bad):
-        return [ENCODING_HINT]
+    if hint := hint_for(bad):
+        return [hint]
     pair = {columns.prompt, columns.response}
     names = shown(seen)
     if columns.messages in seen or pair <= seen.keys() or not names:

@@ -255,8 +255,11 @@ def _check_columns(source: str, seen: set[str], named: Iterable[str]) -> None:
 def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
     if not bad:
         return DataError(f"{source} holds no row, or none that is asked for")
+    columns = (
+        "name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME for"
+        " one text by itself"
+    )
     return DataError(
         f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint="name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME"
-        " for one text by itself",
+        hint=data.hint_for(bad) or columns,
     )
