@@ -47,6 +47,15 @@ def test_one_list_is_read_whatever_the_file_is_called(tmp_path, name, indent):
     assert next(data.read_file(path))[0] == f"{name}, row 1"
 
 
+def test_a_first_line_that_is_too_long_for_a_row(tmp_path):
+    path = write(tmp_path / "r.json", lines({"prompt": "x" * 3000}, ROWS[0]))
+    assert rows(path, max_row_mb=0.002) == [
+        "longer than 0.002 MB (data.sources.max_row_mb)",
+        ROWS[0],
+    ]
+    assert rows(write(path, json.dumps(ROWS * 100)), max_row_mb=0.002) == ROWS * 100
+
+
 def test_a_bad_line_of_json_lines_called_json_is_a_bad_row(tmp_path):
     path = write(tmp_path / "r.json", lines(ROWS[0]) + f'{{"prompt": "{CANARY}\n' + lines(ROWS[1]))
     loaded = data.load(str(path), bad_rows="skip")

@@ -69,10 +69,13 @@ def _object_a_line(path: Path, reading: Reading) -> bool:
     with open_bytes(path, reading) as file:
         lines = text_lines(file, encoding_of(file, reading), path.name, reading.row_bytes)
         try:
-            row = _parsed(next((line for line in lines if line is None or line.strip()), "") or "")
+            first = next((line for line in lines if line is None or line.strip()), "")
             more = any(line is None or line.strip() for line in lines)
         except DataError:  # bytes of another encoding further on
             return False
+    if first is None:  # too long for a row: the whole list, or the first of several
+        return more
+    row = _parsed(first)
     return isinstance(row, dict) and (more or any(name in row for name in USUAL))
 
 
