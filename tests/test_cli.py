@@ -598,7 +598,10 @@ def test_skipped_rows_and_columns_are_said_by_a_run_and_in_the_list(
     rows[0]["completion"] = "no"
     rows += [{"prompt": "long " * 60, "response": "yes"}] * 3 + [{"prompt": "half"}]
     (folder / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    some = ["-o", "data.sources.0.path=./some.jsonl", "-o", "data.on_bad_rows=skip"]
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[4:]))
+    some = ["-o", "data.sources.0.path=./some.jsonl", "-o", "data.on_bad_rows=skip",
+            "-o", "evaluation.ordinary_source.path=./held.jsonl",
+            "-o", "evaluation.ordinary=2"]  # fmt: skip
     short = ["-o", "federation.rounds=1", "-o", "evaluation.every=0", "--out", "skipped/some"]
     done = call("run", "tiny.toml", *some, *short)
     assert done.code == 0, done.err
@@ -610,6 +613,7 @@ def test_skipped_rows_and_columns_are_said_by_a_run_and_in_the_list(
     assert line in done.err  # before it trains
     assert line in done.out.splitlines()
     assert unread in done.out.splitlines()
+    assert "held-out loss without 4 rows, which cannot be used" in done.out.splitlines()
     listed = call("runs", "skipped").out
     heads, cells = (
         [cell.strip() for cell in re.split("[┃│]", text)]

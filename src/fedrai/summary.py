@@ -54,6 +54,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "bad_rows": info["bad_row_count"],
         "bad_row_problems": info.get("bad_row_problems", {}),
         "unread_columns": info.get("unread_columns", {}),
+        "held_out_bad_rows": info.get("held_out_bad_rows", 0),
         "filter": _elsewhere(info, told)
         if told
         else screening
@@ -227,8 +228,10 @@ def rows_notes(figures: Mapping[str, Any]) -> list[str]:
         figures: a summary, or what `run.json` holds.
     """
     rows = figures["bad_row_count"] if "bad_row_count" in figures else figures["bad_rows"]
+    held_out = figures.get("held_out_bad_rows", 0)
     lines = (
         skipped_line(rows, figures.get("bad_row_problems", {})),
+        f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",
         unread_line(figures.get("unread_columns", {})),
     )
     return [line for line in lines if line]

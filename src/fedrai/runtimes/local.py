@@ -72,6 +72,7 @@ class Prepared:
         engine: how clients are reached, as `fedrai run --engine` names it.
         kept_out: suites that are here, by name, with their checksums: an alignment trains on
             nothing near them, and one that is resumed keeps to those that there were.
+        held_out_bad: held-out rows that cannot be used, so the held-out loss is without them.
         unread: columns that hold further answers and are not trained on, in how many rows.
     """
 
@@ -87,6 +88,7 @@ class Prepared:
     engine: str = ENGINE
     kept_out: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
+    held_out_bad: int = 0
 
     @property
     def clients(self) -> int:
@@ -117,6 +119,7 @@ class Prepared:
                 Counter(row.problem for row in self.bad_rows).most_common(PROBLEMS)
             ),
             "unread_columns": dict(self.unread),
+            "held_out_bad_rows": self.held_out_bad,
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "device": str(self.model.device),
@@ -157,10 +160,11 @@ def prepare(
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
-    questions = questions_for(recipe, lm, progress)
+    held_out: list[BadRow] = []
+    questions = questions_for(recipe, lm, progress, held_out.extend)
     kept_out = kept_out_of(recipe)  # after what the run asks was fetched
     return Prepared(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
-                    kept_out=kept_out, unread=unread)  # fmt: skip
+                    kept_out=kept_out, unread=unread, held_out_bad=len(held_out))  # fmt: skip
 
 
 def alignment_of(recipe: Recipe) -> dict[str, str] | None:

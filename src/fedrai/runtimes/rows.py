@@ -217,7 +217,10 @@ def _way_on(bad: Sequence[BadRow]) -> str:
 
 
 def questions_for(
-    recipe: Recipe, lm: LanguageModel, progress: assets.Progress | None = None
+    recipe: Recipe,
+    lm: LanguageModel,
+    progress: assets.Progress | None = None,
+    on_bad: Callable[[Sequence[BadRow]], None] = lambda _rows: None,
 ) -> Questions:
     """What the recipe's evaluations ask, and who judges.
 
@@ -225,6 +228,7 @@ def questions_for(
         recipe: the recipe.
         lm: the model, for the tokens of held-out rows.
         progress: shows downloads.
+        on_bad: hears of held-out rows that cannot be used.
 
     Raises:
         EvaluationError, AssetError, DataError: something that is asked cannot be used.
@@ -232,8 +236,10 @@ def questions_for(
     """
     settings = recipe.evaluation
     ordinary = settings.ordinary_source
-    held_out = data.load_source(ordinary, "skip").examples if settings.ordinary else ()
+    loaded = data.load_source(ordinary, "skip") if settings.ordinary else data.Loaded((), ())
+    held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
+    on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
     seed, asked = recipe.seed_for("suites"), asked_for(recipe, progress)
     return Questions(
         harmful=asked.harmful,
