@@ -1,11 +1,14 @@
 """Loss masks on the templates that real models ship (read from the installed TRL)."""
 
+import subprocess
+import sys
 from importlib.resources import files
 from itertools import compress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, normalizers
 
 from fedrai.chat import ChatFormat
 from fedrai.errors import ModelError
@@ -323,6 +326,61 @@ def test_templates_that_cannot_be_used():
     forgetful = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(ModelError, match="leaves out a turn of user, assistant"):
         ChatFormat(tiny_tokenizer(forgetful)).train_tokens(talk("a", "b"), LONG)
+
+
+def test_half_a_character_is_refused_in_one_line() -> None:
+    chat = chat_format("chatml")
+    for read in (lambda turns: chat.train_tokens(turns, LONG), chat.prompt_ids):
+        with pytest.raises(ModelError, match="a turn holds half a character"):
+            read(talk("half \ud83d here?", "yes"))
+
+
+WORDS = st.lists(st.sampled_from(["a", "b\n", "<|im_end|>", "  ", "é", "🏔️"]), max_size=60)
+
+
+@given(request=WORDS.map("".join), answer=WORDS.map("".join), limit=st.integers(1, 40))
+def test_what_is_cut_before_it_is_tokenized_changes_no_token(
+    request: str, answer: str, limit: int
+) -> None:
+    chat = chat_format("chatml")
+    messages = talk(request * 40, answer * 40)
+    whole = chat.train_tokens(messages, 10**9)
+    cut = chat.train_tokens(messages, limit)
+    assert (cut.ids, cut.mask) == (whole.ids[:limit], whole.mask[:limit])
+
+
+def test_a_normalizer_that_makes_text_shorter_still_gives_all_tokens() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(" +"), " ")
+    chat = ChatFormat(tokenizer)
+    messages = talk(" " * 100_000 + "far?", "yes")
+    whole = chat.train_tokens(messages, 10**9)
+    assert chat.train_tokens(messages, 60).ids == whole.ids[:60]
+    assert sum(chat.train_tokens(messages, 60).mask) == len("yes") + 1
+
+
+MEASURE = """
+import resource
+from fedrai.chat import ChatFormat
+from fedrai.records import Message
+from fedrai.testing import tiny_tokenizer
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+chat = ChatFormat(tiny_tokenizer())
+chat.train_tokens([Message("user", "a"), Message("assistant", "b")], 8)
+turns = [Message("user", "a"), Message("assistant", "lorem ipsum " * 850_000)]
+before = peak()
+found = chat.train_tokens(turns, 512)
+print(len(found.ids), sum(found.mask), peak() - before)
+"""
+
+
+def test_a_row_of_ten_megabytes_costs_no_gigabytes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=120
+    )
+    ids, marked, megabytes = done.stdout.split()[-3:]
+    assert (ids, int(marked) > 400) == ("512", True)
+    assert float(megabytes) < 300  # it was 3,600
 
 
 def test_slow_tokenizers_are_refused():

@@ -571,6 +571,66 @@ def test_chat_shows_base_and_tuned(
     assert printable(plain.out) == printable(f"base> {base}")
 
 
+def test_a_prompt_that_is_not_utf8_is_one_clear_line(call: Call, finished: Outcome) -> None:
+    given = call("chat", "tiny", "--prompt", "half \udc83 here?")
+    typed = call("chat", "tiny", "--max-new-tokens", "2", typed="half \udc83 here?\n")
+    for done in (given, typed):
+        assert done.code not in (0, None)
+        assert "the prompt is not UTF-8" in done.err
+        assert "Traceback" not in done.err
+
+
+def test_bytes_on_stdin_that_are_not_utf8(folder: Path, tiny_model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from fedrai.cli import main; main()", "chat", str(tiny_model)],
+        cwd=folder, env={**os.environ, "FEDRAI_OFFLINE": "1", "PYTHONIOENCODING": "utf-8:strict"},
+        input=b"gr\xf6\xdfer?\n", capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert b"the prompt is not UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.returncode not in (0, None)
+
+
+def test_skipped_rows_and_columns_are_said_by_a_run_and_in_the_list(
+    call: Call, folder: Path
+) -> None:
+    rows = [{"prompt": f"item {n}?", "response": "yes"} for n in range(6)]
+    rows[0]["completion"] = "no"
+    rows += [{"prompt": "long " * 60, "response": "yes"}] * 3 + [{"prompt": "half"}]
+    (folder / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[4:]))
+    some = ["-o", "data.sources.0.path=./some.jsonl", "-o", "data.on_bad_rows=skip",
+            "-o", "evaluation.ordinary_source.path=./held.jsonl",
+            "-o", "evaluation.ordinary=2"]  # fmt: skip
+    short = ["-o", "federation.rounds=1", "-o", "evaluation.every=0", "--out", "skipped/some"]
+    done = call("run", "tiny.toml", *some, *short)
+    assert done.code == 0, done.err
+    line = (
+        "4 rows skipped, which cannot be used: no answer within the first 96 tokens (3),"
+        " response is empty (1)"
+    )
+    unread = "columns with answers that are not trained on: completion (1 row)"
+    assert line in done.err  # before it trains
+    assert line in done.out.splitlines()
+    assert unread in done.out.splitlines()
+    assert "held-out loss without 4 rows, which cannot be used" in done.out.splitlines()
+    listed = call("runs", "skipped").out
+    heads, cells = (
+        [cell.strip() for cell in re.split("[┃│]", text)]
+        for text in listed.splitlines() if "skipped" in text
+    )  # fmt: skip
+    assert cells[heads.index("skipped rows")] == "4"
+    figures = json.loads(call("runs", "skipped", "--json").out)["skipped/some"]
+    assert figures["bad_rows"] == 4
+    assert call("report", "skipped/some", "--out", "skipped.html").code == 0
+    page = (folder / "skipped.html").read_text()
+    assert "Rows that could not be used were skipped: some 4." in page
+    info = json.loads((folder / "skipped/some/run.json").read_text())
+    del info["bad_row_problems"], info["unread_columns"]  # as an older run has it
+    (folder / "skipped/some/run.json").write_text(json.dumps(info))
+    assert call("runs", "skipped").code == 0
+
+
 def test_chat_reads_until_quit(call: Call, finished: Outcome) -> None:
     found = call("chat", "tiny", "--max-new-tokens", "2", typed="one\n\n/new\ntwo\n/quit\nthree\n")
     assert found.code == 0

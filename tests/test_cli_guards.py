@@ -1,5 +1,6 @@
 """`fedrai scan` and `fedrai guard`: figures by hand, one clear line for mistakes, never a text."""
 
+import gzip
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import pytest
 import tomlkit
 
 from commands import Call, Outcome, commands
+from fedrai.data import read_file
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import by_group
 from fedrai.evaluation.statistics import Rate
@@ -232,6 +234,7 @@ def test_a_scan_as_json_and_its_copy(call, data):
     assert (body["rows"], body["unsafe"]["successes"], body["unscored"]["empty"]) == (9, 4, 1)
     assert body["copy"] == {
         "path": "copy.jsonl", "mode": "drop", "written": 4, "dropped": 5, "replaced": 0,
+        "unreadable": 0,
     }  # fmt: skip
     kept = [json.loads(line) for line in Path("copy.jsonl").read_text().splitlines()]
     assert [row["prompt"].split()[0] for row in kept] == ["hm", "ok", "ok", "hm"]
@@ -249,6 +252,90 @@ def test_replaced_rows(call, tmp_path):
     kept = [json.loads(line)["response"] for line in Path("c.jsonl").read_text().splitlines()]
     assert kept[1] == "ok"
     assert len(kept[0]) > 20
+
+
+def test_rows_that_could_not_be_read_are_counted_with_the_copy(call, data):
+    with data.open("a") as file:
+        file.write(f'{CANARY}\n{{"prompt": "half \\ud83d {CANARY}"}}\n')
+    done = call("scan", data, "--guard", "words", "--out", "c.jsonl")
+    assert done.code == 0
+    assert "rows.jsonl, line 11: holds half a character" in done.err
+    assert "copy: c.jsonl (4 rows, 5 dropped; without 2 rows that could not be read)" in done.out
+    body = json.loads(call("scan", data, "--guard", "words", "--out", "d.jsonl", "--json").out)
+    assert (body["copy"]["unreadable"], body["unreadable"]) == (2, 2)
+
+
+def test_strict_makes_an_error_of_rows_that_could_not_be_read(call, data, guard):
+    good = call("scan", data, "--guard", "words", "--strict", "--out", "a.jsonl")
+    assert good.code == 0
+    with data.open("a") as file:
+        file.write(f"{CANARY}\n")
+    guard._script = None  # nothing is judged
+    done = call("scan", data, "--guard", "words", "--strict", "--out", "c.jsonl")
+    assert done.code not in (0, None)
+    assert "1 row could not be read; nothing was judged or written" in done.err
+    assert not Path("c.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["copy.csv", "COPY.CSV"])
+def test_a_copy_as_csv_is_read_back(call, tmp_path, name):
+    tags = ['a "quote", and\nmore', "ü"]
+    rows = [
+        {"prompt": "ok, ü", "response": "hm", "n": 1, "x": None, "t": True},
+        {"prompt": "bad", "response": "bad", "n": 2},
+        {"prompt": "ok", "response": "hm", "n": 2.5, "tags": tags},
+    ]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = call("scan", "r.jsonl", "--guard", "words", "--out", name, "--judge", "response")
+    assert f"copy: {name} (2 rows, 1 dropped)" in done.out
+    assert [row for _, row in read_file(Path(name))] == [
+        {"prompt": "ok, ü", "response": "hm", "n": "1", "x": "", "t": "true", "tags": ""},
+        {"prompt": "ok", "response": "hm", "n": "2.5", "x": "", "t": "", "tags":
+         json.dumps(tags, ensure_ascii=False)},
+    ]  # fmt: skip
+
+
+def test_a_copy_of_another_format_is_refused(call, data):
+    done = call("scan", data, "--guard", "words", "--out", "c.parquet")
+    assert "copies are JSON Lines (.jsonl) or CSV (.csv)" in done.err
+    assert done.code == 2
+
+
+def test_encoding_and_separator_of_a_scan(call, tmp_path):
+    text = "prompt#response\nok ü#bad\nok#hm\n"
+    (tmp_path / "r.csv").write_bytes(text.encode("cp1252"))
+    done = call("scan", "r.csv", "--guard", "words")
+    assert "r.csv is not UTF-8 (byte 19)" in done.err
+    assert "--encoding cp1252" in done.err
+    options = ["--encoding", "cp1252", "--separator", "#"]
+    assert "1 of 2 rows are unsafe" in call("scan", "r.csv", "--guard", "words", *options).out
+    wrong = call("scan", "r.csv", "--guard", "words", "--encoding", "klingon")
+    assert "'klingon' is no encoding" in wrong.err
+    two = call("scan", "r.csv", "--guard", "words", "--separator", "##")
+    assert "one character is" in two.err
+    (tmp_path / "r.csv").write_text(text.replace("#", "\t"))
+    assert "1 of 2 rows" in call("scan", "r.csv", "--guard", "words", "--separator", "tab").out
+
+
+@pytest.mark.parametrize("rows", [["ü"], ["ok", "ü"]])
+def test_json_lines_in_another_encoding_name_the_option(call, tmp_path, rows):
+    text = "".join(json.dumps({"prompt": word}, ensure_ascii=False) + "\n" for word in rows)
+    (tmp_path / "r.jsonl").write_bytes(text.encode("cp1252"))
+    done = call("scan", "r.jsonl", "--guard", "words")
+    assert f"r.jsonl, line {len(rows)}: not UTF-8" in done.err
+    assert "--encoding cp1252" in done.err
+    assert (done.code == 0) is (len(rows) == 2)
+
+
+def test_limits_of_a_scan_name_their_options(call, tmp_path):
+    rows = [{"prompt": "ok"}, {"prompt": "bad " * 1000}]
+    text = "\n".join(map(json.dumps, rows)).encode()
+    (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(text))
+    short = call("scan", "r.jsonl.gz", "--guard", "words", "--max-row-mb", "0.001")
+    assert "r.jsonl.gz, line 2: longer than 0.001 MB" in short.err
+    small = call("scan", "r.jsonl.gz", "--guard", "words", "--max-unpacked-mb", "0.002")
+    assert "unpacks to more than 0.002 MB" in small.err
+    assert "--max-unpacked-mb" in small.err
 
 
 def test_a_scan_that_was_stopped_goes_on(call, data, guard):

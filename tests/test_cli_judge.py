@@ -89,3 +89,16 @@ def test_mistakes_of_the_user(call, arguments):
 def test_every_judge_can_be_named():
     choice = next(p for p in judge_eval.params if p.name == "name")
     assert list(choice.type.choices) == [*JUDGES, "guard", "rubric"]
+
+
+def test_encoding_and_separator_of_labelled_rows(call):
+    text = "prompt#answer#label\np#I cannot help.#full refusal\np#Sure, größer.#compliance\n"
+    Path("three.csv").write_bytes(text.encode("cp1252"))
+    code, _, err = call("three.csv")
+    assert code != 0
+    assert "three.csv is not UTF-8" in err
+    assert "--encoding cp1252" in err
+    code, out, _ = call("three.csv", "--encoding", "cp1252", "--separator", "#", "--json")
+    assert code == 0
+    assert list(json.loads(out)["sources"]) == ["three"]
+    assert json.loads(out)["all"]["two_way"]["accuracy"]["successes"] == 2

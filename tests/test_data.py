@@ -72,10 +72,10 @@ def test_json_holds_a_list_of_rows(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps(PAIR | {"prompt": CANARY}), "r.json holds no list of rows"),
-        (f'[{{"prompt": "{CANARY}"', "r.json is not JSON in UTF-8"),
-        (CANARY.encode() + b"\xff", "r.json is not JSON in UTF-8"),
-        ("[" * 100_000, "r.json is not JSON in UTF-8"),
+        (json.dumps({CANARY: [PAIR]}), "r.json holds no list of rows"),
+        (f'[{{"prompt": "{CANARY}"', "r.json is not JSON that can be read (line 1)"),
+        (CANARY.encode() + b"\xff", "r.json is not UTF-8 (byte 11)"),
+        ("[" * 100_000, "r.json is not JSON that can be read"),
     ],
 )
 def test_json_of_another_form(tmp_path, content, said):
@@ -270,13 +270,13 @@ def test_bytes_that_are_not_utf8(tmp_path):
 def test_bad_rows_of_csv(tmp_path):
     path = write(
         tmp_path / "r.csv",
-        f"prompt,response\n{CANARY},b,{CANARY}\n{CANARY}\n{CANARY},ok\n{'x' * 140_000},b\n",
+        f'prompt,response\n{CANARY},b,{CANARY}\n{CANARY}\n{CANARY},ok\n"{CANARY}"x,b\n',
     )
     with pytest.raises(DataError) as caught:
         load(path)
     assert caught.value.message == (
         "r.csv, line 2: more fields than the header has; r.csv, line 3: response is empty;"
-        " r.csv, line 5: not CSV (field larger than field limit (131072))"
+        " r.csv, line 5: not CSV (text after a closing quote)"
     )
     assert texts(load(path, bad_rows="skip")) == [(CANARY, "ok")]
 

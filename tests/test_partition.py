@@ -68,6 +68,12 @@ def test_what_is_left_over_goes_to_the_largest_remainders():
     assert counts(partition.mix(uneven, 7, 0)) == {"a": 4, "b": 2, "c": 1}  # 3.5, 2.1, 1.4
 
 
+@pytest.mark.parametrize("sources", [[([], None)], [(rows(9), 0.5), ([], 0.5)]])
+def test_a_dataset_without_rows_gives_no_mixture(sources):
+    with pytest.raises(DataError, match="has no usable row"):
+        partition.mix(sources, 0, 0)
+
+
 def test_a_mixture_draws_no_row_twice_and_follows_the_seed():
     sources = [(rows(60, "a"), None), (rows(40, "b"), None)]
     drawn = partition.mix(sources, 50, 7)

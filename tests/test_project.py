@@ -29,9 +29,9 @@ FLOW = [
     "exporting", "report", "comparing", "runtimes", "deploy", "display", "stopping", "targets",
     "integrations", "export_commands", "commands", "compare_commands", "eval_commands",
     "align_commands", "chatting", "guard_commands", "guard_display", "judge_commands",
-    "cli_guards", "cli_constitution", "cli_deploy", "cli_align", "cli_report", "cli_suites",
-    "cli_judge", "cli_export", "cli_lm_eval", "cli_compare", "cli_eval", "cli_run", "cli_node",
-    "cli", "testing",
+    "cli_reading", "cli_guards", "cli_constitution", "cli_deploy", "cli_align", "cli_report",
+    "cli_suites", "cli_judge", "cli_export", "cli_lm_eval", "cli_compare", "cli_eval", "cli_run",
+    "cli_node", "cli", "testing",
 ]  # fmt: skip
 ONLY = {
     "transformers": {"chat", "model", "guards", "testing"},

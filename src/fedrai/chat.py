@@ -19,6 +19,7 @@ from fedrai.records import Message, Tokens
 DATE = (
     "26 Jul 2024"  # templates that print a date (Llama 3.x) get a fixed one: same recipe, same ids
 )
+MARGIN = 1000  # characters; a token so far before a cut is what it is without the cut
 BREAK = "\u200b"  # zero-width space, put into special tokens that a row spells out
 
 
@@ -45,6 +46,7 @@ class ChatFormat:
         self.tokenizer = tokenizer
         control = control_tokens(tokenizer)
         self._special_ids = set(control)
+        self._longest = max(map(len, tokenizer.get_vocab()), default=1)
         self._special = any_of(control.values())
         self._pieces: dict[tuple[str, ...], list[str]] = {}
 
@@ -63,10 +65,23 @@ class ChatFormat:
         """
         safe = [Message(m.role, self._defuse(m.content)) for m in messages]
         text, spans = self._locate(safe)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = encoded["input_ids"]
-        mask = self._mask(ids, encoded["offset_mapping"], spans)
+        ids, offsets = self._encoded(text, max_length)
+        mask = self._mask(ids, offsets, spans)
         return Tokens(tuple(ids[:max_length]), tuple(mask[:max_length]))
+
+    def _encoded(self, text: str, enough: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The first ids of a text, `enough` at least if it has so many, with their places in it.
+
+        All ids of a text of megabytes would take gigabytes, so what lies far beyond is left out.
+        """
+        ends = enough * self._longest + MARGIN
+        for part in dict.fromkeys([text[:ends], text]):
+            encoded = self.tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
+            ids: list[int] = encoded["input_ids"]
+            offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+            if len(ids) >= enough and offsets[enough - 1][1] <= ends - MARGIN:
+                break  # else a normalizer made much of the text shorter
+        return ids, offsets
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to the point where the assistant begins to answer."""
@@ -89,6 +104,13 @@ class ChatFormat:
         return set(configured) | template
 
     def _defuse(self, text: str) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ModelError(
+                "a turn holds half a character, such as \\ud83d without its other half, which no"
+                " tokenizer takes"
+            ) from None
         return broken(text, self._special)
 
     def _render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fedrai.commands import answer
+from fedrai.data import encodable
+from fedrai.errors import DataError
 from fedrai.records import Message
 from fedrai.targets import Target
 
@@ -26,6 +28,7 @@ def talk(
     if chosen.adapter is not None and not tuned_only:
         sides = [False, True]
     if prompt is not None:
+        _check(prompt)
         _turn(console, chosen, {s: [] for s in sides}, prompt, limit, temperature, 0)
         return
     console.print(f"{chosen.label} on {chosen.model.name}. /new starts over, /quit leaves.")
@@ -44,7 +47,26 @@ def _read() -> str | None:
         line = input("you> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return None
+    except UnicodeDecodeError:
+        raise _not_text() from None
+    _check(line)
     return None if line in ("/quit", "/exit") else line
+
+
+def _check(prompt: str) -> None:
+    """See that what was typed is text; bytes that are not come as halves of characters.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not encodable(prompt):
+        raise _not_text()
+
+
+def _not_text() -> DataError:
+    return DataError(
+        "the prompt is not UTF-8", hint="type it in a UTF-8 terminal (see `locale`), or convert it"
+    )
 
 
 def _turn(

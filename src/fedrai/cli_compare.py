@@ -148,10 +148,12 @@ def _show(found: Outcome, out: Path) -> None:
 
 def _show_runs(arms: tuple[Arm, ...]) -> None:
     """What each run took, and what its filter did."""
-    from fedrai.summary import cost_line, filter_note
+    from fedrai.summary import cost_line, filter_note, rows_notes
 
     filtered = any(arm.summary["filter"] for arm in arms)
     for arm in arms:
         click.echo(f"{arm.name}: {arm.path}  ({cost_line(arm.summary)})")
         if filtered:
             click.echo(f"  {filter_note(arm.summary)}")
+        for line in rows_notes(arm.summary):
+            click.echo(f"  {line}")

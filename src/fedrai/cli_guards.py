@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from fedrai.cli_reading import reading_of, reading_options
+
 if TYPE_CHECKING:
     from fedrai.guard_commands import DataSpec
     from fedrai.guards.base import Part
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 ROLES = ("messages", "prompt", "response", "text", "category")
+OTHER_COPIES = (".parquet", ".gz", ".tsv", ".xlsx", ".arrow", ".txt")
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 _DATA = click.argument("specs", metavar="DATA...", nargs=-1)
@@ -66,11 +69,12 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
     "--guard", "guard_spec", required=True, metavar="GUARD", help="See `fedrai guard list`."
 )
 @_with(_THRESHOLD, _JUDGE, _CALIBRATION)
-@click.option("--out", type=FILE, metavar="FILE", help="Write a filtered copy as JSONL.")
+@click.option("--out", type=FILE, metavar="FILE", help="Write a filtered copy, as JSONL or CSV.")
 @click.option("--mode", default="drop", show_default=True,
     type=click.Choice(["drop", "replace", "flag"]),
     help="The copy: leave unsafe rows out, put refusals in, or add columns.")  # fmt: skip
-@_with(_COLUMN, _WHERE, _SPLIT, _CACHE, _JSON)
+@click.option("--strict", is_flag=True, help="End with an error if a row cannot be read.")
+@_with(_COLUMN, _WHERE, _SPLIT, reading_options, _CACHE, _JSON)
 def scan(
     guard_spec: str,
     threshold: str,
@@ -78,17 +82,18 @@ def scan(
     calibration: Path | None,
     out: Path | None,
     mode: Any,
+    strict: bool,
     keep: bool,
     as_json: bool,
     **data: Any,
 ) -> None:
     """Judge datasets and count their unsafe rows; on request, write a copy without them.
 
-    DATA: a file (JSONL, JSON, CSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
+    DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
     from fedrai import guard_commands as work
     from fedrai import scan as scanning
-    from fedrai.guard_display import Watch, show_scan
+    from fedrai.guard_display import Watch, plural, show_scan
 
     mode_from = click.get_current_context().get_parameter_source("mode")
     if out is None and mode_from is not ParameterSource.DEFAULT:
@@ -98,7 +103,9 @@ def scan(
         raise click.UsageError(f"--out {out} is one of the datasets; name another file")
     if out is not None and out.exists():
         raise click.UsageError(f"--out {out} is there already; name another file")
-    rows = _read(source)
+    if out is not None and out.suffix.lower() in OTHER_COPIES:
+        raise click.UsageError(f"--out {out}: copies are JSON Lines (.jsonl) or CSV (.csv)")
+    rows = _read(source, strict)
     guard = work.open_guard(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
     with _stoppable(keep), Watch(guard.name) as watch:
@@ -108,13 +115,18 @@ def scan(
     if as_json:
         body = result.to_json() | {"unreadable": len(rows.bad_rows)}
         copy = None if copied is None else {"path": str(out), "mode": mode, "written":
-            copied.written, "dropped": copied.dropped, "replaced": copied.replaced}  # fmt: skip
+            copied.written, "dropped": copied.dropped, "replaced": copied.replaced,
+            "unreadable": len(rows.bad_rows)}  # fmt: skip
         click.echo(json.dumps(body | {"copy": copy}, indent=2))
         return
     show_scan(result, threshold)
     if copied is not None:
         replaced = f", {copied.replaced:,} replaced" if mode == "replace" else ""
-        click.echo(f"copy: {out} ({copied.written:,} rows, {copied.dropped:,} dropped{replaced})")
+        lost = len(rows.bad_rows)
+        unread = f"; without {plural(lost, 'row')} that could not be read" if lost else ""
+        click.echo(
+            f"copy: {out} ({copied.written:,} rows, {copied.dropped:,} dropped{replaced}{unread})"
+        )
 
 
 @click.group("guard")
@@ -146,7 +158,8 @@ def guard_list(as_json: bool) -> None:
 @guard.command("eval")
 @click.argument("guard_spec", metavar="GUARD")
 @_DATA
-@_with(*_LABELS, _THRESHOLD, _JUDGE, _CALIBRATION, _COLUMN, _WHERE, _SPLIT, _CACHE, _JSON)
+@_with(*_LABELS, _THRESHOLD, _JUDGE, _CALIBRATION, _COLUMN, _WHERE, _SPLIT,
+       reading_options, _CACHE, _JSON)  # fmt: skip
 def guard_eval(
     guard_spec: str,
     threshold: str,
@@ -158,7 +171,7 @@ def guard_eval(
 ) -> None:
     """Measure how well GUARD finds the unsafe rows of labelled DATA.
 
-    DATA: a file (JSONL, JSON, CSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
+    DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
     from fedrai import guard_commands as work
     from fedrai.guard_display import Watch, show_evaluation
@@ -187,7 +200,7 @@ def guard_eval(
     type=click.FloatRange(0, 1, max_open=True),
     help="The loose threshold flags at most this part of the safe rows.")  # fmt: skip
 @click.option("--out", required=True, type=FILE, metavar="FILE", help="Calibration file to write.")
-@_with(_JUDGE, _COLUMN, _WHERE, _SPLIT, _CACHE, _JSON)
+@_with(_JUDGE, _COLUMN, _WHERE, _SPLIT, reading_options, _CACHE, _JSON)
 def guard_calibrate(
     guard_spec: str,
     recall: float,
@@ -200,7 +213,7 @@ def guard_calibrate(
 ) -> None:
     """Fit GUARD's probabilities and thresholds to labelled DATA that it was not trained on.
 
-    DATA: a file (JSONL, JSON, CSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
+    DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
     from dataclasses import asdict
 
@@ -254,6 +267,7 @@ def _data_spec(
     unsafe_when: tuple[str, ...] = (),
     unsafe: tuple[str, ...] = (),
     safe: tuple[str, ...] = (),
+    **reading: Any,
 ) -> DataSpec:
     """The datasets of a command."""
     from fedrai.guard_commands import DataSpec
@@ -277,6 +291,7 @@ def _data_spec(
         ),
         split,
         dict(_pair(text, "--where") for text in where),
+        reading_of(**reading),
     )
 
 
@@ -287,8 +302,10 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-def _read(data: DataSpec) -> Rows:
-    """All rows; says on stderr which could not be read."""
+def _read(data: DataSpec, strict: bool = False) -> Rows:
+    """All rows; says on stderr which could not be read, and ends there if that is not to be."""
+    from fedrai.data import hint_for
+    from fedrai.errors import DataError
     from fedrai.guard_commands import rows_of
     from fedrai.guard_display import plural
 
@@ -297,6 +314,13 @@ def _read(data: DataSpec) -> Rows:
         click.secho(f"{bad.origin}: {bad.problem}", fg="yellow", err=True)
     if rows.bad_rows:
         click.secho(f"{plural(len(rows.bad_rows), 'row')} could not be read", fg="yellow", err=True)
+    if hint := hint_for(rows.bad_rows):
+        click.secho(hint, fg="yellow", err=True)
+    if rows.bad_rows and strict:
+        raise DataError(
+            f"{plural(len(rows.bad_rows), 'row')} could not be read; nothing was judged or written",
+            hint="mend them, or leave out --strict to scan without them",
+        )
     return rows
 
 

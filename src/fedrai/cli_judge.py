@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedrai.cli_reading import reading_of, reading_options
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -38,8 +40,18 @@ def judge() -> None:
 @click.option("--judge-url", default="", help="Endpoint of the LLM; rows are sent there.")
 @click.option("--judge-model", default="", help="Its name there.")
 @click.option("--judge-key-env", default="", help="Environment variable with its key.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-def judge_eval(files: tuple[str, ...], name: str, as_json: bool, **options: str) -> None:
+def judge_eval(
+    files: tuple[str, ...],
+    name: str,
+    encoding: str,
+    separator: str,
+    max_row_mb: float,
+    max_unpacked_mb: float,
+    as_json: bool,
+    **options: str,
+) -> None:
     """Compare a judge of answers with people's labels.
 
     FILE: completions of XSTest (prompt, completion, final_label), PyRIT's refusal set (the asset
@@ -50,7 +62,8 @@ def judge_eval(files: tuple[str, ...], name: str, as_json: bool, **options: str)
 
     _check_options(name, options)
     rows = load(files, lambda source, count: click.echo(
-        f"{source}: {count:,} rows without a label are left out", err=True))  # fmt: skip
+        f"{source}: {count:,} rows without a label are left out", err=True),
+        reading_of(encoding, separator, max_row_mb, max_unpacked_mb))  # fmt: skip
     if name == "guard":
         _guard_eval(rows, options, as_json)
     else:

@@ -111,7 +111,7 @@ def _engine(name: str, folder: Path | None) -> Engine:
 
 def _show_run(path: Path, as_json: bool) -> None:
     from fedrai.runs import RunFolder
-    from fedrai.summary import ends, filter_note, summarise
+    from fedrai.summary import ends, filter_note, rows_notes, summarise
 
     figures = summarise(RunFolder.open(path))
     if as_json:
@@ -123,6 +123,8 @@ def _show_run(path: Path, as_json: bool) -> None:
     print_suites(ends(figures))
     if figures["filter"]:
         click.echo(filter_note(figures))
+    for line in rows_notes(figures):
+        click.echo(line)
     click.echo(
         f"run: {path}\n  talk to it:  fedrai chat {path}\n  export it:   fedrai export {path}"
     )

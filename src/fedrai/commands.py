@@ -145,6 +145,8 @@ def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
         if kind in local.UNRECORDED:
             stop.check()
 
+    for line in summary.rows_notes(folder.info):
+        display.say(line)
     display.event("suites-missing", unavailable=prepared.questions.unavailable)
     with (
         display,

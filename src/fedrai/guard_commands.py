@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrai import assets
+from fedrai.data import AS_IT_IS, Reading
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import Detection, by_group, detect
 from fedrai.filter import Finding, answers, weigh
@@ -43,6 +44,7 @@ class DataSpec:
         labels: where the truth stands in `specs`.
         split: split of hub datasets.
         where: only rows whose columns have these values.
+        reading: encoding, separator and limits of files.
     """
 
     specs: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class DataSpec:
     labels: Labels = field(default_factory=Labels)
     split: str = "train"
     where: Mapping[str, Cell] = field(default_factory=dict)
+    reading: Reading = AS_IT_IS
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,8 @@ def rows_of(data: DataSpec) -> Rows:
     sources = [Source(spec, data.labels) for spec in data.specs]
     sources += [Source(spec, Labels(whole=True)) for spec in data.unsafe]
     sources += [Source(spec, Labels(whole=False)) for spec in data.safe]
-    return read_all(sources, columns=data.columns, split=data.split, where=data.where)
+    return read_all(sources, columns=data.columns, split=data.split, where=data.where,
+                    reading=data.reading)  # fmt: skip
 
 
 def labelled(rows: Rows) -> tuple[Row, ...]:

@@ -37,10 +37,12 @@ def mix(
         The rows, shuffled.
 
     Raises:
-        DataError: a dataset has fewer rows than its share of the total.
+        DataError: a dataset has no rows, or fewer than its share of the total.
     """
     if not sources:
         return []
+    if not all(rows for rows, _ in sources):
+        raise DataError("a dataset has no usable row, so nothing can be drawn from it")
     rng = np.random.default_rng(seed)
     weights = np.array([len(rows) if share is None else share for rows, share in sources], float)
     parts = weights / weights.sum()

@@ -10,12 +10,14 @@ holds the rows.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -23,6 +25,7 @@ from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from fedrai.data import encodable
 from fedrai.embedded.refusals import Refusals, embedded_refusals
 from fedrai.errors import DataError
 from fedrai.evaluation.statistics import Rate, rate, rate_json
@@ -194,7 +197,10 @@ def _name(name: str, row: ScanRow) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a filtered copy holds: `written` rows, `replaced` ones among them, without `dropped`."""
+    """What a filtered copy holds: `written` rows, `replaced` ones among them, without `dropped`.
+
+    Rows that could not be read are in neither.
+    """
 
     written: int
     dropped: int
@@ -211,7 +217,10 @@ def write_copy(
     seed: int = 0,
     refusals: Refusals | None = None,
 ) -> Copied:
-    """Write the rows as JSONL with their columns as they were, whole or not at all.
+    """Write the rows with their columns as they were, whole or not at all.
+
+    A path that ends with `.csv` gets a CSV, with lists and tables as JSON in their fields and
+    nothing where a row lacks a column; any other JSON Lines.
 
     "drop" leaves unsafe rows out. "replace" puts a refusal in the place of each unsafe answer; a
     row leaves if that answer is not found in its columns, or would still stand elsewhere in them.
@@ -221,7 +230,7 @@ def write_copy(
     Args:
         rows: the rows that were scanned.
         findings: `ScanResult.findings`.
-        path: the JSONL file.
+        path: the file.
         mode: what to do with unsafe rows.
         unscored: what to do with rows that are neither safe nor unsafe; not for "flag".
         seed: decides which refusal a row gets.
@@ -231,7 +240,7 @@ def write_copy(
         DataError: a column holds a value that JSON cannot hold, or the file cannot be written.
     """
     chosen = refusals or embedded_refusals()
-    lines: list[str] = []
+    kept: list[dict[str, Any]] = []
     count = replaced = 0
     for row, finding in zip(rows, findings, strict=True):
         count += 1
@@ -245,9 +254,37 @@ def write_copy(
             if copy is None:
                 continue
             raw, replaced = copy, replaced + 1
-        lines.append(json.dumps(raw, ensure_ascii=_has_surrogates(raw), allow_nan=False))
-    _write(path, lines)
-    return Copied(len(lines), count - len(lines), replaced)
+        kept.append(raw)
+    _write(path, _csv(kept) if path.suffix.lower() == ".csv" else map(_json, kept))
+    return Copied(len(kept), count - len(kept), replaced)
+
+
+def _json(raw: Mapping[str, Any]) -> str:
+    return json.dumps(raw, ensure_ascii=not encodable(raw), allow_nan=False)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines of a CSV with every column that a row has, in the order in which they come."""
+    names = list(dict.fromkeys(name for raw in rows for name in raw))
+    yield _fields(names)
+    for raw in rows:
+        yield _fields([_field(raw.get(name)) for name in names])
+
+
+def _fields(values: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
+def _field(value: Any) -> str:
+    """A value as a field; nothing for None, JSON for what is neither text nor number."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and encodable(value):
+        return value
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if plain else json.dumps(value, ensure_ascii=not encodable(value))
 
 
 def _flags(finding: Finding) -> dict[str, Any]:
@@ -329,20 +366,12 @@ def _plain(value: Any, origin: str) -> Any:
     )
 
 
-def _has_surrogates(raw: Mapping[str, Any]) -> bool:
-    try:
-        json.dumps(raw, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
+def _write(path: Path, lines: Iterable[str]) -> None:
     """Write lines whole or not at all."""
     fresh = path.with_name(f".new-{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("w", encoding="utf-8") as file:
+        with fresh.open("w", encoding="utf-8", newline="") as file:
             file.writelines(f"{line}\n" for line in lines)
             file.flush()
             os.fsync(file.fileno())

@@ -52,6 +52,9 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "rows": sum(rows.values()),
         "harmful_rows": sum(info["harmful_rows"].values()),
         "bad_rows": info["bad_row_count"],
+        "bad_row_problems": info.get("bad_row_problems", {}),
+        "unread_columns": info.get("unread_columns", {}),
+        "held_out_bad_rows": info.get("held_out_bad_rows", 0),
         "filter": _elsewhere(info, told)
         if told
         else screening
@@ -195,6 +198,45 @@ def filter_line(found: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def skipped_line(count: int, problems: Mapping[str, int]) -> str:
+    """How many rows were left out because they cannot be used, and why; empty if none.
+
+    Args:
+        count: bad rows.
+        problems: the commonest kinds, with their rows; a run from before they were kept has none.
+    """
+    if not count:
+        return ""
+    named = [f"{problem} ({rows:,})" for problem, rows in list(problems.items())[:3]]
+    more = ["and others"] if len(problems) > 3 else []
+    why = f": {', '.join([*named, *more])}" if named else ""
+    return f"{count:,} {'row' if count == 1 else 'rows'} skipped, which cannot be used{why}"
+
+
+def unread_line(columns: Mapping[str, int]) -> str:
+    """The columns with further answers, which nothing is trained on; empty if none."""
+    named = ", ".join(
+        f"{name} ({rows:,} {'row' if rows == 1 else 'rows'})" for name, rows in columns.items()
+    )
+    return f"columns with answers that are not trained on: {named}" if named else ""
+
+
+def rows_notes(figures: Mapping[str, Any]) -> list[str]:
+    """What became of a run's rows that were not trained on, a line each.
+
+    Args:
+        figures: a summary, or what `run.json` holds.
+    """
+    rows = figures["bad_row_count"] if "bad_row_count" in figures else figures["bad_rows"]
+    held_out = figures.get("held_out_bad_rows", 0)
+    lines = (
+        skipped_line(rows, figures.get("bad_row_problems", {})),
+        f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",
+        unread_line(figures.get("unread_columns", {})),
+    )
+    return [line for line in lines if line]
+
+
 def filter_note(figures: Mapping[str, Any]) -> str:
     """What the safety filter did in a run, in one line."""
     found = figures["filter"]
@@ -249,7 +291,8 @@ def _alignment_cells(figures: Mapping[str, Any]) -> list[str]:
     ]
 
 
-LIST_COLUMNS = ["run", "status", "filter", "rounds", "clients", "harmful rows", *COLUMNS]
+LIST_COLUMNS = ["run", "status", "filter", "rounds", "clients", "harmful rows", "skipped rows",
+                *COLUMNS]  # fmt: skip
 LIST_WORDS = 3  # columns of these that are words
 
 
@@ -265,7 +308,8 @@ def list_row(figures: Mapping[str, Any]) -> list[str]:
     harm = f"{figures['harmful_rows']} of {figures['rows']}"
     found = figures["filter"]
     mode = "off" if found is None else NO_FILTER if found["skipped"] else found["mode"]
-    return [figures["status"], mode, str(figures["rounds"]), str(figures["clients"]), harm, *cells]
+    sizes = [str(figures["rounds"]), str(figures["clients"]), harm, str(figures["bad_rows"])]
+    return [figures["status"], mode, *sizes, *cells]
 
 
 def cost_line(figures: Mapping[str, Any]) -> str:

@@ -1,13 +1,15 @@
 """Requests: read from every form, put into categories, drawn evenly; errors without text."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fedrai import assets, embedded
-from fedrai.constitution import gathering
+from fedrai.constitution import gathering, load
+from fedrai.constitution.fingerprint import fingerprint
 from fedrai.constitution.records import Request
 from fedrai.constitution.requests import load_requests, sample
 from fedrai.errors import AssetError, DataError
@@ -83,6 +85,17 @@ def test_questions_sorted_by_category(tmp_path):
         ("q4", "fraud"), ("q5", "hate"), ("q6", "harassment"), ("How do I hack it?", "cyber"),
         ("q7", "hate"),
     ]  # fmt: skip
+
+
+def test_a_pipe_as_requests_is_refused_before_it_is_hashed(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="no ordinary file but a pipe"):
+        fingerprint(load("embedded"), [str(tmp_path / "rows.jsonl")])
+
+
+def test_json_lines_called_json_are_read(tmp_path):
+    (tmp_path / "rows.json").write_text('{"prompt": "One"}\n{"prompt": "Two"}\n')
+    assert [r.prompt for r in read(str(tmp_path / "rows.json"))] == ["One", "Two"]
 
 
 def test_json_lists_hold_rows_or_texts(tmp_path):

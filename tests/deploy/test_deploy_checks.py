@@ -18,6 +18,8 @@ from fedrai.deploy.settings import Address
 
 CANARY = "PATIENT-4711-CANARY"
 
+UNUSABLE = "2 rows, and 1 that cannot be used; train.jsonl, line 3: response is empty"
+
 
 @pytest.fixture
 def folder(tmp_path, tiny_model):
@@ -50,8 +52,23 @@ def test_a_node_that_can_join(folder):
     assert states.pop("guards") == "not tried"
     assert set(states.values()) == {"ok"}, found
     assert {"server", "TLS", "certificate", "SuperLink", "clock", "node key", "key"} <= set(states)
-    assert found["data train.jsonl"].found == "2 rows, and 1 that cannot be used"
+    assert found["data train.jsonl"].found == UNUSABLE
     assert found["TLS"].found.startswith("TLSv1.3")
+
+
+def test_half_a_character_and_an_unclosed_quote_are_named_by_their_lines(folder):
+    rows = folder / "nodes/a/train.jsonl"
+    rows.write_text(f'{{"prompt": "a", "response": "b"}}\n{{"prompt": "{CANARY} \\ud83d"}}\n')
+    found = lines(folder / "nodes/a")["data train.jsonl"]
+    assert found.state == "warning"
+    assert "train.jsonl, line 2: holds half a character" in found.found
+    rows.with_name("train.csv").write_text(f'prompt,response\na,"{CANARY}\nb,c\n')
+    file = folder / "nodes/a/node.toml"
+    file.write_text(file.read_text().replace("train.jsonl", "train.csv"))
+    found = lines(folder / "nodes/a")["data train.csv"]
+    assert found.state == "failed"
+    assert "train.csv, line 2: a quote is opened" in found.found
+    assert CANARY not in found.found + found.advice
 
 
 def test_no_text_of_a_row_is_shown(folder):
@@ -317,7 +334,7 @@ def test_exit_codes_and_what_is_no_folder_of_a_deployment(folder, tmp_path):
             cli, ["deploy", "check", str(folder / "nodes/a"), "--server", str(address)]
         )
     assert run.exit_code == 0, run.output
-    assert "warning   data train.jsonl: 2 rows, and 1 that cannot be used\n" in run.output
+    assert f"warning   data train.jsonl: {UNUSABLE}\n" in run.output
     found = CliRunner().invoke(cli, ["deploy", "check", str(tmp_path)])
     assert "cannot read" in found.exception.message
 

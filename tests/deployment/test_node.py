@@ -151,6 +151,28 @@ def test_a_row_that_breaks_something_stays_here(
     assert CANARY not in log + shown.out + shown.err
 
 
+@pytest.mark.parametrize("way", ["stop", "skip"])
+def test_half_a_character_is_a_bad_row_in_the_nodes_log(
+    node: NodeApp, tiny: LanguageModel, loads: list[str], tmp_path: Path, way: str
+) -> None:
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write(f'{{"prompt": "{CANARY} \\ud83d", "response": "yes"}}\n')
+    given = {"data": {"sources": [{"path": "x"}], "max_length": 96, "on_bad_rows": way}}
+    start = tiny.fresh_adapter(1)
+    content = protocol.pack_task(1, 0, start, document(tiny.fingerprint, **given))
+    reply = asked(node, content)
+    log = (tmp_path / "clinic.log").read_text()
+    assert "rows.jsonl, line 7: holds half a character" in log
+    assert CANARY not in log
+    if way == "stop":
+        assert reason(reply) == "data-not-usable"
+    else:
+        shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+        found = protocol.read_reply(reply, shapes)
+        assert isinstance(found, Update)
+        assert found.metrics["num-examples"] == 6.0
+
+
 @pytest.mark.parametrize("lost", ["file", "both"])
 def test_a_full_disk_ends_nothing(
     node: NodeApp, tiny: LanguageModel, loads: list[str], tmp_path: Path, lost: str

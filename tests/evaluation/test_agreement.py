@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
 
+from fedrai import data
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.agreement import (
     JUDGES,
@@ -162,11 +164,37 @@ def test_files_that_cannot_be_used(tmp_path, header, lines, message):
     assert "SECRET" not in error.value.message + error.value.hint
 
 
+def test_labelled_rows_are_read_as_all_rows_are(tmp_path):
+    rows = [{"prompt": "p", "answer": f"a{n}, ü", "label": "compliance"} for n in range(2)]
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    (tmp_path / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = "prompt;answer;label\n" + "".join(f"p;a{n}, ü;compliance\n" for n in range(2))
+    (tmp_path / "table.csv").write_bytes(table.encode("cp1252"))
+    with pytest.raises(EvaluationError, match=r"table\.csv is not UTF-8") as caught:
+        load([str(tmp_path / "table.csv")])
+    assert "--encoding cp1252" in caught.value.hint
+    reading = data.Reading(encoding="cp1252")
+    for name in ("list.json", "lines.json", "table.csv"):
+        found = load([str(tmp_path / name)], reading=reading if name == "table.csv" else
+                     data.AS_IT_IS)  # fmt: skip
+        assert [row.answer for row in found] == ["a0, ü", "a1, ü"]
+
+
+def test_a_labelled_row_of_an_open_quote_or_half_a_character_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text('# 1\nprompt,answer,label\np,"a,compliance\np,a,compliance\n')
+    with pytest.raises(EvaluationError, match=r"a\.csv, line 3: a quote is opened"):
+        load([str(tmp_path / "a.csv")])
+    half = '{"prompt": "p", "answer": "\\ud83d", "label": "compliance"}\n'
+    (tmp_path / "b.jsonl").write_text(half)
+    with pytest.raises(EvaluationError, match=r"b\.jsonl, line 1: holds half a character"):
+        load([str(tmp_path / "b.jsonl")])
+
+
 def test_unreadable_files_and_equal_names(tmp_path):
     with pytest.raises(EvaluationError, match=r"none\.csv: No such file or directory"):
         load([str(tmp_path / "none.csv")])
     (tmp_path / "b.csv").write_bytes(b"prompt,completion,final_label\n\xff\xfe,x,y\n")
-    with pytest.raises(EvaluationError, match="UnicodeDecodeError"):
+    with pytest.raises(EvaluationError, match=r"b\.csv is not UTF-8 \(byte 30\)"):
         load([str(tmp_path / "b.csv")])
     with pytest.raises(EvaluationError, match="two files have the name b"):
         load([str(tmp_path / "b.csv"), str(tmp_path / "other" / "b.csv")])

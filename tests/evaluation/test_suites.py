@@ -33,6 +33,18 @@ def write_jsonl(file: Path, rows: list[object]) -> Path:
     return file
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.prompt"])
+def test_half_a_character_is_named_by_its_place(tmp_path: Path, name: str) -> None:
+    text = '{"prompt": "One"}\n{"prompt": "' + CANARY + ' \\ud83d"}\n'
+    if name == "a.prompt":
+        text = 'seeds:\n- value: "One"\n- value: "' + CANARY + ' \\uD83D"\n'
+    (tmp_path / name).write_text(text)
+    place = "seed 2: prompt holds" if name == "a.prompt" else "line 2: holds"
+    with pytest.raises(EvaluationError, match=f"{name}, {place} half a character") as caught:
+        load(str(tmp_path / name))
+    assert CANARY not in caught.value.message
+
+
 def suite(spec: str | Path, count: int = 0, seed: int = 0) -> Suite:
     found = load(str(spec), count, seed)
     assert isinstance(found, Suite)

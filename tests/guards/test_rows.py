@@ -75,10 +75,40 @@ def test_a_blank_half_of_a_pair_is_left_out(tmp_path):
     assert conversations(read(str(path))) == [ASKED, ANSWERED[1:]]
 
 
-@pytest.mark.parametrize("text", ["🏔️" * 40, "a\x00b", "\ud800", "x" * 100_000])
+@pytest.mark.parametrize("text", ["🏔️" * 40, "a\x00b", "x" * 100_000])
 def test_hostile_texts_are_rows(tmp_path, text):
     assert conversations(read(jsonl(tmp_path / "r.jsonl", {"text": text}))) == [
         (Message("user", text),)
+    ]
+
+
+def test_half_a_character_is_no_text_that_a_guard_can_be_shown(tmp_path):
+    rows = read(jsonl(tmp_path / "r.jsonl", {"text": f"{CANARY} \ud800"}, {"text": "How far?"}))
+    assert conversations(rows) == [ASKED[:1]]
+    (bad,) = rows.bad_rows
+    assert bad.origin == "r.jsonl, line 1"
+    assert bad.problem.startswith("holds half a character")
+
+
+def test_parts_tools_and_turns_of_sharegpt_are_shown_to_a_guard(tmp_path):
+    call = {"function": {"name": "map", "arguments": {}}}
+    tools = [
+        {"role": "user", "content": [{"type": "text", "text": "How far?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "Two miles."},
+    ]
+    shared = [{"from": "human", "value": "How far?"}, {"from": "gpt", "value": "Two miles."}]
+    image = [{"role": "user", "content": [{"type": "image", "image": CANARY}]}]
+    path = tmp_path / "r.jsonl"
+    rows = read(jsonl(path, {"messages": tools}, {"messages": shared}, {"messages": image}))
+    assert [[(m.role, m.content) for m in talk] for talk in conversations(rows)] == [
+        [("user", "How far?"), ("assistant", '{"name": "map", "arguments": {}}'), ("user", "2"),
+         ("assistant", "Two miles.")],
+        [("user", "How far?"), ("assistant", "Two miles.")],
+    ]  # fmt: skip
+    assert [bad.problem for bad in rows.bad_rows] == [
+        "content of turn 1 is not text but list: a part of it is no text (image)"
     ]
 
 

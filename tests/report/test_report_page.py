@@ -188,6 +188,7 @@ def test_warnings_stand_at_the_top(compared):
     notes = [n.text for n in made(compared).one("ul", **{"class": "warnings"}).all("li")]
     assert notes == [
         "third ran without a safety filter: the guard failed.",
+        "Rows that could not be used were skipped: harmful 1, safe 1, third 1.",
         "Evaluations asked different questions, so rates of one run cannot be held against"
         " another's.",
     ]

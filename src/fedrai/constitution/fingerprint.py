@@ -19,9 +19,12 @@ def fingerprint(constitution: Constitution, requests: Sequence[str]) -> str:
         requests: names of sets, which are pinned, or files and folders, which are hashed.
 
     Raises:
-        AssetError: a file is not there.
+        AssetError, DataError: a file is not there, or is a pipe or a device.
     """
     own = [spec for spec in requests if data.is_local(spec)]
-    digests = [sha256_path(assets.fetch(spec)) for spec in own]
+    paths = [assets.fetch(spec) for spec in own]
+    for path in paths:
+        data.check_regular(path)
+    digests = [sha256_path(path) for path in paths]
     body = json.dumps([constitution.hash, list(requests), digests])
     return hashlib.sha256(body.encode()).hexdigest()

@@ -159,8 +159,9 @@ def _json(path: Path) -> Iterator[tuple[str, data.Row | str]]:
     """Rows, or questions as texts, in a list or in lists sorted by category."""
     try:
         whole = json.loads(data.text_of(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name} is not JSON that can be read") from error
+    except (ValueError, RecursionError):
+        yield from data.read_file(path)  # an object a line, or no JSON at all
+        return
     for number, row in enumerate(_leaves(whole, ()), 1):
         yield f"{path.name}, row {number}", row
 

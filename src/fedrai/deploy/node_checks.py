@@ -57,11 +57,11 @@ def _rows(folder: Path, source: Source) -> Check:
     local = data.is_local(source.path)
     spec = str(folder / Path(source.path).expanduser()) if local else source.path
     name = f"data {Path(source.path).name}"
-    loaded = data.load(spec, columns=source.columns, split=source.split, where=source.where,
-                       bad_rows="skip")  # fmt: skip
+    loaded = data.load_source(source.model_copy(update={"path": spec}), "skip")
     good, bad = len(loaded.examples), len(loaded.bad_rows)
     if bad:
-        return Check(name, "warning", f"{good} rows, and {bad} that cannot be used",
+        why = data.commonest(loaded.bad_rows)
+        return Check(name, "warning", f"{good} rows, and {bad} that cannot be used; {why}",
                      'mend them, or let recipes say data.on_bad_rows = "skip"')  # fmt: skip
     return Check(name, "ok", f"{good} rows")
 

@@ -1,6 +1,6 @@
 """Answers that people have labelled: XSTest's completions, PyRIT's refusal set, and your own.
 
-Reads, does not judge; see `agreement.py`. CSV with a header, or JSONL:
+Reads, does not judge; see `agreement.py`. CSV with a header, JSONL, or whatever `data` reads:
 
 - XSTest (Röttger et al. 2024, https://arxiv.org/abs/2308.01263): `prompt`, `completion` and
   `final_label`, one of "1_full_compliance", "2_full_refusal", "3_partial_refusal". Its `type` tells
@@ -17,10 +17,9 @@ Errors name file and row, never a text.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,6 @@ from typing import Any
 from fedrai import assets, data
 from fedrai.errors import DataError, EvaluationError
 from fedrai.evaluation.suites.declared import known as known_suites
-
-FIELD_CHARACTERS = 10_000_000  # longest answer; the csv module's own limit is 131,072
 
 
 class Label(StrEnum):
@@ -102,13 +99,16 @@ def asks_of(suite: str, judge: str = "", direction: str = "") -> str:
 
 
 def load(
-    files: Sequence[str], on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None
+    files: Sequence[str],
+    on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None,
+    reading: data.Reading = data.AS_IT_IS,
 ) -> list[Labelled]:
     """The labelled answers of `files`, in their order.
 
     Args:
         files: paths, or names of assets such as `pyrit-refusal`.
         on_unlabelled: called with a file and how many of its rows have no label yet.
+        reading: encoding, separator and limits of the files.
 
     Raises:
         EvaluationError: a file cannot be read, is of no known form, or has no labelled rows.
@@ -119,7 +119,7 @@ def load(
     for source in sources:
         if sources.count(source) > 1:
             raise EvaluationError(f"two files have the name {source}, which tells sources apart")
-    return [row for source, path in named for row in _read(source, path, on_unlabelled)]
+    return [row for source, path in named for row in _read(source, path, on_unlabelled, reading)]
 
 
 def _named(file: str) -> tuple[str, Path]:
@@ -128,8 +128,10 @@ def _named(file: str) -> tuple[str, Path]:
     return XSTEST_FILE.sub(r"xstest \1", Path(file).stem), Path(file)
 
 
-def _read(source: str, path: Path, on_unlabelled: Callable[[str, int], None]) -> list[Labelled]:
-    rows = _jsonl(path) if path.suffix.lower() == ".jsonl" else _csv(path)
+def _read(
+    source: str, path: Path, on_unlabelled: Callable[[str, int], None], reading: data.Reading
+) -> list[Labelled]:
+    rows = _rows(path, reading)
     if not rows:
         raise EvaluationError(f"{path} has no rows of labelled answers")
     found = list(_labelled(source, path, rows))
@@ -143,44 +145,23 @@ def _read(source: str, path: Path, on_unlabelled: Callable[[str, int], None]) ->
     return found
 
 
-def _csv(path: Path) -> Sequence[Mapping[str, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            previous = csv.field_size_limit(FIELD_CHARACTERS)
-            try:
-                return list(csv.DictReader(_without_comments(stream)))
-            finally:
-                csv.field_size_limit(previous)
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise EvaluationError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or type(error).__name__}"
-        ) from error
-
-
-def _jsonl(path: Path) -> Sequence[Mapping[str, Any]]:
-    """The rows of a JSONL file.
+def _rows(path: Path, reading: data.Reading) -> Sequence[Mapping[str, Any]]:
+    """The rows of a file; one whose name tells no format is CSV.
 
     Raises:
         EvaluationError: the file cannot be read, or a row of it.
     """
+    known = data.format_of(path) in data.SUFFIXES
+    read = data.read_file if known else data.rows_of_csv
     found = []
     try:
-        for origin, row in data.read_file(path):
+        for origin, row in read(path, replace(reading, comments=True)):
             if isinstance(row, str):
                 raise EvaluationError(f"{origin}: {row}")
             found.append(row)
     except DataError as error:
         raise EvaluationError(error.message, hint=error.hint) from None
     return found
-
-
-def _without_comments(lines: Iterator[str]) -> Iterator[str]:
-    """Leave out the lines before the header that start with "#"."""
-    for line in lines:
-        if not line.startswith("#"):
-            yield line
-            break
-    yield from lines
 
 
 def _labelled(source: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Labelled]:

@@ -7,7 +7,6 @@ and named by file and line; it stops nothing, unless no row of its dataset can b
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any, Literal, cast
 from fedrai import data
 from fedrai.errors import DataError
 from fedrai.guards.labels import Cell, Labels, check_labels, same, truth_of
-from fedrai.records import BadRow, Message, Role
+from fedrai.records import BadRow, Message
 
 Column = Literal["messages", "prompt", "response", "text", "category"]
 
@@ -114,6 +113,7 @@ def read_all(
     columns: RowColumns = RowColumns(),
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
+    reading: data.Reading = data.AS_IT_IS,
 ) -> Rows:
     """Read datasets in their order.
 
@@ -122,6 +122,7 @@ def read_all(
         columns: names of the columns.
         split: split of hub datasets.
         where: only rows whose columns have these values.
+        reading: encoding, separator and limits of files.
 
     Raises:
         DataError: no such file or format, a dataset without a row that can be read, a column that
@@ -136,7 +137,7 @@ def read_all(
     bad: list[BadRow] = []
     for source in sources:
         name = name_of(source.spec) if count[name_of(source.spec)] == 1 else source.spec
-        found = _read(source, name, columns, split, where or {}, seen)
+        found = _read(source, name, columns, split, where or {}, seen, reading)
         good += found.rows
         bad += found.bad_rows
         if not found.rows:
@@ -162,11 +163,12 @@ def _read(
     split: str,
     where: Mapping[str, Cell],
     seen: set[str],
+    reading: data.Reading,
 ) -> Rows:
     """The rows of one dataset; adds the names of its columns to `seen`."""
     good: list[Row] = []
     bad: list[BadRow] = []
-    for origin, raw in data.rows(source.spec, split):
+    for origin, raw in data.rows(source.spec, split, reading):
         if isinstance(raw, str):
             bad.append(BadRow(origin, raw))
             continue
@@ -201,7 +203,7 @@ def _conversation(raw: Mapping[str, Any], columns: RowColumns) -> tuple[Message,
         if kind == "text":
             return (Message("user", _text(raw[name], name)),)
         if raw[name] is not None and raw[name] != "":
-            return _turns(raw[name])
+            return data.turns_of(raw[name], blank=True)
     raise ValueError(_without(raw, columns))
 
 
@@ -225,26 +227,6 @@ def _pair(raw: Mapping[str, Any], asked: str, answered: str | None) -> tuple[Mes
         return (Message("user", prompt),)
     answer = Message("assistant", response)
     return (Message("user", prompt), answer) if prompt.strip() else (answer,)
-
-
-def _turns(turns: object) -> tuple[Message, ...]:
-    if isinstance(turns, str):  # CSV holds the list as JSON
-        try:
-            turns = json.loads(turns)
-        except (ValueError, RecursionError):
-            raise ValueError("messages is text, but not a JSON list") from None
-    if not isinstance(turns, Sequence) or isinstance(turns, str):
-        raise ValueError("messages is not a list of turns")
-    return tuple(_turn(turn, number) for number, turn in enumerate(turns, 1))
-
-
-def _turn(turn: object, number: int) -> Message:
-    if not isinstance(turn, Mapping):
-        raise ValueError(f"turn {number} is not an object with role and content")
-    role = turn.get("role")
-    if role not in data.ROLES:
-        raise ValueError(f"turn {number} has a role that is not one of {', '.join(data.ROLES)}")
-    return Message(cast(Role, role), _text(turn.get("content"), f"content of turn {number}"))
 
 
 def _text(value: object, name: str) -> str:
@@ -273,8 +255,11 @@ def _check_columns(source: str, seen: set[str], named: Iterable[str]) -> None:
 def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
     if not bad:
         return DataError(f"{source} holds no row, or none that is asked for")
+    columns = (
+        "name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME for"
+        " one text by itself"
+    )
     return DataError(
         f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint="name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME"
-        " for one text by itself",
+        hint=data.hint_for(bad) or columns,
     )

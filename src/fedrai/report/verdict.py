@@ -143,6 +143,9 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         if aside:
             what = "update of a client was" if aside == 1 else "updates of clients were"
             found.append(f"{run.label}: {aside} {what} set aside.")
+    skipped = [f"{run.label} {run.bad_rows:,}" for run in runs if run.bad_rows]
+    if skipped:
+        found.append(f"Rows that could not be used were skipped: {', '.join(skipped)}.")
     missing = {pair for run in runs for e in run.evaluations for pair in e.unavailable.items()}
     found += [f"The suite {name} was not available: {why}." for name, why in sorted(missing)]
     asked: dict[int | None, set[str]] = {}

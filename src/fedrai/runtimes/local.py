@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from fedrai.schema import Recipe
 from fedrai.train import learning_rates
 
 ENGINE = "local"
+PROBLEMS = 20  # kinds of bad rows that a run names
 UNRECORDED = ("waiting", "waiting-for-nodes", "constitution-progress")  # for the eye alone
 PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "tokenizers", "numpy")
 
@@ -70,6 +72,8 @@ class Prepared:
         engine: how clients are reached, as `fedrai run --engine` names it.
         kept_out: suites that are here, by name, with their checksums: an alignment trains on
             nothing near them, and one that is resumed keeps to those that there were.
+        held_out_bad: held-out rows that cannot be used, so the held-out loss is without them.
+        unread: columns that hold further answers and are not trained on, in how many rows.
     """
 
     recipe: Recipe
@@ -83,6 +87,8 @@ class Prepared:
     start_sha256: str = ""
     engine: str = ENGINE
     kept_out: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
+    held_out_bad: int = 0
 
     @property
     def clients(self) -> int:
@@ -109,6 +115,11 @@ class Prepared:
             "kept_out": dict(self.kept_out),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
             "bad_row_count": len(self.bad_rows),
+            "bad_row_problems": dict(
+                Counter(row.problem for row in self.bad_rows).most_common(PROBLEMS)
+            ),
+            "unread_columns": dict(self.unread),
+            "held_out_bad_rows": self.held_out_bad,
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "device": str(self.model.device),
@@ -140,16 +151,20 @@ def prepare(
     lm = loaded or load_model(recipe, progress)
     start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
     tokens: dict[Example, Tokens] = {}
-    shards, bad = shards_for(recipe, lambda part: tokenized(lm, part, recipe.data, tokens))
+    unread: Counter[str] = Counter()
+    shards, bad = shards_for(
+        recipe, lambda part: tokenized(lm, part, recipe.data, tokens), unread.update
+    )
     kept, screening = screened(recipe, shards, progress, tell)
     for part in kept.values():  # rows that got a refusal in place of their answer are new
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
-    questions = questions_for(recipe, lm, progress)
+    held_out: list[BadRow] = []
+    questions = questions_for(recipe, lm, progress, held_out.extend)
     kept_out = kept_out_of(recipe)  # after what the run asks was fetched
     return Prepared(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
-                    kept_out=kept_out)  # fmt: skip
+                    kept_out=kept_out, unread=unread, held_out_bad=len(held_out))  # fmt: skip
 
 
 def alignment_of(recipe: Recipe) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedrai import client, protocol, recipe
+from fedrai import client, data, protocol, recipe
 from fedrai.client import Refused, answered, describe
 from fedrai.costs import release_memory
 from fedrai.errors import AssetError, DataError, ModelError
@@ -31,9 +31,10 @@ from fedrai.runtimes.offer import (
     read_offer,
     recipe_for,
 )
-from fedrai.runtimes.rows import load_source, tokenized
+from fedrai.runtimes.rows import tokenized, usable_rows
 from fedrai.runtimes.screening import policy_of, screened
 from fedrai.schema import Node, Recipe
+from fedrai.summary import unread_line
 
 LOSSES = "loss-"  # before the names of metrics that tell of losses
 
@@ -187,11 +188,12 @@ def load(document: str, node: Node, folder: Path, note: Callable[[str], None]) -
     if lm.fingerprint != offer.model.fingerprint:
         raise Refused(Reason.OTHER_MODEL)
     tokens: dict[Example, Tokens] = {}
-    examples, bad = _examples(settings, lm, tokens)
+    examples, bad = _examples(settings, lm, tokens, note)
     kept, counts = _screened(examples, settings, node, note)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
-    note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable")
+    why = f"; {data.commonest(bad)}" if bad else ""
+    note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable{why}")
     return Loaded(node, settings, lm, rows, counts, note)
 
 
@@ -205,17 +207,31 @@ def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
 
 
 def _examples(
-    settings: Recipe, lm: LanguageModel, tokens: dict[Example, Tokens]
+    settings: Recipe,
+    lm: LanguageModel,
+    tokens: dict[Example, Tokens],
+    note: Callable[[str], None],
 ) -> tuple[list[Example], list[BadRow]]:
     """The node's rows that can be used, in the order of its sources, and the others."""
     examples: list[Example] = []
     bad: list[BadRow] = []
     for source in settings.data.sources:
-        loaded = load_source(source, settings.data.on_bad_rows)
-        usable, unusable = tokenized(lm, loaded.examples, settings.data, tokens)
+        try:
+            usable, unusable = usable_rows(source, settings.data.on_bad_rows,
+                lambda part: tokenized(lm, part, settings.data, tokens),
+                lambda columns: _note_unread(columns, note))  # fmt: skip
+        except DataError as error:  # names rows by file and line alone
+            note(f"{error.message}; {error.hint}" if error.hint else error.message)
+            raise
         examples += usable
-        bad += [*loaded.bad_rows, *unusable]
+        bad += unusable
     return examples, bad
+
+
+def _note_unread(columns: Mapping[str, int], note: Callable[[str], None]) -> None:
+    """Say which columns hold answers that are not trained on."""
+    if line := unread_line(columns):
+        note(line)
 
 
 def _screened(

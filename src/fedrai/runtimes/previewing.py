@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from math import ceil
 from typing import Any
 
-from fedrai import assets
+from fedrai import assets, data
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.gathering import estimate
 from fedrai.constitution.plan import requests_for
@@ -14,7 +14,6 @@ from fedrai.evaluation import suites
 from fedrai.runtimes import aligning
 from fedrai.runtimes.judging import asked_for
 from fedrai.runtimes.local import kept_out_of
-from fedrai.runtimes.rows import load_source
 from fedrai.schema import Recipe
 
 
@@ -58,5 +57,5 @@ def _ordinary(recipe: Recipe) -> list[suites.Item]:
     section = recipe.evaluation
     if not section.ordinary:
         return []
-    held_out = load_source(section.ordinary_source, "skip").examples
+    held_out = data.load_source(section.ordinary_source, "skip").examples
     return suites.ordinary(held_out, section.ordinary, recipe.seed_for("suites"))

@@ -7,6 +7,7 @@ clients with `partition.py`. Simulated clients get their rows here; a deployed c
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fedrai.errors import DataError, ModelError
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Questions
 from fedrai.model import LanguageModel
-from fedrai.records import BadRow, Example, Tokens
+from fedrai.records import BadRow, Example, Message, Role, Tokens
 from fedrai.runtimes.judging import asked_for, judges_for
 from fedrai.schema import Data, Recipe, Source
 from fedrai.train import label_count
@@ -38,21 +39,25 @@ def check_files(recipe: Recipe) -> None:
 
 
 Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
+OnUnread = Callable[[Mapping[str, int]], None]
 
 
 def shards_for(
-    recipe: Recipe, usable: Usable = lambda examples: (list(examples), [])
+    recipe: Recipe,
+    usable: Usable = lambda examples: (list(examples), []),
+    on_unread: OnUnread = lambda _columns: None,
 ) -> tuple[partition.Shards, list[BadRow]]:
     """Examples by client as the recipe divides them, and the rows that could not be used.
 
     Args:
         recipe: the recipe.
         usable: tells which examples of a source can be used, before they are divided.
+        on_unread: hears of columns with further answers, which nothing is trained on, by source.
     """
     if recipe.data.partition.scheme == "files":
-        shards, bad = _one_file_a_client(recipe.data, usable)
+        shards, bad = _one_file_a_client(recipe.data, usable, on_unread)
     else:
-        shards, bad = _divided(recipe, usable)
+        shards, bad = _divided(recipe, usable, on_unread)
     if recipe.federation.mode == "centralised":
         shards = {POOLED: [row for name in sorted(shards) for row in shards[name]]}
     return shards, bad
@@ -66,29 +71,63 @@ def _matching_files(settings: Data) -> list[Path]:
     return files
 
 
-def _one_file_a_client(settings: Data, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
+def _one_file_a_client(
+    settings: Data, usable: Usable, on_unread: OnUnread
+) -> tuple[partition.Shards, list[BadRow]]:
     shards: partition.Shards = {}
     bad: list[BadRow] = []
     for file in _matching_files(settings):
         if file.stem in shards:
             raise DataError(f"two files give a client the name {file.stem!r}")
-        loaded = data.load(str(file), bad_rows=settings.on_bad_rows)
-        shards[file.stem], unusable = usable(loaded.examples)
-        bad += [*loaded.bad_rows, *unusable]
+        source = read_like(settings, str(file))
+        shards[file.stem], unusable = usable_rows(source, settings.on_bad_rows, usable, on_unread)
+        bad += unusable
     return shards, bad
 
 
-def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[BadRow]]:
+def read_like(settings: Data, path: str) -> Source:
+    """A file as a source that is read as the recipe's own sources are, which agree in that."""
+    first = settings.sources[0] if settings.sources else None
+    return first.model_copy(update={"path": path, "harmful": False}) if first else Source(path=path)
+
+
+def usable_rows(
+    source: Source, bad_rows: str, usable: Usable, on_unread: OnUnread
+) -> tuple[list[Example], list[BadRow]]:
+    """The rows of a dataset that the model can use, and the others.
+
+    Args:
+        source: as a recipe names it.
+        bad_rows: `stop` or `skip`.
+        usable: tells which examples can be used.
+        on_unread: hears of columns with further answers.
+
+    Raises:
+        AssetError, DataError: it cannot be had, or has no row that can be used.
+    """
+    loaded = data.load_source(source, bad_rows)
+    on_unread(loaded.unread)
+    examples, unusable = usable(loaded.examples)
+    bad = [*loaded.bad_rows, *unusable]
+    if not examples:
+        raise DataError(
+            f"{source.path} holds no usable row; {data.commonest(bad)}", hint=_way_on(bad)
+        )
+    return examples, bad
+
+
+def _divided(
+    recipe: Recipe, usable: Usable, on_unread: OnUnread
+) -> tuple[partition.Shards, list[BadRow]]:
     settings, names = recipe.data, partition.client_names(recipe.federation.clients)
     pools: dict[bool, list[tuple[Sequence[Example], float | None]]] = {False: [], True: []}
     bad: list[BadRow] = []
     for source in settings.sources:
         if source.harmful and settings.harm.share == 0:
             continue  # not needed, so not fetched either
-        loaded = load_source(source, settings.on_bad_rows)
-        examples, unusable = usable(loaded.examples)
+        examples, unusable = usable_rows(source, settings.on_bad_rows, usable, on_unread)
         pools[source.harmful].append((examples, source.share))
-        bad += [*loaded.bad_rows, *unusable]
+        bad += unusable
     total = settings.rows_per_client * len(names)
     benign = partition.mix(pools[False], total, recipe.seed_for("mixture"))
     shards = _cut(benign, names, recipe)
@@ -103,26 +142,6 @@ def _divided(recipe: Recipe, usable: Usable) -> tuple[partition.Shards, list[Bad
         seed=recipe.seed_for("harm"),
     )
     return placed, bad
-
-
-def load_source(source: Source, bad_rows: str) -> data.Loaded:
-    """Read one dataset.
-
-    Args:
-        source: as a recipe names it.
-        bad_rows: `stop` or `skip`.
-
-    Raises:
-        AssetError, DataError: it cannot be had or used.
-    """
-    return data.load(
-        source.path,
-        columns=source.columns,
-        harmful=source.harmful,
-        split=source.split,
-        where=source.where,
-        bad_rows=bad_rows,
-    )
 
 
 def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> partition.Shards:
@@ -151,7 +170,7 @@ def tokenized(
     if bad and settings.on_bad_rows == "stop":
         raise DataError(
             f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
-            hint='raise data.max_length, mend the rows, or set data.on_bad_rows = "skip"',
+            hint=f'{_way_on(bad)}, mend the rows, or set data.on_bad_rows = "skip"',
         )
     return [example for example in examples if example in tokens], bad
 
@@ -160,14 +179,48 @@ def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | Ba
     try:
         row = lm.chat.train_tokens(example.messages, max_length)
     except ModelError as error:
-        return BadRow(example.origin, error.message)
+        return BadRow(example.origin, _refused(lm, example) or error.message)
     if not label_count(row):
-        return BadRow(example.origin, f"no answer within the first {max_length} tokens")
+        return BadRow(example.origin, f"{NO_ANSWER} {max_length} tokens")
     return row
 
 
+NO_ANSWER = "no answer within the first"
+NO_SYSTEM = "the model's chat template takes no system turn"
+
+
+def _refused(lm: LanguageModel, example: Example) -> str:
+    """That the system turn is what a template refuses, if it is."""
+    talk: list[Role] = ["user", "assistant"]
+    system = example.messages[0].role == "system"
+    return NO_SYSTEM if system and _takes(lm, talk) and not _takes(lm, ["system", *talk]) else ""
+
+
+def _takes(lm: LanguageModel, roles: Sequence[Role]) -> bool:
+    """Whether the chat template takes turns of these roles."""
+    try:
+        lm.chat.train_tokens([Message(role, "a") for role in roles], 1)
+    except ModelError:
+        return False
+    return True
+
+
+def _way_on(bad: Sequence[BadRow]) -> str:
+    """The key that helps with the commonest problem, in the words of a hint."""
+    problems = Counter(row.problem for row in bad)
+    problem = problems.most_common(1)[0][0]
+    if problem.startswith(NO_ANSWER):
+        return "raise data.max_length"
+    if problem == NO_SYSTEM:
+        return 'set data.sources.system_turns = "prepend" (into the request) or "drop"'
+    return "see which turns the model's chat template takes"
+
+
 def questions_for(
-    recipe: Recipe, lm: LanguageModel, progress: assets.Progress | None = None
+    recipe: Recipe,
+    lm: LanguageModel,
+    progress: assets.Progress | None = None,
+    on_bad: Callable[[Sequence[BadRow]], None] = lambda _rows: None,
 ) -> Questions:
     """What the recipe's evaluations ask, and who judges.
 
@@ -175,14 +228,18 @@ def questions_for(
         recipe: the recipe.
         lm: the model, for the tokens of held-out rows.
         progress: shows downloads.
+        on_bad: hears of held-out rows that cannot be used.
 
     Raises:
         EvaluationError, AssetError, DataError: something that is asked cannot be used.
         GuardError, ModelError: the guard that judges cannot be used.
     """
     settings = recipe.evaluation
-    held_out = load_source(settings.ordinary_source, "skip").examples if settings.ordinary else ()
+    ordinary = settings.ordinary_source
+    loaded = data.load_source(ordinary, "skip") if settings.ordinary else data.Loaded((), ())
+    held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
+    on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
     seed, asked = recipe.seed_for("suites"), asked_for(recipe, progress)
     return Questions(
         harmful=asked.harmful,

@@ -14,7 +14,7 @@ from fedrai.schema.alignment import Alignment
 from fedrai.schema.base import Section
 from fedrai.schema.evaluation import Evaluation
 from fedrai.schema.safety import LABELS, Filter, GuardTable
-from fedrai.schema.sources import Source
+from fedrai.schema.sources import Source, as_before
 from fedrai.schema.tracking import Tracking
 
 
@@ -76,7 +76,7 @@ class Data(Section):
     """The clients' rows."""
 
     sources: list[Source] = []
-    """The datasets; not used with `partition.scheme = "files"`."""
+    """The datasets. With `partition.scheme = "files"` the rows are those of its files, and a source only says how they are read (`columns`, `where`, `encoding` ...): for all of them alike."""
     rows_per_client: int = Field(0, ge=0)
     """Mean number of rows of a client; 0 divides all rows there are."""
     max_length: int = Field(512, ge=8)
@@ -259,6 +259,11 @@ class Recipe(Section):
         files = self.data.partition.scheme == "files"
         if files and not self.data.partition.files:
             raise ValueError('data.partition.files is needed when scheme is "files"')
+        if files and len({repr(s.read_as) for s in self.data.sources}) > 1:
+            raise ValueError(
+                'data.sources: with partition.scheme = "files" one source says how all files are'
+                " read (columns, where, encoding ...), and these differ"
+            )
         if not files and not self.data.sources:
             raise ValueError("data.sources is empty: name at least one dataset")
         for harmful in (False, True):
@@ -311,7 +316,7 @@ class Recipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of the resolved recipe (canonical JSON, without arms, seeds and tracking), in hex."""
-        body = self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"})
+        body = as_before(self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"}))
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:

@@ -13,6 +13,7 @@ from fedrai.schema.base import Section
 from fedrai.schema.evaluation import Evaluation
 from fedrai.schema.run import Adapter, Model, Recipe
 from fedrai.schema.safety import GuardTable
+from fedrai.schema.sources import as_before
 
 SCHEDULES = ("budget", "full")
 
@@ -58,7 +59,7 @@ class AlignRecipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of the resolved recipe (canonical JSON), in hex."""
-        body = self.model_dump(mode="json")
+        body = as_before(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def as_run(self) -> Recipe:

@@ -1,0 +1,116 @@
+"""The rows of a file by its format, which its name tells: JSON, CSV, Parquet, lines of text."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrai.data.columns import check_names
+from fedrai.data.lists import rows_of_json, rows_of_lines
+from fedrai.data.opening import AS_IT_IS, MEGABYTE, Reading, check_regular, text_of, unpacks_to_more
+from fedrai.data.tables import rows_of_csv
+from fedrai.data.texts import characters
+from fedrai.errors import DataError, DependencyError
+
+Row = Mapping[str, Any]
+Rows = Iterator[tuple[str, Row | str]]
+
+ROWS_AT_ONCE = 256  # of Parquet
+
+
+def read_file(path: Path, reading: Reading = AS_IT_IS) -> Rows:
+    """The rows of a JSONL, JSON, CSV or Parquet file; text formats may be gzipped (`.jsonl.gz`).
+
+    Args:
+        path: the file.
+        reading: encoding, separator and limits.
+
+    Yields:
+        (origin, row); a row that cannot even be parsed comes as a string: what is wrong with it.
+
+    Raises:
+        DataError: another format, or the file as a whole cannot be read.
+    """
+    check_regular(path)
+    form = format_of(path)
+    if form not in FORMATS:
+        raise DataError(
+            f"{path.name}: format {path.suffix or '(no suffix)'} is not known",
+            hint=f"formats: {', '.join(SUFFIXES)}",
+        )
+    try:
+        yield from FORMATS[form](path, reading)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path.name} is broken: it does not unpack as gzip") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def format_of(path: Path) -> str:
+    """The suffix, in lower case; of a gzipped text file the one before `.gz`."""
+    suffix, inner = path.suffix.lower(), Path(path.stem).suffix.lower()
+    return inner if suffix == ".gz" and inner in PACKED and _gzipped(path) else suffix
+
+
+def _gzipped(path: Path) -> bool:
+    """Whether a file begins as gzip does (RFC 1952); one that cannot be read may well."""
+    try:
+        if not path.is_file():
+            return True
+        with path.open("rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+    except OSError:
+        return True
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, Row]]:
+    """The rows of a text file that has a request a line.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if line.strip():
+            yield f"{path.name}, line {number}", {"prompt": line.strip()}
+
+
+def _parquet(path: Path, reading: Reading) -> Rows:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DependencyError(
+            "Parquet files need the package pyarrow", hint="pip install 'fedrai[data]'"
+        ) from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            check_names(file.schema_arrow.names, path.name)
+            yield from _batches(path, file, reading)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} is not a Parquet file that can be read") from error
+
+
+def _batches(path: Path, file: Any, reading: Reading) -> Rows:
+    left, number = reading.max_unpacked_mb * MEGABYTE, 0
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+        left -= batch.nbytes
+        if left < 0:
+            raise unpacks_to_more(path.name, reading.max_unpacked_mb)
+        for row in batch.to_pylist():
+            number += 1
+            long = characters(row) > reading.row_bytes
+            yield f"{path.name}, row {number}", reading.too_long if long else row
+
+
+FORMATS: Mapping[str, Callable[[Path, Reading], Rows]] = {
+    ".jsonl": rows_of_lines,
+    ".ndjson": rows_of_lines,
+    ".json": rows_of_json,
+    ".csv": rows_of_csv,
+    ".tsv": rows_of_csv,
+    ".parquet": _parquet,
+}
+SUFFIXES = tuple(FORMATS)
+PACKED = SUFFIXES[:-1]

@@ -1,0 +1,138 @@
+"""Rows in JSON: an object a line, or one list of objects, whatever the file is called.
+
+A number, a nesting or a text that cannot be used makes a bad row, not an error of the whole file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedrai.data.columns import USUAL
+from fedrai.data.opening import Reading, byte_lines, encoding_of, open_bytes, text_lines, text_of
+from fedrai.data.texts import characters, half_character
+from fedrai.errors import DataError
+
+Row = dict[str, Any]
+NOT_OBJECT = "not a JSON object"
+TWICE = "a name stands twice in an object"
+
+
+def rows_of_lines(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+    """The rows of JSON Lines; a file that begins with a list is read as that list.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    with open_bytes(path, reading) as file:
+        encoding = encoding_of(file, reading)
+        lines: Iterator[bytes | str | None]
+        if encoding == "utf-8-sig":
+            lines = byte_lines(file, reading.row_bytes)
+        else:
+            lines = text_lines(file, encoding, path.name, reading.row_bytes)
+        numbered = ((n, line) for n, line in enumerate(lines, 1) if line is None or line.strip())
+        first = next(numbered, None)
+        if first is None:
+            return
+        if _opens_a_list(first[1]):
+            yield from _listed(path, reading)
+            return
+        for number, line in itertools.chain([first], numbered):
+            row = reading.too_long if line is None else _row(line)
+            yield f"{path.name}, line {number}", row
+
+
+def _opens_a_list(line: bytes | str | None) -> bool:
+    """Whether a file's first line is, or opens, a list of objects."""
+    text = line.decode("utf-8-sig", "replace") if isinstance(line, bytes) else line or ""
+    return text.strip() == "[" or text.lstrip().startswith(("[{", "[ {"))
+
+
+def rows_of_json(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+    """The rows of a JSON file: those of its list, or JSON Lines, as `datasets` writes them.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    if _object_a_line(path, reading):
+        yield from rows_of_lines(path, reading)
+    else:
+        yield from _listed(path, reading)
+
+
+def _object_a_line(path: Path, reading: Reading) -> bool:
+    """Whether a file's first line is a JSON object that holds a row."""
+    with open_bytes(path, reading) as file:
+        lines = text_lines(file, encoding_of(file, reading), path.name, reading.row_bytes)
+        try:
+            first = next((line for line in lines if line is None or line.strip()), "")
+            more = any(line is None or line.strip() for line in lines)
+        except DataError:  # bytes of another encoding further on
+            return False
+    if first is None:  # too long for a row: the whole list, or the first of several
+        return more
+    row = _parsed(first)
+    return isinstance(row, dict) and (more or any(name in row for name in USUAL))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _listed(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+    try:
+        rows = json.loads(text_of(path, reading), object_pairs_hook=_object)
+    except _TwiceError:
+        raise DataError(f"{path.name}: {TWICE}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path.name} is not JSON that can be read{_at(error)}") from None
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{path.name} holds no list of rows", hint="one object a line goes into .jsonl"
+        )
+    for number, row in enumerate(rows, 1):
+        long = characters(row) > reading.row_bytes
+        yield f"{path.name}, row {number}", reading.too_long if long else _checked(row, "\\")
+
+
+class _TwiceError(ValueError):
+    """A name stands twice in an object, and only one of the values would be read."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError
+    return found
+
+
+def _at(error: Exception) -> str:
+    return f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+
+
+def _row(line: bytes | str) -> Row | str:
+    try:
+        text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
+        return _checked(json.loads(text, object_pairs_hook=_object), text)
+    except _TwiceError:
+        return TWICE
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except json.JSONDecodeError as error:
+        return f"not JSON (column {error.colno})"
+    except (ValueError, RecursionError):  # numbers and nesting beyond what Python reads
+        return "not JSON that can be read"
+
+
+def _checked(row: Any, text: str) -> Row | str:
+    """The row, if it is one and all its texts are; only an escape makes half a character."""
+    if not isinstance(row, dict):
+        return NOT_OBJECT
+    return (half_character(row) if "\\" in text else "") or row

@@ -1,0 +1,199 @@
+"""CSV: read as `pandas.read_csv` reads it, or refused.
+
+Quotes are strict: a quote that is never closed would make one field of all rows after it, so the
+whole file is refused, as is a quoted field that runs over several lines and goes on after its
+closing quote. Fields that a row lacks at its end are None. Refused
+where pandas would go on: a column name that is there twice, NUL bytes, more fields than names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrai.data.columns import USUAL, check_names
+from fedrai.data.opening import Reading, encoding_of, open_bytes, text_lines
+from fedrai.errors import DataError
+
+SEPARATORS = (",", ";", "\t", "|")
+SEPARATOR_HINT = (
+    'name the separator: data.sources.separator = ";" in a recipe, --separator ";" on the command'
+    ' line ("tab" for tabs)'
+)
+ALL = 2**31 - 1  # our own limit counts whole rows
+
+Row = dict[str, Any]
+
+
+def rows_of_csv(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+    """The rows of a CSV; a row that cannot be used comes as a string: what is wrong with it.
+
+    Raises:
+        DataError: the file as a whole cannot be read without a doubt.
+    """
+    with open_bytes(path, reading) as file:
+        lines = _Lines(text_lines(file, encoding_of(file, reading), path.name, reading.row_bytes),
+                       path.name, reading)  # fmt: skip
+        separator = reading.separator or lines.separator("\t" if _tabbed(path) else "")
+        records = csv.reader(lines, delimiter=separator, strict=True)
+        header: list[str] = []
+        for number, fields in _records(records, lines, path.name):
+            if isinstance(fields, str):
+                yield f"{path.name}, line {number}", fields
+            elif header:
+                yield f"{path.name}, line {number}", _row(header, fields)
+            elif lines.last.strip() or lines.number > number:  # pandas passes over blank lines
+                header = _header(fields, path.name)
+
+
+def _tabbed(path: Path) -> bool:
+    return ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:])
+
+
+class _Lines:
+    """The lines of a CSV, with the number of the last one and how much a row has taken so far."""
+
+    def __init__(self, lines: Iterator[str | None], name: str, reading: Reading) -> None:
+        self._name, self._reading = name, reading
+        self._lines = self._checked(lines)
+        self.number = self.taken = 0
+        self.last = ""
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def _checked(self, lines: Iterator[str | None]) -> Iterator[str]:
+        """Each line, also those that end with a carriage return alone, as old Macs write them."""
+        limit, comments = self._reading.row_bytes + 2, self._reading.comments
+        for line in lines:
+            for part in (line,) if line is None or "\r" not in line else _parts(line):
+                self.number += 1
+                self.taken += len(part or "")
+                if part is None or self.taken > limit:
+                    raise self._too_long()
+                if "\0" in part:
+                    raise self._not_text()
+                comments = comments and part.startswith("#")
+                if not comments:
+                    self.last = part
+                    yield part
+
+    def _too_long(self) -> DataError:
+        return DataError(
+            f"{self._name}, line {self.number}: the row is {self._reading.too_long}",
+            hint="look for a quote that is never closed, or raise the limit",
+        )
+
+    def _not_text(self) -> DataError:
+        return DataError(
+            f"{self._name}, line {self.number} holds a NUL byte, which no text has",
+            hint='if the file is UTF-16: data.sources.encoding = "utf-16-le", or --encoding'
+            " utf-16-le",
+        )
+
+    def separator(self, usual: str) -> str:
+        """What separates the names of the header, which stays to be read.
+
+        Raises:
+            DataError: that can be told in more than one way.
+        """
+        header = next((line for line in self._lines if line.strip()), None)
+        if header is None:
+            return ","
+        self._lines = self._again(header, self._lines)
+        self.number -= 1
+        return usual or _separator(header, self._name)
+
+    def _again(self, line: str, rest: Iterator[str]) -> Iterator[str]:
+        self.number += 1
+        yield line
+        yield from rest
+
+
+def _parts(line: str) -> Iterator[str]:
+    return iter(io.StringIO(line, newline=""))
+
+
+def _separator(header: str, name: str) -> str:
+    names = {sep: _split(header, sep) for sep in SEPARATORS}
+    several = [sep for sep in SEPARATORS if len(names[sep]) > 1]
+    if len(several) < 2:
+        return several[0] if several else ","
+    usual = [sep for sep in several if set(USUAL) & {field.lower() for field in names[sep]}]
+    if len(usual) == 1 or usual[:1] == [","]:
+        return usual[0]
+    if not usual and "," in several:
+        return ","
+    shown = " or ".join("a tab" if sep == "\t" else repr(sep) for sep in usual or several)
+    raise DataError(f"{name} may be separated by {shown}", hint=SEPARATOR_HINT)
+
+
+def _split(header: str, separator: str) -> list[str]:
+    return next(csv.reader([header], delimiter=separator), [])
+
+
+def _records(records: Any, lines: _Lines, name: str) -> Iterator[tuple[int, list[str] | str]]:
+    """The fields of each row by the line that it begins at; blank lines are none."""
+    while True:
+        first = lines.number + 1
+        lines.taken = 0
+        try:
+            fields = _next(records)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise _open_quote(name, first) from None
+            if lines.number > first:
+                raise _run_on(name, first, lines.number) from None
+            yield first, "not CSV (text after a closing quote)"
+            continue
+        if fields:
+            yield first, fields
+
+
+def _next(records: Any) -> list[str]:
+    """The next row, whatever the length of its fields: the module's own limit is 131,072."""
+    before = csv.field_size_limit(ALL)
+    try:
+        fields: list[str] = next(records)
+    finally:
+        csv.field_size_limit(before)
+    return fields
+
+
+def _open_quote(name: str, line: int) -> DataError:
+    return DataError(
+        f"{name}, line {line}: a quote is opened in this row and never closed, so no row from here"
+        " on can be told",
+        hint='close the quote; a quote within a quoted field is written twice: ""',
+    )
+
+
+def _run_on(name: str, first: int, last: int) -> DataError:
+    return DataError(
+        f"{name}, lines {first} to {last}: a quoted field runs over these lines and goes on after"
+        " its closing quote, so rows may stand in it",
+        hint='close the quote on its own line; a quote within a quoted field is written twice: ""',
+    )
+
+
+def _header(fields: Sequence[str], name: str) -> list[str]:
+    """The names of the columns; those without one are called as pandas calls them.
+
+    Raises:
+        DataError: two have the same name, so a row cannot hold both.
+    """
+    names = [field or f"Unnamed: {number}" for number, field in enumerate(fields)]
+    check_names(names, name)
+    return names
+
+
+def _row(header: Sequence[str], fields: Sequence[str]) -> Row | str:
+    if len(fields) > len(header):
+        return "more fields than the header has"
+    return dict(itertools.zip_longest(header, fields))
