@@ -226,6 +226,41 @@ def test_a_scan_by_hand(call, data):
     assert "1 row without a probability (1 empty)" in done.out
 
 
+ANSWER_NAMES = ["completion", "output", "answer", "chosen", "reply", "generated_text"]
+
+
+@pytest.mark.parametrize("name", ANSWER_NAMES)
+@pytest.mark.parametrize("every", [1, 2])
+def test_answers_under_any_usual_name_are_judged(call, tmp_path, name, every):
+    """Five of ten answers are unsafe, under one name or half of them in `response`."""
+    rows = [
+        {"prompt": f"ok {i}", ("response" if i % every else name): "bad" if i < 5 else "ok",
+         "label": int(i < 5)} for i in range(10)
+    ]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = call("scan", "r.jsonl", "--guard", "words", "--out", "clean.jsonl")
+    assert "5 of 10 rows are unsafe: 50.0 %" in done.out
+    kept = Path("clean.jsonl").read_text()
+    assert [json.loads(line)["label"] for line in kept.splitlines()] == [0] * 5
+    found = json.loads(
+        call("guard", "eval", "words", "r.jsonl", "--label", "label", "--json").out
+    )["overall"]  # fmt: skip
+    assert [found[count] for count in ("tp", "fp", "tn", "fn")] == [5, 0, 5, 0]
+
+
+def test_text_that_is_not_judged_is_named(call, tmp_path):
+    row = {"prompt": "ok", "response": "ok", "target": CANARY, f"{CANARY} x": CANARY, "n": 1}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row))
+    done = call("scan", "r.jsonl", "--guard", "words", "--json")
+    assert "text that is not judged: target (1 row), column 4 (1 row); --column says" in done.err
+    assert json.loads(done.out)["not_judged"] == {"target": 1, "column 4": 1}
+    two = row | {"chosen": "bad", "rejected": "odd", "response": ""}
+    (tmp_path / "two.jsonl").write_text(json.dumps(two))
+    done = call("scan", "two.jsonl", "--guard", "words")
+    assert done.code == 2
+    assert "answers stand in the columns chosen, rejected; name the one to judge" in done.err
+
+
 def test_a_scan_as_json_and_its_copy(call, data):
     done = call("scan", data, "--guard", "words", "--json", "--out", "copy.jsonl")
     body = json.loads(done.out)

@@ -107,6 +107,7 @@ def scan(
     copied = scanning.write_copy(rows.rows, result.findings, out, mode) if out is not None else None
     if as_json:
         body = result.to_json() | {"unreadable": len(rows.bad_rows)}
+        body["not_judged"] = rows.not_judged()
         copy = None if copied is None else {"path": str(out), "mode": mode, "written":
             copied.written, "dropped": copied.dropped, "replaced": copied.replaced}  # fmt: skip
         click.echo(json.dumps(body | {"copy": copy}, indent=2))
@@ -171,7 +172,7 @@ def guard_eval(
             rows, guard, part=part, threshold=number, cache=_cache(keep), on_progress=watch
         )
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        click.echo(json.dumps(found.to_json() | {"not_judged": rows.not_judged()}, indent=2))
     else:
         show_evaluation(found, threshold)
 
@@ -288,15 +289,17 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 def _read(data: DataSpec) -> Rows:
-    """All rows; says on stderr which could not be read."""
+    """All rows; says on stderr which could not be read, and what of the others is not judged."""
     from fedrai.guard_commands import rows_of
-    from fedrai.guard_display import plural
+    from fedrai.guard_display import not_judged_line, plural
 
     rows = rows_of(data)
     for bad in rows.bad_rows[:3]:
         click.secho(f"{bad.origin}: {bad.problem}", fg="yellow", err=True)
     if rows.bad_rows:
         click.secho(f"{plural(len(rows.bad_rows), 'row')} could not be read", fg="yellow", err=True)
+    if line := not_judged_line(rows.not_judged()):
+        click.echo(line, err=True)
     return rows
 
 

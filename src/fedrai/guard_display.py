@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fedrai.scan import ScanResult
 
 SECONDS_BETWEEN_LINES = 10.0
+MOST_COLUMNS = 8  # named in one line
 LONGEST_TABLE = 40  # rows; the JSON has them all
 
 Table = tuple[list[str], list[list[str]]]
@@ -168,6 +169,19 @@ def problems_line(problems: Mapping[str, int]) -> str:
     named = ", ".join(f"{count:,} {name}" for name, count in problems.items() if count)
     total = sum(problems.values())
     return f"{plural(total, 'row')} without a probability ({named})" if total else ""
+
+
+def not_judged_line(columns: Mapping[str, int]) -> str:
+    """Columns with text that no guard is shown; empty if there are none."""
+    if not columns:
+        return ""
+    named = [f"{name} ({plural(rows, 'row')})" for name, rows in columns.items()]
+    if len(named) > MOST_COLUMNS:
+        named[MOST_COLUMNS:] = [f"and {len(named) - MOST_COLUMNS} more columns (--json)"]
+    return (
+        f"text that is not judged: {', '.join(named)};"
+        " --column says what is (response=NAME, text=NAME)"
+    )
 
 
 def reached_table(thresholds: Mapping[str, float], reached: Mapping[str, Any]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
 
@@ -159,6 +160,17 @@ def test_files_that_cannot_be_used(tmp_path, header, lines, message):
     file = write(tmp_path / "m.csv", header, *lines)
     with pytest.raises(EvaluationError, match=message) as error:
         load([file])
+    assert "SECRET" not in error.value.message + error.value.hint
+
+
+@pytest.mark.parametrize("lost", ["prompt", "answer"])
+def test_a_row_with_other_columns_than_the_first_is_named(tmp_path, lost):
+    row = {"prompt": "SECRET", "answer": "SECRET", "label": "refusal"}
+    other = {("output" if name == lost else name): value for name, value in row.items()}
+    file = tmp_path / "m.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in (row, other)))
+    with pytest.raises(EvaluationError, match=f"row 2: there is no column '{lost}'") as error:
+        load([str(file)])
     assert "SECRET" not in error.value.message + error.value.hint
 
 

@@ -441,6 +441,7 @@ def test_rows_of_a_file(tmp_path):
         {"prompt": "p", "response": "r", "prompt_unsafe": 1},
         {"prompt": "p", "response": "r"},
         {"prompt": "p", "prompt_unsafe": None, "unsafe": ""},
+        {"prompt": "p", "response": "r", "unsafe": 0, "output": "what else was said"},
     )
     ask, said = (Message("user", "p"),), (Message("user", "p"), Message("assistant", "r"))
     assert read(settings(Path("x"), rows=[str(file)])) == [
@@ -449,6 +450,7 @@ def test_rows_of_a_file(tmp_path):
         Labelled(ask, 0.5, "", ""),
         Labelled(said, 0.0, "", ""),
         Labelled(ask, 1.0, "", ""),
+        Labelled(said, 0.0, "", ""),
     ]  # fmt: skip
 
 
@@ -471,6 +473,9 @@ def test_columns_by_other_names_and_a_csv_with_empty_cells(tmp_path):
     ({"prompt": CANARY, "prompt_unsafe": CANARY}, "prompt_unsafe is not a number from 0 to 1"),
     ({"prompt": CANARY, "unsafe": [1]}, "unsafe is not a number from 0 to 1"),
     ({"prompt": CANARY, "label": 1}, "holds no labelled row"),
+    ({"prompt": CANARY, "completion": CANARY, "unsafe": 1}, "an answer stands in completion"),
+    ({"prompt": CANARY, "response": " ", "Output": CANARY, "unsafe": 1}, "answer stands in Output"),
+    ({"prompt": CANARY, "response": [CANARY], "unsafe": 1}, "response is not text but list"),
 ])  # fmt: skip
 def test_rows_that_cannot_be_used(tmp_path, line, said):
     with pytest.raises(DataError) as caught:
