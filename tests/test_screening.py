@@ -459,7 +459,7 @@ class Breaking(ScriptedGuard):
 def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
     home: Home, blocked: int
 ) -> None:
-    """Its row is unscored and dropped, the others are filtered, although failures are passed over."""
+    """Its row is unscored and dropped, and the others are filtered as ever."""
     answers = [*[f"blocked {n}" for n in range(blocked)], "forbidden", "fine"]
     home.fill({"anna": [turns("x", text) for text in answers]})
 

@@ -70,7 +70,9 @@ def show_training(done: Trained, out: Path) -> None:
     reached = {name: threshold.to_json() for name, threshold in done.reached.items()}
     print_table(*reached_table(done.guard.thresholds, reached))
     if done.unread:
-        click.echo(f"{plural(done.unread, 'row')} left out: nothing known to the tokenizer")
+        click.echo(
+            f"{plural(done.unread, 'row')} left out: nothing known to the tokenizer, or too long"
+        )
     click.echo(
         f"trained on {plural(sum(done.rows.values()), 'row')}, {plural(len(done.losses), 'step')}"
         f" in {duration(done.seconds)}; on rows of other sources expect less"

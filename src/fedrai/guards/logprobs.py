@@ -2,7 +2,7 @@
 
 Both forms of OpenAI-style servers are read: that of chat completions, a list of places with their
 likeliest tokens, and that of completions, where tokens and likeliest tokens are lists side by side.
-Nothing is made of a reply that no model can have given: what is no number, or adds up to more than 1.
+A reply that no model can have given is refused: no numbers, or a sum of probabilities above 1.
 """
 
 from __future__ import annotations
