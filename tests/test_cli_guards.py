@@ -214,6 +214,41 @@ def test_a_calibration_finds_what_a_blind_guard_missed(call, data, guard):
     assert overall["calibration_error"] < blind["overall"]["calibration_error"]
 
 
+@pytest.mark.parametrize(("recall", "alarms"), [("0.75", "25.0 %"), ("1", "50.0 %"), ("0.5", "")])
+def test_a_calibration_whose_strict_threshold_flags_many_safe_rows_warns(
+    call, data, recall, alarms
+):
+    """Of four safe rows one scores .6 and one .3; two of four unsafe ones score .9, then .6, .3."""
+    done = call("guard", "calibrate", "words", data, "--label", "label", "--recall", recall,
+                "--fpr", "0", "--out", "c.json", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    if alarms:
+        assert f"warning: strict flags {alarms} of the safe rows" in done.err
+        assert "--recall" in done.err
+    else:
+        assert "warning" not in done.err
+    assert json.loads(done.out)["guard"] == "scripted"
+
+
+def test_labels_in_other_words_name_the_option_that_reads_them(call, tmp_path):
+    rows = [{"prompt": f"{word} {CANARY}", "label": "ja" if word == "bad" else "nein"}
+            for word in ("bad", "ok")]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = call("guard", "eval", "words", "r.jsonl", "--label", "label")
+    assert done.code == 2
+    assert "--unsafe-when label=VALUE" in done.err
+    done = call("guard", "eval", "words", "r.jsonl", "--unsafe-when", "label=ja", "--json")
+    overall = json.loads(done.out)["overall"]
+    assert [overall[name] for name in ("tp", "fp", "tn", "fn")] == [1, 0, 1, 0]
+
+
+def test_a_caution_about_the_guard_is_said(call, data, guard):
+    guard.caution = "the second guard is never asked"
+    for words in (("scan", data, "--guard", "words"),
+                  ("guard", "eval", "words", data, "--label", "label")):  # fmt: skip
+        assert "the second guard is never asked" in call(*words).err
+
+
 # --- scan -----------------------------------------------------------------------------------------
 
 

@@ -455,6 +455,17 @@ class Breaking(ScriptedGuard):
         return super().judge(conversations, on_progress)
 
 
+def test_a_cascade_whose_second_guard_is_never_asked_is_said_of_in_the_run(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = "{kind='rules', words=['forbidden']}"
+    home.run("run", f"guards.house={rules}", f"guards.dear={rules}", "filter.guard=two",
+             "guards.two={kind='cascade', first='house', second='dear'}")  # fmt: skip
+    shown = capsys.readouterr()
+    said = " ".join((shown.out + shown.err).split())
+    assert "filter: in the cascade two the second guard, dear, is never asked" in said
+
+
 @pytest.mark.parametrize("blocked", [1, 3])
 def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
     home: Home, blocked: int

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from fedrai.guard_commands import DataSpec
-    from fedrai.guards.base import Part
+    from fedrai.guards.base import Guard, Part
     from fedrai.guards.cache import VerdictCache
     from fedrai.guards.rows import Rows
 
@@ -99,7 +99,7 @@ def scan(
     if out is not None and out.exists():
         raise click.UsageError(f"--out {out} is there already; name another file")
     rows = _read(source)
-    guard = work.open_guard(guard_spec, calibration, part)
+    guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
     with _stoppable(keep), Watch(guard.name) as watch:
         result = scanning.scan(rows.rows, guard, part=part, threshold=number,
@@ -165,7 +165,7 @@ def guard_eval(
     from fedrai.guard_display import Watch, show_evaluation
 
     rows = _labelled(_data_spec(**data))
-    guard = work.open_guard(guard_spec, calibration, part)
+    guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
     with _stoppable(keep), Watch(guard.name) as watch:
         found = work.evaluate(
@@ -206,11 +206,11 @@ def guard_calibrate(
     from dataclasses import asdict
 
     from fedrai import guard_commands as work
-    from fedrai.guard_display import Watch, show_calibration
+    from fedrai.guard_display import Watch, alarms_line, show_calibration
     from fedrai.guards import calibrated
 
     rows = _labelled(_data_spec(**data))
-    guard = work.open_guard(guard_spec)
+    guard = _open(guard_spec)
     with _stoppable(keep), Watch(guard.name) as watch:
         file = work.calibrate_on(
             rows, guard, part=part, recall=recall, fpr=fpr, cache=_cache(keep), on_progress=watch
@@ -220,6 +220,8 @@ def guard_calibrate(
         click.echo(json.dumps(asdict(file), indent=2))
     else:
         show_calibration(file, out, guard_spec)
+    if line := alarms_line(file):
+        click.secho(line, fg="yellow", err=True)
 
 
 @guard.command("train")
@@ -310,6 +312,17 @@ def _labelled(data: DataSpec) -> Rows:
     rows = _read(data)
     labelled(rows)
     return rows
+
+
+def _open(spec: str, calibration: Path | None = None, part: Part = "pair") -> Guard:
+    """A guard; says on stderr what its owner should know of it."""
+    from fedrai.guard_commands import open_guard
+    from fedrai.guards.base import caution_of
+
+    guard = open_guard(spec, calibration, part)
+    if caution := caution_of(guard):
+        click.secho(caution, fg="yellow", err=True)
+    return guard
 
 
 def _cache(keep: bool) -> VerdictCache | None:

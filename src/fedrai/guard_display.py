@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fedrai.scan import ScanResult
 
 SECONDS_BETWEEN_LINES = 10.0
+MANY_ALARMS = 0.25  # of the safe rows
 MOST_COLUMNS = 8  # named in one line
 LONGEST_TABLE = 40  # rows; the JSON has them all
 
@@ -111,6 +112,18 @@ def show_calibration(file: CalibrationFile, out: Path, guard_spec: str) -> None:
     )
     use = shlex.join(["fedrai", "scan", "DATA", "--guard", guard_spec, "--calibration", str(out)])
     click.echo(f"calibration: {out}\n  use it:  {use}")
+
+
+def alarms_line(file: CalibrationFile) -> str:
+    """A warning where a calibration's strict threshold flags many safe rows; empty elsewhere."""
+    alarms = rate_from_json(file.reached["strict"]["false_positive_rate"]).value
+    if alarms is None or alarms < MANY_ALARMS:
+        return ""
+    return (
+        f"warning: strict flags {_percent(alarms)} of the safe rows, since the guard finds"
+        f" {_percent(file.wish['recall'])} of the unsafe ones no other way; take loose, wish for"
+        " less (--recall), or train a guard on such rows (fedrai guard train)"
+    )
 
 
 def measures(found: Detection) -> Table:

@@ -427,8 +427,22 @@ def test_a_label_that_is_none(tmp_path, value):
     spec = jsonl(tmp_path / "r.jsonl", {"text": "x", "label": 1}, {"text": "x", "label": value})
     rows = read(spec, labels=Labels(("label",)))
     assert rows.bad_rows == (
-        BadRow("r.jsonl, line 2", "label is neither a known label nor a score from 0 to 1"),
+        BadRow(
+            "r.jsonl, line 2",
+            "label is neither a known label nor a score from 0 to 1; name the unsafe value:"
+            " --unsafe-when label=VALUE",
+        ),
     )
+
+
+def test_labels_in_other_words_get_a_hint(tmp_path):
+    rows = [{"text": "x", "label": word} for word in ("ja", "nein")]
+    spec = jsonl(tmp_path / "r.jsonl", *rows)
+    with pytest.raises(DataError, match=r"line 1: label is .*--unsafe-when label=VALUE") as caught:
+        read(spec, labels=Labels(("label",)))
+    assert "leave out --label and give --unsafe-when" in caught.value.hint
+    named = read(spec, labels=Labels(unsafe_when=(("label", "ja"),)))
+    assert [row.unsafe for row in named.rows] == [True, False]
 
 
 def test_a_score_has_its_cut(tmp_path):

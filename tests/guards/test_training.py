@@ -454,6 +454,29 @@ def test_rows_of_a_file(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("safe", "unsafe", "changes", "enough"), [
+    (1500, 150, {}, True), (1000, 150, {}, False), (60, 30, {}, False),
+    (60, 30, {"held_out": 0.5, "loose_fpr": 0.05}, True),
+    (15, 30, {"held_out": 0.5, "loose_fpr": 0.05}, False),
+])  # fmt: skip
+def test_the_smallest_training_sets_of_the_guide(safe, unsafe, changes, enough):
+    """Safe rows held out: 100 for false alarms of 1 %, 20 for 5 %."""
+    guide = " ".join((Path(__file__).parents[2] / "docs/guards.md").read_text().split())
+    assert "about 1,500 safe rows and 150 unsafe ones" in guide
+    assert "about 60 safe and 30 unsafe rows, with `held_out = 0.5` and `loose_fpr = 0.05`" in guide
+    found = [
+        Labelled((Message("user", f"request {i}"),), float(i < unsafe), "", "")
+        for i in range(safe + unsafe)
+    ]
+    wanted = GuardTraining(**changes)
+    if enough:
+        training_rows.check(wanted, found)
+    else:
+        with pytest.raises(GuardError, match="safe rows are held out, too few") as caught:
+            training_rows.check(wanted, found)
+        assert "give more rows" in caught.value.hint
+
+
 def test_columns_by_other_names_and_a_csv_with_empty_cells(tmp_path):
     file = tmp_path / "rows.csv"
     file.write_text("prompt,response,bad,worse\na,,1,\nb,c,,0.5\nd,e,0,1\n")

@@ -357,8 +357,15 @@ def _check_columns(source: str, seen: set[str], named: Iterable[str]) -> None:
 def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
     if not bad:
         return DataError(f"{source} holds no row, or none that is asked for")
+    hint = (
+        "name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME"
+        " for one text by itself"
+    )
+    if "--unsafe-when" in bad[0].problem:
+        hint = (
+            "labels are unsafe and safe, harmful and harmless, true and false, yes and no, 1 and 0;"
+            " for other words leave out --label and give --unsafe-when, such as label=ja"
+        )
     return DataError(
-        f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint="name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME"
-        " for one text by itself",
+        f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}", hint=hint
     )
