@@ -467,8 +467,9 @@ def test_a_cascade_whose_second_guard_is_never_asked_is_said_of_in_the_run(
 
 
 @pytest.mark.parametrize("blocked", [1, 3])
+@pytest.mark.parametrize("status", [200, 403])
 def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
-    home: Home, blocked: int
+    home: Home, blocked: int, status: int
 ) -> None:
     """Its row is unscored and dropped, and the others are filtered as ever."""
     answers = [*[f"blocked {n}" for n in range(blocked)], "forbidden", "fine"]
@@ -480,7 +481,8 @@ def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
         place = {"token": said, "top_logprobs": [{"token": said, "logprob": 0.0}]}
         logprobs = None if "blocked" in text else {"content": [place]}
         choice = {"message": {"content": said}, "logprobs": logprobs}
-        return 200, {"choices": [choice | {"finish_reason": "content_filter"}]}
+        reply = {"choices": [choice | {"finish_reason": "content_filter"}]}
+        return status if "blocked" in text else 200, reply
 
     with running(Server(script)) as server:
         prepared = home.prepare(

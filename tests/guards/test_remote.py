@@ -453,11 +453,22 @@ def test_a_wrong_key_is_an_error_at_once(server, status, monkeypatch):
     server.script = lambda _b: (status, {"error": CANARY})
     error = refused(make(server), f"refuses access \\({status}\\)", *[CANARY] * 50)
     assert "environment variable" in error.hint
-    assert len(server.bodies) <= 16
+    assert len(server.bodies) <= 2 * 16  # a harmless text behind each of those under way
     monkeypatch.setenv("GUARD_KEY", "sk-secret")
     error = refused(make(server, api_key_env="GUARD_KEY"), "refuses access")
     assert "GUARD_KEY" in error.hint
     assert "sk-secret" not in error.message + error.hint
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 302])
+def test_a_gateway_that_refuses_one_row_costs_one_row(server, status):
+    server.script = lambda body: (
+        (status, {}) if CANARY in body["messages"][-1]["content"] else by_number(body)
+    )
+    guard = make(server, concurrency=2)
+    assert chances(guard, "0.25", CANARY, "0.75", "0.25") == [0.25, "no-answer", 0.75, 0.25]
+    assert server.texts().count("Hello.") == 1
+    assert chances(guard, *[CANARY] * 20) == ["no-answer"] * 20
 
 
 def test_an_unknown_model_and_a_redirect_are_errors_at_once(server):

@@ -3,9 +3,10 @@
 The probability is read, not counted: of the likeliest tokens at the place of the label, the mass of
 those that mean unsafe over the mass of all labels. One request judges one text; many are under way
 at once. A row without an answer that can be read gets the problem "no-answer": the endpoint was
-silent, its own filter blocked the reply, or the log probabilities are missing or cannot be. If 8
-rows go unanswered one after the other, or half of all, a harmless text is sent: only if that has no
-answer either is the guard as a whole unusable, which is an error.
+silent, its own filter blocked the row, or the log probabilities are missing or cannot be. If 8
+rows go unanswered one after the other, or half of all, or one is refused as a wrong key is, a
+harmless text is sent: only if that has no answer either is the guard as a whole unusable, which is
+an error.
 
 An endpoint sees special tokens in a text as such, so the usual ones are broken up before a row is
 sent (`fedrai.chat.broken`); name those of an unusual model in `marks`. What may travel to whom is
@@ -212,11 +213,23 @@ class RemoteGuard:
         windows = _windowed(turns, self._size)
         if len(windows) > WINDOWS:
             return _Row(None, "failed")
-        found = []
-        for window in windows:
-            reply = await self._endpoint.post(client, self._body(window))
-            found.append(_Row(None, "no-answer") if reply is None else self._read(reply))
+        found = [await self._window(client, window) for window in windows]
         return _unsafest(found, self.thresholds["loose"])
+
+    async def _window(self, client: httpx.AsyncClient, turns: Sequence[Message]) -> _Row:
+        """What the endpoint says of turns; a refusal is final only if "Hello." is refused too.
+
+        Gateways with a filter of their own answer what they block with 403, as they do a wrong key.
+
+        Raises:
+            GuardError: the endpoint refuses a harmless text.
+        """
+        try:
+            reply = await self._endpoint.post(client, self._body(turns))
+        except GuardError:
+            await self._check(client)
+            reply = None
+        return _Row(None, "no-answer") if reply is None else self._read(reply)
 
     def _verdict(self, row: _Row) -> Verdict:
         return Verdict(row.probability, full_name(self), row.categories, row.problem)
