@@ -216,6 +216,41 @@ def test_a_calibration_finds_what_a_blind_guard_missed(call, data, guard):
     assert overall["calibration_error"] < blind["overall"]["calibration_error"]
 
 
+@pytest.mark.parametrize(("recall", "alarms"), [("0.75", "25.0 %"), ("1", "50.0 %"), ("0.5", "")])
+def test_a_calibration_whose_strict_threshold_flags_many_safe_rows_warns(
+    call, data, recall, alarms
+):
+    """Of four safe rows one scores .6 and one .3; two of four unsafe ones score .9, then .6, .3."""
+    done = call("guard", "calibrate", "words", data, "--label", "label", "--recall", recall,
+                "--fpr", "0", "--out", "c.json", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    if alarms:
+        assert f"warning: strict flags {alarms} of the safe rows" in done.err
+        assert "--recall" in done.err
+    else:
+        assert "warning" not in done.err
+    assert json.loads(done.out)["guard"] == "scripted"
+
+
+def test_labels_in_other_words_name_the_option_that_reads_them(call, tmp_path):
+    rows = [{"prompt": f"{word} {CANARY}", "label": "ja" if word == "bad" else "nein"}
+            for word in ("bad", "ok")]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = call("guard", "eval", "words", "r.jsonl", "--label", "label")
+    assert done.code == 2
+    assert "--unsafe-when label=VALUE" in done.err
+    done = call("guard", "eval", "words", "r.jsonl", "--unsafe-when", "label=ja", "--json")
+    overall = json.loads(done.out)["overall"]
+    assert [overall[name] for name in ("tp", "fp", "tn", "fn")] == [1, 0, 1, 0]
+
+
+def test_a_caution_about_the_guard_is_said(call, data, guard):
+    guard.caution = "the second guard is never asked"
+    for words in (("scan", data, "--guard", "words"),
+                  ("guard", "eval", "words", data, "--label", "label")):  # fmt: skip
+        assert "the second guard is never asked" in call(*words).err
+
+
 # --- scan -----------------------------------------------------------------------------------------
 
 
@@ -226,6 +261,41 @@ def test_a_scan_by_hand(call, data):
     assert cells(done.out)["x"] == ["3", "3", "100.0 % [43.9, 100.0]", "0"]
     assert cells(done.out)["rows.jsonl"] == ["9", "4", "50.0 % [21.5, 78.5]", "1"]
     assert "1 row without a probability (1 empty)" in done.out
+
+
+ANSWER_NAMES = ["completion", "output", "answer", "chosen", "reply", "generated_text"]
+
+
+@pytest.mark.parametrize("name", ANSWER_NAMES)
+@pytest.mark.parametrize("every", [1, 2])
+def test_answers_under_any_usual_name_are_judged(call, tmp_path, name, every):
+    """Five of ten answers are unsafe, under one name or half of them in `response`."""
+    rows = [
+        {"prompt": f"ok {i}", ("response" if i % every else name): "bad" if i < 5 else "ok",
+         "label": int(i < 5)} for i in range(10)
+    ]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = call("scan", "r.jsonl", "--guard", "words", "--out", "clean.jsonl")
+    assert "5 of 10 rows are unsafe: 50.0 %" in done.out
+    kept = Path("clean.jsonl").read_text()
+    assert [json.loads(line)["label"] for line in kept.splitlines()] == [0] * 5
+    found = json.loads(
+        call("guard", "eval", "words", "r.jsonl", "--label", "label", "--json").out
+    )["overall"]  # fmt: skip
+    assert [found[count] for count in ("tp", "fp", "tn", "fn")] == [5, 0, 5, 0]
+
+
+def test_text_that_is_not_judged_is_named(call, tmp_path):
+    row = {"prompt": "ok", "response": "ok", "target": CANARY, f"{CANARY} x": CANARY, "n": 1}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row))
+    done = call("scan", "r.jsonl", "--guard", "words", "--json")
+    assert "text that is not judged: target (1 row), column 4 (1 row); --column says" in done.err
+    assert json.loads(done.out)["not_judged"] == {"target": 1, "column 4": 1}
+    two = row | {"chosen": "bad", "rejected": "odd", "response": ""}
+    (tmp_path / "two.jsonl").write_text(json.dumps(two))
+    done = call("scan", "two.jsonl", "--guard", "words")
+    assert done.code == 2
+    assert "answers stand in the columns chosen, rejected; name the one to judge" in done.err
 
 
 def test_a_scan_as_json_and_its_copy(call, data):

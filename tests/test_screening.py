@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from chat_server import Server, running
 from driver import write_recipe
 from fedrai import commands, compare_commands, protocol, recipe
 from fedrai.costs import Cost
@@ -452,6 +453,46 @@ class Breaking(ScriptedGuard):
         if self.seen >= self.after:
             raise self.error
         return super().judge(conversations, on_progress)
+
+
+def test_a_cascade_whose_second_guard_is_never_asked_is_said_of_in_the_run(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = "{kind='rules', words=['forbidden']}"
+    home.run("run", f"guards.house={rules}", f"guards.dear={rules}", "filter.guard=two",
+             "guards.two={kind='cascade', first='house', second='dear'}")  # fmt: skip
+    shown = capsys.readouterr()
+    said = " ".join((shown.out + shown.err).split())
+    assert "filter: in the cascade two the second guard, dear, is never asked" in said
+
+
+@pytest.mark.parametrize("blocked", [1, 3])
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
+    home: Home, blocked: int, status: int
+) -> None:
+    """Its row is unscored and dropped, and the others are filtered as ever."""
+    answers = [*[f"blocked {n}" for n in range(blocked)], "forbidden", "fine"]
+    home.fill({"anna": [turns("x", text) for text in answers]})
+
+    def script(body: dict[str, Any]) -> Any:
+        text = body["messages"][-1]["content"]
+        said = "unsafe" if "forbidden" in text else "safe"
+        place = {"token": said, "top_logprobs": [{"token": said, "logprob": 0.0}]}
+        logprobs = None if "blocked" in text else {"content": [place]}
+        choice = {"message": {"content": said}, "logprobs": logprobs}
+        reply = {"choices": [choice | {"finish_reason": "content_filter"}]}
+        return status if "blocked" in text else 200, reply
+
+    with running(Server(script)) as server:
+        prepared = home.prepare(
+            f"guards.words={{kind='endpoint', url='{server.url}', model='g', concurrency=1}}",
+            "filter.on_guard_failure=continue",
+        )
+    assert home.said(prepared) == {"anna": ["fine"]}
+    ledger = prepared.screening.ledgers["anna"]
+    assert (ledger.unsafe, ledger.unscored["no-answer"], ledger.kept) == (1, blocked, 1)
+    assert prepared.screening.skipped == ""
 
 
 BROKEN: dict[str, tuple[list[str], str]] = {

@@ -15,7 +15,7 @@ from fedrai.cli_reading import reading_of, reading_options
 
 if TYPE_CHECKING:
     from fedrai.guard_commands import DataSpec
-    from fedrai.guards.base import Part
+    from fedrai.guards.base import Guard, Part
     from fedrai.guards.cache import VerdictCache
     from fedrai.guards.rows import Rows
 
@@ -106,7 +106,7 @@ def scan(
     if out is not None and out.suffix.lower() in OTHER_COPIES:
         raise click.UsageError(f"--out {out}: copies are JSON Lines (.jsonl) or CSV (.csv)")
     rows = _read(source, strict)
-    guard = work.open_guard(guard_spec, calibration, part)
+    guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
     with _stoppable(keep), Watch(guard.name) as watch:
         result = scanning.scan(rows.rows, guard, part=part, threshold=number,
@@ -114,6 +114,7 @@ def scan(
     copied = scanning.write_copy(rows.rows, result.findings, out, mode) if out is not None else None
     if as_json:
         body = result.to_json() | {"unreadable": len(rows.bad_rows)}
+        body["not_judged"] = rows.not_judged()
         copy = None if copied is None else {"path": str(out), "mode": mode, "written":
             copied.written, "dropped": copied.dropped, "replaced": copied.replaced,
             "unreadable": len(rows.bad_rows)}  # fmt: skip
@@ -177,14 +178,14 @@ def guard_eval(
     from fedrai.guard_display import Watch, show_evaluation
 
     rows = _labelled(_data_spec(**data))
-    guard = work.open_guard(guard_spec, calibration, part)
+    guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
     with _stoppable(keep), Watch(guard.name) as watch:
         found = work.evaluate(
             rows, guard, part=part, threshold=number, cache=_cache(keep), on_progress=watch
         )
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        click.echo(json.dumps(found.to_json() | {"not_judged": rows.not_judged()}, indent=2))
     else:
         show_evaluation(found, threshold)
 
@@ -218,11 +219,11 @@ def guard_calibrate(
     from dataclasses import asdict
 
     from fedrai import guard_commands as work
-    from fedrai.guard_display import Watch, show_calibration
+    from fedrai.guard_display import Watch, alarms_line, show_calibration
     from fedrai.guards import calibrated
 
     rows = _labelled(_data_spec(**data))
-    guard = work.open_guard(guard_spec)
+    guard = _open(guard_spec)
     with _stoppable(keep), Watch(guard.name) as watch:
         file = work.calibrate_on(
             rows, guard, part=part, recall=recall, fpr=fpr, cache=_cache(keep), on_progress=watch
@@ -232,6 +233,8 @@ def guard_calibrate(
         click.echo(json.dumps(asdict(file), indent=2))
     else:
         show_calibration(file, out, guard_spec)
+    if line := alarms_line(file):
+        click.secho(line, fg="yellow", err=True)
 
 
 @guard.command("train")
@@ -303,11 +306,11 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 def _read(data: DataSpec, strict: bool = False) -> Rows:
-    """All rows; says on stderr which could not be read, and ends there if that is not to be."""
+    """All rows; stderr names those that cannot be read, and what of the others is not judged."""
     from fedrai.data import hint_for
     from fedrai.errors import DataError
     from fedrai.guard_commands import rows_of
-    from fedrai.guard_display import plural
+    from fedrai.guard_display import not_judged_line, plural
 
     rows = rows_of(data)
     for bad in rows.bad_rows[:3]:
@@ -321,6 +324,8 @@ def _read(data: DataSpec, strict: bool = False) -> Rows:
             f"{plural(len(rows.bad_rows), 'row')} could not be read; nothing was judged or written",
             hint="mend them, or leave out --strict to scan without them",
         )
+    if line := not_judged_line(rows.not_judged()):
+        click.echo(line, err=True)
     return rows
 
 
@@ -331,6 +336,17 @@ def _labelled(data: DataSpec) -> Rows:
     rows = _read(data)
     labelled(rows)
     return rows
+
+
+def _open(spec: str, calibration: Path | None = None, part: Part = "pair") -> Guard:
+    """A guard; says on stderr what its owner should know of it."""
+    from fedrai.guard_commands import open_guard
+    from fedrai.guards.base import caution_of
+
+    guard = open_guard(spec, calibration, part)
+    if caution := caution_of(guard):
+        click.secho(caution, fg="yellow", err=True)
+    return guard
 
 
 def _cache(keep: bool) -> VerdictCache | None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fedrai.scan import ScanResult
 
 SECONDS_BETWEEN_LINES = 10.0
+MANY_ALARMS = 0.25  # of the safe rows
+MOST_COLUMNS = 8  # named in one line
 LONGEST_TABLE = 40  # rows; the JSON has them all
 
 Table = tuple[list[str], list[list[str]]]
@@ -69,7 +71,9 @@ def show_training(done: Trained, out: Path) -> None:
     reached = {name: threshold.to_json() for name, threshold in done.reached.items()}
     print_table(*reached_table(done.guard.thresholds, reached))
     if done.unread:
-        click.echo(f"{plural(done.unread, 'row')} left out: nothing known to the tokenizer")
+        click.echo(
+            f"{plural(done.unread, 'row')} left out: nothing known to the tokenizer, or too long"
+        )
     click.echo(
         f"trained on {plural(sum(done.rows.values()), 'row')}, {plural(len(done.losses), 'step')}"
         f" in {duration(done.seconds)}; on rows of other sources expect less"
@@ -108,6 +112,18 @@ def show_calibration(file: CalibrationFile, out: Path, guard_spec: str) -> None:
     )
     use = shlex.join(["fedrai", "scan", "DATA", "--guard", guard_spec, "--calibration", str(out)])
     click.echo(f"calibration: {out}\n  use it:  {use}")
+
+
+def alarms_line(file: CalibrationFile) -> str:
+    """A warning where a calibration's strict threshold flags many safe rows; empty elsewhere."""
+    alarms = rate_from_json(file.reached["strict"]["false_positive_rate"]).value
+    if alarms is None or alarms < MANY_ALARMS:
+        return ""
+    return (
+        f"warning: strict flags {_percent(alarms)} of the safe rows, since the guard finds"
+        f" {_percent(file.wish['recall'])} of the unsafe ones no other way; take loose, wish for"
+        " less (--recall), or train a guard on such rows (fedrai guard train)"
+    )
 
 
 def measures(found: Detection) -> Table:
@@ -168,6 +184,19 @@ def problems_line(problems: Mapping[str, int]) -> str:
     named = ", ".join(f"{count:,} {name}" for name, count in problems.items() if count)
     total = sum(problems.values())
     return f"{plural(total, 'row')} without a probability ({named})" if total else ""
+
+
+def not_judged_line(columns: Mapping[str, int]) -> str:
+    """Columns with text that no guard is shown; empty if there are none."""
+    if not columns:
+        return ""
+    named = [f"{name} ({plural(rows, 'row')})" for name, rows in columns.items()]
+    if len(named) > MOST_COLUMNS:
+        named[MOST_COLUMNS:] = [f"and {len(named) - MOST_COLUMNS} more columns (--json)"]
+    return (
+        f"text that is not judged: {', '.join(named)};"
+        " --column says what is (response=NAME, text=NAME)"
+    )
 
 
 def reached_table(thresholds: Mapping[str, float], reached: Mapping[str, Any]) -> Table:

@@ -29,6 +29,7 @@ device = "cpu"
 sources = [{path = "rows.jsonl"}]
 [policy]
 filter = "any"
+guards = ["mine", "no-such-guard"]
 """
 
 
@@ -127,7 +128,7 @@ def test_without_an_offer_nothing_is_loaded(
         ({"prompt": CANARY, "response": ["a", CANARY]}, {}, "data-not-usable"),
         (
             {"prompt": CANARY, "response": CANARY},
-            {"filter": {"mode": "drop", "guard": "no/such-guard"}},
+            {"filter": {"mode": "drop", "guard": "no-such-guard"}},
             "guard-cannot-work",
         ),
     ],
@@ -212,7 +213,8 @@ GUARD = '[guards.mine]\nkind = "rules"\nwords = ["zog"]\n'  # its thresholds are
         ("", {"threshold": "loose"}, ""),
         ("threshold_at_most = 0.4", {"threshold": "strict"}, "threshold-too-high"),
         ("threshold_at_most = 1.0", {"threshold": 1.0}, ""),
-        ("", {"threshold": 0.5, "guard": "no/such-guard"}, "guard-cannot-work"),
+        ("", {"threshold": 0.5, "guard": "no-such-guard"}, "guard-cannot-work"),
+        ("", {"threshold": 0.5, "guard": "evil/Llama-Guard-3-8B"}, "guard-not-allowed"),
     ],
 )
 def test_a_required_filter_is_no_weaker_than_the_guard_means_it(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fedrai import __version__
 from fedrai.client import Refused
@@ -23,6 +24,8 @@ from fedrai.runtimes.offer import (
     recipe_for,
 )
 from fedrai.schema import Node, Offer, Recipe
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -169,7 +172,28 @@ def test_the_version_is_looked_at_first() -> None:
         ({"guards": ["embedded"]}, {}, None),
         ({"guards": ["other"]}, {}, Reason.GUARD_REFUSED),
         ({"guards": ["other"], "filter": "any"}, {"filter": {"mode": "off"}}, None),
-        ({}, {"filter": {"guard": "org/hub-guard"}}, None),
+        ({}, {"filter": {"guard": "org/hub-guard"}}, Reason.GUARD_REFUSED),
+        ({}, {"filter": {"guard": "evil/Llama-Guard-3-8B"}}, Reason.GUARD_REFUSED),
+        ({}, {"filter": {"guard": "meta-llama/Llama-Guard-3-8B"}}, Reason.GUARD_REFUSED),
+        ({}, {"filter": {"guard": f"hf:org/hub-guard@{COMMIT}"}}, Reason.GUARD_REFUSED),
+        ({}, {"filter": {"guard": "no-such-guard"}}, Reason.GUARD_REFUSED),
+        ({"filter": "any"}, {"filter": {"guard": "org/g", "mode": "audit"}}, Reason.GUARD_REFUSED),
+        (
+            {"guards": [f"org/hub-guard@{COMMIT}"]},
+            {"filter": {"guard": f"org/hub-guard@{COMMIT}"}},
+            None,
+        ),
+        (
+            {"guards": [f"org/hub-guard@{COMMIT}"]},
+            {"filter": {"guard": "org/hub-guard"}},
+            Reason.GUARD_REFUSED,
+        ),
+        (
+            {"guards": [f"org/hub-guard@{COMMIT}"]},
+            {"filter": {"guard": f"evil/hub-guard@{COMMIT}"}},
+            Reason.GUARD_REFUSED,
+        ),
+        ({"guards": ["./mine"]}, {"filter": {"guard": "./mine"}}, None),
         ({}, {"filter": {"guard": "/etc/guards"}}, Reason.GUARD_REFUSED),
         ({}, {"filter": {"guard": "../guards"}}, Reason.GUARD_REFUSED),
         ({}, {"filter": {"guard": "guards.toml:mine"}}, Reason.GUARD_REFUSED),
@@ -192,6 +216,30 @@ def test_the_policy_has_the_last_word(
     policy: dict[str, Any], changes: dict[str, Any], reason: Reason | None
 ) -> None:
     assert refusal(offer(**changes), node(policy)) is reason
+
+
+def test_an_empty_list_of_guards_means_the_embedded_one_and_the_nodes_own() -> None:
+    rules = {"kind": "rules", "words": ["zog"]}
+    own = node(guards={"mine": rules})
+    assert refusal(offer(filter={"guard": "mine"}), own) is None
+    assert refusal(offer(filter={"guard": "embedded"}), own) is None
+    assert refusal(offer(filter={"guard": "mine"}), node()) is Reason.GUARD_REFUSED
+    listed = node({"guards": ["mine"]}, guards={"mine": rules, "other": rules})
+    assert refusal(offer(filter={"guard": "embedded"}), listed) is Reason.GUARD_REFUSED
+    assert refusal(offer(filter={"guard": "other"}), listed) is Reason.GUARD_REFUSED
+
+
+@pytest.mark.parametrize("name", ["org/g", "org/g@main", "hf:org/g", f"org/g@{COMMIT[:12]}",
+                                  "hf:org/g@v1/file.gguf", "guards/mine"])  # fmt: skip
+def test_a_guard_of_the_hub_is_listed_with_its_commit_or_not_at_all(name: str) -> None:
+    with pytest.raises(ValidationError, match="without its commit: write") as caught:
+        node({"guards": [name]})
+    assert "40 hex digits" in str(caught.value)
+    pinned = f"org/g@{COMMIT}"
+    for fine in (pinned, f"hf:{pinned}", f"hf:{pinned}/file.gguf", "embedded", "./g", "g.toml:g"):
+        assert node({"guards": [fine]}).policy.guards == [fine]
+    table = {"kind": "rules", "words": ["zog"]}
+    assert node({"guards": [name]}, guards={name: table}).guards.keys() == {name}
 
 
 @pytest.mark.parametrize("key", ["calibration", "refusals"])

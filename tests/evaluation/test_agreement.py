@@ -190,6 +190,17 @@ def test_a_labelled_row_of_an_open_quote_or_half_a_character_is_named(tmp_path):
         load([str(tmp_path / "b.jsonl")])
 
 
+@pytest.mark.parametrize("lost", ["prompt", "answer"])
+def test_a_row_with_other_columns_than_the_first_is_named(tmp_path, lost):
+    row = {"prompt": "SECRET", "answer": "SECRET", "label": "refusal"}
+    other = {("output" if name == lost else name): value for name, value in row.items()}
+    file = tmp_path / "m.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in (row, other)))
+    with pytest.raises(EvaluationError, match=f"row 2: there is no column '{lost}'") as error:
+        load([str(file)])
+    assert "SECRET" not in error.value.message + error.value.hint
+
+
 def test_unreadable_files_and_equal_names(tmp_path):
     with pytest.raises(EvaluationError, match=r"none\.csv: No such file or directory"):
         load([str(tmp_path / "none.csv")])

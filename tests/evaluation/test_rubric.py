@@ -230,6 +230,14 @@ def test_an_endpoint_that_replies_to_nothing_is_an_error(server):
     assert CANARY not in f"{caught.value} {caught.value.hint}"
 
 
+def test_a_gateway_that_refuses_one_prompt_costs_one_reply(server):
+    server.script = lambda text: 403 if CANARY in text else "[[5]]"
+    found = grader(server).ask([("", "one"), ("", CANARY), ("", "two")])
+    assert found.texts == ("[[5]]", None, "[[5]]")
+    assert found.problems == {"refused by the endpoint": 1}
+    assert server.texts().count("Hello.") == 1
+
+
 def test_keys_and_addresses(server, monkeypatch):
     server.script = lambda _text: 401
     with pytest.raises(EvaluationError, match="refuses access"):

@@ -97,6 +97,18 @@ def test_another_guard_or_revision_judges_for_itself(tmp_path, other):
     assert {p.parent for p in tmp_path.rglob("*")} == {tmp_path}
 
 
+def test_verdicts_of_an_earlier_form_are_judged_anew(tmp_path, monkeypatch):
+    """A guard that judged long texts in part has the same revision as one that does not."""
+    before = Counting()
+    monkeypatch.setattr("fedrai.guards.cache.FORM", 1)
+    judge(before, talks(2), VerdictCache(tmp_path))
+    monkeypatch.undo()
+    after = Counting()
+    judge(after, talks(2), VerdictCache(tmp_path))
+    judge(after, talks(2), VerdictCache(tmp_path))
+    assert (len(before.asked), len(after.asked)) == (2, 2)
+
+
 def test_a_stop_loses_at_most_the_chunk_in_work(tmp_path):
     rows = talks(CHUNK + 50)
     broken = Counting(stop_after=CHUNK + 20)

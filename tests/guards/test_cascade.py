@@ -166,6 +166,23 @@ def test_revisions_of_cascades():
     assert Cascade(a, b, 0.1, 0.9, name="n").revision == made[0].revision
 
 
+@pytest.mark.parametrize(("low", "high", "asked"), [
+    (0.05, 0.95, []), (0.0, 0.95, ["fine"]), (0.05, 1.0, ["zog"]), (0.0, 1.0, ["zog", "fine"]),
+])  # fmt: skip
+def test_a_cascade_that_begins_with_rules_says_whether_its_second_guard_is_asked(low, high, asked):
+    rules = RulesGuard(words=["zog"], name="house")
+    second = Fixed("dear", {"zog": 0.5, "fine": 0.5})
+    for first in (rules, AnyOf([rules, RulesGuard(words=["zig"])])):
+        second.shown.clear()
+        cascade = Cascade(first, second, low, high, name="two")
+        cascade.judge(talk("zog", "fine"))
+        assert second.shown == asked
+        assert ("dear, is never asked" in cascade.caution) is (not asked)
+        assert AnyOf([second, cascade]).caution == cascade.caution
+    assert Cascade(second, rules, low, high).caution == ""
+    assert Cascade(AnyOf([rules, second]), second, low, high).caution == ""
+
+
 # --- any of ---------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,14 @@ import json
 import pytest
 
 from fedrai.errors import GuardError
-from fedrai.guards.formats import FORMATS, Question, Step, format_for, format_named
+from fedrai.guards.formats import (
+    FORMATS,
+    OtherOwnerError,
+    Question,
+    Step,
+    format_for,
+    format_named,
+)
 from fedrai.guards.policies import AEGIS, HAZARDS, MD_JUDGE_NAMES
 from fedrai.guards.prompting import NO_REQUEST, Prompts, arranged, folded, valid
 from fedrai.records import Message
@@ -84,6 +91,28 @@ def test_other_models_have_no_format(spec):
     with pytest.raises(GuardError) as caught:
         format_for(spec)
     assert "llama-guard-3" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("spec", "model"),
+    [
+        ("evil/Llama-Guard-3-8B", "meta-llama/Llama-Guard-3-8B"),
+        ("hf:evil/Llama-Guard-3-8B@abc", "meta-llama/Llama-Guard-3-8B"),
+        ("evil/llama-guard-3-1b-int8", "meta-llama/Llama-Guard-3-1B"),
+        ("evil/Qwen3Guard-Gen-0.6B", "Qwen/Qwen3Guard-Gen-0.6B"),
+        ("hf:evil/wildguard/wildguard.gguf", "allenai/wildguard"),
+    ],
+)
+def test_a_hub_model_of_another_owner_has_no_format_by_its_name(spec, model):
+    with pytest.raises(OtherOwnerError, match=f"bears the name of {model}, and its owner"):
+        format_for(spec)
+
+
+def test_a_folder_of_your_own_is_told_by_its_last_part(tmp_path, monkeypatch):
+    (tmp_path / "copies" / "Llama-Guard-3-8B").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for spec in ("copies/Llama-Guard-3-8B", "./Llama-Guard-3-8B-int4", "/x/Llama-Guard-3-8B/"):
+        assert format_for(spec).name == "llama-guard-3"
 
 
 def test_an_unknown_format_is_an_error():

@@ -21,6 +21,7 @@ from fedrai.guards.formats import FORMATS, CategoryLine
 from fedrai.guards.generative import GenerativeGuard
 from fedrai.guards.prompting import Prompts
 from fedrai.guards.scoring import MIN_MASS, Reading, common_start, read, resolve
+from fedrai.guards.windows import TooLongError
 from fedrai.records import Message
 from fedrai.testing import make_tiny_model, tiny_tokenizer
 
@@ -549,11 +550,17 @@ def test_every_odd_row_gets_a_verdict(trained):
         assert one.probability == pytest.approx(many.probability, abs=1e-5)
 
 
-def test_a_hundred_thousand_characters(trained):
-    text = "abcdefghij" * 10_000
-    made = trained.prompts.texts(LLAMA.prompt[0], trained.prompts.turns([user(text)]))
-    assert len(made) == prompting.WINDOWS
-    assert trained.judge([(user(text),)]).verdicts[0].problem in (None, "unparsed")
+def test_a_text_of_too_many_windows_is_unscored_and_not_judged_in_part(trained, monkeypatch):
+    short, long = user("abcdefghij" * 100), user("abcdefghij" * 10_000)
+    with pytest.raises(TooLongError, match=f"and {prompting.WINDOWS} are the most"):
+        trained.prompts.texts(LLAMA.prompt[0], trained.prompts.turns([long]))
+    found = trained.judge([(short,), (long,), (user("b"), Message("assistant", long.content))])
+    assert found.verdicts[0].problem in (None, "unparsed")
+    assert [v.problem for v in found.verdicts[1:]] == ["failed", "failed"]
+    windows = trained.prompts.texts(LLAMA.prompt[0], trained.prompts.turns([short]))
+    for most, expected in ((len(windows), found.verdicts[0].problem), (len(windows) - 1, "failed")):
+        monkeypatch.setattr(prompting, "WINDOWS", most)
+        assert trained.judge([(short,)]).verdicts[0].problem == expected
 
 
 @settings(max_examples=40)

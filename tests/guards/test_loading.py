@@ -201,7 +201,7 @@ def test_a_generative_guard(tiny_model):
 
 @pytest.mark.parametrize("spec", [
     "Qwen/Qwen3Guard-Gen-0.6B", "hf:Qwen/Qwen3Guard-Gen-0.6B@main", "meta-llama/Llama-Guard-3-1B",
-    "models/Llama-Guard-3-8B",
+    "./models/Llama-Guard-3-8B", "/models/guards/Llama-Guard-3-8B",
 ])  # fmt: skip
 def test_models_of_a_known_format(monkeypatch, spec):
     calls: list[Any] = []
@@ -209,6 +209,14 @@ def test_models_of_a_known_format(monkeypatch, spec):
     monkeypatch.setattr(generative, "load", lambda s, **o: calls.append((s, o)) or stand_in)
     assert load(spec, device="cpu") is stand_in
     assert calls == [(spec, {"device": "cpu", "progress": None})]
+
+
+@pytest.mark.parametrize("spec", ["evil/Llama-Guard-3-8B", "hf:evil/Llama-Guard-3-8B@main"])
+def test_a_known_name_of_another_owner_is_not_loaded(monkeypatch, spec):
+    monkeypatch.setattr(generative, "load", lambda *_a, **_o: pytest.fail("it was loaded"))
+    with pytest.raises(GuardError, match="the name of meta-llama/Llama-Guard-3-8B") as caught:
+        load(spec)
+    assert 'format = "llama-guard-3"' in caught.value.hint
 
 
 # --- files of tables ------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chat_server import Reply, Server, running
 from fedrai.errors import GuardError
@@ -451,11 +453,22 @@ def test_a_wrong_key_is_an_error_at_once(server, status, monkeypatch):
     server.script = lambda _b: (status, {"error": CANARY})
     error = refused(make(server), f"refuses access \\({status}\\)", *[CANARY] * 50)
     assert "environment variable" in error.hint
-    assert len(server.bodies) <= 16
+    assert len(server.bodies) <= 2 * 16  # a harmless text behind each of those under way
     monkeypatch.setenv("GUARD_KEY", "sk-secret")
     error = refused(make(server, api_key_env="GUARD_KEY"), "refuses access")
     assert "GUARD_KEY" in error.hint
     assert "sk-secret" not in error.message + error.hint
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 302])
+def test_a_gateway_that_refuses_one_row_costs_one_row(server, status):
+    server.script = lambda body: (
+        (status, {}) if CANARY in body["messages"][-1]["content"] else by_number(body)
+    )
+    guard = make(server, concurrency=2)
+    assert chances(guard, "0.25", CANARY, "0.75", "0.25") == [0.25, "no-answer", 0.75, 0.25]
+    assert server.texts().count("Hello.") == 1
+    assert chances(guard, *[CANARY] * 20) == ["no-answer"] * 20
 
 
 def test_an_unknown_model_and_a_redirect_are_errors_at_once(server):
@@ -495,6 +508,121 @@ def test_replies_of_another_form_are_no_answer(server, payload):
     assert chances(make(server), "0.25", CANARY) == [0.25, "no-answer"]
     server.script = lambda _b: (200, payload)
     refused(make(server), "gives no answers")
+
+
+BLOCKED: dict[str, Any] = {
+    "blocked": {"message": {"content": ""}, "logprobs": None, "finish_reason": "content_filter"},
+    "nothing said": {"message": {"content": None}, "logprobs": {"content": None}},
+    "nothing at the label": {"message": {"content": "safe"}, "logprobs": {"content": [
+        {"token": "safe", "logprob": 0.0, "top_logprobs": []}]}},
+    "no logprobs": {"message": {"content": "safe"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_one_reply_without_log_probabilities_costs_one_row(server, name):
+    server.script = lambda body: (
+        (200, {"choices": [BLOCKED[name]]})
+        if CANARY in body["messages"][-1]["content"] else by_number(body)
+    )  # fmt: skip
+    texts = [CANARY, *["0.25", "0.75"] * 5, CANARY]
+    guard = make(server, concurrency=2)
+    assert chances(guard, *texts) == ["no-answer", *[0.25, 0.75] * 5, "no-answer"]
+    assert "Hello." not in server.texts()
+    assert chances(guard, CANARY, "0.25") == ["no-answer", 0.25]  # half of all: it is checked
+    assert server.texts().count("Hello.") == 1
+    assert chances(guard, *[CANARY] * 20) == ["no-answer"] * 20
+    assert chances(make(server, max_characters=100), CANARY + " x" * 99 + " 0.75") == [0.75]
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_many_replies_without_an_answer_are_an_error_if_a_harmless_text_has_none(server, others):
+    """Half of the rows or more; with a third of them nothing is asked again."""
+    server.script = lambda body: (
+        by_number(body) if body["messages"][-1]["content"] == "0.25"
+        else (200, {"choices": [BLOCKED["no logprobs"]]})
+    )  # fmt: skip
+    guard, texts = make(server, concurrency=1), [*["0.25"] * others, CANARY] * 20
+    if others == 1:
+        refused(guard, "gives no log probabilities", *texts)
+    else:
+        assert chances(guard, *texts) == [0.25, 0.25, "no-answer"] * 20
+
+
+def test_a_text_of_another_form_beside_a_label_names_no_category(server):
+    reply = chat({"unsafe": 0.9, "safe": 0.1})
+    reply[1]["choices"][0]["message"]["content"] = [{"type": "text", "text": "S1"}]
+    server.script = lambda _b: reply
+    (verdict,) = make(server, categories={"S1": "crime"}).judge(rows("x")).verdicts
+    assert (round(verdict.probability, 9), verdict.categories) == (0.9, ())
+
+
+IMPOSSIBLE = [True, False, 1000, 0.5, "-1", "", None, math.inf, math.nan, [], {}, [-1.0], 10**400]
+
+
+@pytest.mark.parametrize("value", IMPOSSIBLE, ids=repr)
+def test_log_probabilities_that_cannot_be_give_no_verdict(server, value):
+    def script(body: dict[str, Any]) -> Reply:
+        if CANARY not in body["messages"][-1]["content"]:
+            return by_number(body)
+        reply = chat({"unsafe": 0.6, "safe": 0.4})
+        tops = reply[1]["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        tops[len(server.bodies) % 2]["logprob"] = value
+        return reply
+
+    server.script = script
+    texts = ["0.25", CANARY, "0.75", "0.25", CANARY]
+    expected = [0.25, "no-answer", 0.75, 0.25, "no-answer"]
+    assert chances(make(server, concurrency=1), *texts) == expected
+
+
+def test_probabilities_that_add_up_to_more_than_one_give_no_verdict():
+    labels = Labels(["no"], ["yes"])
+    most = [("yes", math.log(0.55)), ("no", math.log(0.49))]
+    assert labels.probability(read_places(placed(most))) == pytest.approx(0.55 / 1.04)
+    with pytest.raises(ValueError, match="more than 1"):
+        read_places(placed([("yes", -0.01), ("no", -0.01)]))
+
+
+def placed(top: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Log probabilities of one place."""
+    listed = [{"token": token, "logprob": logprob} for token, logprob in top]
+    return {"content": [{"token": "yes", "top_logprobs": listed}]}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+TOKENS = st.sampled_from(["yes", "no", " Yes", "x"]) | JSON
+LOGPROBS = st.sampled_from([-0.1, -1, -2.5, -30, 0, -math.inf]) | JSON
+
+
+@given(st.lists(st.tuples(TOKENS, LOGPROBS), max_size=4))
+@settings(max_examples=300)
+def test_whatever_an_endpoint_says_a_verdict_comes_from_possible_numbers_only(top):
+    guard = make("http://localhost:8000", safe=["no"], unsafe=["yes"])
+    reply = {"choices": [{"message": {"content": "yes"}, "logprobs": placed(top)}]}
+    row = guard._read(json.loads(json.dumps(reply)))
+    possible = all(
+        isinstance(token, str) and type(p) in (int, float) and p <= 0.05 for token, p in top
+    )
+    if row.probability is None:
+        assert row.problem in ("no-answer", "unparsed")
+    else:
+        assert possible
+        assert sum(math.exp(p) for _, p in top) <= 1.06
+        assert 0 <= row.probability <= 1
+
+
+@given(JSON)
+@settings(max_examples=300)
+def test_a_reply_of_any_form_is_a_row_without_a_verdict(reply):
+    guard = make("http://localhost:8000")
+    for whole in (reply, {"choices": [reply]}, {"choices": [{"message": reply}]},
+                  {"choices": [{"message": {"content": "safe"}, "logprobs": reply}]}):  # fmt: skip
+        assert guard._read(whole).probability is None
 
 
 # --- keys, addresses, revision --------------------------------------------------------------------

@@ -3,16 +3,25 @@
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from fedrai import data
 from fedrai.errors import AssetError, DataError
+from fedrai.filter import Policy, screen
+from fedrai.guard_commands import evaluate
+from fedrai.guards.base import Conversation
 from fedrai.guards.labels import Labels
 from fedrai.guards.rows import RowColumns, Rows, Source, name_of, read, read_all
+from fedrai.guards.scripted import ScriptedGuard
 from fedrai.records import BadRow, Message
+from fedrai.scan import scan
 
 CANARY = "canary-7f3a"
 ASKED = (Message("user", "How far?"),)
@@ -272,6 +281,164 @@ def test_embedded_sets_can_be_read_whole_as_safe():
     assert {(r.unsafe, r.source) for r in rows.rows} == {(False, "fedrai:ordinary-held-out")}
 
 
+# --- answers under other names --------------------------------------------------------------------
+
+OTHER_NAMES = ["completion", "output", "answer", "chosen", "reply", "generated_text", "Response",
+               "rejected", "model_output", "assistantResponse", "OUTPUTS", "response_0",
+               "responseA"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_an_answer_has_any_usual_name(tmp_path, name):
+    turns = [{"role": "user", "content": "How far?"}]
+    spec = jsonl(
+        tmp_path / "r.jsonl",
+        {"prompt": "How far?", name: "Two miles."},
+        {"prompt": "How far?", "response": "Two miles."},
+        {"prompt": "How far?", "response": " ", name: "Two miles."},
+        {"messages": turns, name: "Two miles."},
+        {"prompt": "How far?", name: " "},
+        {"prompt": "How far?", name: 7},
+    )
+    rows = read(spec)
+    assert conversations(rows) == [ANSWERED] * 4 + [ASKED] * 2
+    assert (rows.not_judged(), rows.bad_rows) == ({}, ())
+
+
+@pytest.mark.parametrize("name", ["prompt_id", "target", "input", "outputs_path", "chosen_by"])
+def test_other_names_are_none_of_an_answer_and_are_named(tmp_path, name):
+    rows = read(jsonl(tmp_path / "r.jsonl", *[{"prompt": "How far?", name: "Two miles."}] * 3))
+    assert conversations(rows) == [ASKED] * 3
+    known = name in ("target", "input")
+    assert rows.not_judged() == {name if known else "column 2": 3}
+
+
+def test_which_of_several_answers_is_asked_and_not_guessed(tmp_path):
+    both = {"prompt": "How far?", "chosen": "Two miles.", "rejected": CANARY}
+    spec = jsonl(tmp_path / "r.jsonl", both, {"prompt": "How far?"})
+    assert read(spec).bad_rows == (
+        BadRow(
+            "r.jsonl, line 1",
+            "answers stand in the columns chosen, rejected; name the one to judge:"
+            " --column response=NAME",
+        ),
+    )
+    named = read(spec, columns=RowColumns(response="chosen"))
+    assert conversations(named) == [ANSWERED, ASKED]
+    assert named.not_judged() == {"rejected": 1}
+    same = jsonl(tmp_path / "s.jsonl", both | {"rejected": "Two miles."})
+    assert conversations(read(same)) == [ANSWERED]
+
+
+def test_an_answer_beside_a_text_is_not_passed_over(tmp_path):
+    spec = jsonl(tmp_path / "r.jsonl", {"text": "How far?", "reply": "Two miles."})
+    with pytest.raises(DataError, match="a text in 'text' and an answer in 'reply'"):
+        read(spec)
+    assert conversations(read(spec, columns=RowColumns(prompt="text"))) == [ANSWERED]
+    alone = read(spec, columns=RowColumns(text="reply"))
+    assert conversations(alone) == [(Message("user", "Two miles."),)]
+    assert alone.not_judged() == {"text": 1}
+
+
+def test_an_answer_that_is_no_text_is_a_bad_row(tmp_path):
+    turns = [{"role": "assistant", "content": CANARY}]
+    spec = jsonl(tmp_path / "r.jsonl", {"prompt": "a", "completion": turns}, {"prompt": "a"})
+    assert read(spec).bad_rows == (
+        BadRow("r.jsonl, line 1", "completion is not text but list"),
+    )  # fmt: skip
+
+
+def test_labels_categories_and_choices_are_no_answers(tmp_path):
+    raw = {"prompt": "How far?", "output": "unsafe", "answer": "maps", "reply": "en"}
+    spec = jsonl(tmp_path / "r.jsonl", raw)
+    rows = read(spec, columns=RowColumns(category="answer"), labels=Labels(("output",)),
+                where={"reply": "EN"})  # fmt: skip
+    assert (conversations(rows), rows.not_judged()) == ([ASKED], {})
+    assert (rows.rows[0].unsafe, rows.rows[0].category) == (True, "maps")
+    long = jsonl(tmp_path / "l.jsonl", {"prompt": "How far?", "category": "so " * 60})
+    assert read(long).not_judged() == {"category": 1}
+
+
+def test_text_that_is_not_judged_is_told_without_quoting_it(tmp_path):
+    turns = [{"role": m.role, "content": m.content} for m in ANSWERED]
+    raw = {"messages": turns, "prompt": "How far?", "response": "Six.", CANARY: [{"x": "y"}],
+           "n": 7, "date": "2026-01-02", "blank": " "}  # fmt: skip
+    rows = read(jsonl(tmp_path / "r.jsonl", raw, raw, {"text": "x"}))
+    assert conversations(rows)[:2] == [ANSWERED] * 2
+    assert rows.not_judged() == {"response": 2, "column 4": 2}
+
+
+NAMES = st.sampled_from([
+    "prompt", "response", "text", "messages", "completion", "output", "Answer", "chosen",
+    "rejected", "reply", "generated_text", "target", "instruction", "notes", "category", "label",
+    "x y", "é",
+])  # fmt: skip
+CELLS = st.sampled_from(["text", "blank", "none", "number", "list", "turns", "asked", "parts"])
+
+
+def cell(kind: str, mark: str) -> object:
+    ask, tell = {"role": "user", "content": f"{mark}u"}, {"role": "assistant", "content": mark}
+    parts = [{"type": "text", "text": mark}]
+    kinds = {"text": mark, "blank": " ", "none": None, "number": 7, "list": [mark],
+             "turns": [ask, tell], "asked": [ask], "parts": parts}  # fmt: skip
+    return kinds[kind]
+
+
+@given(
+    st.lists(st.dictionaries(NAMES, CELLS, min_size=1, max_size=6), min_size=1, max_size=4),
+    st.sampled_from([{}, {"response": "output"}, {"text": "notes"}, {"prompt": "instruction"}]),
+    st.sampled_from(["scan", "eval"]),
+)
+def test_every_text_is_judged_or_named(tmp_path_factory, kinds, renamed, command):
+    """Whatever columns a file has: each text that could be an answer, or its column, is told of."""
+    raws = [{n: cell(k, f"mark{i}{chr(97 + j)}z") for j, (n, k) in enumerate(row.items())}
+            for i, row in enumerate(kinds)]  # fmt: skip
+    spec = jsonl(tmp_path_factory.mktemp("any") / "r.jsonl", *raws, {"text": "x", "label": 1},
+                 {"text": "y", "label": 0})  # fmt: skip
+    assume(all(any(name in raw for raw in raws) for name in renamed.values()))
+    rows = read(spec, columns=RowColumns(**renamed))
+    seen: list[str] = []
+
+    def script(talk: Conversation) -> float:
+        seen.extend(message.content for message in talk)
+        return 0.0
+
+    guard = ScriptedGuard(script)
+    if command == "scan":
+        scan(rows.rows, guard, threshold=0.5)
+    else:
+        every = tuple(replace(row, unsafe=bool(i % 2)) for i, row in enumerate(rows.rows))
+        evaluate(Rows(every), guard, part="pair", threshold=0.5, cache=None)
+    bad = {row.origin for row in rows.bad_rows}
+    named = rows.not_judged()
+    for number, raw in enumerate(raws, 1):
+        for place, (name, value) in enumerate(raw.items(), 1):
+            mark = f"mark{number - 1}{chr(96 + place)}z"
+            unread = f"r.jsonl, line {number}" in bad or {name, f"column {place}"} & named.keys()
+            short = name == "category" and value in (mark, [mark])  # a category, and no answer
+            told = unread or short
+            assert told or mark not in json.dumps(value) or any(mark in text for text in seen)
+
+
+@given(st.lists(st.dictionaries(NAMES, CELLS, max_size=6), min_size=1, max_size=4))
+def test_the_filter_judges_every_answer_that_is_trained_on(tmp_path_factory, kinds):
+    raws = [{n: cell(k, f"mark{i}{chr(97 + j)}z") for j, (n, k) in enumerate(row.items())}
+            for i, row in enumerate(kinds)]  # fmt: skip
+    spec = jsonl(tmp_path_factory.mktemp("any") / "r.jsonl", *raws,
+                 {"prompt": "a", "response": "b"})  # fmt: skip
+    examples = data.load(spec, bad_rows="skip").examples
+    seen: list[str] = []
+
+    def script(talk: Conversation) -> float:
+        seen.append(talk[-1].content)
+        return 0.0
+
+    kept = screen(examples, ScriptedGuard(script), Policy(0.5), salt=b"s" * 16, seed=0).kept
+    trained = [m.content for example in kept for m in example.messages if m.role == "assistant"]
+    assert set(trained) <= set(seen)
+    assert len(kept) == len(examples)
+
+
 # --- labels ---------------------------------------------------------------------------------------
 
 
@@ -290,8 +457,22 @@ def test_a_label_that_is_none(tmp_path, value):
     spec = jsonl(tmp_path / "r.jsonl", {"text": "x", "label": 1}, {"text": "x", "label": value})
     rows = read(spec, labels=Labels(("label",)))
     assert rows.bad_rows == (
-        BadRow("r.jsonl, line 2", "label is neither a known label nor a score from 0 to 1"),
+        BadRow(
+            "r.jsonl, line 2",
+            "label is neither a known label nor a score from 0 to 1; name the unsafe value:"
+            " --unsafe-when label=VALUE",
+        ),
     )
+
+
+def test_labels_in_other_words_get_a_hint(tmp_path):
+    rows = [{"text": "x", "label": word} for word in ("ja", "nein")]
+    spec = jsonl(tmp_path / "r.jsonl", *rows)
+    with pytest.raises(DataError, match=r"line 1: label is .*--unsafe-when label=VALUE") as caught:
+        read(spec, labels=Labels(("label",)))
+    assert "leave out --label and give --unsafe-when" in caught.value.hint
+    named = read(spec, labels=Labels(unsafe_when=(("label", "ja"),)))
+    assert [row.unsafe for row in named.rows] == [True, False]
 
 
 def test_a_score_has_its_cut(tmp_path):

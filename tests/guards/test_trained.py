@@ -19,8 +19,9 @@ from fedrai.errors import FedRAIError, GuardError, ModelError
 from fedrai.guards import framing, trained
 from fedrai.guards.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.trained import Config, TrainedGuard
+from fedrai.guards.windows import TooLongError
 from fedrai.model import load_backbone
-from fedrai.records import Message, Verdict
+from fedrai.records import Message
 from fedrai.testing import tiny_tokenizer
 from tiny_guards import WORDS, encoder
 
@@ -251,8 +252,10 @@ def test_hostile_texts_get_a_verdict_each(guard):
     many.append(tuple(Message("assistant", "cup") for _ in range(50)))
     found = guard.judge(many).verdicts
     assert len(found) == len(many)
-    assert all(isinstance(v, Verdict) and v.problem in (None, "empty") for v in found)
-    plain = [i for i, t in enumerate(HOSTILE) if "cup" in t]
+    long = [len(talk[-1].content) > 50_000 for talk in many]
+    assert {v.problem for v, far in zip(found, long, strict=True) if far} <= {"failed", "empty"}
+    assert {v.problem for v, far in zip(found, long, strict=True) if not far} <= {None, "empty"}
+    plain = [i for i, t in enumerate(HOSTILE) if "cup" in t and not long[i]]
     assert all(found[i].probability is not None for i in plain)
 
 
@@ -311,14 +314,6 @@ def test_windows_cover_a_long_text(folders, count):
     assert starts[-1] + len(pieces[-1]) == count
 
 
-def test_texts_beyond_all_windows_are_sampled_to_their_ends(folders, monkeypatch):
-    monkeypatch.setattr(framing, "WINDOWS", 4)
-    frames = load(folders["bert"]).framing
-    ids = frames._text(words(3000))
-    pieces = [p.ids[1:-1] for p in frames.pieces(ask(words(3000)))]
-    assert [list(p) for p in pieces] == [ids[s : s + 61] for s in (0, 980, 1959, 2939)]
-
-
 @pytest.fixture
 def seeing(bert: Path, tmp_path: Path) -> TrainedGuard:
     """Sees "zog" and nothing else: only that word has a part along the first axis."""
@@ -350,6 +345,20 @@ def test_a_word_hidden_anywhere_in_a_long_text_is_found(seeing):
     calm = [ask(words(400)), answer(words(60), words(400)), answer("zog", "cup")]
     assert max(chances(seeing, calm[:2])) < 0.01
     assert chances(seeing, calm[2:])[0] > 0.99  # the request is in sight of its answer
+
+
+def test_a_text_of_too_many_windows_is_unscored_wherever_its_word_stands(seeing, monkeypatch):
+    """A gap between windows would find it safe: the word stands where no window of four looks."""
+    monkeypatch.setattr(framing, "WINDOWS", 4)
+    clean = words(90).split()  # 29 tokens a window, of 32; four of them reach 95
+    hidden = " ".join([*clean[:50], "zog", *clean[50:]])
+    longer = " ".join([*words(200).split(), "zog", *words(200).split()])
+    talks = [ask(hidden), ask(longer), ask("zog"), answer(words(5), longer), ask(words(400))]
+    found = seeing.judge(talks).verdicts
+    assert [v.problem for v in found] == [None, "failed", None, "failed", "failed"]
+    assert min(found[0].probability, found[2].probability) > 0.99
+    with pytest.raises(TooLongError, match="and 4 are the most"):
+        seeing.framing.pieces(ask(longer))
 
 
 def test_the_worst_window_counts(guard):

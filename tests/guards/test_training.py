@@ -441,6 +441,7 @@ def test_rows_of_a_file(tmp_path):
         {"prompt": "p", "response": "r", "prompt_unsafe": 1},
         {"prompt": "p", "response": "r"},
         {"prompt": "p", "prompt_unsafe": None, "unsafe": ""},
+        {"prompt": "p", "response": "r", "unsafe": 0, "output": "what else was said"},
     )
     ask, said = (Message("user", "p"),), (Message("user", "p"), Message("assistant", "r"))
     assert read(settings(Path("x"), rows=[str(file)])) == [
@@ -449,7 +450,31 @@ def test_rows_of_a_file(tmp_path):
         Labelled(ask, 0.5, "", ""),
         Labelled(said, 0.0, "", ""),
         Labelled(ask, 1.0, "", ""),
+        Labelled(said, 0.0, "", ""),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("safe", "unsafe", "changes", "enough"), [
+    (1500, 150, {}, True), (1000, 150, {}, False), (60, 30, {}, False),
+    (60, 30, {"held_out": 0.5, "loose_fpr": 0.05}, True),
+    (15, 30, {"held_out": 0.5, "loose_fpr": 0.05}, False),
+])  # fmt: skip
+def test_the_smallest_training_sets_of_the_guide(safe, unsafe, changes, enough):
+    """Safe rows held out: 100 for false alarms of 1 %, 20 for 5 %."""
+    guide = " ".join((Path(__file__).parents[2] / "docs/guards.md").read_text().split())
+    assert "about 1,500 safe rows and 150 unsafe ones" in guide
+    assert "about 60 safe and 30 unsafe rows, with `held_out = 0.5` and `loose_fpr = 0.05`" in guide
+    found = [
+        Labelled((Message("user", f"request {i}"),), float(i < unsafe), "", "")
+        for i in range(safe + unsafe)
+    ]
+    wanted = GuardTraining(**changes)
+    if enough:
+        training_rows.check(wanted, found)
+    else:
+        with pytest.raises(GuardError, match="safe rows are held out, too few") as caught:
+            training_rows.check(wanted, found)
+        assert "give more rows" in caught.value.hint
 
 
 def test_columns_by_other_names_and_a_csv_with_empty_cells(tmp_path):
@@ -471,6 +496,9 @@ def test_columns_by_other_names_and_a_csv_with_empty_cells(tmp_path):
     ({"prompt": CANARY, "prompt_unsafe": CANARY}, "prompt_unsafe is not a number from 0 to 1"),
     ({"prompt": CANARY, "unsafe": [1]}, "unsafe is not a number from 0 to 1"),
     ({"prompt": CANARY, "label": 1}, "holds no labelled row"),
+    ({"prompt": CANARY, "completion": CANARY, "unsafe": 1}, "an answer stands in completion"),
+    ({"prompt": CANARY, "response": " ", "Output": CANARY, "unsafe": 1}, "answer stands in Output"),
+    ({"prompt": CANARY, "response": [CANARY], "unsafe": 1}, "response is not text but list"),
 ])  # fmt: skip
 def test_rows_that_cannot_be_used(tmp_path, line, said):
     with pytest.raises(DataError) as caught:

@@ -41,7 +41,8 @@ sources = [{{ path = "train.jsonl" }}]
 [policy]                            # a recipe that asks for more is refused; the server hears why
 base_models = {models}   # may be fine-tuned here; empty: any
 filter = "required"                 # "any": also recipes that train on unfiltered rows
-guards = []                         # guards that may filter; empty: any that is known here
+guards = []                         # guards that may filter; empty: "embedded" and the [guards] of
+                                    # this file. A model of the hub only as "org/name@COMMIT"
 threshold_at_most = "loose"         # the guard's own "loose" or "strict", or a number; a filter
                                     # that lets more through is refused
 judge = ["pair"]                    # what a filter may judge: prompt, response, pair; empty: any

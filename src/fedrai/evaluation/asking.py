@@ -44,8 +44,8 @@ class Replies:
 class Chats:
     """Asks an endpoint many chats, several at once.
 
-    If many requests go unanswered one after the other, or all of them, a greeting is sent: if that
-    has no reply either, the endpoint as a whole is unusable.
+    If many requests go unanswered one after the other, or all of them, or one is refused, a
+    greeting is sent: if that has no reply either, the endpoint as a whole is unusable.
 
     Args:
         endpoint: for requests to `PATH`.
@@ -106,6 +106,14 @@ class Chats:
         return number, await self._one(client, body)
 
     async def _one(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> _Reply:
+        """A reply; a refusal is final only if a greeting is refused too (gateways refuse texts)."""
+        try:
+            return await self._tried(client, body)
+        except FedRAIError:
+            await self._check(client, body)
+            return _Reply(None, 0, "refused by the endpoint")
+
+    async def _tried(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> _Reply:
         reply = await self._endpoint.post(client, body)
         if reply is None:
             return _Reply(None, 0, self._endpoint.problem)
@@ -114,7 +122,7 @@ class Chats:
     async def _check(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> None:
         """Raise unless the endpoint replies to a greeting, sent as `body` was."""
         hello = [{"role": "user", "content": "Hello."}]
-        reply = await self._one(client, {**body, "messages": hello})
+        reply = await self._tried(client, {**body, "messages": hello})
         if reply.text is None:
             raise self._unusable(reply.problem)
 

@@ -179,7 +179,12 @@ def _labelled(source: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> Ite
         if known is OWN and not written and value in (None, ""):
             continue
         given = known.get(written)
-        texts = [row.get(prompt) or "", row.get(answer)]
+        if missing := [name for name in (prompt, answer) if name not in row]:
+            raise EvaluationError(
+                f"{path}, row {number}: there is no column {missing[0]!r}, which row 1 has",
+                hint="give all rows of a file the same columns",
+            )
+        texts = [row[prompt] or "", row[answer]]
         if given is None or not all(isinstance(text, str) for text in texts):
             raise EvaluationError(
                 f"{path}, row {number}: {label} has none of its labels, or a text is missing",

@@ -64,6 +64,11 @@ def full_name(guard: Guard) -> str:
     return f"{guard.name}@{guard.revision[:12]}"
 
 
+def caution_of(guard: Guard) -> str:
+    """What the owner of a guard should know of how it is put together; empty for nothing."""
+    return str(getattr(guard, "caution", ""))
+
+
 def part_of(messages: Sequence[Message], part: Part) -> Conversation:
     """The part of a conversation that is to be judged.
 

@@ -32,6 +32,7 @@ from fedrai.records import Problem, Verdict
 CHUNK = 256
 """Conversations that a guard gets at once: what a kill can lose, and what it can sort by length."""
 
+FORM = 2  # counts up when guards of the same revision judge otherwise; older files are left alone
 SALT_BYTES = 32
 LINE_BYTES = 4096  # a longer line is damage
 LOCK_SECONDS = 60.0
@@ -113,7 +114,8 @@ class VerdictCache:
 
     def _file(self, guard: Guard) -> Path:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", guard.name).strip(".-")[:60]
-        digest = hashlib.sha256(f"{guard.name}\n{guard.revision}".encode()).hexdigest()
+        named = f"{guard.name}\n{guard.revision}\n{FORM}"
+        digest = hashlib.sha256(named.encode()).hexdigest()
         return self.folder / f"{plain}-{digest[:16]}.jsonl"
 
     def _give_up(self, error: OSError) -> None:

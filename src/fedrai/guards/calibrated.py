@@ -24,7 +24,7 @@ from typing import Any
 
 from fedrai.errors import GuardError
 from fedrai.evaluation.detection import scored
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
 from fedrai.records import Verdict
 
@@ -84,6 +84,7 @@ class Calibrated:
                 hint="calibrate this guard: fedrai guard calibrate",
             )
         self.name = guard.name
+        self.caution = caution_of(guard)
         self.thresholds = dict(file.thresholds)
         self._guard, self._curve = guard, file.calibration
         facts = json.dumps([guard.revision, file.slope, file.intercept])

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
+from fedrai.guards.rules import RulesGuard
 from fedrai.records import Verdict
 
 STRICT, LOOSE = 0.4, 0.6
@@ -48,6 +49,8 @@ class Cascade:
     Attributes:
         judged: rows judged so far.
         passed_on: how many of them went to the second guard.
+        caution: that the second is never asked, if the first is of rules, which are certain of
+            every row (0 or 1) and so have none in the band; empty if all is well.
 
     Raises:
         GuardError: the band is empty or not within 0 to 1.
@@ -66,6 +69,18 @@ class Cascade:
         self.thresholds = {key: self._mapped(t) for key, t in second.thresholds.items()}
         self.revision = _hash("cascade", first.revision, second.revision, low, high)
         self.judged = self.passed_on = 0
+        self.caution = self._caution()
+
+    def _caution(self) -> str:
+        cautions = [caution_of(self.first), caution_of(self.second)]
+        if _is_certain(self.first) and self.low > 0 and self.high < 1:
+            cautions.append(
+                f"in the cascade {self.name} the second guard, {self.second.name}, is never asked:"
+                f" the rules of {self.first.name} say 0 or 1 of every row, and neither is in the"
+                f' band {self.low:g} to {self.high:g}; kind = "any" asks both, low = 0 leaves to'
+                " the second what the rules let pass"
+            )
+        return "; ".join(filter(None, cautions))
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
@@ -133,6 +148,7 @@ class AnyOf:
         self.thresholds = {"strict": STRICT, "loose": LOOSE}
         self._ends = [_ends(guard) for guard in guards]
         self.revision = _hash("any", *([g.revision, *_ends(g)] for g in guards))
+        self.caution = "; ".join(filter(None, map(caution_of, guards)))
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
@@ -182,6 +198,13 @@ class _Share:
 
     def __call__(self, done: int, _of: int) -> None:
         self.told((self.before + done) // self.guards, self.total)
+
+
+def _is_certain(guard: Guard) -> bool:
+    """Whether a guard says 0 or 1 of every row that it can judge."""
+    if isinstance(guard, AnyOf):
+        return all(map(_is_certain, guard.guards))
+    return isinstance(guard, RulesGuard)
 
 
 def _ends(guard: Guard) -> tuple[float, float]:

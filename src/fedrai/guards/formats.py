@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedrai.errors import GuardError
+from fedrai import assets
+from fedrai.errors import AssetError, GuardError
 from fedrai.guards.policies import (
     AEGIS,
     HAZARDS,
@@ -313,6 +314,10 @@ FORMATS: dict[str, Format] = {entry.name: entry for entry in _TABLE}
 P(Unsafe) + P(Controversial)); `qwen3guard-loose` counts it as safe."""
 
 
+class OtherOwnerError(GuardError):
+    """A model of the hub bears the name of a known guard, and its owner is another."""
+
+
 def format_named(name: str) -> Format:
     """The format of this name.
 
@@ -327,26 +332,43 @@ def format_named(name: str) -> Format:
 
 
 def format_for(spec: str) -> Format:
-    """The format of a guard by its hub id or folder.
+    """The format of a guard by its hub id, or by the name of a folder or file.
 
-    The last part of the name decides, so that copies and quantised versions are found too.
+    On the hub owner and name decide, so that nobody's copy passes for the guard; what follows the
+    name is free (`-INT8`). Of a folder, which is yours, the last part decides.
 
     Args:
         spec: `meta-llama/Llama-Guard-3-8B`, `hf:Qwen/Qwen3Guard-Gen-0.6B@main`, or a folder.
 
     Raises:
-        GuardError: no format names a model like it.
+        GuardError: no format names a model like it; `OtherOwnerError`: the owner is another one.
     """
-    last = spec.removeprefix("hf:").split("@")[0].rstrip("/").split("/")[-1].lower()
+    body = spec.removeprefix("hf:").split("@")[0].rstrip("/").lower()
+    last = body.split("/")[-1]
     known = [
-        (len(model), entry)
+        (model, entry)
         for entry in FORMATS.values()
-        for model in (hub_id.split("/")[-1].lower() for hub_id in entry.models)
-        if last.startswith(model)
+        for model in entry.models
+        if last.startswith(model.split("/")[-1].lower())
     ]
     if not known:
         raise GuardError(
             f"no guard format is known for {spec!r}",
             hint=f'say it with format = "...": {", ".join(sorted(FORMATS))}',
         )
-    return max(known, key=lambda pair: pair[0])[1]
+    model, entry = max(known, key=lambda pair: len(pair[0].split("/")[-1]))
+    if _is_of_hub(spec) and not body.startswith(model.lower()):
+        raise OtherOwnerError(
+            f"{spec!r} bears the name of {model}, and its owner is another",
+            hint='if it is a copy that you trust, give it a table with kind = "generative", model'
+            f' and format = "{entry.name}"',
+        )
+    return entry
+
+
+def _is_of_hub(spec: str) -> bool:
+    """Whether a spec names a model of the hub, and nothing on this machine."""
+    try:
+        return assets.parse(spec).scheme == "hf"
+    except AssetError:
+        return False

@@ -14,9 +14,10 @@ from fedrai.chat import any_of, broken, control_tokens
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation
 from fedrai.guards.prompting import arranged
+from fedrai.guards.windows import starts
 
 REQUEST, ANSWER = 0, 1  # rows of the head
-WINDOWS = 256  # most windows of one text; more text than that is sampled evenly
+WINDOWS = 256  # most windows of one text; a longer one is not judged in part
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ class Framing:
         """The last exchange in one piece, or in windows; empty if there is nothing to judge.
 
         A text of which the tokenizer leaves nothing known (emoji, to many encoders) is nothing.
+
+        Raises:
+            TooLongError: it takes more than `WINDOWS` windows.
         """
         if not conversation or not conversation[-1].content.strip():
             return []
@@ -96,11 +100,7 @@ class Framing:
 
     @staticmethod
     def _windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
-        """Windows that overlap by a quarter; at most `WINDOWS`, evenly spread."""
-        last = max(0, len(ids) - size)
-        count = min(WINDOWS, 1 + -(-last // max(1, size - size // 4)))
-        starts = sorted({round(last * i / max(1, count - 1)) for i in range(count)})
-        return [ids[start : start + size] for start in starts]
+        return [ids[start : start + size] for start in starts(len(ids), size, WINDOWS)]
 
 
 def _ends(ids: Sequence[int], size: int) -> Sequence[int]:

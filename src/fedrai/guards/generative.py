@@ -102,8 +102,9 @@ class GenerativeGuard:
     """A causal language model that judges conversations (`base.Guard`).
 
     If the prompt of a conversation is too long, its oldest turns are left out; if the last message
-    alone is too long, it is judged in overlapping windows (at most 64, evenly spread) and the
-    unsafest counts. A guard that judges answers only says "empty" of a conversation without one.
+    alone is too long, it is judged in overlapping windows and the unsafest counts; one that takes
+    more than 64 gets the problem "failed". A guard that judges answers only says "empty" of a
+    conversation without one.
 
     Args:
         model: a causal language model of transformers.
@@ -182,7 +183,7 @@ class GenerativeGuard:
         for row, conversation in enumerate(conversations):
             try:
                 found = self._texts(conversation)
-            except Exception:  # chat templates raise what they like; the text of a row stays here
+            except Exception:  # too long; or a chat template, which raises what it likes
                 answers[row].append(_Answer(None, problem="failed"))
                 continue
             for key, text in found:

@@ -18,6 +18,10 @@ SAFE = frozenset({"safe", "harmless", "unharmful", "benign", "non-toxic", "accep
 """Words that a label column may hold, in any case."""
 
 
+class LabelError(ValueError):
+    """A cell holds no label."""
+
+
 @dataclass(frozen=True, slots=True)
 class Labels:
     """How to tell from a row whether it is unsafe.
@@ -59,7 +63,7 @@ def truth_of(raw: Mapping[str, Any], labels: Labels) -> bool | None:
     """Whether a row is unsafe: any label says so; None where all of them are missing.
 
     Raises:
-        ValueError: a cell holds no label; the message names the column and not the value.
+        LabelError: a cell holds no label; the message names the column and not the value.
     """
     if labels.whole is not None:
         return labels.whole
@@ -83,7 +87,10 @@ def _label(value: object, name: str, cut: float) -> bool | None:
     if score is not None and math.isnan(score):
         return None
     if score is None or not 0 <= score <= 1:
-        raise ValueError(f"{name} is neither a known label nor a score from 0 to 1")
+        raise LabelError(
+            f"{name} is neither a known label nor a score from 0 to 1; name the unsafe value:"
+            f" --unsafe-when {name}=VALUE"
+        )
     return score >= cut
 
 

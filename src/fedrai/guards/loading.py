@@ -15,7 +15,7 @@ from typing import Any
 from fedrai import assets, embedded, recipe
 from fedrai.errors import GuardError
 from fedrai.guards.base import Guard
-from fedrai.schema import GuardTable
+from fedrai.schema import EMBEDDED, GuardTable
 from fedrai.schema.safety import (
     Cascading,
     Classifier,
@@ -25,7 +25,6 @@ from fedrai.schema.safety import (
     Rules,
 )
 
-EMBEDDED = "embedded"
 FOLDER = embedded.HERE / "guard"
 FILE = re.compile(r"(?P<file>.+\.toml)(?::(?P<name>.+))?", re.DOTALL)
 Tables = Mapping[str, GuardTable]
@@ -147,10 +146,12 @@ def read_tables(file: Path) -> dict[str, GuardTable]:
 
 
 def _of_model(spec: str, places: _Places) -> Guard:
-    from fedrai.guards.formats import FORMATS, format_for
+    from fedrai.guards.formats import FORMATS, OtherOwnerError, format_for
 
     try:
-        format_for(spec.removeprefix("hf:").split("@")[0])
+        format_for(spec)
+    except OtherOwnerError:
+        raise
     except GuardError as error:
         names = [*places.tables, *(entry.name for entry in known())]
         near = difflib.get_close_matches(spec, names, n=1)

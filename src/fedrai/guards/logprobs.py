@@ -2,6 +2,7 @@
 
 Both forms of OpenAI-style servers are read: that of chat completions, a list of places with their
 likeliest tokens, and that of completions, where tokens and likeliest tokens are lists side by side.
+A reply that no model can have given is refused: no numbers, or a sum of probabilities above 1.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ from typing import Any
 
 from fedrai.errors import GuardError
 
+ROUNDING = 0.05  # a log probability may be this far above 0, and a sum of probabilities above 1
+
 Place = tuple[str, Sequence[tuple[str, float]]]
 """A token of an answer, and the likeliest tokens there with their probabilities."""
 
 LEAST_MASS = 0.05  # labels that hold less of the probability are not what the guard wanted to say
+
+
+class MissingLogprobsError(ValueError):
+    """A reply has no log probabilities where they are needed."""
 
 
 class Labels:
@@ -50,13 +57,13 @@ class Labels:
             less than 5 % of the probability there.
 
         Raises:
-            GuardError: the endpoint gives no probabilities at that place.
+            MissingLogprobsError: the reply has none at that place.
         """
         likeliest = self._at_label(places)
         if likeliest is None:
             return None
         if not likeliest:
-            raise _no_logprobs()
+            raise MissingLogprobsError
         tokens = [(token.strip(), p) for token, p in likeliest]
         exact = _share(tokens, self.safe, self.unsafe)
         if exact is not None:
@@ -76,20 +83,20 @@ def read_places(logprobs: Any) -> list[Place]:
     """The places of an answer, from the `logprobs` of a reply's choice.
 
     Raises:
-        GuardError: there are no log probabilities.
-        ValueError, TypeError, KeyError, AttributeError: they have another form.
+        MissingLogprobsError: there are none.
+        ValueError, TypeError, KeyError, AttributeError: they have another form, or cannot be.
     """
     if not isinstance(logprobs, Mapping):
-        raise _no_logprobs()
+        raise MissingLogprobsError
     if "content" in logprobs:
         entries = logprobs["content"]
         if entries is None:
-            raise _no_logprobs()
-        return [(str(e["token"]), _listed(e.get("top_logprobs") or ())) for e in entries]
+            raise MissingLogprobsError
+        return [(_token(e["token"]), _listed(e.get("top_logprobs") or ())) for e in entries]
     if logprobs.get("top_logprobs") is None:
-        raise _no_logprobs()
+        raise MissingLogprobsError
     pairs = zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True)
-    return [(str(token), _chances((top or {}).items())) for token, top in pairs]
+    return [(_token(token), _chances((top or {}).items())) for token, top in pairs]
 
 
 def _listed(top: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
@@ -97,10 +104,25 @@ def _listed(top: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
 
 
 def _chances(top: Iterable[tuple[Any, Any]]) -> list[tuple[str, float]]:
-    chances = [(str(token), math.exp(min(float(logprob), 0.0))) for token, logprob in top]
-    if any(math.isnan(p) for _, p in chances):
-        raise ValueError("a log probability is not a number")
+    chances = [(_token(token), _chance(logprob)) for token, logprob in top]
+    if math.fsum(p for _, p in chances) > 1 + ROUNDING:
+        raise ValueError("the probabilities of one token add up to more than 1")
     return chances
+
+
+def _chance(logprob: Any) -> float:
+    """The probability of a log probability; minus infinity is 0."""
+    if isinstance(logprob, bool) or not isinstance(logprob, int | float):
+        raise ValueError("a log probability is not a number")
+    if not logprob <= ROUNDING:  # nor NaN
+        raise ValueError("a log probability is above 0")
+    return math.exp(min(logprob, 0.0))
+
+
+def _token(token: Any) -> str:
+    if not isinstance(token, str):
+        raise ValueError("a token is not a text")
+    return token
 
 
 def _share(
@@ -121,7 +143,8 @@ def _folded(words: frozenset[str]) -> frozenset[str]:
     return frozenset(word.casefold() for word in words)
 
 
-def _no_logprobs() -> GuardError:
+def no_logprobs() -> GuardError:
+    """The error for an endpoint that gives none at all."""
     return GuardError(
         "the endpoint gives no log probabilities, so there is nothing to read a score from",
         hint="use a server that gives top_logprobs, such as vLLM's with --max-logprobs 20",

@@ -15,9 +15,10 @@ from fedrai.chat import BREAK, DATE, any_of, broken, control_tokens
 from fedrai.errors import GuardError
 from fedrai.guards.formats import Format, Kind, Question
 from fedrai.guards.policies import NEMOGUARD_TURNS
+from fedrai.guards.windows import starts
 from fedrai.records import Message
 
-WINDOWS = 64  # most windows of one message; more text than that is sampled evenly
+WINDOWS = 64  # most windows of one message; a longer one is not judged in part
 NO_REQUEST = "(no request)"  # stands where an answer has none, for templates that insist
 _ROLES = ("User:", "Assistant:", "Human:", "Agent:")
 _SLOT = re.compile(r"\{(request|answer|conversation)\}")
@@ -78,6 +79,9 @@ class Prompts:
 
         Returns:
             At least one prompt; each of at most `limit` tokens.
+
+        Raises:
+            TooLongError: the last turn takes more than `WINDOWS` windows.
         """
         text = self.render(question, turns)
         if self._fits(text):
@@ -190,15 +194,12 @@ class Prompts:
             room = max(room - over, room // 2)  # a cut text may have more tokens than it had whole
 
     def _cut(self, text: str, size: int) -> list[str]:
-        """Windows of `size` tokens that overlap by a quarter; at most `WINDOWS`, evenly spread."""
+        """Windows of `size` tokens."""
         spans = self._spans(text)
-        step = max(1, size - size // 4)
-        count = 1 + max(0, -(-(len(spans) - size) // step))
-        last = max(0, len(spans) - size)
-        if count > WINDOWS:
-            count = WINDOWS
-        starts = sorted({round(last * i / max(1, count - 1)) for i in range(count)})
-        return [text[spans[s][0] : spans[min(s + size, len(spans)) - 1][1]] for s in starts]
+        return [
+            text[spans[s][0] : spans[min(s + size, len(spans)) - 1][1]]
+            for s in starts(len(spans), size, WINDOWS)
+        ]
 
     def _ends(self, text: str, size: int) -> str:
         """The text, or its first and last tokens if it has more than `size`."""

@@ -2,9 +2,11 @@
 
 The probability is read, not counted: of the likeliest tokens at the place of the label, the mass of
 those that mean unsafe over the mass of all labels. One request judges one text; many are under way
-at once. A row without an answer in the end gets the problem "no-answer". If many rows go unanswered
-one after the other, or all of them, a harmless text is sent: if that has no answer either, the
-guard as a whole is unusable, which is an error.
+at once. A row without an answer that can be read gets the problem "no-answer": the endpoint was
+silent, its own filter blocked the row, or the log probabilities are missing or cannot be. If 8
+rows go unanswered one after the other, or half of all, or one is refused as a wrong key is, a
+harmless text is sent: only if that has no answer either is the guard as a whole unusable, which is
+an error.
 
 An endpoint sees special tokens in a text as such, so the usual ones are broken up before a row is
 sent (`fedrai.chat.broken`); name those of an unusual model in `marks`. What may travel to whom is
@@ -28,7 +30,7 @@ from fedrai.chat import any_of, broken
 from fedrai.endpoint import Endpoint, as_they_end, finished
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
-from fedrai.guards.logprobs import Labels, read_places
+from fedrai.guards.logprobs import Labels, MissingLogprobsError, no_logprobs, read_places
 from fedrai.guards.prompting import arranged
 from fedrai.records import Message, Problem, Verdict
 
@@ -37,6 +39,9 @@ Api = Literal["chat", "completions"]
 FORM = 1  # counts up when the same settings would ask or read differently
 WINDOWS = 64  # most windows of one message
 PATIENCE = 8  # rows without an answer, one after the other, until the endpoint is checked
+MOST_UNANSWERED = 0.5  # part of the rows from which it is checked in the end
+NOT_UNDERSTOOD = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+"""What a reply of another form may raise."""
 _SLOT = re.compile(r"\{(request|answer|conversation)\}")
 _NAMES = {"user": "User", "assistant": "Assistant"}
 _SPECIAL = re.compile(
@@ -173,7 +178,8 @@ class RemoteGuard:
                         lost = 0
                     told(len(rows), len(conversations))
             asked = [row for row in rows.values() if row.asked]
-            if asked and all(row.problem == "no-answer" for row in asked):
+            unanswered = sum(row.problem == "no-answer" for row in asked)
+            if unanswered and unanswered >= MOST_UNANSWERED * len(asked):
                 await self._check(client)
         found = [rows[number] for number in range(len(conversations))]
         return Judged(tuple(map(self._verdict, found)), tokens=sum(row.tokens for row in found))
@@ -181,12 +187,19 @@ class RemoteGuard:
     async def _check(self, client: httpx.AsyncClient) -> None:
         """Raise unless the endpoint answers to a harmless text."""
         reply = await self._endpoint.post(client, self._body([Message("user", "Hello.")]))
-        if reply is None or self._read(reply).problem == "no-answer":
-            raise GuardError(
-                f"the endpoint {self._endpoint.place} gives no answers: "
-                f"{self._endpoint.problem or 'its replies have another form'}",
-                hint="look whether the server runs and what its log says of these requests",
-            )
+        try:
+            if reply is not None:
+                self._understood(reply)
+                return
+        except MissingLogprobsError:
+            raise no_logprobs() from None
+        except NOT_UNDERSTOOD:
+            pass
+        raise GuardError(
+            f"the endpoint {self._endpoint.place} gives no answers: "
+            f"{self._endpoint.problem or 'its replies have another form'}",
+            hint="look whether the server runs and what its log says of these requests",
+        )
 
     async def _numbered(
         self, client: httpx.AsyncClient, number: int, conversation: Conversation
@@ -200,11 +213,23 @@ class RemoteGuard:
         windows = _windowed(turns, self._size)
         if len(windows) > WINDOWS:
             return _Row(None, "failed")
-        found = []
-        for window in windows:
-            reply = await self._endpoint.post(client, self._body(window))
-            found.append(_Row(None, "no-answer") if reply is None else self._read(reply))
+        found = [await self._window(client, window) for window in windows]
         return _unsafest(found, self.thresholds["loose"])
+
+    async def _window(self, client: httpx.AsyncClient, turns: Sequence[Message]) -> _Row:
+        """What the endpoint says of turns; a refusal is final only if "Hello." is refused too.
+
+        Gateways with a filter of their own answer what they block with 403, as they do a wrong key.
+
+        Raises:
+            GuardError: the endpoint refuses a harmless text.
+        """
+        try:
+            reply = await self._endpoint.post(client, self._body(turns))
+        except GuardError:
+            await self._check(client)
+            reply = None
+        return _Row(None, "no-answer") if reply is None else self._read(reply)
 
     def _verdict(self, row: _Row) -> Verdict:
         return Verdict(row.probability, full_name(self), row.categories, row.problem)
@@ -226,17 +251,26 @@ class RemoteGuard:
         return {**self._fixed, **unfinished, "messages": messages}
 
     def _read(self, reply: Any) -> _Row:
+        """What a reply says; "no-answer" where nothing can be made of it."""
         try:
-            choice = reply["choices"][0]
-            text = choice["text"] if self._api == "completions" else choice["message"]["content"]
-            places = read_places(choice.get("logprobs"))
-            tokens = max(0, int((reply.get("usage") or {}).get("total_tokens") or 0))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError):
+            return self._understood(reply)
+        except NOT_UNDERSTOOD:
             return _Row(None, "no-answer")
-        probability = self._labels.probability(places)
+
+    def _understood(self, reply: Any) -> _Row:
+        """What a reply says.
+
+        Raises:
+            MissingLogprobsError: it has no log probabilities at the label.
+            Exception: one of `NOT_UNDERSTOOD`: it has another form.
+        """
+        choice = reply["choices"][0]
+        text = choice["text"] if self._api == "completions" else choice["message"]["content"]
+        probability = self._labels.probability(read_places(choice.get("logprobs")))
+        tokens = max(0, int((reply.get("usage") or {}).get("total_tokens") or 0))
         if probability is None:
             return _Row(None, "unparsed", tokens=tokens)
-        named = self._named(text or "") if probability >= 0.5 else ()
+        named = self._named(text) if probability >= 0.5 and isinstance(text, str) else ()
         return _Row(probability, None, named, tokens)
 
     def _named(self, text: str) -> tuple[str, ...]:

@@ -3,18 +3,23 @@
 A guard is shown more kinds of rows than a training takes: a request without an answer, a single
 text, turns in any order, blank texts (the guard says "empty"). A row that cannot be read is counted
 and named by file and line; it stops nothing, unless no row of its dataset can be read.
+
+No answer is passed over without a word. What stands under a usual name of answers is read as the
+answer if there is none in `response`; a row with several such answers cannot be read until one is
+named; and columns with text that is not judged are counted in `Rows.not_judged()`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from fedrai import data
 from fedrai.errors import DataError
+from fedrai.guards.columns import answers_of, described, holds_text, shown
 from fedrai.guards.labels import Cell, Labels, check_labels, same, truth_of
 from fedrai.records import BadRow, Message
 
@@ -22,9 +27,6 @@ Column = Literal["messages", "prompt", "response", "text", "category"]
 
 LONGEST_CATEGORY = 60  # characters; a longer value is a text, as is one that stands in a turn
 TEXT = "(a text)"
-USUAL = (*data.USUAL, "label", "labels", "goal", "target", "behavior", "unsafe", "is_safe",
-         "category", "source")  # fmt: skip
-"""Column names that an error may print."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class RowColumns:
 
     A dataset that lacks a renamed column may have the usual one, so that datasets can be mixed.
     What is renamed goes before what is not: with `text="answer"`, a request beside it is not read.
+    An answer whose column is not renamed may have any of the names in `columns.ANSWERS`; it also
+    ends turns that stop at a request.
     """
 
     messages: str = "messages"
@@ -64,6 +68,7 @@ class Row:
         category: value of the category column; empty if none.
         unsafe: the label; None where the row has none.
         raw: the row as it was read.
+        not_judged: columns with text that is not in the conversation, as they may be printed.
     """
 
     conversation: tuple[Message, ...]
@@ -72,6 +77,7 @@ class Row:
     category: str
     unsafe: bool | None
     raw: Mapping[str, Any]
+    not_judged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,13 @@ class Rows:
 
     rows: tuple[Row, ...]
     bad_rows: tuple[BadRow, ...] = ()
+
+    def not_judged(self) -> dict[str, int]:
+        """Columns with text that no guard is shown, as they may be printed, and in how many rows.
+
+        Columns of labels, of the category and of `where` are not among them.
+        """
+        return dict(Counter(name for row in self.rows for name in row.not_judged).most_common())
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,57 +189,126 @@ def _read(
         if not all(same(raw.get(column), value) for column, value in where.items()):
             continue
         try:
-            good.append(_row(raw, origin, name, columns, source.labels))
+            good.append(_row(raw, origin, name, columns, source.labels, where))
         except ValueError as error:
             bad.append(BadRow(origin, str(error)))
     return Rows(tuple(good), tuple(bad))
 
 
 def _row(
-    raw: Mapping[str, Any], origin: str, source: str, columns: RowColumns, labels: Labels
+    raw: Mapping[str, Any],
+    origin: str,
+    source: str,
+    columns: RowColumns,
+    labels: Labels,
+    where: Iterable[str],
 ) -> Row:
-    conversation = _conversation(raw, columns)
-    category = _category(raw.get(columns.find("category", raw) or ""))
+    named = columns.find("category", raw)
+    other = {*labels.names(), *where, *([named] if named else [])}
+    conversation, read = _conversation(raw, columns, other)
+    category = _category(raw.get(named or ""))
     if category and any(category == message.content.strip() for message in conversation):
         category = TEXT
-    return Row(conversation, origin, source, category, truth_of(raw, labels), raw)
+    if category == TEXT and named:
+        other.discard(named)
+    left = [n for n in raw if n not in {*other, *read} and _is_left(raw[n], conversation)]
+    truth = truth_of(raw, labels)
+    return Row(conversation, origin, source, category, truth, raw, tuple(shown(left, raw)))
 
 
-def _conversation(raw: Mapping[str, Any], columns: RowColumns) -> tuple[Message, ...]:
+def _is_left(value: object, conversation: Sequence[Message]) -> bool:
+    """Whether a cell holds text that is not one of the turns."""
+    said = isinstance(value, str) and value.strip() in {m.content.strip() for m in conversation}
+    return not said and holds_text(value)
+
+
+Read = tuple[tuple[Message, ...], tuple[str, ...]]
+"""A conversation, and the columns that it was read from."""
+
+
+def _conversation(raw: Mapping[str, Any], columns: RowColumns, other: Collection[str]) -> Read:
+    """The conversation of a row; `other` columns hold no turn of it unless a role names them."""
     kinds: list[Column] = ["messages", "prompt", "text"]
     for kind in sorted(kinds, key=lambda kind: getattr(columns, kind) == kind):
         name = columns.find(kind, raw)
         if name is None:
             continue
         if kind == "prompt":
-            return _pair(raw, name, columns.find("response", raw))
+            return _pair(raw, name, _answer(raw, columns, other))
         if kind == "text":
-            return (Message("user", _text(raw[name], name)),)
+            _check_alone(raw, name, columns, other)
+            return (Message("user", _text(raw[name], name)),), (name,)
         if raw[name] is not None and raw[name] != "":
-            return data.turns_of(raw[name], blank=True)
-    raise ValueError(_without(raw, columns))
+            return _talk(raw, name, columns, other)
+    raise ValueError(_without(raw, columns, other))
 
 
-def _without(raw: Mapping[str, Any], columns: RowColumns) -> str:
-    answer = columns.find("response", raw)
-    known = ", ".join(name for name in USUAL if name in raw)
+def _answer(raw: Mapping[str, Any], columns: RowColumns, other: Collection[str]) -> str | None:
+    """The column of the answer: as it is named, `response`, or the only one with a usual name.
+
+    Raises:
+        ValueError: there are several.
+    """
+    for name in (columns.response, "response"):
+        if not _is_blank(raw.get(name)):
+            return name
+    answers = [] if columns.response != "response" else answers_of(raw, other)
+    if len({repr(raw[name]) for name in answers}) > 1:
+        raise ValueError(
+            f"answers stand in the columns {', '.join(shown(answers, raw))}; name the one to judge:"
+            " --column response=NAME"
+        )
+    return answers[0] if answers else None
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _talk(raw: Mapping[str, Any], name: str, columns: RowColumns, other: Collection[str]) -> Read:
+    """Turns, and an answer beside them if they end with none."""
+    turns = data.turns_of(raw[name], blank=True)
+    if turns and turns[-1].role == "assistant":
+        return turns, (name,)
+    answered = _answer(raw, columns, other)
+    answer = _text(raw[answered], shown([answered], raw)[0]) if answered else ""
+    if not answered or not answer.strip():
+        return turns, (name,)
+    return (*turns, Message("assistant", answer)), (name, answered)
+
+
+def _check_alone(
+    raw: Mapping[str, Any], name: str, columns: RowColumns, other: Collection[str]
+) -> None:
+    """See that no answer stands beside a text that nobody asked for by its name."""
+    answered = _answer(raw, columns, {*other, name}) if name == "text" else None
+    if answered and raw[answered] != raw[name]:
+        answer = shown([answered], raw)[0]
+        raise ValueError(
+            f"a text in {name!r} and an answer in {answer!r}; say what to judge: --column"
+            f" prompt={name} for both, with --judge prompt for the text, or --column text={answer}"
+        )
+
+
+def _without(raw: Mapping[str, Any], columns: RowColumns, other: Collection[str]) -> str:
+    answers = shown(answers_of(raw, other), raw)
     kinds = f"{columns.messages!r}, {columns.prompt!r} or {columns.text!r}"
     return (
         f"nothing in a column {kinds}"
-        + (f"; {answer!r} stands without a request" if answer else "")
-        + f" (it has {len(raw)} columns"
-        + (f", among them {known})" if known else ")")
+        + (f"; {answers[0]!r} stands without a request" if answers else "")
+        + f" (it has {described(raw)})"
     )
 
 
-def _pair(raw: Mapping[str, Any], asked: str, answered: str | None) -> tuple[Message, ...]:
+def _pair(raw: Mapping[str, Any], asked: str, answered: str | None) -> Read:
     """Request and answer; whichever is blank is left out, but not both."""
     prompt = _text(raw[asked], asked)
-    response = _text(raw[answered], answered) if answered else ""
+    read = (asked, answered) if answered else (asked,)
+    response = _text(raw[answered], shown([answered], raw)[0]) if answered else ""
     if not response.strip():
-        return (Message("user", prompt),)
+        return (Message("user", prompt),), read
     answer = Message("assistant", response)
-    return (Message("user", prompt), answer) if prompt.strip() else (answer,)
+    return ((Message("user", prompt), answer) if prompt.strip() else (answer,)), read
 
 
 def _text(value: object, name: str) -> str:
@@ -237,6 +319,8 @@ def _text(value: object, name: str) -> str:
 
 def _category(value: object) -> str:
     parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, Mapping | list | tuple) for part in parts):
+        return TEXT
     text = " ".join(", ".join(str(part) for part in parts if part is not None).split())
     clean = "".join(c for c in text if c.isprintable())
     return clean if len(clean) <= LONGEST_CATEGORY else TEXT
@@ -245,21 +329,26 @@ def _category(value: object) -> str:
 def _check_columns(source: str, seen: set[str], named: Iterable[str]) -> None:
     missing = [name for name in named if name not in seen]
     if seen and missing:
-        known = ", ".join(name for name in USUAL if name in seen)
+        verb = "is" if len(seen) == 1 else "are"
         raise DataError(
             f"no row of {source} has a column {missing[0]!r}",
-            hint=f"there are {len(seen)} columns" + (f", among them {known}" if known else ""),
+            hint=f"there {verb} {described(seen)}",
         )
 
 
 def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
     if not bad:
         return DataError(f"{source} holds no row, or none that is asked for")
+    unsafe_when = (
+        "labels are unsafe and safe, harmful and harmless, true and false, yes and no, 1 and 0;"
+        " for other words leave out --label and give --unsafe-when, such as label=ja"
+    )
     columns = (
         "name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME for"
         " one text by itself"
     )
+    label = "--unsafe-when" in bad[0].problem
     return DataError(
         f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint=data.hint_for(bad) or columns,
+        hint=unsafe_when if label else data.hint_for(bad) or columns,
     )

@@ -32,6 +32,7 @@ from fedrai.costs import generation_operations, release_memory
 from fedrai.errors import GuardError, ModelError
 from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
 from fedrai.guards.framing import REQUEST, Framing, Piece
+from fedrai.guards.windows import TooLongError
 from fedrai.model import AdapterState, Backbone, load_backbone
 from fedrai.model.adapters import check_adapter
 from fedrai.records import Verdict
@@ -91,7 +92,7 @@ class Reading:
 
     Attributes:
         row: of the head: `REQUEST` or `ANSWER`.
-        odds: log-odds of "unsafe", not calibrated; NaN if a window has none.
+        odds: log-odds of "unsafe", not calibrated; NaN if a window has none, or there are too many.
         scores: of the categories, (C,).
         tokens: of all windows.
         windows: their number.
@@ -102,6 +103,10 @@ class Reading:
     scores: Tensor
     tokens: int
     windows: int
+
+
+TOO_LONG = Reading(REQUEST, float("nan"), torch.zeros(0), 0, 0)
+"""The reading of a conversation that takes too many windows."""
 
 
 def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> Tensor:
@@ -183,26 +188,36 @@ class TrainedGuard:
         """What the head says of each conversation, in their order; None if there is nothing."""
         done, of = 0, len(conversations)
         for group in self._groups(conversations):
-            pieces = [piece for found in group for piece in found]
+            pieces = [piece for found in group for piece in found or ()]
             said = iter(self._said(pieces, _share(on_progress, done, len(group), of)))
             for found in group:
-                yield _worst(found, [next(said) for _ in found]) if found else None
+                if found is None:
+                    yield TOO_LONG
+                else:
+                    yield _worst(found, [next(said) for _ in found]) if found else None
             done += len(group)
             if not pieces:
                 on_progress(done, of)
 
-    def _groups(self, conversations: Sequence[Conversation]) -> Iterator[list[list[Piece]]]:
+    def _groups(self, conversations: Sequence[Conversation]) -> Iterator[list[list[Piece] | None]]:
         """Pieces of conversations, of some at a time, so that memory does not grow with rows."""
-        group: list[list[Piece]] = []
+        group: list[list[Piece] | None] = []
         held = 0
         for conversation in conversations:
-            group.append(self.framing.pieces(conversation))
-            held += 1 + len(group[-1])
+            group.append(self._pieces(conversation))
+            held += 1 + len(group[-1] or ())
             if held >= CHUNK:
                 yield group
                 group, held = [], 0
         if group:
             yield group
+
+    def _pieces(self, conversation: Conversation) -> list[Piece] | None:
+        """All windows of a conversation; None if it is too long to look at all of them."""
+        try:
+            return self.framing.pieces(conversation)
+        except TooLongError:
+            return None
 
     def _said(self, pieces: Sequence[Piece], told: OnProgress) -> list[Tensor]:
         """What the head says of each piece, in their order."""

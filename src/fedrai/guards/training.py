@@ -27,6 +27,7 @@ from fedrai.guards.card import card
 from fedrai.guards.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.trained import Config, Curve, TrainedGuard
 from fedrai.guards.training_rows import Labelled, check, divide, read
+from fedrai.guards.windows import TooLongError
 from fedrai.model import Backbone, load_backbone
 from fedrai.records import Step
 from fedrai.schema import GuardTraining, seed_for
@@ -109,7 +110,7 @@ def train(
     backbone = start.backbone if start else _load(settings, progress)
     frame = start.config.frame if start else _frame(settings, backbone)
     framing = Framing(backbone.tokenizer, frame, settings.max_length)
-    usable = [row for row in rows if framing.pieces(row.conversation)]
+    usable = [row for row in rows if _is_readable(framing, row)]
     if len(usable) < len(rows):
         check(settings, usable)
     kept, aside = divide(usable, settings)
@@ -362,6 +363,14 @@ def _moved(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve
     wanted, own = (math.log(cut / (1 - cut)) for cut in safe_cuts)
     slope, intercept = pairs[2]
     return slope, intercept + wanted - own
+
+
+def _is_readable(framing: Framing, row: Labelled) -> bool:
+    """Whether a guard can judge a row: the tokenizer knows some of it, and it is not too long."""
+    try:
+        return bool(framing.pieces(row.conversation))
+    except TooLongError:
+        return False
 
 
 def _enough(unsafe: Sequence[bool]) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from fedrai import data
 from fedrai.errors import DataError, GuardError
 from fedrai.guards.base import Conversation
+from fedrai.guards.columns import answers_of, shown
 from fedrai.guards.framing import ANSWER, REQUEST
 from fedrai.records import Message
 from fedrai.schema import GuardTraining, seed_for
@@ -85,6 +86,7 @@ def _labelled(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> I
             hint="expected prompt, perhaps response, and a label",
         )
     request = Message("user", prompt)
+    _check_answer(row, origin, settings)
     category, source = str(row.get("category") or ""), str(row.get("source") or "")
     about_prompt = _label(row, origin, settings.prompt_label)
     about_pair = _label(row, origin, settings.pair_label)
@@ -96,6 +98,24 @@ def _labelled(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> I
         about_prompt = about_pair
     if about_prompt is not None:
         yield Labelled((request,), about_prompt, category, source)
+
+
+def _check_answer(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> None:
+    """See that an answer is in `response`: elsewhere its label would be taken for the request's."""
+    answer = row.get("response")
+    if answer is not None and not isinstance(answer, str):
+        raise DataError(
+            f"{origin}: response is not text but {type(answer).__name__}",
+            hint="expected prompt, perhaps response, and a label",
+        )
+    known = (settings.prompt_label, settings.pair_label, "category", "source")
+    answers = [] if answer and answer.strip() else answers_of(row, known)
+    if answers:
+        raise DataError(
+            f"{origin}: an answer stands in {shown(answers, row)[0]}, and response is missing or"
+            " empty",
+            hint="rename the column to response, or leave it out of rows that label requests",
+        )
 
 
 def _label(row: Mapping[str, Any], origin: str, column: str) -> float | None:

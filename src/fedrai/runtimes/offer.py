@@ -1,8 +1,8 @@
 """The offer: what a recipe asks of clients, made on the server and checked on the client.
 
 The client trusts nothing in it: the same sections validate it, paths of the server's machine mean
-nothing, guards with an address or a file are never taken from it, and the node's own policy has the
-last word.
+nothing, guards are taken from it by name only and only if the node has named them, and the node's
+own policy has the last word.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from fedrai import __version__
 from fedrai.client import Refused
 from fedrai.errors import RecipeError
 from fedrai.protocol import Reason
-from fedrai.schema import LABELS, Filter, Node, NodePolicy, Offer, OfferedModel, Recipe, Source
+from fedrai.schema import (
+    EMBEDDED,
+    LABELS,
+    Filter,
+    Node,
+    NodePolicy,
+    Offer,
+    OfferedModel,
+    Recipe,
+    Source,
+)
 
 FILTERS = ("drop", "replace")
 
@@ -142,17 +152,14 @@ def _filters_all(asked: Filter) -> bool:
 
 
 def _guard_allowed(asked: Filter, node: Node) -> bool:
-    """Whether the node takes a guard: files of the server's choice are none of its guards."""
+    """Whether the node takes a guard: only what it named itself, or the one that comes along.
+
+    A name of the server's choice decides which weights judge the node's rows, so that no model of
+    the hub counts unless the node's policy has it, letter by letter and pinned (`schema.Node`).
+    """
     if asked.guard == LABELS or asked.calibration or asked.refusals:
         return False
-    if node.policy.guards:
-        return asked.guard in node.policy.guards
-    return asked.guard in node.guards or not _names_a_file(asked.guard)
-
-
-def _names_a_file(guard: str) -> bool:
-    file = guard.partition(":")[0]
-    return guard.startswith((".", "/", "~")) or file.endswith(".toml") or Path(guard).exists()
+    return asked.guard in (node.policy.guards or [EMBEDDED, *node.guards])
 
 
 def needs_guard(asked: Filter, policy: NodePolicy) -> bool:

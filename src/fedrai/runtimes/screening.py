@@ -25,7 +25,7 @@ from fedrai.costs import Cost, peak_bytes, release_memory, reset_peak
 from fedrai.embedded.refusals import load_refusals
 from fedrai.errors import DataError, FedRAIError, GuardError
 from fedrai.filter import FilterLedger, Policy, Screened, answers, noisy, screen, total
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
 from fedrai.guards.cache import VerdictCache
 from fedrai.guards.calibrated import Calibrated
 from fedrai.guards.calibrated import read as read_calibration
@@ -44,7 +44,8 @@ class Screening:
         counts: by client, what the server may hear.
         cost: of the whole filter, loading the guard included.
         skipped: why there was no filter although the recipe asks for one; empty if there was.
-        note: why verdicts are not kept for the next time; empty if they are. Not for the record.
+        note: a caution about the guard, and why verdicts are not kept for the next time; empty if
+            all is well. Not for the record.
     """
 
     ledgers: Mapping[str, FilterLedger] = field(default_factory=dict)
@@ -149,7 +150,7 @@ def _screened(
 ) -> tuple[Shards, Screening]:
     started = time.perf_counter()
     reset_peak()
-    found, cache = _found(recipe, shards, progress, tell)
+    found, cache, caution = _found(recipe, shards, progress, tell)
     release_memory()
     ledgers = {name: result.ledger for name, result in found.items()}
     _check_left(list(ledgers.values()))
@@ -157,7 +158,9 @@ def _screened(
     counts = {n: counts_to_send(x, epsilon, cache.salt, n) for n, x in ledgers.items()}
     cost = _cost(list(found.values()), time.perf_counter() - started)
     kept: Shards = {name: list(result.kept) for name, result in found.items()}
-    return kept, Screening(ledgers, counts, cost, note=cache.problem or "")
+    return kept, Screening(
+        ledgers, counts, cost, note="; ".join(filter(None, (caution, cache.problem)))
+    )
 
 
 def _found(
@@ -165,8 +168,11 @@ def _found(
     shards: Shards,
     progress: assets.Progress | None,
     tell: Callable[[str, int, int], None],
-) -> tuple[dict[str, Screened], VerdictCache]:
-    """What the guard makes of each client's rows; the guard is gone when this returns."""
+) -> tuple[dict[str, Screened], VerdictCache, str]:
+    """What the guard makes of each client's rows, and a caution about the guard.
+
+    The guard itself is gone when this returns.
+    """
     settings = recipe.filter
     refusals = load_refusals(Path(settings.refusals).expanduser()) if settings.refusals else None
     guard = _guard(recipe, [row for rows in shards.values() for row in rows], progress)
@@ -186,7 +192,7 @@ def _found(
                 experiment=any(source.harmful for source in recipe.data.sources),
                 on_progress=partial(tell, name),
             )
-    return found, cache
+    return found, cache, caution_of(guard)
 
 
 def _guard(recipe: Recipe, rows: Sequence[Example], progress: assets.Progress | None) -> Guard:

@@ -19,12 +19,13 @@ from fedrai.schema.run import (
     sections,
     seed_for,
 )
-from fedrai.schema.safety import GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
+from fedrai.schema.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 from fedrai.schema.sources import Columns, Source
 from fedrai.schema.standalone import AlignRecipe
 
 __all__ = [
     "ALGORITHMS",
+    "EMBEDDED",
     "GUARD_KINDS",
     "LABELS",
     "NAME_PATTERN",

@@ -7,15 +7,17 @@ folder that it lies in. `fedrai node FILE` runs a node; a plain `flower-supernod
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedrai.schema.base import Section, strict_or_number
 from fedrai.schema.safety import GuardTable
 from fedrai.schema.sources import Source
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+PINNED = re.compile(r"(hf:)?[^/@]+/[^/@]+@[0-9a-f]{40}(/.+)?|.+#sha256=[0-9a-f]{64}")
 Sendable = Literal[
     "losses", "filter-counts", "steps", "tokens", "label-tokens", "seconds", "operations",
     "peak-bytes", "update-norm",
@@ -39,7 +41,7 @@ class NodePolicy(Section):
     filter: Literal["required", "any"] = "required"
     """`required`: every row must have passed a guard before it is trained on (`filter.mode` is `drop` or `replace`, and neither a guard's failure nor an unscored row is passed over)."""
     guards: list[str] = []
-    """Guards that the filter may use; empty: any that is known here. `labels` is always refused."""
+    """Guards that the filter may use: `embedded`, names of this file's `[guards]`, folders, and models of the hub with their commit (`org/name@COMMIT`, 40 hex digits; a recipe names them so too). Empty: `embedded` and this file's `[guards]`. `labels` is always refused."""
     threshold_at_most: Literal["strict", "loose"] | float = "loose"
     """Highest probability from which a row may count as unsafe: the guard's own `strict` or `loose`, or a number; a filter with a higher one lets more through."""
     judge: list[Literal["prompt", "response", "pair"]] = ["pair"]
@@ -73,3 +75,20 @@ class Node(Section):
     """What the node refuses."""
     guards: dict[str, GuardTable] = {}
     """Guards of the node's own by name. A recipe's `[guards]` do not travel: only their names do."""
+
+    @model_validator(mode="after")
+    def _guards_are_pinned(self) -> Node:
+        """A branch or a tag of the hub is whatever its owner makes of it, after this was written."""
+        for name in self.policy.guards:
+            if name not in self.guards and not _is_pinned(name):
+                raise ValueError(
+                    f"policy.guards names {name!r}, a model elsewhere, without its commit: write"
+                    f" {name.partition('@')[0]}@COMMIT (40 hex digits); a folder begins with ./"
+                )
+        return self
+
+
+def _is_pinned(guard: str) -> bool:
+    """Whether a guard's name says which bytes it means, or is a plain name or a file of this node."""
+    here = guard.startswith((".", "/", "~")) or guard.partition(":")[0].endswith(".toml")
+    return here or not re.search("[/:]", guard) or bool(PINNED.fullmatch(guard))

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fedrai.schema.base import Section, strict_or_number
 
+EMBEDDED = "embedded"  # the guard that comes with the package
 LABELS = "labels"  # the perfect guard of experiments
 LEAST_EPSILON = 2.0**-20  # finer noise is not drawn
 
@@ -56,7 +57,7 @@ class Generative(Section):
     model: str
     """Folder, hub id or asset."""
     format: str = ""
-    """Name of the format; empty: recognised by the model's name."""
+    """Name of the format; empty: told by the owner and name of a hub model, or by a folder's name."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Number format."""
     device: str = "auto"
