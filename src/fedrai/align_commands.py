@@ -85,6 +85,7 @@ def settings_for(
     constitution: str | None = None,
     steps: int | None = None,
     epoch: bool = False,
+    adapter_base: str = "",
 ) -> AlignRecipe:
     """The recipe that a command line asks for; its options win over the file.
 
@@ -95,11 +96,14 @@ def settings_for(
         constitution: a file, in place of the recipe's.
         steps: how many steps.
         epoch: go through all revisions once.
+        adapter_base: base model of the adapter or run, where it lies elsewhere; empty: as it says.
 
     Raises:
         RecipeError: a key or value is not allowed.
     """
     changes: dict[str, Any] = {"model.base": base} if base else {}
+    if adapter_base:
+        changes["adapter_base"] = adapter_base
     if constitution is not None:
         changes["constitution.file"] = constitution
     if steps is not None:
@@ -134,7 +138,7 @@ def prepare(settings: AlignRecipe, kept_out: Mapping[str, str] | None = None) ->
     """
     whole = settings.as_run()
     alignment = local.alignment_of(whole)
-    chosen = target(settings.model.base, like=whole)
+    chosen = target(settings.model.base, like=whole, base=settings.adapter_base)
     _check_adapter(settings, chosen)
     whole = whole.model_copy(
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}

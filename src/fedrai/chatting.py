@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedrai.commands import answer
+from fedrai.errors import ModelError
 from fedrai.records import Message
 from fedrai.targets import Target
 
@@ -44,6 +45,11 @@ def _read() -> str | None:
         line = input("you> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return None
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"what came in is not text in {sys.stdin.encoding}",
+            hint="save it in that encoding, or set PYTHONIOENCODING",
+        ) from error
     return None if line in ("/quit", "/exit") else line
 
 

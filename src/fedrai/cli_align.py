@@ -24,6 +24,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     type=click.Path(path_type=Path),
     help="Recipe with [model], [adapter], [constitution]; [evaluation] to measure.")  # fmt: skip
 @click.option("--resume", type=FOLDER, metavar="FOLDER", help="Go on with an alignment.")
+@click.option("--base", "adapter_base", default="", metavar="MODEL",
+    help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.")
 @click.option("--epoch", is_flag=True, help="As many steps as go through all revisions once.")
 @click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE",
@@ -68,6 +70,7 @@ def _settings(
     recipe_file: Path | None,
     steps: int | None,
     epoch: bool,
+    adapter_base: str,
     overrides: tuple[str, ...],
 ) -> AlignRecipe:
     from fedrai import align_commands as work
@@ -77,7 +80,13 @@ def _settings(
     if steps is not None and epoch:
         raise click.UsageError("give --steps or --epoch, not both")
     return work.settings_for(
-        what, recipe_file, overrides, constitution=constitution, steps=steps, epoch=epoch
+        what,
+        recipe_file,
+        overrides,
+        constitution=constitution,
+        steps=steps,
+        epoch=epoch,
+        adapter_base=adapter_base,
     )
 
 

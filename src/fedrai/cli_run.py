@@ -22,7 +22,7 @@ ENGINES = ("local", "flower", "simulation")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a run.")
 @click.option(
     "--moved", multiple=True, metavar="OLD=NEW",
-    help="With --resume: a file or folder that the recipe names lies at NEW now; repeatable. It must be the same.",
+    help="With --resume: a file or folder of the recipe lies, unchanged, at NEW now; repeatable.",
 )  # fmt: skip
 @click.option(
     "--engine", type=click.Choice(ENGINES), default="local", show_default=True,

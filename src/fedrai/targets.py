@@ -29,6 +29,7 @@ INSTEAD = (
     "Name a run or an adapter by its folder, `fedrai:aligned`, or a model: a folder, a .gguf file,"
     " a hub id (org/name), or a name of `fedrai assets list`; `fedrai runs` lists runs."
 )
+MAKERS = ("run.json", "align.json")
 Load = Callable[..., LanguageModel]
 """Loads the model of a recipe; see `local.load_model`."""
 
@@ -108,20 +109,37 @@ def base_spec(name: str, base: str = "") -> str:
     if base:
         return base
     path = model.adapter_folder(name)
-    made_by = _maker(path)
-    if made_by is None:
-        return model.base_of(path, model.read_adapter_config(path), name)
-    _check_base(name, made_by)
-    return made_by
+    made = _maker(path)
+    spec = _base_in(made) if made is not None else ""
+    if spec and (assets.parse(spec).scheme != "path" or Path(spec).expanduser().exists()):
+        return spec
+    return model.base_of(path, model.read_adapter_config(path), name)
 
 
-def _maker(path: Path) -> str | None:
-    """The base of the run, or of the alignment, that an adapter's folder lies in."""
-    place = path.resolve()
-    for folder in place.parents[1:4]:
-        if (folder / "run.json").is_file():
-            return moved.settings_of(RunFolder.open(folder)).model.base
-    return None
+def _maker(path: Path) -> Path | None:
+    """The run, or the folder of `fedrai align`, that an adapter's folder lies in."""
+    near = path.resolve().parents[:4]
+    return next((f for f in near if any((f / n).is_file() for n in MAKERS)), None)
+
+
+def _base_in(folder: Path) -> str:
+    """The spec of the base model in the recipe of a run, or of a folder of `fedrai align`."""
+    if (folder / "run.json").is_file():
+        return moved.settings_of(RunFolder.open(folder)).model.base
+    settings = recipe.load_alignment(folder / "recipe.toml")
+    started = settings.adapter_base or settings.model.base
+    if (Path(started) / "run.json").is_file():
+        return _base_in(Path(started))
+    return base_spec(started) if model.is_adapter(started) else started
+
+
+def _digest(path: Path) -> str:
+    """The fingerprint of the base model that an adapter was trained on; empty: not known."""
+    made = _maker(path)
+    if made is None:
+        return model.recorded(path)
+    records = (RunFolder(made).read_json(n) for n in MAKERS if (made / n).is_file())
+    return str(next(records).get("model_fingerprint") or "")
 
 
 def _check_base(name: str, base: str) -> None:
@@ -150,7 +168,7 @@ def _adapter_target(name: str, like: Recipe | None, load: Load, base: str) -> Ta
     lora = model.read_lora(model.read_adapter_config(path), name)
     settings = _recipe_for(base_spec(name, base), like)
     lm = load(settings, assets.RichProgress(), lora)
-    _note_other(name, lm, model.recorded(path))
+    _note_other(name, lm, _digest(path))
     layers = lora.target_modules
     fields = {"start": "", "rank": lora.rank, "alpha": lora.alpha,
               "target_modules": layers if isinstance(layers, list) else lm.layers}  # fmt: skip
@@ -161,9 +179,7 @@ def _adapter_target(name: str, like: Recipe | None, load: Load, base: str) -> Ta
 
 def with_base(settings: Recipe, base: str) -> Recipe:
     """The recipe with another base model."""
-    return settings.model_copy(
-        update={"model": settings.model.model_copy(update={"base": base})}
-    )
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"base": base})})
 
 
 def _recipe_for(base: str, like: Recipe | None) -> Recipe:

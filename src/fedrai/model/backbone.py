@@ -21,6 +21,7 @@ from fedrai.model.adapted import Adapted
 from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
 from fedrai.model.pretrained import open_pretrained
 
+
 class Backbone(Adapted):
     """A frozen body with a LoRA adapter.
 

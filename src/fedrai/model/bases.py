@@ -54,7 +54,8 @@ def base_of(folder: Path, config: Mapping[str, Any], name: str) -> str:
     spec = _at_revision(base, config.get("revision"))
     if assets.parse(spec).scheme == "path" and not _is_it(Path(spec).expanduser(), digest):
         raise ModelError(
-            f"{name} was made for the model {base}, which is not here under that name", hint=BASE_HINT
+            f"{name} was made for the model {base}, which is not here under that name",
+            hint=BASE_HINT,
         )
     return spec
 

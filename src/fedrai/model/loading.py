@@ -41,8 +41,8 @@ def load(
 ) -> LanguageModel:
     """Load a base model and put a fresh adapter on it. For the arguments see `schema.Model`.
 
-    Args:
-        lora: settings of an adapter that exists, in place of rank, alpha and target_modules.
+    `lora`, the settings of an adapter that exists, takes the place of rank, alpha and
+    target_modules.
 
     Raises:
         ModelError: not a causal language model that can be used as asked.

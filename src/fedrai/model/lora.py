@@ -119,5 +119,7 @@ def _numbers(config: Mapping[str, Any], name: str) -> tuple[int, float]:
         raise ModelError(f"{name}: adapter_config.json has r = {rank!r}, expected a whole number")
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if not number or not math.isfinite(alpha) or alpha <= 0:  # type: ignore[arg-type]
-        raise ModelError(f"{name}: adapter_config.json has lora_alpha = {alpha!r}, expected above 0")
+        raise ModelError(
+            f"{name}: adapter_config.json has lora_alpha = {alpha!r}, expected above 0"
+        )
     return rank, alpha  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""A model folder opened by transformers: safetensors only, no code of its own, no random weights."""
+"""A model folder opened by transformers: safetensors alone, no code in it, no random weights."""
 
 from __future__ import annotations
 
