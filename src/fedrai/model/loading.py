@@ -91,9 +91,8 @@ def _wrap(base: Any, lora: Lora, dropout: float) -> Any:
 
     config = lora.config("CAUSAL_LM", dropout)
     try:
-        with warnings.catch_warnings():  # peft 0.21 asks transformers 5 an old question
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-            warnings.filterwarnings("ignore", ".*tie_word_embeddings=True", UserWarning)
+        with warnings.catch_warnings():  # of old names, tied layers, patterns that fit none
+            warnings.simplefilter("ignore")
             wrapped = get_peft_model(base, config, autocast_adapter_dtype=False)
     except ValueError as error:
         linear = sorted(

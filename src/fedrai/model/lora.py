@@ -118,8 +118,8 @@ def _numbers(config: Mapping[str, Any], name: str) -> tuple[int, float]:
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise ModelError(f"{name}: adapter_config.json has r = {rank!r}, expected a whole number")
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-    if not number or not math.isfinite(alpha) or alpha <= 0:  # type: ignore[arg-type]
+    if not number or not 0 < alpha < math.inf:  # type: ignore[operator]
         raise ModelError(
-            f"{name}: adapter_config.json has lora_alpha = {alpha!r}, expected above 0"
+            f"{name}: adapter_config.json has lora_alpha = {alpha!r}, expected more than 0"
         )
     return rank, alpha  # type: ignore[return-value]

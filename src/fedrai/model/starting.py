@@ -89,9 +89,9 @@ def read_fitting(folder: Path, name: str, model: LanguageModel) -> AdapterState:
 
 def _without_copies(state: AdapterState, name: str, model: LanguageModel) -> AdapterState:
     """The tensors without copies of the base model's own weights, if they are just that."""
-    own = dict(model.peft.named_parameters()) if any(_is_copy(key) for key in state) else {}
+    own = dict(model.peft.named_parameters(remove_duplicate=False))  # tied ones have two names
     for key in filter(_is_copy, state):
-        if key not in own or not torch.equal(state[key], own[key].detach().float().cpu()):
+        if key not in own or not torch.equal(state[key].to(own[key].dtype), own[key].cpu()):
             raise ModelError(f"{name} changes a weight of the base model itself: {key}")
     return {key: tensor for key, tensor in state.items() if not _is_copy(key)}
 
