@@ -111,7 +111,9 @@ def test_on_another_machine_the_base_is_named(
     assert done.err == ""
     done = call("export", "away", "--merged", "--base", moved, "--out", "whole")
     assert done.code == 0, done.err
-    assert measured(call("eval", "whole", *SIZES))["loss"] == pytest.approx(figures["loss"], abs=1e-3)
+    assert measured(call("eval", "whole", *SIZES))["loss"] == pytest.approx(
+        figures["loss"], abs=1e-3
+    )
 
 
 def test_another_base_is_used_with_a_word(

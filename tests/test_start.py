@@ -252,7 +252,7 @@ def test_export_makes_an_ordinary_folder_of_it(
     assert (code, out) == (0, "adapter: aligned-adapter\n"), err
     target = folder / "aligned-adapter"
     names = sorted(file.name for file in target.iterdir())
-    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert names == ["adapter_config.json", "adapter_model.safetensors", "base.json"]
     assert digest_of(read_adapter(target)) == digest_of(whole)
     ids = torch.tensor([[1, 90, 91, 92, 201, 2, 30]])
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

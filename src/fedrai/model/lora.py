@@ -61,7 +61,7 @@ class Lora:
         try:
             return LoraConfig(
                 r=self.rank,
-                lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT multiplies by it
+                lora_alpha=self.alpha,  # PEFT only multiplies by it
                 lora_dropout=dropout,
                 target_modules=list(layers) if isinstance(layers, list | tuple) else layers,
                 task_type=task,
