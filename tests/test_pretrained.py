@@ -109,3 +109,14 @@ def test_a_model_of_broken_numbers_is_named(folder: Path) -> None:
     reweigh(folder, poison)
     with pytest.raises(ModelError, match="weights are damaged: its logits are not finite"):
         load(str(folder))
+
+
+@pytest.mark.parametrize("body", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 64, b"x" * 1000])
+def test_a_damaged_gguf_is_named(
+    body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cut.gguf").write_bytes(body)
+    with pytest.raises(ModelError, match=r"cut\.gguf is not a whole GGUF file") as error:
+        load(str(tmp_path / "cut.gguf"))
+    assert "\n" not in error.value.message

@@ -117,9 +117,14 @@ def base_spec(name: str, base: str = "") -> str:
 
 
 def _maker(path: Path) -> Path | None:
-    """The run, or the folder of `fedrai align`, that an adapter's folder lies in."""
-    near = path.resolve().parents[:4]
-    return next((f for f in near if any((f / n).is_file() for n in MAKERS)), None)
+    """The run, or the folder of `fedrai align`, that an adapter's folder lies in as it was made."""
+    place = path.resolve()
+    if place.name == "adapter" and (place.parent / "align.json").is_file():
+        return place.parent
+    round_ = place.parent.parent if place.parent.name == "adapters" else place.parent
+    run = round_.parent.parent
+    made = round_.parent.name == "rounds" and (run / "run.json").is_file()
+    return run if made else None
 
 
 def _base_in(folder: Path) -> str:

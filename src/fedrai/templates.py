@@ -45,7 +45,7 @@ def check_templates(tokenizer: Any) -> None:
 def _check(template: str, tokens: tuple[tuple[str, str], ...]) -> None:
     if len(template) > LARGEST:
         raise ModelError(f"the chat template has {len(template):,} characters", hint=HINT)
-    given = {"path": sys.path, "template": template, "tokens": dict(tokens),
+    given = {"path": [str(p) for p in sys.path if p], "template": template, "tokens": dict(tokens),
              "memory": MEMORY, "seconds": SECONDS}  # fmt: skip
     try:
         done = subprocess.run(

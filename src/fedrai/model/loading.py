@@ -201,16 +201,30 @@ def _instead() -> str:
     return f"Name a model's folder, a .gguf file, a hub id (org/name), or {', '.join(names)}."
 
 
-def _dequantise(gguf: Path, folder: Path) -> None:
+def _read_gguf(gguf: Path) -> tuple[Any, Any]:
+    """The model of a GGUF file in float32, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar and has no switch
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the reader draws a bar, with no switch
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+            )
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # a damaged file makes it raise what it likes
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ModelError(
+            f"{gguf} is not a whole GGUF file of a language model ({type(error).__name__}: {first})"
+        ) from error
+    return loaded, tokenizer
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    loaded, tokenizer = _read_gguf(gguf)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are plain now
