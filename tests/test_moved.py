@@ -174,7 +174,7 @@ def test_only_paths_move_and_the_longest_place_wins(cut: Path) -> None:
     assert found.evaluation.ordinary_source.path == "/new/held_out.jsonl"
     assert moved.settings_of(folder, {old[:-1]: "/x"}).data.sources[0].path == f"{old}/rows.jsonl"
     with pytest.raises(RunError, match="names nothing at"):
-        moved.check(folder, {old[:-1]: "/x"})
+        moved.check(folder, moved.settings_of(folder), {old[:-1]: "/x"})
 
 
 def test_files_of_a_constitution_may_move(home: Path, call: Call, tmp_path: Path) -> None:

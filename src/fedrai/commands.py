@@ -121,7 +121,7 @@ def resume(
     """
     folder = RunFolder.open(path)
     resuming.check_engine(folder, engine.ENGINE)
-    moved.check(folder, places or {})
+    moved.check(folder, recipe.load(path / "recipe.toml"), places or {})
     settings = moved.settings_of(folder, places)
     with folder.lock():
         if resuming.finished(folder):

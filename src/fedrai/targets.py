@@ -131,7 +131,7 @@ def _base_in(folder: Path) -> str:
     """The spec of the base model in the recipe of a run, or of a folder of `fedrai align`."""
     if (folder / "run.json").is_file():
         return moved.settings_of(RunFolder.open(folder)).model.base
-    settings = recipe.load_alignment(folder / "recipe.toml")
+    settings = moved.alignment_of(RunFolder(folder))
     started = settings.adapter_base or settings.model.base
     if (Path(started) / "run.json").is_file():
         return _base_in(Path(started))

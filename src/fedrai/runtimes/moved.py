@@ -1,7 +1,8 @@
 """A run whose files lie elsewhere now: its recipe stays as it is, and the new places beside it.
 
-`moved.json` in the run folder names for each file or folder of the recipe that was moved where it
-lies now. Whether it is the same is told by the fingerprints in `run.json`, not by its name.
+`moved.json` in the folder of a run, or of `fedrai align`, names for each file or folder of the
+recipe that was moved where it lies now. Whether it is the same is told by the fingerprints in
+`run.json` or `align.json`, not by its name.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 from fedrai import recipe
 from fedrai.errors import RunError
 from fedrai.runs import RunFolder
-from fedrai.schema import Recipe
+from fedrai.schema import AlignRecipe, Recipe
 
 FILE = "moved.json"
 KEYS = frozenset(
     {"base", "start", "path", "files", "suites", "paths", "guard", "calibration", "refusals",
-     "file", "requests", "harmless", "examples", "model", "prompts"}
+     "file", "requests", "harmless", "examples", "model", "prompts", "adapter_base"}
 )  # fmt: skip
 """Keys of a recipe whose values may be paths."""
 
@@ -32,10 +33,19 @@ def settings_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> R
     """
     settings = recipe.load(folder.path / "recipe.toml")
     known = {**_places(folder), **(places or {})}
-    if not known:
-        return settings
-    table = settings.model_dump(mode="json", exclude_none=True)
-    return recipe.validate(_replaced(table, "", known), "the recipe with files that moved")
+    return recipe.validate(_moved(settings, known), "the moved recipe") if known else settings
+
+
+def alignment_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> AlignRecipe:
+    """The recipe of a folder of `fedrai align`, in the same way."""
+    settings = recipe.load_alignment(folder.path / "recipe.toml")
+    known = {**_places(folder), **(places or {})}
+    return AlignRecipe.model_validate(_moved(settings, known)) if known else settings
+
+
+def _moved(settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> dict[str, Any]:
+    table: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True)
+    return {key: _replaced(value, key, places) for key, value in table.items()}
 
 
 def parse(pairs: Sequence[str]) -> dict[str, str]:
@@ -58,14 +68,18 @@ def parse(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def check(folder: RunFolder, places: Mapping[str, str]) -> None:
-    """See that the recipe of a run names what was moved.
+def check(folder: RunFolder, settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> None:
+    """See that a recipe names what was moved.
+
+    Args:
+        folder: of the run or the alignment, for errors.
+        settings: its recipe as it was begun.
+        places: new places by old ones.
 
     Raises:
         RunError: it does not; the hint names what it does.
     """
-    settings = recipe.load(folder.path / "recipe.toml").model_dump(mode="json")
-    named = sorted(set(_paths(settings, "")))
+    named = sorted(set(_paths(settings.model_dump(mode="json"), "")))
     for old in places:
         if not any(_below(path, old) is not None for path in named):
             raise RunError(
