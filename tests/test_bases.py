@@ -16,6 +16,7 @@ from fedrai import align_commands, recipe, targets
 from fedrai.errors import ModelError
 from fedrai.model import LanguageModel, base_of, load, read_start
 from fedrai.model.bases import PLACES
+from fedrai.model.loading import _public_name, _revision
 from fedrai.runs import RunFolder, digest_of
 from fedrai.testing import make_tiny_model
 
@@ -221,6 +222,23 @@ def test_hub_names_keep_their_revision(
 ) -> None:
     monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path))
     assert base_of(tmp_path, config, "a") == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "revision"),
+    [
+        ("org/name", "org/name", None),
+        ("org/name@abc", "org/name", "abc"),
+        ("hf:org/name@pr%2F1", "org/name", "pr/1"),
+        ("hf:org/name@abc/model.gguf", "org/name", None),
+        ("smollm2-135m-instruct", "smollm2-135m-instruct", None),
+        ("/home/ann/models/ward-7/", "ward-7", None),
+        ("https://ann:secret@host/m.gguf#sha256=" + 64 * "0", "https://host/m.gguf", None),
+    ],
+)
+def test_what_an_adapter_says_of_its_base(spec: str, name: str, revision: str | None) -> None:
+    """A hub id that PEFT can load, with its revision; no path and no password."""
+    assert (_public_name(spec), _revision(spec)) == (name, revision)
 
 
 @pytest.mark.parametrize("base", ["", None, "/no/such/model", "gone"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +257,24 @@ def test_what_was_read_is_written_again(base: Path, tmp_path: Path) -> None:
     found = target(str(tmp_path / "one"))
     found.model.save_adapter(tmp_path / "two", found.adapter)
     assert torch.allclose(oracle(base, tmp_path / "two"), theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: t.pop(sorted(t)[0]), "does not fit the model: it misses "),
+        (lambda t: t.update({"base_model.model.odd.lora_A.weight": torch.zeros(2, 2)}),
+         r"does not fit the model: it has base_model\.model\.odd"),
+        (lambda t: t.update({sorted(t)[0]: torch.zeros(4, 9)}), r"is \(4, 9\), expected"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_named_at_once(
+    change: Callable[[dict[str, Tensor]], object], problem: str, base: Path, tmp_path: Path
+) -> None:
+    write(base, tmp_path, {"target_modules": ["q_proj"]})
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    with pytest.raises(ModelError, match=problem):
+        target(str(tmp_path))
