@@ -95,7 +95,10 @@ class ChatFormat:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ModelError("a turn holds bytes that are no text, or half a character") from None
+            raise ModelError(
+                "a turn holds half a character, such as \\ud83d without its other half, which no"
+                " tokenizer takes"
+            ) from None
         return broken(text, self._special)
 
     def _render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
