@@ -153,3 +153,29 @@ def test_an_index_that_is_no_json(folder: Path) -> None:
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"expected {WEIGHTS}"):
         read_adapter(tmp_path)
+
+
+def test_a_pickled_adapter_is_named_and_not_loaded(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"adapter_model\.bin is a pickle, which can run") as error:
+        read_adapter(tmp_path)
+    assert "save_pretrained" in error.value.hint
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_numbers_are_named(value: float, tmp_path: Path) -> None:
+    broken = {name: tensor.clone() for name, tensor in STATE.items()}
+    broken["layer.1.weight"][3, 2] = value
+    save_file(broken, tmp_path / WEIGHTS)
+    with pytest.raises(ModelError, match=r"layer\.1\.weight holds values that are no finite"):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 60, -1])
+def test_a_cut_file_is_one_line(keep: int, tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / WEIGHTS)
+    body = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).write_bytes(body[:keep])
+    with pytest.raises(ModelError, match="is not a whole safetensors file") as error:
+        read_adapter(tmp_path)
+    assert "\n" not in error.value.message

@@ -390,3 +390,32 @@ def test_slow_tokenizers_are_refused():
 
     with pytest.raises(ModelError, match="not a fast one"):
         ChatFormat(Slow())
+
+
+def test_a_template_says_itself_why_it_refuses_a_turn():
+    """In its own words: what it puts together of a row's text stays out of the error."""
+    words = "System role not supported"
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('" + words + "') }}{% endif %}"
+    )
+    chat = ChatFormat(tiny_tokenizer(refusing + CHATML))
+    with pytest.raises(ModelError) as caught:
+        chat.train_tokens(talk("a", "b", system="c"), LONG)
+    assert caught.value.message == (
+        f"the chat template refuses turns of system, user, assistant: {words}"
+    )
+    leaking = refusing.replace(f"'{words}'", "'no ' + messages[0]['content']")
+    with pytest.raises(ModelError) as caught:
+        ChatFormat(tiny_tokenizer(leaking + CHATML)).prompt_ids(talk("a", system="canary"))
+    assert "canary" not in str(caught.value)
+    assert caught.value.message.endswith("refuses turns of system, user: TemplateError")
+
+
+def test_half_a_character_is_no_text():
+    chat = ChatFormat(tiny_tokenizer(CHATML))
+    for turns in (talk("half \ud83d here?", "canary"), talk("canary", "\udfff")):
+        with pytest.raises(ModelError, match="half a character") as caught:
+            chat.train_tokens(turns, LONG)
+        assert "canary" not in str(caught.value)
+    with pytest.raises(ModelError, match="half a character"):
+        chat.prompt_ids(talk("\udc80"))

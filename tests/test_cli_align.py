@@ -218,6 +218,35 @@ def test_an_alignment_that_was_stopped_goes_on_to_the_same_bits(
     assert not (home / out / "work").exists()
 
 
+MINE = ("tiny", "asked.txt", "harmless.jsonl", "good.jsonl", "held_out.jsonl")
+
+
+def test_an_alignment_whose_files_moved_goes_on_to_the_same_bits(
+    home: Path, call: Call, done: Ended
+) -> None:
+    with stopped_at("training", 2):
+        assert call("align", "--recipe", "mine.toml", "--out", "cut-moved").code == 130
+    (home / "new").mkdir()
+    for name in MINE:
+        (home / name).rename(home / "new" / name)
+    pairs = [word for name in MINE for word in ("--moved", f"{name}=new/{name}")]
+    try:
+        lost = call("align", "--resume", "cut-moved")
+        again = call("align", "--resume", "cut-moved", *pairs)
+        talk = call("chat", "cut-moved/adapter", "--prompt", "a", "--max-new-tokens", "2")
+    finally:
+        for name in MINE:
+            (home / "new" / name).rename(home / name)
+    assert (lost.code, "There is no file" in lost.err) == (2, True)
+    assert again.code == 0, again.err
+    mine, whole = decided(home / "cut-moved"), decided(home / "whole")
+    assert mine["adapter"] == whole["adapter"]
+    assert mine["report"] == whole["report"]
+    assert talk.code == 0, talk.err
+    alone = call("align", "tiny", "--moved", "a=b")
+    assert "--moved goes with --resume" in alone.err
+
+
 def test_another_alignment_is_not_gone_on_with(home: Path, call: Call, done: Ended) -> None:
     found = call("align", "--recipe", "mine.toml", "--out", "whole", "--steps", "7")
     assert (found.code, found.out) == (2, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +177,39 @@ def test_a_misfit_leaves_no_run_folder(call: Call, folder: Path) -> None:
     assert not (folder / "runs" / "misfit").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "eval", "chat", "export"])
+def test_an_adapter_of_broken_numbers_says_so_at_once(
+    command: str, call: Call, folder: Path, tiny: LanguageModel, whole: AdapterState
+) -> None:
+    """As a start it made every client answer `task-not-understood`."""
+    broken = {name: tensor.clone() for name, tensor in whole.items()}
+    name = sorted(broken)[3]
+    broken[name][0, 0] = float("nan")
+    tiny.save_adapter(folder / "broken", broken)
+    words = {
+        "run": ("run", "tiny.toml", "-o", "adapter.start=broken", "--out", "runs/broken"),
+        "export": ("export", "broken", "--out", "runs/broken"),
+    }.get(command, (command, "broken"))
+    code, _, err = call(*words)
+    assert code == 2
+    assert f"{name} holds values that are no finite numbers" in err
+    assert len(err.splitlines()) <= 2
+    assert not (folder / "runs" / "broken").exists()
+
+
+def test_a_pickled_start_adapter_says_so(call: Call, folder: Path, whole: AdapterState) -> None:
+    shutil.copytree(folder / "aligned", folder / "pickled")
+    for file in (folder / "pickled").glob("*.safetensors*"):
+        file.unlink()
+    torch.save(whole, folder / "pickled" / "adapter_model.bin")
+    for command in (("eval", "pickled"), ("run", "tiny.toml", "-o", "adapter.start=pickled",
+                                          "--out", "runs/pickled")):  # fmt: skip
+        code, _, err = call(*command)
+        assert code == 2
+        assert "adapter_model.bin is a pickle, which can run code and is not loaded" in err
+    assert not (folder / "runs" / "pickled").exists()
+
+
 def test_resuming_with_another_adapter_is_refused(
     call: Call, folder: Path, tiny: LanguageModel, whole: AdapterState,
     monkeypatch: pytest.MonkeyPatch,
@@ -252,7 +286,7 @@ def test_export_makes_an_ordinary_folder_of_it(
     assert (code, out) == (0, "adapter: aligned-adapter\n"), err
     target = folder / "aligned-adapter"
     names = sorted(file.name for file in target.iterdir())
-    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert names == ["adapter_config.json", "adapter_model.safetensors", "base.json"]
     assert digest_of(read_adapter(target)) == digest_of(whole)
     ids = torch.tensor([[1, 90, 91, 92, 201, 2, 30]])
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

@@ -31,7 +31,7 @@ from fedrai.display import Display
 from fedrai.errors import RecipeError, RunError
 from fedrai.model import AdapterState, read_adapter
 from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import aligning, local
+from fedrai.runtimes import aligning, local, moved
 from fedrai.runtimes.rows import questions_for
 from fedrai.runtimes.screening import Screening
 from fedrai.runtimes.trained import of_model, of_recipe
@@ -54,6 +54,7 @@ class Job:
         start: the adapter that it starts from.
         prepared: the recipe as that of a run, with its model.
         tools: what the phase works with; they tell nobody yet.
+        named: the recipe with the names that its files had when the alignment began.
     """
 
     settings: AlignRecipe
@@ -61,6 +62,7 @@ class Job:
     start: AdapterState
     prepared: local.Prepared
     tools: Tools
+    named: AlignRecipe
 
     def info(self) -> dict[str, Any]:
         """What `align.json` holds."""
@@ -72,7 +74,7 @@ class Job:
         return {
             "start": "a fresh adapter" if self.chosen.adapter is None else self.chosen.label,
             "start_sha256": digest_of(self.start),
-            "recipe_hash": self.settings.hash,
+            "recipe_hash": self.named.hash,
             **{key: known[key] for key in keys},
         }
 
@@ -85,6 +87,7 @@ def settings_for(
     constitution: str | None = None,
     steps: int | None = None,
     epoch: bool = False,
+    adapter_base: str = "",
 ) -> AlignRecipe:
     """The recipe that a command line asks for; its options win over the file.
 
@@ -95,11 +98,14 @@ def settings_for(
         constitution: a file, in place of the recipe's.
         steps: how many steps.
         epoch: go through all revisions once.
+        adapter_base: base model of the adapter or run, where it lies elsewhere; empty: as it says.
 
     Raises:
         RecipeError: a key or value is not allowed.
     """
     changes: dict[str, Any] = {"model.base": base} if base else {}
+    if adapter_base:
+        changes["adapter_base"] = adapter_base
     if constitution is not None:
         changes["constitution.file"] = constitution
     if steps is not None:
@@ -120,21 +126,26 @@ def settings_of(path: Path) -> AlignRecipe:
     return recipe.load_alignment(path / "recipe.toml")
 
 
-def prepare(settings: AlignRecipe, kept_out: Mapping[str, str] | None = None) -> Job:
+def prepare(
+    settings: AlignRecipe,
+    kept_out: Mapping[str, str] | None = None,
+    named: AlignRecipe | None = None,
+) -> Job:
     """Load and check everything, without writing anything.
 
     Args:
         settings: the recipe.
         kept_out: of an alignment that was begun; None: the suites that are here now.
+        named: the recipe with the names that its files had then; None: as they have now.
 
     Raises:
         RecipeError: `[adapter]` does not fit the adapter to start from.
         ConstitutionError, GuardError, DataError, ModelError, AssetError, RunError: something cannot
             be used.
     """
-    whole = settings.as_run()
-    alignment = local.alignment_of(whole)
-    chosen = target(settings.model.base, like=whole)
+    whole, named = settings.as_run(), named or settings
+    alignment = local.alignment_of(whole, named.as_run())
+    chosen = target(settings.model.base, like=whole, base=settings.adapter_base)
     _check_adapter(settings, chosen)
     whole = whole.model_copy(
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}
@@ -147,7 +158,7 @@ def prepare(settings: AlignRecipe, kept_out: Mapping[str, str] | None = None) ->
         prepared, lambda _kind, **_fields: None, chosen.adapter, assets.RichProgress()
     )
     fresh = chosen.model.fresh_adapter(seed_for(settings.seed, "adapter"))
-    return Job(settings, chosen, chosen.adapter or fresh, prepared, tools)
+    return Job(settings, chosen, chosen.adapter or fresh, prepared, tools, named)
 
 
 def _check_adapter(settings: AlignRecipe, chosen: Target) -> None:
@@ -161,8 +172,13 @@ def _check_adapter(settings: AlignRecipe, chosen: Target) -> None:
             )
 
 
-def align(settings: AlignRecipe, out: Path) -> Path:
+def align(settings: AlignRecipe, out: Path, places: Mapping[str, str] | None = None) -> Path:
     """Align a model into a folder, or go on with the same alignment there.
+
+    Args:
+        settings: the recipe, as it was begun.
+        out: the folder.
+        places: where files that it names lie now, by where they lay; see `runtimes.moved`.
 
     Raises:
         RunError: the folder holds something else, or another process works on it.
@@ -175,12 +191,16 @@ def align(settings: AlignRecipe, out: Path) -> Path:
     if not begun:
         runs.check_free(out)
     run = RunFolder(out)
-    job = prepare(settings, run.read_json("align.json").get("kept_out", {}) if begun else None)
+    moved.check(run, settings, places or {})
+    here = moved.alignment_of(run, places) if begun else settings
+    kept = run.read_json("align.json").get("kept_out", {}) if begun else None
+    job = prepare(here, kept, settings)
     if not begun:
         _begin(run, job)
     with run.lock():
         run.mend()
         _check_same(run, job)
+        moved.keep(run, places or {})
         run.event("resumed" if begun else "started", command=local.command_line())
         _go_on(run, job)
     return out
@@ -193,7 +213,7 @@ def _recipe_of(out: Path) -> str | None:
 
 def _begin(run: RunFolder, job: Job) -> None:
     def write(folder: Path) -> None:
-        runs.write_text(folder / "recipe.toml", recipe.to_toml(job.settings))
+        runs.write_text(folder / "recipe.toml", recipe.to_toml(job.named))
         runs.write_text(folder / "align.json", json.dumps(job.info(), indent=2) + "\n")
 
     run.write_folder(run.path, write)

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedrai.errors import ModelError
 from fedrai.records import Message, Tokens
+from fedrai.templates import check_templates
 
 DATE = (
     "26 Jul 2024"  # templates that print a date (Llama 3.x) get a fixed one: same recipe, same ids
@@ -30,7 +31,8 @@ class ChatFormat:
         tokenizer: a fast tokenizer of transformers with a chat template.
 
     Raises:
-        ModelError: it has no template, or cannot map tokens back to characters.
+        ModelError: it has no template or one that takes too long, or cannot map tokens back to
+            characters.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -43,6 +45,7 @@ class ChatFormat:
             raise ModelError(
                 "the tokenizer is not a fast one, so tokens have no positions in the text"
             )
+        check_templates(tokenizer)
         self.tokenizer = tokenizer
         control = control_tokens(tokenizer)
         self._special_ids = set(control)
@@ -61,7 +64,7 @@ class ChatFormat:
             max_length: ids beyond it are cut.
 
         Raises:
-            ModelError: the template refuses the turns, or changes their text.
+            ModelError: the template refuses the turns, or changes their text; or that is no text.
         """
         safe = [Message(m.role, self._defuse(m.content)) for m in messages]
         text, spans = self._locate(safe)
@@ -125,9 +128,15 @@ class ChatFormat:
         except Exception as error:  # templates raise what they like
             roles = ", ".join(m.role for m in messages)
             raise ModelError(
-                f"the chat template refuses turns of {roles} ({type(error).__name__})"
+                f"the chat template refuses turns of {roles}: {self._reason(error)}"
             ) from None
         return str(rendered)
+
+    def _reason(self, error: Exception) -> str:
+        """What a template says as it refuses, if those are its own words and not a row's."""
+        words = " ".join(str(error).split())
+        own = bool(words) and words in " ".join(str(self.tokenizer.chat_template).split())
+        return words[:200] if own else type(error).__name__
 
     def _locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int, int]]]:
         """The rendered text, and each assistant turn: start, end, where the next turn begins."""

@@ -39,6 +39,12 @@ OVERRIDE = click.option(
 )
 ROUND = click.option("--round", "number", type=int, help="Round of the run (default: the last).")
 CLIENT = click.option("--client", default="", help="Whose adapter, for runs in local mode.")
+BASE = click.option(
+    "--base",
+    default="",
+    metavar="MODEL",
+    help="Base model of the run or adapter, if it lies elsewhere now.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -101,6 +107,7 @@ def _say(error: FedRAIError) -> None:
 @click.argument("what", metavar="RUN_OR_MODEL")
 @ROUND
 @CLIENT
+@BASE
 @click.option("--prompt", help="Answer this once and leave.")
 @click.option("--max-new-tokens", default=200, show_default=True, type=click.IntRange(1))
 @click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(0))
@@ -109,6 +116,7 @@ def chat_command(
     what: str,
     number: int | None,
     client: str,
+    base: str,
     prompt: str | None,
     max_new_tokens: int,
     temperature: float,
@@ -118,7 +126,7 @@ def chat_command(
     from fedrai import chatting
     from fedrai.targets import target
 
-    chosen = target(what, number, client)
+    chosen = target(what, number, client, base=base)
     chatting.talk(
         chosen,
         prompt=prompt,

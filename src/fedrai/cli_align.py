@@ -24,6 +24,11 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     type=click.Path(path_type=Path),
     help="Recipe with [model], [adapter], [constitution]; [evaluation] to measure.")  # fmt: skip
 @click.option("--resume", type=FOLDER, metavar="FOLDER", help="Go on with an alignment.")
+@click.option("--moved", multiple=True, metavar="OLD=NEW",
+    help="With --resume: a file or folder of the recipe lies, unchanged, at NEW now;"
+    " repeatable.")  # fmt: skip
+@click.option("--base", "adapter_base", default="", metavar="MODEL",
+    help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.")
 @click.option("--epoch", is_flag=True, help="As many steps as go through all revisions once.")
 @click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE",
@@ -34,6 +39,7 @@ def align(
     what: str,
     out: Path | None,
     resume: Path | None,
+    moved: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     **given: Any,
@@ -52,13 +58,15 @@ def align(
         settings = work.settings_of(resume)
     else:
         settings = _settings(what, **given)
+    if moved and resume is None:
+        raise click.UsageError("--moved goes with --resume; a new alignment takes -o KEY=VALUE")
     path = resume or out or Path("aligned") / settings.name
     if dry_run:
         from fedrai.runtimes.previewing import preview
 
         _show_preview(preview(settings.as_run()), as_json)
         return
-    _run(settings, path)
+    _run(settings, path, moved)
     _show(path, as_json)
 
 
@@ -68,6 +76,7 @@ def _settings(
     recipe_file: Path | None,
     steps: int | None,
     epoch: bool,
+    adapter_base: str,
     overrides: tuple[str, ...],
 ) -> AlignRecipe:
     from fedrai import align_commands as work
@@ -77,16 +86,25 @@ def _settings(
     if steps is not None and epoch:
         raise click.UsageError("give --steps or --epoch, not both")
     return work.settings_for(
-        what, recipe_file, overrides, constitution=constitution, steps=steps, epoch=epoch
+        what,
+        recipe_file,
+        overrides,
+        constitution=constitution,
+        steps=steps,
+        epoch=epoch,
+        adapter_base=adapter_base,
     )
 
 
-def _run(settings: AlignRecipe, path: Path) -> None:
+def _run(settings: AlignRecipe, path: Path, moved: tuple[str, ...]) -> None:
     from fedrai import align_commands as work
+    from fedrai.runtimes.moved import parse
     from fedrai.stopping import with_way_on
 
-    again = f"fedrai align --resume {shlex.quote(str(path))}"
-    with_way_on(lambda: work.align(settings, path), again, (path / "align.json").is_file)
+    words = ["fedrai", "align", "--resume", str(path)]
+    words += [word for pair in moved for word in ("--moved", pair)]
+    again, places = shlex.join(words), parse(moved)
+    with_way_on(lambda: work.align(settings, path, places), again, (path / "align.json").is_file)
 
 
 # --- readable output ------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ ADVBENCH = 520
 @click.argument("what", metavar="MODEL_OR_RUN")
 @click.option("--round", "number", type=int, help="Round of the run (default: the last).")
 @click.option("--client", default="", help="Whose adapter, for runs in local mode.")
+@click.option("--base", default="", metavar="MODEL",
+    help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
 @click.option(
     "--suite",
     "suites",
@@ -47,6 +49,7 @@ def eval_command(
     what: str,
     number: int | None,
     client: str,
+    base: str,
     suites: tuple[str, ...],
     full: bool,
     judges: tuple[str, ...],
@@ -68,7 +71,7 @@ def eval_command(
     endpoint = {"url": judge_url, "model": judge_model, "api_key_env": judge_key_env}
     changes = eval_commands.changes_for(sizes, suites, judges, endpoint)
     changes |= {"guard": guard} if guard else {}
-    chosen = target(what, number, client)
+    chosen = target(what, number, client, base=base)
     found = figures(eval_commands.evaluate(chosen, changes, out))
     if as_json:
         click.echo(json.dumps({"model": chosen.label, **found}, indent=2))

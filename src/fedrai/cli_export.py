@@ -15,8 +15,19 @@ import click
 @click.option("--client", default="", help="Whose adapter, for runs in local mode.")
 @click.option("--licence", default="", metavar="ID",
     help="For the card, e.g. apache-2.0 (default: the base model's, if known).")  # fmt: skip
+@click.option("--base", default="", metavar="MODEL",
+    help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
+@click.option("--with-base", is_flag=True,
+    help="Copy the base model along, into base/ beside the adapter, for use offline.")  # fmt: skip
 def export(
-    run_folder: Path, out: Path | None, merged: bool, number: int | None, client: str, licence: str
+    run_folder: Path,
+    out: Path | None,
+    merged: bool,
+    number: int | None,
+    client: str,
+    licence: str,
+    base: str,
+    with_base: bool,
 ) -> None:
     """Write the adapter of a run, or `fedrai:aligned`, as a PEFT folder; or the merged model.
 
@@ -24,11 +35,20 @@ def export(
     """
     from fedrai import export_commands
 
+    if merged and with_base:
+        raise click.UsageError("give --merged or --with-base: a merged model is whole by itself")
     kind = "merged" if merged else "adapter"
     named = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
     named = named.with_name(named.name.removeprefix("fedrai:"))
     target = out or named.with_name(f"{named.name}-{kind}")
     export_commands.export(
-        run_folder, target, merged=merged, number=number, client=client, licence=licence
+        run_folder,
+        target,
+        merged=merged,
+        number=number,
+        client=client,
+        licence=licence,
+        base=base,
+        with_base=with_base,
     )
     click.echo(f"{kind}: {target}")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     help="Folder with tasks of your own; code in it is run.")  # fmt: skip
 @click.option("--round", "number", type=int, help="Round of the run (default: the last).")
 @click.option("--client", default="", help="Whose adapter, for runs in local mode.")
+@click.option("--base", default="", metavar="MODEL",
+    help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 def lm_eval(
@@ -37,6 +39,7 @@ def lm_eval(
     include: Path | None,
     number: int | None,
     client: str,
+    base: str,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -51,7 +54,7 @@ def lm_eval(
         raise click.UsageError(f"--out: there is no folder {out.parent}")
     from fedrai.targets import target
 
-    chosen = target(what, number, client)
+    chosen = target(what, number, client, base=base)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     found = harness.measure(
         chosen.model,

@@ -21,6 +21,10 @@ ENGINES = ("local", "flower", "simulation")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder (default: runs/NAME).")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a run.")
 @click.option(
+    "--moved", multiple=True, metavar="OLD=NEW",
+    help="With --resume: a file or folder of the recipe lies, unchanged, at NEW now; repeatable.",
+)  # fmt: skip
+@click.option(
     "--engine", type=click.Choice(ENGINES), default="local", show_default=True,
     help="Where clients are: in this process, on a deployment's nodes, or in Flower's simulation.",
 )  # fmt: skip
@@ -37,6 +41,7 @@ def run_command(
     recipe_file: Path | None,
     out: Path | None,
     resume: Path | None,
+    moved: tuple[str, ...],
     engine: str,
     deployment: Path | None,
     overrides: tuple[str, ...],
@@ -44,6 +49,8 @@ def run_command(
 ) -> None:
     """Train a federation as RECIPE says, or go on with a run."""
     _check(recipe_file, out, resume, engine, deployment, overrides)
+    if moved and resume is None:
+        raise click.UsageError("--moved goes with --resume; a new run takes -o KEY=VALUE")
     from fedrai import recipe
     from fedrai.stopping import with_way_on
 
@@ -52,8 +59,9 @@ def run_command(
     words = ["fedrai", "run", "--resume", str(path)]
     words += ["--engine", engine] if engine != "local" else []
     words += ["--deployment", str(deployment)] if deployment is not None else []
+    words += [word for pair in moved for word in ("--moved", pair)]
     with_way_on(
-        lambda: _start(settings, path, engine, deployment),
+        lambda: _start(settings, path, engine, deployment, moved),
         shlex.join(words),
         (path / "run.json").is_file,
     )
@@ -80,12 +88,19 @@ def _check(
         raise click.UsageError("--engine flower and --deployment FOLDER go together")
 
 
-def _start(settings: Recipe | None, path: Path, engine: str, deployment: Path | None) -> None:
+def _start(
+    settings: Recipe | None,
+    path: Path,
+    engine: str,
+    deployment: Path | None,
+    moved: tuple[str, ...],
+) -> None:
     from fedrai import commands
+    from fedrai.runtimes.moved import parse
 
     chosen = _engine(engine, deployment)
     if settings is None:
-        commands.resume(path, engine=chosen)
+        commands.resume(path, engine=chosen, places=parse(moved))
     else:
         commands.run(settings, path, engine=chosen)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedrai import assets, recipe, runs, server, summary, tracking
 from fedrai.display import Display
+from fedrai.errors import AssetError
 from fedrai.generate import generate
 from fedrai.model import LanguageModel
 from fedrai.records import Message
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, resuming
+from fedrai.runtimes import local, moved, resuming
 from fedrai.runtimes.tracked import tracked
 from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
@@ -101,30 +102,43 @@ def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequen
             return
 
 
-def resume(path: Path, loaded: LanguageModel | None = None, engine: Engine = local) -> Path:
+def resume(
+    path: Path,
+    loaded: LanguageModel | None = None,
+    engine: Engine = local,
+    places: Mapping[str, str] | None = None,
+) -> Path:
     """Go on with a run that was stopped or killed; a finished one is left as it is.
 
     Args:
         path: the run folder.
         loaded: a model that was loaded for the same settings.
         engine: reaches the clients; the one that the run began with.
+        places: where files that the recipe names lie now, by where they lay; see `moved`.
 
     Raises:
         RunError: no run there, or its data, model or engine are not what they were.
     """
     folder = RunFolder.open(path)
     resuming.check_engine(folder, engine.ENGINE)
-    settings = recipe.load(path / "recipe.toml")
+    moved.check(folder, recipe.load(path / "recipe.toml"), places or {})
+    settings = moved.settings_of(folder, places)
     with folder.lock():
         if resuming.finished(folder):
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
             print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path
-        prepared = _prepare(settings, loaded, engine)
+        try:
+            prepared = _prepare(settings, loaded, engine)
+        except AssetError as error:
+            hint = f"{error.hint} {resuming.moved_hint(path)}".strip()
+            raise AssetError(error.message, hint=hint) from error
         folder.mend()  # before the first new event, which must not join a line that was cut
-        if changed := resuming.check_same(folder, prepared.info()):
+        now = resuming.info_of(folder, prepared)
+        if changed := resuming.check_same(folder, now):
             print(f"note: versions changed since the run began: {', '.join(changed)};"
                   " the result may differ in the last bits", file=sys.stderr)  # fmt: skip
+        moved.keep(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
         _go_on(prepared, folder, engine)
     return path

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fedrai import model, recipe, runs
+from fedrai import assets, model, recipe, runs
 from fedrai.errors import ModelError
 from fedrai.exporting import Exported, card, relabelled
 from fedrai.model import is_adapter
 from fedrai.runs import RunFolder, write_text
 from fedrai.runtimes.trained import of_recipe
 from fedrai.summary import summarise
-from fedrai.targets import target
+from fedrai.targets import base_spec, target
 
 CARD = "README.md"
 
 
 def export(
-    path: Path, out: Path, *, merged: bool, number: int | None, client: str, licence: str = ""
+    path: Path,
+    out: Path,
+    *,
+    merged: bool,
+    number: int | None,
+    client: str,
+    licence: str = "",
+    base: str = "",
+    with_base: bool = False,
 ) -> Path:
     """Write an adapter, or the model with it merged in, to a folder of its own.
 
@@ -32,29 +41,82 @@ def export(
         number: round of a run; None: the last.
         client: which client's adapter, for runs in local mode.
         licence: for the card of a run; empty: that of the base model, where it is known.
+        base: spec of the base model, where it does not lie where the run or the adapter says.
+        with_base: copy the base model beside the adapter, into `base/`.
 
     Raises:
         RunError: no such run or round, or the folder is in the way.
-        AssetError, ModelError: the adapter cannot be used.
+        AssetError, ModelError: the adapter or its base model cannot be used.
     """
     run = None if is_adapter(str(path)) else RunFolder.open(path)
     runs.check_free(out)
     text = _kept_card(str(path), merged) if run is None else ""
     if run is None and not merged:
-        return _written(out, partial(model.copy_adapter, model.adapter_folder(str(path))), text)
-    chosen = target(str(path), number, client)
+        source = model.adapter_folder(str(path))
+        found = _base_of(str(path), base, needed=with_base)
+        copy = partial(model.copy_adapter, source)
+        return _written(out, copy, text, partial(_keep_base, found, with_base))
+    chosen = target(str(path), number, client, base=base)
     if chosen.adapter is None:
         raise ModelError(f"{path} has no adapter yet")
     if run is not None:
         text = _run_card(run, run.last_round() if number is None else number, client, merged,
-                         licence)  # fmt: skip
-    save = chosen.model.save_merged if merged else chosen.model.save_adapter
-    return _written(out, partial(save, state=chosen.adapter), text)
+                         licence, with_base)  # fmt: skip
+    lm = chosen.model
+    if merged:
+        return _written(out, partial(lm.save_merged, state=chosen.adapter), text)
+    found = Base(chosen.recipe.model.base, lm.fingerprint)
+    save = partial(lm.save_adapter, state=chosen.adapter)
+    return _written(out, save, text, partial(_keep_base, found, with_base))
 
 
-def _written(out: Path, save: Callable[[Path], None], text: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model: where it is, and the fingerprint of its files."""
+
+    spec: str
+    digest: str
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine knows it by its spec."""
+        return assets.parse(self.spec).scheme == "path"
+
+
+def _base_of(name: str, base: str, *, needed: bool) -> Base | None:
+    """The base model of an adapter; None where it cannot be told and is not needed."""
+    try:
+        spec = base_spec(name, base)
+    except ModelError:
+        if needed:
+            raise
+        digest = model.recorded(model.adapter_folder(name))
+        return Base("", digest) if digest else None
+    found = Base(spec, "")
+    return (
+        replace(found, digest=model.fingerprint(model.model_folder(spec))) if found.local else found
+    )
+
+
+def _keep_base(base: Base | None, with_base: bool, folder: Path) -> None:
+    """Let an exported adapter be read where it lies: by its base's fingerprint, or a copy."""
+    if base is None:
+        return
+    if with_base:
+        model.copy_base(base.spec, folder)
+    if base.digest and (not base.spec or base.local):
+        model.record(folder, base.digest)
+        if base.spec:
+            model.remember(base.spec, base.digest)
+
+
+def _written(
+    out: Path, save: Callable[[Path], None], text: str, more: Callable[[Path], None] | None = None
+) -> Path:
     def write(folder: Path) -> None:
         save(folder)
+        if more is not None:
+            more(folder)
         if text:
             write_text(folder / CARD, text)
 
@@ -62,10 +124,12 @@ def _written(out: Path, save: Callable[[Path], None], text: str) -> Path:
     return out
 
 
-def _run_card(run: RunFolder, number: int, client: str, merged: bool, licence: str) -> str:
+def _run_card(
+    run: RunFolder, number: int, client: str, merged: bool, licence: str, with_base: bool
+) -> str:
     settings = recipe.load(run.path / "recipe.toml")
     found = Exported(settings.model_dump(mode="json"), run.info, summarise(run), number, client,
-                     merged, licence, of_recipe(settings))  # fmt: skip
+                     merged, licence, of_recipe(settings), with_base)  # fmt: skip
     return card(found)
 
 

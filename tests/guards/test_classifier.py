@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import string
 from pathlib import Path
 from types import SimpleNamespace
@@ -370,6 +371,14 @@ def test_a_base_model_is_no_classifier(tmp_path, folder):
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     with pytest.raises(GuardError, match="weights are missing and would be random"):
         load(str(tmp_path), unsafe_labels=["LABEL_1"])
+
+
+def test_weights_that_were_cut_are_named(tmp_path, folder):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(GuardError, match=r"sequence classifier: .*file not fully covered"):
+        load(str(tmp_path))
 
 
 def test_folders_that_cannot_be_loaded(tmp_path):

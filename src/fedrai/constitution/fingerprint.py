@@ -11,12 +11,15 @@ from fedrai.assets.hashing import sha256_path
 from fedrai.constitution.document import Constitution
 
 
-def fingerprint(constitution: Constitution, requests: Sequence[str]) -> str:
+def fingerprint(
+    constitution: Constitution, requests: Sequence[str], names: Sequence[str] = ()
+) -> str:
     """SHA-256 of a constitution and of the user's own files of requests, in hex.
 
     Args:
         constitution: what answers are criticised by.
         requests: names of sets, which are pinned, or files and folders, which are hashed.
+        names: what the same are called where they lay before; empty: as they are called now.
 
     Raises:
         AssetError, DataError: a file is not there, or is a pipe or a device.
@@ -26,5 +29,5 @@ def fingerprint(constitution: Constitution, requests: Sequence[str]) -> str:
     for path in paths:
         data.check_regular(path)
     digests = [sha256_path(path) for path in paths]
-    body = json.dumps([constitution.hash, list(requests), digests])
+    body = json.dumps([constitution.hash, list(names or requests), digests])
     return hashlib.sha256(body.encode()).hexdigest()

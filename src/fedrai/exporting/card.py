@@ -42,6 +42,7 @@ class Exported:
         merged: the whole model, with the adapter merged in.
         licence: SPDX name or the hub's; empty: that of the base model, where it is known.
         trained: suites whose requests were trained on.
+        with_base: the base model lies beside the adapter.
     """
 
     settings: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Exported:
     merged: bool = False
     licence: str = ""
     trained: Sequence[str] = ()
+    with_base: bool = False
 
     @property
     def name(self) -> str:
@@ -173,6 +175,7 @@ def _figures(found: Exported) -> str:
 
 def _loading(found: Exported) -> str:
     base = found.base or "PATH/OF/THE/BASE/MODEL"
+    base = "PATH/OF/THIS/FOLDER/base" if found.with_base else base
     if found.merged:
         code = ("from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
                 'model = AutoModelForCausalLM.from_pretrained("PATH/OF/THIS/FOLDER")\n'

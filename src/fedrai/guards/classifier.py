@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fedrai import assets
 from fedrai.errors import GuardError
@@ -249,15 +250,18 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     said = logging.get_verbosity()
     logging.set_verbosity_error()  # else it lists weights; what matters of that is an error below
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [""])[0][:200]
         raise GuardError(
             f"{folder} cannot be loaded as a sequence classifier: {first}",

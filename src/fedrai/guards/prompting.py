@@ -17,6 +17,7 @@ from fedrai.guards.formats import Format, Kind, Question
 from fedrai.guards.policies import NEMOGUARD_TURNS
 from fedrai.guards.windows import starts
 from fedrai.records import Message
+from fedrai.templates import check_templates
 
 WINDOWS = 64  # most windows of one message; a longer one is not judged in part
 NO_REQUEST = "(no request)"  # stands where an answer has none, for templates that insist
@@ -41,6 +42,7 @@ class Prompts:
     def __init__(self, tokenizer: Any, entry: Format, max_length: int) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise GuardError("the guard's tokenizer is not a fast one")
+        check_templates(tokenizer)
         self.tokenizer, self.format = tokenizer, entry
         self._tokens = any_of(control_tokens(tokenizer).values())
         self._marks = any_of(entry.marks, re.IGNORECASE)

@@ -16,11 +16,22 @@ from fedrai.model.adapters import (
     save_shards,
 )
 from fedrai.model.backbone import Backbone, load_backbone
+from fedrai.model.bases import BASE_HINT, base_of, copy_base, record, recorded, remember
 from fedrai.model.language import LanguageModel
-from fedrai.model.loading import SHORT, UPSTREAM, load, model_folder, pick_device, pick_dtype
-from fedrai.model.starting import EMBEDDED, adapter_folder, is_adapter, read_start
+from fedrai.model.loading import (
+    SHORT,
+    UPSTREAM,
+    fingerprint,
+    load,
+    model_folder,
+    pick_device,
+    pick_dtype,
+)
+from fedrai.model.lora import Lora, read_lora
+from fedrai.model.starting import EMBEDDED, adapter_folder, is_adapter, read_fitting, read_start
 
 __all__ = [
+    "BASE_HINT",
     "EMBEDDED",
     "SHORT",
     "UPSTREAM",
@@ -28,9 +39,13 @@ __all__ = [
     "AdapterState",
     "Backbone",
     "LanguageModel",
+    "Lora",
     "adapter_folder",
+    "base_of",
     "check_adapter",
     "copy_adapter",
+    "copy_base",
+    "fingerprint",
     "is_adapter",
     "load",
     "load_backbone",
@@ -39,6 +54,11 @@ __all__ = [
     "pick_dtype",
     "read_adapter",
     "read_adapter_config",
+    "read_fitting",
+    "read_lora",
     "read_start",
+    "record",
+    "recorded",
+    "remember",
     "save_shards",
 ]

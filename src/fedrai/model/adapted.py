@@ -44,6 +44,11 @@ class Adapted:
         """The base model's configuration."""
         return self.base.config.get_text_config()
 
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that have an adapter."""
+        return sorted(self.peft.targeted_module_names)
+
     def adapter(self) -> AdapterState:
         """A float32 copy of the adapter on the CPU."""
         return {name: p.detach().float().cpu().clone() for name, p in self.parameters.items()}

@@ -50,11 +50,18 @@ def read_adapter(folder: Path) -> AdapterState:
     """The tensors of a PEFT folder, in one file or in shards, in float32.
 
     Raises:
-        ModelError: there is no adapter, a shard is missing, or it is not safetensors.
+        ModelError: there is no adapter, a shard is missing, it is not safetensors, or a value is
+            not finite.
         ChecksumError: a shard is not the one that the index names.
     """
     sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
     found = _read_shards(folder) if sharded else _read(folder / WEIGHTS)
+    for name, tensor in found.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"the adapter in {folder} is damaged, or its training diverged: {name} holds values"
+                " that are no finite numbers"
+            )
     return {name: tensor.float() for name, tensor in found.items()}
 
 
@@ -62,9 +69,19 @@ def _read(file: Path) -> AdapterState:
     try:
         return load_file(file)
     except FileNotFoundError:
-        raise ModelError(f"no adapter in {file.parent} (expected {file.name})") from None
+        raise _missing(file) from None
     except Exception as error:
-        raise ModelError(f"{file} is not a safetensors file ({error})") from error
+        raise ModelError(f"{file} is not a whole safetensors file ({error})") from error
+
+
+def _missing(file: Path) -> ModelError:
+    pickled = file.with_suffix(".bin")
+    if not pickled.is_file():
+        return ModelError(f"no adapter in {file.parent} (expected {file.name})")
+    return ModelError(
+        f"{pickled} is a pickle, which can run code and is not loaded; expected {file.name}",
+        hint="where you trust it, load it with PEFT and save it again: save_pretrained(FOLDER)",
+    )
 
 
 def _read_shards(folder: Path) -> AdapterState:
@@ -180,7 +197,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         ModelError: missing or not JSON.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"no adapter_config.json that can be read in {folder}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'adapter_config.json'} holds no settings of an adapter")
     return config

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fedrai import assets
@@ -21,8 +19,7 @@ from fedrai.costs import Shape
 from fedrai.errors import ModelError
 from fedrai.model.adapted import Adapted
 from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
-
-EXPECTED = "expected a folder with config.json, *.safetensors and tokenizer files"
+from fedrai.model.pretrained import open_pretrained
 
 
 class Backbone(Adapted):
@@ -108,40 +105,14 @@ def load_backbone(
 
 
 def _load_body(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModel
 
-    logging.disable_progress_bar()
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # the weights of an output layer are left out on purpose
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        body, report = AutoModel.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder} cannot be loaded as a model ({type(error).__name__})", hint=EXPECTED
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-    _check(body, report, folder)
+    body, tokenizer = open_pretrained(AutoModel, folder, "a model", dtype=dtype)
+    if body.config.is_encoder_decoder:
+        raise ModelError(f"{folder} holds an encoder-decoder; a decoder or an encoder is needed")
     if getattr(body, "pooler", None) is not None:
         body.pooler = None  # not used
     return body.requires_grad_(False).eval().to(device), tokenizer
-
-
-def _check(body: Any, report: Mapping[str, Any], folder: Path) -> None:
-    """Raise unless all weights of the body were there and token ids alone make it work."""
-    missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
-    if missing:
-        raise ModelError(
-            f"{folder}: {len(missing)} weights of {type(body).__name__} are missing and would be"
-            " random",
-            hint=EXPECTED,
-        )
-    if body.config.is_encoder_decoder:
-        raise ModelError(f"{folder} holds an encoder-decoder; a decoder or an encoder is needed")
 
 
 def _positions(body: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 
@@ -19,13 +20,12 @@ def forward_cached(model: Any, cache: Any, **inputs: Any) -> tuple[Any, Any]:
         cache: of the tokens before these; None for none.
         inputs: everything else that its forward takes.
     """
-    kind: type = type(model)
-    name = _cache_argument(kind)
+    name = _cache_argument(type(model).forward)
     output = model(**inputs, **{name: cache}, use_cache=True)
     return output, getattr(output, name)
 
 
 @functools.cache
-def _cache_argument(kind: type) -> str:
-    known = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _cache_argument(forward: Callable[..., Any]) -> str:
+    known = inspect.signature(forward).parameters
     return "cache" if "cache" in known else "past_key_values"

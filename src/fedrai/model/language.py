@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fedrai.chat import ChatFormat
 from fedrai.costs import Shape
+from fedrai.errors import ModelError
 from fedrai.model.adapted import Adapted
 from fedrai.model.adapters import WEIGHTS
 from fedrai.model.cached import forward_cached
@@ -62,10 +64,14 @@ class LanguageModel(Adapted):
         would otherwise train on a wrong loss without a word.
         """
         head = self.base.get_output_embeddings()
-        if getattr(head, "bias", None) is not None or not head.weight.is_floating_point():
-            return False
         ids = torch.tensor([[1, 2, 3]], device=self.device)
         own = self.logits(ids, torch.ones_like(ids)).float()
+        if not torch.isfinite(own).all():
+            raise ModelError("the base model's weights are damaged: its logits are not finite")
+        if getattr(head, "bias", None) is not None or not head.weight.is_floating_point():
+            return False
+        if hasattr(head, "lora_A"):  # a fresh adapter adds nothing, a trained one does
+            return False
         plain = (self.hidden(ids, torch.ones_like(ids)) @ head.weight.T).float()
         if self.softcap is not None:
             plain = self.softcap * torch.tanh(plain / self.softcap)
@@ -129,46 +135,61 @@ class LanguageModel(Adapted):
         """Write the base model with the adapter merged in, in the base model's number format."""
         self.load_adapter(state)
         folder.mkdir(parents=True, exist_ok=True)
-        deltas = _deltas(self.parameters, self.peft.peft_config["default"])
-        weights = {}
+        deltas = _deltas(self.peft)
+        adapted, weights = {f"{layer}.weight" for layer in deltas}, {}
         for name, value in self.base.state_dict().items():
             if "lora_" not in name:
                 key = name.replace(".base_layer", "")
-                delta = deltas.get(key.removesuffix(".weight"))
-                merged = value if delta is None else (value.float() + delta).to(value.dtype)
-                weights[key] = merged.contiguous()
-        tied = {tuple(pair) for pair in _tied(self.base)}
-        for copy, _original in tied:
-            weights.pop(copy, None)
+                delta = deltas.pop(key.removesuffix(".weight"), None)
+                weights[key] = value.contiguous() if delta is None else _sum(key, value, delta)
+        if deltas:
+            raise ModelError(f"the adapter has factors for {min(deltas)}, and the model no weight")
+        config = copy.deepcopy(self.base.config)
+        for twin in _tied(self.base):
+            if twin not in adapted:
+                weights.pop(twin, None)
+            else:  # an adapter on the output layer parts it from the embedding
+                config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        self.base.config.save_pretrained(str(folder))
+        config.save_pretrained(str(folder))
         self.base.generation_config.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
 
 
-def _deltas(parameters: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
-    scale = config.lora_alpha / config.r
+def _sum(key: str, value: Tensor, delta: Tensor) -> Tensor:
+    if value.shape != delta.shape:
+        raise ModelError(
+            f"{key} is {tuple(value.shape)}, and its adapter gives {tuple(delta.shape)}: quantised"
+            " weights cannot be merged",
+            hint='load the base with model.quantization = "none"',
+        )
+    return (value.float() + delta).to(value.dtype).contiguous()
+
+
+def _deltas(peft_model: Any) -> dict[str, Tensor]:
+    """What the adapter adds to each layer's weight, by the layer's name, in float32."""
     deltas = {}
-    for name, first in parameters.items():
-        if "lora_A" in name:
-            second = parameters[name.replace("lora_A", "lora_B")]
-            layer = name.split(".lora_A")[0].removeprefix("base_model.model.")
-            deltas[layer] = scale * (second.float() @ first.float())
+    for name, layer in peft_model.get_base_model().named_modules():
+        if hasattr(layer, "scaling") and "default" in getattr(layer, "lora_A", {}):
+            first, second = (f["default"].weight.float() for f in (layer.lora_A, layer.lora_B))
+            delta = layer.scaling["default"] * (second @ first)
+            deltas[name] = delta.T if layer.fan_in_fan_out else delta
     return deltas
 
 
-def _tied(base: Any) -> list[tuple[str, str]]:
+def _tied(base: Any) -> list[str]:
+    """Weights that are others under a second name."""
     if not base.config.get_text_config().tie_word_embeddings:
         return []
-    keys = base._tied_weights_keys or {}
-    return [(copy, original) for copy, original in dict(keys).items()]
+    return list(dict(base._tied_weights_keys or {}))
 
 
 def _sort_lists(file: Path) -> None:
     """The modules come as a set; sorted, the same adapter gives the same bytes."""
     config = json.loads(file.read_text())
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"] = sorted(config["target_modules"])
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -15,6 +15,8 @@ import torch
 from fedrai import assets
 from fedrai.errors import DependencyError, ModelError
 from fedrai.model.language import LanguageModel
+from fedrai.model.lora import Lora
+from fedrai.model.pretrained import open_pretrained
 
 SHORT = 128  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
 UPSTREAM = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -27,6 +29,7 @@ def load(
     alpha: float = 32,
     dropout: float = 0.0,
     target_modules: str | Sequence[str] = "all-linear",
+    lora: Lora | None = None,
     dtype: str = "auto",
     device: str = "auto",
     quantization: str = "none",
@@ -37,6 +40,9 @@ def load(
     progress: assets.Progress | None = None,
 ) -> LanguageModel:
     """Load a base model and put a fresh adapter on it. For the arguments see `schema.Model`.
+
+    `lora`, the settings of an adapter that exists, takes the place of rank, alpha and
+    target_modules.
 
     Raises:
         ModelError: not a causal language model that can be used as asked.
@@ -49,13 +55,14 @@ def load(
     usual = asked or str(base.config._attn_implementation)  # Gemma 2 has eager attention only
     short = asked is None and place.type == "cpu" and max_length <= SHORT
     kernels = ("eager" if short else usual, usual)
-    wrapped = _wrap(base, rank, alpha, dropout, target_modules)
+    wrapped = _wrap(base, lora or Lora(rank, alpha, target_modules), dropout)
     if gradient_checkpointing:
         enable = getattr(base, "activation_checkpointing_enable", None)  # the name since 5.2x
         (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
     if compile_layers:
         for layer in base.get_decoder().layers:
             layer.compile(dynamic=True)
+    wrapped.peft_config["default"].revision = _revision(spec)
     name = UPSTREAM.get(spec, _public_name(spec))
     return LanguageModel(wrapped, tokenizer, name, fingerprint(folder), kernels)
 
@@ -63,56 +70,54 @@ def load(
 def _load_base(
     folder: Path, dtype: torch.dtype, device: torch.device, quantization: str, attention: str | None
 ) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM
 
-    logging.disable_progress_bar()
-    extra = {} if quantization == "none" else {"quantization_config": _nf4(device)}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        base = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": device} if device.type != "cpu" else None,
-            attn_implementation=attention,
-            local_files_only=True,
-            **extra,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
-        raise ModelError(
-            f"{folder} cannot be loaded as a causal language model: {first}",
-            hint="expected a folder with config.json, *.safetensors and tokenizer files",
-        ) from error
+    base, tokenizer = open_pretrained(
+        AutoModelForCausalLM,
+        folder,
+        "a causal language model",
+        dtype=dtype,
+        device_map={"": device} if device.type != "cpu" else None,
+        attn_implementation=attention,
+        **({} if quantization == "none" else {"quantization_config": _nf4(device)}),
+    )
     if not getattr(tokenizer, "chat_template", None) and (folder / "chat_template.jinja").is_file():
         tokenizer.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     return base.requires_grad_(False).eval(), tokenizer
 
 
-def _wrap(
-    base: Any, rank: int, alpha: float, dropout: float, target_modules: str | Sequence[str]
-) -> Any:
-    from peft import LoraConfig, get_peft_model
+def _wrap(base: Any, lora: Lora, dropout: float) -> Any:
+    from peft import get_peft_model
 
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
-        task_type="CAUSAL_LM",
-    )
+    config = lora.config("CAUSAL_LM", dropout)
     try:
-        with warnings.catch_warnings():  # peft 0.21 asks transformers 5 an old question
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-            return get_peft_model(base, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():  # of old names, tied layers, patterns that fit none
+            warnings.simplefilter("ignore")
+            wrapped = get_peft_model(base, config, autocast_adapter_dtype=False)
     except ValueError as error:
         linear = sorted(
             {n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
         )
         raise ModelError(
-            f"adapter.target_modules {target_modules!r} fits no layer of the model",
+            f"adapter.target_modules {lora.target_modules!r} fits no layer of the model",
             hint=f"linear layers here: {', '.join(linear)}",
         ) from error
+    other = [n for n, p in wrapped.named_parameters() if p.requires_grad and not _is_factor(n, p)]
+    if other:
+        raise ModelError(
+            f"an adapter can lie on linear layers only, and {_layer(other[0])} is none",
+            hint="leave it out of adapter.target_modules",
+        )
+    return wrapped
+
+
+def _is_factor(name: str, parameter: torch.Tensor) -> bool:
+    """Whether a parameter of an adapter is a factor of a linear layer's."""
+    return parameter.dim() == 2 and (".lora_A." in name or ".lora_B." in name)
+
+
+def _layer(name: str) -> str:
+    return name.split(".lora_")[0].removeprefix("base_model.model.")
 
 
 def _nf4(device: torch.device) -> Any:
@@ -196,16 +201,30 @@ def _instead() -> str:
     return f"Name a model's folder, a .gguf file, a hub id (org/name), or {', '.join(names)}."
 
 
-def _dequantise(gguf: Path, folder: Path) -> None:
+def _read_gguf(gguf: Path) -> tuple[Any, Any]:
+    """The model of a GGUF file in float32, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar and has no switch
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the reader draws a bar, with no switch
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+            )
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # a damaged file makes it raise what it likes
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ModelError(
+            f"{gguf} is not a whole GGUF file of a language model ({type(error).__name__}: {first})"
+        ) from error
+    return loaded, tokenizer
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    loaded, tokenizer = _read_gguf(gguf)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are plain now
@@ -217,9 +236,18 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 def _public_name(spec: str) -> str:
     """How an adapter names its base: hub ids stay, local paths shrink to their last part."""
-    if spec.startswith("hf:"):
-        return spec.removeprefix("hf:").split("@")[0]
-    return spec if not Path(spec).expanduser().exists() else Path(spec).name
+    ref = assets.parse(spec)
+    if ref.scheme == "hf":
+        return ref.name
+    if ref.scheme == "path":
+        return Path(ref.name).name
+    return ref.label if ref.scheme == "url" else spec  # an address may hold a password
+
+
+def _revision(spec: str) -> str | None:
+    """The revision of a model of the hub that a spec pins."""
+    ref = assets.parse(spec)
+    return ref.revision or None if ref.scheme == "hf" and not ref.member else None
 
 
 def fingerprint(folder: Path) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from fedrai import embedded
 from fedrai.errors import AssetError, ModelError
 from fedrai.model.adapters import AdapterState, check_adapter, read_adapter, read_adapter_config
+from fedrai.model.bases import recorded
 from fedrai.model.language import LanguageModel
+from fedrai.model.lora import RESCALING, Lora, read_lora
 
 EMBEDDED = {"fedrai:aligned": embedded.HERE / "aligned"}
-PLAIN = ("use_dora", "use_rslora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern")
+_BASE_COPY = ".base_layer.weight"  # PEFT keeps one of an output layer that has an adapter
 
 
 def is_adapter(spec: str) -> bool:
@@ -58,34 +60,75 @@ def read_start(spec: str, model: LanguageModel) -> AdapterState:
         AssetError, ModelError: there is none, or it does not fit the model or `[adapter]`.
     """
     folder = adapter_folder(spec)
-    _check_config(spec, read_adapter_config(folder), model)
-    state = read_adapter(folder)
+    _check_config(spec, folder, model)
+    try:
+        return read_fitting(folder, spec, model)
+    except ModelError as error:
+        hint = "set adapter.target_modules and model.base to those of that adapter"
+        raise ModelError(f"adapter.start: {error.message}", hint=error.hint or hint) from error
+
+
+def read_fitting(folder: Path, name: str, model: LanguageModel) -> AdapterState:
+    """The tensors of a PEFT folder in float32, if they are those of a model's adapter.
+
+    Args:
+        folder: of the adapter.
+        name: of the adapter, for errors.
+        model: the model, with an adapter of the same settings.
+
+    Raises:
+        ModelError: there are none, or they do not fit.
+    """
+    state = _without_copies(read_adapter(folder), name, model)
     try:
         check_adapter(state, {name: tuple(p.shape) for name, p in model.parameters.items()})
     except ModelError as error:
-        raise ModelError(
-            f"adapter.start = {spec!r}: {error.message}",
-            hint="set adapter.target_modules and model.base to those of that adapter",
-        ) from error
+        raise ModelError(f"{name}: {error.message}") from error
     return state
 
 
-def _check_config(spec: str, config: Mapping[str, Any], model: LanguageModel) -> None:
+def _without_copies(state: AdapterState, name: str, model: LanguageModel) -> AdapterState:
+    """The tensors without copies of the base model's own weights, if they are just that."""
+    own = dict(model.peft.named_parameters(remove_duplicate=False))  # tied ones have two names
+    for key in filter(_is_copy, state):
+        if key not in own or not torch.equal(state[key].to(own[key].dtype), own[key].cpu()):
+            raise ModelError(f"{name} changes a weight of the base model itself: {key}")
+    return {key: tensor for key, tensor in state.items() if not _is_copy(key)}
+
+
+def _is_copy(key: str) -> bool:
+    return key.endswith(_BASE_COPY)
+
+
+def _check_config(spec: str, folder: Path, model: LanguageModel) -> None:
     """Compare what names and shapes of tensors do not show."""
-    base = config.get("base_model_name_or_path")
-    if base and _short(str(base)) != _short(model.name):
+    config = read_adapter_config(folder)
+    base, known = str(config.get("base_model_name_or_path") or ""), recorded(folder)
+    same = known == model.fingerprint or _short(base) in ("", _short(model.name))
+    if not same and not _of_elsewhere(base):
         raise ModelError(
             f"adapter.start = {spec!r} belongs to {base}, and model.base is {model.name}",
             hint="set model.base to the model that the adapter was made for",
         )
     ours = model.peft.peft_config["default"]
-    for key, name, wanted in (("r", "rank", ours.r), ("lora_alpha", "alpha", ours.lora_alpha)):
-        if config.get(key) != wanted:
+    theirs = read_lora(config, f"adapter.start = {spec!r}")
+    _check_plain(spec, theirs)
+    for name, value, wanted in (("rank", theirs.rank, ours.r),
+                                ("alpha", theirs.alpha, ours.lora_alpha)):  # fmt: skip
+        if value != wanted:
             raise ModelError(
-                f"adapter.start = {spec!r} has {name} {config.get(key)}, [adapter] says {wanted}",
-                hint=f"set adapter.{name} = {config.get(key)}",
+                f"adapter.start = {spec!r} has {name} {value}, [adapter] says {wanted}",
+                hint=f"set adapter.{name} = {value}",
             )
-    special = [key for key in PLAIN if config.get(key)]
+
+
+def _of_elsewhere(base: str) -> bool:
+    """Whether an adapter names its base by a path of another machine, which tells nothing here."""
+    return Path(base).is_absolute() and not Path(base).exists()
+
+
+def _check_plain(spec: str, theirs: Lora) -> None:
+    special = [key for key in RESCALING if key in theirs.more]
     if special:
         raise ModelError(f"adapter.start = {spec!r} is no plain LoRA: it sets {special[0]}")
 

@@ -22,7 +22,7 @@ from fedrai.client import describe
 from fedrai.errors import RecipeError
 from fedrai.protocol import Reason
 from fedrai.runs import RunFolder
-from fedrai.runtimes import deployment, local, resuming, rounds
+from fedrai.runtimes import deployment, local, moved, resuming, rounds
 from fedrai.runtimes.node import NodeApp
 from fedrai.runtimes.offer import make_offer
 from fedrai.schema import Recipe
@@ -54,9 +54,9 @@ def _resume(grid: Grid, folder: RunFolder) -> None:
         if resuming.finished(folder):
             print(f"{folder.path} is finished; there is nothing to go on with", flush=True)
             return
-        prepared = _prepared(recipe.load(folder.path / "recipe.toml"))
+        prepared = _prepared(moved.settings_of(folder))
         folder.mend()
-        resuming.check_same(folder, prepared.info())
+        resuming.check_same(folder, resuming.info_of(folder, prepared))
         folder.event("resumed", after_round=folder.last_round())
         _go_on(grid, prepared, folder)
 

@@ -167,8 +167,12 @@ def prepare(
                     kept_out=kept_out, unread=unread, held_out_bad=len(held_out))  # fmt: skip
 
 
-def alignment_of(recipe: Recipe) -> dict[str, str] | None:
+def alignment_of(recipe: Recipe, named: Recipe | None = None) -> dict[str, str] | None:
     """What `run.json` says of the recipe's constitution, so that a resumed run has the same one.
+
+    Args:
+        recipe: the recipe.
+        named: the same with the names that its files had when the run began; None: they have them.
 
     Raises:
         ConstitutionError, AssetError: it, or a file of requests, cannot be read.
@@ -182,8 +186,13 @@ def alignment_of(recipe: Recipe) -> dict[str, str] | None:
         "name": found.name,
         "version": found.version,
         "hash": found.hash,
-        "sources": fingerprint(found, [*settings.requests, *settings.harmless, *settings.examples]),
+        "sources": fingerprint(found, _requests(recipe), _requests(named or recipe)),
     }
+
+
+def _requests(recipe: Recipe) -> list[str]:
+    section = recipe.constitution
+    return [*section.requests, *section.harmless, *section.examples]
 
 
 def kept_out_of(recipe: Recipe) -> dict[str, str]:
@@ -192,11 +201,10 @@ def kept_out_of(recipe: Recipe) -> dict[str, str]:
     Raises:
         EvaluationError, DataError: a file in the place of a suite is not that suite.
     """
-    section, paths = recipe.constitution, recipe.evaluation.paths
-    if section.schedule == "off":
+    paths = recipe.evaluation.paths
+    if recipe.constitution.schedule == "off":
         return {}
-    named = [*section.requests, *section.harmless, *section.examples]
-    return suites.present(paths, suites.trained_on(named, paths))
+    return suites.present(paths, suites.trained_on(_requests(recipe), paths))
 
 
 def _harmful(rows: Sequence[Example], screening: Screening, client: str) -> int:
@@ -225,14 +233,23 @@ def write_screening(prepared: Prepared, run: RunFolder) -> dict[str, Any] | None
     return found
 
 
-def load_model(recipe: Recipe, progress: assets.Progress | None = None) -> LanguageModel:
-    """The recipe's base model with a fresh adapter."""
+def load_model(
+    recipe: Recipe, progress: assets.Progress | None = None, lora: model.Lora | None = None
+) -> LanguageModel:
+    """The recipe's base model with a fresh adapter.
+
+    Args:
+        recipe: the recipe.
+        progress: shows downloads.
+        lora: settings of an adapter that exists, in place of `[adapter]`'s.
+    """
     return model.load(
         recipe.model.base,
         rank=recipe.adapter.rank,
         alpha=recipe.adapter.alpha,
         dropout=recipe.adapter.dropout,
         target_modules=recipe.adapter.target_modules,
+        lora=lora,
         dtype=recipe.model.dtype,
         device=recipe.model.device,
         quantization=recipe.model.quantization,

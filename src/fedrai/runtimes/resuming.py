@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fedrai import summary
+from fedrai import recipe, summary
 from fedrai.errors import RunError
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
@@ -31,6 +32,18 @@ def check_engine(folder: RunFolder, engine: str) -> None:
             f"{folder.path} began with --engine {began}, and this is --engine {engine}",
             hint=f"name it:  fedrai run --resume {folder.path} --engine {began}",
         )
+
+
+def moved_hint(path: Path) -> str:
+    """What to do where a file of a run's recipe is not at its place any more."""
+    return f"If it lies elsewhere now:  fedrai run --resume {path} --moved OLD=NEW"
+
+
+def info_of(folder: RunFolder, prepared: local.Prepared) -> Mapping[str, Any]:
+    """What `run.json` would hold now, under the names that the run's own recipe has for files."""
+    named = recipe.load(folder.path / "recipe.toml")
+    alignment = local.alignment_of(prepared.recipe, named)
+    return {**prepared.info(), "recipe_hash": named.hash, "constitution": alignment}
 
 
 def check_same(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:

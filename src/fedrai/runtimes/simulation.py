@@ -25,12 +25,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedrai import assets, client, protocol, recipe
+from fedrai import assets, client, protocol
 from fedrai.client import answered
 from fedrai.errors import DependencyError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, rounds
+from fedrai.runtimes import local, moved, rounds
 from fedrai.runtimes.roster import LateReplies, Roster
 from fedrai.schema import Recipe
 
@@ -149,7 +149,7 @@ class Actor:
 @lru_cache(maxsize=1)
 def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
-    prepared = local.prepare(recipe.load(run.path / "recipe.toml"))
+    prepared = local.prepare(moved.settings_of(run))
     site = local.site(prepared, run, local.Watch())
     handlers = client.build_app(site, local.work_for(prepared.recipe))
     return Actor(handlers, tuple(sorted(prepared.rows)), site)

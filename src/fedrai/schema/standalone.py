@@ -29,6 +29,8 @@ class AlignRecipe(Section):
     """Longest request with its answer in tokens, while training; longer ones are cut at the end."""
     model: Model
     """The model; `base` may be an adapter folder or a run too, and be given on the command line."""
+    adapter_base: str = ""
+    """Where `model.base` is an adapter or a run: its own base model, if that does not lie where it says."""
     adapter: Adapter = Adapter()
     """The adapter that is trained, unless one is given to start from."""
     constitution: Alignment
@@ -59,7 +61,8 @@ class AlignRecipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of the resolved recipe (canonical JSON), in hex."""
-        body = as_before(self.model_dump(mode="json"))
+        unset = set() if self.adapter_base else {"adapter_base"}  # as before there was such a key
+        body = as_before(self.model_dump(mode="json", exclude=unset))
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def as_run(self) -> Recipe:
@@ -67,7 +70,9 @@ class AlignRecipe(Section):
         nothing = {"advbench": 0, "ordinary": 0}
         return Recipe.model_validate(
             {
-                **self.model_dump(exclude={"max_length", "evaluation"}, exclude_none=True),
+                **self.model_dump(
+                    exclude={"max_length", "evaluation", "adapter_base"}, exclude_none=True
+                ),
                 "data": {
                     "max_length": self.max_length,
                     "sources": [{"path": "fedrai:ordinary"}],

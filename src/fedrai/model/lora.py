@@ -1,0 +1,125 @@
+"""What an adapter is beside its tensors: the settings that PEFT scales and places it by.
+
+Settings that a plain LoRA layer can follow are kept, those that change nothing once an adapter is
+trained are left out, and every other one is refused by its name: a setting that is passed over
+would change what the model says without a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedrai.errors import ModelError
+
+Names = str | Sequence[str] | None
+
+KEPT = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+        "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out")  # fmt: skip
+OF_TRAINING = frozenset(
+    {"r", "lora_alpha", "lora_dropout", "peft_type", "task_type", "peft_version", "auto_mapping",
+     "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights", "eva_config",
+     "runtime_config", "megatron_core", "qalora_group_size", "loftq_config"}
+)  # fmt: skip
+PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""How the factors may have been initialised: ways that leave the base model's weights alone."""
+RESCALING = ("use_rslora", "rank_pattern", "alpha_pattern")
+"""Settings that `[adapter]` of a recipe has no key for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """The settings of a plain LoRA adapter, in PEFT's words.
+
+    Attributes:
+        rank: of the two factors.
+        alpha: the product is multiplied by alpha / rank.
+        target_modules: which layers have it: `all-linear`, names, or a pattern.
+        more: of the other settings in `KEPT`, those that are set.
+    """
+
+    rank: int
+    alpha: float
+    target_modules: Names = "all-linear"
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, task: str, dropout: float = 0.0) -> Any:
+        """The same as PEFT's `LoraConfig`.
+
+        Args:
+            task: PEFT's task type.
+            dropout: on the input of the LoRA branch, while training.
+
+        Raises:
+            ModelError: PEFT does not allow these settings together.
+        """
+        from peft import LoraConfig
+
+        layers = self.target_modules
+        try:
+            return LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,  # PEFT only multiplies by it
+                lora_dropout=dropout,
+                target_modules=list(layers) if isinstance(layers, list | tuple) else layers,
+                task_type=task,
+                **self.more,
+            )
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"PEFT does not take the adapter's settings: {error}") from None
+
+
+def read_lora(config: Mapping[str, Any], name: str) -> Lora:
+    """The settings of an adapter.
+
+    Args:
+        config: its `adapter_config.json`.
+        name: of the adapter, for errors.
+
+    Raises:
+        ModelError: it is no LoRA adapter, or sets something that a plain LoRA layer cannot follow.
+    """
+    kind = str(config.get("peft_type") or "LORA").upper()
+    if kind != "LORA":
+        raise ModelError(f"{name} is an adapter of PEFT's kind {kind}, expected LORA")
+    special = special_settings(config)
+    if special:
+        raise ModelError(
+            f"{name} is no plain LoRA: it sets {special[0]}",
+            hint="merge it into its base model with PEFT, and name the merged model's folder",
+        )
+    rank, alpha = _numbers(config, name)
+    layers = config.get("target_modules")
+    if not isinstance(layers, str | list | None):
+        raise ModelError(f"{name}: adapter_config.json has target_modules = {layers!r}")
+    return Lora(rank, alpha, layers, {key: config[key] for key in KEPT[1:] if _set(config, key)})
+
+
+def _set(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting says something; layer 0 does."""
+    value = config.get(key)
+    return value is not None and value is not False and value not in ([], {}, "")
+
+
+def special_settings(config: Mapping[str, Any]) -> list[str]:
+    """Settings of an `adapter_config.json` that a plain LoRA layer cannot follow."""
+    known = OF_TRAINING | {*KEPT, "bias"}
+    found = [key for key in sorted(config) if key not in known and _set(config, key)]
+    found += ["bias"] if config.get("bias", "none") not in (None, "none") else []
+    start = config.get("init_lora_weights", True)
+    plain = isinstance(start, bool | str | None) and start in PLAIN_STARTS
+    return found if plain else [*found, "init_lora_weights"]
+
+
+def _numbers(config: Mapping[str, Any], name: str) -> tuple[int, float]:
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise ModelError(f"{name}: adapter_config.json has r = {rank!r}, expected a whole number")
+    number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not number or not 0 < alpha < math.inf:  # type: ignore[operator]
+        raise ModelError(
+            f"{name}: adapter_config.json has lora_alpha = {alpha!r}, expected more than 0"
+        )
+    return rank, alpha  # type: ignore[return-value]
