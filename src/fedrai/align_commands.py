@@ -117,7 +117,7 @@ def settings_of(path: Path) -> AlignRecipe:
     """
     if not (path / "align.json").is_file():
         raise RunError(f"{path} is not a folder of `fedrai align` (no align.json)")
-    return recipe.load_alignment(path / "recipe.toml")
+    return recipe.load_alignment(RunFolder(path).recipe_file)
 
 
 def prepare(settings: AlignRecipe, kept_out: Mapping[str, str] | None = None) -> Job:

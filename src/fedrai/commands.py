@@ -14,7 +14,7 @@ from fedrai.generate import generate
 from fedrai.model import LanguageModel
 from fedrai.records import Message
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, resuming
+from fedrai.runtimes import damage, local, resuming
 from fedrai.runtimes.tracked import tracked
 from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
@@ -90,8 +90,8 @@ def _prepare(settings: Recipe, loaded: LanguageModel | None, engine: Engine) -> 
 def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Path]) -> None:
     """Take over round 0 from a run that asked the same of the same model."""
     for other in siblings:
-        before = recipe.load(other / "recipe.toml")
         source = RunFolder.open(other)
+        before = recipe.load(source.recipe_file)
         keys = ("questions_fingerprint", "start_sha256", "model_fingerprint")
         same = all(source.info.get(key) == folder.info[key] for key in keys)
         drawn = settings.evaluation.temperature > 0 and before.seed != settings.seed
@@ -112,11 +112,12 @@ def resume(path: Path, loaded: LanguageModel | None = None, engine: Engine = loc
     Raises:
         RunError: no run there, or its data, model or engine are not what they were.
     """
-    folder = RunFolder.open(path)
+    folder = damage.opened(path)
     resuming.check_engine(folder, engine.ENGINE)
-    settings = recipe.load(path / "recipe.toml")
+    settings = recipe.load(folder.recipe_file)
     with folder.lock():
-        if resuming.finished(folder):
+        damage.make_good(folder)
+        if folder.is_finished() and folder.last_round() == settings.federation.rounds:
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
             print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path

@@ -58,12 +58,12 @@ def _written(out: Path, save: Callable[[Path], None], text: str) -> Path:
         if text:
             write_text(folder / CARD, text)
 
-    RunFolder(out.parent).write_folder(out, write)
+    RunFolder(out.parent).write_folder(out, write, listed=False)
     return out
 
 
 def _run_card(run: RunFolder, number: int, client: str, merged: bool, licence: str) -> str:
-    settings = recipe.load(run.path / "recipe.toml")
+    settings = recipe.load(run.recipe_file)
     found = Exported(settings.model_dump(mode="json"), run.info, summarise(run), number, client,
                      merged, licence, of_recipe(settings))  # fmt: skip
     return card(found)

@@ -66,10 +66,12 @@ def target(
 
 
 def _run_target(folder: RunFolder, number: int | None, client: str, load: Load) -> Target:
-    settings = recipe.load(folder.path / "recipe.toml")
+    settings = recipe.load(folder.recipe_file)
     number = folder.last_round() if number is None else number
     if number not in (0, *folder.rounds()):
         raise RunError(f"{folder.path} has no round {number}; it has {folder.last_round()} rounds")
+    if number:
+        folder.check_round(number)
     if client and settings.federation.mode != "local":
         raise RunError("this run has one model for all clients", hint="drop --client")
     lm = load(settings, assets.RichProgress())

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from fedrai import assets
+from fedrai import assets, checksums
 from fedrai.errors import ChecksumError, ModelError
 
 AdapterState = dict[str, Tensor]
@@ -51,7 +51,7 @@ def read_adapter(folder: Path) -> AdapterState:
 
     Raises:
         ModelError: there is no adapter, a shard is missing, or it is not safetensors.
-        ChecksumError: a shard is not the one that the index names.
+        ChecksumError: a shard is not the one that the index names, or a file of a run is damaged.
     """
     sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
     found = _read_shards(folder) if sharded else _read(folder / WEIGHTS)
@@ -59,6 +59,7 @@ def read_adapter(folder: Path) -> AdapterState:
 
 
 def _read(file: Path) -> AdapterState:
+    checksums.check_file(file)
     try:
         return load_file(file)
     except FileNotFoundError:
@@ -178,7 +179,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: missing or not JSON.
+        ChecksumError: it is damaged.
     """
+    checksums.check_file(folder / "adapter_config.json")
     try:
         config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     except (OSError, ValueError) as error:

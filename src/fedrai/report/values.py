@@ -33,7 +33,7 @@ def recipe_of(folder: RunFolder) -> Json:
     Raises:
         RunError: it is damaged.
     """
-    file = folder.path / "recipe.toml"
+    file = folder.recipe_file
     try:
         return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as error:

@@ -14,11 +14,6 @@ from fedrai.runtimes.screening import filtered_otherwise
 SUMMARISED = ("round-finished", "evaluation-finished", "finished")
 
 
-def finished(folder: RunFolder) -> bool:
-    """Whether a run went to its end."""
-    return any(event["event"] == "finished" for event in folder.events())
-
-
 def check_engine(folder: RunFolder, engine: str) -> None:
     """Whether a run began with this engine.
 

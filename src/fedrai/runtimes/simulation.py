@@ -149,7 +149,7 @@ class Actor:
 @lru_cache(maxsize=1)
 def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
-    prepared = local.prepare(recipe.load(run.path / "recipe.toml"))
+    prepared = local.prepare(recipe.load(run.recipe_file))
     site = local.site(prepared, run, local.Watch())
     handlers = client.build_app(site, local.work_for(prepared.recipe))
     return Actor(handlers, tuple(sorted(prepared.rows)), site)
