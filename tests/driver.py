@@ -89,9 +89,13 @@ def fill_cache(root: Path) -> Path:
 
 
 def put_into_cache(root: Path, spec: str, name: str, text: str) -> Path:
-    """A cache that holds a file of this text as the asset `spec`."""
+    """A cache that holds a file of this text as the asset `spec`.
+
+    The note beside it says that it was found to be what the spec pins.
+    """
     from fedrai import assets
-    from fedrai.assets.cache import Record
+    from fedrai.assets.cache import CHECKED, Record
+    from fedrai.assets.hashing import stamp_of
 
     ref = assets.parse(spec)
     entry = root / "assets" / ref.key
@@ -101,6 +105,8 @@ def put_into_cache(root: Path, spec: str, name: str, text: str) -> Path:
     size, digest, place = file.stat().st_size, assets.sha256_file(file), file.relative_to(entry)
     record = Record(ref.label, ref.label, "", digest, size, "2025-01-01", str(place))
     (entry / "asset.json").write_text(json.dumps(record.__dict__))
+    note = {"sha256": ref.sha256 or digest, "stamps": {name: stamp_of(file)}}
+    (entry / CHECKED).write_text(json.dumps(note))
     return root
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import io
@@ -743,8 +744,12 @@ class TestDisk:
         site.pages["/f.bin"] = self.CONTENT
         path = assets.fetch(site.spec("/f.bin", self.CONTENT))
         monkeypatch.setattr(Path, "mkdir", None)
-        monkeypatch.setattr(os, "replace", None)
+        monkeypatch.setattr(os, "replace", self._read_only)
         assert assets.fetch(site.spec("/f.bin", self.CONTENT)) == path
+
+    @staticmethod
+    def _read_only(*_paths: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     def test_only_stale_work_is_swept(self, site: Site, cache: Path) -> None:
         host = socket.gethostname()
