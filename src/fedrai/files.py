@@ -194,8 +194,47 @@ def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, note = load_tensors(path)
     seal = note.pop(SEAL, None)
     if seal is not None and seal != _seal(tensors, note):
-        raise ChecksumError(f"{path} is damaged: it does not hold what was written there")
+        raise ChecksumError(
+            f"{path} is damaged: it does not hold what was written there",
+            hint="delete it to make it again",
+        )
     return tensors, note
+
+
+def seal(path: Path) -> None:
+    """Note beside a file that grows what it holds now; see `sealed_part`.
+
+    Raises:
+        OSError: the file cannot be read, or the note not written.
+    """
+    body = path.read_bytes()
+    write_text(_note_of(path), f"{len(body)} {hashlib.sha256(body).hexdigest()}\n")
+
+
+def sealed_part(path: Path) -> bytes:
+    """What a file held when it was last sealed; all of it where it never was.
+
+    What came later is left out: it was half written when the process ended.
+
+    Raises:
+        OSError: it cannot be read.
+        ChecksumError: it does not hold what was sealed.
+    """
+    body, note = path.read_bytes(), _note_of(path)
+    if not note.is_file():
+        return body
+    size, _, sha256 = note.read_bytes().partition(b" ")
+    part = body[: int(size)] if size.isdigit() and len(size) < 19 else b""
+    if hashlib.sha256(part).hexdigest().encode() != sha256.strip():
+        raise ChecksumError(
+            f"{path} is damaged: it does not hold what was written there",
+            hint=f"delete the folder {path.parent} to begin what it is for again",
+        )
+    return part
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
 
 
 def _seal(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str:

@@ -13,6 +13,8 @@ from itertools import count
 from pathlib import Path
 
 from fedrai import checksums
+from fedrai.constitution import material
+from fedrai.constitution.training import check_state
 from fedrai.errors import ChecksumError, RunError
 from fedrai.round_record import damaged_updates
 from fedrai.runs import SET_ASIDE, RunFolder, unwritable
@@ -73,6 +75,9 @@ def _unusable(folder: RunFolder) -> Iterator[tuple[Path, str]]:
             yield place, "is damaged"
     for update in damaged_updates(folder, last + 1):
         yield update, "is damaged"
+    work = folder.pending(last + 1) / "constitution"
+    if work.is_dir() and not _can_go_on(work):
+        yield work, "is damaged"
     yield from _screening(folder)
 
 
@@ -80,6 +85,16 @@ def _is_damaged(folder: RunFolder, number: int) -> bool:
     """Whether a file of a round, or of what its alignment left, is not what was written."""
     places = (folder.round_folder(number), folder.alignment(number))
     return any(checksums.changed(place) for place in places)
+
+
+def _can_go_on(work: Path) -> bool:
+    """Whether an alignment that was interrupted finds what it left there."""
+    try:
+        material.read(work)
+        check_state(work)
+    except (RunError, ChecksumError):
+        return False
+    return True
 
 
 def _screening(folder: RunFolder) -> Iterator[tuple[Path, str]]:
