@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
+import fedrai.model.language
 from commands import Call, Outcome, commands
 from driver import LISTING, fill_cache, outcome, write_recipe
+from fedrai import files
 from fedrai.display import Display
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder, digest_of
@@ -20,6 +26,7 @@ from fedrai.runtimes import local
 
 SMALL = ("rounds = 3", "rounds = 2"), ("local_steps = 3", "local_steps = 1"), \
     ("advbench = 6", "advbench = 2"), ("ordinary = 4", "ordinary = 2")  # fmt: skip
+FULL = "No space left on device"
 MORE = """
 [aggregation]
 algorithm = "fedadam"
@@ -283,6 +290,66 @@ def test_bad_bytes_among_the_events_lose_no_other_event(home: Path, call: Call) 
     assert RunFolder(run).events() == [whole[0], *whole[2:]]
     assert call("run", "--resume", "copy").code == 0
     assert call("runs", ".").code == 0
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+class Disk:
+    """A disk that is full from its nth write on, until there is room again."""
+
+    def __init__(self, nth: int, patch: pytest.MonkeyPatch) -> None:
+        self.writes, self.nth, self.room = 0, nth, False
+        for owner, name in ((os, "fsync"), (files, "append_line")):
+            patch.setattr(owner, name, self.watched(getattr(owner, name), OSError(28, FULL)))
+        full = SafetensorError(f"Error while serializing: I/O error: {FULL} (os error 28)")
+        for owner in (safetensors.torch, fedrai.model.language):
+            patch.setattr(owner, "save_file", self.watched(owner.save_file, full))
+
+    def watched(self, plain: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+        def write(*args: Any) -> Any:
+            self.writes += 1
+            if self.writes >= self.nth and not self.room:
+                raise error
+            return plain(*args)
+
+        return write
+
+
+@pytest.fixture(scope="module")
+def writes(home: Path, call: Call) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(1_000_000, patch)
+        assert call("run", "data/tiny.toml", "--out", "counted").code == 0
+    assert disk.writes > 50
+    return disk.writes
+
+
+@settings(EXAMPLES, max_examples=12)
+@given(data=st.data())
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    home: Path, call: Call, right: dict[str, object], writes: int, data: st.DataObject
+) -> None:
+    run = home / "full"
+    shutil.rmtree(run, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(data.draw(st.integers(1, writes)), patch)
+        ended = call("run", "data/tiny.toml", "--out", "full")
+        assert ended.code == 2
+        assert "Traceback" not in ended.err
+        begun = (run / "run.json").is_file()
+        hint = "make room or mend the rights, then `fedrai run --resume full`"
+        assert ended.err.splitlines()[-2:] == [
+            f"error: cannot write the run in full: {FULL}",
+            f"  {hint if begun else '--out names another folder'}",
+        ]
+        assert not list(run.rglob(".new-*"))
+        disk.room = True
+        go_on = ["--resume", "full"] if begun else ["data/tiny.toml", "--out", "full"]
+        again = call("run", *go_on)
+    assert again.code == 0, again.err
+    assert "damaged" not in again.err
+    assert outcome(run) == right
 
 
 # --- folders of earlier versions ------------------------------------------------------------------

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -151,7 +152,10 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise OSError(str(error)) from error
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -220,12 +224,13 @@ def sealed_part(path: Path) -> bytes:
         OSError: it cannot be read.
         ChecksumError: it does not hold what was sealed.
     """
-    body, note = path.read_bytes(), _note_of(path)
+    note = _note_of(path)
     if not note.is_file():
-        return body
+        return path.read_bytes()
+    body = path.read_bytes() if path.is_file() else b""
     size, _, sha256 = note.read_bytes().partition(b" ")
     part = body[: int(size)] if size.isdigit() and len(size) < 19 else b""
-    if hashlib.sha256(part).hexdigest().encode() != sha256.strip():
+    if not path.is_file() or hashlib.sha256(part).hexdigest().encode() != sha256.strip():
         raise ChecksumError(
             f"{path} is damaged: it does not hold what was written there",
             hint=f"delete the folder {path.parent} to begin what it is for again",
