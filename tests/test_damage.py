@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -368,6 +370,26 @@ def test_a_run_from_before_there_were_checksums_goes_on(
     assert outcome(run) == right
     assert (run / "rounds/0002" / LISTING).is_file()
     assert not (run / LISTING).exists()
+
+
+def test_numbers_that_are_none_in_old_files_are_no_data(home: Path, call: Call) -> None:
+    run = copy_of(home, "whole")
+    for file in run.rglob(LISTING):
+        file.unlink()
+    file = run / "rounds/0001/round.json"
+    record = json.loads(file.read_text())
+    record["costs"]["training"]["seconds"] = math.nan
+    record["loss_last"] = math.inf
+    file.write_text(json.dumps(record))
+    assert "NaN" in file.read_text()
+    assert call("run", "--resume", "copy").code == 0
+    shown = call("runs", "copy", "--json")
+    assert shown.code == 0, shown.err
+
+    figures = json.loads(shown.out, parse_constant=pytest.fail)["copy"]
+    assert figures["training_loss"][0]["last"] is None
+    assert figures["costs"]["training"]["seconds"] > 0
+    assert call("report", "copy", "--out", "old.html").code == 0
 
 
 def test_an_update_without_a_seal_is_used(home: Path, call: Call, right: dict[str, object]) -> None:

@@ -52,9 +52,9 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, indent: int = 2) -> str:
     """JSON with indents, in which a number that is none (NaN, infinite) is null: no data."""
-    return json.dumps(_strict(value), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_strict(value), indent=indent, allow_nan=False) + "\n"
 
 
 def json_line(value: Any) -> str:

@@ -57,8 +57,10 @@ def kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[U
 def _kept(run: RunFolder, number: int, name: str) -> tuple[Update, Cost]:
     adapter, note = run.load_pending(number, name)
     try:
-        return Update(adapter, json.loads(note["metrics"])), Cost(**json.loads(note["cost"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return Update(adapter, json.loads(note["metrics"])), Cost.from_json(
+            json.loads(note["cost"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{run.pending(number)}: the update of {name} is not what a round keeps"
                        f" ({type(error).__name__})") from error  # fmt: skip
 

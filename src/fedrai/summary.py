@@ -36,7 +36,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
             ledger.add(phase, cost)
     screening = run.read_json("filter.json") if (run.path / "filter.json").is_file() else None
     if screening is not None:
-        ledger.add("filter", Cost(**screening["cost"]))
+        ledger.add("filter", Cost.from_json(screening["cost"]))
     info = run.info
     told = _told(info, rounds)
     untold = _untold(rounds)

@@ -192,8 +192,8 @@ def _costs(path: Path) -> dict[str, Cost]:
         hint = "delete it: the account of costs begins again"
         raise ChecksumError(f"{path} is damaged: it is not what was written there", hint=hint)
     try:
-        return {name: Cost(**cost) for name, cost in value.items()}
-    except TypeError as error:
+        return {name: Cost.from_json(cost) for name, cost in value.items()}
+    except (TypeError, AttributeError) as error:
         raise RunError(f"{path} holds no costs", hint="delete it to begin again") from error
 
 
