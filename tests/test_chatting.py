@@ -10,7 +10,7 @@ import pytest
 
 from commands import commands
 from fedrai import chatting
-from fedrai.errors import ModelError
+from fedrai.errors import DataError
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
@@ -19,9 +19,9 @@ def typed(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
 
 def test_bytes_that_are_no_text_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     typed(monkeypatch, b"caf\xe9\n")
-    with pytest.raises(ModelError, match="what came in is not text in utf-8") as error:
+    with pytest.raises(DataError, match="the prompt is not UTF-8") as error:
         chatting._read()
-    assert "PYTHONIOENCODING" in error.value.hint
+    assert "UTF-8 terminal" in error.value.hint
 
 
 def test_lines_commands_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,8 +102,9 @@ def done(call: Call) -> Ended:
 def test_the_folder_holds_the_adapter_and_its_account(home: Path, done: Ended) -> None:
     whole = home / "whole"
     assert sorted(f.name for f in whole.iterdir() if not f.name.startswith(".")) == [
-        "README.md", "adapter", "align.json", "evaluations", "events.jsonl", "harmless.jsonl",
-        "preferences.jsonl", "recipe.toml", "records.jsonl", "report.json", "sft.jsonl",
+        "README.md", "adapter", "align.json", "checksums.sha256", "evaluations", "events.jsonl",
+        "harmless.jsonl", "preferences.jsonl", "recipe.toml", "records.jsonl", "report.json",
+        "sft.jsonl",
     ]  # fmt: skip
     records = read_records(whole / "records.jsonl")
     assert {record.request.prompt for record in records} < set(ASKED.splitlines())

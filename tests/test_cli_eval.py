@@ -200,7 +200,9 @@ def test_only_named_suites_are_asked(call: Call, folder: Path) -> None:
     scores = shown["scores"]
     assert (scores["hhh"]["value"], scores["hhh"]["count"]) == (right / 221, 221)
     assert scores["hhh-normalised"]["value"] == by_token / 221
-    assert sorted(f.name for f in (folder / "pairs").iterdir()) == ["hhh.jsonl", "metrics.json"]
+    assert sorted(f.name for f in (folder / "pairs").iterdir()) == [
+        "checksums.sha256", "hhh.jsonl", "metrics.json",
+    ]  # fmt: skip
 
 
 def test_a_run_asks_the_suites_of_its_recipe_and_so_does_eval(call: Call, folder: Path) -> None:

@@ -22,23 +22,23 @@ SOURCE = ROOT / "src" / "fedrai"
 
 # Every module may import modules that stand before it; names are those of files or folders.
 FLOW = [
-    "errors", "schema", "recipe_errors", "recipe", "records", "endpoint", "assets", "embedded",
-    "data", "partition", "costs", "template_child", "templates", "chat", "losses", "model", "train",
-    "prefer", "generate", "evaluation", "guards", "ledger", "filter", "scan", "constitution",
+    "errors", "toml_files", "schema", "recipe_errors", "recipe", "records", "endpoint", "assets",
+    "checksums", "files", "embedded", "data", "partition", "costs", "template_child", "templates", "chat", "losses",
+    "model", "train", "prefer", "generate", "evaluation", "guards", "ledger", "filter", "scan", "constitution",
     "protocol", "client", "aggregation", "runs", "round_record", "server", "summary",
     "suite_figures", "tracking", "exporting", "report", "comparing", "runtimes", "deploy",
     "display", "stopping", "targets", "integrations", "export_commands", "commands",
     "compare_commands", "eval_commands", "align_commands", "chatting", "guard_commands",
-    "guard_display", "judge_commands", "cli_reading", "cli_guards", "cli_constitution", "cli_deploy", "cli_align",
-    "cli_report", "cli_suites", "cli_judge", "cli_export", "cli_lm_eval", "cli_compare", "cli_eval",
-    "cli_run", "cli_node", "cli", "testing",
+    "guard_display", "judge_commands", "cli_reading", "cli_guards", "cli_constitution",
+    "cli_deploy", "cli_align", "cli_report", "cli_suites", "cli_judge", "cli_export", "cli_lm_eval",
+    "cli_compare", "cli_eval", "cli_run", "cli_node", "cli", "testing",
 ]  # fmt: skip
 ONLY = {
     "transformers": {"chat", "model", "guards", "testing"},
     "peft": {"chat", "model"},
     "flwr": {"protocol", "client", "server", "aggregation", "runtimes"},
     "torch": {"losses", "model", "train", "prefer", "generate", "guards", "protocol", "client",
-              "aggregation", "runs", "testing", "costs", "constitution"},
+              "aggregation", "runs", "files", "testing", "costs", "constitution"},
 }  # fmt: skip
 
 

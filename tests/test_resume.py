@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from driver import fedrai, fill_cache, run_cases, write_recipe, write_rows
+from driver import fedrai, fill_cache, outcome, run_cases, write_recipe, write_rows
 
 # Three rounds of two clients with three steps each; an evaluation has three batches of answers.
 KILLS: dict[str, dict[str, Any]] = {
@@ -108,26 +108,6 @@ def _filtered(folder: Path, name: str) -> Path:
     file = folder / "data" / f"{name}.toml"
     file.write_text((folder / "data" / "tiny.toml").read_text() + WORDS.format(name) + FILTER)
     return file
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """All that a run decides: adapters, server state, answers, and figures without costs."""
-    files: dict[str, Any] = {}
-    for file in sorted(f for part in ("rounds", "evaluations") for f in (run / part).rglob("*")):
-        if file.is_dir():
-            continue
-        name = str(file.relative_to(run))
-        files[name] = file.read_bytes() if file.suffix != ".json" else _decided(file)
-    return files
-
-
-def _decided(file: Path) -> Any:
-    values = json.loads(file.read_text())
-    values.pop("costs", None)
-    for metrics in values.get("clients", {}).values():
-        for measured in ("seconds", "peak-bytes"):
-            assert metrics.pop(measured) > 0
-    return values
 
 
 def test_whole_run_holds_what_is_compared(whole: Path) -> None:

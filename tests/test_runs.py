@@ -25,7 +25,7 @@ def contents(folder: Path) -> list[str]:
 
 
 def test_create_writes_recipe_and_info(run: RunFolder) -> None:
-    assert contents(run.path) == ["recipe.toml", "run.json"]
+    assert contents(run.path) == ["checksums.sha256", "recipe.toml", "run.json"]
     assert (run.path / "recipe.toml").read_text() == 'name = "x"\n'
     info = RunFolder.open(run.path).info
     assert (info["name"], info["rows"]) == ("x", {"a": 3})
@@ -110,7 +110,9 @@ def test_folder_appears_whole(run: RunFolder) -> None:
         write_text(folder / "deep" / "file.json", "{}")
 
     run.commit_round(1, write)
-    assert contents(run.path / "rounds") == ["0001", "0001/deep", "0001/deep/file.json"]
+    assert contents(run.path / "rounds") == [
+        "0001", "0001/checksums.sha256", "0001/deep", "0001/deep/file.json",
+    ]  # fmt: skip
     assert (run.rounds(), run.last_round()) == ([1], 1)
 
 
@@ -127,7 +129,9 @@ def test_crash_while_writing_leaves_no_folder(run: RunFolder, error: type[BaseEx
     assert (run.pending(1) / "a.safetensors").is_file()  # still wanted
     run.commit_round(1, lambda folder: write_text(folder / "round.json", '{"round": 1}'))
     assert run.read_json("rounds/0001/round.json") == {"round": 1}
-    assert contents(run.path / "rounds") == ["0001", "0001/round.json"]
+    assert contents(run.path / "rounds") == [
+        "0001", "0001/checksums.sha256", "0001/round.json",
+    ]  # fmt: skip
 
 
 def test_disk_error_while_committing_says_how_to_go_on(run: RunFolder) -> None:
@@ -193,6 +197,7 @@ def test_mend_drops_what_is_half_written(run: RunFolder) -> None:
     before = (run.path / "run.json").read_bytes()
     run.mend()
     assert contents(run.path) == [
+        "checksums.sha256",
         "pending",
         "pending/0001",
         "pending/0001/b.safetensors",

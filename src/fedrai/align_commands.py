@@ -12,7 +12,6 @@ README.md             the card; written last, so that with it all is done
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from fedrai.constitution.plan import Tools
 from fedrai.constitution.storing import export, write_records
 from fedrai.display import Display
 from fedrai.errors import RecipeError, RunError
+from fedrai.files import json_text
 from fedrai.model import AdapterState, read_adapter
 from fedrai.runs import RunFolder, digest_of
 from fedrai.runtimes import aligning, local, moved
@@ -123,7 +123,7 @@ def settings_of(path: Path) -> AlignRecipe:
     """
     if not (path / "align.json").is_file():
         raise RunError(f"{path} is not a folder of `fedrai align` (no align.json)")
-    return recipe.load_alignment(path / "recipe.toml")
+    return recipe.load_alignment(RunFolder(path).recipe_file)
 
 
 def prepare(
@@ -214,7 +214,7 @@ def _recipe_of(out: Path) -> str | None:
 def _begin(run: RunFolder, job: Job) -> None:
     def write(folder: Path) -> None:
         runs.write_text(folder / "recipe.toml", recipe.to_toml(job.named))
-        runs.write_text(folder / "align.json", json.dumps(job.info(), indent=2) + "\n")
+        runs.write_text(folder / "align.json", json_text(job.info()))
 
     run.write_folder(run.path, write)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +46,7 @@ def lm_eval(
 
     MODEL_OR_RUN: a run, an adapter folder, fedrai:aligned or a model, as for `fedrai eval`.
     """
+    from fedrai.files import json_text
     from fedrai.integrations import harness
 
     harness.check()
@@ -74,7 +74,7 @@ def lm_eval(
         "chat": chat,
         "scores": [score.to_json() for score in found],
     }
-    text = json.dumps(body, indent=2)
+    text = json_text(body).rstrip("\n")
     if out is not None:
         harness.save(out, text)
     if as_json:

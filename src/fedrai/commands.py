@@ -15,7 +15,7 @@ from fedrai.generate import generate
 from fedrai.model import LanguageModel
 from fedrai.records import Message
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, moved, resuming
+from fedrai.runtimes import damage, local, moved, resuming
 from fedrai.runtimes.tracked import tracked
 from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
@@ -91,8 +91,8 @@ def _prepare(settings: Recipe, loaded: LanguageModel | None, engine: Engine) -> 
 def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Path]) -> None:
     """Take over round 0 from a run that asked the same of the same model."""
     for other in siblings:
-        before = recipe.load(other / "recipe.toml")
         source = RunFolder.open(other)
+        before = recipe.load(source.recipe_file)
         keys = ("questions_fingerprint", "start_sha256", "model_fingerprint")
         same = all(source.info.get(key) == folder.info[key] for key in keys)
         drawn = settings.evaluation.temperature > 0 and before.seed != settings.seed
@@ -119,12 +119,13 @@ def resume(
     Raises:
         RunError: no run there, or its data, model or engine are not what they were.
     """
-    folder = RunFolder.open(path)
+    folder = damage.opened(path)
     resuming.check_engine(folder, engine.ENGINE)
-    moved.check(folder, recipe.load(path / "recipe.toml"), places or {})
+    moved.check(folder, recipe.load(folder.recipe_file), places or {})
     settings = moved.settings_of(folder, places)
     with folder.lock():
-        if resuming.finished(folder):
+        damage.make_good(folder)
+        if folder.is_finished() and folder.last_round() == settings.federation.rounds:
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
             print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path

@@ -23,7 +23,7 @@ from fedrai.display import about
 from fedrai.errors import RunError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, resuming
+from fedrai.runtimes import local
 from fedrai.schema import Recipe
 
 Announce = Callable[[str], None]
@@ -122,7 +122,7 @@ def _make(runs: Sequence[Planned], announce: Announce, *, named: bool) -> None:
 
 
 def _finished(path: Path) -> bool:
-    return (path / "run.json").is_file() and resuming.finished(RunFolder.open(path))
+    return (path / "run.json").is_file() and RunFolder.open(path).is_finished()
 
 
 def _line(

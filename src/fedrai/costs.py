@@ -51,12 +51,17 @@ class Cost:
         """Plain numbers by field name."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Cost:
+        """What `to_json` gave; a number that was none when it was written (null) counts nothing."""
+        return cls(**{name: number for name, number in values.items() if number is not None})
+
 
 class Ledger:
     """Adds up costs by phase ("training", "evaluation", "aggregation" ...)."""
 
     def __init__(self, phases: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        self.phases = {name: Cost(**values) for name, values in (phases or {}).items()}
+        self.phases = {name: Cost.from_json(values) for name, values in (phases or {}).items()}
 
     def add(self, phase: str, cost: Cost) -> None:
         """Add a cost to a phase."""

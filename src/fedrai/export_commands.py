@@ -120,14 +120,14 @@ def _written(
         if text:
             write_text(folder / CARD, text)
 
-    RunFolder(out.parent).write_folder(out, write)
+    RunFolder(out.parent).write_folder(out, write, listed=False)
     return out
 
 
 def _run_card(
     run: RunFolder, number: int, client: str, merged: bool, licence: str, with_base: bool
 ) -> str:
-    settings = recipe.load(run.path / "recipe.toml")
+    settings = recipe.load(run.recipe_file)
     found = Exported(settings.model_dump(mode="json"), run.info, summarise(run), number, client,
                      merged, licence, of_recipe(settings), with_base)  # fmt: skip
     return card(found)

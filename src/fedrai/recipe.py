@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from tomlkit.items import Table
 
 from fedrai.errors import RecipeError
-from fedrai.recipe_errors import problems
+from fedrai.recipe_errors import problems, shortened
 from fedrai.schema import (
     AlignRecipe,
     GuardTable,
@@ -28,6 +28,7 @@ from fedrai.schema import (
     Section,
     sections,
 )
+from fedrai.toml_files import check_depth, parse_toml, read_toml
 
 ALIGNMENTS = "align_"  # how the names of shipped recipes for `fedrai align` begin
 ALGORITHM = "aggregation.algorithm"
@@ -103,8 +104,8 @@ def load_guards(file: Path) -> dict[str, GuardTable]:
 
 def _table(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = read_toml(file)
+    except ValueError as error:
         raise RecipeError(f"{file} is not valid TOML: {error}") from error
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {file}: {error.strerror}") from error
@@ -233,10 +234,14 @@ def _parse_override(text: str) -> tuple[str, Any]:
         raise RecipeError(
             f"-o {text}: expected section.key=value", hint="for example -o federation.rounds=3"
         )
+    value: Any
     try:
-        value = tomllib.loads(f"v = {raw.strip()}")["v"]
+        check_depth(key)
+        value = parse_toml(f"v = {raw.strip()}")["v"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()
+    except ValueError as error:
+        raise RecipeError(f"-o {shortened(key)}=...: {error}") from error
     return key.strip(), value
 
 

@@ -12,6 +12,8 @@ from fedrai.schema import ALGORITHMS, GUARD_KINDS, sections
 
 TAGS: Mapping[Any, type[BaseModel]] = {**ALGORITHMS, **GUARD_KINDS}  # in the place of an error
 KINDS: Mapping[str, Mapping[str, type[BaseModel]]] = {"algorithm": ALGORITHMS, "kind": GUARD_KINDS}
+SHOWN = 20  # wrong keys that an error names
+LONG = 200  # characters of a key or value that an error shows
 EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -49,10 +51,20 @@ def problems(
         blame for any.
     """
     parts: dict[str, list[str]] = {}
-    for entry in error.errors(include_url=False):
+    entries = error.errors(include_url=False)
+    for entry in entries[:SHOWN]:
         origin = _override(_place(entry), overrides)
-        parts.setdefault(f"-o {origin}" if origin else where, []).append(_explain(entry, model))
-    return "; ".join(f"{name}: {'; '.join(said)}" for name, said in parts.items()), where in parts
+        parts.setdefault(f"-o {shortened(origin)}" if origin else where, []).append(
+            _explain(entry, model)
+        )
+    more = f"; and {len(entries) - SHOWN:,} more" if len(entries) > SHOWN else ""
+    line = "; ".join(f"{name}: {'; '.join(said)}" for name, said in parts.items()) + more
+    return line, where in parts
+
+
+def shortened(text: str) -> str:
+    """A text, or its beginning where it is long."""
+    return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 
 def _override(place: str, overrides: Sequence[str]) -> str:
@@ -65,7 +77,7 @@ def _override(place: str, overrides: Sequence[str]) -> str:
 
 
 def _place(error: Mapping[str, Any]) -> str:
-    parts = [str(part) for part in _without_tag(error["loc"])]
+    parts = [shortened(str(part)) for part in _without_tag(error["loc"])]
     if error["type"].startswith("union_tag"):
         parts.append(_discriminator(error))
     return ".".join(parts) or "recipe"
@@ -83,7 +95,7 @@ def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return _missing(error["loc"], place, model)
     if kind.startswith("union_tag"):
         return _no_such_kind(error, place)
-    got = f", got {error['input']!r}"
+    got = f", got {shortened(repr(error['input']))}"
     if kind in EXPECTED:
         expected = EXPECTED[kind].format_map(error.get("ctx", {}))
         return f"{place}: expected {expected}{got}{_near(error)}"
@@ -94,13 +106,15 @@ def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
 def _near(error: Mapping[str, Any]) -> str:
     if error["type"] != "literal_error" or not isinstance(error["input"], str):
         return ""
+    if len(error["input"]) > LONG:
+        return ""
     allowed = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
     near = difflib.get_close_matches(error["input"], allowed, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _unknown(loc: Sequence[Any], place: str, model: type[BaseModel]) -> str:
-    known, last = list(_model_at(loc[:-1], model).model_fields), str(loc[-1])
+    known, last = list(_model_at(loc[:-1], model).model_fields), shortened(str(loc[-1]))
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == last]
     near = difflib.get_close_matches(last, known, n=1) or elsewhere[:3]
     said = f" (did you mean {' or '.join(near)}?)" if near else f" (known: {', '.join(known)})"
@@ -125,7 +139,7 @@ def _no_such_kind(error: Mapping[str, Any], place: str) -> str:
     known = list(KINDS.get(_discriminator(error), ()))
     if error["type"] == "union_tag_not_found":
         return f"{place} is missing (known: {', '.join(known)})"
-    tag = str(error["ctx"]["tag"])
+    tag = shortened(str(error["ctx"]["tag"]))
     near = difflib.get_close_matches(tag, known, n=1)
     said = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     return f"{place}: there is no {_discriminator(error)} {tag!r} ({said})"

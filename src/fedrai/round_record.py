@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedrai import protocol
 from fedrai.costs import Cost
+from fedrai.errors import ChecksumError, RunError
 from fedrai.protocol import Reason, Update
-from fedrai.runs import RunFolder, load_tensors
+from fedrai.runs import RunFolder
 
 
 def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
@@ -40,15 +42,41 @@ def keep(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> 
 
 
 def kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[Update, Cost]]:
-    """Updates that an interrupted try of a round has kept, by client."""
+    """Updates that an interrupted try of a round has kept, by client.
+
+    Raises:
+        RunError, ChecksumError: one is damaged.
+    """
     found = {}
     for name in names:
-        file = run.pending(number) / f"{name}.safetensors"
-        if file.is_file():
-            adapter, note = load_tensors(file)
-            update = Update(adapter, json.loads(note["metrics"]))
-            found[name] = (update, Cost(**json.loads(note["cost"])))
+        if (run.pending(number) / f"{name}.safetensors").is_file():
+            found[name] = _kept(run, number, name)
     return found
+
+
+def _kept(run: RunFolder, number: int, name: str) -> tuple[Update, Cost]:
+    adapter, note = run.load_pending(number, name)
+    try:
+        return Update(adapter, json.loads(note["metrics"])), Cost.from_json(
+            json.loads(note["cost"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{run.pending(number)}: the update of {name} is not what a round keeps"
+                       f" ({type(error).__name__})") from error  # fmt: skip
+
+
+def damaged_updates(run: RunFolder, number: int) -> list[Path]:
+    """Kept updates of the round in progress that cannot be used."""
+    return [file for file in sorted(run.pending(number).glob("*.safetensors"))
+            if not _is_usable(run, number, file.stem)]  # fmt: skip
+
+
+def _is_usable(run: RunFolder, number: int, name: str) -> bool:
+    try:
+        _kept(run, number, name)
+    except (RunError, ChecksumError):
+        return False
+    return True
 
 
 def replied(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The run folder: everything a run leaves, written so that a kill at any moment loses nothing.
 
+    checksums.sha256      of what is written once: `recipe.toml`, `run.json`, the filter's ledgers
     recipe.toml           the resolved recipe
     run.json              its hash, versions of everything, sizes of the clients' data
     events.jsonl          what happened, one line an event, flushed as it happens
@@ -10,15 +11,15 @@
     constitution/0003/    what the alignment of round 3 leaves for later ones
     clients/NAME.log      the client's own log
     summary.json          key figures; rewritten after every round and evaluation
+    damaged/              what was found damaged and made anew
 
-A file or folder appears whole or not at all (written beside, then renamed). What follows from other
+Each folder of a round, an evaluation or an alignment has its own `checksums.sha256`. A file or
+folder appears whole or not at all (written beside, then renamed). What follows from other
 files is derived, never stored twice: the next round is one more than the last folder in `rounds/`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +30,19 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from fedrai import checksums, files
 from fedrai.errors import RunError
+from fedrai.files import digest_of, load_tensors, save_tensors, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LOCK = ".lock"
+SET_ASIDE = "damage-set-aside"
+"""The event of damage that is made good: a run that was finished goes on from there."""
+
+__all__ = ["RunFolder", "check_free", "digest_of", "find_runs", "load_tensors", "save_tensors",
+           "write_text"]  # fmt: skip
 
 
 class RunFolder:
@@ -55,8 +63,7 @@ class RunFolder:
 
         def write(folder: Path) -> None:
             write_text(folder / "recipe.toml", recipe_toml)
-            body = json.dumps({**info, "created": _now()}, indent=2)
-            write_text(folder / "run.json", body + "\n")
+            write_text(folder / "run.json", files.json_text({**info, "created": _now()}))
 
         run.write_folder(path, write)
         return run
@@ -67,12 +74,24 @@ class RunFolder:
 
         Raises:
             RunError: there is none.
+            ChecksumError: its `run.json` is damaged.
         """
         if not (path / "run.json").is_file():
             raise RunError(
                 f"{path} is not a run folder (no run.json)", hint="`fedrai runs` lists runs"
             )
+        checksums.check_file(path / "run.json")
         return cls(path)
+
+    @property
+    def recipe_file(self) -> Path:
+        """`recipe.toml`, as the run wrote it.
+
+        Raises:
+            ChecksumError: it is another one now.
+        """
+        checksums.check_file(self.path / "recipe.toml")
+        return self.path / "recipe.toml"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -88,6 +107,8 @@ class RunFolder:
             raise RunError(
                 f"another process is working on {self.path}", hint="wait for it, or stop it first"
             ) from None
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         try:
             yield
         finally:
@@ -102,41 +123,49 @@ class RunFolder:
         """Append an event; returns it."""
         record = {"time": _now(), "event": kind, **fields}
         try:
-            with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            files.append_line(self.path / "events.jsonl", files.json_line(record).encode())
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
         return record
 
     def events(self) -> list[dict[str, Any]]:
-        """All whole events; a line that a kill cut short is left out."""
-        found = []
+        """All whole events; a line that a kill cut short, or that is damaged, is left out.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
         file = self.path / "events.jsonl"
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return found
+        try:
+            values = files.json_lines(file)
+        except OSError as error:
+            raise RunError(f"cannot read {file}: {error.strerror}") from error
+        return [v for v in values if isinstance(v, dict) and isinstance(v.get("event"), str)]
+
+    def is_finished(self) -> bool:
+        """Whether the run went to its end, and nothing of it has to be made again."""
+        ends = [e["event"] for e in self.events() if e["event"] in ("finished", SET_ASIDE)]
+        return ends[-1:] == ["finished"]
 
     def mend(self) -> None:
         """After a kill: end a cut line of the event log, drop half-written and leftover folders.
 
         Of `pending` those of committed rounds are left over, of `constitution` those of other ones:
         a round that is done again must not find what it left itself.
+
+        Raises:
+            RunError: the folder cannot be written.
         """
-        file = self.path / "events.jsonl"
-        if file.is_file() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
-            with file.open("a", encoding="utf-8") as opened:
-                opened.write("\n")
-        for left in list(self.path.rglob(".new-*")):  # one may lie within another
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-        for number in _numbers(self.path / "pending"):
-            if number <= self.last_round():
-                shutil.rmtree(self.pending(number))
-        for number in _numbers(self.alignments):
-            if number > self.last_round():
-                shutil.rmtree(self.alignments / f"{number:04d}")
+        try:
+            files.end_line(self.path / "events.jsonl")
+            for left in list(self.path.rglob(".new-*")):  # one may lie within another
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            done = self.last_round()
+            left_over = [self.pending(n) for n in _numbers(self.path / "pending") if n <= done]
+            left_over += [self.alignment(n) for n in _numbers(self.alignments) if n > done]
+            for folder in left_over:
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def last_round(self) -> int:
         """The last committed round; 0 before the first."""
@@ -176,6 +205,10 @@ class RunFolder:
         """What alignments leave for those of later rounds: a numbered folder each."""
         return self.path / "constitution"
 
+    def alignment(self, number: int) -> Path:
+        """What the alignment of a round leaves."""
+        return self.alignments / f"{number:04d}"
+
     def alignment_work(self, number: int, adapter: Mapping[str, Tensor]) -> Path:
         """Where the alignment of a round in progress keeps what it needs to go on.
 
@@ -186,12 +219,12 @@ class RunFolder:
         folder = self.pending(number) / "constitution"
         file, digest = folder / "adapter.sha256", digest_of(adapter)
         try:
-            if not file.is_file() or file.read_text(encoding="utf-8") != digest:
+            if not file.is_file() or file.read_bytes() != digest.encode():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 write_text(file, digest)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
         return folder
 
     def save_pending(
@@ -201,42 +234,99 @@ class RunFolder:
         folder = self.pending(number)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_tensors(folder / f"{client}.safetensors", arrays, note)
+            files.save_sealed(folder / f"{client}.safetensors", arrays, note)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
-    def write_folder(self, target: Path, write: Callable[[Path], None]) -> None:
-        """Make a folder whole or not at all."""
+    def load_pending(self, number: int, client: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """One client's part of the round in progress, as `save_pending` kept it.
+
+        Raises:
+            RunError, ChecksumError: it is missing or damaged.
+        """
+        return files.load_sealed(self.pending(number) / f"{client}.safetensors")
+
+    def write_folder(
+        self, target: Path, write: Callable[[Path], None], *, listed: bool = True
+    ) -> None:
+        """Make a folder whole or not at all.
+
+        Args:
+            target: the folder.
+            write: fills it.
+            listed: put a list of its checksums into it, so that damage is seen later.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         fresh = target.with_name(f".new-{target.name}")
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
-            write(fresh)
+            with files.disk_errors():
+                write(fresh)
+            if listed:
+                write_text(fresh / checksums.LISTING, checksums.listing(fresh))
             for file in fresh.rglob("*"):
                 if file.is_file():
-                    _sync(file)
+                    files.sync(file)
             fresh.rename(target)
-            _sync(target.parent)
+            files.sync(target.parent)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            shutil.rmtree(fresh, ignore_errors=True)  # it takes room, maybe on a full disk
+            raise unwritable(self.path, error) from error
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON file whole or not at all."""
+    def check_round(self, number: int) -> None:
+        """See that a round is as it was committed.
+
+        Raises:
+            RunError: a file of it is missing or damaged.
+        """
+        folder = self.round_folder(number)
+        for name in checksums.changed(folder):
+            again = f"`fedrai run --resume {self.path}` does the last round again"
+            raise RunError(
+                f"{folder / name} is missing, or damaged: its SHA-256 is not the one in"
+                f" {checksums.LISTING}",
+                hint=again if number == self.last_round() else "put it back from a copy",
+            )
+
+    def write_json(self, name: str, value: Mapping[str, Any], *, listed: bool = False) -> None:
+        """Write a JSON file whole or not at all.
+
+        Args:
+            name: relative to the run.
+            value: what it holds.
+            listed: put its checksum into the run's list: it is not written again.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        text = files.json_text(value)
         try:
-            write_text(self.path / name, json.dumps(value, indent=2) + "\n")
+            (self.path / name).parent.mkdir(exist_ok=True)
+            write_text(self.path / name, text)
+            if listed and checksums.has_listing(self.path):  # not in a run from before there were
+                write_text(
+                    self.path / checksums.LISTING, checksums.with_text(self.path, name, text)
+                )
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: it is missing, or no JSON.
+            ChecksumError: it is not what was written.
         """
+        file = self.path / name
         try:
-            value: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+            body = file.read_bytes()
+            value: dict[str, Any] = files.parse_json(body)
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.path / name} cannot be read ({type(error).__name__})") from error
+            raise RunError(f"{file} cannot be read ({type(error).__name__})") from error
+        checksums.check_bytes(file, body)
         return value
 
     def client_log(self, client: str, line: str) -> None:
@@ -248,10 +338,9 @@ class RunFolder:
         folder = self.path / "clients"
         try:
             folder.mkdir(exist_ok=True)
-            with (folder / f"{client}.log").open("a", encoding="utf-8") as file:
-                file.write(f"{_now()} {line}\n")
+            files.append_line(folder / f"{client}.log", f"{_now()} {line}\n".encode())
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
 
 def check_free(path: Path) -> None:
@@ -280,63 +369,18 @@ def check_free(path: Path) -> None:
 
 def find_runs(root: Path) -> list[RunFolder]:
     """The runs at or below a folder, by name; four levels deep (NAME/VALUE/seed-N/ARM)."""
-    files = [f for depth in range(5) for f in root.glob(f"{'*/' * depth}run.json")]
-    return [RunFolder(file.parent) for file in sorted(files)]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    fresh = path.with_name(f".new-{path.name}")
-    fresh.write_text(text, encoding="utf-8")
-    _sync(fresh)
-    fresh.replace(path)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
-    """Write a safetensors file with notes, whole or not at all."""
-    from safetensors.torch import save_file
-
-    fresh = path.with_name(f".new-{path.name}")
-    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, fresh, dict(note))
-    _sync(fresh)
-    fresh.replace(path)
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors on the CPU: names, shapes and values, in hex."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        values = tensors[name].detach().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and notes of a safetensors file."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    with safe_open(path, "pt") as file:
-        note: dict[str, str] = file.metadata() or {}
-    return load_file(path), note
+    found = [f for depth in range(5) for f in root.glob(f"{'*/' * depth}run.json")]
+    return [RunFolder(file.parent) for file in sorted(found)]
 
 
 def _numbers(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return sorted(int(f.name) for f in folder.iterdir() if f.is_dir() and f.name.isdigit())
+    return sorted(int(f.name) for f in folder.iterdir() if f.is_dir() and f.name.isdecimal())
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unwritable(path: Path, error: OSError) -> RunError:
+def unwritable(path: Path, error: OSError) -> RunError:
+    """What to say where a run cannot be written."""
     return RunError(
         f"cannot write the run in {path}: {error.strerror or error}",
         hint=f"make room or mend the rights, then `fedrai run --resume {path}`"

@@ -29,6 +29,7 @@ from fedrai.data import encodable
 from fedrai.embedded.refusals import Refusals, embedded_refusals
 from fedrai.errors import DataError
 from fedrai.evaluation.statistics import Rate, rate, rate_json
+from fedrai.files import json_text
 from fedrai.filter import Finding, answers, category_of, weigh
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache, judge
@@ -171,7 +172,7 @@ def scan(
         findings=tuple(findings),
     )
     if out is not None:
-        _write(out, [json.dumps(result.to_json(), indent=2)])
+        _write(out, [json_text(result.to_json()).rstrip("\n")])
     return result
 
 

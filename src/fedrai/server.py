@@ -10,7 +10,6 @@ replies now, it is another adapter, and the alignment starts over.
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import time
@@ -22,12 +21,13 @@ from typing import Any, Protocol
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedrai import protocol
+from fedrai import checksums, protocol
 from fedrai.aggregation import Aggregator
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.costs import Ledger
 from fedrai.errors import FederationError, RunError
 from fedrai.evaluation.measure import Measured, figures
+from fedrai.files import json_line, json_text
 from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
 from fedrai.protocol import Reason, Update
 from fedrai.round_record import cost_of, keep, kept, replied, round_figures, shown
@@ -129,6 +129,8 @@ def run_rounds(plan: Plan, tools: Tools) -> None:
     adapters = load_adapters(tools.run, tools.model, plan, done)
     if done:
         tools.aggregator.restore(_server_state(tools.run, done))
+    for number in range(done):  # those that were damaged; others are there
+        _evaluate_if_due(plan, tools, number)
     _evaluate_if_due(plan, tools, done, adapters)
     for number in range(done + 1, plan.rounds + 1):
         adapters = _round(plan, tools, number, adapters)
@@ -334,7 +336,7 @@ def _commit(
             tools.model.save_adapter(target, adapter)
         if state:
             save_tensors(folder / "server.safetensors", state, {})
-        write_text(folder / "round.json", json.dumps(record, indent=2) + "\n")
+        write_text(folder / "round.json", json_text(record))
 
     tools.run.commit_round(number, write)
 
@@ -344,10 +346,12 @@ def _server_state(run: RunFolder, number: int) -> dict[str, Any]:
     return dict(load_tensors(file)[0]) if file.is_file() else {}
 
 
-def _evaluate_if_due(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> None:
+def _evaluate_if_due(plan: Plan, tools: Tools, number: int, after: Adapters | None = None) -> None:
+    """Evaluate the adapters after a round, which are read if they are not at hand."""
     regular = plan.evaluate_every and number % plan.evaluate_every == 0
     if not (number in (0, plan.rounds) or regular) or number in tools.run.evaluations():
         return
+    adapters = after or load_adapters(tools.run, tools.model, plan, number)
     tools.emit("evaluation-started", round=number)
     measured = tools.evaluate([adapters[name] for name in sorted(adapters)])
     write_evaluation(tools.run, tools.run.evaluation_folder(number), measured)
@@ -359,24 +363,24 @@ def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
 
     def write(folder: Path) -> None:
         for suite, rows in measured.rows().items():
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            write_text(folder / f"{suite}.jsonl", lines)
-        write_text(folder / "metrics.json", json.dumps(figures(measured), indent=2) + "\n")
+            write_text(folder / f"{suite}.jsonl", "".join(map(json_line, rows)))
+        write_text(folder / "metrics.json", json_text(figures(measured)))
 
     run.write_folder(target, write)
 
 
 def copy_evaluation(source: RunFolder, run: RunFolder, number: int) -> None:
     """Take over an evaluation of the same model by the same questions; its costs stay with it."""
-    if number not in source.evaluations() or number in run.evaluations():
+    place = source.evaluation_folder(number)
+    there = number in source.evaluations() and number not in run.evaluations()
+    if not there or checksums.changed(place):  # a damaged one is made anew here
         return
+    taken = source.read_json(f"{place.relative_to(source.path).as_posix()}/metrics.json")
 
     def write(folder: Path) -> None:
-        for file in sorted(source.evaluation_folder(number).iterdir()):
-            if file.name != "metrics.json":
-                shutil.copyfile(file, folder / file.name)
-        taken = json.loads(source.metrics_file(number).read_text(encoding="utf-8"))
-        write_text(folder / "metrics.json", json.dumps({**taken, "costs": {}}, indent=2) + "\n")
+        for file in sorted(place.glob("*.jsonl")):
+            shutil.copyfile(file, folder / file.name)
+        write_text(folder / "metrics.json", json_text({**taken, "costs": {}}))
 
     run.write_folder(run.evaluation_folder(number), write)
     run.event("evaluation-shared", round=number, source=source.path.name)

@@ -36,8 +36,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
             ledger.add(phase, cost)
     screening = run.read_json("filter.json") if (run.path / "filter.json").is_file() else None
     if screening is not None:
-        ledger.add("filter", Cost(**screening["cost"]))
-    events = [e["event"] for e in run.events()]
+        ledger.add("filter", Cost.from_json(screening["cost"]))
     info = run.info
     told = _told(info, rounds)
     untold = _untold(rounds)
@@ -45,7 +44,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     return {
         "name": info["name"],
         "recipe_hash": info["recipe_hash"],
-        "status": "finished" if "finished" in events else "unfinished",
+        "status": "finished" if run.is_finished() else "unfinished",
         "start": info.get("start", ""),
         "rounds": len(rounds),
         "clients": len(rows),

@@ -82,6 +82,8 @@ def _run_target(
     number = folder.last_round() if number is None else number
     if number not in (0, *folder.rounds()):
         raise RunError(f"{folder.path} has no round {number}; it has {folder.last_round()} rounds")
+    if number:
+        folder.check_round(number)
     if client and settings.federation.mode != "local":
         raise RunError("this run has one model for all clients", hint="drop --client")
     _check_base(folder.path.name, settings.model.base)

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from staging import (
     NEVER,
     PLAN,
@@ -12,10 +14,13 @@ from staging import (
     same,
 )
 
-from fedrai.constitution.material import read
+from fedrai.constitution.material import HARMLESS, PROBE, RECORDS, SPENT, last_before, read
 from fedrai.constitution.outcome import Aligned
 from fedrai.constitution.plan import requests_for
 from fedrai.constitution.records import Request
+from fedrai.constitution.training import STATE, check_state
+from fedrai.errors import ChecksumError, RunError
+from fedrai.files import digest_of, load_tensors
 
 # --- one alignment --------------------------------------------------------------------------------
 
@@ -136,6 +141,56 @@ def test_an_interrupted_alignment_goes_on_to_the_same_bits(stage, stop, wholes, 
     made = read(stage.folder / "work-1")
     check_same(stage(), wholes["budget"])
     assert read(stage.folder / "kept" / "0001").records[: len(made.records)] == made.records
+
+
+@pytest.fixture
+def left(stage, monkeypatch):
+    """The work folder of an alignment that stopped while it trained."""
+    monkeypatch.setattr("fedrai.constitution.training.SAVE_EVERY", 2)
+    stage.stop = ("training", 3, 1)
+    with pytest.raises(KeyboardInterrupt):
+        stage()
+    return stage.folder / "work-1"
+
+
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(data=st.data())
+def test_damage_to_what_it_goes_on_from_is_seen(left, data):
+    """A flipped bit, or a cut, is an error before anything is done, or changes nothing."""
+    file = data.draw(st.sampled_from(sorted(left.iterdir())))
+    body = file.read_bytes()
+    place = data.draw(st.integers(0, 8 * len(body) - 1))
+    hurt = bytearray(body)
+    hurt[place // 8] ^= 1 << place % 8
+    whole = all_that_is_read(left)
+    try:
+        file.write_bytes(bytes(hurt) if data.draw(st.booleans()) else body[: place // 8])
+        found = all_that_is_read(left)
+        assert found == whole or str(left) in found
+    finally:
+        file.write_bytes(body)
+
+
+def all_that_is_read(folder):
+    """What it goes on from; a text that says why it cannot."""
+    try:
+        check_state(folder)
+        tensors, note = load_tensors(folder / STATE)
+        return read(folder), digest_of(tensors), note
+    except (RunError, ChecksumError) as error:
+        return error.message
+
+
+@pytest.mark.parametrize("name", [RECORDS, HARMLESS, SPENT, PROBE])
+def test_damage_to_what_rounds_leave_is_seen(stage, name):
+    stage()
+    file = stage.folder / "kept" / "0001" / name
+    body = bytearray(file.read_bytes())
+    body[len(body) // 2] ^= 1
+    file.write_bytes(bytes(body))
+    with pytest.raises(ChecksumError, match=f"{name} is damaged"):
+        last_before(stage.folder / "kept", 2)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,9 @@ def test_a_folder_that_changed_is_not_gone_on_with(
     text = (out / file).read_text()
     assert old in text
     (out / file).write_text(text.replace(old, new))
+    with pytest.raises(FedRAIError, match=f"{file} (is damaged|changed since the run began)"):
+        serve(home, nodes, out)
+    (out / "checksums.sha256").unlink()  # as in a folder of an earlier version
     with pytest.raises(FedRAIError, match=message) as found:
         serve(home, nodes, out)
     assert isinstance(found.value, RecipeError if "mode" in old else RunError)

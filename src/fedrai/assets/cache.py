@@ -1,7 +1,9 @@
 """The cache folder: what lies in it, one writer at a time, every change in one rename.
 
 assets/KEY/asset.json, assets/KEY/content/...   fetched bytes and the record of where from
-derived/KEY/...                                 folders that were made from fetched bytes
+assets/KEY/checked.json                         note of the last whole check; see `intact`
+derived/KEY/..., derived/.KEY.sha256            folders that were made from fetched bytes, checksum
+derived/.KEY.checked.json                       note of the last whole check
 locks/KEY.lock                                  held while KEY is made
 .partial-HOST-PID-RANDOM/                       work in progress; swept when its process is gone
 """
@@ -24,12 +26,15 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from fedrai.assets.hashing import bytes_of
+from fedrai.assets.hashing import bytes_of, sha256_path
+from fedrai.assets.intact import sha256_now
 from fedrai.assets.progress import Meter, format_bytes
+from fedrai.assets.ref import is_safe_member
 from fedrai.errors import AssetError
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>.*)-(?P<pid>\d+)-[0-9a-f]+")
 _SECONDS_PER_DAY = 86_400
+CHECKED = "checked.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -70,14 +75,24 @@ def entry_folder(key: str) -> Path:
 
 
 def find(key: str) -> tuple[Path, Record] | None:
-    """The cached asset, or None when it is missing, incomplete or has lost its record."""
+    """The cached asset, or None when it is missing, incomplete or has lost its record.
+
+    Its bytes are not looked at; see `note_of`.
+    """
     folder = entry_folder(key)
     try:
         record = Record(**json.loads((folder / "asset.json").read_text(encoding="utf-8")))
         path = folder / record.path
-        return (path, record) if bytes_of(path) == record.bytes else None
-    except (OSError, ValueError, TypeError):
+        elsewhere = Path(record.path).is_absolute() and key.startswith("hf-")  # the hub's own cache
+        placed = elsewhere or is_safe_member(record.path)
+        return (path, record) if placed and bytes_of(path) == record.bytes else None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def note_of(key: str) -> Path:
+    """Where the note of an asset's last whole check is kept."""
+    return entry_folder(key) / CHECKED
 
 
 def install(entry: Path, key: str, record: Record) -> Path:
@@ -108,6 +123,8 @@ def remove(key: str) -> None:
 def derive(key: str, build: Callable[[Path], None]) -> Path:
     """A folder in the cache that `build` fills exactly once, also with several processes.
 
+    One whose bytes are not those that were built is built anew.
+
     Args:
         key: a readable name and a hash of all that the content depends on.
         build: fills the empty folder that it is given; what it raises goes through, and then
@@ -119,17 +136,36 @@ def derive(key: str, build: Callable[[Path], None]) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]*", key):
         raise AssetError(f"{key!r} cannot name a folder in the cache.", hint="Use letters and `-`.")
     target = cache_root() / "derived" / key
-    if target.is_dir():
+    if _is_as_built(target):
         return target
     meter = Meter(None)
     with disk_errors(key, meter), locked(f"derived-{key}", meter), partial() as work:
-        if not target.is_dir():
+        if not _is_as_built(target):
             made = work / key
             made.mkdir()
             build(made)
+            sha256 = sha256_path(made)
             target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.replace(work / "replaced")
+            write_file(work / "sha256", [sha256.encode()], meter)
+            (work / "sha256").replace(_built_note(target))
             made.replace(target)
     return target
+
+
+def _built_note(target: Path) -> Path:
+    """Where the checksum of a derived folder is kept."""
+    return target.with_name(f".{target.name}.sha256")
+
+
+def _is_as_built(target: Path) -> bool:
+    try:
+        built = _built_note(target).read_text(encoding="utf-8")
+        note = target.with_name(f".{target.name}.checked.json")
+        return target.is_dir() and sha256_now(target, note) == built
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def write_file(path: Path, blocks: Iterable[bytes], meter: Meter) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from fedrai.assets import cache, hub, pypi, web
 from fedrai.assets.catalogue import CATALOGUE, CatalogueEntry
 from fedrai.assets.hashing import bytes_of, sha256_path
+from fedrai.assets.intact import LARGE, has_linked_folder, is_known, sha256_now
 from fedrai.assets.progress import Meter, Progress
 from fedrai.assets.ref import AssetRef, parse
 from fedrai.errors import AssetError, ChecksumError
@@ -56,21 +58,58 @@ def fetch(
 
     Raises:
         AssetError: the spec is malformed, or the asset cannot be had; the hint says what to do.
-        ChecksumError: the bytes are not those of the pin.
+        ChecksumError: the bytes are not those of the pin, or not those that were fetched.
     """
     ref = parse(spec)
     if ref.scheme == "path":
         return _local(ref, instead)
-    found = cache.find(ref.key)
+    found = _cached(ref)
     if found is not None:
-        return found[0]
+        return _checked(ref, *found, Meter(progress))
     offline = offline or cache.offline_by_environment()
     if offline and ref.scheme != "hf":
         raise _not_cached(ref)
     meter = Meter(progress)
     with cache.disk_errors(ref.label, meter), cache.locked(ref.key, meter):
-        found = cache.find(ref.key)
-        return found[0] if found is not None else _download(ref, meter, offline=offline)
+        found = _cached(ref)
+        return _checked(ref, *found, meter) if found else _download(ref, meter, offline=offline)
+
+
+def _cached(ref: AssetRef) -> tuple[Path, cache.Record] | None:
+    """What the cache holds for a spec; None where its record is that of something else."""
+    found = cache.find(ref.key)
+    pinned = ref.scheme == "hf" and re.fullmatch(r"[0-9a-f]{40}", ref.revision)
+    other = found and pinned and found[1].revision != ref.revision
+    return None if other else found
+
+
+def _checked(ref: AssetRef, path: Path, record: cache.Record, meter: Meter) -> Path:
+    """The path, if it holds the bytes that it should.
+
+    Raises:
+        ChecksumError: it does not.
+    """
+    actual = _hashed_now(ref, path, record, meter)
+    expected = ref.sha256 or record.sha256
+    if actual != expected:
+        name = "'URL#sha256=...'" if ref.scheme == "url" else ref.text  # a URL may hold a password
+        raise ChecksumError(
+            f"The cached {ref.label} at {path} was changed: its SHA-256 is"
+            f" {actual or 'none (a folder in it is a link)'}, expected {expected}.",
+            hint=f"`fedrai assets verify {name}` deletes this copy, `fedrai assets fetch {name}`"
+            " brings a new one."
+            if ref.scheme != "hf"
+            else f"Delete {path} from the hub's cache and fetch it again.",
+        )
+    return path
+
+
+def _hashed_now(ref: AssetRef, path: Path, record: cache.Record, meter: Meter) -> str:
+    note = cache.note_of(ref.key)
+    if record.bytes < LARGE or is_known(path, note):
+        return sha256_now(path, note)
+    with meter.phase(f"Checking {ref.title}", record.bytes, writes=False):
+        return sha256_now(path, note, meter.advance)
 
 
 def verify(spec: str) -> AssetStatus:
@@ -85,11 +124,11 @@ def verify(spec: str) -> AssetStatus:
     ref = parse(spec)
     if ref.scheme == "path":
         return replace(status(spec), sha256=sha256_path(_local(ref)))
-    found = cache.find(ref.key)
+    found = _cached(ref)
     if found is None:
         raise AssetError(f"{ref.label} is not in the cache, or not whole.", hint="Fetch it first.")
     path, record = found
-    actual = sha256_path(path)
+    actual = "" if has_linked_folder(path) else sha256_path(path)
     if actual != (ref.sha256 or record.sha256):
         raise _changed(ref, path, ref.sha256 or record.sha256, actual)
     return status(spec)
@@ -110,7 +149,7 @@ def status(spec: str) -> AssetStatus:
         here = path if path.exists() else None
         pin = ref.sha256 or None
         return AssetStatus(spec, here is not None, here, size, ref.label, "", pin, licence)
-    found = cache.find(ref.key)
+    found = _cached(ref)
     if found is None:
         size = entry.bytes if entry else None
         pin = ref.sha256 or None
@@ -173,7 +212,7 @@ def _record(ref: AssetRef, path: Path, revision: str, entry: Path, meter: Meter)
     """Hash what came, compare it with the pin, and say where it is from."""
     size = bytes_of(path)
     with meter.phase(f"Checking {ref.title}", size, writes=False):
-        sha256 = sha256_path(path, advance=meter.advance)
+        sha256 = sha256_now(path, entry / cache.CHECKED, meter.advance)
     if ref.sha256 and sha256 != ref.sha256:
         raise _wrong_bytes(ref, path, sha256)
     source = AssetRef(ref.text, ref.scheme, ref.name, revision, ref.member).label

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK = 1 << 20
+_TICK = 2_000_000_000  # nanoseconds; FAT's clock is the slowest
+Stamp = tuple[int, int, int, int]
+"""Size, times of the last change of content and of anything, inode: a changed file has another."""
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells, without reading a file, that it was not written since.
+
+    Raises:
+        OSError: there is none.
+    """
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def is_settled(stamp: Stamp) -> bool:
+    """Whether a stamp is old enough to tell: clocks of file systems may tick only now and then."""
+    return time.time_ns() - max(stamp[1:3]) > _TICK
 
 
 def sha256_file(path: Path, *, advance: Callable[[int], None] | None = None) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from fedrai import checksums
 from fedrai.comparing.layout import Planned
 from fedrai.comparing.measures import counted, scored_on
 from fedrai.evaluation.statistics import Rate
@@ -113,7 +114,12 @@ KEPT = ("reply", "legacy", "guard", "score", "chosen", "rejected", "chosen_token
 
 
 def _rows(file: Path) -> list[Row]:
-    """Rows of a suite; none where one cannot be read, so that none is left out in silence."""
+    """Rows of a suite; none where one cannot be read, so that none is left out in silence.
+
+    Raises:
+        ChecksumError: the file is not what the run wrote.
+    """
+    checksums.check_file(file)
     try:
         bodies = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         return [{**{k: b.get(k) for k in KEPT}, "prompt": _digest(b)} for b in bodies]

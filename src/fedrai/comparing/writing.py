@@ -10,7 +10,6 @@ Files are written whole, and left alone where nothing changed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from fedrai.comparing.figures import ArmFigures, arms, start
 from fedrai.comparing.layout import Axis, Planned
 from fedrai.comparing.reading import Made, read
 from fedrai.errors import RunError
+from fedrai.files import json_text
 from fedrai.report.arms import FILE, compared_of
 from fedrai.report.picture import picture
 from fedrai.runs import write_text
@@ -158,7 +158,7 @@ def write(found: Comparison, out: Path) -> list[Path]:
         "differences.md": tables.markdown(gaps) + f"\n{DIFFERENCES}\n",
         "differences.csv": tables.differences_csv(found.differences, found.axis),
         PICTURE: picture(compared_of(found.to_json()).points),
-        FILE: json.dumps(found.to_json(), indent=1) + "\n",
+        FILE: json_text(found.to_json(), indent=1),
     }
     bodies = {name: body for name, body in bodies.items() if body}
     for name, body in bodies.items():

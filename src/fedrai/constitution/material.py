@@ -12,19 +12,22 @@ find them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedrai import checksums, files
 from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.records import Record
 from fedrai.constitution.storing import read_lines, read_records, write_lines, write_records
 from fedrai.costs import Cost
-from fedrai.errors import RunError
+from fedrai.errors import ChecksumError, RunError
+from fedrai.files import write_text
 
 RECORDS, HARMLESS, SPENT, PROBE = "records.jsonl", "harmless.jsonl", "spent.json", "probe.json"
 STEP = ": "  # between a part and its step
@@ -60,7 +63,7 @@ class Spending:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / SPENT
-        self._costs = {name: Cost(**cost) for name, cost in _json(self._file).items()}
+        self._costs = _costs(self._file)
 
     @property
     def parts(self) -> dict[str, Cost]:
@@ -91,7 +94,7 @@ class Spending:
     def put(self, name: str, cost: Cost) -> None:
         """Note the cost of a part, in place of what is known of it."""
         self._costs[name] = cost
-        _write(self._file, {key: found.to_json() for key, found in self._costs.items()})
+        _write_costs(self._file, self._costs)
 
 
 def last_before(kept: Path, number: int) -> Material | None:
@@ -102,7 +105,14 @@ def last_before(kept: Path, number: int) -> Material | None:
 
 
 def read(folder: Path) -> Material:
-    """The material of a folder."""
+    """The material of a folder.
+
+    Raises:
+        RunError: a file is not what it should be.
+        ChecksumError: a file is damaged.
+    """
+    for name in (RECORDS, HARMLESS, SPENT, PROBE):
+        checksums.check_file(folder / name)
     return Material(
         tuple(read_records(folder / RECORDS)),
         tuple(read_answers(folder / HARMLESS)),
@@ -120,12 +130,25 @@ def keep(kept: Path, number: int, work: Path, found: Material, probe: dict[str, 
         fresh.mkdir(parents=True)
         write_records(fresh / RECORDS, found.records)
         write_answers(fresh / HARMLESS, found.harmless)
-        _write(fresh / SPENT, {name: cost.to_json() for name, cost in found.spent.items()})
+        _write_costs(fresh / SPENT, found.spent)
         _write(fresh / PROBE, probe)
+        write_text(fresh / checksums.LISTING, checksums.listing(fresh))
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror}") from error
+
+
+def seal(file: Path) -> None:
+    """Note what a file of the work folder holds, so that damage is seen after an interruption.
+
+    Raises:
+        RunError: the note cannot be written.
+    """
+    try:
+        files.seal(file)
+    except OSError as error:
+        raise RunError(f"cannot write beside {file}: {error.strerror}") from error
 
 
 def read_answers(path: Path) -> list[HarmlessAnswer]:
@@ -151,16 +174,40 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = files.parse_json(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise RunError(f"{path} is not JSON", hint="delete it to begin again") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is not a JSON object", hint="delete it to begin again")
     return value
 
 
-def _write(path: Path, value: Any) -> None:
-    fresh = path.with_name(f".new-{path.name}")
+def _costs(path: Path) -> dict[str, Cost]:
+    """Costs by part, as `_write_costs` wrote them; none where there is no file."""
+    value = _json(path)
+    sha256 = value.pop(files.SEAL, None)
+    if sha256 not in (None, _digest(value)):
+        hint = "delete it: the account of costs begins again"
+        raise ChecksumError(f"{path} is damaged: it is not what was written there", hint=hint)
     try:
-        fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        return {name: Cost.from_json(cost) for name, cost in value.items()}
+    except (TypeError, AttributeError) as error:
+        raise RunError(f"{path} holds no costs", hint="delete it to begin again") from error
+
+
+def _write_costs(path: Path, costs: Mapping[str, Cost]) -> None:
+    value = {name: cost.to_json() for name, cost in costs.items()}
+    _write(path, {**value, files.SEAL: _digest(value)})
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, value: Any) -> None:
+    try:
+        write_text(path, files.json_text(value))
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error

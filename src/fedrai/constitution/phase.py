@@ -215,6 +215,7 @@ class Phase:
 
         def put(fresh: Sequence[Record]) -> None:
             write_records(file, fresh, after=len(done))
+            material.seal(file)
             done.extend(fresh)
 
         whole = len(done) - (len(done) % tools.settings.batch_size if len(done) < len(requests)
@@ -243,6 +244,7 @@ class Phase:
         def put(fresh: Sequence[HarmlessAnswer]) -> None:
             done.extend(fresh)
             material.write_answers(file, done)
+            material.seal(file)
 
         return answer(
             requests,

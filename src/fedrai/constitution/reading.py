@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +28,7 @@ from fedrai.schema.constitution import (
     PrincipleTable,
     Turn,
 )
+from fedrai.toml_files import parse_toml
 
 EMBEDDED = "embedded"
 TURNS = 6  # of a demonstration
@@ -66,8 +66,8 @@ def load(spec: str | Path) -> Constitution:
 
 def _toml(path: Path) -> Any:
     try:
-        return tomllib.loads(_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return parse_toml(_text(path))
+    except ValueError as error:
         raise ConstitutionError(f"{path} is not valid TOML: {error}") from error
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from fedrai.constitution.records import TRAINED, Outcome, Record
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply
+from fedrai.files import json_line, sealed_part, sync
 
 T = TypeVar("T")
 
@@ -77,9 +78,10 @@ def read_lines(path: Path, form: Callable[[dict[str, Any]], T], what: str) -> li
 
     Raises:
         RunError: the file cannot be read, or another line holds none.
+        ChecksumError: the file was sealed (`files.seal`), and does not hold what it did then.
     """
     try:
-        lines = list(_whole(path.read_bytes().splitlines(keepends=True)))
+        lines = list(_whole(sealed_part(path).splitlines(keepends=True)))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -145,6 +147,7 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh.write_bytes(b"".join(map(_line, rows)))
+        sync(fresh)
         fresh.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
@@ -152,4 +155,4 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _line(value: dict[str, Any]) -> bytes:
     """One line of JSON in ASCII: half characters and odd line ends cannot break it."""
-    return json.dumps(value).encode("ascii") + b"\n"
+    return json_line(value).encode("ascii")

@@ -16,13 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedrai.constitution.probe import Probed
 from fedrai.constitution.schedule import Bounds
-from fedrai.errors import RunError
+from fedrai.errors import ChecksumError, RunError
+from fedrai.files import load_sealed, save_sealed
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.prefer import AlignStep, Objective, Pair, align
 from fedrai.records import Tokens
@@ -269,10 +268,9 @@ def _resumed(file: Path, watch: _Watch) -> dict[str, Tensor] | None:
 def _load(file: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Tensors of a file and the trace beside them."""
     try:
-        with safe_open(file, "pt") as opened:
-            note: dict[str, str] = opened.metadata() or {}
-        return load_file(file), json.loads(note.get("trace", "[]"))
-    except (OSError, SafetensorError, ValueError) as error:
+        tensors, note = load_sealed(file)
+        return tensors, json.loads(note.get("trace", "[]"))
+    except (RunError, ChecksumError, ValueError) as error:
         raise _unusable(file) from error
 
 
@@ -285,9 +283,18 @@ def _unusable(file: Path) -> RunError:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], trace: Sequence[dict[str, float]]) -> None:
     """Write a safetensors file whole or not at all."""
-    fresh, note = path.with_name(f".new-{path.name}"), {"trace": json.dumps(list(trace))}
     try:
-        save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, fresh, note)
-        fresh.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot write {path}") from error
+        save_sealed(path, tensors, {"trace": json.dumps(list(trace))})
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_state(work: Path) -> None:
+    """See that the state of an interrupted training can be gone on with.
+
+    Raises:
+        RunError: a file of it is damaged.
+    """
+    for file in (work / STATE, work / BEST):
+        if file.is_file():
+            _load(file)

@@ -18,7 +18,6 @@ import re
 import secrets
 import shutil
 import tempfile
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from fedrai.deploy.certificates import Issued
 from fedrai.deploy.settings import Address, Deployment
 from fedrai.errors import DeploymentError
 from fedrai.schema.node import NAME_PATTERN
+from fedrai.toml_files import read_toml
 
 RECORD = "consortium.toml"
 RESERVED = ("server", "ca")
@@ -156,7 +156,7 @@ def read(folder: Path) -> Consortium:
         DeploymentError: it is no such folder.
     """
     try:
-        table = tomllib.loads((folder / RECORD).read_text(encoding="utf-8"))
+        table = read_toml(folder / RECORD)
         return Consortium(
             str(table["name"]),
             settings.parse_address(table["server"]),
@@ -170,7 +170,7 @@ def read(folder: Path) -> Consortium:
             f"{folder} is not a consortium's folder: no {RECORD}",
             hint=f"make one: fedrai deploy init {folder} --server HOST --node NAME",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DeploymentError(f"{folder / RECORD} cannot be read") from error
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrai.errors import DeploymentError
+from fedrai.toml_files import read_toml
 
 FILE = "deployment.toml"
 SECRET = "superexec.secret"
@@ -104,13 +104,13 @@ def read(folder: Path) -> Deployment:
     """
     file = folder / FILE
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = read_toml(file)
     except OSError as error:
         raise DeploymentError(
             f"cannot read {file}: {error.strerror}",
             hint="name the folder `server` or one of `nodes/` that `fedrai deploy init` made",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DeploymentError(f"{file} is not valid TOML: {error}") from error
     _check(file, table)
     root = table.get("root_certificate", "")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrai.errors import DataError
+from fedrai.toml_files import read_toml
 
 EMBEDDED = Path(__file__).with_name("refusals.toml")
 OTHER = "other"
@@ -113,7 +113,7 @@ def load_refusals(path: Path) -> Refusals:
         DataError: the file cannot be read, or a table in it is not as it should be.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = read_toml(path, "utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read the refusals {path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrai import data
+from fedrai import checksums, data
 from fedrai.errors import DataError, EvaluationError
 from fedrai.evaluation.labelled import asks_of
 
@@ -81,6 +81,7 @@ def _declared(folder: Path) -> Mapping[str, Any]:
 
 def _answers(file: Path, declared: Mapping[str, Any]) -> list[Row]:
     """Rows of one suite; none where it compares pairs."""
+    checksums.check_file(file)
     asks = asks_of(file.stem, declared.get("judge", ""), declared.get("direction", ""))
     try:
         rows = [row for _, row in data.read_file(file) if isinstance(row, Mapping)]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from fedrai import assets
+from fedrai import assets, checksums
 from fedrai.errors import ChecksumError, ModelError
 
 AdapterState = dict[str, Tensor]
@@ -52,7 +52,7 @@ def read_adapter(folder: Path) -> AdapterState:
     Raises:
         ModelError: there is no adapter, a shard is missing, it is not safetensors, or a value is
             not finite.
-        ChecksumError: a shard is not the one that the index names.
+        ChecksumError: a shard is not the one that the index names, or a file of a run is damaged.
     """
     sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
     found = _read_shards(folder) if sharded else _read(folder / WEIGHTS)
@@ -66,6 +66,7 @@ def read_adapter(folder: Path) -> AdapterState:
 
 
 def _read(file: Path) -> AdapterState:
+    checksums.check_file(file)
     try:
         return load_file(file)
     except FileNotFoundError:
@@ -195,7 +196,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: missing or not JSON.
+        ChecksumError: it is damaged.
     """
+    checksums.check_file(folder / "adapter_config.json")
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

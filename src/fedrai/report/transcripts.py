@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fedrai import checksums
 from fedrai.report.markup import shorten
 from fedrai.report.records import Transcript
 from fedrai.runs import RunFolder
@@ -31,6 +32,7 @@ def transcripts_of(
 def _lines(file: Path, count: int) -> list[str]:
     if not file.is_file():
         return []
+    checksums.check_file(file)
     with file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
         return [line for _, line in zip(range(count), opened, strict=False)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from fedrai.errors import RunError
 from fedrai.evaluation.statistics import Rate
 from fedrai.report.records import Score
 from fedrai.runs import RunFolder
+from fedrai.toml_files import read_toml
 
 Json = Mapping[str, Any]
 
@@ -33,9 +33,9 @@ def recipe_of(folder: RunFolder) -> Json:
     Raises:
         RunError: it is damaged.
     """
-    file = folder.path / "recipe.toml"
+    file = folder.recipe_file
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return read_toml(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({type(error).__name__})") from error
 

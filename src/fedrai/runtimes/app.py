@@ -22,7 +22,7 @@ from fedrai.client import describe
 from fedrai.errors import RecipeError
 from fedrai.protocol import Reason
 from fedrai.runs import RunFolder
-from fedrai.runtimes import deployment, local, moved, resuming, rounds
+from fedrai.runtimes import damage, deployment, local, moved, resuming, rounds
 from fedrai.runtimes.node import NodeApp
 from fedrai.runtimes.offer import make_offer
 from fedrai.schema import Recipe
@@ -36,7 +36,7 @@ def _serve(grid: Grid, context: Context) -> None:
     """Start the run that the configuration names, or go on with it."""
     out = Path(_path(context, "out"))
     if (out / "run.json").is_file():
-        _resume(grid, RunFolder(out))
+        _resume(grid, damage.opened(out))
         return
     settings = recipe.load(Path(_path(context, "recipe")))
     runs.check_free(out)
@@ -51,7 +51,8 @@ def _resume(grid: Grid, folder: RunFolder) -> None:
     """Go on as `fedrai run --resume` does: with nothing that has changed since."""
     resuming.check_engine(folder, deployment.FlowerEngine.ENGINE)
     with folder.lock():
-        if resuming.finished(folder):
+        damage.make_good(folder)
+        if folder.is_finished():
             print(f"{folder.path} is finished; there is nothing to go on with", flush=True)
             return
         prepared = _prepared(moved.settings_of(folder))

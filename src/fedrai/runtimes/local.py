@@ -225,11 +225,12 @@ def write_screening(prepared: Prepared, run: RunFolder) -> dict[str, Any] | None
     if prepared.recipe.filter.mode == "off" or (run.path / "filter.json").is_file() or elsewhere:
         return None
     for name, ledger in prepared.screening.ledgers.items():
-        (run.path / "clients").mkdir(exist_ok=True)
-        run.write_json(f"clients/{name}.filter.json", ledger.to_json())
+        run.write_json(f"clients/{name}.filter.json", ledger.to_json(), listed=True)
     found = prepared.screening.to_json()
     run.event("filter-finished", **found)
-    run.write_json("filter.json", found)  # last: until then a killed run does all of it again
+    run.write_json(
+        "filter.json", found, listed=True
+    )  # last: until then a killed run does all of it again
     return found
 
 

@@ -31,14 +31,14 @@ def settings_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> R
         folder: the run's.
         places: new places by old ones, beside those that the folder knows of.
     """
-    settings = recipe.load(folder.path / "recipe.toml")
+    settings = recipe.load(folder.recipe_file)
     known = {**_places(folder), **(places or {})}
     return recipe.validate(_moved(settings, known), "the moved recipe") if known else settings
 
 
 def alignment_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> AlignRecipe:
     """The recipe of a folder of `fedrai align`, in the same way."""
-    settings = recipe.load_alignment(folder.path / "recipe.toml")
+    settings = recipe.load_alignment(folder.recipe_file)
     known = {**_places(folder), **(places or {})}
     return AlignRecipe.model_validate(_moved(settings, known)) if known else settings
 

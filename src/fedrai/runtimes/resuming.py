@@ -15,11 +15,6 @@ from fedrai.runtimes.screening import filtered_otherwise
 SUMMARISED = ("round-finished", "evaluation-finished", "finished")
 
 
-def finished(folder: RunFolder) -> bool:
-    """Whether a run went to its end."""
-    return any(event["event"] == "finished" for event in folder.events())
-
-
 def check_engine(folder: RunFolder, engine: str) -> None:
     """Whether a run began with this engine.
 
@@ -41,7 +36,7 @@ def moved_hint(path: Path) -> str:
 
 def info_of(folder: RunFolder, prepared: local.Prepared) -> Mapping[str, Any]:
     """What `run.json` would hold now, under the names that the run's own recipe has for files."""
-    named = recipe.load(folder.path / "recipe.toml")
+    named = recipe.load(folder.recipe_file)
     alignment = local.alignment_of(prepared.recipe, named)
     return {**prepared.info(), "recipe_hash": named.hash, "constitution": alignment}
 

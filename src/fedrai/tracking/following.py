@@ -52,7 +52,7 @@ class Follower:
     def close(self) -> None:
         """Send what is left and end the tracker's run; one that was stopped is not marked done."""
         self._attempt(self._send_new)
-        finished = any(event["event"] == "finished" for event in self._run.events())
+        finished = self._run.is_finished()
         tracker = self._tracker
         if tracker is not None:
             self._attempt(lambda: tracker.close(finished))
