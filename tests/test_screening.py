@@ -21,6 +21,7 @@ from fedrai.guards import calibrated
 from fedrai.guards.base import Judged
 from fedrai.guards.calibrated import CalibrationFile
 from fedrai.guards.scripted import ScriptedGuard
+from fedrai.metrics import WEIGHT
 from fedrai.model import LanguageModel
 from fedrai.records import Example, Message, Tokens
 from fedrai.runs import RunFolder
@@ -135,7 +136,7 @@ def sent(run: RunFolder, number: int = 1) -> dict[str, dict[str, float]]:
 
 def weights(run: RunFolder, number: int = 1) -> dict[str, float]:
     clients = run.read_json(f"rounds/{number:04d}/round.json")["clients"]
-    return {name: numbers[protocol.WEIGHT] for name, numbers in clients.items()}
+    return {name: numbers[WEIGHT] for name, numbers in clients.items()}
 
 
 def adapter(run: RunFolder) -> bytes:

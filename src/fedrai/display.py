@@ -178,6 +178,10 @@ class Display:
     def _on_client_set_aside(self, client: str, reason: str, **_: Any) -> None:
         self._line(f"  {client}  set aside: {reason}", "yellow")
 
+    def _on_weight_capped(self, client: str, rows: float, counted: float, **_: Any) -> None:
+        text = f"  {client}  states {rows:,.0f} rows; they count as {counted:,.0f}"
+        self._line(f"{text} (federation.weight_cap)", "yellow")
+
     def _on_client_log_lost(self, client: str, why: str) -> None:
         self._line(f"  {client}  a line of its log is lost: {why}", "yellow")
 

@@ -7,18 +7,21 @@ names, no exception messages. Both sides check; what is not on the list raises `
 
 An adapter travels as one flat array: Flower moves each array of a record by requests of its own,
 and an adapter has hundreds. Both sides know its names and shapes from the base model and the
-recipe; only their hashes are sent, to be compared.
+recipe; only their hashes are sent, to be compared. How many bytes that is follows too, so an array
+is measured before anything of it is read or any memory is taken for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +29,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedrai.errors import ProtocolError
-from fedrai.ledger import COUNT_NAMES
+from fedrai.metrics import RANGES, WEIGHT, is_finite, is_number
 from fedrai.model.adapters import AdapterState
 from fedrai.schema import NAME_PATTERN
 
@@ -35,28 +38,14 @@ OFFER, QUESTION, NAME = "offer", "question", "name"
 LARGEST_OFFER = 2**16  # characters
 SUPERLINK = 1  # Flower's node id of its SuperLink, the sender of errors in a client's place
 TASK_KEYS = frozenset({"round", "first-step"})
-FILTER = "filter-"  # before the names of the safety filter's counts
-WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
-LARGEST_WEIGHT = 2.0**53  # a sum that overflows would turn every weight of the mean into 0
 Shapes = Mapping[str, tuple[int, ...]]
 Floats = npt.NDArray[np.float32]
-LARGEST_VALUE = 1e10  # finite, but its square or sum over an adapter would not be
-METRIC_NAMES = frozenset(
-    {
-        WEIGHT,
-        "steps",
-        "tokens",
-        "label-tokens",
-        "loss-first",
-        "loss-last",
-        "loss-mean",
-        "seconds",
-        "operations",
-        "peak-bytes",
-        "update-norm",
-    }
-    | {FILTER + name for name in COUNT_NAMES}
-)
+FLOAT32 = np.dtype("<f4")
+LARGEST_VALUE = 65504.0
+"""Of an adapter's weights: float16's largest. Trained ones stay below 10."""
+LARGEST_STEP = 10**9
+LONGEST_HEADER = 1024  # bytes before an array's values; numpy writes 128
+METRIC_NAMES = frozenset(RANGES)
 
 
 class Reason(StrEnum):
@@ -87,6 +76,7 @@ class Reason(StrEnum):
     WRONG_NAMES = "wrong-array-names"
     WRONG_SHAPES = "wrong-array-shapes"
     NOT_FINITE = "values-not-finite"
+    OUT_OF_RANGE = "numbers-out-of-range"
     BAD_WEIGHT = "weight-not-positive"
     BAD_METRICS = "metrics-not-allowed"
 
@@ -98,6 +88,7 @@ SERVER_REASONS = frozenset(
         Reason.WRONG_NAMES,
         Reason.WRONG_SHAPES,
         Reason.NOT_FINITE,
+        Reason.OUT_OF_RANGE,
         Reason.BAD_WEIGHT,
         Reason.BAD_METRICS,
     }
@@ -149,11 +140,17 @@ def unpack_task(content: RecordDict, expected: Shapes) -> Task:
     if set(task) != TASK_KEYS:
         raise ProtocolError(f"a task must hold {', '.join(sorted(TASK_KEYS))}, and nothing else")
     round_, first_step = task["round"], task["first-step"]
-    if not isinstance(round_, int) or not isinstance(first_step, int):
+    if not _is_whole(round_) or not _is_whole(first_step):
         raise ProtocolError("round and first-step must be whole numbers")
+    if not 0 <= first_step <= LARGEST_STEP:
+        raise ProtocolError(f"first-step must be from 0 to {LARGEST_STEP}")
     offer = unpack_offer(content) if OFFER in content else ""
     adapter = unpack_adapter(content.array_records[ADAPTER], expected)
     return Task(round_, first_step, adapter, offer)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def unpack_offer(content: RecordDict) -> str:
@@ -265,12 +262,14 @@ def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
         return Reason.BAD_METRICS
     metrics: dict[str, float] = {}
     for name, value in record.items():
-        if not isinstance(value, int | float):
+        if not is_number(value):
             return Reason.BAD_METRICS
-        if not math.isfinite(value):
+        if not is_finite(value):
             return Reason.NOT_FINITE
+        if not RANGES[name].holds(value):
+            return Reason.BAD_WEIGHT if name == WEIGHT else Reason.OUT_OF_RANGE
         metrics[name] = float(value)
-    return metrics if 0 < metrics[WEIGHT] <= LARGEST_WEIGHT else Reason.BAD_WEIGHT
+    return metrics
 
 
 def shapes_of(arrays: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -315,23 +314,47 @@ def _arrays(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
         return Reason.WRONG_NAMES
     if sent != wanted or tuple(record[sent].shape) != (size,):
         return Reason.WRONG_SHAPES
-    flat = _flat(record[sent])
-    if flat is None:
+    flat = _flat(record[sent], size)
+    if isinstance(flat, Reason):
+        return flat
+    largest = max(-float(flat.min(initial=0)), float(flat.max(initial=0)))  # NaN, if one is
+    if not math.isfinite(largest):
+        return Reason.NOT_FINITE
+    return _split(flat, expected) if largest <= LARGEST_VALUE else Reason.OUT_OF_RANGE
+
+
+def _flat(array: Array, size: int) -> Floats | Reason:
+    """The values of an array, looked at in place: what it says of itself takes no memory.
+
+    Args:
+        array: in numpy's own format (NPY 1.0); whatever else it may be is not read.
+        size: how many float32 values it must hold.
+    """
+    data = array.data
+    if array.stype != "numpy.ndarray":
         return Reason.UNREADABLE
-    if flat.shape != (size,):
+    if len(data) > 4 * size + LONGEST_HEADER:
         return Reason.WRONG_SHAPES
-    sane = bool((torch.from_numpy(flat).abs() <= LARGEST_VALUE).all())  # NaN is not <= anything
-    return _split(flat, expected) if sane else Reason.NOT_FINITE
+    shape, kind, start = _header(data[:LONGEST_HEADER])
+    if kind != FLOAT32:
+        return Reason.UNREADABLE
+    if shape != (size,):
+        return Reason.WRONG_SHAPES
+    if len(data) - start != 4 * size:
+        return Reason.UNREADABLE
+    return np.frombuffer(data, np.float32, size, start)
 
 
-def _flat(array: Array) -> Floats | None:
-    """The values; None if they are not float32 or cannot be read."""
+def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype | None, int]:
+    """Shape and kind of an array in NPY 1.0, and where its values begin; no kind: unreadable."""
+    file = io.BytesIO(data)
     try:
-        values = array.numpy()  # numpy's own format; pickled objects are refused
-    except Exception:  # whatever a hostile array makes numpy raise
-        return None
-    readable = isinstance(values, np.ndarray) and values.dtype == np.float32
-    return values if readable else None
+        if np.lib.format.read_magic(file) != (1, 0):
+            return (), None, 0
+        shape, _, kind = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
+    except Exception:  # whatever a hostile header makes numpy raise
+        return (), None, 0
+    return shape, kind, file.tell()
 
 
 def _split(flat: Floats, expected: Shapes) -> AdapterState:

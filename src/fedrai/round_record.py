@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from fedrai import protocol
+from fedrai.aggregation.weights import capped
 from fedrai.costs import Cost
+from fedrai.metrics import WEIGHT
 from fedrai.protocol import Reason, Update
 from fedrai.runs import RunFolder, load_tensors
 
@@ -51,26 +54,80 @@ def kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[U
     return found
 
 
-def replied(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
-    """The clients' part of `round.json`."""
+def counted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
+    """Updates with the rows that they count in means, in the place of those that they state.
+
+    Args:
+        updates: usable updates by client.
+        cap: the recipe's `federation.weight_cap`; 0: all as stated.
+    """
+    weights = capped({name: u.metrics[WEIGHT] for name, u in updates.items()}, cap)
+    return {
+        name: replace(update, metrics={**update.metrics, WEIGHT: weights[name]})
+        for name, update in updates.items()
+    }
+
+
+def cut(updates: Mapping[str, Update], means: Mapping[str, Update]) -> dict[str, dict[str, float]]:
+    """By client that counts less than it states: its `rows`, and as how many they are `counted`."""
+    both = {
+        name: {"rows": updates[name].metrics[WEIGHT],
+               "counted": means[name].metrics[WEIGHT]}
+        for name in sorted(updates)
+    }  # fmt: skip
+    return {name: one for name, one in both.items() if one["counted"] != one["rows"]}
+
+
+def replied(
+    updates: Mapping[str, Update],
+    means: Mapping[str, Update],
+    aside: Mapping[str, Reason],
+    norms: Mapping[str, float],
+    cap: float,
+) -> dict[str, Any]:
+    """The clients' part of `round.json`.
+
+    Args:
+        updates: usable updates by client; `clients` holds what each said of itself.
+        means: the same, as `counted`.
+        aside: why the others are set aside.
+        norms: of each client's change of the adapter, as the server measures it.
+        cap: the recipe's `federation.weight_cap`, 0 where it does not hold.
+    """
     return {
         "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
+        "update_norms": dict(sorted(norms.items())),
+        "weight_cap": cap,
+        "capped": cut(updates, means),
         "set_aside": {name: aside[name].value for name in sorted(aside)},
-        **round_figures(updates, aside),
+        **round_figures(means, aside),
     }
 
 
 def round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
-    """How many clients replied, and their mean losses by rows, in nats per token."""
+    """How many clients replied, and their mean losses by rows as `counted`, in nats per token."""
     first, last = (_mean(updates.values(), key) for key in ("loss-first", "loss-last"))
     return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
+
+
+def strict(value: Any, indent: int | None = 2) -> str:
+    """A value as JSON that any reader takes: numbers that are not finite become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _mean(updates: Iterable[Update], key: str) -> float | None:
     """The weighted mean of a metric over the clients that send it; None if none does."""
     sent = [u.metrics for u in updates if key in u.metrics]
-    weight = sum(m[protocol.WEIGHT] for m in sent)
-    return sum(m[key] * m[protocol.WEIGHT] for m in sent) / weight if weight else None
+    weight = sum(m[WEIGHT] for m in sent)
+    return sum(m[key] * m[WEIGHT] for m in sent) / weight if weight else None
 
 
 def shown(metrics: Mapping[str, float]) -> dict[str, float]:

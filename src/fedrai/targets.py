@@ -75,7 +75,7 @@ def _run_target(folder: RunFolder, number: int | None, client: str, load: Load) 
     lm = load(settings, assets.RichProgress())
     plan = local.plan_for(settings, settings.federation.clients)
     adapters = server.load_adapters(folder, lm, plan, number)
-    key = client or (server.GLOBAL if server.GLOBAL in adapters else "")
+    key = client or server.GLOBAL
     if key not in adapters:
         raise RunError(f"name a client with --client: {', '.join(sorted(adapters))}")
     label = f"{folder.path.name}, round {number}" + (f", {client}" if client else "")

@@ -242,8 +242,9 @@ def test_a_node_sends_what_its_policy_lets_it_send(over: RunFolder) -> None:
     assert sent["clinic-a"]["filter-unsafe"] == 1.0
     assert not any(key.startswith("loss-") for key in sent["clinic-b"])
     assert set(sent["clinic-c"]) == {
-        "num-examples", "loss-first", "loss-last", "loss-mean", "update-norm",
+        "num-examples", "loss-first", "loss-last", "loss-mean",
     }  # fmt: skip
+    assert sorted(record(over, 1)["update_norms"]) == sorted(NAMES)  # the server's own measure
     weights = {name: sent[name]["num-examples"] for name in NAMES}
     assert weights == {"clinic-a": 10.0, "clinic-b": 11.0, "clinic-c": 12.0}
     losses = {name: sent[name]["loss-last"] for name in ("clinic-a", "clinic-c")}

@@ -168,16 +168,23 @@ def _evaluated(number: int, body: Json) -> Evaluated:
 
 
 def _round(number: int, body: Json) -> Round:
-    clients = part(body, "clients")
-    norms = {str(name): as_number(part(clients, name).get("update-norm")) for name in clients}
     return Round(
         number,
         as_number(body.get("loss_first")),
         as_number(body.get("loss_last")),
-        {name: norm for name, norm in norms.items() if norm is not None},
+        _norms(body),
         {str(name): str(why) for name, why in part(body, "set_aside").items()},
         _alignment(part(body, "constitution")) if "constitution" in body else None,
     )
+
+
+def _norms(body: Json) -> dict[str, float]:
+    """Norms of updates as the server measured them; in earlier versions' runs as clients said."""
+    measured, clients = body.get("update_norms"), part(body, "clients")
+    stated = {name: part(clients, name).get("update-norm") for name in clients}
+    norms = measured if isinstance(measured, Mapping) else stated
+    found = {str(name): as_number(norm) for name, norm in norms.items()}
+    return {name: norm for name, norm in found.items() if norm is not None}
 
 
 def _alignment(body: Json) -> Alignment:

@@ -20,6 +20,7 @@ from fedrai import client, protocol, recipe
 from fedrai.client import Refused, answered, describe
 from fedrai.costs import release_memory
 from fedrai.errors import AssetError, DataError, ModelError
+from fedrai.metrics import FILTER, WEIGHT
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason
 from fedrai.records import BadRow, Example, Step, Tokens
@@ -156,14 +157,14 @@ def sendable(content: RecordDict, node: Node) -> RecordDict:
     metrics = content.metric_records.get(protocol.METRICS)
     if metrics is None:
         return content
-    sent = {protocol.WEIGHT, *node.policy.send}
+    sent = {WEIGHT, *node.policy.send}
     kept = {key: value for key, value in metrics.items() if _called(key) in sent}
     return RecordDict({**content, protocol.METRICS: MetricRecord(kept)})
 
 
 def _called(metric: str) -> str:
     """What a policy calls a metric."""
-    groups = {LOSSES: "losses", protocol.FILTER: "filter-counts"}
+    groups = {LOSSES: "losses", FILTER: "filter-counts"}
     return next((name for start, name in groups.items() if metric.startswith(start)), metric)
 
 
