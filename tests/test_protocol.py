@@ -739,6 +739,13 @@ def test_a_client_tells_its_name_and_nothing_else() -> None:
             protocol.pack_name(question, "clinic-a")
 
 
+@pytest.mark.parametrize("nonce", [b"x", bytes(31), bytes(33), "x" * 32, 7])
+def test_a_client_signs_nothing_but_a_nonce(nonce: Any) -> None:
+    question = RecordDict({"question": ConfigRecord({"ask": "name", "nonce": nonce})})
+    with pytest.raises(ProtocolError, match="question"):
+        protocol.pack_name(question, "clinic-a", lambda _nonce: pytest.fail("signed"))
+
+
 def test_the_superlinks_word_that_a_node_is_gone_is_no_reply() -> None:
     gone = Metadata(1, "r", protocol.SUPERLINK, 1, "m", "1", 0.0, 60.0, "train")
     assert protocol.read_reply(Message(Error(5, ""), metadata=gone), {}) is Reason.NO_REPLY

@@ -202,8 +202,15 @@ class Display:
     def _on_nodes_present(self, clients: list[str]) -> None:
         self._line(f"nodes: {', '.join(clients) or 'none yet'}")
 
-    def _on_node_refused(self, client: str, **_: Any) -> None:
-        self._line(f"  a second node calls itself {client}; it takes no part", "yellow")
+    def _on_names_unproven(self) -> None:
+        self._line("nodes have no keys here: which node has which name is their own word", "yellow")
+
+    def _on_node_refused(self, client: str, reason: str, **_: Any) -> None:
+        why = {
+            "name-not-proven": f"a node calls itself {client} without {client}'s key",
+            "name-not-registered": f"a node calls itself {client}, and there is no {client}.pub",
+        }.get(reason, f"a second node calls itself {client}")
+        self._line(f"  {why}; it takes no part", "yellow")
 
     def _on_waiting_for_nodes(self, missing: int) -> None:
         self._bar(f"  waiting for {missing} more nodes", "waiting", 0, 1)

@@ -2,8 +2,9 @@
 
 Down: the adapter, a task of named integers and, over a network, the offer: the part of the recipe
 that concerns clients, as one document with its hash. Up: the trained adapter, named numbers, and a
-reason from a fixed list when there is no update; asked for it, a client's name. No text, no file
-names, no exception messages. Both sides check; what is not on the list raises `ProtocolError`.
+reason from a fixed list when there is no update; asked for it, a client's name and a signature. No
+text, no file names, no exception messages. Both sides check; what is not on the list raises
+`ProtocolError`.
 
 An adapter travels as one flat array: Flower moves each array of a record by requests of its own,
 and an adapter has hundreds. Both sides know its names and shapes from the base model and the
@@ -18,7 +19,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeGuard
@@ -36,6 +37,8 @@ from fedrai.schema import NAME_PATTERN
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
 OFFER, QUESTION, NAME = "offer", "question", "name"
 LARGEST_OFFER = 2**16  # characters
+NONCE = 32  # bytes of a question that are used once
+LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
 SUPERLINK = 1  # Flower's node id of its SuperLink, the sender of errors in a client's place
 TASK_KEYS = frozenset({"round", "first-step"})
 Shapes = Mapping[str, tuple[int, ...]]
@@ -174,36 +177,55 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pack_question() -> RecordDict:
-    """The content of the message that asks a client for its name."""
-    return RecordDict({QUESTION: ConfigRecord({"ask": NAME})})
+def pack_question(nonce: bytes = b"") -> RecordDict:
+    """The content of the message that asks a client for its name.
+
+    Args:
+        nonce: random bytes for the client to sign; empty: its word is taken.
+    """
+    return RecordDict(
+        {QUESTION: ConfigRecord({"ask": NAME, **({"nonce": nonce} if nonce else {})})}
+    )
 
 
-def pack_name(content: RecordDict, name: str) -> RecordDict:
+def pack_name(
+    content: RecordDict, name: str, prove: Callable[[bytes], bytes] | None = None
+) -> RecordDict:
     """The answer to `pack_question`.
 
     Args:
         content: of the question.
         name: the client's.
+        prove: signs the question's nonce; None: the client has no key.
 
     Raises:
         ProtocolError: that is not the question.
     """
     asked = content.config_records.get(QUESTION)
-    if set(content) != {QUESTION} or asked is None or dict(asked) != {"ask": NAME}:
+    nonce = asked.get("nonce", b"") if asked is not None else None
+    plain = {k: v for k, v in asked.items() if k != "nonce"} if asked is not None else {}
+    if set(content) != {QUESTION} or plain != {"ask": NAME} or not isinstance(nonce, bytes):
         raise ProtocolError("a question must ask for the name, and nothing else")
-    return RecordDict({NAME: ConfigRecord({"name": name})})
+    if len(nonce) not in (0, NONCE):
+        raise ProtocolError(f"a question's nonce must have {NONCE} bytes")
+    proof = {"signature": prove(nonce)} if nonce and prove is not None else {}
+    return RecordDict({NAME: ConfigRecord({"name": name, **proof})})
 
 
-def read_name(message: Message) -> str | None:
-    """The name in a client's answer; None if the answer is not a name."""
+def read_name(message: Message) -> tuple[str, bytes] | None:
+    """The name in a client's answer and its signature, if any; None if it is not a name."""
     if message.has_error() or not message.has_content():
         return None
     record = message.content.config_records.get(NAME)
-    if set(message.content) != {NAME} or record is None or set(record) != {"name"}:
+    if set(message.content) != {NAME} or record is None:
         return None
-    name = record["name"]
-    return name if isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) else None
+    if set(record) - {"signature"} != {"name"}:
+        return None
+    name, signature = record["name"], record.get("signature", b"")
+    if not isinstance(signature, bytes) or len(signature) > LONGEST_SIGNATURE:
+        return None
+    named = isinstance(name, str) and re.fullmatch(NAME_PATTERN, name)
+    return (str(name), signature) if named else None
 
 
 def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDict:

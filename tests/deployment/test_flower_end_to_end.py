@@ -147,15 +147,18 @@ def deployment(home: Path, tiny_model: Path) -> Iterator[Cluster]:
         proxy = found.start_proxy()
         for name in NAMES:
             key, public = key_files(home / name, name)
+            (home / "public").mkdir(exist_ok=True)
+            (home / "public" / f"{name}.pub").write_bytes(key.with_suffix(".pub").read_bytes())
             (home / name / "number").write_text(str(register(found.link, public, name)))
             found.start_node(tiny_model, home / name / "node.toml", key, proxy)
         yield found
 
 
 @pytest.fixture(scope="module")
-def engine(deployment: Cluster) -> FlowerEngine:
+def engine(home: Path, deployment: Cluster) -> FlowerEngine:
     """For `fedrai run`: the SuperLink through a proxy of its own."""
-    return FlowerEngine(replace(deployment.link, address=deployment.start_proxy("server-wire")))
+    link = replace(deployment.link, address=deployment.start_proxy("server-wire"))
+    return FlowerEngine(link, home / "public")
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +237,12 @@ def test_a_reply_that_comes_twice_counts_once(
         told = record(over, number)
         assert (sorted(told["clients"]), told["set_aside"]) == (sorted(NAMES), {})
         assert told["late_replies"] == 0
+
+
+def test_nodes_prove_their_names_with_the_keys_that_are_registered(over: RunFolder) -> None:
+    kinds = [event["event"] for event in over.events()]
+    assert "names-unproven" not in kinds
+    assert "node-refused" not in kinds
 
 
 def test_a_node_sends_what_its_policy_lets_it_send(over: RunFolder) -> None:
