@@ -42,7 +42,7 @@ from fedrai.metrics import WEIGHT
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.protocol import Reason
 from fedrai.records import Step, Tokens
-from fedrai.round_record import keep, strict
+from fedrai.round_record import copy_evaluation, keep, strict
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
 from fedrai.runtimes.grid import LocalGrid
@@ -976,12 +976,12 @@ def test_evaluations_and_their_copies(
 ) -> None:
     run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest)))
     other = RunFolder.create(tmp_path / "other", "", {})
-    server.copy_evaluation(folder, other, 0)
+    copy_evaluation(folder, other, 0)
     assert other.evaluations() == [0]
     copied = json.loads(other.metrics_file(0).read_text())
     assert copied == {**json.loads(folder.metrics_file(0).read_text()), "costs": {}}
-    server.copy_evaluation(folder, other, 0)
-    server.copy_evaluation(folder, other, 7)
+    copy_evaluation(folder, other, 0)
+    copy_evaluation(folder, other, 7)
     assert [e["event"] for e in other.events()] == ["evaluation-shared"]
     assert other.events()[0]["source"] == "run"
     asked: list[int] = []

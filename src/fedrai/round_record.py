@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fedrai.aggregation.weights import capped
 from fedrai.costs import Cost
 from fedrai.metrics import WEIGHT
 from fedrai.protocol import Reason, Update
-from fedrai.runs import RunFolder, load_tensors
+from fedrai.runs import RunFolder, load_tensors, write_text
 
 
 def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
@@ -133,3 +135,19 @@ def _mean(updates: Iterable[Update], key: str) -> float | None:
 def shown(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics under the names that events use."""
     return {key.replace("-", "_"): value for key, value in metrics.items()}
+
+
+def copy_evaluation(source: RunFolder, run: RunFolder, number: int) -> None:
+    """Take over an evaluation of the same model by the same questions; its costs stay with it."""
+    if number not in source.evaluations() or number in run.evaluations():
+        return
+
+    def write(folder: Path) -> None:
+        for file in sorted(source.evaluation_folder(number).iterdir()):
+            if file.name != "metrics.json":
+                shutil.copyfile(file, folder / file.name)
+        taken = json.loads(source.metrics_file(number).read_text(encoding="utf-8"))
+        write_text(folder / "metrics.json", strict({**taken, "costs": {}}) + "\n")
+
+    run.write_folder(run.evaluation_folder(number), write)
+    run.event("evaluation-shared", round=number, source=source.path.name)

@@ -10,9 +10,7 @@ replies now, it is another adapter, and the alignment starts over.
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -391,19 +389,3 @@ def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
         write_text(folder / "metrics.json", strict(figures(measured)) + "\n")
 
     run.write_folder(target, write)
-
-
-def copy_evaluation(source: RunFolder, run: RunFolder, number: int) -> None:
-    """Take over an evaluation of the same model by the same questions; its costs stay with it."""
-    if number not in source.evaluations() or number in run.evaluations():
-        return
-
-    def write(folder: Path) -> None:
-        for file in sorted(source.evaluation_folder(number).iterdir()):
-            if file.name != "metrics.json":
-                shutil.copyfile(file, folder / file.name)
-        taken = json.loads(source.metrics_file(number).read_text(encoding="utf-8"))
-        write_text(folder / "metrics.json", strict({**taken, "costs": {}}) + "\n")
-
-    run.write_folder(run.evaluation_folder(number), write)
-    run.event("evaluation-shared", round=number, source=source.path.name)
