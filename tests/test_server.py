@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from fedrai import client, protocol, recipe, report, server
 from fedrai.aggregation import build, update_norm
 from fedrai.costs import Cost, Ledger
 from fedrai.display import Display
-from fedrai.errors import FederationError
+from fedrai.errors import DataError, FederationError
 from fedrai.evaluation.measure import Measured
 from fedrai.metrics import WEIGHT
 from fedrai.model import AdapterState, LanguageModel, read_adapter
@@ -370,6 +371,30 @@ def test_a_client_called_global_trains_alone_and_is_resumed(
         key = next(iter(first))
         assert float((found["global"][key] - first[key]).mean()) == pytest.approx(2 * SHIFT["a"])
         assert float((found["b"][key] - first[key]).mean()) == pytest.approx(2 * SHIFT["b"])
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["Clinic.jsonl", "clinic.jsonl"], "two files give a client the name 'clinic' or 'Clinic'"),
+        (["a.jsonl", "a.csv"], "two files give a client the name 'a'"),
+        ([".new-a.jsonl"], "'.new-a', which begins with a dot"),  # as a file that is being written
+    ],
+)
+def test_clients_have_files_of_their_own(
+    files: list[str],
+    said: str,
+    settings: Callable[..., Recipe],
+    tiny: LanguageModel,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sites").mkdir()
+    for name in files:
+        (tmp_path / "sites" / name).write_text('{"prompt": "a", "response": "b"}\n')
+    pattern = f"data.partition.files={tmp_path}/sites/*"
+    given = settings("data.sources=[]", "data.partition.scheme=files", pattern)
+    with pytest.raises(DataError, match=re.escape(said)):
+        local.prepare(given, loaded=tiny)
 
 
 @pytest.mark.parametrize("value", [1e16, -1.0])
