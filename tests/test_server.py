@@ -762,6 +762,7 @@ def test_federation_is_local_training_and_a_mean_by_rows(
     sizes = {name: len(rows) for name, rows in prepared.rows.items()}
     assert sum(sizes.values()) == 25
     assert len(set(sizes.values())) == 3
+    assert record(run)["weight_cap"] == 0  # the server divided the rows itself
     current = fresh(prepared)
     for number in (1, 2):
         names = sample_clients(list(sizes), 2, given.seed, number)
@@ -820,6 +821,19 @@ def test_centralised_mode_pools_the_rows_and_the_steps(
     found = read_adapter(run.round_folder(1) / "adapter")
     wanted = trained(prepared, "pooled", 1, fresh(prepared))
     assert all(torch.allclose(found[key], wanted[key], rtol=1e-6, atol=1e-8) for key in wanted)
+
+
+def test_a_robust_rule_has_nothing_to_choose_from_in_one_place(
+    settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
+) -> None:
+    """The baseline of a recipe with Krum is the one of the same recipe without."""
+    pooled = ("federation.mode=centralised", "federation.rounds=1", "evaluation.advbench=0")
+    bits = []
+    for name, more in (("plain", ()), ("krum", ("aggregation.algorithm=krum",))):
+        run, _ = execute(settings(*pooled, *more), tiny, tmp_path / name)
+        file = run.round_folder(1) / "adapter" / "adapter_model.safetensors"
+        bits.append(file.read_bytes())
+    assert bits[0] == bits[1]
 
 
 def test_fedprox_holds_clients_near_the_global_adapter(

@@ -38,7 +38,7 @@ class Range:
 
 COUNT = Range(0, 1e9, whole=True)
 TOKENS = Range(0, 1e15, whole=True)
-LOSS = Range(0, 1e6)  # cross-entropy in nats per token; ln(vocabulary) is 12 at most
+LOSS = Range(-1e-3, 1e6)  # nats per token: rounding may go below 0, and chance is 12 at most
 RANGES: Mapping[str, Range] = {
     WEIGHT: Range(1, 1e9, whole=True),
     "steps": COUNT,

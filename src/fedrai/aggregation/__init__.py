@@ -28,7 +28,8 @@ MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
 ROBUST_HINT = (
     "a later `fedrai run --resume` asks the clients that are missing again; or a new run with a"
-    " longer federation.round_timeout, a higher federation.quorum, or another [aggregation]"
+    " longer federation.round_timeout, a higher federation.quorum, or other values of malicious,"
+    " trim or selected in [aggregation]"
 )
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
