@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from driver import write_recipe
-from fedrai import commands, compare_commands, protocol, recipe
+from fedrai import commands, compare_commands, metrics, recipe
 from fedrai.costs import Cost
 from fedrai.embedded.refusals import embedded_refusals
 from fedrai.errors import DataError, GuardError, RunError
@@ -127,7 +127,7 @@ def ledgers(run: RunFolder) -> dict[str, FilterLedger]:
 def sent(run: RunFolder, number: int = 1) -> dict[str, dict[str, float]]:
     """The filter's counts as the server has them of a round, by client."""
     clients = run.read_json(f"rounds/{number:04d}/round.json")["clients"]
-    mark = protocol.FILTER
+    mark = metrics.FILTER
     return {
         name: {key.removeprefix(mark): n for key, n in numbers.items() if key.startswith(mark)}
         for name, numbers in clients.items()
