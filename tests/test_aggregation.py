@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 import driver  # noqa: F401 (imports Flower without a warning of its typer)
-from fedrai.aggregation import Aggregator, build
+from fedrai.aggregation import Aggregator, build, update_norm
+from fedrai.aggregation.weights import capped
 from fedrai.errors import FederationError
-from fedrai.protocol import WEIGHT, Update
+from fedrai.metrics import WEIGHT
+from fedrai.protocol import Update
 from fedrai.runs import load_tensors, save_tensors
 from fedrai.schema import ALGORITHMS
 
@@ -22,6 +26,8 @@ MEANS = ("fedavg", "fedprox", "fedavgm", "median", "trimmed-mean", "krum", "mult
 
 
 def make(algorithm: str, **changes: Any) -> Aggregator:
+    if algorithm == "bulyan":
+        changes.setdefault("malicious", 1)  # against 0 it is a plain mean, and refused
     settings = ALGORITHMS[algorithm].model_validate({"algorithm": algorithm, **changes})
     return build(algorithm, **settings.model_dump(exclude={"algorithm"}))
 
@@ -177,9 +183,116 @@ def test_krum_takes_the_update_with_the_nearest_neighbours() -> None:
     assert flat(two) == [0.5, 0, 0, 0]
 
 
-def test_bulyan_with_too_few_updates_is_an_error() -> None:
-    with pytest.raises(FederationError, match="round 4: the strategy aggregated nothing"):
-        make("bulyan", malicious=1).aggregate(4, ZERO, drawn(3, clients=6))
+def test_a_trimmed_mean_that_cuts_nothing_is_an_error() -> None:
+    """Of [1, 1, 1, 1000] a fifth is no whole update: the result was 250.75."""
+    updates = {f"c{n}": update([v, v, v, v]) for n, v in enumerate([1, 1, 1, 1000])}
+    with pytest.raises(
+        FederationError, match=r"trim = 0.2 cuts nothing from 4 updates; 4 came \(c0, c1, c2, c3\)"
+    ):
+        make("trimmed-mean", trim=0.2).aggregate(3, ZERO, updates)
+    assert flat(make("trimmed-mean", trim=0.25).aggregate(3, ZERO, updates)) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "enough"),
+    [
+        ("median", {}, 3),  # of two it is their mean
+        ("median", {"malicious": 2}, 5),
+        ("trimmed-mean", {"trim": 0.2}, 5),
+        ("trimmed-mean", {"trim": 0.2, "malicious": 2}, 10),
+        ("krum", {}, 3),
+        ("krum", {"malicious": 2}, 7),
+        ("multi-krum", {"malicious": 1, "selected": 3}, 5),
+        ("multi-krum", {"malicious": 1, "selected": 6}, 7),  # n - f may be selected
+        ("multi-krum", {"selected": 6}, 7),  # all would be the mean
+        ("bulyan", {"malicious": 1}, 7),
+        ("bulyan", {"malicious": 2}, 11),
+    ],
+)
+def test_robust_rules_need_their_number_of_the_updates_that_came(
+    algorithm: str, changes: dict[str, Any], enough: int
+) -> None:
+    make(algorithm, **changes).aggregate(1, ZERO, drawn(3, clients=enough))
+    for came in range(1, enough):
+        with pytest.raises(FederationError, match=f"^round 1: .*; {came} came ") as e:
+            make(algorithm, **changes).aggregate(1, ZERO, drawn(3, clients=came))
+        assert "c0" in e.value.message
+        assert "round_timeout" in (e.value.hint or "")
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+@pytest.mark.parametrize("algorithm", ["median", "trimmed-mean", "krum", "multi-krum", "bulyan"])
+def test_what_a_robust_rule_accepts_withstands_a_liar(algorithm: str, count: int) -> None:
+    """Whatever number of updates comes: one of them moves nothing, or the round fails."""
+    changes = {"multi-krum": {"malicious": 1, "selected": count - 1}, "krum": {"malicious": 1}}
+    updates = {f"c{n}": update([1 + 0.01 * n] * 4) for n in range(count - 1)}
+    updates["liar"] = update([1000] * 4, 1e9)
+    try:
+        result = make(algorithm, **changes.get(algorithm, {})).aggregate(1, ZERO, updates)
+    except FederationError:
+        return
+    assert all(1 <= value <= 1.2 for value in flat(result))
+
+
+def test_bulyan_against_nobody_is_a_plain_mean_and_refused() -> None:
+    with pytest.raises(FederationError, match=r"malicious = 0 is a plain mean"):
+        make("bulyan", malicious=0).aggregate(1, ZERO, drawn(3))
+
+
+# --- what updates count ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "counted"),
+    [
+        ([5], [5]),  # nobody to hold it against
+        ([5, 7], [5, 7]),
+        ([5, 2**53], [5, 50]),  # ten times the other's
+        ([10, 10, 2**53], [10, 10, 20]),  # not more than both others together
+        ([10, 20, 30, 2**53], [10, 20, 30, 60]),
+        ([10] * 19 + [2**53], [10] * 19 + [100]),  # ten times the median: 100 of 290
+        ([1, 2, 3, 4], [1, 2, 3, 4]),
+        ([100, 1, 1, 1], [3, 1, 1, 1]),
+    ],
+)
+def test_the_cap_by_hand(rows: list[float], counted: list[float]) -> None:
+    found = capped({f"c{n}": count for n, count in enumerate(rows)}, 10)
+    assert list(found.values()) == counted
+    assert capped({f"c{n}": count for n, count in enumerate(rows)}, 0) == {
+        f"c{n}": count for n, count in enumerate(rows)
+    }
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=2, max_size=30), st.floats(1, 2**53))
+def test_one_liar_has_at_most_half_of_the_mean(honest: list[int], claim: float) -> None:
+    found = capped({**{f"c{n}": float(r) for n, r in enumerate(honest)}, "liar": claim}, 10)
+    assert found["liar"] <= sum(found.values()) / 2 * (1 + 1e-12)
+    assert all(0 < found[f"c{n}"] <= rows for n, rows in enumerate(honest))
+
+
+@given(st.integers(1, 10**6), st.integers(2, 40), st.floats(1, 2**53))
+def test_among_equals_a_liar_has_its_multiple_at_most(rows: int, others: int, claim: float) -> None:
+    found = capped({**{f"c{n}": float(rows) for n in range(others)}, "liar": claim}, 10)
+    assert found["liar"] / sum(found.values()) <= 10 / (10 + others) + 1e-12
+
+
+@given(st.lists(st.integers(10, 100), min_size=3, max_size=30))
+def test_honest_clients_within_the_limits_keep_their_rows_to_the_bit(rows: list[int]) -> None:
+    """Ten times the smallest, and no one more than the others together."""
+    assume(2 * max(rows) <= sum(rows))
+    stated = {f"c{n}": float(count) for n, count in enumerate(rows)}
+    assert capped(stated, 10) == stated
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_dirichlet_partition_over_ten_labels_is_left_alone(seed: int) -> None:
+    draws = np.random.default_rng(seed).dirichlet(np.full(10, 0.5), size=10) * 1000
+    stated = {f"c{n}": float(count) for n, count in enumerate(draws.sum(axis=0).round() + 1)}
+    assert capped(stated, 10) == stated
+
+
+def test_update_norm_by_hand() -> None:
+    assert update_norm(state([1, 1, 1, 1]), state([4, 1, 5, 1])) == 5
 
 
 @pytest.mark.parametrize("algorithm", STATEFUL)

@@ -7,8 +7,12 @@ import hashlib
 import io
 import json
 import math
+import random
 import re
+import time
+import tracemalloc
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,8 +42,9 @@ from fedrai.errors import ProtocolError
 from fedrai.guards.base import Conversation
 from fedrai.guards.scripted import ScriptedGuard
 from fedrai.ledger import COUNT_NAMES
+from fedrai.metrics import FILTER, RANGES, WEIGHT
 from fedrai.model import LanguageModel
-from fedrai.protocol import CLIENT_REASONS, WEIGHT, Reason, Task, Update, read_reply
+from fedrai.protocol import CLIENT_REASONS, Reason, Task, Update, read_reply
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local, screening
 from fedrai.runtimes.grid import LocalGrid
@@ -220,10 +225,30 @@ def test_a_client_takes_no_other_adapter(adapter: dict[str, torch.Tensor], said:
         ({WEIGHT: 0}, Reason.BAD_WEIGHT),
         ({WEIGHT: -3.0}, Reason.BAD_WEIGHT),
         ({WEIGHT: 1e308}, Reason.BAD_WEIGHT),  # two of them would make the sum infinite
+        ({WEIGHT: 2.0**53}, Reason.BAD_WEIGHT),
+        ({WEIGHT: 1.5}, Reason.BAD_WEIGHT),
+        ({"loss-last": 1e307}, Reason.OUT_OF_RANGE),
+        ({"loss-first": -0.1}, Reason.OUT_OF_RANGE),
+        ({"seconds": -1.0}, Reason.OUT_OF_RANGE),
+        ({"operations": 1e308}, Reason.OUT_OF_RANGE),
+        ({"tokens": -5}, Reason.OUT_OF_RANGE),
+        ({"tokens": 0.5}, Reason.OUT_OF_RANGE),
+        ({"filter-dropped": -1}, Reason.OUT_OF_RANGE),
+        ({"update-norm": 1.0}, Reason.BAD_METRICS),  # the server measures it
     ],
 )
 def test_metrics_are_a_whitelist(metrics: dict[str, Any], reason: Reason) -> None:
     assert read_reply(reply(metrics=metrics), SHAPES) is reason
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_each_number_has_a_range_with_both_ends_in_it(name: str) -> None:
+    found = RANGES[name]
+    for value in (found.low, found.high):
+        assert isinstance(read_reply(reply(metrics={name: value}), SHAPES), Update)
+    for value in (found.low - 1, found.low - 1e-9, found.high * 1.001, found.high + 1e9):
+        refused = Reason.BAD_WEIGHT if name == WEIGHT else Reason.OUT_OF_RANGE
+        assert read_reply(reply(metrics={name: value}), SHAPES) is refused
 
 
 def test_missing_weight_is_refused() -> None:
@@ -272,7 +297,7 @@ HUGE = npy(FLAT).replace(b"(10,), }", b"(1099511627776,), }").replace(b" " * 11 
         (Array(FLAT.astype(">f4")), Reason.UNREADABLE),
         (Array(FLAT.astype(np.int32)), Reason.UNREADABLE),
         (crafted(npy(np.array([{}] * 10, object), pickled=True)), Reason.UNREADABLE),
-        (crafted(HUGE), Reason.UNREADABLE),
+        (crafted(HUGE), Reason.WRONG_SHAPES),  # what its header claims is looked at, and not read
         (crafted(WHOLE[:-1]), Reason.UNREADABLE),
         (crafted(WHOLE[:20]), Reason.UNREADABLE),
         (crafted(b""), Reason.UNREADABLE),
@@ -281,7 +306,11 @@ HUGE = npy(FLAT).replace(b"(10,), }", b"(1099511627776,), }").replace(b" " * 11 
         (crafted(WHOLE, stype="torch.tensor"), Reason.UNREADABLE),
         (spoilt(math.nan), Reason.NOT_FINITE),
         (spoilt(-math.inf, 9), Reason.NOT_FINITE),
-        (spoilt(1e11, 0), Reason.NOT_FINITE),
+        (spoilt(1e11, 0), Reason.OUT_OF_RANGE),  # finite, so it is not called anything else
+        (spoilt(-65536.0, 0), Reason.OUT_OF_RANGE),
+        (crafted(WHOLE + b"\0" * 2000), Reason.WRONG_SHAPES),
+        (crafted(WHOLE + b"\0\0\0\0"), Reason.UNREADABLE),
+        (crafted(WHOLE.replace(b"NUMPY\x01", b"NUMPY\x02")), Reason.UNREADABLE),
     ],
 )
 def test_hostile_arrays_become_reasons(array: Array, reason: Reason) -> None:
@@ -363,6 +392,124 @@ def test_only_client_reasons_can_be_given(reason: Reason) -> None:
 def test_update_with_an_unlisted_metric_is_not_packed() -> None:
     with pytest.raises(ProtocolError, match="may not be sent: note, text"):
         protocol.pack_update(ADAPTER, {**METRICS, "text": 1.0, "note": 2.0})
+
+
+# --- hostile replies ------------------------------------------------------------------------------
+
+TWO_GB = 2**31
+
+
+def test_an_array_that_lies_about_its_size_costs_nothing() -> None:
+    """Its header claims 2 GB: numpy would take them before it looks for the values."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": (TWO_GB // 4,)}
+    )
+    message = reply({LAYOUT: crafted(head.getvalue() + FLAT.tobytes())})
+    expected_at_all = {"a": (TWO_GB // 4 - 4,), "b": (4,)}  # even where that size is the right one
+    right = crafted(head.getvalue() + FLAT.tobytes(), (TWO_GB // 4,))
+    other = reply({protocol.layout(expected_at_all): right})
+    tracemalloc.start()
+    begin = time.perf_counter()
+    assert read_reply(message, SHAPES) is Reason.WRONG_SHAPES
+    assert read_reply(other, expected_at_all) is Reason.UNREADABLE
+    seconds, (_, peak) = time.perf_counter() - begin, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+    assert seconds < 1
+
+
+def test_an_array_that_is_too_long_is_not_read() -> None:
+    array = crafted(WHOLE + bytes(2**24))
+    tracemalloc.start()
+    assert protocol._flat(array, 10) is Reason.WRONG_SHAPES
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+NUMBERS = (
+    math.nan, math.inf, -math.inf, 1e308, -1e308, 1e25, -(2**63), -1, -0.5, [], [1.0],
+)  # fmt: skip
+
+
+def _spoilt_metrics(rng: random.Random) -> MetricRecord:
+    metrics: dict[str, Any] = dict(METRICS)
+    kind = rng.randrange(4)
+    if kind == 0:
+        metrics[rng.choice(sorted(RANGES))] = rng.choice(NUMBERS)
+    elif kind == 1:
+        metrics["".join(rng.choices("abc-/\u0000\n", k=rng.randrange(9)))] = 1.0
+    elif kind == 2:
+        del metrics[WEIGHT]
+    else:
+        name = rng.choice(sorted(RANGES))
+        metrics[name] = RANGES[name].high * rng.choice([1.001, 10, 1e9]) + 1
+    return MetricRecord(metrics)
+
+
+def _spoilt_array(rng: random.Random) -> Array:
+    data, shape, stype = bytearray(WHOLE), [10], "numpy.ndarray"
+    kind = rng.randrange(6)
+    if kind == 0:
+        del data[rng.randrange(len(data)) :]
+    elif kind == 1:
+        data += rng.randbytes(rng.randrange(1, 5000))
+    elif kind == 2:
+        place = rng.randrange(60)
+        data[place] = (data[place] + rng.randrange(1, 255)) % 256
+    elif kind == 3:
+        value = rng.choice([math.nan, math.inf, -math.inf, 3e38, -65505.0])
+        at = 128 + 4 * rng.randrange(10)
+        data[at : at + 4] = np.float32(value).tobytes()
+    elif kind == 4:
+        shape = rng.choice([[], [0], [11], [2, 5], [2**30], [10, 1]])
+    else:
+        stype = rng.choice(["", "torch.tensor", "pickle", "numpy.ndarray "])
+    return Array("float32", tuple(shape), stype, bytes(data))
+
+
+def _hostile(rng: random.Random) -> RecordDict:
+    """A reply that is wrong in one way."""
+    arrays, metrics = {LAYOUT: Array(FLAT)}, MetricRecord(METRICS)
+    kind = rng.randrange(6)
+    if kind == 0:
+        metrics = _spoilt_metrics(rng)
+    elif kind in (1, 2):
+        arrays = {LAYOUT: _spoilt_array(rng)}
+    elif kind == 3:
+        key = rng.choice(["", LAYOUT[:-1], LAYOUT + "0", LAYOUT.upper(), rng.randbytes(9).hex()])
+        arrays = {key: Array(FLAT)} | rng.choice([{}, {"more": Array(FLAT)}])
+    elif kind == 4:
+        return RecordDict({"status": ConfigRecord({"reason": rng.choice(["", "x", 1, b"x", 1.5])})})
+    else:
+        more = rng.choice(["log", "adapter2", "status", "offer"])
+        return RecordDict(
+            {"adapter": ArrayRecord(arrays), "metrics": metrics, more: ConfigRecord({"text": "x"})}
+        )
+    return RecordDict({"adapter": ArrayRecord(arrays), "metrics": metrics})
+
+
+def test_ten_thousand_hostile_replies_are_refused_and_none_costs_memory() -> None:
+    rng = random.Random(7)
+    contents = [_hostile(rng) for _ in range(10_000)]
+    reasons: Counter[Any] = Counter()
+    for number, content in enumerate(contents):
+        message = sent(content) if number % 50 == 0 else Message(content, metadata=METADATA)
+        if number % 10 == 0:
+            tracemalloc.start()
+        found = read_reply(message, SHAPES)
+        if number % 10 == 0:
+            assert tracemalloc.get_traced_memory()[1] < 2**17
+            tracemalloc.stop()
+        if isinstance(found, Update):  # such as another space in the header: nothing is changed
+            assert {n: bits(t) for n, t in found.adapter.items()} == {
+                n: bits(t) for n, t in ADAPTER.items()
+            }
+            assert found.metrics == METRICS
+        reasons[found if isinstance(found, Reason) else "harmless"] += 1
+    assert reasons.pop("harmless", 0) < 50
+    assert set(reasons) <= protocol.SERVER_REASONS
+    assert set(reasons) >= protocol.SERVER_REASONS - {Reason.NO_REPLY}
 
 
 # --- nothing of a client's text leaves it ---------------------------------------------------------
@@ -462,7 +609,7 @@ def test_replies_hold_nothing_but_the_list(canary_run: tuple[Path, type[_Recorde
             assert dict(content.config_records["status"]) == {"reason": "training-failed"}
             continue
         assert set(content) == {"adapter", "metrics"}
-        plain = {n for n in protocol.METRIC_NAMES if not n.startswith(protocol.FILTER)}
+        plain = {n for n in protocol.METRIC_NAMES if not n.startswith(FILTER)}
         assert set(content.metric_records["metrics"]) == plain
         ((key, array),) = content.array_records["adapter"].items()
         assert re.fullmatch(r"[0-9a-f]{64}-[0-9a-f]{64}", key)
@@ -538,10 +685,10 @@ def test_no_text_leaves_a_client_that_filters(
     plain = digests()
     assert [n for n, data in written.items() if holds_canary(data)] == []
     assert [n for n, data in written.items() if any(digest in data for digest in plain)] == []
-    filtered = {protocol.FILTER + name for name in COUNT_NAMES} if mode != "fails" else set()
+    filtered = {FILTER + name for name in COUNT_NAMES} if mode != "fails" else set()
     for data in _Recorder.up:
         names = set(_content(data).metric_records["metrics"])
-        assert {name for name in names if name.startswith(protocol.FILTER)} == filtered
+        assert {name for name in names if name.startswith(FILTER)} == filtered
         assert names <= protocol.METRIC_NAMES
 
 
@@ -591,6 +738,13 @@ def test_a_client_tells_its_name_and_nothing_else() -> None:
     ):
         with pytest.raises(ProtocolError, match="question"):
             protocol.pack_name(question, "clinic-a")
+
+
+@pytest.mark.parametrize("nonce", [b"x", bytes(31), bytes(33), "x" * 32, 7])
+def test_a_client_signs_nothing_but_a_nonce(nonce: Any) -> None:
+    question = RecordDict({"question": ConfigRecord({"ask": "name", "nonce": nonce})})
+    with pytest.raises(ProtocolError, match="question"):
+        protocol.pack_name(question, "clinic-a", lambda _nonce: pytest.fail("signed"))
 
 
 def test_the_superlinks_word_that_a_node_is_gone_is_no_reply() -> None:

@@ -284,7 +284,28 @@ def test_values_on_the_bounds_are_allowed(key, value):
         ({"federation.quorum": 2, "federation.min_clients": 3}, "quorum must not be smaller"),
         (
             {"federation.quorum": 4, "aggregation.algorithm": "krum", "aggregation.malicious": 1},
-            "needs 5 clients a round, the recipe closes with 4",
+            "needs 5 updates a round; a round closes with 4",
+        ),
+        (
+            {"federation.quorum": 4, "aggregation.algorithm": "trimmed-mean"},
+            "trim = 0.2 cuts nothing from 4 updates; a round closes with 4",
+        ),
+        (
+            {
+                "aggregation.algorithm": "multi-krum",
+                "aggregation.malicious": 2,
+                "aggregation.selected": 9,
+            },
+            "selected = 9 of 10 updates leaves out fewer than the malicious ones; 8 at most",
+        ),
+        (
+            {"aggregation.algorithm": "multi-krum", "aggregation.selected": 10},
+            "9 at most",
+        ),
+        ({"aggregation.algorithm": "bulyan"}, "aggregation.malicious = 0 is a plain mean"),
+        (
+            {"federation.clients": 2, "aggregation.algorithm": "median"},
+            "needs 3 updates a round; a round samples 2",
         ),
         ({"data.partition.scheme": "files"}, "data.partition.files is needed"),
         ({"data.sources": []}, "data.sources is empty"),
@@ -380,7 +401,8 @@ def test_the_order_of_algorithm_and_settings_does_not_matter(file):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_can_be_named_alone(file, name):
-    aggregation = recipe.load(file, [f"aggregation.algorithm={name}"]).aggregation
+    more = ["aggregation.malicious=1"] if name == "bulyan" else []  # against 0 it is a plain mean
+    aggregation = recipe.load(file, [f"aggregation.algorithm={name}", *more]).aggregation
     assert aggregation.algorithm == name
     assert type(aggregation) is ALGORITHMS[name]
 

@@ -13,7 +13,7 @@ import pytest
 
 from chat_server import Server, running
 from driver import write_recipe
-from fedrai import commands, compare_commands, protocol, recipe
+from fedrai import commands, compare_commands, metrics, recipe
 from fedrai.costs import Cost
 from fedrai.embedded.refusals import embedded_refusals
 from fedrai.errors import DataError, GuardError, RunError
@@ -22,6 +22,7 @@ from fedrai.guards import calibrated
 from fedrai.guards.base import Judged
 from fedrai.guards.calibrated import CalibrationFile
 from fedrai.guards.scripted import ScriptedGuard
+from fedrai.metrics import WEIGHT
 from fedrai.model import LanguageModel
 from fedrai.records import Example, Message, Tokens
 from fedrai.runs import RunFolder
@@ -127,7 +128,7 @@ def ledgers(run: RunFolder) -> dict[str, FilterLedger]:
 def sent(run: RunFolder, number: int = 1) -> dict[str, dict[str, float]]:
     """The filter's counts as the server has them of a round, by client."""
     clients = run.read_json(f"rounds/{number:04d}/round.json")["clients"]
-    mark = protocol.FILTER
+    mark = metrics.FILTER
     return {
         name: {key.removeprefix(mark): n for key, n in numbers.items() if key.startswith(mark)}
         for name, numbers in clients.items()
@@ -136,7 +137,7 @@ def sent(run: RunFolder, number: int = 1) -> dict[str, dict[str, float]]:
 
 def weights(run: RunFolder, number: int = 1) -> dict[str, float]:
     clients = run.read_json(f"rounds/{number:04d}/round.json")["clients"]
-    return {name: numbers[protocol.WEIGHT] for name, numbers in clients.items()}
+    return {name: numbers[WEIGHT] for name, numbers in clients.items()}
 
 
 def adapter(run: RunFolder) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,22 +33,24 @@ from flwr.app import (
 from flwr.serverapp import Grid
 
 from fedrai import client, protocol, recipe, report, server
-from fedrai.aggregation import build
+from fedrai.aggregation import build, update_norm
 from fedrai.costs import Cost, Ledger
 from fedrai.display import Display
-from fedrai.errors import FederationError
+from fedrai.errors import DataError, FederationError
 from fedrai.evaluation.measure import Measured
+from fedrai.files import json_text
+from fedrai.metrics import WEIGHT
 from fedrai.model import AdapterState, LanguageModel, read_adapter
-from fedrai.protocol import WEIGHT, Reason
+from fedrai.protocol import Reason
 from fedrai.records import Step, Tokens
-from fedrai.round_record import keep
+from fedrai.round_record import copy_evaluation, keep
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
 from fedrai.runtimes.flower_internals import be_task, give_id
 from fedrai.runtimes.grid import LocalGrid
 from fedrai.runtimes.roster import LateReplies
 from fedrai.schema import Recipe, seed_for
-from fedrai.server import GLOBAL, Plan, Tools, run_rounds, sample_clients
+from fedrai.server import GLOBAL, Plan, Tools, load_adapters, run_rounds, sample_clients
 from fedrai.summary import LIST_COLUMNS, cost_line, filter_note, list_row, summarise
 from fedrai.tracking.figures import round_figures
 from fedrai.train import train
@@ -73,9 +77,11 @@ class ScriptedGrid(Grid):
         turned: whether replies arrive in the opposite order.
     """
 
-    def __init__(self, script: Script, *, turned: bool = False) -> None:
+    def __init__(
+        self, script: Script, *, turned: bool = False, nodes: Mapping[str, int] | None = None
+    ) -> None:
         be_task(1, 1, 1)
-        self.script, self.turned = script, turned
+        self.script, self.turned, self.nodes = script, turned, nodes or NODES
         self.asked: list[Message] = []
         self.inbox: list[Message] = []
 
@@ -93,7 +99,7 @@ class ScriptedGrid(Grid):
         return list(NODES.values())
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        names = {node: name for name, node in NODES.items()}
+        names = {node: name for name, node in self.nodes.items()}
         ids = []
         for message in messages:
             self.asked.append(message)
@@ -265,6 +271,147 @@ def test_finished_rounds_are_not_done_again(folder: RunFolder, tiny: LanguageMod
     run_rounds(dataclasses.replace(PLAN, rounds=3), tools(folder, tiny, grid))
     assert [m.content["task"]["round"] for m in grid.asked] == [3, 3, 3]
     assert shift_after(folder, tiny, 3) == pytest.approx(15 / 8, abs=1e-5)
+
+
+# --- what a client claims -------------------------------------------------------------------------
+
+
+def test_a_claim_of_rows_does_not_own_the_mean(folder: RunFolder, tiny: LanguageModel) -> None:
+    """Rows 1, 3 and a billion: the liar counts as all others together, and that is said."""
+    grid = misbehaving(_metrics(**{WEIGHT: 1e9}), "b")
+    heard = io.StringIO()
+    with Display(12, stream=heard) as display:
+        plan = dataclasses.replace(PLAN, weight_cap=10)
+        run_rounds(plan, tools(folder, tiny, grid, emit=display.event))
+    # (1 * 1 + 5 * 4 + 4 * -2) / 10
+    assert shift_after(folder, tiny) == pytest.approx(13 / 10, abs=1e-6)
+    found = record(folder)
+    assert (found["weight_cap"], found["clients"]["b"][WEIGHT]) == (10, 1e9)
+    assert found["capped"] == {"b": {"rows": 1e9, "counted": 5}}
+    assert (
+        "b  states 1,000,000,000 rows; they count as 5 (federation.weight_cap)" in heard.getvalue()
+    )
+
+
+def test_a_claim_of_rows_does_not_own_the_loss_that_is_shown(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    losses = {"loss-first": 8.0, "loss-last": 0.0}
+    liar, other = _metrics(**{WEIGHT: 1e9}, **losses), _metrics(**{"loss-last": 4.0})
+
+    def script(name: str, message: Message) -> Sequence[Message]:
+        return {"b": liar, "c": other}.get(name, lambda m: honest(name, m))(message)
+
+    run_rounds(dataclasses.replace(PLAN, weight_cap=10), tools(folder, tiny, ScriptedGrid(script)))
+    # "c" replies with the script of "b": 3 rows; "b" counts as 1 + 3 rows
+    assert record(folder)["loss_last"] == pytest.approx((4 * 0.0 + 3 * 4.0) / 7)
+
+
+def test_weights_within_the_cap_give_the_bits_of_no_cap(
+    folder: RunFolder, tmp_path: Path, tiny: LanguageModel
+) -> None:
+    other = RunFolder.create(tmp_path / "other", "", {})
+    run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest)))
+    run_rounds(dataclasses.replace(PLAN, weight_cap=10), tools(other, tiny, ScriptedGrid(honest)))
+    one, two = (
+        (f.round_folder(1) / "adapter" / "adapter_model.safetensors").read_bytes()
+        for f in (folder, other)
+    )
+    assert one == two
+    assert record(other)["capped"] == record(folder)["capped"] == {}
+
+
+def test_the_server_measures_updates_itself(folder: RunFolder, tiny: LanguageModel) -> None:
+    run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest)))
+    weights = sum(p.numel() for p in tiny.parameters.values())
+    assert record(folder)["update_norms"] == {
+        name: pytest.approx(abs(by) * weights**0.5, rel=1e-5) for name, by in SHIFT.items()
+    }
+
+
+def test_a_robust_round_with_late_clients_fails_and_goes_on_when_they_are_back(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    """Krum against nobody needs three; two came. What they sent is kept."""
+    with pytest.raises(FederationError, match=r"round 1: krum .* needs 3 .*; 2 came \(a, c\)"):
+        run_rounds(
+            PLAN,
+            tools(
+                folder, tiny, misbehaving(lambda m: [], "b"), aggregator=build("krum", malicious=0)
+            ),
+        )
+    assert folder.rounds() == []
+    grid = ScriptedGrid(honest)
+    run_rounds(PLAN, tools(folder, tiny, grid, aggregator=build("krum", malicious=0)))
+    assert [m.metadata.dst_node_id for m in grid.asked] == [NODES["b"]]
+    assert folder.rounds() == [1]
+
+
+def test_a_client_called_global_trains_alone_and_is_resumed(
+    tmp_path: Path, tiny: LanguageModel
+) -> None:
+    """In local mode the common start once had that name, and its adapter was lost."""
+    names = {"global": 1, "b": 2}
+    whole, cut = (RunFolder.create(tmp_path / name, "", {}) for name in ("whole", "cut"))
+    plan = dataclasses.replace(PLAN, local=True, rounds=2)
+
+    def script(name: str, message: Message) -> Sequence[Message]:
+        return honest("b" if name == "b" else "a", message)
+
+    def go(run: RunFolder, rounds: int) -> None:
+        given = dataclasses.replace(plan, rounds=rounds, sampled=2)
+        run_rounds(given, tools(run, tiny, ScriptedGrid(script, nodes=names), nodes=names))
+
+    go(whole, 2)
+    go(cut, 1)
+    go(cut, 2)
+    for run in (whole, cut):
+        found = load_adapters(run, tiny, plan, 2)
+        assert sorted(found) == ["b", "global"]
+        first = start(tiny)
+        key = next(iter(first))
+        assert float((found["global"][key] - first[key]).mean()) == pytest.approx(2 * SHIFT["a"])
+        assert float((found["b"][key] - first[key]).mean()) == pytest.approx(2 * SHIFT["b"])
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["Clinic.jsonl", "clinic.jsonl"], "two files give a client the name 'clinic' or 'Clinic'"),
+        (["a.jsonl", "a.csv"], "two files give a client the name 'a'"),
+        ([".new-a.jsonl"], "'.new-a', which begins with a dot"),  # as a file that is being written
+    ],
+)
+def test_clients_have_files_of_their_own(
+    files: list[str],
+    said: str,
+    settings: Callable[..., Recipe],
+    tiny: LanguageModel,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sites").mkdir()
+    for name in files:
+        (tmp_path / "sites" / name).write_text('{"prompt": "a", "response": "b"}\n')
+    pattern = f"data.partition.files={tmp_path}/sites/*"
+    given = settings("data.sources=[]", "data.partition.scheme=files", pattern)
+    with pytest.raises(DataError, match=re.escape(said)):
+        local.prepare(given, loaded=tiny)
+
+
+@pytest.mark.parametrize("value", [1e16, -1.0])
+def test_a_cost_out_of_its_range_sets_its_client_aside(
+    value: float, folder: RunFolder, tiny: LanguageModel
+) -> None:
+    run_rounds(PLAN, tools(folder, tiny, misbehaving(_metrics(seconds=value), "b")))
+    assert record(folder)["set_aside"] == {"b": "numbers-out-of-range"}
+    assert record(folder)["costs"]["training"]["seconds"] == 1.0
+
+
+def test_numbers_that_are_not_finite_are_null_in_a_record() -> None:
+    body = {"a": [1.5, math.nan, (math.inf, 2)], "b": {"c": -math.inf, "d": True, "e": None}}
+    assert json.loads(json_text(body), parse_constant=pytest.fail) == {
+        "a": [1.5, None, [None, 2]], "b": {"c": None, "d": True, "e": None}
+    }  # fmt: skip
 
 
 # --- clients that misbehave -----------------------------------------------------------------------
@@ -616,6 +763,7 @@ def test_federation_is_local_training_and_a_mean_by_rows(
     sizes = {name: len(rows) for name, rows in prepared.rows.items()}
     assert sum(sizes.values()) == 25
     assert len(set(sizes.values())) == 3
+    assert record(run)["weight_cap"] == 0  # the server divided the rows itself
     current = fresh(prepared)
     for number in (1, 2):
         names = sample_clients(list(sizes), 2, given.seed, number)
@@ -629,8 +777,8 @@ def test_federation_is_local_training_and_a_mean_by_rows(
             assert torch.allclose(found[key].double(), mean, rtol=1e-5, atol=1e-7)
         assert any(not torch.allclose(found[k], current[k], atol=1e-4) for k in current)
         for name in names:
-            moved = client.update_norm(current, parts[name])
-            assert metrics[name]["update-norm"] == pytest.approx(moved, rel=1e-6)
+            moved = update_norm(current, parts[name])
+            assert record(run, number)["update_norms"][name] == pytest.approx(moved, rel=1e-6)
             assert metrics[name]["steps"] == 3
         current = found
 
@@ -676,6 +824,19 @@ def test_centralised_mode_pools_the_rows_and_the_steps(
     assert all(torch.allclose(found[key], wanted[key], rtol=1e-6, atol=1e-8) for key in wanted)
 
 
+def test_a_robust_rule_has_nothing_to_choose_from_in_one_place(
+    settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
+) -> None:
+    """The baseline of a recipe with Krum is the one of the same recipe without."""
+    pooled = ("federation.mode=centralised", "federation.rounds=1", "evaluation.advbench=0")
+    bits = []
+    for name, more in (("plain", ()), ("krum", ("aggregation.algorithm=krum",))):
+        run, _ = execute(settings(*pooled, *more), tiny, tmp_path / name)
+        file = run.round_folder(1) / "adapter" / "adapter_model.safetensors"
+        bits.append(file.read_bytes())
+    assert bits[0] == bits[1]
+
+
 def test_fedprox_holds_clients_near_the_global_adapter(
     settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
 ) -> None:
@@ -684,7 +845,7 @@ def test_fedprox_holds_clients_near_the_global_adapter(
             "federation.rounds=1", "evaluation.advbench=0", "training.local_steps=6", *overrides
         )
         folder, _ = execute(given, tiny, tmp_path / name)
-        norms = [m["update-norm"] for m in record(folder)["clients"].values()]
+        norms = record(folder)["update_norms"].values()
         file = folder.round_folder(1) / "adapter" / "adapter_model.safetensors"
         return file.read_bytes(), sum(norms)
 
@@ -714,7 +875,7 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
 
     def script(name: str, message: Message) -> Sequence[Message]:
         content = shifted(name, message)
-        kept = {"c": {"seconds": 2.0, "update-norm": 3.0}}.get(name, {})
+        kept = {"c": {"seconds": 2.0}}.get(name, {})
         content.metric_records["metrics"] = MetricRecord({WEIGHT: ROWS[name], **kept})
         return [answer(message, content)]
 
@@ -736,10 +897,11 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     cells = dict(zip(LIST_COLUMNS[1:], list_row(found), strict=True))
     assert (cells["harmful rows"], cells["filter"]) == ("0 of 8", "drop")
     numbers = round_figures(record(run))
-    assert numbers["client/c/update_norm"] == 3.0
-    assert "client/a/update_norm" not in numbers
+    # all weights moved by -2; the server measures that itself, whatever a client tells
+    weights = sum(p.numel() for p in tiny.parameters.values())
+    assert numbers["client/c/update_norm"] == pytest.approx(2 * weights**0.5, rel=1e-6)
     page = report.build([run.path], tmp_path / "report.html")
-    assert "3.000" in page.read_text()
+    assert f"{2 * weights**0.5:.3f}" in page.read_text()
 
 
 def test_client_without_rows_takes_no_part(
@@ -854,12 +1016,12 @@ def test_evaluations_and_their_copies(
 ) -> None:
     run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest)))
     other = RunFolder.create(tmp_path / "other", "", {})
-    server.copy_evaluation(folder, other, 0)
+    copy_evaluation(folder, other, 0)
     assert other.evaluations() == [0]
     copied = json.loads(other.metrics_file(0).read_text())
     assert copied == {**json.loads(folder.metrics_file(0).read_text()), "costs": {}}
-    server.copy_evaluation(folder, other, 0)
-    server.copy_evaluation(folder, other, 7)
+    copy_evaluation(folder, other, 0)
+    copy_evaluation(folder, other, 7)
     assert [e["event"] for e in other.events()] == ["evaluation-shared"]
     assert other.events()[0]["source"] == "run"
     asked: list[int] = []

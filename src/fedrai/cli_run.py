@@ -120,7 +120,8 @@ def _engine(name: str, folder: Path | None) -> Engine:
 
     here = settings.read(folder)
     return FlowerEngine(
-        link_to(str(here.address), here.root_certificate, here.insecure, here.secret)
+        link_to(str(here.address), here.root_certificate, here.insecure, here.secret),
+        None if here.insecure else here.folder / "nodes",
     )
 
 

@@ -19,7 +19,8 @@ from flwr.clientapp import ClientApp
 
 from fedrai import costs, protocol
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError
-from fedrai.model import AdapterState, LanguageModel
+from fedrai.metrics import FILTER, WEIGHT
+from fedrai.model import LanguageModel
 from fedrai.protocol import Reason
 from fedrai.records import Step, Tokens, TrainResult
 from fedrai.train import train
@@ -137,16 +138,14 @@ def _local_training(site: Site, work: Work, client: str, message: Message) -> Re
         seed=site.seed(task.round, client),
         on_step=lambda step: site.on_step(client, step),
     )
-    numbers = _metrics(len(rows), result, task.adapter, adapter)
-    counts = {protocol.FILTER + name: n for name, n in site.filter_counts(client).items()}
+    numbers = _metrics(len(rows), result)
+    counts = {FILTER + name: n for name, n in site.filter_counts(client).items()}
     return protocol.pack_update(adapter, {**numbers, **counts})
 
 
-def _metrics(
-    rows: int, result: TrainResult, before: AdapterState, after: AdapterState
-) -> Mapping[str, float]:
+def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
     return {
-        protocol.WEIGHT: rows,
+        WEIGHT: rows,
         "steps": len(result.losses),
         "tokens": result.tokens,
         "label-tokens": result.label_tokens,
@@ -156,14 +155,7 @@ def _metrics(
         "seconds": result.seconds,
         "operations": result.operations,
         "peak-bytes": costs.peak_bytes(),
-        "update-norm": update_norm(before, after),
     }
-
-
-def update_norm(before: AdapterState, after: AdapterState) -> float:
-    """Euclidean norm of the change of all adapter weights together."""
-    squares = [((after[name] - before[name]).double() ** 2).sum() for name in sorted(before)]
-    return float(torch.stack(squares).sum().sqrt())
 
 
 def _reason(error: Exception) -> Reason:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedrai import assets, recipe, runs, server, summary, tracking
+from fedrai import assets, recipe, round_record, runs, summary, tracking
 from fedrai.display import Display
 from fedrai.errors import AssetError
 from fedrai.generate import generate
@@ -98,7 +98,7 @@ def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequen
         drawn = settings.evaluation.temperature > 0 and before.seed != settings.seed
         same_questions = same and not drawn and before.evaluation == settings.evaluation
         if same_questions and same_model(before, settings) and 0 in source.evaluations():
-            server.copy_evaluation(source, folder, 0)
+            round_record.copy_evaluation(source, folder, 0)
             return
 
 

@@ -178,6 +178,10 @@ class Display:
     def _on_client_set_aside(self, client: str, reason: str, **_: Any) -> None:
         self._line(f"  {client}  set aside: {reason}", "yellow")
 
+    def _on_weight_capped(self, client: str, rows: float, counted: float, **_: Any) -> None:
+        text = f"  {client}  states {rows:,.0f} rows; they count as {counted:,.0f}"
+        self._line(f"{text} (federation.weight_cap)", "yellow")
+
     def _on_client_log_lost(self, client: str, why: str) -> None:
         self._line(f"  {client}  a line of its log is lost: {why}", "yellow")
 
@@ -198,8 +202,15 @@ class Display:
     def _on_nodes_present(self, clients: list[str]) -> None:
         self._line(f"nodes: {', '.join(clients) or 'none yet'}")
 
-    def _on_node_refused(self, client: str, **_: Any) -> None:
-        self._line(f"  a second node calls itself {client}; it takes no part", "yellow")
+    def _on_names_unproven(self) -> None:
+        self._line("nodes have no keys here: which node has which name is their own word", "yellow")
+
+    def _on_node_refused(self, client: str, reason: str, **_: Any) -> None:
+        why = {
+            "name-not-proven": f"a node calls itself {client} without {client}'s key",
+            "name-not-registered": f"a node calls itself {client}, and there is no {client}.pub",
+        }.get(reason, f"a second node calls itself {client}")
+        self._line(f"  {why}; it takes no part", "yellow")
 
     def _on_waiting_for_nodes(self, missing: int) -> None:
         self._bar(f"  waiting for {missing} more nodes", "waiting", 0, 1)

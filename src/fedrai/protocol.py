@@ -2,23 +2,27 @@
 
 Down: the adapter, a task of named integers and, over a network, the offer: the part of the recipe
 that concerns clients, as one document with its hash. Up: the trained adapter, named numbers, and a
-reason from a fixed list when there is no update; asked for it, a client's name. No text, no file
-names, no exception messages. Both sides check; what is not on the list raises `ProtocolError`.
+reason from a fixed list when there is no update; asked for it, a client's name and a signature. No
+text, no file names, no exception messages. Both sides check; what is not on the list raises
+`ProtocolError`.
 
 An adapter travels as one flat array: Flower moves each array of a record by requests of its own,
 and an adapter has hundreds. Both sides know its names and shapes from the base model and the
-recipe; only their hashes are sent, to be compared.
+recipe; only their hashes are sent, to be compared. How many bytes that is follows too, so an array
+is measured before anything of it is read or any memory is taken for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -26,37 +30,25 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedrai.errors import ProtocolError
-from fedrai.ledger import COUNT_NAMES
+from fedrai.metrics import RANGES, WEIGHT, is_finite, is_number
 from fedrai.model.adapters import AdapterState
 from fedrai.schema import NAME_PATTERN
 
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
 OFFER, QUESTION, NAME = "offer", "question", "name"
 LARGEST_OFFER = 2**16  # characters
+NONCE = 32  # bytes of a question that are used once
+LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
 SUPERLINK = 1  # Flower's node id of its SuperLink, the sender of errors in a client's place
 TASK_KEYS = frozenset({"round", "first-step"})
-FILTER = "filter-"  # before the names of the safety filter's counts
-WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
-LARGEST_WEIGHT = 2.0**53  # a sum that overflows would turn every weight of the mean into 0
 Shapes = Mapping[str, tuple[int, ...]]
 Floats = npt.NDArray[np.float32]
-LARGEST_VALUE = 1e10  # finite, but its square or sum over an adapter would not be
-METRIC_NAMES = frozenset(
-    {
-        WEIGHT,
-        "steps",
-        "tokens",
-        "label-tokens",
-        "loss-first",
-        "loss-last",
-        "loss-mean",
-        "seconds",
-        "operations",
-        "peak-bytes",
-        "update-norm",
-    }
-    | {FILTER + name for name in COUNT_NAMES}
-)
+FLOAT32 = np.dtype("<f4")
+LARGEST_VALUE = 65504.0
+"""Of an adapter's weights: float16's largest. Trained ones stay below 10."""
+LARGEST_STEP = 10**9
+LONGEST_HEADER = 1024  # bytes before an array's values; numpy writes 128
+METRIC_NAMES = frozenset(RANGES)
 
 
 class Reason(StrEnum):
@@ -87,6 +79,7 @@ class Reason(StrEnum):
     WRONG_NAMES = "wrong-array-names"
     WRONG_SHAPES = "wrong-array-shapes"
     NOT_FINITE = "values-not-finite"
+    OUT_OF_RANGE = "numbers-out-of-range"
     BAD_WEIGHT = "weight-not-positive"
     BAD_METRICS = "metrics-not-allowed"
 
@@ -98,6 +91,7 @@ SERVER_REASONS = frozenset(
         Reason.WRONG_NAMES,
         Reason.WRONG_SHAPES,
         Reason.NOT_FINITE,
+        Reason.OUT_OF_RANGE,
         Reason.BAD_WEIGHT,
         Reason.BAD_METRICS,
     }
@@ -149,11 +143,17 @@ def unpack_task(content: RecordDict, expected: Shapes) -> Task:
     if set(task) != TASK_KEYS:
         raise ProtocolError(f"a task must hold {', '.join(sorted(TASK_KEYS))}, and nothing else")
     round_, first_step = task["round"], task["first-step"]
-    if not isinstance(round_, int) or not isinstance(first_step, int):
+    if not _is_whole(round_) or not _is_whole(first_step):
         raise ProtocolError("round and first-step must be whole numbers")
+    if not 0 <= first_step <= LARGEST_STEP:
+        raise ProtocolError(f"first-step must be from 0 to {LARGEST_STEP}")
     offer = unpack_offer(content) if OFFER in content else ""
     adapter = unpack_adapter(content.array_records[ADAPTER], expected)
     return Task(round_, first_step, adapter, offer)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def unpack_offer(content: RecordDict) -> str:
@@ -177,36 +177,55 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pack_question() -> RecordDict:
-    """The content of the message that asks a client for its name."""
-    return RecordDict({QUESTION: ConfigRecord({"ask": NAME})})
+def pack_question(nonce: bytes = b"") -> RecordDict:
+    """The content of the message that asks a client for its name.
+
+    Args:
+        nonce: random bytes for the client to sign; empty: its word is taken.
+    """
+    return RecordDict(
+        {QUESTION: ConfigRecord({"ask": NAME, **({"nonce": nonce} if nonce else {})})}
+    )
 
 
-def pack_name(content: RecordDict, name: str) -> RecordDict:
+def pack_name(
+    content: RecordDict, name: str, prove: Callable[[bytes], bytes] | None = None
+) -> RecordDict:
     """The answer to `pack_question`.
 
     Args:
         content: of the question.
         name: the client's.
+        prove: signs the question's nonce; None: the client has no key.
 
     Raises:
         ProtocolError: that is not the question.
     """
     asked = content.config_records.get(QUESTION)
-    if set(content) != {QUESTION} or asked is None or dict(asked) != {"ask": NAME}:
+    nonce = asked.get("nonce", b"") if asked is not None else None
+    plain = {k: v for k, v in asked.items() if k != "nonce"} if asked is not None else {}
+    if set(content) != {QUESTION} or plain != {"ask": NAME} or not isinstance(nonce, bytes):
         raise ProtocolError("a question must ask for the name, and nothing else")
-    return RecordDict({NAME: ConfigRecord({"name": name})})
+    if len(nonce) not in (0, NONCE):
+        raise ProtocolError(f"a question's nonce must have {NONCE} bytes")
+    proof = {"signature": prove(nonce)} if nonce and prove is not None else {}
+    return RecordDict({NAME: ConfigRecord({"name": name, **proof})})
 
 
-def read_name(message: Message) -> str | None:
-    """The name in a client's answer; None if the answer is not a name."""
+def read_name(message: Message) -> tuple[str, bytes] | None:
+    """The name in a client's answer and its signature, if any; None if it is not a name."""
     if message.has_error() or not message.has_content():
         return None
     record = message.content.config_records.get(NAME)
-    if set(message.content) != {NAME} or record is None or set(record) != {"name"}:
+    if set(message.content) != {NAME} or record is None:
         return None
-    name = record["name"]
-    return name if isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) else None
+    if set(record) - {"signature"} != {"name"}:
+        return None
+    name, signature = record["name"], record.get("signature", b"")
+    if not isinstance(signature, bytes) or len(signature) > LONGEST_SIGNATURE:
+        return None
+    named = isinstance(name, str) and re.fullmatch(NAME_PATTERN, name)
+    return (str(name), signature) if named else None
 
 
 def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDict:
@@ -265,12 +284,14 @@ def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
         return Reason.BAD_METRICS
     metrics: dict[str, float] = {}
     for name, value in record.items():
-        if not isinstance(value, int | float):
+        if not is_number(value):
             return Reason.BAD_METRICS
-        if not math.isfinite(value):
+        if not is_finite(value):
             return Reason.NOT_FINITE
+        if not RANGES[name].holds(value):
+            return Reason.BAD_WEIGHT if name == WEIGHT else Reason.OUT_OF_RANGE
         metrics[name] = float(value)
-    return metrics if 0 < metrics[WEIGHT] <= LARGEST_WEIGHT else Reason.BAD_WEIGHT
+    return metrics
 
 
 def shapes_of(arrays: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -315,23 +336,47 @@ def _arrays(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
         return Reason.WRONG_NAMES
     if sent != wanted or tuple(record[sent].shape) != (size,):
         return Reason.WRONG_SHAPES
-    flat = _flat(record[sent])
-    if flat is None:
+    flat = _flat(record[sent], size)
+    if isinstance(flat, Reason):
+        return flat
+    largest = max(-float(flat.min(initial=0)), float(flat.max(initial=0)))  # NaN, if one is
+    if not math.isfinite(largest):
+        return Reason.NOT_FINITE
+    return _split(flat, expected) if largest <= LARGEST_VALUE else Reason.OUT_OF_RANGE
+
+
+def _flat(array: Array, size: int) -> Floats | Reason:
+    """The values of an array, looked at in place: what it says of itself takes no memory.
+
+    Args:
+        array: in numpy's own format (NPY 1.0); whatever else it may be is not read.
+        size: how many float32 values it must hold.
+    """
+    data = array.data
+    if array.stype != "numpy.ndarray":
         return Reason.UNREADABLE
-    if flat.shape != (size,):
+    if len(data) > 4 * size + LONGEST_HEADER:
         return Reason.WRONG_SHAPES
-    sane = bool((torch.from_numpy(flat).abs() <= LARGEST_VALUE).all())  # NaN is not <= anything
-    return _split(flat, expected) if sane else Reason.NOT_FINITE
+    shape, kind, start = _header(data[:LONGEST_HEADER])
+    if kind != FLOAT32:
+        return Reason.UNREADABLE
+    if shape != (size,):
+        return Reason.WRONG_SHAPES
+    if len(data) - start != 4 * size:
+        return Reason.UNREADABLE
+    return np.frombuffer(data, np.float32, size, start)
 
 
-def _flat(array: Array) -> Floats | None:
-    """The values; None if they are not float32 or cannot be read."""
+def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype | None, int]:
+    """Shape and kind of an array in NPY 1.0, and where its values begin; no kind: unreadable."""
+    file = io.BytesIO(data)
     try:
-        values = array.numpy()  # numpy's own format; pickled objects are refused
-    except Exception:  # whatever a hostile array makes numpy raise
-        return None
-    readable = isinstance(values, np.ndarray) and values.dtype == np.float32
-    return values if readable else None
+        if np.lib.format.read_magic(file) != (1, 0):
+            return (), None, 0
+        shape, _, kind = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
+    except Exception:  # whatever a hostile header makes numpy raise
+        return (), None, 0
+    return shape, kind, file.tell()
 
 
 def _split(flat: Floats, expected: Shapes) -> AdapterState:

@@ -11,7 +11,6 @@ replies now, it is another adapter, and the alignment starts over.
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,8 @@ from typing import Any, Protocol
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedrai import checksums, protocol
-from fedrai.aggregation import Aggregator
+from fedrai import protocol
+from fedrai.aggregation import Aggregator, update_norm
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.costs import Ledger
 from fedrai.errors import FederationError, RunError
@@ -30,11 +29,20 @@ from fedrai.evaluation.measure import Measured, figures
 from fedrai.files import json_line, json_text
 from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
 from fedrai.protocol import Reason, Update
-from fedrai.round_record import cost_of, keep, kept, replied, round_figures, shown
+from fedrai.round_record import (
+    cost_of,
+    counted,
+    cut,
+    keep,
+    kept,
+    replied,
+    round_figures,
+    shown,
+)
 from fedrai.runs import RunFolder, digest_of, load_tensors, save_tensors, write_text
 from fedrai.schema import seed_for
 
-GLOBAL = "global"
+GLOBAL = ""  # the adapter that is no client's; no client can be called that
 POLL = 1.0  # seconds between looks for replies that are not there yet
 FOR_EVER = 30 * 86400.0  # seconds that Flower keeps the messages of a round without a deadline
 SLACK = 86400.0  # seconds after a deadline that it keeps them, so that late replies can be counted
@@ -60,6 +68,7 @@ class Plan:
         start: adapter that round 1 starts from, a PEFT folder or `fedrai:aligned`; empty: fresh.
         quorum: usable updates with which a round closes, beside any that came in the same look;
             0: all that were asked for.
+        weight_cap: see `aggregation.weights`; 0: updates count by the rows that clients state.
     """
 
     seed: int
@@ -72,6 +81,7 @@ class Plan:
     evaluate_every: int
     start: str = ""
     quorum: int = 0
+    weight_cap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,7 @@ def run_rounds(plan: Plan, tools: Tools) -> None:
 
 
 def load_adapters(run: RunFolder, model: LanguageModel, plan: Plan, number: int) -> Adapters:
-    """The adapters after a round: one named `global`, or one a client in local mode."""
+    """The adapters after a round: one, as `GLOBAL`, or one a client in local mode."""
     if number == 0:
         return {GLOBAL: _first(run, model, plan)}
     folder = run.round_folder(number)
@@ -192,14 +202,29 @@ def _round(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> Adapter
             f" {plan.min_clients} ({reasons})",
             hint="the clients' logs are in the run folder under clients/",
         )
+    means = counted(updates, plan.weight_cap)
+    for name, limited in cut(updates, means).items():
+        tools.emit("weight-capped", round=number, client=name, **limited)
     with ledger.measure("aggregation"):
-        fresh = _combine(plan, tools, number, adapters, updates)
+        fresh = _combine(plan, tools, number, adapters, means)
+        norms = _norms(plan, tools, adapters, updates)
     fresh, report = _aligned(tools, number, fresh, ledger)
     if tools.late is not None:
         report["late_replies"] = tools.late.count()
-    _commit(tools, number, fresh, {**replied(updates, aside), **report}, ledger)
-    tools.emit("round-finished", round=number, **round_figures(updates, aside))
+    clients = replied(updates, means, aside, norms, plan.weight_cap)
+    _commit(tools, number, fresh, {**clients, **report}, ledger)
+    tools.emit("round-finished", round=number, **round_figures(means, aside))
     return fresh
+
+
+def _norms(
+    plan: Plan, tools: Tools, adapters: Adapters, updates: Mapping[str, Update]
+) -> dict[str, float]:
+    """How far each client moved the adapter that it was sent."""
+    return {
+        name: update_norm(_start(plan, tools, adapters, name), update.adapter)
+        for name, update in updates.items()
+    }
 
 
 def _combine(
@@ -367,20 +392,3 @@ def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
         write_text(folder / "metrics.json", json_text(figures(measured)))
 
     run.write_folder(target, write)
-
-
-def copy_evaluation(source: RunFolder, run: RunFolder, number: int) -> None:
-    """Take over an evaluation of the same model by the same questions; its costs stay with it."""
-    place = source.evaluation_folder(number)
-    there = number in source.evaluations() and number not in run.evaluations()
-    if not there or checksums.changed(place):  # a damaged one is made anew here
-        return
-    taken = source.read_json(f"{place.relative_to(source.path).as_posix()}/metrics.json")
-
-    def write(folder: Path) -> None:
-        for file in sorted(place.glob("*.jsonl")):
-            shutil.copyfile(file, folder / file.name)
-        write_text(folder / "metrics.json", json_text({**taken, "costs": {}}))
-
-    run.write_folder(run.evaluation_folder(number), write)
-    run.event("evaluation-shared", round=number, source=source.path.name)

@@ -91,7 +91,7 @@ def _run_target(
     _note_other(folder.path.name, lm, str(folder.info.get("model_fingerprint") or ""))
     plan = local.plan_for(settings, settings.federation.clients)
     adapters = server.load_adapters(folder, lm, plan, number)
-    key = client or (server.GLOBAL if server.GLOBAL in adapters else "")
+    key = client or server.GLOBAL
     if key not in adapters:
         raise RunError(f"name a client with --client: {', '.join(sorted(adapters))}")
     label = f"{folder.path.name}, round {number}" + (f", {client}" if client else "")

@@ -31,11 +31,12 @@ QUIET = {
 
 
 def key_files(folder: Path, name: str) -> tuple[Path, bytes]:
-    """A node's private key as a file, and its public key as Flower registers it."""
+    """A node's private key as a file, with NAME.pub beside it, and the public one for Flower."""
     private, line = made.make_node_key()
     file = folder / f"{name}.key"
     file.write_bytes(private)
     file.chmod(0o600)
+    file.with_suffix(".pub").write_bytes(line)
     return file, _pem(name, line)
 
 

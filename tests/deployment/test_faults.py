@@ -13,6 +13,7 @@ from flwr.app import Message, Metadata
 from scenarios import QUICK, Place, Seen, place
 
 from fedrai import protocol
+from fedrai.metrics import WEIGHT
 from fedrai.protocol import Reason, Update
 from fedrai.runtimes.careful import CarefulGrid
 from fedrai.runtimes.flower_internals import HttpGrid, give_id
@@ -57,7 +58,7 @@ class Runtime:
 
     def add(self, asked: str, node: int, spoil: bytes = b"") -> None:
         """Keep a reply; `spoil` is cut out of its objects (lengths are put right again)."""
-        content = protocol.pack_update({"a": ADAPTER["a"] * node}, {protocol.WEIGHT: node})
+        content = protocol.pack_update({"a": ADAPTER["a"] * node}, {WEIGHT: node})
         metadata = Metadata(1, "", node, 1, asked, "1", 0.0, 60.0, "train")
         message = Message(content, metadata=metadata)
         give_id(message, message.object_id)

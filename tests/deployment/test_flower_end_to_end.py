@@ -147,15 +147,18 @@ def deployment(home: Path, tiny_model: Path) -> Iterator[Cluster]:
         proxy = found.start_proxy()
         for name in NAMES:
             key, public = key_files(home / name, name)
+            (home / "public").mkdir(exist_ok=True)
+            (home / "public" / f"{name}.pub").write_bytes(key.with_suffix(".pub").read_bytes())
             (home / name / "number").write_text(str(register(found.link, public, name)))
             found.start_node(tiny_model, home / name / "node.toml", key, proxy)
         yield found
 
 
 @pytest.fixture(scope="module")
-def engine(deployment: Cluster) -> FlowerEngine:
+def engine(home: Path, deployment: Cluster) -> FlowerEngine:
     """For `fedrai run`: the SuperLink through a proxy of its own."""
-    return FlowerEngine(replace(deployment.link, address=deployment.start_proxy("server-wire")))
+    link = replace(deployment.link, address=deployment.start_proxy("server-wire"))
+    return FlowerEngine(link, home / "public")
 
 
 @pytest.fixture(scope="module")
@@ -236,14 +239,21 @@ def test_a_reply_that_comes_twice_counts_once(
         assert told["late_replies"] == 0
 
 
+def test_nodes_prove_their_names_with_the_keys_that_are_registered(over: RunFolder) -> None:
+    kinds = [event["event"] for event in over.events()]
+    assert "names-unproven" not in kinds
+    assert "node-refused" not in kinds
+
+
 def test_a_node_sends_what_its_policy_lets_it_send(over: RunFolder) -> None:
     sent = record(over, 1)["clients"]
     assert sent["clinic-a"]["filter-rows"] == 11.0
     assert sent["clinic-a"]["filter-unsafe"] == 1.0
     assert not any(key.startswith("loss-") for key in sent["clinic-b"])
     assert set(sent["clinic-c"]) == {
-        "num-examples", "loss-first", "loss-last", "loss-mean", "update-norm",
+        "num-examples", "loss-first", "loss-last", "loss-mean",
     }  # fmt: skip
+    assert sorted(record(over, 1)["update_norms"]) == sorted(NAMES)  # the server's own measure
     weights = {name: sent[name]["num-examples"] for name in NAMES}
     assert weights == {"clinic-a": 10.0, "clinic-b": 11.0, "clinic-c": 12.0}
     losses = {name: sent[name]["loss-last"] for name in ("clinic-a", "clinic-c")}

@@ -12,12 +12,14 @@ from flwr.app import Context, Message, Metadata, MetricRecord, RecordDict
 
 from driver import write_rows
 from fedrai import protocol
+from fedrai.deploy.certificates import make_node_key
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason, Update
 from fedrai.runtimes import local
 from fedrai.runtimes.flower_internals import be_task
 from fedrai.runtimes.node import NodeApp, sendable
 from fedrai.runtimes.offer import make_offer
+from fedrai.runtimes.proof import proves
 from fedrai.runtimes.worker import reply_of
 from fedrai.schema import Node, Recipe
 
@@ -101,7 +103,19 @@ def test_it_trains_in_the_rounds_of_the_offer_only(
 
 
 def test_it_tells_its_name(node: NodeApp) -> None:
-    assert protocol.read_name(asked(node, protocol.pack_question(), "query")) == "clinic"
+    assert protocol.read_name(asked(node, protocol.pack_question(), "query")) == ("clinic", b"")
+
+
+def test_it_signs_its_name_with_its_key(tmp_path: Path, node: NodeApp) -> None:
+    private, public = make_node_key()
+    (tmp_path / "node.key").write_bytes(private)
+    own = NodeApp(tmp_path / "node.toml", key=tmp_path / "node.key")
+    question = protocol.pack_question(bytes(range(32)))
+    name, signature = protocol.read_name(asked(own, question, "query")) or ("", b"")
+    assert name == "clinic"
+    assert proves(public, signature, bytes(range(32)), 7, "clinic")
+    assert not proves(public, signature, bytes(range(32)), 8, "clinic")
+    assert protocol.read_name(asked(node, question, "query")) == ("clinic", b"")  # without a key
     assert reason(asked(node, RecordDict(), "query")) == Reason.BAD_TASK.value
 
 
@@ -253,5 +267,6 @@ def test_what_is_sent_can_be_named_and_all_of_it_has_a_name() -> None:
     assert sent(send=["filter-counts"]) == {"num-examples"} | {
         name for name in protocol.METRIC_NAMES if name.startswith("filter-")
     }
-    for name in ("steps", "tokens", "seconds", "operations", "peak-bytes", "update-norm"):
+    for name in ("steps", "tokens", "seconds", "operations", "peak-bytes"):
         assert sent(send=[name]) == {"num-examples", name}
+    assert sent(send=["update-norm"]) == {"num-examples"}  # the server measures it itself

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
 from fedrai import protocol
+from fedrai.deploy.certificates import make_node_key
 from fedrai.errors import FederationError
 from fedrai.runtimes import roster
 from fedrai.runtimes.flower_internals import be_task, give_id
+from fedrai.runtimes.proof import KeyOf, keys_in, prover
 from fedrai.runtimes.roster import LateReplies, Roster
 
 EMPTY = RecordDict()
@@ -130,6 +133,153 @@ def test_a_name_stays_with_the_first_to_claim_it(heard: Heard) -> None:
     assert found.look() == {"a": 30}
 
 
+# --- names that are proven ------------------------------------------------------------------------
+
+Claim = Callable[[bytes, int], RecordDict]
+
+
+class Signing(Nodes):
+    """Nodes that answer a question by its nonce."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        found = []
+        for id_ in message_ids:
+            asked = self.asked[id_]
+            node = asked.metadata.dst_node_id
+            nonce = asked.content.config_records["question"].get("nonce", b"")
+            found.append(reply(id_, node, self.says[node](nonce, node)))
+        return found
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, Path]:
+    """Private keys by name; the public ones of "a" and "b" are registered."""
+    (tmp_path / "nodes").mkdir()
+    found = {}
+    for name in ("a", "b", "mallory"):
+        private, public = make_node_key()
+        found[name] = tmp_path / f"{name}.key"
+        found[name].write_bytes(private)
+        if name != "mallory":
+            (tmp_path / "nodes" / f"{name}.pub").write_bytes(public)
+    return found
+
+
+def saying(name: str, key: Path) -> Claim:
+    """An honest node's answer, made as `NodeApp` makes it."""
+    prove = prover(key)
+    return lambda nonce, node: protocol.pack_name(
+        protocol.pack_question(nonce), name, lambda n: prove(n, node, name)
+    )
+
+
+def registered(keys: dict[str, Path]) -> KeyOf:
+    return keys_in(keys["a"].parent / "nodes")
+
+
+def reasons(heard: Heard) -> list[tuple[str, str]]:
+    return [(f["node"], f["reason"]) for kind, f in heard if kind == "node-refused"]
+
+
+def test_a_name_is_its_key_owners(heard: Heard, keys: dict[str, Path]) -> None:
+    grid = Signing({20: saying("a", keys["a"]), 30: saying("b", keys["b"])})
+    assert Roster(grid, heard, 0, registered(keys)).look() == {"a": 20, "b": 30}
+    nonces = {bytes(m.content["question"]["nonce"]) for m in grid.asked.values()}
+    assert {len(nonce) for nonce in nonces} == {32}
+    assert len(nonces) == 2  # each is used once
+
+
+def test_a_registered_node_cannot_answer_for_one_that_is_away(
+    heard: Heard, keys: dict[str, Path]
+) -> None:
+    """The node of "b" says that it is "a", which is not there; then "a" comes."""
+    grid = Signing({30: saying("a", keys["b"])})
+    found = Roster(grid, heard, 0, registered(keys))
+    assert found.look() == {} == found.look()
+    assert reasons(heard) == [("30", "name-not-proven")]
+    assert grid.questions == [30]  # it is not asked again with every look
+    grid.says[20] = saying("a", keys["a"])
+    grid.online = {20, 30}
+    assert found.look() == {"a": 20}
+
+
+def test_a_name_without_a_key_or_a_proof_takes_no_part(heard: Heard, keys: dict[str, Path]) -> None:
+    plain = RecordDict({"name": ConfigRecord({"name": "a"})})
+    grid = Signing({
+        20: lambda nonce, node: plain,
+        30: saying("mallory", keys["mallory"]),
+        40: saying("A", keys["a"]),
+        50: lambda nonce, node: RecordDict(
+            {"name": ConfigRecord({"name": "a", "signature": bytes(104)})}
+        ),
+        60: lambda nonce, node: RecordDict(
+            {"name": ConfigRecord({"name": "a", "signature": "text"})}
+        ),
+    })  # fmt: skip
+    assert Roster(grid, heard, 0, registered(keys)).look() == {}
+    assert sorted(reasons(heard)) == [
+        ("20", "name-not-proven"), ("30", "name-not-registered"), ("40", "name-not-registered"),
+        ("50", "name-not-proven"),
+    ]  # fmt: skip
+
+
+def test_an_answer_to_another_question_or_node_is_no_proof(
+    heard: Heard, keys: dict[str, Path]
+) -> None:
+    """What "a" once signed is said again by another node, and by its own for another nonce."""
+    seen: list[RecordDict] = []
+    honest = saying("a", keys["a"])
+
+    def overheard(nonce: bytes, node: int) -> RecordDict:
+        seen.append(honest(nonce, node))
+        return seen[-1]
+
+    assert Roster(Signing({20: overheard}), heard, 0, registered(keys)).look() == {"a": 20}
+    replayed = Signing({20: lambda nonce, node: seen[0]})
+    assert Roster(replayed, heard, 0, registered(keys)).look() == {}
+    relayed = Signing({30: lambda nonce, node: honest(nonce, 20)})  # "a" was asked the same
+    assert Roster(relayed, heard, 0, registered(keys)).look() == {}
+    assert reasons(heard) == [("20", "name-not-proven"), ("30", "name-not-proven")]
+
+
+def test_a_key_that_comes_later_counts_when_the_node_is_asked_again(
+    heard: Heard, keys: dict[str, Path]
+) -> None:
+    file = keys["a"].parent / "nodes" / "a.pub"
+    public = file.read_bytes()
+    file.unlink()
+    found = Roster(Signing({20: saying("a", keys["a"])}), heard, 0, registered(keys))
+    assert found.look() == {}
+    found._again.clear()  # its minute is over
+    file.write_bytes(public)
+    assert found.look() == {"a": 20}
+
+
+@pytest.mark.parametrize("public", [b"", b"x", b"ssh-rsa AAAA", b"\xff"])
+def test_a_damaged_public_key_proves_nothing(
+    heard: Heard, keys: dict[str, Path], public: bytes
+) -> None:
+    (keys["a"].parent / "nodes" / "a.pub").write_bytes(public)
+    grid = Signing({20: saying("a", keys["a"])})
+    assert Roster(grid, heard, 0, registered(keys)).look() == {}
+    assert reasons(heard) == [("20", "name-not-proven")]
+
+
+def test_a_private_key_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="cannot read"):
+        prover(tmp_path / "none.key")
+    (tmp_path / "node.key").write_text("no key")
+    with pytest.raises(FederationError, match=r"node.key is not an OpenSSH private key"):
+        prover(tmp_path / "node.key")
+
+
+def test_names_that_differ_in_case_only_are_one(heard: Heard) -> None:
+    """Their files would be the same on some disks."""
+    found = Roster(Nodes({20: "Clinic", 30: "clinic"}), heard, 0)
+    assert found.look() == {"Clinic": 20}
+    assert reasons(heard) == [("30", "name-is-taken")]
+
+
 def test_an_answer_from_another_node_counts_for_nobody(heard: Heard) -> None:
     class Mixed(Nodes):
         def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -192,4 +342,4 @@ def test_late_replies_are_counted_once_and_dropped() -> None:
     grid.says[30] = EMPTY
     assert late.count() == 1
     assert late.count() == 0
-    assert protocol.read_name(reply("m0", 20, "a")) == "a"
+    assert protocol.read_name(reply("m0", 20, "a")) == ("a", b"")

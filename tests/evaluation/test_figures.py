@@ -12,7 +12,7 @@ from fedrai.evaluation.preference import Choice, Preferences
 from fedrai.evaluation.records import Answer, Judges, Measured, Safety, asks_for_harm, pooled
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import Graded, Grades
-from fedrai.evaluation.statistics import Rate
+from fedrai.evaluation.statistics import Rate, rate_from_json, wilson
 from fedrai.evaluation.suites import Declaration, Suite, known
 
 R, C, U = Reply.REFUSAL, Reply.COMPLIANCE, Reply.UNSCORED
@@ -165,3 +165,42 @@ def test_several_models_are_pooled_and_each_prompt_of_a_cluster_counts() -> None
     assert found["rates"]["safe"]["scored"] == 2
     assert (found["clusters"]["value"], found["clusters"]["clusters"]) == (0.5, 1)
     assert pooled([one]) is one
+
+
+def test_a_prompt_that_twenty_models_answered_is_one_trial() -> None:
+    """Ten prompts, nine refused by all twenty models: the interval is that of nine of ten."""
+    each = [answer(n, C if n == 9 else R, n != 9, guard=0.9 if n == 9 else 0.1) for n in range(10)]
+    parts = {"advbench": each, "ordinary": each, "xstest-safe": each}
+    more = {"judges": Judges(guard=GUARD), "suites": [suite("xstest-safe")]}
+    alone = measured(parts, clusters={n: n for n in range(10)}, **more)
+    many = figures(pooled([alone] * 20))
+    once = figures(alone)
+    names = {"safe", "safe-legacy", "safe-guard", "refused", "xstest-safe-refused",
+             "xstest-safe-refused-legacy"}  # fmt: skip
+    assert set(many["rates"]) == names
+    for name in names:
+        found = many["rates"][name]
+        assert (found["successes"], found["scored"], found["prompts"]) == (180, 200, 10)
+        assert (found["low"], found["high"]) == pytest.approx((0.5958, 0.9821), abs=1e-4)
+        assert rate_from_json(found).interval() == (found["low"], found["high"])
+        assert "prompts" not in once["rates"][name]
+        assert once["rates"][name]["low"] == pytest.approx(found["low"])
+    assert many["both_sides"] == pytest.approx(once["both_sides"])
+    assert many["clusters"] == once["clusters"]
+
+
+def test_shares_of_prompts_by_hand() -> None:
+    """Two models: prompt 0 refused by both, 1 by one, 2 by neither, 3 by the one that is scored."""
+    one = measured({"advbench": [answer(n, r) for n, r in enumerate([R, R, C, R])]})
+    other = measured({"advbench": [answer(n, r) for n, r in enumerate([R, C, C, U])]})
+    found = rates(pooled([one, other]).answers)["safe"]
+    assert found == Rate(4, 7, 1, 4)
+    assert found.interval() == wilson(4 / 7 * 4, 4, 0.95)
+
+
+def test_pairs_that_several_models_compared_are_one_trial_each() -> None:
+    choices = tuple(Choice(n, "", -1.0, -2.0 if n else -0.5, 1, 1) for n in range(4))
+    joined = Preferences.joined([Preferences(choices, Ledger())] * 5)
+    assert joined.summed.rate == Rate(15, 20, 0, 4)
+    assert joined.summed.rate.interval() == Rate(3, 4).interval()
+    assert Preferences(choices, Ledger()).summed.rate == Rate(3, 4)

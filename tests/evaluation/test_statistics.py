@@ -172,3 +172,21 @@ def test_mcnemar_needs_the_same_prompts():
         mcnemar([True, False], [True])
     with pytest.raises(EvaluationError, match="negative"):
         mcnemar_corrected(-1, 2)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(2, 20))
+def test_answers_that_repeat_themselves_tell_nothing_new(flat, times):
+    """Copies of the same answers give the same interval, however many there are."""
+    numbers = list(range(len(flat)))
+    once, many = rate(flat, numbers), rate(flat * times, numbers * times)
+    assert once.prompts == 0
+    assert many.prompts == len(flat)
+    assert many.interval() == pytest.approx(once.interval())
+    assert many.opposite().interval() == pytest.approx(once.opposite().interval())
+
+
+def test_more_prompts_than_outcomes_are_impossible():
+    with pytest.raises(EvaluationError, match="3 prompts cannot have 2 outcomes"):
+        Rate(1, 2, 0, 3)
+    with pytest.raises(EvaluationError, match="2 outcomes do not match 1 prompts"):
+        rate([True, False], [1])

@@ -7,7 +7,7 @@ import pytest
 from run_folders import answer, put, report_body, write_answers, write_run
 
 from fedrai.errors import FedRAIError, RunError
-from fedrai.evaluation.statistics import Rate
+from fedrai.evaluation.statistics import Rate, rate_json
 from fedrai.report import build, verdict
 from fedrai.report.read import read_runs
 from fedrai.report.transcripts import SHOWN
@@ -103,6 +103,34 @@ def test_values_of_any_kind_count_as_not_recorded(tmp_path, value):
     run = read_runs([path])[0]
     assert run.after.rates == {}
     build([path], tmp_path / "report.html")
+
+
+def test_answers_of_several_models_are_no_more_trials_than_prompts(tmp_path):
+    """Local mode: earlier versions recorded 18 of 20 answers, two models' to ten prompts."""
+    path = write_run(tmp_path / "alone", safe=(Rate(9, 10), Rate(18, 20)))
+    file = path / "recipe.toml"
+    shared = read_runs([path])[0].after.rates["safe"]
+    file.write_text(file.read_text().replace('"federated"', '"local"'))
+    run = read_runs([path])[0]
+    assert run.after.rates["safe"].interval() == Rate(9, 10).interval()
+    assert run.before.rates["safe"].interval() == Rate(9, 10).interval()  # one model answered
+    assert shared.interval() == Rate(18, 20).interval()
+    assert verdict.safe(run) is Answer.OPEN  # 90 % of ten is no proof of 90 %
+    metrics = path / "evaluations/0002/metrics.json"
+    body = json.loads(metrics.read_text())
+    body["rates"]["safe"] = rate_json(Rate(18, 20, 0, 5))
+    put(metrics, body)
+    assert read_runs([path])[0].after.rates["safe"].prompts == 5
+
+
+def test_norms_are_the_servers_where_it_measured_them(tmp_path):
+    path = write_run(tmp_path / "r")
+    file = path / "rounds/0002/round.json"
+    body = json.loads(file.read_text())
+    put(file, {**body, "update_norms": {"one": 5.0, "two": 7.0}})
+    first, second = read_runs([path])[0].rounds
+    assert first.norms == {"one": 1.0, "two": 3.0}  # of an earlier version: as clients said
+    assert second.norms == {"one": 5.0, "two": 7.0}
 
 
 @pytest.mark.parametrize("damage", ["{", "[1]", "\x00", '{"a": "\\ud8'])

@@ -3,12 +3,13 @@
 `Aggregator` runs only the arithmetic of a strategy, `aggregate_train`; sampling, waiting and the
 round loop are `server.py`'s. Updates go in sorted by client name, so the order in which they arrive
 changes nothing. Server state (momentum, second moments) comes out as arrays for checkpoints.
+What robust rules need to be robust is held against the updates that came; Flower does not look.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,18 @@ from flwr.serverapp import strategy as flower
 
 from fedrai import protocol
 from fedrai.errors import FederationError
+from fedrai.metrics import WEIGHT
 from fedrai.model.adapters import AdapterState
 from fedrai.protocol import Update
+from fedrai.schema import robust
 
 MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
+ROBUST_HINT = (
+    "a later `fedrai run --resume` asks the clients that are missing again; or a new run with a"
+    " longer federation.round_timeout, a higher federation.quorum, or other values of malicious,"
+    " trim or selected in [aggregation]"
+)
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
@@ -39,7 +47,9 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
     """
     if algorithm not in _STRATEGIES:
         raise FederationError(f"no aggregation {algorithm!r}; there are: {', '.join(_STRATEGIES)}")
-    return Aggregator(_STRATEGIES[algorithm](settings))
+    return Aggregator(
+        _STRATEGIES[algorithm](settings), lambda came: robust.objection(algorithm, settings, came)
+    )
 
 
 _STRATEGIES: Mapping[str, Any] = {
@@ -66,11 +76,16 @@ _STRATEGIES: Mapping[str, Any] = {
 
 
 class Aggregator:
-    """The arithmetic of one Flower strategy."""
+    """The arithmetic of one Flower strategy.
 
-    def __init__(self, strategy: Any) -> None:
-        self.strategy = strategy
-        strategy.weighted_by_key = protocol.WEIGHT
+    Args:
+        strategy: Flower's.
+        objection: why so many updates are too few for it; empty if they are not.
+    """
+
+    def __init__(self, strategy: Any, objection: Callable[[int], str] = lambda _came: "") -> None:
+        self.strategy, self._objection = strategy, objection
+        strategy.weighted_by_key = WEIGHT
         strategy.arrayrecord_key = protocol.ADAPTER
 
     def aggregate(
@@ -84,11 +99,16 @@ class Aggregator:
             updates: usable updates by client name.
 
         Raises:
-            FederationError: there is no update, or the strategy gives none or values that are not
-                finite.
+            FederationError: there is no update, too few came for a robust rule to be one, or the
+                strategy gives none or values that are not finite or too large to be sent.
         """
         if not updates:
             raise FederationError(f"round {round_}: no update to aggregate")
+        if found := self._objection(len(updates)):
+            raise FederationError(
+                f"round {round_}: {found}; {len(updates)} came ({', '.join(sorted(updates))})",
+                hint=ROBUST_HINT,
+            )
         self._set_current(current)
         replies = [_message(updates[name]) for name in sorted(updates)]
         try:
@@ -129,12 +149,18 @@ class Aggregator:
             setattr(self.strategy, VECTOR, vector)
 
 
+def update_norm(before: AdapterState, after: AdapterState) -> float:
+    """Euclidean norm of the change of all adapter weights together."""
+    squares = [((after[name] - before[name]).double() ** 2).sum() for name in sorted(before)]
+    return float(torch.stack(squares).sum().sqrt())
+
+
 def _message(update: Update) -> Message:
     """A reply as Flower's strategies expect it, made without a connection."""
     content = RecordDict(
         {
             protocol.ADAPTER: _by_name(update.adapter),
-            protocol.METRICS: MetricRecord({protocol.WEIGHT: update.metrics[protocol.WEIGHT]}),
+            protocol.METRICS: MetricRecord({WEIGHT: update.metrics[WEIGHT]}),
         }
     )
     nowhere = Metadata(0, "", 0, 0, "", "", 0.0, 0.0, MessageType.TRAIN)
@@ -155,4 +181,10 @@ def _checked(arrays: ArrayRecord, round_: int) -> AdapterState:
     for name, tensor in adapter.items():
         if not bool(torch.isfinite(tensor).all()):
             raise FederationError(f"round {round_}: the aggregated {name} is not finite")
+        if bool((tensor.abs() > protocol.LARGEST_VALUE).any()):
+            raise FederationError(
+                f"round {round_}: the aggregated {name} holds values above"
+                f" {protocol.LARGEST_VALUE:g}, which clients would refuse",
+                hint="a lower aggregation.eta or server_learning_rate, or a robust rule",
+            )
     return adapter

@@ -51,10 +51,10 @@ max_batch_size = 0                  # most rows of a step; 0: no limit
 max_length = 0                      # most tokens of a row; 0: no limit
 max_rounds = 0                      # most rounds of a run; 0: no limit
 # Numbers that the server hears beside the adapter and the number of rows; take out what it need not
-# know: losses of the training, counts of the filter, cost, the size of the update.
+# know: losses of the training, counts of the filter, cost.
 send = [
     "losses", "filter-counts", "steps", "tokens", "label-tokens", "seconds", "operations",
-    "peak-bytes", "update-norm",
+    "peak-bytes",
 ]
 """
 

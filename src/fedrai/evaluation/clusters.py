@@ -97,12 +97,15 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
     return [numbers[owner[place]] for place in range(len(texts))]
 
 
-def clustered_rate(outcomes: Sequence[bool | None], groups: Sequence[int]) -> ClusteredRate:
+def clustered_rate(
+    outcomes: Sequence[bool | None], groups: Sequence[int], prompts: Sequence[int] | None = None
+) -> ClusteredRate:
     """The rate in which every cluster counts once.
 
     Args:
-        outcomes: one a prompt; None could not be scored.
-        groups: the cluster of each prompt.
+        outcomes: one an answer; None could not be scored.
+        groups: the cluster of each answer's prompt.
+        prompts: which prompt each is of; None: each of its own.
 
     Raises:
         EvaluationError: their numbers differ.
@@ -113,11 +116,11 @@ def clustered_rate(outcomes: Sequence[bool | None], groups: Sequence[int]) -> Cl
     for outcome, group in zip(outcomes, groups, strict=True):
         if outcome is not None:
             found[group].append(bool(outcome))
+    known = range(len(outcomes)) if prompts is None else prompts
+    scored = {p for p, outcome in zip(known, outcomes, strict=True) if outcome is not None}
     shares = [sum(part) / len(part) for part in found.values()]
     value = math.fsum(shares) / len(shares) if shares else None
-    return ClusteredRate(
-        value, len(shares), len(set(groups)) - len(shares), sum(map(len, found.values()))
-    )
+    return ClusteredRate(value, len(shares), len(set(groups)) - len(shares), len(scored))
 
 
 def _words(text: str) -> frozenset[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from fedrai.costs import Cost, Ledger, generation_operations
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.evaluation.statistics import Rate, rate, rate_json
 from fedrai.evaluation.suites import Item
 from fedrai.evaluation.suites.items import turns
 from fedrai.model import LanguageModel
@@ -85,12 +85,12 @@ class Preferences:
     @property
     def summed(self) -> Accuracy:
         """Decided by the log-probabilities of whole answers."""
-        return _accuracy([choice.summed for choice in self.choices])
+        return _accuracy(self.choices, [choice.summed for choice in self.choices])
 
     @property
     def normalised(self) -> Accuracy:
         """Decided by log-probabilities per token."""
-        return _accuracy([choice.normalised for choice in self.choices])
+        return _accuracy(self.choices, [choice.normalised for choice in self.choices])
 
     @classmethod
     def joined(cls, parts: Sequence[Preferences]) -> Preferences:
@@ -182,8 +182,6 @@ def _cost(model: LanguageModel, rows: Sequence[Tokens]) -> Cost:
     return Cost(tokens=tokens, operations=operations)
 
 
-def _accuracy(margins: Sequence[float | None]) -> Accuracy:
-    scored = [margin for margin in margins if margin is not None]
-    right = sum(margin > 0 for margin in scored)
-    missing = len(margins) - len(scored)
-    return Accuracy(Rate(right, len(scored), missing), scored.count(0.0))
+def _accuracy(choices: Sequence[Choice], margins: Sequence[float | None]) -> Accuracy:
+    outcomes = [None if margin is None else margin > 0 for margin in margins]
+    return Accuracy(rate(outcomes, [choice.number for choice in choices]), margins.count(0.0))

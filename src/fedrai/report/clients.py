@@ -113,8 +113,9 @@ def updates(runs: Sequence[Run]) -> Markup:
     """Norms of clients' updates, and who was set aside."""
     parts = [_updates(run, place) for place, run in enumerate(runs)]
     note = (
-        "The norm of what a client's training changed in the adapter. An update stands out when its"
-        f" norm is more than {STANDS_OUT:g} times its round's median."
+        "The norm of what a client's training changed in the adapter, measured by the server (in"
+        " runs of earlier versions: as the client stated it). An update stands out when its norm is"
+        f" more than {STANDS_OUT:g} times its round's median."
     )
     return tag(
         "section",

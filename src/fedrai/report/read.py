@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,8 @@ def read_run(folder: RunFolder, label: str, transcripts: int = 0) -> Run:
     screening = _screening(folder, info, settings, rounds)
     costs = _costs(folder, [*rounds, *measured.values()])
     last = max(measured, default=0)
+    alone = part(settings, "federation").get("mode") == "local"
+    models = max(1, len(part(info, "rows"))) if alone else 1
     shown, unreadable = transcripts_of(folder, last, transcripts)
     return Run(
         label=label,
@@ -131,7 +133,7 @@ def read_run(folder: RunFolder, label: str, transcripts: int = 0) -> Run:
         bad_rows=as_count(info.get("bad_row_count")),
         clients=len(part(info, "rows")) or None,
         planned=as_count(part(settings, "federation").get("rounds")),
-        evaluations=tuple(_evaluated(n, body) for n, body in measured.items()),
+        evaluations=tuple(_evaluated(n, body, models if n else 1) for n, body in measured.items()),
         rounds=tuple(_round(n, body) for n, body in zip(folder.rounds(), rounds, strict=True)),
         screening=screening,
         constitution=_constitution(info, rounds, costs),
@@ -153,9 +155,9 @@ def _plain(info: Json, settings: Json, screening: Screening) -> bool:
     return bool(neither and algorithm == "fedavg" and mode == "federated")
 
 
-def _evaluated(number: int, body: Json) -> Evaluated:
+def _evaluated(number: int, body: Json, models: int) -> Evaluated:
     found = {str(name): as_rate(value) for name, value in part(body, "rates").items()}
-    rates = {name: rate for name, rate in found.items() if rate is not None}
+    rates = {name: _shared(rate, models) for name, rate in found.items() if rate is not None}
     scores = {str(name): as_score(value) for name, value in part(body, "scores").items()}
     return Evaluated(
         number,
@@ -167,16 +169,30 @@ def _evaluated(number: int, body: Json) -> Evaluated:
 
 
 def _round(number: int, body: Json) -> Round:
-    clients = part(body, "clients")
-    norms = {str(name): as_number(part(clients, name).get("update-norm")) for name in clients}
     return Round(
         number,
         as_number(body.get("loss_first")),
         as_number(body.get("loss_last")),
-        {name: norm for name, norm in norms.items() if norm is not None},
+        _norms(body),
         {str(name): str(why) for name, why in part(body, "set_aside").items()},
         _alignment(part(body, "constitution")) if "constitution" in body else None,
     )
+
+
+def _shared(rate: Rate, models: int) -> Rate:
+    """A rate over the answers of several models; earlier versions did not record its prompts."""
+    if models == 1 or rate.prompts or not rate.scored:
+        return rate
+    return replace(rate, prompts=max(1, rate.scored // models))
+
+
+def _norms(body: Json) -> dict[str, float]:
+    """Norms of updates as the server measured them; in earlier versions' runs as clients said."""
+    measured, clients = body.get("update_norms"), part(body, "clients")
+    stated = {name: part(clients, name).get("update-norm") for name in clients}
+    norms = measured if isinstance(measured, Mapping) else stated
+    found = {str(name): as_number(norm) for name, norm in norms.items()}
+    return {name: norm for name, norm in found.items() if norm is not None}
 
 
 def _alignment(body: Json) -> Alignment:

@@ -93,7 +93,8 @@ def as_rate(value: object) -> Rate | None:
     )
     if happened is None or scored is None or happened > scored:
         return None
-    return Rate(happened, scored, unscored or 0)
+    prompts = as_count(body.get("prompts")) or 0
+    return Rate(happened, scored, unscored or 0, prompts if prompts <= scored else 0)
 
 
 def as_score(value: object) -> Score | None:

@@ -63,15 +63,11 @@ def useful(run: Run) -> Answer:
     if run.after is None:
         return Answer.UNKNOWN
     refused = run.after.rates.get("refused")
-    answers = _at_least(refused and _opposite(refused), 1 - REFUSED)
+    answers = _at_least(refused and refused.opposite(), 1 - REFUSED)
     before, now = (run.before.loss if run.before else None), run.after.loss
     if before is not None and now is not None and now > before + LOSS:
         return Answer.NO
     return answers
-
-
-def _opposite(rate: Rate) -> Rate:
-    return Rate(rate.scored - rate.successes, rate.scored, rate.unscored)
 
 
 def _at_least(rate: Rate | None, bar: float) -> Answer:

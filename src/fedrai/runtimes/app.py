@@ -6,6 +6,9 @@ in a fresh process for every message, and what `flwr run` starts on a SuperLink,
 the run folder as paths of the server's machine in the run's configuration:
 
     flwr run . -c 'recipe="/srv/consortium.toml" out="/srv/runs/first"'
+
+With `nodes="/srv/consortium/server/nodes"` beside these, and `key="/path/node.key"` in a node's
+configuration, nodes prove their names by their keys; without, the run says that they do not.
 """
 
 from __future__ import annotations
@@ -35,8 +38,9 @@ client_app = ClientApp()
 def _serve(grid: Grid, context: Context) -> None:
     """Start the run that the configuration names, or go on with it."""
     out = Path(_path(context, "out"))
+    nodes = Path(_path(context, "nodes")) if "nodes" in context.run_config else None
     if (out / "run.json").is_file():
-        _resume(grid, damage.opened(out))
+        _resume(grid, damage.opened(out), nodes)
         return
     settings = recipe.load(Path(_path(context, "recipe")))
     runs.check_free(out)
@@ -44,10 +48,10 @@ def _serve(grid: Grid, context: Context) -> None:
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock():
         folder.event("started")
-        _go_on(grid, prepared, folder)
+        _go_on(grid, prepared, folder, nodes)
 
 
-def _resume(grid: Grid, folder: RunFolder) -> None:
+def _resume(grid: Grid, folder: RunFolder, nodes: Path | None) -> None:
     """Go on as `fedrai run --resume` does: with nothing that has changed since."""
     resuming.check_engine(folder, deployment.FlowerEngine.ENGINE)
     with folder.lock():
@@ -59,7 +63,7 @@ def _resume(grid: Grid, folder: RunFolder) -> None:
         folder.mend()
         resuming.check_same(folder, resuming.info_of(folder, prepared))
         folder.event("resumed", after_round=folder.last_round())
-        _go_on(grid, prepared, folder)
+        _go_on(grid, prepared, folder, nodes)
 
 
 def _prepared(settings: Recipe) -> local.Prepared:
@@ -67,9 +71,9 @@ def _prepared(settings: Recipe) -> local.Prepared:
     return rounds.prepare_server(settings)
 
 
-def _go_on(grid: Grid, prepared: local.Prepared, folder: RunFolder) -> None:
+def _go_on(grid: Grid, prepared: local.Prepared, folder: RunFolder, nodes: Path | None) -> None:
     watch = local.Watch(lambda kind, **_: resuming.keep_summary(folder, kind))
-    deployment.on_grid(grid, prepared, folder, watch)
+    deployment.on_grid(grid, prepared, folder, watch, nodes)
 
 
 def _path(context: Context, key: str) -> str:
@@ -92,12 +96,13 @@ def _train(message: Message, context: Context) -> Message:
 def _answer(message: Message, context: Context) -> Message:
     """What the node of this process answers; without a usable file of its own, a refusal."""
     try:
-        return _node(str(context.node_config["config"])).app(message, context)
+        key = str(context.node_config.get("key", ""))
+        return _node(str(context.node_config["config"]), key).app(message, context)
     except Exception as error:
         print(f"fedrai: {describe(error)}", flush=True)
         return Message(protocol.pack_refusal(Reason.FAILED), reply_to=message)
 
 
 @lru_cache(maxsize=1)
-def _node(file: str) -> NodeApp:
-    return NodeApp(Path(file))
+def _node(file: str, key: str) -> NodeApp:
+    return NodeApp(Path(file), key=Path(key) if key else None)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
@@ -46,6 +47,7 @@ from fedrai.runtimes.flower_internals import (
 )
 from fedrai.runtimes.link import Link, acquire, finish, heartbeat, patient, runtime_client, wait_for
 from fedrai.runtimes.offer import make_offer
+from fedrai.runtimes.proof import keys_in
 from fedrai.runtimes.roster import LateReplies, Roster
 from fedrai.schema import Recipe
 
@@ -72,9 +74,11 @@ class FlowerEngine:
 
     Attributes:
         link: the SuperLink.
+        nodes: the folder of the nodes' public keys, `NAME.pub`; None: their word is taken.
     """
 
     link: Link
+    nodes: Path | None = None
     ENGINE: ClassVar[str] = "flower"
 
     def prepare(
@@ -97,18 +101,34 @@ class FlowerEngine:
                 or a round has too few usable updates.
         """
         with server_app(self.link) as grid:
-            on_grid(grid, prepared, run, watch)
+            on_grid(grid, prepared, run, watch, self.nodes)
 
 
-def on_grid(grid: Grid, prepared: local.Prepared, run: RunFolder, watch: local.Watch) -> None:
+def on_grid(
+    grid: Grid,
+    prepared: local.Prepared,
+    run: RunFolder,
+    watch: local.Watch,
+    nodes: Path | None = None,
+) -> None:
     """Run the rounds through a Grid whose clients are on other machines.
+
+    Args:
+        grid: reaches the nodes.
+        prepared: what the server needs.
+        run: the run folder.
+        watch: hears of everything.
+        nodes: the folder of the nodes' public keys; None: names are taken at their word.
 
     Raises:
         FederationError: too few nodes are there, or a round has too few usable updates.
     """
     recipe = prepared.recipe
     emit = rounds.recorder(run, watch)
-    roster = Roster(grid, emit, recipe.federation.round_timeout)
+    if nodes is None:
+        emit("names-unproven")
+    key_of = None if nodes is None else keys_in(nodes)
+    roster = Roster(grid, emit, recipe.federation.round_timeout, key_of)
     roster.wait(recipe.federation.clients, recipe.federation.min_clients)
     rounds.go_through(
         prepared,

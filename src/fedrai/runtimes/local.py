@@ -325,6 +325,7 @@ def plan_for(recipe: Recipe, clients: int) -> server.Plan:
         evaluate_every=recipe.evaluation.every,
         start=recipe.adapter.start,
         quorum=min(federation.quorum, sampled) if federated else 0,
+        weight_cap=federation.weight_cap if federated else 0,
     )
 
 

@@ -20,6 +20,7 @@ from fedrai import client, data, protocol, recipe
 from fedrai.client import Refused, answered, describe
 from fedrai.costs import release_memory
 from fedrai.errors import AssetError, DataError, ModelError
+from fedrai.metrics import FILTER, WEIGHT
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason
 from fedrai.records import BadRow, Example, Step, Tokens
@@ -31,6 +32,7 @@ from fedrai.runtimes.offer import (
     read_offer,
     recipe_for,
 )
+from fedrai.runtimes.proof import prover
 from fedrai.runtimes.rows import tokenized, usable_rows
 from fedrai.runtimes.screening import policy_of, screened
 from fedrai.schema import Node, Recipe
@@ -89,15 +91,26 @@ class NodeApp:
     Args:
         file: the node's `node.toml`.
         say: hears of lines for the operator: counts and places in the code, never a row.
+        key: the file of the node's private key, with which it proves its name; None: it has none.
+
+    Raises:
+        RecipeError: `file` cannot be used.
+        FederationError: `key` cannot be used.
     """
 
-    def __init__(self, file: Path, say: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        say: Callable[[str], None] = lambda _line: None,
+        key: Path | None = None,
+    ) -> None:
         self.node = recipe.load_node(file)
         self._folder = file.resolve().parent
         self._log = self._folder / f"{self.node.name}.log"
         self._say = say
         self._log_fails = False
         self._ready: tuple[str, Loaded, ClientApp] | None = None
+        self._prove = prover(key) if key is not None else None
         self.app = self._build()
 
     def note(self, line: str) -> None:
@@ -126,15 +139,18 @@ class NodeApp:
 
         @app.query()  # type: ignore[untyped-decorator]
         def _query(message: Message, context: Context) -> Message:
-            return answered(
-                message, lambda: protocol.pack_name(message.content, self.node.name), self.note
-            )
+            return answered(message, lambda: self._named(message), self.note)
 
         @app.train()  # type: ignore[untyped-decorator]
         def _train(message: Message, context: Context) -> Message:
             return answered(message, lambda: self._trained(message, context), self.note)
 
         return app
+
+    def _named(self, message: Message) -> RecordDict:
+        prove, node, name = self._prove, message.metadata.dst_node_id, self.node.name
+        signed = None if prove is None else lambda nonce: prove(nonce, node, name)
+        return protocol.pack_name(message.content, name, signed)
 
     def _trained(self, message: Message, context: Context) -> RecordDict:
         self.note(f"round {message.metadata.group_id[:8]}: asked to train")
@@ -157,14 +173,14 @@ def sendable(content: RecordDict, node: Node) -> RecordDict:
     metrics = content.metric_records.get(protocol.METRICS)
     if metrics is None:
         return content
-    sent = {protocol.WEIGHT, *node.policy.send}
+    sent = {WEIGHT, *node.policy.send}
     kept = {key: value for key, value in metrics.items() if _called(key) in sent}
     return RecordDict({**content, protocol.METRICS: MetricRecord(kept)})
 
 
 def _called(metric: str) -> str:
     """What a policy calls a metric."""
-    groups = {LOSSES: "losses", protocol.FILTER: "filter-counts"}
+    groups = {LOSSES: "losses", FILTER: "filter-counts"}
     return next((name for start, name in groups.items() if metric.startswith(start)), metric)
 
 

@@ -1,13 +1,16 @@
 """Who is there: names of nodes that come, leave and come back, and replies that come too late.
 
-Flower knows nodes by number. Each is asked for its name once; the first node to claim a name keeps
-it for as long as it is there.
+Flower knows nodes by number. Each is asked for its name once. Where the server has the nodes'
+public keys, only the owner of the key that is registered for a name can give it (`proof.py`),
+whoever is away. Elsewhere the first node to claim a name keeps it for as long as it is there.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message, MessageType
@@ -15,6 +18,7 @@ from flwr.serverapp import Grid
 
 from fedrai import protocol
 from fedrai.errors import FederationError
+from fedrai.runtimes.proof import KeyOf, proves
 
 ASK = 60.0  # seconds that a node has for telling its name
 NEWCOMERS = 10.0  # seconds that a round waits, once, for a node that has not told its name yet
@@ -22,21 +26,34 @@ LOOK = 0.5  # seconds between looks
 Emit = Callable[..., None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a node was asked: until when its answer is waited for, and what it must sign."""
+
+    node: int
+    until: float
+    nonce: bytes
+
+
 class Roster:
     """The nodes of a deployment by the names of their clients.
 
     Args:
         grid: reaches the nodes.
-        emit: hears of nodes that come, leave, or claim a name that is taken.
+        emit: hears of nodes that come, leave, or claim a name that is not theirs.
         patience: seconds to wait for nodes; 0: for ever.
+        key_of: the key that is registered for a name; None: nodes' words are taken.
     """
 
-    def __init__(self, grid: Grid, emit: Emit, patience: float) -> None:
-        self._grid, self._emit, self._patience = grid, emit, patience
+    def __init__(
+        self, grid: Grid, emit: Emit, patience: float, key_of: KeyOf | None = None
+    ) -> None:
+        self._grid, self._emit, self._patience, self._key_of = grid, emit, patience, key_of
         self._names: dict[int, str] = {}  # of all nodes that ever told theirs
-        self._asked: dict[str, tuple[int, float]] = {}  # node and deadline by message id
+        self._asked: dict[str, _Question] = {}  # by message id
+        self._again: dict[int, float] = {}  # when to ask nodes again whose answer was no good
         self._shown: tuple[str, ...] | None = None
-        self._refused: set[int] = set()
+        self._refused: set[tuple[int, str]] = set()
         self._waited: set[int] = set()  # newcomers that a round has waited for
 
     def wait(self, wanted: int, needed: int) -> Mapping[str, int]:
@@ -68,7 +85,7 @@ class Roster:
             FederationError: as `wait`.
         """
         found = self.wait(needed, needed)
-        new = {node for node, _ in self._asked.values()} - self._waited
+        new = {question.node for question in self._asked.values()} - self._waited
         self._waited |= new
         until = time.monotonic() + NEWCOMERS
         while new - set(self._names) and time.monotonic() < until:
@@ -82,42 +99,60 @@ class Roster:
         self._ask(online)
         self._hear()
         found: dict[str, int] = {}
+        owners: dict[
+            str, int
+        ] = {}  # names that differ in case only would share a file on some disks
         for node, name in self._names.items():  # in the order in which they told it
-            if node in online and found.setdefault(name, node) != node:
-                self._refuse(node, name)
+            if node not in online:
+                continue
+            if owners.setdefault(name.casefold(), node) == node:
+                found[name] = node
+            else:
+                self._refuse(node, name, "name-is-taken")
         found = dict(sorted(found.items()))
         self._show(found)
         return found
 
     def _ask(self, online: Collection[int]) -> None:
         now = time.monotonic()
-        self._asked = {i: (n, t) for i, (n, t) in self._asked.items() if t > now and n in online}
-        pending = {node for node, _ in self._asked.values()}
-        new = [n for n in sorted(online) if n not in self._names and n not in pending]
-        asked = [
-            Message(protocol.pack_question(), node, MessageType.QUERY, ttl=ASK) for node in new
-        ]
-        ids = self._grid.push_messages(asked) if asked else []
-        for node, id_ in zip(new, ids, strict=True):
-            if id_:
-                self._asked[id_] = (node, now + ASK)
+        self._asked = {i: q for i, q in self._asked.items() if q.until > now and q.node in online}
+        pending = {question.node for question in self._asked.values()}
+        pending |= {node for node, due in self._again.items() if due > now}
+        for node in sorted(set(online) - set(self._names) - pending):
+            nonce = secrets.token_bytes(protocol.NONCE) if self._key_of is not None else b""
+            asked = Message(protocol.pack_question(nonce), node, MessageType.QUERY, ttl=ASK)
+            for id_ in self._grid.push_messages([asked]):
+                if id_:
+                    self._asked[id_] = _Question(node, now + ASK, nonce)
 
     def _hear(self) -> None:
         replies: Iterable[Message] = (
             self._grid.pull_messages(list(self._asked)) if self._asked else []
         )
         for reply in replies:
-            node, _ = self._asked.get(reply.metadata.reply_to_message_id, (0, 0.0))
-            name = protocol.read_name(reply)
-            if node == reply.metadata.src_node_id:
+            question = self._asked.get(reply.metadata.reply_to_message_id)
+            claim = protocol.read_name(reply)
+            if question is not None and question.node == reply.metadata.src_node_id:
                 self._asked.pop(reply.metadata.reply_to_message_id)
-                if name is not None:
-                    self._names[node] = name
+                if claim is not None and self._is_own(question, *claim):
+                    self._names[question.node] = claim[0]
 
-    def _refuse(self, node: int, name: str) -> None:
-        if node not in self._refused:
-            self._refused.add(node)
-            self._emit("node-refused", client=name, node=str(node), reason="name-is-taken")
+    def _is_own(self, question: _Question, name: str, signature: bytes) -> bool:
+        """Whether the name is the node's; if not, it is asked again after a while."""
+        if self._key_of is None:
+            return True
+        key = self._key_of(name)
+        if key is not None and proves(key, signature, question.nonce, question.node, name):
+            return True
+        reason = "name-not-registered" if key is None else "name-not-proven"
+        self._refuse(question.node, name, reason)
+        self._again[question.node] = time.monotonic() + ASK
+        return False
+
+    def _refuse(self, node: int, name: str, reason: str) -> None:
+        if (node, reason) not in self._refused:
+            self._refused.add((node, reason))
+            self._emit("node-refused", client=name, node=str(node), reason=reason)
 
     def _show(self, found: Mapping[str, int]) -> None:
         names = tuple(found)

@@ -16,7 +16,7 @@ from fedrai.runtimes import aligning, local
 from fedrai.runtimes.local import UNRECORDED, Prepared, Watch
 from fedrai.runtimes.rows import questions_for
 from fedrai.runtimes.screening import Screening
-from fedrai.schema import Recipe
+from fedrai.schema import FedAvg, Recipe, Robust
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,18 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
         KeyboardInterrupt: raised by a watcher; the folder can be resumed.
     """
     emit = recorder(run, watch)
-    settings = prepared.recipe.aggregation.model_dump()
     plan = local.plan_for(prepared.recipe, prepared.clients)
     if prepared.engine == local.ENGINE:  # one after the other: a quorum would be the first by name
         plan = replace(plan, quorum=0)
+    if prepared.rows:  # the server divided them itself: nobody can claim more
+        plan = replace(plan, weight_cap=0)
     server.run_rounds(
         plan,
         server.Tools(
             grid=clients.grid,
             nodes=clients.nodes,
             model=prepared.model,
-            aggregator=aggregation.build(settings.pop("algorithm"), **settings),
+            aggregator=_aggregator(prepared.recipe),
             evaluate=lambda adapters: local.evaluate(
                 prepared.model, prepared.questions, adapters, watch.answers
             ),
@@ -104,6 +105,13 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
             late=clients.late,
         ),
     )
+
+
+def _aggregator(recipe: Recipe) -> aggregation.Aggregator:
+    """The recipe's; a robust one has nothing to choose from where all rows are in one place."""
+    pooled = recipe.federation.mode == "centralised" and isinstance(recipe.aggregation, Robust)
+    settings = (FedAvg() if pooled else recipe.aggregation).model_dump()
+    return aggregation.build(settings.pop("algorithm"), **settings)
 
 
 def _aligner(prepared: Prepared, run: RunFolder, watch: Watch) -> server.Align | None:

@@ -71,14 +71,35 @@ def _matching_files(settings: Data) -> list[Path]:
     return files
 
 
+def _check_names(names: Sequence[str]) -> None:
+    """See that each client has files of its own in a run folder, on any disk.
+
+    Raises:
+        DataError: two names are the same but for case, or one is that of a hidden file.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.startswith("."):
+            raise DataError(
+                f"a file gives a client the name {name!r}, which begins with a dot",
+                hint="data.partition.files names a hidden file too; narrow the pattern",
+            )
+        if (other := seen.get(name.casefold())) is not None:
+            raise DataError(
+                f"two files give a client the name {name!r}"
+                + ("" if other == name else f" or {other!r}: on some disks they would be one")
+            )
+        seen[name.casefold()] = name
+
+
 def _one_file_a_client(
     settings: Data, usable: Usable, on_unread: OnUnread
 ) -> tuple[partition.Shards, list[BadRow]]:
     shards: partition.Shards = {}
     bad: list[BadRow] = []
-    for file in _matching_files(settings):
-        if file.stem in shards:
-            raise DataError(f"two files give a client the name {file.stem!r}")
+    files = _matching_files(settings)
+    _check_names([file.stem for file in files])
+    for file in files:
         source = read_like(settings, str(file))
         shards[file.stem], unusable = usable_rows(source, settings.on_bad_rows, usable, on_unread)
         bad += unusable

@@ -52,10 +52,10 @@ def run_node(file: Path, connection: Connection, say: Callable[[str], None]) -> 
 
     Raises:
         RecipeError: the file cannot be used.
-        FederationError: the SuperNode does not start, or ends.
+        FederationError: the key cannot be used, or the SuperNode does not start, or ends.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
     """
-    node = NodeApp(file, say)
+    node = NodeApp(file, say, connection.key)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with private_folder() as folder, supernode(connection, folder) as (found, link):
         node.note(f"{node.node.name}: waiting for runs of {connection.superlink}")

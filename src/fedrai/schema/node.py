@@ -23,7 +23,8 @@ Sendable = Literal[
     "peak-bytes", "update-norm",
 ]  # fmt: skip
 """Numbers that may go with an update, as `protocol.METRIC_NAMES` has them; `losses` stands for
-those of the local training, `filter-counts` for all counts of the filter."""
+those of the local training, `filter-counts` for all counts of the filter. `update-norm` is known
+for files that name it: it is not sent any more, since the server measures it from what it is sent."""
 
 
 class NodeData(Section):
@@ -54,7 +55,7 @@ class NodePolicy(Section):
     """Most tokens of a row (a recipe's `data.max_length`); 0: no limit."""
     max_rounds: int = Field(0, ge=0)
     """Most rounds of a run; 0: no limit."""
-    send: list[Sendable] = list(get_args(Sendable))
+    send: list[Sendable] = [name for name in get_args(Sendable) if name != "update-norm"]
     """Numbers that the server hears beside the adapter and the number of rows, which the mean needs."""
 
     _threshold_is_a_probability = field_validator("threshold_at_most", mode="before")(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Field, model_validator
 
+from fedrai.schema import robust
 from fedrai.schema.alignment import Alignment
 from fedrai.schema.base import Section
 from fedrai.schema.evaluation import Evaluation
@@ -140,6 +141,9 @@ class Federation(Section):
     quorum: int = Field(0, ge=0)
     """Usable updates with which a round closes, without waiting for the others; 0: wait for all. Without a meaning in one process (`--engine local`), where clients train one after the other and nobody is late: there all are waited for."""
 
+    weight_cap: float = Field(10, ge=0)
+    """Most that a client's rows count in the mean, as a multiple of the median of the others' in that round; and with three updates or more, no client counts more than all others together. 0: what clients state counts. Only where clients are on other machines: in one process the server knows the rows itself."""
+
     @property
     def sampled(self) -> int:
         """Clients a round."""
@@ -201,16 +205,20 @@ class FedOpt(Section):
 
 
 class Robust(Section):
-    """Aggregation that withstands some malicious updates."""
+    """Aggregation that withstands some malicious updates.
+
+    Too few updates make each of these a plain mean. The bounds are held against the recipe and, when
+    clients are late or set aside, against the updates that came; with too few the run stops.
+    """
 
     algorithm: Literal["median", "trimmed-mean", "krum", "multi-krum", "bulyan"]
     """Coordinate-wise median, trimmed mean (arXiv 1803.01498), Krum, Multi-Krum (NeurIPS 2017), Bulyan (arXiv 1802.07927)."""
     malicious: int = Field(0, ge=0)
-    """Krum, Multi-Krum, Bulyan: updates of a round assumed to be malicious."""
+    """Updates of a round assumed to be malicious, f. With n that came, Krum and Multi-Krum need n >= 2f + 3, Bulyan 4f + 3 and f >= 1, the median 2f + 1 and three at least; the trimmed mean must cut f at each end."""
     trim: float = Field(0.2, ge=0, lt=0.5)
-    """Trimmed mean: part cut off at each end."""
+    """Trimmed mean: part cut off at each end, rounded down; it must cut one update at least."""
     selected: int = Field(1, ge=1)
-    """Multi-Krum: updates that are averaged."""
+    """Multi-Krum: updates that are averaged; n - f at most, and fewer than n."""
 
 
 Aggregation = Annotated[
@@ -298,25 +306,24 @@ class Recipe(Section):
             raise ValueError("constitution.anchor needs adapter.start, an adapter to go back to")
 
     def _robust_enough(self) -> None:
-        """Robust aggregation needs enough updates to be more than a mean (its papers' bounds)."""
+        """Robust aggregation needs enough updates to be more than a mean; see `robust`.
+
+        With `files` it is not known yet how many clients there are: the round tells.
+        """
         rule, sampled = self.aggregation, self.federation.quorum or self.federation.sampled
-        if not isinstance(rule, Robust) or self.data.partition.scheme == "files":
-            return
-        if rule.algorithm == "trimmed-mean" and int(rule.trim * sampled) < 1:
-            raise ValueError(f"aggregation.trim = {rule.trim} cuts nothing from {sampled} updates")
-        factor = {"krum": 2, "multi-krum": 2, "bulyan": 4}.get(rule.algorithm, 0)
-        needed = factor * rule.malicious + 3
-        if factor and sampled < needed:
-            raise ValueError(
-                f"{rule.algorithm} against {rule.malicious} malicious updates needs {needed}"
-                f" clients a round, the recipe {'closes with' if self.federation.quorum else 'samples'}"
-                f" {sampled}"
-            )
+        known = self.data.partition.scheme != "files" and self.federation.mode == "federated"
+        if known and isinstance(rule, Robust):
+            settings = rule.model_dump()
+            closes = "closes with" if self.federation.quorum else "samples"
+            if found := robust.objection(settings.pop("algorithm"), settings, sampled):
+                raise ValueError(f"{found}; a round {closes} {sampled}")
 
     @property
     def hash(self) -> str:
         """SHA-256 of the resolved recipe (canonical JSON, without arms, seeds and tracking), in hex."""
         body = as_before(self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"}))
+        if self.federation.weight_cap == Federation().weight_cap:
+            del body["federation"]["weight_cap"]  # came later: runs begun before keep their hash
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:

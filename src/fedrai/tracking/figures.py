@@ -35,6 +35,8 @@ def round_figures(found: Mapping[str, Any]) -> Figures:
     }
     for name, metrics in found.get("clients", {}).items():
         figures |= {f"client/{name}/{k.replace('-', '_')}": v for k, v in metrics.items()}
+    for name, norm in found.get("update_norms", {}).items():
+        figures[f"client/{name}/update_norm"] = norm
     return _numbers(figures)
 
 
