@@ -20,7 +20,8 @@ SOURCE = ROOT / "src" / "fedrai"
 
 # Every module may import modules that stand before it; names are those of files or folders.
 FLOW = [
-    "errors", "schema", "recipe_errors", "recipe", "records", "endpoint", "assets", "embedded",
+    "errors", "schema", "recipe_errors", "recipe", "records", "endpoint", "progress", "assets",
+    "embedded",
     "data", "partition", "costs", "chat", "losses", "model", "train", "prefer", "generate",
     "evaluation", "guards", "ledger", "filter", "scan", "constitution", "protocol", "client",
     "aggregation", "runs", "round_record", "server", "summary", "suite_figures", "tracking",
