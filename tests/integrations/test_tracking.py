@@ -479,7 +479,9 @@ def test_trackio_keeps_the_figures(
     if "trackio" in sys.modules:
         pytest.skip("trackio reads its folder once, and somebody has imported it")
     monkeypatch.setenv("TRACKIO_DIR", "")
-    name, shown_by = sent_in_two_parts(Place("trackio", "fedrai", "tiny", folder=str(tmp_path / "tr")))
+    name, shown_by = sent_in_two_parts(
+        Place("trackio", "fedrai", "tiny", folder=str(tmp_path / "tr"))
+    )
     assert shown_by == f"TRACKIO_DIR={tmp_path}/tr trackio show --project fedrai"
     from trackio.sqlite_storage import SQLiteStorage
 

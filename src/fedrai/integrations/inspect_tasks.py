@@ -176,9 +176,7 @@ def _graded(judge: Judge) -> Scorer:
         system, user = asking.prompt
         said: list[ChatMessage] = [ChatMessageSystem(content=system)] if system else []
         grader = get_model(role="grader", required=True)
-        made = await grader.generate(
-            [*said, ChatMessageUser(content=user)], config=greedy(grader)
-        )
+        made = await grader.generate([*said, ChatMessageUser(content=user)], config=greedy(grader))
         [grade] = judge(_Once(made.completion), [item], [answer]).grades
         if grade.score is None:
             return Score.unscored(reason=grade.problem, answer=answer, explanation=grade.reply)
