@@ -20,9 +20,9 @@ SOURCE = ROOT / "src" / "fedrai"
 
 # Every module may import modules that stand before it; names are those of files or folders.
 FLOW = [
-    "errors", "schema", "recipe_errors", "recipe", "records", "endpoint", "progress", "assets",
-    "embedded",
-    "data", "partition", "costs", "chat", "losses", "model", "train", "prefer", "generate",
+    "errors", "library_log", "progress", "schema", "recipe_errors", "recipe", "records", "endpoint",
+    "assets", "embedded", "data", "partition", "costs", "chat", "losses", "model", "train",
+    "prefer", "generate",
     "evaluation", "guards", "ledger", "filter", "scan", "constitution", "protocol", "client",
     "aggregation", "runs", "round_record", "server", "summary", "suite_figures", "tracking",
     "exporting", "report", "comparing", "runtimes", "deploy", "display", "stopping", "targets",
@@ -30,7 +30,7 @@ FLOW = [
     "align_commands", "chatting", "guard_commands", "guard_display", "judge_commands",
     "cli_guards", "cli_constitution", "cli_deploy", "cli_align", "cli_report", "cli_suites",
     "cli_judge", "cli_export", "cli_lm_eval", "cli_compare", "cli_eval", "cli_run", "cli_node",
-    "cli", "testing",
+    "cli", "__main__", "testing",
 ]  # fmt: skip
 ONLY = {
     "transformers": {"chat", "model", "guards", "testing"},

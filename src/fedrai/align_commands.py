@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, recipe, runs, server
+from fedrai import assets, library_log, recipe, runs, server
 from fedrai.constitution.card import card
 from fedrai.constitution.material import HARMLESS, RECORDS, write_answers
 from fedrai.constitution.material import read as read_material
@@ -178,7 +178,7 @@ def align(settings: AlignRecipe, out: Path) -> Path:
     job = prepare(settings, run.read_json("align.json").get("kept_out", {}) if begun else None)
     if not begun:
         _begin(run, job)
-    with run.lock():
+    with run.lock(), library_log.into(out):
         run.mend()
         _check_same(run, job)
         run.event("resumed" if begun else "started", command=local.command_line())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedrai import assets, recipe, runs, server, summary, tracking
+from fedrai import assets, library_log, recipe, runs, server, summary, tracking
 from fedrai.display import Display
 from fedrai.generate import generate
 from fedrai.model import LanguageModel
@@ -65,7 +65,7 @@ def run(
     runs.check_free(out)
     prepared = _prepare(settings, loaded, engine)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
-    with folder.lock():
+    with folder.lock(), library_log.into(out):
         folder.event("started", command=local.command_line())
         _share_base_evaluation(folder, settings, siblings)
         _go_on(prepared, folder, engine)
@@ -115,7 +115,7 @@ def resume(path: Path, loaded: LanguageModel | None = None, engine: Engine = loc
     folder = RunFolder.open(path)
     resuming.check_engine(folder, engine.ENGINE)
     settings = recipe.load(path / "recipe.toml")
-    with folder.lock():
+    with folder.lock(), library_log.into(path):
         if resuming.finished(folder):
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
             print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)

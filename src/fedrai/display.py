@@ -5,6 +5,7 @@ Everything goes to stderr, so that stdout stays for results. Shows names, counts
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -272,10 +273,10 @@ def print_table(
     words: int = 1,
     framed: bool = True,
 ) -> None:
-    """A table on stdout, as wide as it needs when stdout is no terminal.
+    """A table on stdout, as wide as it needs when stdout is no terminal and COLUMNS is not set.
 
-    Nothing is cut: on a terminal that is too narrow for the longest words, each row becomes a few
-    lines of its own.
+    Nothing is cut: where the width is too small for the longest words, each row becomes a few lines
+    of its own.
 
     Args:
         columns: headings.
@@ -293,7 +294,7 @@ def print_table(
     for row in rows:
         table.add_row(*map(escape, row))
     needed = Measurement.get(console, console.options.update(max_width=10_000), table)
-    if not console.is_terminal:
+    if not (console.is_terminal or os.environ.get("COLUMNS", "").isdigit()):
         console = Console(highlight=False, width=max(160, needed.maximum))
     elif needed.minimum > console.width:
         _print_rows(console, columns, rows, title)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, recipe, runs, server
+from fedrai import assets, library_log, recipe, runs, server
 from fedrai.display import Display
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.measure import Measured
@@ -107,4 +107,6 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
         measured = local.evaluate(chosen.model, questions, [adapter], told)
     if out is not None:
         server.write_evaluation(RunFolder(out.parent), out, measured)
+        with library_log.into(out):
+            pass  # what was said until now
     return measured
