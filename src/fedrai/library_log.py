@@ -67,9 +67,9 @@ def captured() -> Iterator[None]:
         return
     shown, handled = warnings.showwarning, logging.Logger.callHandlers
 
-    def handle(logger: logging.Logger, record: logging.LogRecord) -> None:
+    def handle(self: logging.Logger, record: logging.LogRecord) -> None:
         if _ours(record.name):
-            handled(logger, record)
+            handled(self, record)
         else:
             _log.keep(f"{record.levelname} {record.name}: {record.getMessage()}")
 
