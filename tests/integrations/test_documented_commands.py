@@ -33,7 +33,7 @@ def documented() -> list[str]:
     """Commands of the page: the lines of its blocks, and what stands between single backticks."""
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL))
+    inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL))
     found = [" ".join(text.split()) for text in (*lines, *inline)]
     return list(dict.fromkeys(text for text in found if " " in text and _program(text)))
 
@@ -100,6 +100,7 @@ def run(folder: Path, command: str) -> str:
         check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "fatal" not in done.stderr  # of git, in a folder that is none of its own
     return done.stdout
 
 
@@ -207,6 +208,11 @@ def _wandb_sync(folder: Path, command: str) -> None:
     assert "PATHS should be run directories" in run(folder, f"{command} --help")
 
 
+def _mlflow_ui(folder: Path, command: str) -> None:
+    """Its server is not in the extra; the file that it names is read in test_tracking.py."""
+    assert "--backend-store-uri" in run(folder, "mlflow ui --help")
+
+
 PLACES: dict[str, tuple[str, Callable[[Path, str], None]]] = {
     "fedrai lm-eval": ("lm_eval", _lm_eval),
     "inspect eval fedrai/advbench": ("inspect_ai", _advbench),
@@ -218,6 +224,7 @@ PLACES: dict[str, tuple[str, Callable[[Path, str], None]]] = {
     "fedrai suites list": ("fedrai", _suites),
     "fedrai eval": ("fedrai", _eval),
     "pip install": ("fedrai", _extra),
+    "mlflow ui": ("mlflow", _mlflow_ui),
     "wandb sync": ("wandb", _wandb_sync),
 }
 
