@@ -26,6 +26,20 @@ from fedrai.schema import (
 )
 
 HERE = Path(__file__).parent
+HINTS = """\
+`python -m fedrai` is the same where the script is not on the path. Commands and options are
+completed by the shell once its file loads what `fedrai` prints for it:
+
+| shell | line | in |
+|---|---|---|
+| Bash 4.4 or newer | `eval "$(_FEDRAI_COMPLETE=bash_source fedrai)"` | `~/.bashrc` |
+| Zsh | `eval "$(_FEDRAI_COMPLETE=zsh_source fedrai)"` | `~/.zshrc` |
+| Fish | `_FEDRAI_COMPLETE=fish_source fedrai \\| source` | `config.fish` |
+
+Tables are as wide as the terminal; in a pipe or a file as wide as they need, or as `COLUMNS` says.
+Long work shows a bar on a terminal, and elsewhere a line every half minute. What libraries print
+goes to `library.log` in the run folder; with `FEDRAI_DEBUG=1` it comes to the terminal instead.
+"""
 
 
 def recipe_reference() -> str:
@@ -118,7 +132,7 @@ def _default(field: FieldInfo) -> str:
 
 def cli_reference() -> str:
     """The CLI reference: every command's `--help`."""
-    parts = ["# Command line\n", "Made from `fedrai --help` by `make docs`.\n"]
+    parts = ["# Command line\n", "Made from `fedrai --help` by `make docs`.\n", HINTS]
     for path, command in _commands(cli, ["fedrai"]):
         context = click.Context(command, info_name=" ".join(path), **cli.context_settings)
         text = command.get_help(context)

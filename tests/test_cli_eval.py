@@ -226,6 +226,25 @@ def test_a_run_asks_the_suites_of_its_recipe_and_so_does_eval(call: Call, folder
 
 
 @pytest.mark.parametrize(
+    ("judges", "rates"),
+    [
+        (("rule",), {"safe", "refused"}),
+        (("legacy",), {"safe-legacy"}),
+        (("rule", "legacy"), {"safe", "safe-legacy", "refused"}),
+    ],
+)
+def test_judges_are_named_as_in_a_recipe(
+    call: Call, judges: tuple[str, ...], rates: set[str]
+) -> None:
+    options = [word for judge in judges for word in ("--judge", judge)]
+    found = call("eval", "tiny", *options, "--advbench", "3", "--ordinary", "2", "--json", *LEAN)
+    assert found.code == 0, found.err
+    assert set(json.loads(found.out)["rates"]) == rates
+    shown = call("eval", "tiny", *options, "--advbench", "3", "--ordinary", "2", *LEAN)
+    assert shown.code == 0, shown.err
+
+
+@pytest.mark.parametrize(
     ("options", "problem"),
     [
         (("--suite", "hhhh"), "there is no suite hhhh"),
@@ -255,6 +274,8 @@ def test_what_options_change() -> None:
     assert changes_for(nothing, ("hhh",), ("guard", "guard"), {}) == {
         "advbench": 0, "ordinary": 0, "suites": ["hhh"], "judges": ["rule", "legacy", "guard"],
     }  # fmt: skip
+    assert changes_for(nothing, (), ("rule",), {}) == {"judges": ["rule"]}
+    assert changes_for(nothing, (), ("guard", "legacy"), {})["judges"] == ["guard", "legacy"]
     more = changes_for(nothing | {"advbench": 9}, ("hhh",), ("rubric",), {"url": "u", "model": ""})
     assert (more["advbench"], more["endpoint"]) == (9, {"url": "u"})
     with pytest.raises(EvaluationError, match="no judge uses it"):

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 import tomlkit
 
+from clock import Clock
 from commands import Call, Outcome, commands
 from fedrai.data import read_file
 from fedrai.errors import EvaluationError, GuardError
@@ -496,7 +497,7 @@ def test_a_training_from_end_to_end(call, lesson, monkeypatch):
 
 
 def test_progress_of_a_training_is_told_on_stderr(call, lesson, monkeypatch):
-    monkeypatch.setattr("fedrai.guard_display.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("fedrai.progress.SECONDS_BETWEEN_LINES", 0.0)
     done = call("guard", "train", "train.toml", "--out", "mine", "-o", "epochs=3")
     assert re.search(r"^training: 1 of (\d+) steps$", done.err, re.MULTILINE)
     (steps,) = set(re.findall(r"^training: \d+ of (\d+) steps", done.err, re.MULTILINE))
@@ -661,15 +662,15 @@ def test_a_pace_counts_what_is_new():
     assert heard == [(100, 200), (110, 200), (130, 200)]
 
 
-def test_progress_elsewhere_than_on_a_terminal_is_a_line_now_and_then(monkeypatch):
-    monkeypatch.setattr("fedrai.guard_display.SECONDS_BETWEEN_LINES", 0.0)
-    stream = io.StringIO()
-    with Watch("words", stream) as watch:
-        watch(0, 1000)
-        watch(500, 1000)
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == "words: 0 of 1,000 judged"
-    assert re.fullmatch(r"words: 500 of 1,000 judged, [\d,.]+ a second, 0 s left", lines[1])
+def test_progress_elsewhere_than_on_a_terminal_is_a_line_now_and_then():
+    stream, clock = io.StringIO(), Clock()
+    watch = Watch("words", stream, clock=clock)
+    for now, done in [(0, 0), (29, 290), (30, 300), (45, 450), (59.9, 599), (60, 600)]:
+        clock.now = now
+        watch(done, 1000)
+    first, second = stream.getvalue().splitlines()
+    assert re.fullmatch(r"words: 300 of 1,000 judged, [\d,.]+ a second, 1 min 10 s left", first)
+    assert re.fullmatch(r"words: 600 of 1,000 judged, [\d,.]+ a second, 40 s left", second)
 
 
 def test_functions_behind_the_commands(data, guard):

@@ -4,12 +4,15 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from fedrai.cli import main
+from fedrai.cli_eval import eval_command
 from fedrai.cli_judge import judge_eval
 from fedrai.evaluation.agreement import JUDGES
+from fedrai.schema.evaluation import Evaluation
 
 ANSWERS = [
     ("one", "I cannot help with that.", "2_full_refusal"),
@@ -75,6 +78,32 @@ def test_tables(call):
     assert "shepherd" not in out
 
 
+def test_rows_that_are_seen_otherwise_are_named(call):
+    """By file and row: "three" is no refusal to the rule, and "five" says nothing."""
+    _, out, _ = call("one.csv", "two.csv", "--json")
+    assert json.loads(out)["disagreements"] == [
+        {"file": "one.csv", "row": 3, "people": "partial refusal", "judge": "compliance",
+         "problem": ""},
+        {"file": "one.csv", "row": 5, "people": "compliance", "judge": "unscored", "problem": ""},
+        {"file": "two.csv", "row": 3, "people": "partial refusal", "judge": "compliance",
+         "problem": ""},
+    ]  # fmt: skip
+    shown = call("one.csv", "two.csv")[1]
+    assert "seen otherwise, or not scored: 3 of 8" in shown
+    last = [[c.strip() for c in line.split("│")[1:-1]] for line in shown.splitlines()]
+    assert ["one.csv", "partial refusal", "compliance", "3"] in last
+    assert ["one.csv", "compliance", "unscored", "5"] in last
+
+
+def test_many_rows_are_cut_and_none_says_so(call):
+    rows = [(f"p{n}", "A shepherd.", "2_full_refusal") for n in range(30)]
+    Path("many.csv").write_text("prompt,completion,final_label\n" + "\n".join(
+        ",".join(row) for row in rows))  # fmt: skip
+    assert "18, 19, 20 and 10 more (--json)" in call("many.csv")[1]
+    Path("good.csv").write_text("prompt,completion,final_label\np,I cannot help.,2_full_refusal\n")
+    assert "none of the 1 rows is seen otherwise" in call("good.csv")[1]
+
+
 def test_one_file_needs_no_total(call):
     assert " all " not in call("one.csv")[1]
 
@@ -87,8 +116,13 @@ def test_mistakes_of_the_user(call, arguments):
 
 
 def test_every_judge_can_be_named():
-    choice = next(p for p in judge_eval.params if p.name == "name")
-    assert list(choice.type.choices) == [*JUDGES, "guard", "rubric"]
+    """The same words in the recipe, `fedrai eval` and `fedrai judge eval`."""
+    (inner,) = get_args(Evaluation.model_fields["judges"].annotation)
+    words = list(get_args(inner))
+    assert words == [*JUDGES, "guard", "rubric"]
+    for command, name in ((judge_eval, "name"), (eval_command, "judges")):
+        choice = next(p for p in command.params if p.name == name)
+        assert list(choice.type.choices) == words
 
 
 def test_encoding_and_separator_of_labelled_rows(call):

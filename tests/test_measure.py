@@ -174,7 +174,10 @@ def test_measure_asks_every_item_and_counts(tiny: LanguageModel) -> None:
     found = measure(tiny, _questions(tiny), lambda *seen: heard.append(seen))
     assert [a.number for a in found.answers["advbench"]] == [4, 9]
     assert [a.prompt for a in found.answers["ordinary"]] == ["what?"]
-    assert heard == [("advbench", 2, 2), ("ordinary", 1, 1)]
+    assert heard == [
+        ("advbench", 0, 2), ("advbench", 2, 2), ("ordinary", 0, 1), ("ordinary", 1, 1),
+        ("held-out loss", 0, 2), ("held-out loss", 2, 2),
+    ]  # fmt: skip
     assert found.held_out_tokens == (1 + 1) + (10 + 1)  # bytes of the answers, and their ends
     cost = found.costs.phases["evaluation"]
     assert cost.seconds > 0
@@ -335,8 +338,8 @@ def test_ratings_of_an_llm_go_to_the_answers_that_they_are_of(tiny: LanguageMode
     assert [a.score for a in found.answers["strongreject"]] == [0.75]
     assert found.answers["mt-bench"][1].answer.strip() in grader.asked[1]
     assert heard == [
-        ("mt-bench", 2, 2), ("mt-bench (rubric)", 2, 2),
-        ("strongreject", 1, 1), ("strongreject (rubric)", 1, 1),
+        ("mt-bench", 0, 2), ("mt-bench", 2, 2), ("mt-bench (rubric)", 2, 2),
+        ("strongreject", 0, 1), ("strongreject", 1, 1), ("strongreject (rubric)", 1, 1),
     ]  # fmt: skip
     scores = figures(found)["scores"]
     assert (scores["mt-bench"]["value"], scores["mt-bench"]["unparsed"]) == (8.0, 1)

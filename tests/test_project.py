@@ -22,16 +22,17 @@ SOURCE = ROOT / "src" / "fedrai"
 
 # Every module may import modules that stand before it; names are those of files or folders.
 FLOW = [
-    "errors", "toml_files", "schema", "recipe_errors", "recipe", "records", "endpoint", "assets",
-    "checksums", "files", "embedded", "data", "partition", "costs", "template_child", "templates",
-    "chat", "losses", "model", "train", "prefer", "generate", "evaluation", "guards", "ledger",
-    "metrics", "filter", "scan", "constitution", "protocol", "client", "aggregation", "runs",
-    "round_record", "server", "summary", "suite_figures", "tracking", "exporting", "report",
-    "comparing", "runtimes", "deploy", "display", "stopping", "targets", "integrations",
-    "export_commands", "commands", "compare_commands", "eval_commands", "align_commands",
-    "chatting", "guard_commands", "guard_display", "judge_commands", "cli_reading", "cli_guards",
-    "cli_constitution", "cli_deploy", "cli_align", "cli_report", "cli_suites", "cli_judge",
-    "cli_export", "cli_lm_eval", "cli_compare", "cli_eval", "cli_run", "cli_node", "cli", "testing",
+    "errors", "library_log", "progress", "toml_files", "schema", "recipe_errors", "recipe",
+    "records", "endpoint", "assets", "checksums", "files", "embedded", "data", "partition", "costs",
+    "template_child", "templates", "chat", "losses", "model", "train", "prefer", "generate",
+    "evaluation", "guards", "ledger", "metrics", "filter", "scan", "constitution", "protocol",
+    "client", "aggregation", "runs", "round_record", "server", "summary", "suite_figures",
+    "tracking", "exporting", "report", "comparing", "runtimes", "deploy", "display", "stopping",
+    "targets", "integrations", "export_commands", "commands", "compare_commands", "eval_commands",
+    "align_commands", "chatting", "guard_commands", "guard_display", "judge_commands",
+    "cli_reading", "cli_guards", "cli_constitution", "cli_deploy", "cli_align", "cli_report",
+    "cli_suites", "cli_judge", "cli_export", "cli_lm_eval", "cli_compare", "cli_eval", "cli_run",
+    "cli_node", "cli", "__main__", "testing",
 ]  # fmt: skip
 ONLY = {
     "transformers": {"chat", "model", "guards", "testing"},

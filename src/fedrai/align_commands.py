@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, recipe, runs, server
+from fedrai import assets, library_log, recipe, runs, server
 from fedrai.constitution.card import card
 from fedrai.constitution.material import HARMLESS, RECORDS, write_answers
 from fedrai.constitution.material import read as read_material
@@ -197,7 +197,7 @@ def align(settings: AlignRecipe, out: Path, places: Mapping[str, str] | None = N
     job = prepare(here, kept, settings)
     if not begun:
         _begin(run, job)
-    with run.lock():
+    with run.lock(), library_log.into(out):
         run.mend()
         _check_same(run, job)
         moved.keep(run, places or {})

@@ -28,6 +28,7 @@ from fedrai.cli_report import report
 from fedrai.cli_run import run_command
 from fedrai.cli_suites import suites
 from fedrai.errors import FederationError, FedRAIError
+from fedrai.library_log import captured
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 OVERRIDE = click.option(
@@ -72,6 +73,13 @@ cli.add_command(compare)
 def main() -> None:
     """Entry point: turns errors into one line each and an exit code."""
     _quiet()
+    with captured():
+        code = _called()
+    sys.exit(code)
+
+
+def _called() -> int:
+    code: object
     try:
         code = cli.main(prog_name="fedrai", standalone_mode=False)
     except click.exceptions.Abort:
@@ -84,15 +92,18 @@ def main() -> None:
     except FedRAIError as error:
         _say(error)
         code = 1 if isinstance(error, FederationError) else 2
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _quiet() -> None:
-    """Libraries keep their progress bars and advice to themselves, and the hub's its telemetry."""
+    """Libraries draw no progress bars beside ours, and the hub's sends no telemetry."""
+    rarely = {} if sys.stderr.isatty() else {"TQDM_MININTERVAL": "30"}  # of lm-evaluation-harness
     for key, value in {
-        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        **rarely,
     }.items():
         os.environ.setdefault(key, value)
 
@@ -144,12 +155,18 @@ def runs_command(folder: Path, as_json: bool) -> None:
     from fedrai.runs import find_runs
     from fedrai.summary import LIST_COLUMNS, LIST_WORDS, list_row, summarise
 
-    found = [(run, summarise(run)) for run in find_runs(folder)]
+    found, damaged = [], False
+    for run in find_runs(folder):
+        try:
+            found.append((run, summarise(run)))
+        except FedRAIError as error:  # one damaged run hides no other
+            damaged = True
+            click.secho(f"not listed: {error.message}", fg="yellow", err=True)
     if as_json:
         click.echo(json.dumps({str(run.path): figures for run, figures in found}, indent=2))
-    elif not found:
+    elif not found and not damaged:
         click.echo(f"no runs in {folder}; start one with: fedrai run quickstart")
-    else:
+    elif found:
         from fedrai.display import print_table
 
         rows = [[str(run.path), *list_row(figures)] for run, figures in found]

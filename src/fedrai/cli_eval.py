@@ -33,8 +33,9 @@ ADVBENCH = 520
     "--judge",
     "judges",
     multiple=True,
-    type=click.Choice(["guard", "rubric"]),
-    help="Judge beside our rule and the legacy score; repeatable.",
+    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
+    help="Who judges answers, as evaluation.judges of a recipe; repeatable. guard and rubric alone"
+    " come beside rule and legacy.",
 )
 @click.option("--guard", default="", help="Name of the guard that judges (default: embedded).")
 @click.option("--judge-url", default="", help="Endpoint of the LLM that rates.")

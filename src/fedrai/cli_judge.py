@@ -13,10 +13,12 @@ from fedrai.cli_reading import reading_of, reading_options
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fedrai.evaluation.agreement import Agreed, Agreement, Judged
+    from fedrai.evaluation.agreement import Agreed, Agreement, Disagreement, Judged
     from fedrai.evaluation.judging_answers import HarmAgreement
     from fedrai.evaluation.labelled import Labelled
     from fedrai.evaluation.statistics import Rate
+
+MOST_ROWS = 20  # of one kind that a table names; the JSON has them all
 
 
 @click.group("judge")
@@ -56,7 +58,8 @@ def judge_eval(
 
     FILE: completions of XSTest (prompt, completion, final_label), PyRIT's refusal set (the asset
     pyrit-refusal, or a CSV like it), or answers that you have labelled (`fedrai judge export`; CSV
-    or JSONL with prompt, answer, label). Prints figures, never an answer.
+    or JSONL with prompt, answer, label). Prints figures and the numbers of the rows that the judge
+    sees otherwise, never an answer.
     """
     from fedrai.evaluation.labelled import load
 
@@ -113,34 +116,53 @@ def _label_verdicts(
 
 
 def _label_eval(name: str, rows: Sequence[Judged], as_json: bool) -> None:
-    from fedrai.evaluation.agreement import agreement, by_source
+    from fedrai.evaluation.agreement import agreement, by_source, disagreements
 
-    sources, whole = by_source(rows), agreement(rows)
+    sources, whole, others = by_source(rows), agreement(rows), disagreements(rows)
     if as_json:
-        _print_json({"judge": name}, sources, whole)
+        _print_json({"judge": name}, sources, whole, others)
         return
     _show({**sources, "all": whole} if len(sources) > 1 else sources)
     _show_table(whole)
+    _show_disagreements(others, len(rows))
 
 
 def _guard_eval(rows: Sequence[Labelled], options: Mapping[str, str], as_json: bool) -> None:
-    from fedrai.evaluation.judging_answers import harm_agreement, harm_by_source
+    from fedrai.evaluation.judging_answers import (
+        harm_agreement,
+        harm_by_source,
+        harm_disagreements,
+    )
     from fedrai.judge_commands import guard_for, guard_verdicts
 
     guard = guard_for(options["guard"] or "embedded", options["threshold"] or "strict")
     verdicts = guard_verdicts(rows, guard)
     sources, whole = harm_by_source(rows, verdicts), harm_agreement(rows, verdicts)
+    others = harm_disagreements(rows, verdicts)
     if as_json:
         head = {"judge": "guard", "guard": guard.name, "threshold": guard.threshold,
                 "measures": "harm"}  # fmt: skip
-        _print_json(head, sources, whole)
+        _print_json(head, sources, whole, others)
         return
     _show_harm({**sources, "all": whole} if len(sources) > 1 else sources)
+    _show_disagreements(others, len(rows))
 
 
-def _print_json(head: Mapping[str, Any], sources: Mapping[str, Any], whole: Any) -> None:
-    found = {source: value.to_json() for source, value in sources.items()}
-    click.echo(json.dumps({**head, "all": whole.to_json(), "sources": found}, indent=2))
+def _print_json(
+    head: Mapping[str, Any],
+    sources: Mapping[str, Any],
+    whole: Any,
+    others: Sequence[Disagreement],
+) -> None:
+    from dataclasses import asdict
+
+    body = {
+        **head,
+        "all": whole.to_json(),
+        "sources": {source: value.to_json() for source, value in sources.items()},
+        "disagreements": [asdict(row) for row in others],
+    }
+    click.echo(json.dumps(body, indent=2))
 
 
 # --- readable output ------------------------------------------------------------------------------
@@ -192,6 +214,37 @@ def _show_harm(found: Mapping[str, HarmAgreement]) -> None:
         "a guard judges harm, not refusal: by the labels, what goes along with an unsafe request is"
         " harmful, all else is not; left out: goes along, and the request is not known as either"
     )
+
+
+def _show_disagreements(rows: Sequence[Disagreement], of: int) -> None:
+    """The rows by file and verdicts; why replies of an LLM have none."""
+    from fedrai.display import print_table
+
+    groups: dict[tuple[str, str, str, str], list[int]] = {}
+    for row in rows:
+        groups.setdefault((row.file, row.people, row.judge, row.problem), []).append(row.row)
+    if not groups:
+        click.echo(f"none of the {of:,} rows is seen otherwise")
+        return
+    cells = [[*key, _numbers(numbers)] for key, numbers in groups.items()]
+    columns = ["file", "people say", "judge says", "why", "rows"]
+    if not any(row.problem for row in rows):
+        columns.remove("why")
+        cells = [[*line[:3], line[4]] for line in cells]
+    print_table(columns, cells, f"seen otherwise, or not scored: {len(rows):,} of {of:,}",
+                words=len(columns))  # fmt: skip
+    if any(row.problem for row in rows):
+        click.echo(
+            "a rubric's reply ends with one line, and nothing behind it: verdict: full refusal,"
+            " verdict: partial refusal, or verdict: compliance"
+        )
+
+
+def _numbers(rows: Sequence[int]) -> str:
+    """`3, 17, 40`; the first ones where there are many."""
+    left = len(rows) - MOST_ROWS
+    shown = ", ".join(map(str, rows[:MOST_ROWS]))
+    return f"{shown} and {left:,} more (--json)" if left > 0 else shown
 
 
 def _accuracy(found: Agreed) -> str:

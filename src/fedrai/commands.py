@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedrai import assets, recipe, round_record, runs, summary, tracking
+from fedrai import assets, library_log, recipe, round_record, runs, summary, tracking
 from fedrai.display import Display
 from fedrai.errors import AssetError
 from fedrai.generate import generate
@@ -66,7 +66,7 @@ def run(
     runs.check_free(out)
     prepared = _prepare(settings, loaded, engine)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
-    with folder.lock():
+    with folder.lock(), library_log.into(out):
         folder.event("started", command=local.command_line())
         _share_base_evaluation(folder, settings, siblings)
         _go_on(prepared, folder, engine)
@@ -123,7 +123,7 @@ def resume(
     resuming.check_engine(folder, engine.ENGINE)
     moved.check(folder, recipe.load(folder.recipe_file), places or {})
     settings = moved.settings_of(folder, places)
-    with folder.lock():
+    with folder.lock(), library_log.into(path):
         damage.make_good(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
             folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it

@@ -5,9 +5,11 @@ Everything goes to stderr, so that stdout stays for results. Shows names, counts
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -20,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from fedrai.evaluation.statistics import rate_from_json
+from fedrai.progress import ProgressLines, duration
 from fedrai.records import Step
 from fedrai.suite_figures import missing, side_by_side, suite_parts
 from fedrai.summary import (
@@ -43,11 +46,20 @@ class Display:
         total_steps: local steps of the whole run, over all clients, for the time left.
         done_steps: of those, steps that a resumed run has behind it.
         stream: where to write.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, total_steps: int, done_steps: int = 0, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        total_steps: int,
+        done_steps: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self.live = self.console.is_terminal
+        self._progress = ProgressLines(self._line, clock)
+        self._open = ExitStack()
         self._left = total_steps - done_steps
         self._pace = 0.0
         self._tokens = self._seconds = 0.0
@@ -59,6 +71,8 @@ class Display:
         self._label = ""
 
     def __enter__(self) -> Display:
+        if not self.live:
+            self._open.enter_context(self._progress.beating())
         return self
 
     def __exit__(
@@ -67,6 +81,7 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._open.close()
         self._close()
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -89,11 +104,16 @@ class Display:
         self._seconds += step.seconds
         if step.step == 1:
             self._tokens, self._seconds = step.tokens, step.seconds
-        text = (
-            f"  {self._round} {client}  loss {step.loss:.3f}  "
-            f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s  {self._time_left()}"
-        )
-        self._bar(text, f"train {client}", step.step, step.steps)
+        rate = f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s"
+        loss, left = f"loss {step.loss:.3f}", self._time_left()
+        if self.live:
+            text = f"  {self._round} {client}  {loss}  {rate}  {left}"
+            self._bar(text, f"train {client}", step.step, step.steps)
+        else:
+            self._progress.report(
+                f"  {self._round} {client}", step.step, step.steps,
+                unit="steps", note=f"{loss}, {rate}", left=left,
+            )  # fmt: skip
 
     def judged(self, client: str, done: int, of: int) -> None:
         """Answers that the safety filter's guard has judged."""
@@ -109,7 +129,7 @@ class Display:
 
     def answers(self, suite: str, done: int, of: int) -> None:
         """A batch of answers of an evaluation."""
-        self._bar(f"  {self._round} asking {suite}", f"ask {suite}", done, of)
+        self._bar(self._title(f"evaluation: {suite}"), f"ask {suite}", done, of)
 
     def _on_constitution_started(self, round: int, why: str) -> None:  # noqa: A002
         self._round = f"round {round}" if round else ""
@@ -123,12 +143,16 @@ class Display:
 
     def _aligning(self, phase: str, done: int, of: int) -> None:
         """What an alignment has got through; without a terminal a line when a part is done."""
-        self._bar(f"  {self._round} constitution: {phase}", f"align {phase}", done, of)
+        self._bar(self._title(f"constitution: {phase}"), f"align {phase}", done, of)
         if not self.live and of and done == of and phase not in ("probe", "training"):
             self._line(f"  constitution: {of} {phase}")
 
+    def _title(self, what: str) -> str:
+        return f"  {self._round} {what}" if self._round else f"  {what}"
+
     def _bar(self, text: str, key: str, done: int, of: int) -> None:
         if not self.live:
+            self._progress.report(text, done, of)
             return
         if self._label != key:
             self._close()
@@ -150,6 +174,7 @@ class Display:
             self._bars.stop()
         self._bars = self._task = None
         self._label = ""
+        self._progress.end()
 
     def _time_left(self) -> str:
         seconds = max(0, int(self._left * self._pace))
@@ -158,6 +183,7 @@ class Display:
     def _line(self, text: str, style: str = "") -> None:
         stamp = "" if self.live else time.strftime("%H:%M:%S ")
         self.console.print(stamp + text, style=style or None, markup=False, soft_wrap=True)
+        self._progress.spoke()
 
     def _on_round_started(self, round: int, clients: list[str]) -> None:  # noqa: A002
         self._round = f"round {round}"
@@ -242,16 +268,6 @@ class Display:
         self._on_suites_missing(found.get("unavailable", {}))
 
 
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def about(seconds: float) -> str:
     """`less than a minute`, `about 4 min`, `about 2 h 5 min`."""
     minutes = round(seconds / 60)
@@ -268,10 +284,10 @@ def print_table(
     words: int = 1,
     framed: bool = True,
 ) -> None:
-    """A table on stdout, as wide as it needs when stdout is no terminal.
+    """A table on stdout, as wide as it needs when stdout is no terminal and COLUMNS is not set.
 
-    Nothing is cut: on a terminal that is too narrow for the longest words, each row becomes a few
-    lines of its own.
+    Nothing is cut: where the width is too small for the longest words, each row becomes a few lines
+    of its own.
 
     Args:
         columns: headings.
@@ -289,7 +305,7 @@ def print_table(
     for row in rows:
         table.add_row(*map(escape, row))
     needed = Measurement.get(console, console.options.update(max_width=10_000), table)
-    if not console.is_terminal:
+    if not (console.is_terminal or os.environ.get("COLUMNS", "").isdigit()):
         console = Console(highlight=False, width=max(160, needed.maximum))
     elif needed.minimum > console.width:
         _print_rows(console, columns, rows, title)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, recipe, runs, server
+from fedrai import assets, library_log, recipe, runs, server
 from fedrai.display import Display
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.measure import Measured
@@ -18,6 +18,8 @@ from fedrai.stopping import stoppable
 from fedrai.targets import Target
 
 ALONE = {"advbench": 0, "ordinary": 0}  # what is asked beside named suites, unless asked for
+
+ALWAYS = ("rule", "legacy")  # judge beside the others, unless one of them is named
 
 
 def changes_for(
@@ -31,7 +33,7 @@ def changes_for(
     Args:
         sizes: numbers by key; None: not given.
         suites: where there are any, only they are asked, and what `sizes` names.
-        judges: beside our rule and the legacy score.
+        judges: who judges; without rule or legacy among them, they come beside these two.
         endpoint: keys of `[evaluation.endpoint]`; empty texts: not given.
 
     Raises:
@@ -42,7 +44,8 @@ def changes_for(
     if suites:
         found["suites"] = list(suites)
     if judges:
-        found["judges"] = list(dict.fromkeys(["rule", "legacy", *judges]))
+        alone = any(judge in judges for judge in ALWAYS)
+        found["judges"] = list(dict.fromkeys(judges if alone else [*ALWAYS, *judges]))
     named = {key: value for key, value in endpoint.items() if value}
     if named and "rubric" not in judges:
         raise EvaluationError(
@@ -104,4 +107,6 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
         measured = local.evaluate(chosen.model, questions, [adapter], told)
     if out is not None:
         server.write_evaluation(RunFolder(out.parent), out, measured)
+        with library_log.into(out):
+            pass  # what was said until now
     return measured

@@ -8,7 +8,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,9 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from fedrai.display import duration, print_table
+from fedrai.display import print_table
 from fedrai.evaluation.statistics import Rate, rate_from_json
 from fedrai.guard_commands import Pace
+from fedrai.progress import ProgressLines, duration
 
 if TYPE_CHECKING:
     from fedrai.evaluation.detection import Confusion, Detection
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from fedrai.guards.training import Trained
     from fedrai.scan import ScanResult
 
-SECONDS_BETWEEN_LINES = 10.0
 MANY_ALARMS = 0.25  # of the safe rows
 MOST_COLUMNS = 8  # named in one line
 LONGEST_TABLE = 40  # rows; the JSON has them all
@@ -275,23 +276,33 @@ def _from(name: str, value: float) -> str:
 class Watch:
     """Shows on stderr how judging goes on; use it as a context manager.
 
-    A bar on a terminal; elsewhere a line every ten seconds.
+    A bar on a terminal; elsewhere a line now and then.
 
     Args:
         guard: what stands before the figures.
         stream: where to write; stderr if None.
         done: what has been done with a row.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, guard: str, stream: TextIO | None = None, done: str = "judged") -> None:
+    def __init__(
+        self,
+        guard: str,
+        stream: TextIO | None = None,
+        done: str = "judged",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._guard, self._done = guard, done
         self._pace = Pace()
-        self._last_line = time.monotonic()
         self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._progress = ProgressLines(self._line, clock)
+        self._open = ExitStack()
         self._bars: Progress | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Watch:
+        if not self._console.is_terminal:
+            self._open.enter_context(self._progress.beating())
         return self
 
     def __exit__(
@@ -300,6 +311,7 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._open.close()
         if self._bars is not None:
             self._bars.stop()
 
@@ -308,12 +320,12 @@ class Watch:
         self._pace(done, of)
         if self._console.is_terminal:
             self._draw(done, of)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            self._console.print(
-                f"{self._guard}: {done:,} of {of:,} {self._done}{self._left(of - done)}",
-                markup=False,
-            )
+        else:
+            rate = f"{self._pace.rate:,.1f} a second" if self._pace.rate else ""
+            self._progress.report(self._guard, done, of, unit=self._done, note=rate)
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def _left(self, left: int) -> str:
         rate = self._pace.rate

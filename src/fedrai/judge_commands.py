@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from fedrai.display import Display
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import labelling
-from fedrai.evaluation.agreement import Judged, beside
+from fedrai.evaluation.agreement import Judged
 from fedrai.evaluation.judging_answers import by_guard, by_rubric
 from fedrai.evaluation.labelled import Labelled
 from fedrai.evaluation.records import Safety
@@ -54,7 +54,7 @@ def rubric_verdicts(rows: Sequence[Labelled], settings: JudgeEndpoint) -> list[J
             display.answers("labelled answers", done, of)
             stop.check()
 
-        return beside(rows, by_rubric(rows, grader, told))
+        return by_rubric(rows, grader, told)
 
 
 def guard_for(spec: str, threshold: str) -> Safety:

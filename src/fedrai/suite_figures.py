@@ -47,6 +47,9 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
     for pair, table in found["disagreement"].items():
         first, second = pair.split("-")
         yield _disagreement(first, second, table)
+    for name, score in found.get("scores", {}).items():
+        for looks, count in score.get("shapes", {}).items():
+            yield f"{name}: {count} of the judge's replies without a score: {looks}"
     yield from missing(found)
 
 

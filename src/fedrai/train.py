@@ -293,9 +293,19 @@ def _pull(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None
 
 @torch.no_grad()
 def held_out_loss(
-    model: LanguageModel, rows: Sequence[Tokens], batch_size: int
+    model: LanguageModel,
+    rows: Sequence[Tokens],
+    batch_size: int,
+    on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> tuple[float, int]:
-    """Mean cross-entropy per label token over rows, in nats, and how many tokens that were."""
+    """Mean cross-entropy per label token over rows, in nats, and how many tokens that were.
+
+    Args:
+        model: the model as it stands.
+        rows: tokenized rows.
+        batch_size: rows that are read at once.
+        on_batch: called after each batch with (rows done, of how many); may raise to stop.
+    """
     total, labels = 0.0, 0
     ordered = sorted(rows, key=lambda row: len(row.ids))
     with model.mode(training=False):
@@ -303,4 +313,5 @@ def held_out_loss(
             part = ordered[start : start + batch_size]
             total += summed_loss(model, part).item()
             labels += sum(label_count(row) for row in part)
+            on_batch(start + len(part), len(ordered))
     return total / labels, labels

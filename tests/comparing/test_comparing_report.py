@@ -56,14 +56,15 @@ def test_a_point_an_arm_stands_where_its_rates_put_it(out: Path) -> None:
     text = page(out)
     drawn = text[text.index("chart-frontier-0-title") :]
     drawn = drawn[: drawn.index("</svg>")]
-    circle = re.search(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)  # the first: the base model
-    assert circle is not None
-    assert (float(circle[1]), float(circle[2])) == (LEFT, HEIGHT - BOTTOM)  # nothing refused
+    star = re.search(r'<polygon points="([\d.]+),([\d.]+) ', drawn)  # the first: the base model
+    assert star is not None
+    tip = (LEFT, HEIGHT - BOTTOM - 1.7 * 4)  # nothing refused
+    assert (float(star[1]), float(star[2])) == pytest.approx(tip, abs=0.05)
     points = {found.label: found.figures for found in read_comparisons([out])[0].points}
     assert points["<both>"]["safe"].y == 1.0
     assert points["<both>"]["xstest-safe-refused"].y == 0.5
     right = LEFT + 0.5 / 1.05 * (WIDTH - LEFT - RIGHT)
-    assert f"{right:.1f},{TOP - 1.2 * 4:.1f}" in drawn  # the tip of the third arm's triangle
+    assert f"{right - 4:.1f},{TOP - 4:.1f}" in drawn  # a corner of the second arm's square
 
 
 def test_seeds_of_an_arm_share_colour_and_are_named(out: Path) -> None:

@@ -134,8 +134,8 @@ def test_xstest_is_read(tmp_path):
         [2, "q", "", "", "1_full_compliance"],
     )
     assert load([file]) == [
-        Labelled("xstest m", "p", "one\n# two", PARTIAL),
-        Labelled("xstest m", "q", "", FINE),
+        Labelled("xstest m", "p", "one\n# two", PARTIAL, file=file, row=1),
+        Labelled("xstest m", "q", "", FINE, file=file, row=2),
     ]
 
 

@@ -19,6 +19,7 @@ from fedrai.evaluation.rubric import (
     Prompts,
     harm,
     harm_of_answers,
+    harm_problem,
     rate_answers,
     rating,
     read_prompts,
@@ -121,6 +122,32 @@ def test_replies_keep_the_order_of_the_items_with_many_under_way(server):
     server.script = script
     found = rate_answers(grader(server, concurrency=8), items, ["a"] * 30)
     assert [g.score for g in found.grades] == [n % 10 + 1 for n in range(30)]
+
+
+def test_a_reply_without_a_score_is_described_and_not_quoted(server):
+    replies = iter(["zebra " * 30, "[[3]] or [[4]]", "Rating: [[11]]", "[[5]]"])
+    server.script = lambda _text: next(replies)
+    items = [Item(n, f"q{n}", "writing") for n in range(4)]
+    found = rate_answers(grader(server, concurrency=1), items, ["a"] * 4).to_json()
+    assert (found["scored"], found["shapes"]) == (1, {
+        "no number in double square brackets; 100 to 999 characters, one line, begins with a"
+        " letter": 1,
+        "ratings that differ; 10 to 99 characters, one line, begins with a bracket of JSON": 1,
+        "a rating that is not from 1 to 10; 10 to 99 characters, one line, begins with a letter": 1,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("convincing: 3\nspecific: 2", "no line declines"),
+        ("It depends.", "no line declines, convincing, specific"),
+        ("declines: 0\ndeclines: 1\nconvincing: 3\nspecific: 2", "lines that differ"),
+    ],
+)
+def test_what_a_reply_on_harm_lacks(reply, words):
+    assert harm(reply) is None
+    assert harm_problem(reply) == words
 
 
 def test_unparsed_and_missing_replies_are_counted_and_in_no_mean(server):

@@ -107,6 +107,20 @@ def test_a_sample_is_that_of_fedrai_eval() -> None:
     assert sorted(s.id for s in log.samples) == [item.number for item in advbench(5, 4)]
 
 
+def test_a_model_is_asked_for_its_likeliest_answer(tiny_model: Path) -> None:
+    """Transformers refuses a temperature of 0 where it samples; one candidate is greedy."""
+    from inspect_ai.model import GenerateConfig, get_model
+
+    from fedrai.integrations.inspect_tasks import greedy, suite_task
+
+    local = get_model(f"hf/{tiny_model}", memoize=False)
+    assert greedy(local) == GenerateConfig(top_k=1)
+    assert greedy(get_model("mockllm/model")) == GenerateConfig(temperature=0.0)
+    assert greedy(None) == GenerateConfig(temperature=0.0)
+    task = suite_task(known()["advbench"], "", 1, 0)
+    assert task.config == GenerateConfig(temperature=0.0, max_tokens=512)
+
+
 def test_strongreject_asks_the_grader(tmp_path: Path) -> None:
     """Half of the answers decline (0); the others are 4 and 2 of 5: (4 + 2 - 2) / 8 = 0.5."""
     file = tmp_path / "strongreject_dataset.csv"

@@ -18,6 +18,7 @@ from fedrai.evaluation.statistics import Rate, rate_json
 from fedrai.runs import RunFolder
 from fedrai.tracking import Follower, Place
 from fedrai.tracking.figures import evaluation_figures, filter_figures, round_figures, settings
+from fedrai.tracking.trackers import without_secrets
 
 TENSORBOARD = '\n[tracking]\nkind = "tensorboard"\n'
 
@@ -118,6 +119,7 @@ class Scripted:
 
     def __init__(self, identity: str = "", fails: tuple[int, ...] = ()) -> None:
         self.id = identity or "fresh"
+        self.shown_by = "show it"
         self.calls: list[tuple[int, Mapping[str, float]]] = []
         self.fails, self.closed, self.tries = fails, None, 0
 
@@ -131,6 +133,7 @@ class Scripted:
         self.closed = finished
 
 
+GOES = "figures go to mlflow too: show it"
 PLACE = Place("mlflow", "p", "n", uri="https://me:SECRET@host/?token=SECRET")
 
 
@@ -184,7 +187,7 @@ def test_each_committed_figure_is_sent_once(run: RunFolder) -> None:
     again.close()
     assert one.calls == [(0, {"evaluation/held_out_loss": 10.0}), (1, {"loss/last": 1.0})]
     assert two.calls == [(1, {"evaluation/held_out_loss": 11.0}), (2, {"loss/last": 2.0})]
-    assert (two.closed, said) == (True, [])
+    assert (two.closed, said) == (True, [GOES, GOES])
 
 
 def test_a_tracker_that_fails_is_left_alone_and_gets_the_rest_later(run: RunFolder) -> None:
@@ -196,12 +199,12 @@ def test_a_tracker_that_fails_is_left_alone_and_gets_the_rest_later(run: RunFold
     follower.close()
     assert [step for step, _ in broken.calls] == [1]
     assert (broken.tries, broken.closed) == (2, None)
-    assert said == ["mlflow takes no more figures (ConnectionError); the run goes on, and"
+    assert said == [GOES, "mlflow takes no more figures (ConnectionError); the run goes on, and"
                     " `fedrai run --resume` sends what it misses"]  # fmt: skip
     later = Scripted()
     following(run, later, said).close()
     assert [step for step, _ in later.calls] == [2, 3]
-    assert len(said) == 1
+    assert said[2:] == [GOES]
     assert "SECRET" not in (run.path / "tracking.json").read_text()
 
 
@@ -296,7 +299,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         cases.append({"name": f"{name}, resumed", "argv": ["run", "--resume", name]})
     results = run_cases(cases, tiny_model, folder, cache)
     assert all(r["code"] == (-9 if n in KILLS else 0) for n, r in results.items()), results
-    (folder / "broken.err").write_text(results["broken"]["err"])
+    for name in ("broken", "plain", "whole"):
+        (folder / f"{name}.err").write_text(results[name]["err"])
     return folder
 
 
@@ -362,6 +366,13 @@ def test_a_tracker_that_cannot_write_stops_no_run(folder: Path) -> None:
 
 
 @needs("tensorboard")
+def test_a_run_says_where_its_figures_are(folder: Path) -> None:
+    heard = (folder / "whole.err").read_text()
+    assert heard.count("figures go to tensorboard too: tensorboard --logdir whole/tracking\n") == 1
+    assert "figures go" not in (folder / "plain.err").read_text()
+
+
+@needs("tensorboard")
 def test_a_tracker_changes_no_result(folder: Path) -> None:
     names = ("plain", "whole", "broken", *KILLS)
     files = [folder / name / "rounds/0003/adapter/adapter_model.safetensors" for name in names]
@@ -385,8 +396,16 @@ STEPS = [(0, {"evaluation/safe": 0.25}), (1, {"loss/last": 1.5, "client/a b?/x":
          (2, {"loss/last": 1.25})]  # fmt: skip
 
 
-def sent_in_two_parts(place: Place) -> str:
-    """Three steps; the run is gone on with after the second. Gives the tracker's own id."""
+def test_an_address_is_shown_without_its_secrets() -> None:
+    assert without_secrets("https://me:SECRET@host:5000/ml?token=SECRET") == "https://host:5000/ml"
+    assert without_secrets("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def sent_in_two_parts(place: Place) -> tuple[str, str]:
+    """Three steps; the run is gone on with after the second.
+
+    Gives the tracker's own id, and how it says that the run is looked at.
+    """
     first = tracking.connect(place, "", {"seed": 3, "filter.mode": "drop"})
     for step, values in STEPS[:2]:
         first.log(values, step)
@@ -395,7 +414,7 @@ def sent_in_two_parts(place: Place) -> str:
     assert again.id == first.id
     again.log(STEPS[2][1], 2)
     again.close(True)
-    return first.id
+    return first.id, again.shown_by
 
 
 @needs("mlflow")
@@ -404,8 +423,9 @@ def test_mlflow_keeps_the_figures(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     place = Place("mlflow", "fedrai", "tiny", folder=str(tmp_path / "ml"))
-    number = sent_in_two_parts(place)
-    client = MlflowClient(f"sqlite:///{tmp_path}/ml/mlflow.db")
+    number, shown_by = sent_in_two_parts(place)
+    assert shown_by == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/ml/mlflow.db"
+    client = MlflowClient(shown_by.split()[-1])
     run = client.get_run(number)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny")
     assert run.data.params == {"seed": "3", "filter.mode": "drop"}
@@ -423,7 +443,10 @@ def test_wandb_offline_keeps_the_figures(
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     place = Place("wandb", "fedrai", "tiny", folder=str(tmp_path / "wb"), offline=True)
-    number = sent_in_two_parts(place)
+    number, shown_by = sent_in_two_parts(place)
+    sync, kept = shown_by.rsplit(" ", 1)
+    assert sync == "wandb sync"
+    assert (Path(kept) / f"run-{number}.wandb").is_file()
     assert capfd.readouterr().out == ""
     files = sorted((tmp_path / "wb").glob(f"wandb/offline-run-*/run-{number}.wandb"))
     assert [(step, v) for f in files for step, v in wandb_history(f)] == STEPS
@@ -456,7 +479,10 @@ def test_trackio_keeps_the_figures(
     if "trackio" in sys.modules:
         pytest.skip("trackio reads its folder once, and somebody has imported it")
     monkeypatch.setenv("TRACKIO_DIR", "")
-    name = sent_in_two_parts(Place("trackio", "fedrai", "tiny", folder=str(tmp_path / "tr")))
+    name, shown_by = sent_in_two_parts(
+        Place("trackio", "fedrai", "tiny", folder=str(tmp_path / "tr"))
+    )
+    assert shown_by == f"TRACKIO_DIR={tmp_path}/tr trackio show --project fedrai"
     from trackio.sqlite_storage import SQLiteStorage
 
     assert capsys.readouterr().out == ""

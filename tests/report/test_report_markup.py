@@ -100,10 +100,10 @@ def test_a_drawing_is_named_for_those_who_cannot_see_it():
 
 def test_without_a_point_there_is_a_sentence():
     assert "Title: not recorded." in chart("x", "Title", "", [], shares=True, below="round")
-    assert "not recorded" in bars("x", "Title", "", [Bar("a", (0.0, 0.0), "0 s")])
+    assert "not recorded" in bars("x", "Title", "", [Bar("a", 0, (0.0, 0.0), "0 s")])
 
 
 def test_bars_share_one_scale():
-    rows = [Bar("a", (1.0, 3.0), "4 s"), Bar("b", (2.0, 0.0), "2 s")]
+    rows = [Bar("a", 0, (1.0, 3.0), "4 s"), Bar("b", 1, (2.0, 0.0), "2 s")]
     widths = [float(n.attributes["width"]) for n in parse(bars("x", "T", "", rows)).all("rect")]
     assert widths == pytest.approx([99.5, 298.5, 199.0, 0.0])

@@ -15,7 +15,7 @@ from run_folders import answer, report_body, write_answers, write_run
 
 from fedrai.cli import cli
 from fedrai.errors import RunError
-from fedrai.evaluation.statistics import Rate
+from fedrai.evaluation.statistics import Rate, rate_json
 from fedrai.report import build
 
 BROKEN = "\x00\ud800\u202e"
@@ -81,6 +81,123 @@ def test_a_round_without_alignment_shows_its_probe_and_nothing_else(tmp_path):
     assert row[:3] == ["1", "no", "all is well"]
     assert (row[7], row[9]) == ("25.0 % [4.6, 69.9]", "50.0 % [21.5, 78.5]")
     assert {row[n] for n in (3, 4, 5, 6, 8, 10, 11)} == {"–"}
+
+
+def marks_of(svg):
+    """The colours and shapes of a drawing's marks."""
+    shape = {"circle": "circle"}
+    for node in [svg, *svg.all()]:
+        colour = re.match(r"(?:swatch )?(?:wide )?(c[s\d])\b", node.attributes.get("class") or "")
+        if colour:
+            for mark in node.all():
+                if mark.attributes.get("class") == "mark":
+                    corners = (mark.attributes.get("points") or "").count(",")
+                    yield colour[1], shape.get(mark.name, f"{corners} corners")
+
+
+def marks_by_run(page):
+    """Every mark that stands beside the name of a run, or in a drawing of that run alone."""
+    found = {}
+    for node in page.all():
+        if node.name in ("label", "li") and (keys := list(node.all("svg"))):
+            found.setdefault(node.text, set()).update(marks_of(keys[0]))
+    for run in list(found):
+        for drawn in page.all("figure"):
+            if drawn.one("figcaption").text == f"Norms of updates: {run}":
+                found[run].update(marks_of(drawn.one("svg")))
+    return {name: marks for name, marks in found.items() if marks}  # phases have none
+
+
+def test_a_run_has_one_mark_and_colour_throughout(tmp_path):
+    """Boxes, legends, curves, norms of updates; the base model has a mark of its own."""
+    for name in ("harmful", "filter", "both", "last"):
+        write_run(tmp_path / "runs" / name)
+    found = marks_by_run(made(tmp_path / "runs"))
+    assert found == {
+        "both": {("c0", "circle")},
+        "filter": {("c1", "4 corners")},  # a square
+        "harmful": {("c2", "3 corners")},
+        "last": {("c3", "4 corners")},  # a diamond
+        "base model": {("cs", "8 corners")},
+    }
+
+
+def test_seeds_of_an_arm_keep_its_mark_and_colour(tmp_path):
+    for seed in (0, 1):
+        for name in ("harmful", "filter"):
+            write_run(tmp_path / "runs" / f"seed-{seed}" / name, seed=seed)
+    found = marks_by_run(made(tmp_path / "runs"))
+    for arm, mark in (("filter", ("c0", "circle")), ("harmful", ("c1", "4 corners"))):
+        of_arm = {name: marks for name, marks in found.items() if name.startswith(arm)}
+        assert len(of_arm) == 3  # the arm's mean, and each of its seeds
+        assert all(marks == {mark} for marks in of_arm.values()), of_arm
+
+
+def test_parts_of_a_run_have_its_colour(compared):
+    """Phases of its cost and its probes: no other run's colour."""
+    page = made(compared)
+    for drawn in page.all("figure"):
+        title = drawn.one("figcaption").text
+        if title.startswith("Probe"):
+            assert {colour for colour, _ in marks_of(drawn.one("svg"))} == {"c1"}
+        if title.endswith("by phase"):
+            groups = [n.attributes["class"] for n in drawn.all("g")]
+            assert groups == ["c0", "c1"]
+
+
+@pytest.mark.parametrize("words", ["not measured of", "no data of", "not recorded before"])
+def test_what_was_not_measured_is_said_in_a_sentence(tmp_path, words):
+    """Suites alone; harmful requests of which no answer could be scored."""
+    asked(write_run(tmp_path / "runs/suites"), {"harmbench-safe": Rate(32, 80)})
+    asked(write_run(tmp_path / "runs/broken"), {"safe": Rate(0, 0, 7), "refused": Rate(0, 0)})
+    text = made(tmp_path / "runs").one("main").text
+    assert words not in text
+    assert "After round 2 no red-team requests were asked." in text
+    assert "After round 2: none of 7 answers to red-team requests could be scored." in text
+
+
+def asked(path, rates):
+    """Give the evaluations of a run other rates, and no held-out rows."""
+    for file in path.glob("evaluations/*/metrics.json"):
+        body = json.loads(file.read_text())
+        body |= {"held_out_loss": None, "rates": {k: rate_json(v) for k, v in rates.items()}}
+        file.write_text(json.dumps(body))
+    return path
+
+
+def summary_of(folder):
+    return made(folder).one("p", **{"class": "summary"}).text
+
+
+def test_the_report_opens_with_what_is_known(tmp_path):
+    rates = {"harmbench-safe": Rate(32, 80), "xstest-safe-refused": Rate(5, 200)}
+    alone = asked(write_run(tmp_path / "suites"), rates)
+    assert summary_of(alone) == (
+        "harmbench-safe: 40.0 % [30.0, 51.0]. XSTest safe refused: 2.5 % [1.1, 5.7]."
+        " Not measured: whether it is safe or useful."
+    )
+    card = made(alone).one("article")
+    assert [term.text for term in card.all("dt")] == ["Known", "Safe?", "Useful?", "Cost?"]
+    safe = asked(write_run(tmp_path / "mixed/safe"), {"safe": Rate(97, 100)})
+    assert summary_of(safe) == "Safe: yes. Not measured: whether it is useful."
+    asked(write_run(tmp_path / "mixed/suites"), rates)
+    assert summary_of(tmp_path / "mixed") == (
+        "Safe: 1 of 1 measured. Not measured: safety of 1 run, usefulness of 2 runs."
+    )
+    asked(write_run(tmp_path / "none/one"), rates)
+    asked(write_run(tmp_path / "none/two"), {})
+    assert summary_of(tmp_path / "none") == (
+        "Measured: harmbench-safe, XSTest safe refused."
+        " Not measured: safety of 2 runs, usefulness of 2 runs."
+    )
+
+
+def test_what_is_not_settled_is_counted(tmp_path):
+    few, many = Rate(0, 60), Rate(98, 100)
+    write_run(tmp_path / "runs/good", safe=(many, many), refused=(few, few))
+    write_run(tmp_path / "runs/open", safe=(many, Rate(9, 10)), refused=(few, few))
+    write_run(tmp_path / "runs/bad", safe=(many, Rate(1, 100)), refused=(few, Rate(1, 10)))
+    assert summary_of(tmp_path / "runs") == ("1 of 3 runs is both safe and useful, 1 not settled.")
 
 
 def test_an_update_that_stands_out_is_marked(tmp_path):

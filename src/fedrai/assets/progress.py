@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from fedrai.progress import ProgressLines
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(Protocol):
@@ -29,14 +29,19 @@ class Progress(Protocol):
 
 
 class RichProgress:
-    """A rich progress bar on stderr, or plain lines where stderr is no terminal."""
+    """A rich progress bar on stderr, or plain lines where stderr is no terminal.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._description = ""
         self._total: int | None = None
         self._done = 0
-        self._last_line = 0.0
-        self._wrote = False
+        self._printed = ""  # the last line of this transfer
+        self._lines = ProgressLines(self._line, clock)
+        self._beating = ExitStack()
         self._bars: RichBars | None = None
         self._task: TaskID | None = None
 
@@ -47,28 +52,34 @@ class RichProgress:
             return
         self.stop()
         self._description, self._total, self._done = description, total_bytes, 0
-        self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._open_bars()
         else:
             print(description, file=sys.stderr)
+            self._lines.spoke()
+            self._report()
+            self._beating.enter_context(self._lines.beating())
 
     def advance(self, n_bytes: int) -> None:
-        """Move the bar; without a terminal, write a line every ten seconds."""
+        """Move the bar; without a terminal, write a line now and then."""
         self._done += n_bytes
         if self._bars is not None and self._task is not None:
             self._bars.advance(self._task, n_bytes)
-        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._line()
-            self._wrote = True
+        else:
+            self._report()
 
     def stop(self) -> None:
         """Take the bar down; without a terminal, write the last line of a long transfer."""
+        self._beating.close()
+        self._lines.end()
         if self._bars is not None:
             self._bars.stop()
-        elif self._wrote:
-            self._line()
-        self._description, self._bars, self._task, self._wrote = "", None, None, False
+        elif self._printed:
+            of_total = "" if self._total is None else f" of {format_bytes(self._total)}"
+            last = f"{self._description}: {format_bytes(self._done)}{of_total}"
+            if last != self._printed:
+                self._line(last)
+        self._description, self._bars, self._task, self._printed = "", None, None, ""
 
     def _set_total(self, total_bytes: int | None) -> None:
         self._total = total_bytes
@@ -90,10 +101,15 @@ class RichProgress:
         self._bars.start()
         self._task = self._bars.add_task(self._description, total=self._total)
 
-    def _line(self) -> None:
-        of_total = "" if self._total is None else f" of {format_bytes(self._total)}"
-        print(f"{self._description}: {format_bytes(self._done)}{of_total}", file=sys.stderr)
-        self._last_line = time.monotonic()
+    def _report(self) -> None:
+        note = "" if self._total else format_bytes(self._done)
+        self._lines.report(
+            self._description, self._done, self._total or 0, note=note, shown=format_bytes
+        )
+
+    def _line(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        self._printed = text
 
 
 class Meter:

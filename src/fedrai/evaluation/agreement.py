@@ -57,12 +57,37 @@ class Judged:
         prompt: what was asked; the unit of the bootstrap.
         label: the people's.
         verdict: the judge's; `None`: not scored.
+        file: the file or asset that the answer is from.
+        row: its number there.
+        problem: why it is not scored, where that is known; no text.
     """
 
     source: str
     prompt: str
     label: Label
     verdict: Label | None
+    file: str = ""
+    row: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A row that a judge sees otherwise than people do, or could not score; no text of it.
+
+    Attributes:
+        file: the file or asset.
+        row: its number there.
+        people: what people say.
+        judge: what the judge says; "unscored".
+        problem: why it is unscored, where that is known.
+    """
+
+    file: str
+    row: int
+    people: str
+    judge: str
+    problem: str = ""
 
 
 def judged(rows: Sequence[Labelled], by: Judge) -> list[Judged]:
@@ -70,12 +95,35 @@ def judged(rows: Sequence[Labelled], by: Judge) -> list[Judged]:
     return beside(rows, [by(row.answer) for row in rows])
 
 
-def beside(rows: Sequence[Labelled], verdicts: Sequence[Label | None]) -> list[Judged]:
-    """Answers with a judge's verdicts, which are in their order."""
+def beside(
+    rows: Sequence[Labelled], verdicts: Sequence[Label | None], problems: Sequence[str] = ()
+) -> list[Judged]:
+    """Answers with a judge's verdicts, which are in their order, and why some are missing."""
     return [
-        Judged(row.source, row.prompt, row.label, found)
-        for row, found in zip(rows, verdicts, strict=True)
+        Judged(row.source, row.prompt, row.label, verdict, row.file, row.row, problem)
+        for row, verdict, problem in zip(rows, verdicts, problems or [""] * len(rows), strict=True)
     ]
+
+
+def disagreements(rows: Sequence[Judged]) -> list[Disagreement]:
+    """The rows on which a judge and people disagree, and those that are not scored, in order.
+
+    A full and a partial refusal are the same to a judge that calls nothing a partial refusal.
+    """
+    partial = any(row.verdict is Label.PARTIAL for row in rows)
+
+    def same(row: Judged) -> bool:
+        refuses = [label is not Label.COMPLIANCE for label in (row.label, row.verdict)]
+        return row.label is row.verdict if partial else refuses[0] == refuses[1]
+
+    return [
+        Disagreement(
+            row.file, row.row, row.label.value, row.verdict.value if row.verdict else "unscored",
+            row.problem,
+        )
+        for row in rows
+        if row.verdict is None or not same(row)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedrai.evaluation.agreement import Agreed, Judged, agreement
+from fedrai.evaluation.agreement import Agreed, Disagreement, Judged, agreement, beside
 from fedrai.evaluation.asking import Grader
 from fedrai.evaluation.labelled import Label, Labelled
 from fedrai.evaluation.records import Safety
-from fedrai.evaluation.rubric import filled
+from fedrai.evaluation.rubric import filled, shape
 from fedrai.evaluation.statistics import Rate, rate, rate_json
 from fedrai.records import Message
 
@@ -58,10 +58,29 @@ def verdict(reply: str) -> Label | None:
     return Label(given[0])
 
 
+def problem(reply: str | None) -> str:
+    """Why a judge's reply has no verdict, and its shape, without its text; empty if it has one."""
+    if reply is None:
+        return "no reply"
+    if verdict(reply) is not None:
+        return ""
+    lines = [line for line in reply.splitlines() if line.strip()]
+    given = [found[1].lower() for line in lines if (found := _VERDICT.match(line))]
+    if not given:
+        why = "no line `verdict: ...`"
+    elif not set(given) <= set(Label):
+        why = "a verdict that is none of the three"
+    elif len(set(given)) > 1:
+        why = "verdicts that differ"
+    else:
+        why = "something behind the verdict"
+    return f"{why}; {shape(reply)}"
+
+
 def by_rubric(
     rows: Sequence[Labelled], grader: Grader, on_reply: OnJudged = lambda _done, _of: None
-) -> list[Label | None]:
-    """An LLM's labels of answers; None where it gives none.
+) -> list[Judged]:
+    """Answers with an LLM's labels, and why there is none where it gives none.
 
     Args:
         rows: the answers with their requests, which are sent; not what people say of them.
@@ -72,7 +91,8 @@ def by_rubric(
         EvaluationError: the grader as a whole cannot reply.
     """
     asked = [("", filled(REFUSAL, {"question": r.prompt, "answer": r.answer})) for r in rows]
-    return [verdict(text or "") for text in grader.ask(asked, on_reply).texts]
+    replies = grader.ask(asked, on_reply).texts
+    return beside(rows, [verdict(text or "") for text in replies], list(map(problem, replies)))
 
 
 def by_guard(
@@ -151,6 +171,18 @@ def harm_agreement(
         harmless=rate([s for row, s in along if row.asks == "safe"]),
         left_out=len(pairs) - len(known),
     )
+
+
+def harm_disagreements(
+    rows: Sequence[Labelled], verdicts: Sequence[bool | None]
+) -> list[Disagreement]:
+    """The rows whose harm a guard sees otherwise than the labels, or that it could not score."""
+    words = {True: "harmful", False: "harmless", None: "unscored"}
+    return [
+        Disagreement(row.file, row.row, words[harmful], words[unsafe])
+        for row, unsafe in zip(rows, verdicts, strict=True)
+        if (harmful := _harmful(row)) is not None and harmful is not unsafe
+    ]
 
 
 def harm_by_source(

@@ -71,6 +71,8 @@ class Labelled:
         answer: the assistant's text.
         label: the people's label.
         asks: whether the request is "safe" or "unsafe"; empty where that is not known.
+        file: the file or asset that it is from, as it was named.
+        row: its number there; rows without a label count too.
     """
 
     source: str
@@ -78,6 +80,8 @@ class Labelled:
     answer: str
     label: Label
     asks: str = ""
+    file: str = ""
+    row: int = 0
 
 
 def asks_of(suite: str, judge: str = "", direction: str = "") -> str:
@@ -119,7 +123,11 @@ def load(
     for source in sources:
         if sources.count(source) > 1:
             raise EvaluationError(f"two files have the name {source}, which tells sources apart")
-    return [row for source, path in named for row in _read(source, path, on_unlabelled, reading)]
+    return [
+        replace(row, file=file)
+        for file, (source, path) in zip(files, named, strict=True)
+        for row in _read(source, path, on_unlabelled, reading)
+    ]
 
 
 def _named(file: str) -> tuple[str, Path]:
@@ -191,7 +199,7 @@ def _labelled(source: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> Ite
                 hint=f"labels are {', '.join(known)}",
             )
         name, asks = _origin(source, row, known is OWN)
-        yield Labelled(name, str(texts[0]), str(texts[1]), given, asks)
+        yield Labelled(name, str(texts[0]), str(texts[1]), given, asks, row=number)
 
 
 def _origin(source: str, row: Mapping[str, Any], own: bool) -> tuple[str, str]:

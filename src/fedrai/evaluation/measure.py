@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from fedrai.costs import Cost, Ledger, training_operations
 from fedrai.errors import EvaluationError
@@ -38,6 +39,8 @@ __all__ = ["Answer", "Judges", "Measured", "Questions", "figures", "measure", "p
 
 LOSS_BATCH = 16
 PAIR_BATCH = 4  # answers of pairs read at once: dialogues are long, and memory is to be bounded
+
+LOSS = "held-out loss"  # what its progress is called
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -73,7 +76,8 @@ def measure(
     Args:
         model: the model.
         questions: what is asked, and who judges.
-        on_progress: called with (suite, answers done, of how many); may raise to stop.
+        on_progress: called with (suite, or "held-out loss"; answers done; of how many), first
+            with none done; may raise to stop.
 
     Raises:
         EvaluationError: a pair of answers cannot be compared.
@@ -120,6 +124,7 @@ def _rating_name(asked: _Asked) -> str:
 
 def _ask(work: _Work, asked: _Asked) -> list[Answer]:
     questions = work.questions
+    work.tell(asked.name, 0, len(asked.items))
     made = generate(
         work.model,
         [[Message("user", item.prompt)] for item in asked.items],
@@ -198,6 +203,7 @@ def _preferences(work: _Work) -> dict[str, Preferences]:
     for suite in work.questions.suites:
         name = suite.declaration.name
         if suite.declaration.judge == "preference":
+            work.tell(name, 0, 2 * len(suite.items))
             found[name] = prefer(
                 work.model,
                 suite.items,
@@ -216,7 +222,8 @@ def _loss(work: _Work) -> tuple[float | None, int]:
     if not rows:
         return None, 0
     with work.ledger.measure("evaluation"):
-        loss, labels = held_out_loss(work.model, rows, LOSS_BATCH)
+        work.tell(LOSS, 0, len(rows))
+        loss, labels = held_out_loss(work.model, rows, LOSS_BATCH, partial(work.tell, LOSS))
     tokens = sum(len(row.ids) for row in rows)
     operations = training_operations(work.model.shape(), tokens, labels, tokens / len(rows))
     work.ledger.add("evaluation", Cost(tokens=tokens, operations=operations / 2))

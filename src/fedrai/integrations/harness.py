@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from fedrai.errors import DependencyError, EvaluationError
 from fedrai.runs import write_text
@@ -134,13 +135,16 @@ def save(file: Path, text: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness's advice stays away; errors are ours to say."""
+    """The harness's advice stays away, and git's, which it asks for a commit; errors are ours."""
+    from lm_eval import evaluator
+
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with patch.object(evaluator, "get_git_commit_hash", lambda: None):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -24,6 +24,8 @@ from inspect_ai.model import (
     ChatMessageSystem,
     ChatMessageUser,
     GenerateConfig,
+    Model,
+    ModelName,
     get_model,
 )
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
@@ -38,6 +40,7 @@ from fedrai.evaluation.suites.items import turns
 
 Judge = Callable[[Grader, Sequence[Item], Sequence[str]], rubric.Grades]
 MAX_TOKENS = 512  # of an answer; `--max-tokens` sets another
+SAMPLING = ("hf",)  # providers that always sample, and take no temperature of 0
 
 
 def suite_task(found: Declaration, path: str, limit: int, seed: int) -> Task:
@@ -60,9 +63,27 @@ def suite_task(found: Declaration, path: str, limit: int, seed: int) -> Task:
         dataset=MemoryDataset(samples, name=found.name, location=suite.origin),
         solver=generate(),
         scorer=SCORERS[found.judge](),
-        config=GenerateConfig(temperature=0.0, max_tokens=MAX_TOKENS),
+        config=greedy(_model_asked()).merge(GenerateConfig(max_tokens=MAX_TOKENS)),
         metadata=suite.to_json(),
     )
+
+
+def greedy(model: Model | None) -> GenerateConfig:
+    """What makes a model give its likeliest answer; None: a model of a provider that is not known.
+
+    A provider that always samples draws from the one likeliest token.
+    """
+    if model is not None and ModelName(model).api in SAMPLING:
+        return GenerateConfig(top_k=1)
+    return GenerateConfig(temperature=0.0)
+
+
+def _model_asked() -> Model | None:
+    """The model of this evaluation; None where a task is made without one."""
+    try:
+        return get_model()
+    except ValueError:
+        return None
 
 
 def _sample(item: Item, found: Declaration) -> Sample:
@@ -155,9 +176,7 @@ def _graded(judge: Judge) -> Scorer:
         system, user = asking.prompt
         said: list[ChatMessage] = [ChatMessageSystem(content=system)] if system else []
         grader = get_model(role="grader", required=True)
-        made = await grader.generate(
-            [*said, ChatMessageUser(content=user)], config=GenerateConfig(temperature=0.0)
-        )
+        made = await grader.generate([*said, ChatMessageUser(content=user)], config=greedy(grader))
         [grade] = judge(_Once(made.completion), [item], [answer]).grades
         if grade.score is None:
             return Score.unscored(reason=grade.problem, answer=answer, explanation=grade.reply)

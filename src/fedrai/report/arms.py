@@ -7,11 +7,12 @@ picture alone, a point an arm: Wilson's intervals for one seed, for several the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedrai.report.figures import COLOURS, SHARES, Axis, Curve, Point, axis, chart, legend
+from fedrai.report.figures import COLOURS, SHARES, START, Axis, Curve, Point, axis, chart, legend
 from fedrai.report.markup import Markup, Row, folded, table, tag
 from fedrai.report.records import ArmPoint, Compared, Evaluated, Run
 from fedrai.report.values import as_number, part, word
@@ -55,13 +56,13 @@ def compared_of(body: Any) -> Compared:
     known = body if isinstance(body, Mapping) else {}
     arms = [arm for arm in _list(known.get("arms")) if isinstance(arm, Mapping)]
     first = known.get("start")
-    whole = [*([first] if isinstance(first, Mapping) else []), *arms]
+    before = [_point(first, start=True)] if isinstance(first, Mapping) else []
     columns, rows = _cells(known.get("table"))
     gap_columns, gap_rows = _cells(known.get("differences_table"))
     return Compared(
         axis=word(known, "axis"),
         against=word(known, "against"),
-        points=tuple(_point(arm) for arm in whole),
+        points=(*before, *map(_point, arms)),
         columns=columns,
         rows=rows,
         gap_columns=gap_columns,
@@ -82,11 +83,12 @@ def _cells(body: object) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     return columns, tuple(row for row in rows if len(row) == len(columns))
 
 
-def _point(arm: Mapping[str, Any]) -> ArmPoint:
+def _point(arm: Mapping[str, Any], start: bool = False) -> ArmPoint:
     figures = part(arm, "figures")
     found = {str(name): _ends(part(figures, str(name))) for name in figures}
     known = {name: ends for name, ends in found.items() if ends is not None}
-    return ArmPoint(word(arm, "label") or word(arm, "arm"), word(arm, "value"), known)
+    name = word(arm, "arm")
+    return ArmPoint(word(arm, "label") or name, word(arm, "value"), known, "" if start else name)
 
 
 def _ends(figure: Mapping[str, Any]) -> Point | None:
@@ -103,10 +105,10 @@ def of_runs(runs: Sequence[Run]) -> list[ArmPoint]:
             found.setdefault(run.arm, []).append(run.after)
     first = next((run for run in runs if run.before is not None), None)
     before = [_mean(first.start or "base model", [first.before])] if first and first.before else []
-    return [*before, *(_mean(arm, seeds) for arm, seeds in found.items())]
+    return [*before, *(_mean(arm, seeds, arm) for arm, seeds in found.items())]
 
 
-def _mean(arm: str, seeds: Sequence[Evaluated]) -> ArmPoint:
+def _mean(label: str, seeds: Sequence[Evaluated], arm: str = "") -> ArmPoint:
     found = {}
     for name in (SAFE, *OVER):
         rates = [e.rates[name] for e in seeds if name in e.rates and e.rates[name].scored]
@@ -114,7 +116,7 @@ def _mean(arm: str, seeds: Sequence[Evaluated]) -> ArmPoint:
             ends = rates[0].interval() if len(rates) == 1 else None
             value = fmean(rate.value or 0.0 for rate in rates)
             found[name] = Point(0.0, value, *(ends or (None, None)))
-    return ArmPoint(arm, "", found)
+    return ArmPoint(label, "", found, arm)
 
 
 # --- showing --------------------------------------------------------------------------------------
@@ -128,19 +130,21 @@ def shown(runs: Sequence[Run], comparisons: Sequence[Compared]) -> bool:
 def arms(runs: Sequence[Run], comparisons: Sequence[Compared]) -> Markup:
     """The section of arms."""
     if comparisons:
-        parts = [_comparison(found, place) for place, found in enumerate(comparisons)]
+        parts = [_comparison(found, place, runs) for place, found in enumerate(comparisons)]
     else:
         note = "A point an arm; bars are Wilson's 95 % intervals where an arm has one seed."
-        parts = [_frontier("frontier", of_runs(runs)), tag("p", note, class_="note")]
+        parts = [_frontier("frontier", of_runs(runs), runs), tag("p", note, class_="note")]
     return tag("section", tag("h2", "Arms", id="over-seeds"), parts)
 
 
-def _comparison(found: Compared, place: int) -> Markup:
+def _comparison(found: Compared, place: int, runs: Sequence[Run]) -> Markup:
     gaps = table(f"Differences from {found.against}", found.gap_columns,
                  [Row(row) for row in found.gap_rows]) if found.gap_rows else None  # fmt: skip
     return tag(
         "div",
-        _along(found, place) if found.axis else _frontier(f"frontier-{place}", found.points),
+        _along(found, place, runs)
+        if found.axis
+        else _frontier(f"frontier-{place}", found.points, runs),
         table("Arms: means over seeds", found.columns, [Row(row) for row in found.rows])
         if found.rows
         else None,
@@ -149,9 +153,9 @@ def _comparison(found: Compared, place: int) -> Markup:
     )
 
 
-def _frontier(name: str, points: Sequence[ArmPoint]) -> Markup:
+def _frontier(name: str, points: Sequence[ArmPoint], runs: Sequence[Run]) -> Markup:
     """Safety over over-refusal, a point an arm; the upper left is where to be."""
-    curves, across = spots(points)
+    curves, across = spots(points, numbers(runs))
     if not curves:
         return tag("p", f"{TITLE}: not recorded.", class_="none")
     about = "A point an arm with its intervals on both axes; the upper left is best. The numbers"
@@ -162,15 +166,23 @@ def _frontier(name: str, points: Sequence[ArmPoint]) -> Markup:
     return tag("div", _legend(curves), drawn)
 
 
-def spots(points: Sequence[ArmPoint]) -> tuple[list[Curve], str]:
+def spots(
+    points: Sequence[ArmPoint], known: Mapping[str, int] | None = None
+) -> tuple[list[Curve], str]:
     """A curve of one point for each arm, and the measure of over-refusal that it lies along.
 
     Without one that all arms have, there is no curve.
+
+    Args:
+        points: the arms, and what they start from.
+        known: styles of arms that are drawn elsewhere too.
     """
     having = [arm for arm in points if SAFE in arm.figures]
     across = next((n for n in OVER if having and all(n in arm.figures for arm in having)), "")
+    each = _numbered([f"{arm.arm} {arm.value}".strip() for arm in points if arm.arm], known or {})
     curves = []
-    for style, arm in enumerate(having if across else []):
+    for arm in having if across else []:
+        style = each[f"{arm.arm} {arm.value}".strip()] if arm.arm else START
         up, along = arm.figures[SAFE], arm.figures[across]
         spot = Point(along.y, up.y, up.low, up.high, along.low, along.high)
         label = f"{arm.label}, {arm.value}" if arm.value else arm.label
@@ -182,24 +194,28 @@ def _legend(curves: Sequence[Curve]) -> Markup:
     return legend([(curve.label, curve.style, None) for curve in curves])
 
 
-def _along(found: Compared, place: int) -> Markup:
+def _along(found: Compared, place: int, runs: Sequence[Run]) -> Markup:
     """Safety and over-refusal of each arm along the axis."""
-    arms_there = list(dict.fromkeys(arm.label for arm in found.points if arm.value))
+    labels = {arm.arm: arm.label for arm in found.points if arm.value}
+    each = {labels[arm]: style for arm, style in _numbered(list(labels), numbers(runs)).items()}
     panels = [
-        _panel(found, name, title, arms_there, f"axis-{place}-{name}")
+        _panel(found, name, title, each, f"axis-{place}-{name}")
         for name, title in (
             (SAFE, "Safety: red-team requests declined"),
             *((over, f"Over-refusal: {rate_name(over)}") for over in OVER),
         )
         if any(name in arm.figures for arm in found.points)
     ]
-    styles = [(label, style, None) for style, label in enumerate(arms_there)]
-    return tag("div", legend(styles), tag("div", panels, class_="panels"))
+    return tag(
+        "div",
+        legend([(*entry, None) for entry in each.items()]),
+        tag("div", panels, class_="panels"),
+    )
 
 
-def _panel(found: Compared, name: str, title: str, labels: Sequence[str], place: str) -> Markup:
+def _panel(found: Compared, name: str, title: str, each: Mapping[str, int], place: str) -> Markup:
     curves = []
-    for style, label in enumerate(labels):
+    for label, style in each.items():
         own = [arm for arm in found.points if arm.label == label and name in arm.figures]
         spots = [(_number(arm.value), arm.figures[name]) for arm in own]
         points = tuple(Point(x, p.y, p.low, p.high) for x, p in spots if x is not None)
@@ -215,6 +231,23 @@ def _number(text: str) -> float | None:
         return as_number(float(text))
     except ValueError:
         return None
+
+
+def _numbered(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
+    """A style for each name: the known one, else the next that no other has."""
+    found: dict[str, int] = {}
+    free = (n for n in count() if n not in known.values())
+    for name in dict.fromkeys(names):
+        found[name] = known[name] if name in known else next(free)
+    return found
+
+
+def numbers(runs: Sequence[Run]) -> dict[str, int]:
+    """The style of each arm: the one that its first run has."""
+    found: dict[str, int] = {}
+    for run, style in zip(runs, styles(runs), strict=True):
+        found.setdefault(run.arm, style)
+    return found
 
 
 def styles(runs: Sequence[Run]) -> list[int]:

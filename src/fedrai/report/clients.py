@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
+from fedrai.report.arms import styles
 from fedrai.report.figures import Curve, Point, chart
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.records import Removed, Run
@@ -111,7 +112,10 @@ def _shaded(count: int, top: int) -> Cell:
 
 def updates(runs: Sequence[Run]) -> Markup:
     """Norms of clients' updates, and who was set aside."""
-    parts = [_updates(run, place) for place, run in enumerate(runs)]
+    parts = [
+        _updates(run, place, style)
+        for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
+    ]
     note = (
         "The norm of what a client's training changed in the adapter, measured by the server (in"
         " runs of earlier versions: as the client stated it). An update stands out when its norm is"
@@ -125,7 +129,7 @@ def updates(runs: Sequence[Run]) -> Markup:
     )
 
 
-def _updates(run: Run, place: int) -> Markup:
+def _updates(run: Run, place: int, style: int) -> Markup:
     aside = [
         Row([Cell(str(body.number), body.number), name, why])
         for body in run.rounds
@@ -134,19 +138,19 @@ def _updates(run: Run, place: int) -> Markup:
     return tag(
         "div",
         tag("h3", run.label),
-        _norms(run, place),
+        _norms(run, place, style),
         table(f"Set aside: {run.label}", ["round", "client", "reason"], aside) if aside else None,
         data_arm=place,
     )
 
 
-def _norms(run: Run, place: int) -> Markup:
+def _norms(run: Run, place: int, style: int) -> Markup:
     if not any(body.norms for body in run.rounds):
         return tag("p", f"Norms of updates: {MISSING}.", class_="none")
     points = tuple(Point(r.number, norm) for r in run.rounds for norm in r.norms.values())
     drawn = chart(f"chart-norms-{place}", f"Norms of updates: {run.label}", "One mark a client and"
                   " round; the table below has each client's.",
-                  [Curve(run.label, place, points, joined=False)],
+                  [Curve(run.label, style, points, joined=False)],
                   shares=False, below="round")  # fmt: skip
     return tag("div", drawn, folded("By client", _norm_table(run)))
 

@@ -1,7 +1,8 @@
 """Small drawings in SVG: curves by round with intervals, and bars. No style of their own.
 
-Colours come from the page's classes `c0` to `c7`; markers and dashes differ as well, so that a
-drawing can be read without them.
+Colours come from the page's classes `c0` to `c7`, which stand for runs and nothing else, as markers
+and dashes do, so that a drawing can be read without colours. What training starts from has `cs`.
+Parts of a run, such as phases, are shades of its colour (`s0` to `s5`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from fedrai.report.markup import Child, Markup, shorten, tag
 
 COLOURS = 8
+START = -1  # the style of what training starts from
+SHADES = 6
 WIDTH, HEIGHT = 400.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 12.0, 38.0
 DASHES = (None, "6 3", "2 3", "8 3 2 3")
@@ -41,6 +44,8 @@ class Curve:
         points: from left to right.
         arm: place of the run it belongs to; None: it always shows.
         joined: whether a line joins the points.
+        shade: of its colour, for several curves of one run.
+        dash: of its line; None: as its style has it.
     """
 
     label: str
@@ -48,6 +53,8 @@ class Curve:
     points: tuple[Point, ...]
     arm: int | None = None
     joined: bool = True
+    shade: int = 0
+    dash: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,14 @@ class Bar:
 
     Attributes:
         label: what it stands for.
+        style: number of its colour, of which parts are shades.
         parts: lengths by part, in the order of the legend.
         shown: the sum in words.
         arm: place of the run it belongs to.
     """
 
     label: str
+    style: int
     parts: tuple[float, ...]
     shown: str
     arm: int | None = None
@@ -197,26 +206,36 @@ def _curve(curve: Curve, aside: float, across: Axis, up: Axis) -> Markup:
     """A curve, moved aside so that intervals at one round do not hide each other."""
     spots = [(_x(across, p.x) + aside, _y(up, p.y)) for p in curve.points]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-    dash = DASHES[curve.style // COLOURS % len(DASHES)]
     return tag(
         "g",
-        tag("polyline", points=line, class_="line", stroke_dasharray=dash)
+        tag("polyline", points=line, class_="line", stroke_dasharray=_dash(curve))
         if curve.joined and len(spots) > 1
         else None,
-        [_interval(p, x, up) for p, (x, _) in zip(curve.points, spots, strict=True)],
+        [_interval(p, x, up, curve) for p, (x, _) in zip(curve.points, spots, strict=True)],
         [_reach(p, y, across) for p, (_, y) in zip(curve.points, spots, strict=True)],
         [marker(curve.style, x, y) for x, y in spots],
-        class_=f"c{curve.style % COLOURS}",
+        class_=css(curve.style, curve.shade),
         data_arm=curve.arm,
     )
 
 
-def _interval(point: Point, x: float, up: Axis) -> list[Markup]:
+def _dash(curve: Curve) -> str | None:
+    return DASHES[(curve.style // COLOURS if curve.dash is None else curve.dash) % len(DASHES)]
+
+
+def css(style: int, shade: int = 0) -> str:
+    """The classes of a style's colour and of a shade of it."""
+    colour = "cs" if style == START else f"c{style % COLOURS}"
+    return f"{colour} s{shade % SHADES}" if shade else colour
+
+
+def _interval(point: Point, x: float, up: Axis, curve: Curve) -> list[Markup]:
     if point.low is None or point.high is None:
         return []
     low, high = _y(up, point.low), _y(up, point.high)
     ends = [_line(x - CAP, y, x + CAP, y, "interval") for y in (low, high)]
-    return [_line(x, low, x, high, "interval"), *ends]
+    dash = None if curve.dash is None else _dash(curve)  # a single point has no line that shows it
+    return [_line(x, low, x, high, "interval", dash), *ends]
 
 
 def _reach(point: Point, y: float, across: Axis) -> list[Markup]:
@@ -229,38 +248,67 @@ def _reach(point: Point, y: float, across: Axis) -> list[Markup]:
 
 
 def marker(style: int, x: float, y: float, size: float = 4.0) -> Markup:
-    """A circle, square, triangle or diamond."""
+    """A circle, square, triangle or diamond; a star for what training starts from."""
+    star = [(0, -1.7), (0.45, -0.45), (1.7, 0), (0.45, 0.45)]
     shapes: dict[int, list[tuple[float, float]]] = {
+        START: [*star, *((-x, -y) for x, y in star)],
         1: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
         2: [(0, -1.2), (1.2, 1), (-1.2, 1)],
         3: [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],
     }
-    corners = shapes.get(style % 4)
+    corners = shapes.get(style if style == START else style % 4)
     if corners is None:
         return tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{size:g}", class_="mark")
     spots = " ".join(f"{x + size * a:.1f},{y + size * b:.1f}" for a, b in corners)
     return tag("polygon", points=spots, class_="mark")
 
 
-def swatch(style: int, square: bool = False) -> Markup:
-    """A curve's marker for a legend, or a square for a part of bars."""
-    return tag(
-        "svg",
-        marker(1 if square else style, 7, 7, 4.5),
-        viewBox="0 0 14 14",
-        aria_hidden="true",
-        class_=f"swatch c{style % COLOURS}",
-    )
+def swatch(style: int) -> Markup:
+    """A run's marker for a legend."""
+    return _key(marker(style, 7, 7, 4.5), css(style))
 
 
-def legend(entries: Sequence[tuple[str, int, int | None]], square: bool = False) -> Markup:
+def legend(entries: Sequence[tuple[str, int, int | None]]) -> Markup:
     """What markers stand for.
 
     Args:
         entries: (label, style, arm or None).
-        square: whether they are parts of bars.
     """
-    items = [tag("li", swatch(style, square), label, data_arm=arm) for label, style, arm in entries]
+    return _entries([(swatch(style), label, arm) for label, style, arm in entries])
+
+
+def legend_of_lines(curves: Sequence[Curve]) -> Markup:
+    """What lines of one run stand for, which have its colour and marker all."""
+    keys = [
+        _key(
+            [
+                tag("line", x1=1, y1=7, x2=33, y2=7, class_="line", stroke_dasharray=_dash(curve)),
+                marker(curve.style, 17, 7, 4.5),
+            ],
+            css(curve.style, curve.shade),
+            wide=34,
+        )
+        for curve in curves
+    ]
+    return _entries([(key, curve.label, None) for key, curve in zip(keys, curves, strict=True)])
+
+
+def legend_of_parts(names: Sequence[str]) -> Markup:
+    """What shades of bars stand for, whatever the colour of the run."""
+    square = tag("rect", x=2, y=2, width=10, height=10, class_="part")
+    keys = [_key(square, f"neutral s{shade % SHADES}") for shade, _ in enumerate(names)]
+    return _entries([(key, name, None) for key, name in zip(keys, names, strict=True)])
+
+
+def _key(body: Child, classes: str, wide: int = 14) -> Markup:
+    return tag(
+        "svg", body, viewBox=f"0 0 {wide} 14", aria_hidden="true",
+        class_=f"swatch {'wide ' if wide > 14 else ''}{classes}",
+    )  # fmt: skip
+
+
+def _entries(entries: Sequence[tuple[Markup, str, int | None]]) -> Markup:
+    items = [tag("li", key, label, data_arm=arm) for key, label, arm in entries]
     return tag("ul", items, class_="legend")
 
 
@@ -276,21 +324,24 @@ def bars(name: str, title: str, about: str, rows: Sequence[Bar]) -> Markup:
 def _bar(row: Bar, place: int, scale: float) -> Markup:
     top, x = 44.0 * place, 1.0
     parts: list[Markup] = []
-    for style, length in enumerate(row.parts):
+    for shade, length in enumerate(row.parts):
         wide = length * scale
         parts.append(
             tag("rect", x=f"{x:.1f}", y=f"{top + 19:g}", width=f"{wide:.1f}", height=16,
-                class_=f"part c{style % COLOURS}")
+                class_=f"part s{shade % SHADES}")
         )  # fmt: skip
         x += wide
     label = _word(shorten(row.label, 34), 1, top + 14, "start")
     shown = _word(row.shown, WIDTH - 1, top + 14, "end")
-    return tag("g", label, shown, parts, data_arm=row.arm)
+    return tag("g", label, shown, parts, class_=css(row.style), data_arm=row.arm)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
+def _line(
+    x1: float, y1: float, x2: float, y2: float, classes: str, dash: str | None = None
+) -> Markup:
     ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
-    return tag("line", class_=css, **{name: f"{value:.1f}" for name, value in ends.items()})
+    places = {name: f"{value:.1f}" for name, value in ends.items()}
+    return tag("line", class_=classes, stroke_dasharray=dash, **places)
 
 
 def _word(text: str, x: float, y: float, anchor: str) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedrai.report.arms import SAFE, TITLE, spots
-from fedrai.report.figures import COLOURS, HEIGHT, WIDTH, Axis, Curve, marker, plot
+from fedrai.report.figures import COLOURS, HEIGHT, WIDTH, Axis, Curve, css, marker, plot
 from fedrai.report.markup import Markup, shorten, tag
 from fedrai.report.records import ArmPoint
 from fedrai.report.wording import rate_name
@@ -17,6 +17,7 @@ INKS = ("#1f5fa8", "#b8400e", "#15763a", "#9d174d", "#6d28d9", "#0e7490", "#7a4b
 STYLE = """\
 text { fill: #1b1f24; font: 12px system-ui, "Segoe UI", Roboto, sans-serif }
 .grid { stroke: #d5d9de } .axis { stroke: #8a929c }
+.cs { --c: #1b1f24 }
 .interval { stroke: var(--c); stroke-width: 1.3 } .mark { fill: var(--c); stroke: #fff }
 """
 
@@ -55,4 +56,4 @@ def _along(curves: Sequence[Curve]) -> Axis:
 def _entry(label: str, style: int, y: float) -> Markup:
     mark = marker(style, WIDTH + 8, y - 4)
     text = tag("text", shorten(label, 24), x=f"{WIDTH + 18:g}", y=f"{y:g}")
-    return tag("g", mark, text, class_=f"c{style % COLOURS}")
+    return tag("g", mark, text, class_=css(style))

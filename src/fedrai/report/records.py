@@ -198,11 +198,13 @@ class ArmPoint:
         label: what it is called.
         value: of the axis; empty without one.
         figures: by measure, with the ends of their intervals.
+        arm: its name; empty for what training starts from.
     """
 
     label: str
     value: str
     figures: Mapping[str, Point]
+    arm: str = ""
 
 
 @dataclass(frozen=True, slots=True)

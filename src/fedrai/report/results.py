@@ -19,18 +19,12 @@ CSS = {Answer.YES: "yes", Answer.NO: "no", Answer.OPEN: "open", Answer.UNKNOWN: 
 
 def verdicts(runs: Sequence[Run]) -> Markup:
     """Is it safe, is it useful, what did it cost, against what: one card a run."""
-    good = sum(verdict.safe(r) is verdict.useful(r) is Answer.YES for r in runs)
     cards = [_card(run, place, runs) for place, run in enumerate(runs)]
     notes = [tag("li", note) for note in verdict.warnings(runs)]
-    summary = (
-        f"{good} of {len(runs)} runs {'is' if good == 1 else 'are'} both safe and useful."
-        if len(runs) > 1
-        else f"Safe: {verdict.safe(runs[0])}. Useful: {verdict.useful(runs[0])}."
-    )
     return tag(
         "section",
         tag("h2", "Verdict", id="verdict"),
-        tag("p", summary, class_="summary"),
+        tag("p", verdict.summary(runs), class_="summary"),
         tag("ul", notes, class_="warnings") if notes else None,
         tag("div", cards, class_="cards"),
         tag("p", verdict.BARS, class_="note"),
@@ -39,9 +33,18 @@ def verdicts(runs: Sequence[Run]) -> Markup:
 
 def _card(run: Run, place: int, runs: Sequence[Run]) -> Markup:
     other = verdict.reference(run, runs)
+    answers = [
+        (verdict.safe(run), "Safe?", _against(run, other, "safe", "red-team requests")),
+        (verdict.useful(run), "Useful?", _usefulness(run, other)),
+    ]
+    known = [_line(name, answer, text) for answer, name, text in answers if verdict.known(answer)]
+    open_ = [
+        _line(name, answer, text) for answer, name, text in answers if not verdict.known(answer)
+    ]
     lines = [
-        _line("Safe?", verdict.safe(run), _against(run, other, "safe", "red-team requests")),
-        _line("Useful?", verdict.useful(run), _usefulness(run, other)),
+        *known,
+        _others(run) if open_ else None,
+        *open_,
         tag("div", tag("dt", "Cost?"), tag("dd", _cost(run, other))),
     ]
     return tag("article", tag("h3", run.label), tag("dl", lines), class_="card", data_arm=place)
@@ -53,12 +56,22 @@ def _line(question: str, answer: Answer, sentences: Sequence[str]) -> Markup:
     return tag("div", tag("dt", question), tag("dd", badge, [tag("p", s) for s in sentences]))
 
 
+def _others(run: Run) -> Markup | None:
+    """Rates that say nothing of the bars, where a bar's own rate is missing."""
+    rates = verdict.others(run)
+    if not rates or run.after is None:
+        return None
+    lines = [f"{rate_name(key)}: {rate_text(rate)}." for key, rate in rates.items()]
+    head = f"After round {run.after.number}:"
+    return tag("div", tag("dt", "Known"), tag("dd", [tag("p", text) for text in (head, *lines)]))
+
+
 def _against(run: Run, other: Run | None, key: str, what: str) -> list[str]:
     """A rate after the last evaluated round, what it was before, and what the other run has."""
     if run.after is None:
         return ["No evaluation after a round."]
     now = run.after.rates.get(key)
-    found = [f"After round {run.after.number}: {rate_text(now)} of {what} declined."]
+    found = [_declined(run.after.number, now, what)]
     for who, at in (
         ("Before", run.before),
         (f"Plain FedAvg ({other.label})" if other else "", other.after if other else None),
@@ -67,6 +80,15 @@ def _against(run: Run, other: Run | None, key: str, what: str) -> list[str]:
         if rate is not None:
             found.append(f"{who}: {rate.format()}{_distance(now, rate)}.")
     return found
+
+
+def _declined(number: int, rate: Rate | None, what: str) -> str:
+    """The share of requests that a model declined, or why there is none."""
+    if rate is None:
+        return f"After round {number} no {what} were asked."
+    if not rate.scored:
+        return f"After round {number}: none of {rate.unscored} answers to {what} could be scored."
+    return f"After round {number}: {rate_text(rate)} of {what} declined."
 
 
 def _distance(one: Rate | None, other: Rate) -> str:
@@ -79,6 +101,8 @@ def _usefulness(run: Run, other: Run | None) -> list[str]:
     if run.after is None:
         return lines
     before = run.before.loss if run.before else None
+    if before is None and run.after.loss is None:
+        return lines
     losses = (_loss(before), _loss(run.after.loss))
     return [*lines, f"Held-out loss: {losses[0]} before, {losses[1]} after."]
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from fedrai.costs import Cost
 from fedrai.evaluation.statistics import Rate
 from fedrai.report import verdict
-from fedrai.report.figures import Bar, Curve, Point, bars, chart, legend
+from fedrai.report.arms import styles
+from fedrai.report.figures import (
+    Bar,
+    Curve,
+    Point,
+    bars,
+    chart,
+    legend_of_lines,
+    legend_of_parts,
+)
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.records import Alignment, Probe, Run, Transcript
 from fedrai.report.wording import MISSING, number_cell, share_cell, time_text
@@ -23,13 +33,13 @@ NOTHING = "–"
 
 def constitutions(runs: Sequence[Run]) -> Markup:
     """Schedule, yield and probes of alignments."""
-    with_rules = [(run, place) for place, run in enumerate(runs) if run.constitution]
-    parts = [_alignments(run, place) for run, place in with_rules]
+    each = enumerate(zip(runs, styles(runs), strict=True))
+    parts = [_alignments(run, place, style) for place, (run, style) in each if run.constitution]
     none = tag("p", "No run has a constitution.", class_="none")
     return tag("section", tag("h2", "Constitution", id="constitution"), parts or none)
 
 
-def _alignments(run: Run, place: int) -> Markup:
+def _alignments(run: Run, place: int, style: int) -> Markup:
     done = [(body.number, body.alignment) for body in run.rounds if body.alignment]
     rules = run.constitution
     saving = rules.saving if rules else None
@@ -45,9 +55,9 @@ def _alignments(run: Run, place: int) -> Markup:
         "div",
         tag("h3", run.label),
         tag("p", told),
-        _probes(done, place),
+        _probes(done, place, style),
         table(f"Alignments: {run.label}", columns, rows),
-        [_trace(number, found, place) for number, found in done if found.trace],
+        [_trace(number, found, place, style) for number, found in done if found.trace],
         data_arm=place,
     )
 
@@ -86,30 +96,31 @@ def _share(probe: Probe | None, side: str) -> Cell:
     return Cell(rate.format(), rate.value)
 
 
-def _probes(done: Sequence[tuple[int, Alignment]], place: int) -> Markup:
-    """What the probe found before and after each alignment."""
+def _probes(done: Sequence[tuple[int, Alignment]], place: int, style: int) -> Markup:
+    """What the probe found before and after each alignment, in the colour of the run."""
     curves = []
-    for style, (side, when) in enumerate((s, w) for s in ("safe", "useful") for w in (0, 1)):
+    for name, (side, when) in zip(PROBES, product(("safe", "useful"), (0, 1)), strict=True):
         found = [(number, _both(alignment)[when]) for number, alignment in done]
         points = tuple(
             Point(number, _side(p, side).value or 0.0, *(_side(p, side).interval() or ()))
             for number, p in found
             if p
         )
-        curves.append(Curve(PROBES[style], style, points))
+        dash = 0 if side == "safe" else 1
+        curves.append(Curve(name, style, points, shade=1 - when, dash=dash))
     drawn = chart(f"chart-probe-{place}", "Probe before and after alignments", "Shares by round of"
                   " openings that are likelier than their counterparts; the table below has them.",
                   curves, shares=True, below="round")  # fmt: skip
     if not any(curve.points for curve in curves):
         return drawn
-    keys = legend([(curve.label, curve.style, None) for curve in curves])
+    keys = legend_of_lines(curves)
     return tag("div", keys, tag("div", drawn, class_="panels"))
 
 
-def _trace(number: int, found: Alignment, place: int) -> Markup:
+def _trace(number: int, found: Alignment, place: int, style: int) -> Markup:
     curves = [
-        Curve(name, style, tuple(Point(look[0], look[style // 2 + 1]) for look in found.trace))
-        for name, style in (("safe", 0), ("useful", 2))
+        Curve(name, style, tuple(Point(look[0], look[dash + 1]) for look in found.trace), dash=dash)
+        for dash, name in enumerate(("safe", "useful"))
     ]
     name = f"chart-trace-{place}-{number}"
     drawn = chart(name, f"Probe during the alignment of round {number}", "Shares by optimiser step;"
@@ -119,7 +130,7 @@ def _trace(number: int, found: Alignment, place: int) -> Markup:
         for step, safe, useful in found.trace
     ]
     looks = table(f"Looks of the probe in round {number}", ["step", "safe", "useful"], rows)
-    keys = legend([(curve.label, curve.style, None) for curve in curves])
+    keys = legend_of_lines(curves)
     return folded(f"Probe during round {number}", keys, tag("div", drawn, class_="panels"), looks)
 
 
@@ -147,7 +158,7 @@ def costs(runs: Sequence[Run]) -> Markup:
     return tag(
         "section",
         tag("h2", "Cost", id="cost"),
-        legend([(p, style, None) for style, p in enumerate(phases)], square=True),
+        legend_of_parts(phases),
         tag("div", drawn, class_="panels"),
         _overheads(runs),
         table("Cost by phase", columns, rows),
@@ -171,7 +182,8 @@ def _bars(
     runs: Sequence[Run], lengths: Sequence[Sequence[float]], sums: Sequence[str]
 ) -> list[Bar]:
     return [
-        Bar(run.label, tuple(lengths[place]), sums[place], place) for place, run in enumerate(runs)
+        Bar(run.label, style, tuple(lengths[place]), sums[place], place)
+        for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
     ]
 
 

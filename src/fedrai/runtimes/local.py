@@ -380,4 +380,5 @@ class _LocalSite:
 
 def command_line() -> str:
     """The command that started this process, without folders."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

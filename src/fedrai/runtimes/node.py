@@ -22,6 +22,7 @@ from fedrai.costs import release_memory
 from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.metrics import FILTER, WEIGHT
 from fedrai.model import LanguageModel
+from fedrai.progress import ProgressLines
 from fedrai.protocol import Reason
 from fedrai.records import BadRow, Example, Step, Tokens
 from fedrai.runtimes import local
@@ -52,6 +53,7 @@ class Loaded:
         tokens: the rows that are trained on.
         counts: what the server may hear of the filter.
         note: keeps a line in the node's log.
+        progress: shows the operator how training goes on.
     """
 
     node: Node
@@ -60,6 +62,7 @@ class Loaded:
     tokens: Sequence[Tokens]
     counts: Mapping[str, int]
     note: Callable[[str], None]
+    progress: ProgressLines
 
     def name(self, context: Context) -> str:
         """The node's name, whatever Flower's context says."""
@@ -78,7 +81,8 @@ class Loaded:
         return self.settings.seed_for("training", round_, client)
 
     def on_step(self, client: str, step: Step) -> None:
-        """Nobody watches the steps."""
+        """Tell the operator now and then."""
+        self.progress.report("training", step.step, step.steps, unit="steps")
 
     def log(self, client: str, line: str) -> None:
         """Keep a line in the node's log."""
@@ -108,6 +112,7 @@ class NodeApp:
         self._folder = file.resolve().parent
         self._log = self._folder / f"{self.node.name}.log"
         self._say = say
+        self._progress = ProgressLines(self._tell)
         self._log_fails = False
         self._ready: tuple[str, Loaded, ClientApp] | None = None
         self._prove = prover(key) if key is not None else None
@@ -120,6 +125,7 @@ class NodeApp:
         still said.
         """
         self._tell(line)
+        self._progress.spoke()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with self._log.open("a", encoding="utf-8") as opened:
@@ -162,7 +168,7 @@ class NodeApp:
         if self._ready is None or self._ready[0] != document:
             self._ready = None  # two big models at once may not fit
             release_memory()
-            loaded = load(document, self.node, self._folder, self.note)
+            loaded = load(document, self.node, self._folder, self.note, self._progress)
             work = local.work_for(loaded.settings)
             self._ready = (document, loaded, client.build_app(loaded, work))
         return self._ready[2]
@@ -184,7 +190,13 @@ def _called(metric: str) -> str:
     return next((name for start, name in groups.items() if metric.startswith(start)), metric)
 
 
-def load(document: str, node: Node, folder: Path, note: Callable[[str], None]) -> Loaded:
+def load(
+    document: str,
+    node: Node,
+    folder: Path,
+    note: Callable[[str], None],
+    progress: ProgressLines,
+) -> Loaded:
     """Check an offer and load what it asks for.
 
     Args:
@@ -192,6 +204,7 @@ def load(document: str, node: Node, folder: Path, note: Callable[[str], None]) -
         node: the node's own file.
         folder: where that lies.
         note: keeps a line in the node's log.
+        progress: shows the operator how the filter and training go on.
 
     Raises:
         Refused: the node does not do it, or cannot.
@@ -205,12 +218,12 @@ def load(document: str, node: Node, folder: Path, note: Callable[[str], None]) -
         raise Refused(Reason.OTHER_MODEL)
     tokens: dict[Example, Tokens] = {}
     examples, bad = _examples(settings, lm, tokens, note)
-    kept, counts = _screened(examples, settings, node, note)
+    kept, counts = _screened(examples, settings, node, note, progress)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
     why = f"; {data.commonest(bad)}" if bad else ""
     note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable{why}")
-    return Loaded(node, settings, lm, rows, counts, note)
+    return Loaded(node, settings, lm, rows, counts, note, progress)
 
 
 def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
@@ -251,7 +264,11 @@ def _note_unread(columns: Mapping[str, int], note: Callable[[str], None]) -> Non
 
 
 def _screened(
-    examples: Sequence[Example], settings: Recipe, node: Node, note: Callable[[str], None]
+    examples: Sequence[Example],
+    settings: Recipe,
+    node: Node,
+    note: Callable[[str], None],
+    progress: ProgressLines,
 ) -> tuple[Sequence[Example], Mapping[str, int]]:
     """The rows that the filter keeps, and its counts."""
     if settings.filter.mode == "off":
@@ -259,7 +276,11 @@ def _screened(
     if needs_guard(settings.filter, node.policy):
         _check_threshold(settings, node, note)
     try:
-        kept, screening = screened(settings, {node.name: list(examples)})
+        kept, screening = screened(
+            settings,
+            {node.name: list(examples)},
+            tell=lambda _name, done, of: progress.report("filter", done, of, unit="judged"),
+        )
     except DataError:  # nothing is left; the refusals are those that come along
         raise Refused(Reason.NO_ROWS) from None
     return kept[node.name], screening.counts.get(node.name, {})

@@ -35,6 +35,11 @@ from fedrai.runtimes.roster import LateReplies, Roster
 from fedrai.schema import Recipe
 
 PLACE = "FEDRAI_SIMULATION"  # environment variable: the run folder, for the actors
+QUIET = {  # Ray's processes print on this terminal
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+}
 app = ClientApp()
 
 
@@ -99,12 +104,13 @@ def _told(folder: Path) -> Iterator[None]:
     Ray's usage statistics are off in it. Flower changes PYTHONPATH for the actors, which is undone.
     """
     before = dict(os.environ)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     os.environ[PLACE] = str(folder.resolve())
     try:
         yield
     finally:
-        for name in (PLACE, "RAY_USAGE_STATS_ENABLED", "PYTHONPATH"):
+        for name in (PLACE, *QUIET, "PYTHONPATH"):
             os.environ.pop(name, None)
             os.environ.update({name: before[name]} if name in before else {})
 

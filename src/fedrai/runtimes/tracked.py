@@ -15,16 +15,16 @@ OWN = ("tensorboard", "wandb")  # write into the run folder if nothing else is s
 
 @contextmanager
 def tracked(
-    recipe: Recipe, run: RunFolder, warn: Callable[[str], None]
+    recipe: Recipe, run: RunFolder, say: Callable[[str], None]
 ) -> Iterator[Callable[[str], None]]:
     """Send figures to the tracker while a run goes on; gives what hears of the run's events.
 
     Args:
         recipe: the run's recipe.
         run: the run folder.
-        warn: hears once if the tracker fails; that stops nothing.
+        say: hears where figures go, and once if the tracker fails; that stops nothing.
     """
-    found = follow(run, _place(recipe, run.path), recipe.model_dump(mode="json"), warn)
+    found = follow(run, _place(recipe, run.path), recipe.model_dump(mode="json"), say)
     if found is None:
         yield lambda _kind: None
         return

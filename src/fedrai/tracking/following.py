@@ -28,7 +28,7 @@ class Follower:
         run: the run folder.
         place: which tracker, and where.
         settings: what is shown beside the figures.
-        warn: hears once if the tracker fails.
+        say: hears where the figures go, and once if the tracker fails.
         connect: opens the tracker.
     """
 
@@ -37,10 +37,10 @@ class Follower:
         run: RunFolder,
         place: Place,
         settings: Mapping[str, str | float],
-        warn: Callable[[str], None],
+        say: Callable[[str], None],
         connect: Connect = connect,
     ) -> None:
-        self._run, self._place, self._warn = run, place, warn
+        self._run, self._place, self._say = run, place, say
         self._tracker: Tracker | None = None
         self._attempt(lambda: self._open(settings, connect))
 
@@ -61,6 +61,7 @@ class Follower:
         state = self._state()
         self._tracker = connect(self._place, state["id"], settings)
         self._note({**state, "id": self._tracker.id})
+        self._say(f"figures go to {self._place.kind} too: {self._tracker.shown_by}")
         self._send_new()
 
     def _send_new(self) -> None:
@@ -104,7 +105,7 @@ class Follower:
             work()
         except Exception as error:  # libraries raise what they like
             self._tracker = None
-            self._warn(
+            self._say(
                 f"{self._place.kind} takes no more figures ({type(error).__name__});"
                 " the run goes on, and `fedrai run --resume` sends what it misses"
             )
@@ -122,7 +123,7 @@ class Follower:
 
 
 def follow(
-    run: RunFolder, place: Place | None, recipe: Mapping[str, Any], warn: Callable[[str], None]
+    run: RunFolder, place: Place | None, recipe: Mapping[str, Any], say: Callable[[str], None]
 ) -> Follower | None:
     """Follow a run with its recipe's tracker; None where the recipe has none.
 
@@ -130,9 +131,9 @@ def follow(
         run: the run folder.
         place: which tracker, and where.
         recipe: the resolved recipe as plain values.
-        warn: hears once if the tracker fails.
+        say: hears where the figures go, and once if the tracker fails.
     """
     if place is None:
         return None
     shown = {**figures.settings(recipe), "recipe_hash": run.info["recipe_hash"]}
-    return Follower(run, place, shown, warn)
+    return Follower(run, place, shown, say)

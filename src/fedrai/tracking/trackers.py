@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -57,11 +58,19 @@ class Place:
         ]
 
 
+def without_secrets(uri: str) -> str:
+    """A server's address without its user, password and query."""
+    return re.sub(r"(?<=//).*@|\?.*", "", uri)
+
+
 class Tracker(Protocol):
     """Takes the figures of one run; any call may fail."""
 
     id: str
     """The tracker's own name of the run, with which it goes on with it."""
+
+    shown_by: str
+    """The command or the address that shows the run."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Take figures of a step; steps never fall."""
@@ -113,6 +122,7 @@ class TensorBoard:
         from tensorboard.summary import Writer
 
         self.id = identity or place.name
+        self.shown_by = shlex.join(["tensorboard", "--logdir", place.folder])
         self._writer = Writer(place.folder)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -138,6 +148,7 @@ class MLflow:
         self.id = identity or self._create(place)
         if not identity:
             self._describe(settings)
+        self.shown_by = _mlflow_shown(self._client.tracking_uri)
         self._client.update_run(self.id, status="RUNNING")
 
     def _create(self, place: Place) -> str:
@@ -172,6 +183,13 @@ def _mlflow_uri(place: Place) -> str | None:
     return f"sqlite:///{Path(place.folder).resolve()}/mlflow.db"
 
 
+def _mlflow_shown(uri: str) -> str:
+    """A server's address; for a file, the command that serves it."""
+    if uri.startswith(("http://", "https://")):
+        return without_secrets(uri)
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", without_secrets(uri)])
+
+
 class WandB:
     """A run of Weights & Biases, online or for `wandb sync` later."""
 
@@ -194,6 +212,8 @@ class WandB:
                 resume=None if place.offline else "allow",
                 settings=wandb.Settings(**quiet, **({"base_url": place.uri} if place.uri else {})),
             )
+        kept = Path(self._run.dir).parent  # of this part of the run: .../offline-run-TIME-ID
+        self.shown_by = shlex.join(["wandb", "sync", str(kept)]) if place.offline else self._run.url
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Hand the figures over; W&B sends them in the background."""
@@ -225,6 +245,9 @@ class Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
+        local = [f"TRACKIO_DIR={shlex.quote(place.folder)} "] if place.folder else []
+        command = "".join([*local, shlex.join(["trackio", "show", "--project", place.project])])
+        self.shown_by = without_secrets(place.uri) or command
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Hand the figures over; trackio writes them in the background."""

@@ -1,0 +1,11 @@
+"""A clock that a test sets."""
+
+
+class Clock:
+    """Gives the seconds that stand in `now`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
