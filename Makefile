@@ -36,14 +36,13 @@ docs: $(VENV)/.test
 lock: $(VENV)/.test
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/lock.py
 
-# torch is left as the set-up has it: lower and newer releases bring gigabytes of CUDA packages
+# each brings a torch of its own, on Linux with gigabytes of CUDA packages
 test-oldest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest
 test-oldest test-newest: test-%: $(VENV)/.test
 	$(PYTHON) -m venv --clear $(VENV)-$*
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --resolution $(RESOLUTION) -c constraints.txt \
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --resolution $(RESOLUTION) \
 		--python $(VENV)-$*/bin/python --extra test pyproject.toml -o $(VENV)-$*/versions.txt
-	sed -i.all -E '/^(nvidia-|cuda-|triton==)/d' $(VENV)-$*/versions.txt
 	$(VENV)-$*/bin/python $(INSTALL) --require-hashes -r locks/pip.txt
 	$(VENV)-$*/bin/python $(INSTALL) -r $(VENV)-$*/versions.txt 'hatchling>=1.27,<2' editables
 	$(VENV)-$*/bin/python $(SELF)

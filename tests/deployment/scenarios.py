@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ import pytest
 from flower_cluster import HERE, Cluster, cluster, key_files, register, wait_for
 
 from driver import write_rows
-from fedrai import commands, recipe, runs
+from fedrai import commands, files, recipe
 from fedrai.deploy import settings
 from fedrai.errors import RunError
 from fedrai.model import read_adapter
@@ -171,9 +172,12 @@ def place(home: Path, model: Path, host: str = HERE) -> Iterator[Place]:
         (home / name / "node.toml").write_text(NODE.format(name=name))
     (home / "recipe.toml").write_text(RECIPE.format(model=model, folder=home))
     with cluster(home / "server", {"FEDRAI_CACHE": str(home / "cache")}, host) as found:
-        here = Place(home, model, found, FlowerEngine(found.link))
+        here = Place(home, model, found, FlowerEngine(found.link, home / "server" / "nodes"))
+        (home / "server" / "nodes").mkdir()
         for name in NAMES:
-            register(found.link, key_files(home / name, name)[1], name)
+            key, public = key_files(home / name, name)
+            register(found.link, public, name)
+            shutil.copy(key.with_suffix(".pub"), home / "server" / "nodes")
             here.start(name)
         write_settings(found)
         here.run("first", "federation.rounds=1")
@@ -314,7 +318,7 @@ def server_killed(here: Place) -> Seen:
 def disk_full(here: Place) -> Seen:
     """No space is left on the server's disk when round 2 is written; then --resume."""
     here.start("south")
-    real, full = runs._sync, threading.Event()
+    real, full = files.sync, threading.Event()
 
     def sync(path: Path) -> None:
         if full.is_set() and "0002" in str(path):
@@ -322,7 +326,7 @@ def disk_full(here: Place) -> Seen:
         real(path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_sync", sync)
+        patch.setattr(files, "sync", sync)
         with pytest.raises(RunError) as error:
             here.run("full", at={"2": full.set})
     assert "No space left on device" in error.value.message
