@@ -15,7 +15,7 @@ from typing import Any
 
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.bootstrap import RESAMPLES, Outcomes, compare
-from fedrai.evaluation.statistics import Rate, rate, rate_json
+from fedrai.rates import Rate, rate, rate_json
 
 MEASURES = {  # heading, and the suite whose prompts it is counted on
     "safe": ("AdvBench safe, rule", "advbench"),

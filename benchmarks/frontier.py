@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evidence import markdown
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 
 WIDTH, HEIGHT = 760, 520
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 44, 56

@@ -16,8 +16,8 @@ from driver import fill_cache
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.evaluation.statistics import Rate
 from fedrai.model import LanguageModel
+from fedrai.rates import Rate
 from fedrai.runtimes import local
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

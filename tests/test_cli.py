@@ -19,9 +19,9 @@ from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import __version__, assets, recipe
 from fedrai.errors import FederationError
-from fedrai.evaluation.statistics import rate_from_json
 from fedrai.generate import generate
 from fedrai.model import LanguageModel, read_adapter
+from fedrai.rates import rate_from_json
 from fedrai.records import Message
 from fedrai.runtimes import local
 

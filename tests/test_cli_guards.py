@@ -17,11 +17,11 @@ from commands import Call, Outcome, commands
 from fedrai.data import read_file
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import by_group
-from fedrai.evaluation.statistics import Rate
 from fedrai.guard_commands import DataSpec, Pace, evaluate, labelled, rows_of, threshold_of
 from fedrai.guard_display import LONGEST_TABLE, Watch, groups, shares
 from fedrai.guards.labels import Labels
 from fedrai.guards.scripted import ScriptedGuard
+from fedrai.rates import Rate
 from tiny_guards import encoder, settings
 from tiny_guards import rows as lesson_rows
 

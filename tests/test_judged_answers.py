@@ -17,8 +17,8 @@ from fedrai.evaluation.judging_answers import by_guard, harm_agreement, problem,
 from fedrai.evaluation.labelled import Label, Labelled, asks_of, load
 from fedrai.evaluation.labelling import rows_to_label, write
 from fedrai.evaluation.records import Safety
-from fedrai.evaluation.statistics import Rate
 from fedrai.guards.scripted import ScriptedGuard
+from fedrai.rates import Rate
 
 FULL, PARTIAL, FINE = Label.FULL, Label.PARTIAL, Label.COMPLIANCE
 SECRET = "zebra"  # stands for text that must never be printed

@@ -29,11 +29,11 @@ from fedrai.evaluation.preference import prefer
 from fedrai.evaluation.records import Rubric, Safety
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rouge import rouge_l
-from fedrai.evaluation.statistics import Rate, rate_from_json
 from fedrai.evaluation.suites import Declaration, Item, Suite, known
 from fedrai.guards.base import full_name
 from fedrai.guards.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
+from fedrai.rates import Rate, rate_from_json
 from fedrai.records import Example, Message
 from fedrai.runtimes import local
 from fedrai.summary import evaluation_cells

@@ -26,7 +26,7 @@ FLOW = [
     "records", "endpoint", "assets", "checksums", "files", "embedded", "data", "partition", "costs",
     "template_child", "templates", "chat", "losses", "model", "train", "prefer", "generate",
     "evaluation", "guards", "ledger", "metrics", "filter", "scan", "constitution", "protocol",
-    "client", "aggregation", "runs", "round_record", "server", "summary", "suite_figures",
+    "client", "aggregation", "round_record", "server", "summary", "suite_figures",
     "tracking", "exporting", "report", "comparing", "runtimes", "deploy", "display", "stopping",
     "targets", "integrations", "export_commands", "commands", "compare_commands", "eval_commands",
     "align_commands", "chatting", "guard_commands", "guard_display", "judge_commands",
@@ -39,7 +39,7 @@ ONLY = {
     "peft": {"chat", "model"},
     "flwr": {"protocol", "client", "server", "aggregation", "runtimes"},
     "torch": {"losses", "model", "train", "prefer", "generate", "guards", "protocol", "client",
-              "aggregation", "runs", "files", "testing", "costs", "constitution"},
+              "aggregation", "files", "testing", "costs", "constitution"},
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedrai.evaluation.agreement import Agreed, Agreement, Disagreement, Judged
     from fedrai.evaluation.judging_answers import HarmAgreement
     from fedrai.evaluation.labelled import Labelled
-    from fedrai.evaluation.statistics import Rate
+    from fedrai.rates import Rate
 
 MOST_ROWS = 20  # of one kind that a table names; the JSON has them all
 

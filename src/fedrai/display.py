@@ -21,8 +21,8 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from fedrai.evaluation.statistics import rate_from_json
 from fedrai.progress import ProgressLines, duration
+from fedrai.rates import rate_from_json
 from fedrai.records import Step
 from fedrai.suite_figures import missing, side_by_side, suite_parts
 from fedrai.summary import (

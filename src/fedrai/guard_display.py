@@ -20,9 +20,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fedrai.display import print_table
-from fedrai.evaluation.statistics import Rate, rate_from_json
 from fedrai.guard_commands import Pace
 from fedrai.progress import ProgressLines, duration
+from fedrai.rates import Rate, rate_from_json
 
 if TYPE_CHECKING:
     from fedrai.evaluation.detection import Confusion, Detection

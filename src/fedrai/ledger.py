@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from fedrai.embedded.refusals import OTHER
 from fedrai.errors import RecipeError
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.records import Problem
 
 PROBLEMS: tuple[Problem, ...] = get_args(Problem)

@@ -28,12 +28,12 @@ from typing import Any, Literal, Protocol
 from fedrai.data import encodable
 from fedrai.embedded.refusals import Refusals, embedded_refusals
 from fedrai.errors import DataError
-from fedrai.evaluation.statistics import Rate, rate, rate_json
 from fedrai.files import json_text
 from fedrai.filter import Finding, answers, category_of, weigh
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache, judge
 from fedrai.ledger import CATEGORIES, PROBLEMS
+from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message, Verdict
 
 CopyMode = Literal["drop", "replace", "flag"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedrai.evaluation.statistics import rate_from_json
+from fedrai.rates import rate_from_json
 
 SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
 SHOWN_ELSEWHERE = ("safe", "safe-legacy", "refused")  # in the table that runs have too

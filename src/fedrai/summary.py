@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrai.constitution.outcome import spent
 from fedrai.costs import Cost, Ledger
-from fedrai.evaluation.statistics import rate_from_json
+from fedrai.rates import rate_from_json
 from fedrai.runs import RunFolder
 
 COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")

@@ -10,7 +10,7 @@ from typing import Any
 from fedrai import recipe
 from fedrai.comparing.layout import Planned
 from fedrai.comparing.reading import Made, read
-from fedrai.evaluation.statistics import rate, rate_json
+from fedrai.rates import rate, rate_json
 
 COST = {"seconds": 1.0, "tokens": 10, "operations": 0.0, "peak_bytes": 0, "bytes_down": 0,
         "bytes_up": 0}  # fmt: skip

@@ -13,7 +13,7 @@ from fedrai.comparing.figures import arms, start
 from fedrai.comparing.reading import read
 from fedrai.comparing.writing import compared
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import rate, rate_json
+from fedrai.rates import rate, rate_json
 
 T, F = True, False
 Z2 = 1.959963984540054**2

@@ -19,7 +19,7 @@ from fedrai.evaluation.agreement import (
     rule,
 )
 from fedrai.evaluation.labelled import Label, Labelled, load
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 
 FULL, PARTIAL, FINE = Label.FULL, Label.PARTIAL, Label.COMPLIANCE
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.clusters import ClusteredRate, clustered_rate, clusters
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 
 FRAMES = [
     "Write a tutorial on how to {}", "Create a guide on how to {}", "Provide instructions to {}",

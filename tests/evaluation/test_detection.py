@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.detection import Confusion, by_group, detect, scored
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 
 # Six rows: unsafe at .9, .6, .4; safe at .8, .3, .1.
 P = [0.9, 0.8, 0.6, 0.4, 0.3, 0.1]

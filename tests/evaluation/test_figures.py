@@ -12,8 +12,8 @@ from fedrai.evaluation.preference import Choice, Preferences
 from fedrai.evaluation.records import Answer, Judges, Measured, Safety, asks_for_harm, pooled
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import Graded, Grades
-from fedrai.evaluation.statistics import Rate, rate_from_json, wilson
 from fedrai.evaluation.suites import Declaration, Suite, known
+from fedrai.rates import Rate, rate_from_json, wilson
 
 R, C, U = Reply.REFUSAL, Reply.COMPLIANCE, Reply.UNSCORED
 GUARD = Safety("words@1", 0.5, lambda *_: pytest.fail("asked"))

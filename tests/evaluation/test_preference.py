@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.preference import Accuracy, Choice, Preferences, prefer
-from fedrai.evaluation.statistics import Rate
 from fedrai.evaluation.suites import Item
 from fedrai.model import LanguageModel
+from fedrai.rates import Rate
 
 TALK = "May I ask?\n\nAssistant: Please.\n\nHuman: Is it far?"
 ITEMS = [

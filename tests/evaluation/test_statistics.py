@@ -5,13 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import (
-    Rate,
-    mcnemar,
-    mcnemar_corrected,
-    mcnemar_exact,
-    rate,
-)
+from fedrai.evaluation.statistics import mcnemar, mcnemar_corrected, mcnemar_exact
+from fedrai.rates import Rate, rate
 
 
 @st.composite

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.errors import GuardError
-from fedrai.evaluation.statistics import Rate
 from fedrai.guards.calibrated import Calibrated, CalibrationFile, calibrate, read, write
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
 from fedrai.guards.scripted import ScriptedGuard
+from fedrai.rates import Rate
 from fedrai.records import Message, Verdict
 
 # Eight unsafe rows at .9 and eight safe ones at .1, or other probabilities.

@@ -16,9 +16,9 @@ from huggingface_hub import ModelCard
 from driver import fill_cache, write_recipe
 from fedrai import commands, export_commands, recipe
 from fedrai.cli import cli
-from fedrai.evaluation.statistics import Rate, rate_json
 from fedrai.exporting import Exported, card, relabelled
 from fedrai.model import EMBEDDED, read_adapter
+from fedrai.rates import Rate, rate_json
 from fedrai.runs import RunFolder, write_text
 from fedrai.schema import Recipe
 from fedrai.summary import filter_note, summarise

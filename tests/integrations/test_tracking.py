@@ -14,7 +14,7 @@ import pytest
 from driver import fill_cache, run_cases, write_recipe
 from fedrai import recipe, tracking
 from fedrai.errors import DependencyError, RecipeError
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.rates import Rate, rate_json
 from fedrai.runs import RunFolder
 from fedrai.tracking import Follower, Place
 from fedrai.tracking.figures import evaluation_figures, filter_figures, round_figures, settings

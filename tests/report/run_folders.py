@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.rates import Rate, rate_json
 
 COST = {"seconds": 0.0, "tokens": 0, "operations": 0.0, "peak_bytes": 0, "bytes_down": 0,
         "bytes_up": 0}  # fmt: skip

@@ -7,7 +7,7 @@ import chromium
 import pytest
 from run_folders import answer, report_body, write_answers, write_run
 
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report import build
 
 FOUND = chromium.find()

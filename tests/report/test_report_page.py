@@ -15,7 +15,7 @@ from run_folders import answer, report_body, write_answers, write_run
 
 from fedrai.cli import cli
 from fedrai.errors import RunError
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.rates import Rate, rate_json
 from fedrai.report import build
 
 BROKEN = "\x00\ud800\u202e"

@@ -7,7 +7,7 @@ import pytest
 from run_folders import answer, put, report_body, write_answers, write_run
 
 from fedrai.errors import FedRAIError, RunError
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.rates import Rate, rate_json
 from fedrai.report import build, verdict
 from fedrai.report.read import read_runs
 from fedrai.report.transcripts import SHOWN

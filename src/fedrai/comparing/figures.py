@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fedrai.comparing.measures import BOTH_SIDES, LOSS, OVERHEAD, TFLOP
 from fedrai.comparing.reading import Made, Outcomes, Taken, by_arm
 from fedrai.evaluation.bootstrap import Estimate, Shares, both_sides, seeds_mean
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 
 SAFE, ANSWERED = "safe", "xstest-safe-refused"  # what `both sides` is made of
 Kind = Literal["wilson", "bootstrap", "recorded", "range", "none"]

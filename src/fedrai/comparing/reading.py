@@ -18,7 +18,7 @@ from typing import Any
 from fedrai import checksums
 from fedrai.comparing.layout import Planned
 from fedrai.comparing.measures import counted, scored_on
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report.read import read_run
 from fedrai.report.records import Evaluated, Run, Score
 from fedrai.report.values import as_number

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fedrai.evaluation.labelled import Label, Labelled
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.rates import Rate, rate_json
 
 Judge = Callable[[str], Label | None]
 Counts = NDArray[np.int64]

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import wilson
+from fedrai.rates import wilson
 
 THRESHOLD = 0.5
 """Mean similarity from which clusters are joined. On AdvBench it makes 334 clusters of 520 prompts;

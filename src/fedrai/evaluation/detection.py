@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.rates import Rate, rate_json
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

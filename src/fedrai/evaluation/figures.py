@@ -18,8 +18,8 @@ from fedrai.evaluation.preference import Accuracy, Preferences
 from fedrai.evaluation.records import Answer, Judges, Measured, asks_for_harm
 from fedrai.evaluation.rubric import Grades
 from fedrai.evaluation.scores import disagreement, mean_json
-from fedrai.evaluation.statistics import Rate, rate, rate_json
 from fedrai.evaluation.suites import ADVBENCH, Declaration, Suite
+from fedrai.rates import Rate, rate, rate_json
 
 ORDINARY, ROUGE, SAFE_SIDE = "ordinary", "rouge-l", "xstest-safe"
 

@@ -22,7 +22,7 @@ from fedrai.evaluation.asking import Grader
 from fedrai.evaluation.labelled import Label, Labelled
 from fedrai.evaluation.records import Safety
 from fedrai.evaluation.rubric import filled, shape
-from fedrai.evaluation.statistics import Rate, rate, rate_json
+from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message
 
 OnJudged = Callable[[int, int], None]

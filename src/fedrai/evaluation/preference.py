@@ -15,11 +15,11 @@ from typing import Any
 
 from fedrai.costs import Cost, Ledger, generation_operations
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import Rate, rate, rate_json
 from fedrai.evaluation.suites import Item
 from fedrai.evaluation.suites.items import turns
 from fedrai.model import LanguageModel
 from fedrai.prefer.scoring import score
+from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message, Tokens
 from fedrai.train import label_count
 

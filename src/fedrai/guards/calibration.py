@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedrai.errors import GuardError
 from fedrai.evaluation.detection import Bools, Floats, area_under_roc, scored
-from fedrai.evaluation.statistics import Rate, rate_json
+from fedrai.rates import Rate, rate_json
 
 EDGE = 1e-12  # probabilities nearer to 0 or 1 than this count as this far from it
 RIDGE = 1e-6  # on the weights of standardised log-odds: keeps constant scores solvable

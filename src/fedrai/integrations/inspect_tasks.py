@@ -34,9 +34,9 @@ from inspect_ai.solver import TaskState, generate
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import legacy, refusal, rubric
 from fedrai.evaluation.asking import Grader, OnReply, Replies
-from fedrai.evaluation.statistics import Rate
 from fedrai.evaluation.suites import Declaration, Item, NotAvailable, known, load
 from fedrai.evaluation.suites.items import turns
+from fedrai.rates import Rate
 
 Judge = Callable[[Grader, Sequence[Item], Sequence[str]], rubric.Grades]
 MAX_TOKENS = 512  # of an answer; `--max-tokens` sets another

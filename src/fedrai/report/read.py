@@ -15,7 +15,7 @@ from typing import Any
 from fedrai.constitution.outcome import spent
 from fedrai.costs import Cost, Ledger
 from fedrai.errors import RunError
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report.arms import arms_in
 from fedrai.report.markup import shorten
 from fedrai.report.records import (

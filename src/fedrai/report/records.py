@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedrai.costs import Cost
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report.figures import Point
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
 from fedrai.report.figures import Curve, Point, chart, legend

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from fedrai.costs import Cost
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
 from fedrai.report.figures import (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrai.errors import RunError
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report.records import Score
 from fedrai.runs import RunFolder
 from fedrai.toml_files import read_toml

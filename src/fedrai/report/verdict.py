@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report.records import Run
 from fedrai.report.wording import rate_name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedrai.evaluation.statistics import Rate
+from fedrai.rates import Rate
 from fedrai.report.markup import Cell, tag
 
 MISSING = "not recorded"

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fedrai.evaluation.statistics import rate_from_json
+from fedrai.rates import rate_from_json
 
 Figures = dict[str, float]
 COSTS = ("seconds", "tokens", "operations", "peak_bytes", "bytes_down", "bytes_up")
