@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from fedrai.model import AdapterState, LanguageModel, load
+from fedrai.model.batching import collate
 from fedrai.records import Message, Step, Tokens
 from fedrai.testing import tiny_tokenizer
-from fedrai.train import (
-    batches,
-    collate,
-    held_out_loss,
-    label_count,
-    learning_rates,
-    summed_loss,
-    train,
-)
+from fedrai.train import batches, held_out_loss, label_count, learning_rates, summed_loss, train
 
 RATE = 2e-4  # AdamW makes of a gradient near 0 a whole step, whatever the rounding: small steps
 SENTENCES = [

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fedrai.costs import generation_operations, release_memory
 from fedrai.model import LanguageModel
+from fedrai.model.batching import padded
 from fedrai.records import Message
-from fedrai.train import padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,8 @@ def _batch(
                 answers[rows[k]].append(token)
         if all(done) or step == limit - 1:
             break
-        if (
-            sum(done) >= len(rows) / 2
-        ):  # not at once: each new batch shape costs CPU kernels a set-up
+        # not at once: each new batch shape costs CPU kernels a set-up
+        if sum(done) >= len(rows) / 2:
             live = [k for k in range(len(rows)) if not done[k]]
             kept = torch.tensor(live, device=model.device)
             cache.batch_select_indices(kept)

@@ -17,9 +17,9 @@ from torch import Tensor
 from fedrai.costs import release_memory, training_operations
 from fedrai.losses import linear_cross_entropy
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.batching import collate
 from fedrai.records import Step, Tokens, TrainResult
 
-PAD_TO = 16
 GROUP = 16  # batches whose rows are sorted by length together
 
 
@@ -224,11 +224,6 @@ def _grouped(
     return shuffled, order[whole:]
 
 
-def padded(length: int) -> int:
-    """The next multiple of `PAD_TO`."""
-    return -(-length // PAD_TO) * PAD_TO
-
-
 def label_count(row: Tokens) -> int:
     """Tokens that count in the loss: marked ones after the first, which nothing precedes."""
     return sum(row.mask[1:])
@@ -265,24 +260,6 @@ def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, 
     ids, mask, wanted = collate(rows, model.pad_id, model.device)
     forward = model.hidden if model.fused else model.logits
     return forward(ids, mask)[:, :-1][wanted[:, 1:]], ids[:, 1:][wanted[:, 1:]]
-
-
-def collate(
-    rows: Sequence[Tokens], pad_id: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad rows on the right: ids, attention mask and label mask, each (B, T), T a multiple of 16.
-
-    CPU kernels keep a compiled copy for every shape they meet; few shapes keep memory from growing.
-    """
-    length = padded(max(len(row.ids) for row in rows))
-    ids = torch.full((len(rows), length), pad_id)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    wanted = torch.zeros((len(rows), length), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        mask[i, : len(row.ids)] = 1
-        wanted[i, : len(row.ids)] = torch.tensor(row.mask)
-    return ids.to(device), mask.to(device), wanted.to(device)
 
 
 def _pull(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor
 from fedrai.costs import generation_operations
 from fedrai.errors import DataError
 from fedrai.model import LanguageModel
+from fedrai.model.batching import padded
 from fedrai.prefer import Pair, log_probabilities
 from fedrai.records import Tokens
-from fedrai.train import label_count, padded
+from fedrai.train import label_count
 
 FLOOR = -1.5
 """Nats: the least mean log-probability per token of an answer that counts as the model's own."""

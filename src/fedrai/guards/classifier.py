@@ -25,8 +25,8 @@ from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
 from fedrai.guards.outputs import Reading, reading
 from fedrai.guards.prompting import valid
 from fedrai.model import loading
+from fedrai.model.batching import padded
 from fedrai.records import Verdict
-from fedrai.train import padded
 
 FORM = 1  # counts up when the same weights would be asked or read differently
 CHUNK = 1024  # conversations that are tokenized at once

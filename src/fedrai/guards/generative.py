@@ -28,8 +28,8 @@ from fedrai.guards.formats import Format, Kind, Question, Step, format_for, form
 from fedrai.guards.prompting import Prompts
 from fedrai.guards.scoring import Engine, Flight, Reading, common_start, problem_of, read, resolve
 from fedrai.model import loading
+from fedrai.model.batching import padded
 from fedrai.records import Problem, Verdict
-from fedrai.train import padded
 
 BLOCKS = 256  # of each file of weights that the revision looks at
 LEAST_SHARED = 16  # tokens; a shorter beginning is not worth a copy for every row

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fedrai.costs import Shape, generation_operations
 from fedrai.errors import GuardError
+from fedrai.model.batching import padded
 from fedrai.model.cached import forward_cached
 from fedrai.records import Problem
-from fedrai.train import padded
 
 MIN_MASS = 0.05  # labels that together hold less were not what the guard was about to say
 

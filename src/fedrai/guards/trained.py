@@ -35,8 +35,8 @@ from fedrai.guards.framing import REQUEST, Framing, Piece
 from fedrai.guards.windows import TooLongError
 from fedrai.model import AdapterState, Backbone, load_backbone
 from fedrai.model.adapters import check_adapter
+from fedrai.model.batching import padded
 from fedrai.records import Verdict
-from fedrai.train import padded
 
 CONFIG, WEIGHTS = "guard.json", "guard.safetensors"
 FORM = 1  # of guard.json

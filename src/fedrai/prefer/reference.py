@@ -18,9 +18,10 @@ from fedrai.costs import Shape, generation_operations
 from fedrai.errors import ModelError
 from fedrai.losses import sum_by_row, token_cross_entropy
 from fedrai.model import LanguageModel
+from fedrai.model.batching import padded
 from fedrai.prefer.records import Objective, Pair
 from fedrai.records import Tokens
-from fedrai.train import label_count, label_states, padded
+from fedrai.train import label_count, label_states
 
 AT_ONCE = 8  # rows that the reference reads at once when tokens have no limit
 
