@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, library_log, recipe, runs, server
+from fedrai import assets, library_log, recipe, runs
 from fedrai.constitution.card import card
 from fedrai.constitution.material import HARMLESS, RECORDS, write_answers
 from fedrai.constitution.material import read as read_material
@@ -28,6 +28,7 @@ from fedrai.constitution.plan import Tools
 from fedrai.constitution.storing import export, write_records
 from fedrai.display import Display
 from fedrai.errors import RecipeError, RunError
+from fedrai.evaluation import storing
 from fedrai.files import json_text
 from fedrai.model import AdapterState, read_adapter
 from fedrai.runs import RunFolder, digest_of
@@ -268,7 +269,7 @@ def _evaluate(
     display.say(f"evaluating the model {when} the alignment")
     questions, lm = job.prepared.questions, job.chosen.model
     measured = local.evaluate(lm, questions, [adapter], watch.answers)
-    server.write_evaluation(run, folder, measured)
+    storing.write_evaluation(run, folder, measured)
     run.event("evaluation-finished", when=when)
 
 

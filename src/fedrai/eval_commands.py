@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, library_log, recipe, runs, server
+from fedrai import assets, library_log, recipe, runs
 from fedrai.display import Display
 from fedrai.errors import EvaluationError
+from fedrai.evaluation import storing
 from fedrai.evaluation.measure import Measured
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local
@@ -106,7 +107,7 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
         told = stop.after(display.answers)
         measured = local.evaluate(chosen.model, questions, [adapter], told)
     if out is not None:
-        server.write_evaluation(RunFolder(out.parent), out, measured)
+        storing.write_evaluation(RunFolder(out.parent), out, measured)
         with library_log.into(out):
             pass  # what was said until now
     return measured

@@ -26,7 +26,8 @@ from fedrai.constitution.outcome import Aligned, brief
 from fedrai.costs import Ledger
 from fedrai.errors import FederationError, RunError
 from fedrai.evaluation.measure import Measured, figures
-from fedrai.files import json_line, json_text
+from fedrai.evaluation.storing import write_evaluation
+from fedrai.files import json_text
 from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
 from fedrai.protocol import Reason, Update
 from fedrai.round_record import (
@@ -381,14 +382,3 @@ def _evaluate_if_due(plan: Plan, tools: Tools, number: int, after: Adapters | No
     measured = tools.evaluate([adapters[name] for name in sorted(adapters)])
     write_evaluation(tools.run, tools.run.evaluation_folder(number), measured)
     tools.emit("evaluation-finished", round=number, **figures(measured))
-
-
-def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
-    """Write an evaluation's answers and figures into a new folder."""
-
-    def write(folder: Path) -> None:
-        for suite, rows in measured.rows().items():
-            write_text(folder / f"{suite}.jsonl", "".join(map(json_line, rows)))
-        write_text(folder / "metrics.json", json_text(figures(measured)))
-
-    run.write_folder(target, write)

@@ -1,0 +1,20 @@
+"""An evaluation's answers and figures as files of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedrai.evaluation.measure import Measured, figures
+from fedrai.files import json_line, json_text
+from fedrai.runs import RunFolder, write_text
+
+
+def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
+    """Write an evaluation's answers and figures into a new folder."""
+
+    def write(folder: Path) -> None:
+        for suite, rows in measured.rows().items():
+            write_text(folder / f"{suite}.jsonl", "".join(map(json_line, rows)))
+        write_text(folder / "metrics.json", json_text(figures(measured)))
+
+    run.write_folder(target, write)
