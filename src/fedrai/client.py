@@ -7,10 +7,8 @@ text of an exception, which may hold a row.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,7 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedrai import costs, protocol
-from fedrai.errors import DataError, GuardError, ModelError, ProtocolError
+from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
 from fedrai.metrics import FILTER, WEIGHT
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason
@@ -171,9 +169,7 @@ def _reason(error: Exception) -> Reason:
 
 
 def describe(error: BaseException) -> str:
-    """Where an exception came from, without its message: `ValueError at train.py:91`."""
+    """A refusal's reason, or the place of an error; see `errors.place_of`."""
     if isinstance(error, Refused):
         return f"refused: {error.reason.value}"
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    places = ", ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
-    return f"{type(error).__name__} at {places}"
+    return place_of(error)

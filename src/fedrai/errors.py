@@ -21,6 +21,9 @@ client's data never goes into one: rows are named by file and line. Exit codes l
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class FedRAIError(Exception):
     """Base of all errors that a user can do something about.
@@ -86,3 +89,10 @@ class DeploymentError(FedRAIError):
 
 class DependencyError(FedRAIError):
     """An optional package is missing."""
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception came from, without its message: `ValueError at train.py:91`."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = ", ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+    return f"{type(error).__name__} at {places}"

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrai import assets
-from fedrai.client import describe
 from fedrai.costs import Cost, peak_bytes, release_memory, reset_peak
 from fedrai.embedded.refusals import load_refusals
-from fedrai.errors import DataError, FedRAIError, GuardError
+from fedrai.errors import DataError, FedRAIError, GuardError, place_of
 from fedrai.filter import FilterLedger, Policy, Screened, answers, noisy, screen, total
 from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
 from fedrai.guards.cache import VerdictCache
@@ -139,7 +138,7 @@ def _at_work() -> Iterator[None]:
     except FedRAIError as error:
         raise _GuardFailedError(error.message, hint=error.hint) from error
     except Exception as error:  # its message may hold a row's text
-        raise _GuardFailedError(f"the guard fails with {describe(error)}") from None
+        raise _GuardFailedError(f"the guard fails with {place_of(error)}") from None
 
 
 def _screened(
