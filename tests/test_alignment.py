@@ -25,8 +25,9 @@ from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.runs import RunFolder, digest_of
 from fedrai.runtimes import local, rounds
+from fedrai.runtimes.summarising import summarise
 from fedrai.server import run_rounds
-from fedrai.summary import alignments, summarise
+from fedrai.summary import alignments
 from test_server import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
 
 REPORT: dict[str, Any] = {

@@ -27,8 +27,9 @@ from fedrai.model import LanguageModel
 from fedrai.records import Example, Message, Tokens
 from fedrai.runs import RunFolder
 from fedrai.runtimes import local, screening
+from fedrai.runtimes.summarising import summarise
 from fedrai.schema import Recipe
-from fedrai.summary import cost_line, filter_note, list_row, summarise
+from fedrai.summary import cost_line, filter_note, list_row
 
 FILTER = """
 [guards.words]

@@ -49,9 +49,10 @@ from fedrai.runtimes import local
 from fedrai.runtimes.flower_internals import be_task, give_id
 from fedrai.runtimes.grid import LocalGrid
 from fedrai.runtimes.roster import LateReplies
+from fedrai.runtimes.summarising import summarise
 from fedrai.schema import Recipe, seed_for
 from fedrai.server import GLOBAL, Plan, Tools, load_adapters, run_rounds, sample_clients
-from fedrai.summary import LIST_COLUMNS, cost_line, filter_note, list_row, summarise
+from fedrai.summary import LIST_COLUMNS, cost_line, filter_note, list_row
 from fedrai.tracking.figures import round_figures
 from fedrai.train import train
 

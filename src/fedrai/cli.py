@@ -153,7 +153,8 @@ def chat_command(
 def runs_command(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER with their key figures."""
     from fedrai.runs import find_runs
-    from fedrai.summary import LIST_COLUMNS, LIST_WORDS, list_row, summarise
+    from fedrai.runtimes.summarising import summarise
+    from fedrai.summary import LIST_COLUMNS, LIST_WORDS, list_row
 
     found, damaged = [], False
     for run in find_runs(folder):

@@ -127,7 +127,8 @@ def _engine(name: str, folder: Path | None) -> Engine:
 
 def _show_run(path: Path, as_json: bool) -> None:
     from fedrai.runs import RunFolder
-    from fedrai.summary import ends, filter_note, rows_notes, summarise
+    from fedrai.runtimes.summarising import summarise
+    from fedrai.summary import ends, filter_note, rows_notes
 
     figures = summarise(RunFolder.open(path))
     if as_json:

@@ -15,7 +15,7 @@ from fedrai.generate import generate
 from fedrai.model import LanguageModel
 from fedrai.records import Message
 from fedrai.runs import RunFolder
-from fedrai.runtimes import damage, local, moved, resuming
+from fedrai.runtimes import damage, local, moved, resuming, summarising
 from fedrai.runtimes.tracked import tracked
 from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
@@ -126,7 +126,9 @@ def resume(
     with folder.lock(), library_log.into(path):
         damage.make_good(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
-            folder.write_json("summary.json", summary.summarise(folder))  # a kill may have lost it
+            folder.write_json(
+                "summary.json", summarising.summarise(folder)
+            )  # a kill may have lost it
             print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path
         try:

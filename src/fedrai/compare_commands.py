@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedrai import assets, commands, summary
+from fedrai import assets, commands
 from fedrai.comparing.differences import reference
 from fedrai.comparing.layout import Axis, Planned, planned
 from fedrai.comparing.writing import Comparison, compared, write
@@ -23,7 +23,7 @@ from fedrai.display import about
 from fedrai.errors import RunError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
+from fedrai.runtimes import local, summarising
 from fedrai.schema import Recipe
 
 Announce = Callable[[str], None]
@@ -94,7 +94,7 @@ def compare(
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    return summary.summarise(RunFolder.open(path))
+    return summarising.summarise(RunFolder.open(path))
 
 
 def _make(runs: Sequence[Planned], announce: Announce, *, named: bool) -> None:

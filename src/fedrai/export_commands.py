@@ -12,8 +12,8 @@ from fedrai.errors import ModelError
 from fedrai.exporting import Exported, card, relabelled
 from fedrai.model import is_adapter
 from fedrai.runs import RunFolder, write_text
+from fedrai.runtimes.summarising import summarise
 from fedrai.runtimes.trained import of_recipe
-from fedrai.summary import summarise
 from fedrai.targets import base_spec, target
 
 CARD = "README.md"

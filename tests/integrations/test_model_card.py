@@ -20,8 +20,9 @@ from fedrai.exporting import Exported, card, relabelled
 from fedrai.model import EMBEDDED, read_adapter
 from fedrai.rates import Rate, rate_json
 from fedrai.runs import RunFolder, write_text
+from fedrai.runtimes.summarising import summarise
 from fedrai.schema import Recipe
-from fedrai.summary import filter_note, summarise
+from fedrai.summary import filter_note
 
 SECRET = "/home/someone/SECRET"
 

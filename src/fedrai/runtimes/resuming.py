@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrai import recipe, summary
+from fedrai import recipe
 from fedrai.errors import RunError
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
+from fedrai.runtimes import local, summarising
 from fedrai.runtimes.screening import filtered_otherwise
 
 SUMMARISED = ("round-finished", "evaluation-finished", "finished")
@@ -85,4 +85,4 @@ def check_same(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
 def keep_summary(folder: RunFolder, kind: str) -> None:
     """Write `summary.json` anew after an event that changes it."""
     if kind in SUMMARISED:
-        folder.write_json("summary.json", summary.summarise(folder))
+        folder.write_json("summary.json", summarising.summarise(folder))
