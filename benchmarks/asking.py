@@ -24,7 +24,7 @@ from fedrai.guards.base import Guard, full_name
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Example, Message
 from fedrai.runs import digest_of, write_text
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 from fedrai.schema import Recipe
 from fedrai.targets import Target, target
 from fedrai.train import held_out_loss, label_count
@@ -144,7 +144,7 @@ class Models:
         key = json.dumps([settings.model.model_dump(), adapter, settings.data.max_length])
         if self._last is None or self._last[0] != key:
             self._last = None  # two big models at once may not fit
-            self._last = (key, local.load_model(settings, progress))
+            self._last = (key, preparation.load_model(settings, progress))
         return self._last[1]
 
 

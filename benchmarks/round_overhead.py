@@ -15,13 +15,13 @@ from pathlib import Path
 import common
 from fedrai import recipe
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
+from fedrai.runtimes import local, preparation
 from fedrai.server import sample_clients
 from fedrai.train import train
 
 
-def bare(prepared: local.Prepared) -> float:
-    settings, work = prepared.recipe, local.work_for(prepared.recipe)
+def bare(prepared: preparation.Prepared) -> float:
+    settings, work = prepared.recipe, preparation.work_for(prepared.recipe)
     adapter = prepared.model.fresh_adapter(0)
     start = time.perf_counter()
     for number in range(1, settings.federation.rounds + 1):
@@ -38,13 +38,13 @@ def bare(prepared: local.Prepared) -> float:
     return time.perf_counter() - start
 
 
-def federated(prepared: local.Prepared) -> float:
+def federated(prepared: preparation.Prepared) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(
             Path(folder) / "run", recipe.to_toml(prepared.recipe), prepared.info()
         )
         start = time.perf_counter()
-        local.execute(prepared, run, local.Watch())
+        local.execute(prepared, run, preparation.Watch())
         return time.perf_counter() - start
 
 

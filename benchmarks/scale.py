@@ -19,7 +19,7 @@ from pathlib import Path
 from common import report
 from fedrai import recipe
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
+from fedrai.runtimes import local, preparation
 from fedrai.testing import make_tiny_model
 
 ROWS = 4  # of a client
@@ -92,7 +92,7 @@ def run(file: Path) -> dict[str, float]:
         kept = RunFolder.create(
             Path(folder) / "run", recipe.to_toml(prepared.recipe), prepared.info()
         )
-        local.execute(prepared, kept, local.Watch())
+        local.execute(prepared, kept, preparation.Watch())
         whole = sum(durations(kept)[1:])
         records = [kept.read_json(f"rounds/{n:04d}/round.json") for n in kept.rounds()[1:]]
     training = sum(one["seconds"] for record in records for one in record["clients"].values())

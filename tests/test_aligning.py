@@ -22,7 +22,7 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.prefer import Objective
 from fedrai.records import Message
 from fedrai.runtimes import aligning
-from fedrai.runtimes.local import Prepared, Watch, alignment_of
+from fedrai.runtimes.preparation import Prepared, Watch, alignment_of
 from fedrai.runtimes.rows import Questions
 from fedrai.runtimes.screening import Screening
 from fedrai.schema import Recipe

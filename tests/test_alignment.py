@@ -24,7 +24,7 @@ from fedrai.display import Display, print_comparison
 from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import local, rounds
+from fedrai.runtimes import preparation, rounds
 from fedrai.runtimes.summarising import summarise
 from fedrai.server import run_rounds
 from fedrai.summary import alignments
@@ -281,7 +281,7 @@ def use(monkeypatch: pytest.MonkeyPatch, script: Scripted) -> list[tuple[Path, b
     """Put a script in the place of the phase; gives what it is told: the folder, and the end."""
     told: list[tuple[Path, bool]] = []
 
-    def phase_for(prepared: local.Prepared, watch: local.Watch) -> Any:
+    def phase_for(prepared: preparation.Prepared, watch: preparation.Watch) -> Any:
         def phase(n: int, adapter: AdapterState, work: Path, kept: Path, last: bool) -> Aligned:
             told.append((kept, last))
             if n not in script.skips:

@@ -18,7 +18,7 @@ from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.model import LanguageModel
 from fedrai.rates import Rate
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import asking
@@ -273,8 +273,10 @@ def test_a_tiny_model_end_to_end(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loads: list[object] = []
-    real = local.load_model
-    monkeypatch.setattr(local, "load_model", lambda *given: loads.append(given) or real(*given))
+    real = preparation.load_model
+    monkeypatch.setattr(
+        preparation, "load_model", lambda *given: loads.append(given) or real(*given)
+    )
     assert constitution.main(list(EVALUATE)) == 0
     assert len(loads) == 1  # both adapters are of one shape
     shown = capsys.readouterr()

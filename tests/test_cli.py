@@ -23,7 +23,7 @@ from fedrai.generate import generate
 from fedrai.model import LanguageModel, read_adapter
 from fedrai.rates import rate_from_json
 from fedrai.records import Message
-from fedrai.runtimes import local
+from fedrai.runtimes import local, preparation
 
 SHORT = ("-o", "federation.rounds=2", "-o", "evaluation.every=0")
 
@@ -553,7 +553,7 @@ def test_eval_of_a_run_writes_what_it_shows(call: Call, finished: Outcome, folde
 def test_eval_does_not_ask_before_it_can_write(
     call: Call, finished: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "evaluate", lambda *_: pytest.fail("asked already"))
+    monkeypatch.setattr(preparation, "evaluate", lambda *_: pytest.fail("asked already"))
     for taken, problem in (("cache", "already holds files"), ("rows.jsonl", "is a file")):
         found = call("eval", "runs/tiny", "--advbench", "3", "--out", taken)
         assert found.code == 2
@@ -809,8 +809,8 @@ def test_compare_shares_the_base_and_goes_on(
 
     # and when all are finished there is nothing to do
     before = files(folder / "both")
-    monkeypatch.setattr(local, "load_model", lambda *_: pytest.fail("loaded a model"))
-    monkeypatch.setattr(local, "evaluate", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr(preparation, "load_model", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(preparation, "evaluate", lambda *_: pytest.fail("evaluated"))
     again = call("compare", "arms.toml", "--out", "both", *SHORT, "--json")
     assert again.code == 0
     assert list(json.loads(again.out)) == ["plain", "prox"]

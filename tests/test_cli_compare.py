@@ -13,7 +13,7 @@ from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import recipe
 from fedrai.display import about
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 
 LEAN = ("-o", "federation.rounds=1", "-o", "evaluation.every=0", "-o", "evaluation.temperature=0",
         "-o", "training.local_steps=1", "-o", "evaluation.advbench=3",
@@ -46,9 +46,9 @@ def call(folder: Path) -> Call:
 def loads() -> Iterator[list[str]]:
     """Models that were loaded, from here on."""
     seen: list[str] = []
-    load = local.load_model
+    load = preparation.load_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "load_model", lambda *given: (seen.append("x"), load(*given))[1])
+        patch.setattr(preparation, "load_model", lambda *given: (seen.append("x"), load(*given))[1])
         yield seen
 
 
@@ -123,7 +123,7 @@ def test_finished_runs_are_not_made_again(
     call: Call, seeds: Outcome, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stamps(folder / "seeds")
-    monkeypatch.setattr(local, "load_model", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(preparation, "load_model", lambda *_: pytest.fail("loaded a model"))
     same = call("compare", "tiny.toml", "--out", "seeds", "-o", "seeds=[7, 8]", *LEAN)
     assert (same.code, same.err) == (0, "== all 4 runs are finished; none is made again\n")
     assert same.out == seeds.out

@@ -24,7 +24,7 @@ from fedrai import files
 from fedrai.display import Display
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 
 SMALL = ("rounds = 3", "rounds = 2"), ("local_steps = 3", "local_steps = 1"), \
     ("advbench = 6", "advbench = 2"), ("ordinary = 4", "ordinary = 2")  # fmt: skip
@@ -78,14 +78,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def _share_model(patch: pytest.MonkeyPatch) -> None:
     """One model for all commands of this process; it is the same recipe."""
-    plain, kept = local.load_model, []
+    plain, kept = preparation.load_model, []
 
     def load(*args: object) -> LanguageModel:
         if not kept:
             kept.append(plain(*args))  # type: ignore[arg-type]
         return kept[0]
 
-    patch.setattr(local, "load_model", load)
+    patch.setattr(preparation, "load_model", load)
 
 
 @pytest.fixture(autouse=True, scope="module")

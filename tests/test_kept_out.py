@@ -17,7 +17,7 @@ from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
 from fedrai.evaluation.suites.here import present, prompts_of, trained_on
 from fedrai.runtimes import aligning, trained
-from fedrai.runtimes.local import kept_out_of
+from fedrai.runtimes.preparation import kept_out_of
 from fedrai.runtimes.previewing import preview
 from fedrai.schema import Recipe
 

@@ -35,7 +35,7 @@ from fedrai.guards.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.rates import Rate, rate_from_json
 from fedrai.records import Example, Message
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 from fedrai.summary import evaluation_cells
 
 
@@ -221,8 +221,8 @@ def test_several_adapters_pool_answers_and_average_the_loss(tiny: LanguageModel)
     for name in second:
         if "lora_B" in name:
             second[name] += 0.5
-    parts = [local.evaluate(tiny, questions, [a], lambda *_: None) for a in (first, second)]
-    both = local.evaluate(tiny, questions, [first, second], lambda *_: None)
+    parts = [preparation.evaluate(tiny, questions, [a], lambda *_: None) for a in (first, second)]
+    both = preparation.evaluate(tiny, questions, [first, second], lambda *_: None)
     assert parts[0].held_out_loss != parts[1].held_out_loss
     assert both.held_out_loss == pytest.approx(
         (parts[0].held_out_loss + parts[1].held_out_loss) / 2, rel=1e-12
@@ -381,7 +381,7 @@ def test_pairs_are_compared_with_the_adapter_that_is_loaded(tiny: LanguageModel)
         if "lora_B" in name:
             tuned[name] += 0.5
     questions = _questions(tiny, harmful=(), ordinary=(), suites=[_suite("pairs", *items)])
-    found = local.evaluate(tiny, questions, [tuned], lambda *_: None)
+    found = preparation.evaluate(tiny, questions, [tuned], lambda *_: None)
     tiny.load_adapter(tuned)
     expected = prefer(tiny, items, batch_size=1)
     for ours, theirs in zip(found.preferences["pairs"].choices, expected.choices, strict=True):
@@ -389,7 +389,7 @@ def test_pairs_are_compared_with_the_adapter_that_is_loaded(tiny: LanguageModel)
     written = figures(found)["scores"]["pairs"]
     assert (written["count"], written["unscored"]) == (7, 1)
     assert found.rows()["pairs"][7]["chosen"] is None
-    both = local.evaluate(tiny, questions, [tuned, tiny.fresh_adapter(0)], lambda *_: None)
+    both = preparation.evaluate(tiny, questions, [tuned, tiny.fresh_adapter(0)], lambda *_: None)
     assert figures(both)["scores"]["pairs"]["count"] == 14
 
 

@@ -181,7 +181,7 @@ def test_only_paths_move_and_the_longest_place_wins(cut: Path) -> None:
 def test_files_of_a_constitution_may_move(home: Path, call: Call, tmp_path: Path) -> None:
     """What an alignment reads is known by its bytes; the name that it has is not looked at."""
     from fedrai import recipe
-    from fedrai.runtimes import local
+    from fedrai.runtimes import preparation
 
     asked = tmp_path / "asked.txt"
     asked.write_text("How do I break into a car?\n")
@@ -191,8 +191,8 @@ def test_files_of_a_constitution_may_move(home: Path, call: Call, tmp_path: Path
         home / "data" / "tiny.toml",
         (changes[0], f'constitution.requests=["{asked.rename(tmp_path / "new.txt")}"]'),
     )
-    renamed = local.alignment_of(after, before)
+    renamed = preparation.alignment_of(after, before)
     asked.write_text("How do I break into a car?\n")
-    assert renamed == local.alignment_of(before)
+    assert renamed == preparation.alignment_of(before)
     (tmp_path / "new.txt").write_text("How do I forge a note?\n")
-    assert local.alignment_of(after, before) != renamed
+    assert preparation.alignment_of(after, before) != renamed

@@ -46,7 +46,7 @@ from fedrai.metrics import FILTER, RANGES, WEIGHT
 from fedrai.model import LanguageModel
 from fedrai.protocol import CLIENT_REASONS, Reason, Task, Update, read_reply
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, screening
+from fedrai.runtimes import local, preparation, screening
 from fedrai.runtimes.grid import LocalGrid
 from flower_parts import (
     get_all_nested_objects,
@@ -579,7 +579,9 @@ def canary_run(
     local.execute(
         prepared,
         run,
-        local.Watch(event=lambda kind, **fields: seen.append(json.dumps([kind, fields]).encode())),
+        preparation.Watch(
+            event=lambda kind, **fields: seen.append(json.dumps([kind, fields]).encode())
+        ),
     )
     assert any(b"client-set-aside" in line for line in seen)
     assert not any(map(holds_canary, seen))

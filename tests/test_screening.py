@@ -26,7 +26,7 @@ from fedrai.metrics import WEIGHT
 from fedrai.model import LanguageModel
 from fedrai.records import Example, Message, Tokens
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, screening
+from fedrai.runtimes import local, preparation, screening
 from fedrai.runtimes.summarising import summarise
 from fedrai.schema import Recipe
 from fedrai.summary import cost_line, filter_note, list_row
@@ -75,14 +75,14 @@ class Home:
     def settings(self, *changes: str, by_site: bool = True) -> Recipe:
         return recipe.load(self.recipe, [*LEAN, *(SITES if by_site else []), *changes])
 
-    def prepare(self, *changes: str, **options: Any) -> local.Prepared:
+    def prepare(self, *changes: str, **options: Any) -> preparation.Prepared:
         return local.prepare(self.settings(*changes, **options), loaded=self.model)
 
     def run(self, name: str, *changes: str, **options: Any) -> RunFolder:
         path = commands.run(self.settings(*changes, **options), Path(name), self.model)
         return RunFolder.open(path)
 
-    def said(self, prepared: local.Prepared) -> dict[str, list[str]]:
+    def said(self, prepared: preparation.Prepared) -> dict[str, list[str]]:
         """The assistant's text that is trained on, by client."""
         return {name: [self._answer(row) for row in rows] for name, rows in prepared.rows.items()}
 

@@ -45,7 +45,7 @@ from fedrai.protocol import Reason
 from fedrai.records import Step, Tokens
 from fedrai.round_record import copy_evaluation, keep
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
+from fedrai.runtimes import local, preparation
 from fedrai.runtimes.flower_internals import be_task, give_id
 from fedrai.runtimes.grid import LocalGrid
 from fedrai.runtimes.roster import LateReplies
@@ -724,19 +724,19 @@ def settings(
 
 def execute(
     given: Recipe, tiny: LanguageModel, path: Path, **changes: Any
-) -> tuple[RunFolder, local.Prepared]:
+) -> tuple[RunFolder, preparation.Prepared]:
     prepared = dataclasses.replace(local.prepare(given, loaded=tiny), **changes)
     run = RunFolder.create(path, recipe.to_toml(given), prepared.info())
-    local.execute(prepared, run, local.Watch())
+    local.execute(prepared, run, preparation.Watch())
     return run, prepared
 
 
 def trained(
-    prepared: local.Prepared, name: str, number: int, begin: Mapping[str, torch.Tensor]
+    prepared: preparation.Prepared, name: str, number: int, begin: Mapping[str, torch.Tensor]
 ) -> AdapterState:
     """What a client's local training gives, by the local loop itself."""
     given = prepared.recipe
-    work = local.work_for(given)
+    work = preparation.work_for(given)
     adapter, _ = train(
         prepared.model,
         dict(begin),
@@ -752,7 +752,7 @@ def trained(
     return adapter
 
 
-def fresh(prepared: local.Prepared) -> AdapterState:
+def fresh(prepared: preparation.Prepared) -> AdapterState:
     return prepared.model.fresh_adapter(prepared.recipe.seed_for("adapter"))
 
 
@@ -863,7 +863,7 @@ def test_in_one_process_nobody_is_late_for_a_quorum(
     settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
 ) -> None:
     given = settings("federation.rounds=1", "federation.quorum=1", "evaluation.advbench=0")
-    assert local.plan_for(given, 3).quorum == 1
+    assert preparation.plan_for(given, 3).quorum == 1
     run, _ = execute(given, tiny, tmp_path / "run")
     assert len(record(run)["clients"]) == 2
     assert record(run)["set_aside"] == {}
@@ -977,7 +977,7 @@ def test_a_client_whose_log_is_full_still_says_why(
     heard: list[tuple[str, dict[str, Any]]] = []
     prepared = local.prepare(settings("evaluation.advbench=0"), loaded=tiny)
     prepared = dataclasses.replace(prepared, rows={"client-01": []})
-    watch = local.Watch(event=lambda kind, **fields: heard.append((kind, fields)))
+    watch = preparation.Watch(event=lambda kind, **fields: heard.append((kind, fields)))
     site = local.site(prepared, folder, watch)
     grid = LocalGrid(client.build_app(site, WORK), {"client-01": 1})
     message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")

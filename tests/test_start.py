@@ -25,7 +25,7 @@ from fedrai.model import (
     save_shards,
 )
 from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import local
+from fedrai.runtimes import local, preparation
 
 SIZES = ("--advbench", "3", "--ordinary", "2", "--max-new-tokens", "3")
 
@@ -155,10 +155,10 @@ def test_a_run_starts_from_it(
     assert run.info["start_sha256"] == digest_of(whole)
     settings = recipe.load(run.path / "recipe.toml")
     prepared = local.prepare(settings, loaded=tiny)
-    first = server.load_adapters(run, tiny, local.plan_for(settings, 3), 0)[server.GLOBAL]
+    first = server.load_adapters(run, tiny, preparation.plan_for(settings, 3), 0)[server.GLOBAL]
     assert digest_of(first) == digest_of(whole)
-    measured = local.evaluate(tiny, prepared.questions, [whole], lambda *_: None)
-    fresh = local.evaluate(tiny, prepared.questions, [tiny.fresh_adapter(0)], lambda *_: None)
+    measured = preparation.evaluate(tiny, prepared.questions, [whole], lambda *_: None)
+    fresh = preparation.evaluate(tiny, prepared.questions, [tiny.fresh_adapter(0)], lambda *_: None)
     before = run.read_json("evaluations/0000/metrics.json")["held_out_loss"]
     assert before == pytest.approx(measured.held_out_loss, abs=1e-6)
     assert abs(before - fresh.held_out_loss) > 1e-3
@@ -227,7 +227,7 @@ def test_resuming_with_another_adapter_is_refused(
         " changed since the run began\n"
     )
     run = RunFolder.open(folder / "runs" / "cut")
-    plan = local.plan_for(recipe.load(run.path / "recipe.toml"), 3)
+    plan = preparation.plan_for(recipe.load(run.path / "recipe.toml"), 3)
     with pytest.raises(RunError, match="not the adapter that the run started from"):
         server.load_adapters(run, tiny, plan, 0)
 

@@ -32,7 +32,7 @@ from fedrai.evaluation import storing
 from fedrai.files import json_text
 from fedrai.model import AdapterState, read_adapter
 from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import aligning, local, moved
+from fedrai.runtimes import aligning, local, moved, preparation
 from fedrai.runtimes.rows import questions_for
 from fedrai.runtimes.screening import Screening
 from fedrai.runtimes.trained import of_model, of_recipe
@@ -61,7 +61,7 @@ class Job:
     settings: AlignRecipe
     chosen: Target
     start: AdapterState
-    prepared: local.Prepared
+    prepared: preparation.Prepared
     tools: Tools
     named: AlignRecipe
 
@@ -145,16 +145,17 @@ def prepare(
             be used.
     """
     whole, named = settings.as_run(), named or settings
-    alignment = local.alignment_of(whole, named.as_run())
+    alignment = preparation.alignment_of(whole, named.as_run())
     chosen = target(settings.model.base, like=whole, base=settings.adapter_base)
     _check_adapter(settings, chosen)
     whole = whole.model_copy(
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}
     )
     questions = questions_for(whole, chosen.model)
-    kept = local.kept_out_of(whole) if kept_out is None else kept_out
-    prepared = local.Prepared(whole, chosen.model, {}, {}, (), questions, Screening(), alignment,
-                              kept_out=kept)  # fmt: skip
+    kept = preparation.kept_out_of(whole) if kept_out is None else kept_out
+    prepared = preparation.Prepared(
+        whole, chosen.model, {}, {}, (), questions, Screening(), alignment, kept_out=kept
+    )
     tools = aligning.tools_for(
         prepared, lambda _kind, **_fields: None, chosen.adapter, assets.RichProgress()
     )
@@ -248,19 +249,24 @@ def _go_on(run: RunFolder, job: Job) -> None:
     _finish(run)
 
 
-def _watch(run: RunFolder, display: Display, stop: Stop) -> local.Watch:
+def _watch(run: RunFolder, display: Display, stop: Stop) -> preparation.Watch:
     def event(kind: str, **fields: Any) -> None:
         if "round" in fields:
             fields["round"] = 0  # there are none
-        if kind not in local.UNRECORDED:
+        if kind not in preparation.UNRECORDED:
             run.event(kind, **fields)
         display.event(kind, **fields)
 
-    return local.Watch(event=stop.after(event), answers=stop.after(display.answers))
+    return preparation.Watch(event=stop.after(event), answers=stop.after(display.answers))
 
 
 def _evaluate(
-    run: RunFolder, job: Job, watch: local.Watch, display: Display, when: str, adapter: AdapterState
+    run: RunFolder,
+    job: Job,
+    watch: preparation.Watch,
+    display: Display,
+    when: str,
+    adapter: AdapterState,
 ) -> None:
     """Measure the model before or after, if the recipe asks for it and the folder has it not."""
     folder = run.path / "evaluations" / when
@@ -268,12 +274,12 @@ def _evaluate(
         return
     display.say(f"evaluating the model {when} the alignment")
     questions, lm = job.prepared.questions, job.chosen.model
-    measured = local.evaluate(lm, questions, [adapter], watch.answers)
+    measured = preparation.evaluate(lm, questions, [adapter], watch.answers)
     storing.write_evaluation(run, folder, measured)
     run.event("evaluation-finished", when=when)
 
 
-def _align(run: RunFolder, job: Job, watch: local.Watch) -> None:
+def _align(run: RunFolder, job: Job, watch: preparation.Watch) -> None:
     phase = Phase(aligning.plan_for(job.prepared.recipe), replace(job.tools, tell=watch.event))
     work = run.path / "work"
     work.mkdir(exist_ok=True)

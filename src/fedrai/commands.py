@@ -15,7 +15,7 @@ from fedrai.generate import generate
 from fedrai.model import LanguageModel
 from fedrai.records import Message
 from fedrai.runs import RunFolder
-from fedrai.runtimes import damage, local, moved, resuming, summarising
+from fedrai.runtimes import damage, local, moved, preparation, resuming, summarising
 from fedrai.runtimes.tracked import tracked
 from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
@@ -36,10 +36,12 @@ class Engine(Protocol):
         loaded: LanguageModel | None,
         tell: Callable[[str, int, int], None],
         /,
-    ) -> local.Prepared:
+    ) -> preparation.Prepared:
         """Load and check what a run needs."""
 
-    def execute(self, prepared: local.Prepared, run: RunFolder, watch: local.Watch, /) -> None:
+    def execute(
+        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch, /
+    ) -> None:
         """Run the rounds that the run folder does not hold yet."""
 
 
@@ -73,7 +75,9 @@ def run(
     return out
 
 
-def _prepare(settings: Recipe, loaded: LanguageModel | None, engine: Engine) -> local.Prepared:
+def _prepare(
+    settings: Recipe, loaded: LanguageModel | None, engine: Engine
+) -> preparation.Prepared:
     """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
     tracking.check(settings.tracking.kind)
     with Display(0) as display:
@@ -147,8 +151,8 @@ def resume(
     return path
 
 
-def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
-    plan = local.plan_for(prepared.recipe, prepared.clients)
+def _go_on(prepared: preparation.Prepared, folder: RunFolder, engine: Engine) -> None:
+    plan = preparation.plan_for(prepared.recipe, prepared.clients)
     steps = plan.sampled * plan.steps_per_round
     display = Display(plan.rounds * steps, folder.last_round() * steps)
     screening = local.write_screening(prepared, folder)
@@ -159,7 +163,7 @@ def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
         display.event(kind, **fields)
         resuming.keep_summary(folder, kind)
         tell(kind)
-        if kind in local.UNRECORDED:
+        if kind in preparation.UNRECORDED:
             stop.check()
 
     for line in summary.rows_notes(folder.info):
@@ -170,7 +174,7 @@ def _go_on(prepared: local.Prepared, folder: RunFolder, engine: Engine) -> None:
         stoppable() as stop,
         tracked(prepared.recipe, folder, display.say) as tell,
     ):
-        watch = local.Watch(event, stop.after(display.step), stop.after(display.answers))
+        watch = preparation.Watch(event, stop.after(display.step), stop.after(display.answers))
         engine.execute(prepared, folder, watch)
 
 

@@ -23,7 +23,7 @@ from fedrai.display import about
 from fedrai.errors import RunError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, summarising
+from fedrai.runtimes import preparation, summarising
 from fedrai.schema import Recipe
 
 Announce = Callable[[str], None]
@@ -168,5 +168,5 @@ class _Models:
     def get(self, settings: Recipe) -> LanguageModel:
         if self._last is None or not commands.same_model(self._last[0], settings):
             self._last = None  # two big models at once may not fit
-            self._last = (settings, local.load_model(settings, assets.RichProgress()))
+            self._last = (settings, preparation.load_model(settings, assets.RichProgress()))
         return self._last[1]

@@ -12,7 +12,7 @@ from fedrai.errors import EvaluationError
 from fedrai.evaluation import storing
 from fedrai.evaluation.measure import Measured
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 from fedrai.runtimes.rows import questions_for
 from fedrai.schema import Recipe
 from fedrai.stopping import stoppable
@@ -105,7 +105,7 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
     adapter = chosen.adapter or chosen.model.fresh_adapter(0)  # a fresh one changes nothing
     with Display(0) as display, stoppable() as stop:
         told = stop.after(display.answers)
-        measured = local.evaluate(chosen.model, questions, [adapter], told)
+        measured = preparation.evaluate(chosen.model, questions, [adapter], told)
     if out is not None:
         storing.write_evaluation(RunFolder(out.parent), out, measured)
         with library_log.into(out):

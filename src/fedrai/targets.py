@@ -11,7 +11,7 @@ from fedrai import assets, model, recipe, server
 from fedrai.errors import ModelError, RunError
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, moved
+from fedrai.runtimes import moved, preparation
 from fedrai.schema import Recipe
 
 
@@ -39,7 +39,7 @@ def target(
     number: int | None = None,
     client: str = "",
     like: Recipe | None = None,
-    load: Load = local.load_model,
+    load: Load = preparation.load_model,
     base: str = "",
 ) -> Target:
     """The model that a run folder, an adapter folder or a model spec names.
@@ -89,7 +89,7 @@ def _run_target(
     _check_base(folder.path.name, settings.model.base)
     lm = load(settings, assets.RichProgress())
     _note_other(folder.path.name, lm, str(folder.info.get("model_fingerprint") or ""))
-    plan = local.plan_for(settings, settings.federation.clients)
+    plan = preparation.plan_for(settings, settings.federation.clients)
     adapters = server.load_adapters(folder, lm, plan, number)
     key = client or server.GLOBAL
     if key not in adapters:

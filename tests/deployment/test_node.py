@@ -15,7 +15,7 @@ from fedrai import protocol
 from fedrai.deploy.certificates import make_node_key
 from fedrai.model import LanguageModel
 from fedrai.protocol import Reason, Update
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 from fedrai.runtimes.flower_internals import be_task
 from fedrai.runtimes.node import NodeApp, sendable
 from fedrai.runtimes.offer import make_offer
@@ -44,7 +44,7 @@ def loads(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(recipe.model.base)
         return tiny
 
-    monkeypatch.setattr(local, "load_model", load)
+    monkeypatch.setattr(preparation, "load_model", load)
     return found
 
 

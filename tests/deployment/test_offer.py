@@ -14,7 +14,6 @@ from fedrai.client import Refused
 from fedrai.errors import RecipeError
 from fedrai.protocol import Reason
 from fedrai.recipe import load_node
-from fedrai.runtimes.local import work_for
 from fedrai.runtimes.offer import (
     check_offer,
     check_threshold,
@@ -23,6 +22,7 @@ from fedrai.runtimes.offer import (
     read_offer,
     recipe_for,
 )
+from fedrai.runtimes.preparation import work_for
 from fedrai.schema import Node, Offer, Recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

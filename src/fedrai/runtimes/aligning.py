@@ -27,7 +27,7 @@ from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.starting import read_start
 from fedrai.prefer import Objective
-from fedrai.runtimes.local import Prepared, Watch
+from fedrai.runtimes.preparation import Prepared, Watch
 from fedrai.schema import Alignment, Recipe
 
 

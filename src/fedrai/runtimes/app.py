@@ -25,7 +25,7 @@ from fedrai.client import describe
 from fedrai.errors import RecipeError
 from fedrai.protocol import Reason
 from fedrai.runs import RunFolder
-from fedrai.runtimes import damage, deployment, local, moved, resuming, rounds
+from fedrai.runtimes import damage, deployment, moved, preparation, resuming, rounds
 from fedrai.runtimes.node import NodeApp
 from fedrai.runtimes.offer import make_offer
 from fedrai.schema import Recipe
@@ -66,13 +66,15 @@ def _resume(grid: Grid, folder: RunFolder, nodes: Path | None) -> None:
         _go_on(grid, prepared, folder, nodes)
 
 
-def _prepared(settings: Recipe) -> local.Prepared:
+def _prepared(settings: Recipe) -> preparation.Prepared:
     make_offer(settings, "")  # a recipe that nodes cannot do is refused before anything is loaded
     return rounds.prepare_server(settings)
 
 
-def _go_on(grid: Grid, prepared: local.Prepared, folder: RunFolder, nodes: Path | None) -> None:
-    watch = local.Watch(lambda kind, **_: resuming.keep_summary(folder, kind))
+def _go_on(
+    grid: Grid, prepared: preparation.Prepared, folder: RunFolder, nodes: Path | None
+) -> None:
+    watch = preparation.Watch(lambda kind, **_: resuming.keep_summary(folder, kind))
     deployment.on_grid(grid, prepared, folder, watch, nodes)
 
 

@@ -28,7 +28,7 @@ from fedrai import __version__, assets
 from fedrai.errors import FederationError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, rounds
+from fedrai.runtimes import preparation, rounds
 from fedrai.runtimes.careful import CarefulGrid
 from fedrai.runtimes.flower_internals import (
     ControlHttpClient,
@@ -83,7 +83,7 @@ class FlowerEngine:
 
     def prepare(
         self, recipe: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None, _: Any
-    ) -> local.Prepared:
+    ) -> preparation.Prepared:
         """Load and check what the server needs; the rows stay with the nodes.
 
         Raises:
@@ -93,7 +93,9 @@ class FlowerEngine:
         make_offer(recipe, "")
         return rounds.prepare_server(recipe, progress, loaded)
 
-    def execute(self, prepared: local.Prepared, run: RunFolder, watch: local.Watch) -> None:
+    def execute(
+        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+    ) -> None:
         """Run the rounds that the run folder does not hold yet.
 
         Raises:
@@ -106,9 +108,9 @@ class FlowerEngine:
 
 def on_grid(
     grid: Grid,
-    prepared: local.Prepared,
+    prepared: preparation.Prepared,
     run: RunFolder,
-    watch: local.Watch,
+    watch: preparation.Watch,
     nodes: Path | None = None,
 ) -> None:
     """Run the rounds through a Grid whose clients are on other machines.

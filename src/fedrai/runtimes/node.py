@@ -25,7 +25,7 @@ from fedrai.model import LanguageModel
 from fedrai.progress import ProgressLines
 from fedrai.protocol import Reason
 from fedrai.records import BadRow, Example, Step, Tokens
-from fedrai.runtimes import local
+from fedrai.runtimes import preparation
 from fedrai.runtimes.offer import (
     check_offer,
     check_threshold,
@@ -169,7 +169,7 @@ class NodeApp:
             self._ready = None  # two big models at once may not fit
             release_memory()
             loaded = load(document, self.node, self._folder, self.note, self._progress)
-            work = local.work_for(loaded.settings)
+            work = preparation.work_for(loaded.settings)
             self._ready = (document, loaded, client.build_app(loaded, work))
         return self._ready[2]
 
@@ -229,7 +229,7 @@ def load(
 def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
     note("loading the base model")
     try:
-        return local.load_model(settings)
+        return preparation.load_model(settings)
     except (AssetError, ModelError) as error:
         note(describe(error))
         raise Refused(Reason.MODEL_FAILED) from None

@@ -13,7 +13,7 @@ from fedrai.constitution.plan import requests_for
 from fedrai.evaluation import suites
 from fedrai.runtimes import aligning
 from fedrai.runtimes.judging import asked_for
-from fedrai.runtimes.local import kept_out_of
+from fedrai.runtimes.preparation import kept_out_of
 from fedrai.schema import Recipe
 
 

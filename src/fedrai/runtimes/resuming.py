@@ -9,7 +9,7 @@ from typing import Any
 from fedrai import recipe
 from fedrai.errors import RunError
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, summarising
+from fedrai.runtimes import preparation, summarising
 from fedrai.runtimes.screening import filtered_otherwise
 
 SUMMARISED = ("round-finished", "evaluation-finished", "finished")
@@ -21,7 +21,7 @@ def check_engine(folder: RunFolder, engine: str) -> None:
     Raises:
         RunError: it began with another one.
     """
-    began = folder.info.get("engine", local.ENGINE)
+    began = folder.info.get("engine", preparation.LOCAL)
     if began != engine:
         raise RunError(
             f"{folder.path} began with --engine {began}, and this is --engine {engine}",
@@ -34,10 +34,10 @@ def moved_hint(path: Path) -> str:
     return f"If it lies elsewhere now:  fedrai run --resume {path} --moved OLD=NEW"
 
 
-def info_of(folder: RunFolder, prepared: local.Prepared) -> Mapping[str, Any]:
+def info_of(folder: RunFolder, prepared: preparation.Prepared) -> Mapping[str, Any]:
     """What `run.json` would hold now, under the names that the run's own recipe has for files."""
     named = recipe.load(folder.recipe_file)
-    alignment = local.alignment_of(prepared.recipe, named)
+    alignment = preparation.alignment_of(prepared.recipe, named)
     return {**prepared.info(), "recipe_hash": named.hash, "constitution": alignment}
 
 

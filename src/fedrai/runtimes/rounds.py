@@ -12,8 +12,8 @@ from fedrai import aggregation, assets, model, server
 from fedrai.model import LanguageModel
 from fedrai.records import Tokens
 from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import aligning, local
-from fedrai.runtimes.local import UNRECORDED, Prepared, Watch
+from fedrai.runtimes import aligning, preparation
+from fedrai.runtimes.preparation import UNRECORDED, Prepared, Watch
 from fedrai.runtimes.rows import questions_for
 from fedrai.runtimes.screening import Screening
 from fedrai.schema import FedAvg, Recipe, Robust
@@ -51,14 +51,14 @@ def prepare_server(
     Raises:
         ConstitutionError, AssetError, ModelError, EvaluationError: something cannot be used.
     """
-    alignment = local.alignment_of(recipe)
-    lm = loaded or local.load_model(recipe, progress)
+    alignment = preparation.alignment_of(recipe)
+    lm = loaded or preparation.load_model(recipe, progress)
     start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
     questions = questions_for(recipe, lm, progress)
     rows: dict[str, list[Tokens]] = {}
     return Prepared(
         recipe, lm, rows, {}, [], questions, Screening(), alignment, start, engine="flower",
-        kept_out=local.kept_out_of(recipe),
+        kept_out=preparation.kept_out_of(recipe),
     )  # fmt: skip
 
 
@@ -82,8 +82,9 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
         KeyboardInterrupt: raised by a watcher; the folder can be resumed.
     """
     emit = recorder(run, watch)
-    plan = local.plan_for(prepared.recipe, prepared.clients)
-    if prepared.engine == local.ENGINE:  # one after the other: a quorum would be the first by name
+    plan = preparation.plan_for(prepared.recipe, prepared.clients)
+    # one after the other: a quorum would be the first by name
+    if prepared.engine == preparation.LOCAL:
         plan = replace(plan, quorum=0)
     if prepared.rows:  # the server divided them itself: nobody can claim more
         plan = replace(plan, weight_cap=0)
@@ -94,7 +95,7 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
             nodes=clients.nodes,
             model=prepared.model,
             aggregator=_aggregator(prepared.recipe),
-            evaluate=lambda adapters: local.evaluate(
+            evaluate=lambda adapters: preparation.evaluate(
                 prepared.model, prepared.questions, adapters, watch.answers
             ),
             run=run,

@@ -30,7 +30,7 @@ from fedrai.client import answered
 from fedrai.errors import DependencyError
 from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, moved, rounds
+from fedrai.runtimes import local, moved, preparation, rounds
 from fedrai.runtimes.roster import LateReplies, Roster
 from fedrai.schema import Recipe
 
@@ -52,7 +52,7 @@ class SimulationEngine:
     def prepare(
         self, settings: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None,
         tell: Any,
-    ) -> local.Prepared:  # fmt: skip
+    ) -> preparation.Prepared:  # fmt: skip
         """As the local engine does, for the server and the filter's record.
 
         Raises:
@@ -66,7 +66,9 @@ class SimulationEngine:
             )
         return replace(local.prepare(settings, progress, loaded, tell), engine=self.ENGINE)
 
-    def execute(self, prepared: local.Prepared, run: RunFolder, watch: local.Watch) -> None:
+    def execute(
+        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+    ) -> None:
         """Run the rounds that the run folder does not hold yet.
 
         Raises:
@@ -91,7 +93,9 @@ class SimulationEngine:
             raise failed[0]
 
 
-def _rounds(grid: Grid, prepared: local.Prepared, run: RunFolder, watch: local.Watch) -> None:
+def _rounds(
+    grid: Grid, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+) -> None:
     roster = Roster(grid, rounds.recorder(run, watch), 0)
     nodes = roster.wait(prepared.clients, prepared.clients)
     rounds.go_through(prepared, run, watch, rounds.Clients(grid, nodes, late=LateReplies(grid)))
@@ -156,8 +160,8 @@ class Actor:
 def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
     prepared = local.prepare(moved.settings_of(run))
-    site = local.site(prepared, run, local.Watch())
-    handlers = client.build_app(site, local.work_for(prepared.recipe))
+    site = local.site(prepared, run, preparation.Watch())
+    handlers = client.build_app(site, preparation.work_for(prepared.recipe))
     return Actor(handlers, tuple(sorted(prepared.rows)), site)
 
 
