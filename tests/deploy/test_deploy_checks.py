@@ -13,7 +13,7 @@ from tls_servers import answer, issue, now, server, tls
 
 from fedrai import deploy
 from fedrai.cli import cli
-from fedrai.deploy import certificates, checking, machine, probing
+from fedrai.deploy import certificates, checks, machine, probing
 from fedrai.deploy.settings import Address
 
 CANARY = "PATIENT-4711-CANARY"
@@ -318,14 +318,14 @@ def test_files_that_do_not_fit_together(folder):
 
 @pytest.mark.parametrize("other", ["1.41.0", "1.43.0"])
 def test_another_flower(monkeypatch, other):
-    monkeypatch.setattr(checking, "version", lambda _: other)
-    assert [line.state for line in checking.versions()] == ["ok", "failed"]
+    monkeypatch.setattr(checks, "version", lambda _: other)
+    assert [line.state for line in checks.versions()] == ["ok", "failed"]
 
 
 def test_flower_is_the_one_of_the_requirements():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     named = map(Requirement, tomllib.loads(text)["project"]["dependencies"])
-    assert {item.name: item.specifier for item in named}["flwr"] == checking.FLOWER
+    assert {item.name: item.specifier for item in named}["flwr"] == checks.FLOWER
 
 
 def test_exit_codes_and_what_is_no_folder_of_a_deployment(folder, tmp_path):

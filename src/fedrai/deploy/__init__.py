@@ -9,7 +9,8 @@ Nothing here trains, sends a message of a run, or imports Flower: its commands a
 processes. `fedrai.runtimes.superlink` is the server's.
 """
 
-from fedrai.deploy.checking import Check, check
+from fedrai.deploy.checking import check
+from fedrai.deploy.checks import Check
 from fedrai.deploy.folder import Consortium, add_node, init, read, relative_models, renew
 from fedrai.deploy.starting import Start, command_of, register
 

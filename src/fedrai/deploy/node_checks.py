@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedrai import assets, data, recipe
 from fedrai.assets import format_bytes as size
 from fedrai.deploy import certificates, machine
-from fedrai.deploy.checking import Check, attempt, content, private, reach, versions
+from fedrai.deploy.checks import Check, attempt, content, private, reach, versions
 from fedrai.deploy.machine import BaseModel
 from fedrai.deploy.settings import Address, Deployment
 from fedrai.errors import FedRAIError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedrai.assets import format_bytes
 from fedrai.deploy import certificates, machine, settings
-from fedrai.deploy.checking import Check, attempt, content, private, validity, versions
+from fedrai.deploy.checks import Check, attempt, content, private, validity, versions
 from fedrai.deploy.settings import Deployment
 from fedrai.errors import DeploymentError
 
