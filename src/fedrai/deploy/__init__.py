@@ -11,7 +11,8 @@ processes. `fedrai.runtimes.superlink` is the server's.
 
 from fedrai.deploy.checking import check
 from fedrai.deploy.checks import Check
-from fedrai.deploy.folder import Consortium, add_node, init, read, relative_models, renew
+from fedrai.deploy.consortium import Consortium
+from fedrai.deploy.folder import add_node, init, read, relative_models, renew
 from fedrai.deploy.starting import Start, command_of, register
 
 __all__ = [

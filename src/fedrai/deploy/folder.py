@@ -18,12 +18,13 @@ import re
 import secrets
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fedrai import assets
 from fedrai.deploy import certificates, settings, texts, units
 from fedrai.deploy.certificates import Issued
+from fedrai.deploy.consortium import Consortium
 from fedrai.deploy.settings import Address, Deployment
 from fedrai.errors import DeploymentError
 from fedrai.schema.node import NAME_PATTERN
@@ -31,27 +32,6 @@ from fedrai.toml_files import read_toml
 
 RECORD = "consortium.toml"
 RESERVED = ("server", "ca")
-
-
-@dataclass(frozen=True, slots=True)
-class Consortium:
-    """What a consortium's folder is made from.
-
-    Attributes:
-        name: of the consortium; the folder's.
-        server: where nodes reach the SuperLink.
-        nodes: names, in the order in which they were added.
-        days: validity of the server's certificate when it is made.
-        insecure: no TLS and no node authentication.
-        base_models: written into each node's policy; empty: any.
-    """
-
-    name: str
-    server: Address
-    nodes: tuple[str, ...]
-    days: int = 365
-    insecure: bool = False
-    base_models: tuple[str, ...] = ()
 
 
 def init(folder: Path, consortium: Consortium) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tomlkit
 
 if TYPE_CHECKING:
-    from fedrai.deploy.folder import Consortium
+    from fedrai.deploy.consortium import Consortium
 
 
 def record(consortium: Consortium) -> str:
