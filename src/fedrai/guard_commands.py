@@ -28,7 +28,7 @@ from fedrai.guards.labels import Cell, Labels
 from fedrai.guards.rows import Row, RowColumns, Rows, Source, read_all
 
 if TYPE_CHECKING:
-    from fedrai.guards.training import Trained
+    from fedrai.guards.outcome import Trained
     from fedrai.schema import GuardTraining
 
 

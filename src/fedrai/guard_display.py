@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fedrai.evaluation.detection import Confusion, Detection
     from fedrai.guard_commands import Evaluation
     from fedrai.guards.calibrated import CalibrationFile
-    from fedrai.guards.training import Trained
+    from fedrai.guards.outcome import Trained
     from fedrai.scan import ScanResult
 
 MANY_ALARMS = 0.25  # of the safe rows

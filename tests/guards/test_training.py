@@ -17,7 +17,8 @@ from fedrai.errors import DataError, FedRAIError, GuardError, ModelError
 from fedrai.evaluation.detection import detect
 from fedrai.guards import trained, training, training_rows
 from fedrai.guards.framing import ANSWER, REQUEST, Piece
-from fedrai.guards.training import Labelled, Trained, divide, read, train
+from fedrai.guards.outcome import Trained
+from fedrai.guards.training import Labelled, divide, read, train
 from fedrai.records import Message, Step
 from fedrai.schema import GuardTraining
 from tiny_guards import encoder, rows, settings

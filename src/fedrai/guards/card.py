@@ -9,7 +9,7 @@ from fedrai.evaluation.detection import Detection
 from fedrai.schema import GuardTraining
 
 if TYPE_CHECKING:
-    from fedrai.guards.training import Trained
+    from fedrai.guards.outcome import Trained
 
 LAST = 20  # steps whose mean loss is given
 

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from fedrai.guards import calibration, trained
 from fedrai.guards.calibration import Threshold
 from fedrai.guards.card import card
 from fedrai.guards.framing import ANSWER, REQUEST, Framing, Piece
+from fedrai.guards.outcome import Trained
 from fedrai.guards.trained import Config, Curve, TrainedGuard
 from fedrai.guards.training_rows import Labelled, check, divide, read
 from fedrai.guards.windows import TooLongError
@@ -43,29 +44,6 @@ NEUTRAL: Curve = (1.0, 0.0)
 Scored = tuple[Sequence[float], Sequence[bool], Curve]
 """Log-odds of rows, whether each is unsafe, and the curve to their probabilities."""
 KINDS = {"prompt": REQUEST, "pair": ANSWER}
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A guard that was trained, and how it does on the rows that were held out.
-
-    Attributes:
-        guard: ready to judge; the same as one loaded from the folder.
-        rows: rows trained on, by source.
-        held_out: figures by what was judged, "prompt" and "pair", at the strict threshold.
-        reached: the thresholds and what they reach on the held-out rows that set them.
-        unread: rows that were left out, since the tokenizer leaves nothing of them.
-        losses: mean loss of each step, in nats.
-        seconds: wall time of the training.
-    """
-
-    guard: trained.TrainedGuard
-    rows: Mapping[str, int]
-    held_out: Mapping[str, Detection]
-    reached: Mapping[str, Threshold]
-    unread: int
-    losses: Sequence[float]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
