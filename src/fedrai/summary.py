@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrai.costs import Cost, Ledger
+from fedrai.data.columns import unread_line
 from fedrai.rates import rate_from_json
 
 COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
@@ -90,14 +91,6 @@ def skipped_line(count: int, problems: Mapping[str, int]) -> str:
     more = ["and others"] if len(problems) > 3 else []
     why = f": {', '.join([*named, *more])}" if named else ""
     return f"{count:,} {'row' if count == 1 else 'rows'} skipped, which cannot be used{why}"
-
-
-def unread_line(columns: Mapping[str, int]) -> str:
-    """The columns with further answers, which nothing is trained on; empty if none."""
-    named = ", ".join(
-        f"{name} ({rows:,} {'row' if rows == 1 else 'rows'})" for name, rows in columns.items()
-    )
-    return f"columns with answers that are not trained on: {named}" if named else ""
 
 
 def rows_notes(figures: Mapping[str, Any]) -> list[str]:

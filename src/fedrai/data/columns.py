@@ -165,3 +165,11 @@ def check_names(names: Sequence[str], file: str) -> None:
                 f"{file}: columns {first} and {number} have the same name{known}",
                 hint="rename or delete one of them",
             )
+
+
+def unread_line(columns: Mapping[str, int]) -> str:
+    """The columns with further answers, which nothing is trained on; empty if none."""
+    named = ", ".join(
+        f"{name} ({rows:,} {'row' if rows == 1 else 'rows'})" for name, rows in columns.items()
+    )
+    return f"columns with answers that are not trained on: {named}" if named else ""

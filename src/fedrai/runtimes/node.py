@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from fedrai import client, data, protocol, recipe
 from fedrai.client import Refused, answered, describe
 from fedrai.costs import release_memory
+from fedrai.data.columns import unread_line
 from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.metrics import FILTER, WEIGHT
 from fedrai.model import LanguageModel
@@ -37,7 +38,6 @@ from fedrai.runtimes.proof import prover
 from fedrai.runtimes.rows import tokenized, usable_rows
 from fedrai.runtimes.screening import policy_of, screened
 from fedrai.schema import Node, Recipe
-from fedrai.summary import unread_line
 
 LOSSES = "loss-"  # before the names of metrics that tell of losses
 
