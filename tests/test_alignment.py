@@ -28,7 +28,7 @@ from fedrai.runtimes import preparation, rounds
 from fedrai.runtimes.summarising import summarise
 from fedrai.server import run_rounds
 from fedrai.summary import alignments
-from test_server import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
+from scripted_grid import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
 
 REPORT: dict[str, Any] = {
     "ran": True,
