@@ -2,7 +2,7 @@
 # make test         set up, then run the tests
 # make test-integrations   also the extras (Inspect AI, lm-eval, MLflow, W&B, trackio) and their tests
 # make test-oldest, make test-newest   the tests with the lowest and highest versions of pyproject.toml's ranges
-# make check        ruff, strict typing and the tests
+# make check        ruff, strict typing, import contracts and the tests
 # make lock         renew locks/, which the set-up installs
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -28,6 +28,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
 docs: $(VENV)/.test

@@ -1,6 +1,6 @@
 """Put an adapter that `fedrai align` made into the package: bfloat16, in shards of below 2 MB.
 
-    python benchmarks/aligned_adapter.py ALIGNED src/fedrai/embedded/aligned
+    python benchmarks/aligned_adapter.py ALIGNED src/fedrai/data/embedded/aligned
 
 ALIGNED is the folder that `fedrai align --out` wrote. The card is written by hand.
 """

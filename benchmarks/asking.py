@@ -18,16 +18,16 @@ from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation import suites
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.generate import generate
+from fedrai.federation.run import preparation
+from fedrai.federation.run.targets import Target, target
 from fedrai.guards import loading
 from fedrai.guards.base import Guard, full_name
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.generate import generate
+from fedrai.recipe.sections import Recipe
 from fedrai.records import Example, Message
-from fedrai.runs import digest_of, write_text
-from fedrai.runtimes import preparation
-from fedrai.schema import Recipe
-from fedrai.targets import Target, target
-from fedrai.train import held_out_loss, label_count
+from fedrai.runs.files import digest_of, write_text
+from fedrai.training.sft import held_out_loss, label_count
 
 XSTEST = "xstest_prompts.csv"
 XSTEST_SIZES = {"safe": 250, "unsafe": 200}

@@ -11,7 +11,7 @@ import torch
 
 import common
 from fedrai.records import Tokens
-from fedrai.train import train
+from fedrai.training.sft import train
 
 
 def speed(lm, kernel: str, length: int, tokens: int, steps: int) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 import common  # noqa: F401 (quiet)
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "deployment")]
+sys.path.insert(0, str(TESTS / "helpers"))
 CABLE, NODE = "fedrai-cable", "fedrai-node"  # namespaces
 SERVER_SIDE, NODE_SIDE = "10.203.0.1", "10.203.0.2"
 FEDRAI = "from fedrai.cli import main; main()"
@@ -100,7 +100,7 @@ def cut(here: Any, long: float) -> str:
 
 def online(here: Any) -> int:
     """How many nodes the SuperLink holds to be there."""
-    from fedrai.runtimes.deployment import control_client
+    from fedrai.deployment.engine import control_client
     from flower_parts import ListNodesRequest
 
     client = control_client(here.cluster.link)
@@ -112,9 +112,8 @@ def online(here: Any) -> int:
 
 
 def main() -> None:
-    from scenarios import place
-
     from fedrai.testing import make_tiny_model
+    from scenarios import place
 
     asked = [float(word) for word in sys.argv[1:]] or [30.0, 150.0]
     with tempfile.TemporaryDirectory() as name, network():

@@ -21,7 +21,7 @@ from pathlib import Path
 import common  # noqa: F401 (quiet)
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "deployment")]
+sys.path.insert(0, str(TESTS / "helpers"))
 
 NAMES = ("north", "south", "west")
 ROWS = 24  # of a node
@@ -107,12 +107,13 @@ def write(home: Path, model: str) -> None:
 def compared(home: Path, model: str) -> str:
     """Both runs, and a table of their rounds; ends the program where an adapter differs."""
     import torch
+
+    from fedrai import recipe
+    from fedrai.cli.work import run as commands
+    from fedrai.deployment.engine import FlowerEngine
+    from fedrai.runs import RunFolder
     from flower_cluster import cluster, key_files, register, wait_for
     from scenarios import digests
-
-    from fedrai import commands, recipe
-    from fedrai.runs import RunFolder
-    from fedrai.runtimes.deployment import FlowerEngine
 
     torch.set_num_threads(1)
     settings = recipe.load(home / "recipe.toml")

@@ -18,12 +18,12 @@ import torch
 import common
 import generation
 from fedrai import model
-from fedrai.costs import peak_bytes
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Questions, measure, rates
 from fedrai.evaluation.suites import Item
 from fedrai.model import LanguageModel
 from fedrai.records import Message
+from fedrai.runs.costs import peak_bytes
 
 
 def ours(lm: LanguageModel, items: Sequence[Item], size: int, limit: int) -> float:

@@ -3,7 +3,7 @@
     python benchmarks/faults.py [FAULT ...]
 
 Prints a row for each fault: what was done, what the operator saw, what came of it. The faults are
-those of `tests/deployment/scenarios.py`, with a tiny random model; the test extra is needed.
+those of `tests/helpers/scenarios.py`, with a tiny random model; the test extra is needed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from pathlib import Path
 import common  # noqa: F401 (quiet)
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "deployment")]
+sys.path.insert(0, str(TESTS / "helpers"))
 
 
 def main() -> None:
-    from scenarios import ALL, place
-
     from fedrai.testing import make_tiny_model
+    from scenarios import ALL, place
 
     asked = sys.argv[1:] or [fault.__name__ for fault in ALL]
     with tempfile.TemporaryDirectory() as name:

@@ -12,7 +12,7 @@ import torch
 
 import common
 from fedrai.evaluation import suites
-from fedrai.generate import generate
+from fedrai.model.generate import generate
 from fedrai.records import Message
 
 

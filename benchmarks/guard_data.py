@@ -29,7 +29,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, embedded
+from fedrai import assets
+from fedrai.data import embedded
 from fedrai.evaluation import suites
 
 Row = dict[str, Any]

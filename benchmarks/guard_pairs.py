@@ -25,8 +25,8 @@ from typing import Any
 
 from fedrai import model
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.generate import generate
 from fedrai.guards import loading
+from fedrai.model.generate import generate
 from fedrai.records import Message
 
 Row = dict[str, Any]

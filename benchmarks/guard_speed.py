@@ -18,8 +18,8 @@ import torch
 
 import common
 from fedrai import data
-from fedrai.guards.formats import FORMATS
-from fedrai.guards.generative import GenerativeGuard
+from fedrai.guards.kinds.formats import FORMATS
+from fedrai.guards.kinds.generative import GenerativeGuard
 from fedrai.records import Message
 
 POLICY = """Read the conversation and say whether its last message breaks the house rules below.

@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 import common
 from fedrai.model import model_folder, pick_dtype
 from fedrai.records import Tokens
-from fedrai.train import train
+from fedrai.training.sft import train
 
 BATCH = 16
 

@@ -24,10 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common import report
-from fedrai import commands, recipe
+from fedrai import recipe
+from fedrai.cli.work import run as commands
+from fedrai.deployment.engine import FlowerEngine
+from fedrai.deployment.link import Link
 from fedrai.runs import RunFolder
-from fedrai.runtimes.deployment import FlowerEngine
-from fedrai.runtimes.link import Link
 from fedrai.testing import make_tiny_model
 
 RECIPE = """\
@@ -106,7 +107,7 @@ def superlink(folder: Path) -> Iterator[Link]:
     secret, port = secrets.token_hex(32), free_port()
     (folder / "secret").write_text(secret)
     command = [
-        sys.executable, "-m", "fedrai.runtimes.superlink", "--insecure", "--host", "127.0.0.1",
+        sys.executable, "-m", "fedrai.deployment.superlink", "--insecure", "--host", "127.0.0.1",
         "--port", str(port), "--isolation", "process",
         "--superexec-auth-secret-file", str(folder / "secret"),
     ]  # fmt: skip

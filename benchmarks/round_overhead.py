@@ -14,10 +14,10 @@ from pathlib import Path
 
 import common
 from fedrai import recipe
+from fedrai.federation.run import local, preparation
+from fedrai.federation.server import sample_clients
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, preparation
-from fedrai.server import sample_clients
-from fedrai.train import train
+from fedrai.training.sft import train
 
 
 def bare(prepared: preparation.Prepared) -> float:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from common import report
 from fedrai import recipe
+from fedrai.federation.run import local, preparation
 from fedrai.runs import RunFolder
-from fedrai.runtimes import local, preparation
 from fedrai.testing import make_tiny_model
 
 ROWS = 4  # of a client

@@ -22,11 +22,11 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from common import report
-from fedrai import protocol
-from fedrai.runtimes.deployment import server_app
-from fedrai.runtimes.flower_internals import TaskType, pull_task_input, push_message
-from fedrai.runtimes.link import Link, acquire, finish, heartbeat, runtime_client
-from fedrai.runtimes.supernode import Connection, private_folder, supernode
+from fedrai.deployment.engine import server_app
+from fedrai.deployment.link import Link, acquire, finish, heartbeat, runtime_client
+from fedrai.deployment.supernode import Connection, private_folder, supernode
+from fedrai.federation import protocol
+from fedrai.federation.flower_internals import TaskType, pull_task_input, push_message
 from node_start import process, superlink
 
 ARRAYS, WEIGHTS = 420, 5_000_000

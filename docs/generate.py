@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedrai.cli import cli
-from fedrai.schema import (
+from fedrai.recipe.sections import (
     ALGORITHMS,
     GUARD_KINDS,
     AlignRecipe,
@@ -46,7 +46,7 @@ def recipe_reference() -> str:
     """The recipe reference: a table for each section."""
     parts = [
         "# Recipe reference\n",
-        "Made from `src/fedrai/schema` by `make docs`. `fedrai recipe new FILE` writes a recipe"
+        "Made from `src/fedrai/recipe` by `make docs`. `fedrai recipe new FILE` writes a recipe"
         " with these explanations in it; an unknown key is an error. On the command line:"
         " `-o section.key=value`.\n",
         *_section("Top level", Recipe, skip={name for name, _ in sections(Recipe)}),

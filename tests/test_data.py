@@ -10,8 +10,8 @@ import pytest
 
 from fedrai import data
 from fedrai.errors import AssetError, DataError, DependencyError
+from fedrai.recipe.sections import Columns
 from fedrai.records import BadRow, Example, Message
-from fedrai.schema import Columns
 
 CANARY = "canary-7f3a"
 PAIR = {"prompt": "How far?", "response": "Two miles."}

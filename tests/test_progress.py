@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clock import Clock
-from fedrai.display import Display
+from fedrai.cli.show.display import Display
 from fedrai.progress import SECONDS_BETWEEN_LINES, ProgressLines
 from fedrai.records import Step
 

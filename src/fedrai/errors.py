@@ -16,7 +16,8 @@
     └── DependencyError   an optional package is missing
 
 An error says what was expected, what came and where; `hint` is the next thing to do. The text of a
-client's data never goes into one: rows are named by file and line. Exit codes live in `cli.py`.
+client's data never goes into one: rows are named by file and line. Exit codes live in
+`cli/root.py`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from staging import Stage
 
 from fedrai.model import AdapterState, LanguageModel
+from staging import Stage
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from staging import same
 
 from fedrai.constitution import training
 from fedrai.constitution.probe import Probed
@@ -15,8 +14,9 @@ from fedrai.constitution.schedule import Bounds
 from fedrai.constitution.training import BEST, STATE, Run, Trained, train
 from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.prefer import Objective, Pair
 from fedrai.records import Message, Tokens
+from fedrai.training.prefer import Objective, Pair
+from staging import same
 
 RUN = Run(
     objective=Objective(),

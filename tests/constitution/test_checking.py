@@ -15,7 +15,7 @@ from fedrai.constitution.checking import (
     estimated_tokens,
     similarity,
 )
-from fedrai.ledger import CATEGORIES
+from fedrai.filter.ledger import CATEGORIES
 
 
 def words(*names: str) -> str:

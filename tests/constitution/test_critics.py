@@ -11,8 +11,8 @@ from chat_server import Reply, Server, completion, running
 from fedrai.constitution.critics import PER_TOKEN, LocalCritic, RemoteCritic, Said
 from fedrai.errors import ConstitutionError
 from fedrai.evaluation.asking import PATIENCE
-from fedrai.generate import generate
 from fedrai.model import LanguageModel
+from fedrai.model.generate import generate
 from fedrai.records import Message
 
 CANARY = "canary-4c20"  # a text that no error may quote

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from fedrai.constitution import Constitution, Demonstration, Principle, load
 from fedrai.errors import ConstitutionError
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.ledger import CATEGORIES
+from fedrai.filter.ledger import CATEGORIES
+from fedrai.recipe.constitution import ConstitutionFile, DemonstrationTable, PrincipleTable
 from fedrai.records import Message
-from fedrai.schema.constitution import ConstitutionFile, DemonstrationTable, PrincipleTable
 
 ROOT = Path(__file__).parents[2]
 OURS = load("embedded")

@@ -12,9 +12,9 @@ from fedrai.constitution import harmless
 from fedrai.constitution.harmless import HarmlessAnswer, answer, flaw, trimmed
 from fedrai.constitution.records import Request
 from fedrai.errors import RunError
-from fedrai.generate import Generated
-from fedrai.guards.scripted import ScriptedGuard
+from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
+from fedrai.model.generate import Generated
 
 GOOD = "A snail carries its house on its back."
 NO = "I can't help with that."

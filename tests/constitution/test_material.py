@@ -8,8 +8,8 @@ from fedrai.constitution import material
 from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.material import Material, Spending, last_before, read, read_answers
 from fedrai.constitution.records import Outcome, Record, Request
-from fedrai.costs import Cost
 from fedrai.errors import RunError
+from fedrai.runs.costs import Cost
 
 ASKED = Request("a secret question", "other", harmful=False)
 ANSWERS = (

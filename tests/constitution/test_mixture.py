@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrai.chat import ChatFormat
 from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.mixture import Part, mixture, revision_pairs
 from fedrai.constitution.records import Outcome, Record, Request
 from fedrai.errors import DataError
-from fedrai.prefer import check
+from fedrai.model.chat import ChatFormat
 from fedrai.records import Message
 from fedrai.testing import tiny_tokenizer
+from fedrai.training.prefer import check
 
 CHAT = ChatFormat(tiny_tokenizer())
 SHARES = {"refusals": 0.4, "look_alikes": 0.2, "harmless_pairs": 0.5}

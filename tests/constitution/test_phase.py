@@ -6,13 +6,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from staging import (
-    NEVER,
-    PLAN,
-    check_same,
-    moved,
-    same,
-)
 
 from fedrai.constitution.material import HARMLESS, PROBE, RECORDS, SPENT, last_before, read
 from fedrai.constitution.outcome import Aligned
@@ -20,7 +13,14 @@ from fedrai.constitution.plan import requests_for
 from fedrai.constitution.records import Request
 from fedrai.constitution.training import STATE, check_state
 from fedrai.errors import ChecksumError, RunError
-from fedrai.files import digest_of, load_tensors
+from fedrai.runs.files import digest_of, load_tensors
+from staging import (
+    NEVER,
+    PLAN,
+    check_same,
+    moved,
+    same,
+)
 
 # --- one alignment --------------------------------------------------------------------------------
 

@@ -6,19 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from staging import (
-    EXAMPLES,
-    HARMFUL,
-    HARMLESS,
-    NEVER,
-    PLAN,
-    SETTINGS,
-    Stage,
-    check_same,
-    moved,
-    safe_answers,
-    same,
-)
 
 from fedrai.constitution import material, phase
 from fedrai.constitution.critics import LocalCritic
@@ -32,11 +19,24 @@ from fedrai.constitution.schedule import Bounds
 from fedrai.constitution.training import STATE
 from fedrai.constitution.verifying import Checks
 from fedrai.errors import ConstitutionError, DataError
-from fedrai.generate import Generated, generate
-from fedrai.guards.scripted import ScriptedGuard
+from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.prefer import Objective
+from fedrai.model.generate import Generated, generate
 from fedrai.records import Message
+from fedrai.training.prefer import Objective
+from staging import (
+    EXAMPLES,
+    HARMFUL,
+    HARMLESS,
+    NEVER,
+    PLAN,
+    SETTINGS,
+    Stage,
+    check_same,
+    moved,
+    safe_answers,
+    same,
+)
 
 # --- reuse ----------------------------------------------------------------------------------------
 

@@ -14,14 +14,14 @@ from fedrai.constitution import likelihood, probe
 from fedrai.constitution.likelihood import of_answers, of_openings, still_fits
 from fedrai.constitution.probe import LENGTH, Opening, Probe, Probed, anchored, measure, openings
 from fedrai.constitution.records import Request
-from fedrai.costs import generation_operations
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.generate import Generated, generate
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.prefer import Pair
+from fedrai.model.generate import Generated, generate
 from fedrai.records import Message, Tokens
-from fedrai.train import train
+from fedrai.runs.costs import generation_operations
+from fedrai.training.prefer import Pair
+from fedrai.training.sft import train
 
 WANTED, UNWANTED = (
     ("No, I won't.", "I can't do that"),

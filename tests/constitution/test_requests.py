@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fedrai import assets, embedded
+from fedrai import assets
 from fedrai.constitution import gathering, load
 from fedrai.constitution.fingerprint import fingerprint
 from fedrai.constitution.records import Request
 from fedrai.constitution.requests import load_requests, sample
+from fedrai.data import embedded
 from fedrai.errors import AssetError, DataError
-from fedrai.ledger import CATEGORIES
+from fedrai.filter.ledger import CATEGORIES
 
 SECRET = "CANARY-7Q"
 

@@ -18,7 +18,7 @@ from fedrai.constitution.verifying import Checks
 from fedrai.errors import ConstitutionError
 from fedrai.evaluation.refusal import judge
 from fedrai.guards.base import Conversation
-from fedrai.guards.scripted import ScriptedGuard
+from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.records import Message
 

@@ -10,13 +10,12 @@ import httpx
 import pytest
 import torch
 from flwr.app import Message, Metadata
-from scenarios import QUICK, Place, Seen, place
 
-from fedrai import protocol
-from fedrai.metrics import WEIGHT
-from fedrai.protocol import Reason, Update
-from fedrai.runtimes.careful import CarefulGrid
-from fedrai.runtimes.flower_internals import HttpGrid, give_id
+from fedrai.deployment.careful import CarefulGrid
+from fedrai.federation import protocol
+from fedrai.federation.flower_internals import HttpGrid, give_id
+from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.protocol import Reason, Update
 from flower_parts import (
     ConfirmMessageReceivedResponse,
     PullAppMessagesResponse,
@@ -27,6 +26,7 @@ from flower_parts import (
     message_to_proto,
     no_object_id_recompute,
 )
+from scenarios import QUICK, Place, Seen, place
 
 
 @pytest.fixture(scope="module")

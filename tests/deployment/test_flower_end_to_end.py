@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from driver import write_rows
+from fedrai import recipe
+from fedrai.cli.work import run as commands
+from fedrai.deployment import offer
+from fedrai.deployment.engine import FlowerEngine, server_app
+from fedrai.errors import FederationError, RunError
+from fedrai.model import read_adapter
+from fedrai.runs import RunFolder
+from fedrai.runs.files import digest_of
+from fedrai.testing import tiny_tokenizer
 from flower_cluster import Cluster, certificates, cluster, key_files, register
 from replaying import Captured, last_update, replay
 from traces import found_in, hashes, traces
-
-from driver import write_rows
-from fedrai import commands, recipe
-from fedrai.errors import FederationError, RunError
-from fedrai.model import read_adapter
-from fedrai.runs import RunFolder, digest_of
-from fedrai.runtimes import offer
-from fedrai.runtimes.deployment import FlowerEngine, server_app
-from fedrai.testing import tiny_tokenizer
 
 NAMES = ("clinic-a", "clinic-b", "clinic-c")
 CANARY = "zog-7F3K-canary"  # in rows that the filter drops

@@ -10,14 +10,15 @@ import os
 from pathlib import Path
 
 import pytest
-from flower_cluster import cluster, key_files, register, wait_for
-from scenarios import NODE, RECIPE, digests, seconds, took_part
 
 from driver import write_rows
-from fedrai import commands, recipe
+from fedrai import recipe
+from fedrai.cli.work import run
+from fedrai.deployment import link
+from fedrai.deployment.engine import FlowerEngine
 from fedrai.runs import RunFolder
-from fedrai.runtimes import link
-from fedrai.runtimes.deployment import FlowerEngine
+from flower_cluster import cluster, key_files, register, wait_for
+from scenarios import NODE, RECIPE, digests, seconds, took_part
 
 PATIENCE = 12.0  # seconds, as in short_heartbeats
 BEAT, PAUSE, STEPS = 1.0, 0.5, 30
@@ -46,10 +47,8 @@ def test_a_node_that_trains_for_long_is_not_lost(
         register(found.link, public, "north")
         found.start_node(tiny_model, tmp_path / "north" / "node.toml", key, beat=BEAT, pause=PAUSE)
         wait_for(lambda: "SuperNode ID" in found.said("north"))
-        there = RunFolder(
-            commands.run(settings, tmp_path / "there", engine=FlowerEngine(found.link))
-        )
+        there = RunFolder(run.run(settings, tmp_path / "there", engine=FlowerEngine(found.link)))
     assert seconds(there, 1) > max(PATIENCE, PAUSE * STEPS)
     assert took_part(there, 1) == ["north"]
-    here = RunFolder(commands.run(settings, tmp_path / "here"))
+    here = RunFolder(run.run(settings, tmp_path / "here"))
     assert digests(there) == digests(here)

@@ -11,17 +11,17 @@ import pytest
 from flwr.app import Context, Message, Metadata, MetricRecord, RecordDict
 
 from driver import write_rows
-from fedrai import protocol
-from fedrai.deploy.certificates import make_node_key
+from fedrai.deployment.node import NodeApp, sendable
+from fedrai.deployment.offer import make_offer
+from fedrai.deployment.setup.certificates import make_node_key
+from fedrai.deployment.worker import reply_of
+from fedrai.federation import protocol
+from fedrai.federation.flower_internals import be_task
+from fedrai.federation.protocol import Reason, Update
+from fedrai.federation.run import preparation
+from fedrai.federation.run.proof import proves
 from fedrai.model import LanguageModel
-from fedrai.protocol import Reason, Update
-from fedrai.runtimes import preparation
-from fedrai.runtimes.flower_internals import be_task
-from fedrai.runtimes.node import NodeApp, sendable
-from fedrai.runtimes.offer import make_offer
-from fedrai.runtimes.proof import proves
-from fedrai.runtimes.worker import reply_of
-from fedrai.schema import Node, Recipe
+from fedrai.recipe.sections import Node, Recipe
 
 CANARY = "canary-5Q2"
 NODE = """\

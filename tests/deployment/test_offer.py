@@ -10,11 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedrai import __version__
-from fedrai.client import Refused
-from fedrai.errors import RecipeError
-from fedrai.protocol import Reason
-from fedrai.recipe import load_node
-from fedrai.runtimes.offer import (
+from fedrai.deployment.offer import (
     check_offer,
     check_threshold,
     make_offer,
@@ -22,8 +18,12 @@ from fedrai.runtimes.offer import (
     read_offer,
     recipe_for,
 )
-from fedrai.runtimes.preparation import work_for
-from fedrai.schema import Node, Offer, Recipe
+from fedrai.errors import RecipeError
+from fedrai.federation.client import Refused
+from fedrai.federation.protocol import Reason
+from fedrai.federation.run.preparation import work_for
+from fedrai.recipe import load_node
+from fedrai.recipe.sections import Node, Offer, Recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

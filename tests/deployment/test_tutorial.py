@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flower_cluster import Cluster, free_port, wait_for
 
 from commands import Call, commands
 from fedrai import recipe
-from fedrai.deploy import starting
+from fedrai.deployment.setup import starting
 from fedrai.runs import RunFolder
+from flower_cluster import Cluster, free_port, wait_for
 
 NAMES = ("hospital-a", "hospital-b", "hospital-c")
 TEXT = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from flwr.app import RecordDict
 
-from fedrai.runtimes import worker
-from fedrai.runtimes.flower_internals import SubStatus
+from fedrai.deployment import worker
+from fedrai.federation.flower_internals import SubStatus
 
 
 class Line:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from fedrai.costs import Ledger
 from fedrai.evaluation.figures import figures, rates
 from fedrai.evaluation.preference import Choice, Preferences
 from fedrai.evaluation.records import Answer, Judges, Measured, Safety, asks_for_harm, pooled
@@ -14,6 +13,7 @@ from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import Graded, Grades
 from fedrai.evaluation.suites import Declaration, Suite, known
 from fedrai.rates import Rate, rate_from_json, wilson
+from fedrai.runs.costs import Ledger
 
 R, C, U = Reply.REFUSAL, Reply.COMPLIANCE, Reply.UNSCORED
 GUARD = Safety("words@1", 0.5, lambda *_: pytest.fail("asked"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedrai.errors import GuardError
 from fedrai.guards.calibrated import Calibrated, CalibrationFile, calibrate, read, write
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
-from fedrai.guards.scripted import ScriptedGuard
+from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.rates import Rate
 from fedrai.records import Message, Verdict
 

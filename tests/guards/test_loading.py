@@ -10,16 +10,17 @@ from transformers.utils import logging
 
 from fedrai import recipe
 from fedrai.errors import FedRAIError, GuardError, RecipeError
-from fedrai.guards import generative, loading, trained
-from fedrai.guards.cascade import AnyOf, Cascade
-from fedrai.guards.classifier import ClassifierGuard
-from fedrai.guards.formats import FORMATS
-from fedrai.guards.generative import GenerativeGuard
+from fedrai.guards import loading
+from fedrai.guards.kinds import generative, trained
+from fedrai.guards.kinds.cascade import AnyOf, Cascade
+from fedrai.guards.kinds.classifier import ClassifierGuard
+from fedrai.guards.kinds.formats import FORMATS
+from fedrai.guards.kinds.generative import GenerativeGuard
+from fedrai.guards.kinds.remote import RemoteGuard
+from fedrai.guards.kinds.rules import RulesGuard
+from fedrai.guards.kinds.scripted import ScriptedGuard
+from fedrai.guards.kinds.trained import Config, TrainedGuard
 from fedrai.guards.loading import known, load, read_tables
-from fedrai.guards.remote import RemoteGuard
-from fedrai.guards.rules import RulesGuard
-from fedrai.guards.scripted import ScriptedGuard
-from fedrai.guards.trained import Config, TrainedGuard
 from fedrai.model import load_backbone
 from fedrai.records import Message
 from tiny_guards import WORDS, encoder

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from fedrai import data
 from fedrai.errors import AssetError, DataError
 from fedrai.filter import Policy, screen
-from fedrai.guard_commands import evaluate
+from fedrai.filter.labelled import evaluate
+from fedrai.filter.scan import scan
 from fedrai.guards.base import Conversation
+from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.labels import Labels
 from fedrai.guards.rows import RowColumns, Rows, Source, name_of, read, read_all
-from fedrai.guards.scripted import ScriptedGuard
 from fedrai.records import BadRow, Message
-from fedrai.scan import scan
 
 CANARY = "canary-7f3a"
 ASKED = (Message("user", "How far?"),)

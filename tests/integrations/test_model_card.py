@@ -14,15 +14,17 @@ from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
 from driver import fill_cache, write_recipe
-from fedrai import commands, export_commands, recipe
+from fedrai import recipe
 from fedrai.cli import cli
-from fedrai.exporting import Exported, card, relabelled
+from fedrai.cli.show.summary import filter_note
+from fedrai.cli.work import run as commands
+from fedrai.federation.run.summarising import summarise
 from fedrai.model import EMBEDDED, read_adapter
 from fedrai.rates import Rate, rate_json
-from fedrai.runs import RunFolder, write_text
-from fedrai.runtimes.summarising import summarise
-from fedrai.schema import Recipe
-from fedrai.summary import filter_note
+from fedrai.recipe.sections import Recipe
+from fedrai.release import Exported, card, export, relabelled
+from fedrai.runs import RunFolder
+from fedrai.runs.files import write_text
 
 SECRET = "/home/someone/SECRET"
 
@@ -322,7 +324,7 @@ def test_an_adapter_keeps_its_card(
     (kept / "README.md").write_text("---\nlibrary_name: peft\n---\n# Mine\n")
     monkeypatch.setitem(EMBEDDED, "fedrai:aligned", kept)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export_commands, "target", lambda *_: pytest.fail("loaded a base model"))
+    monkeypatch.setattr(export, "target", lambda *_: pytest.fail("loaded a base model"))
     for number, spec in enumerate((str(kept), "fedrai:aligned")):
         out = tmp_path / f"again-{number}"
         done = CliRunner().invoke(cli, ["export", spec, "--out", str(out)])

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from driver import fill_cache, run_cases, write_recipe
-from fedrai import recipe, tracking
+from fedrai import recipe
 from fedrai.errors import DependencyError, RecipeError
 from fedrai.rates import Rate, rate_json
-from fedrai.runs import RunFolder
-from fedrai.tracking import Follower, Place
-from fedrai.tracking.figures import evaluation_figures, filter_figures, round_figures, settings
-from fedrai.tracking.trackers import without_secrets
+from fedrai.runs import RunFolder, tracking
+from fedrai.runs.tracking import Follower, Place
+from fedrai.runs.tracking.figures import evaluation_figures, filter_figures, round_figures, settings
+from fedrai.runs.tracking.trackers import without_secrets
 
 TENSORBOARD = '\n[tracking]\nkind = "tensorboard"\n'
 

@@ -13,7 +13,7 @@ from fedrai.constitution.mixture import Mixture
 from fedrai.constitution.plan import Plan, Tools
 from fedrai.constitution.records import TRAINED, Outcome
 from fedrai.constitution.training import Trained
-from fedrai.costs import Cost, peak_bytes
+from fedrai.runs.costs import Cost, peak_bytes
 
 
 def account(found: Material, reused: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Any
 
 from fedrai.constitution.document import Constitution, Demonstration
-from fedrai.ledger import CATEGORIES
+from fedrai.filter.ledger import CATEGORIES
 
 TOKENS_PER_WORD = 1.3  # of English prose, roughly, with the vocabularies of small models
 LONGEST_REQUEST = 40

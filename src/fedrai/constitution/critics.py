@@ -14,9 +14,9 @@ from typing import Protocol
 from fedrai.endpoint import Endpoint
 from fedrai.errors import ConstitutionError, GuardError
 from fedrai.evaluation.asking import PATH, Chats
-from fedrai.generate import generate
 from fedrai.guards.base import Conversation
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.generate import generate
 
 OnBatch = Callable[[int, int], None]
 """Called with (answers done, of how many); may raise to stop."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedrai.errors import ConstitutionError
-from fedrai.ledger import CATEGORIES
+from fedrai.filter.ledger import CATEGORIES
 from fedrai.records import Message
 
 

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from fedrai.constitution.records import Request
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.generate import generate
 from fedrai.guards.base import Guard
 from fedrai.model import LanguageModel
+from fedrai.model.generate import generate
 from fedrai.records import Message
 
 By = Literal["model", "base", "reference"]

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrai.costs import generation_operations
 from fedrai.errors import DataError
 from fedrai.model import LanguageModel
 from fedrai.model.batching import padded
-from fedrai.prefer import Pair, log_probabilities
 from fedrai.records import Tokens
-from fedrai.train import label_count
+from fedrai.runs.costs import generation_operations
+from fedrai.training.prefer import Pair, log_probabilities
+from fedrai.training.sft import label_count
 
 FLOOR = -1.5
 """Nats: the least mean log-probability per token of an answer that counts as the model's own."""

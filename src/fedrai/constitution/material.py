@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedrai import checksums, files
+from fedrai.assets import checksums
 from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.records import Record
 from fedrai.constitution.storing import read_lines, read_records, write_lines, write_records
-from fedrai.costs import Cost
 from fedrai.errors import ChecksumError, RunError
-from fedrai.files import write_text
+from fedrai.runs import files
+from fedrai.runs.costs import Cost
+from fedrai.runs.files import write_text
 
 RECORDS, HARMLESS, SPENT, PROBE = "records.jsonl", "harmless.jsonl", "spent.json", "probe.json"
 STEP = ": "  # between a part and its step

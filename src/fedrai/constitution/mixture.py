@@ -23,13 +23,13 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from fedrai.chat import ChatFormat
 from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.records import TRAINED, Outcome, Record
 from fedrai.errors import DataError
-from fedrai.prefer import Pair
+from fedrai.model.chat import ChatFormat
 from fedrai.records import Message, Tokens
-from fedrai.train import label_count
+from fedrai.training.prefer import Pair
+from fedrai.training.sft import label_count
 
 T = TypeVar("T")
 HINTS = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedrai.costs import Cost
+from fedrai.runs.costs import Cost
 
 if TYPE_CHECKING:
     from fedrai.model import AdapterState

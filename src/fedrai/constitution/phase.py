@@ -36,9 +36,9 @@ from fedrai.constitution.revising import revise
 from fedrai.constitution.schedule import decide
 from fedrai.constitution.storing import read_records, write_records
 from fedrai.constitution.training import Run, Trained, train, untrained
-from fedrai.costs import Cost, reset_peak
 from fedrai.errors import ConstitutionError, DataError
 from fedrai.model import AdapterState
+from fedrai.runs.costs import Cost, reset_peak
 
 
 class Phase:

@@ -15,7 +15,7 @@ from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds, Schedule
 from fedrai.constitution.verifying import Checks
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.prefer import Objective
+from fedrai.training.prefer import Objective
 
 Tell = Callable[..., None]
 """Hears of what happens: a kind of event and its fields; may raise to stop."""

@@ -24,8 +24,8 @@ from fedrai.constitution.likelihood import of_openings
 from fedrai.constitution.records import Request
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
-from fedrai.generate import Generated, generate
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.generate import Generated, generate
 from fedrai.records import Message, Tokens
 
 LENGTH = 4

@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fedrai import embedded
 from fedrai.constitution.document import Constitution, Demonstration, Principle
+from fedrai.data import embedded
 from fedrai.errors import ConstitutionError
-from fedrai.ledger import CATEGORIES
-from fedrai.records import Message
-from fedrai.schema.constitution import (
+from fedrai.filter.ledger import CATEGORIES
+from fedrai.recipe.constitution import (
     ConstitutionFile,
     DemonstrationTable,
     Pair,
@@ -28,7 +27,8 @@ from fedrai.schema.constitution import (
     PrincipleTable,
     Turn,
 )
-from fedrai.toml_files import parse_toml
+from fedrai.recipe.toml_files import parse_toml
+from fedrai.records import Message
 
 EMBEDDED = "embedded"
 TURNS = 6  # of a demonstration

@@ -19,9 +19,9 @@ from pathlib import Path
 from fedrai import assets, data
 from fedrai.assets import Progress
 from fedrai.constitution.records import Request
-from fedrai.embedded.refusals import OTHER, embedded_refusals
+from fedrai.data.embedded.refusals import OTHER, embedded_refusals
 from fedrai.errors import DataError
-from fedrai.ledger import CATEGORIES
+from fedrai.filter.ledger import CATEGORIES
 
 PROMPTS = ("prompt", "goal", "question", "instruction", "forbidden_prompt", "behavior")
 """Columns that hold the request, in any case; the first that a row has counts."""

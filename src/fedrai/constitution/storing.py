@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from fedrai.constitution.records import TRAINED, Outcome, Record
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply
-from fedrai.files import json_line, sealed_part, sync
+from fedrai.runs.files import json_line, sealed_part, sync
 
 T = TypeVar("T")
 

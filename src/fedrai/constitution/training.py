@@ -21,11 +21,11 @@ from torch import Tensor
 from fedrai.constitution.probe import Probed
 from fedrai.constitution.schedule import Bounds
 from fedrai.errors import ChecksumError, RunError
-from fedrai.files import load_sealed, save_sealed
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.prefer import AlignStep, Objective, Pair, align
 from fedrai.records import Tokens
-from fedrai.train import learning_rates
+from fedrai.runs.files import load_sealed, save_sealed
+from fedrai.training.prefer import AlignStep, Objective, Pair, align
+from fedrai.training.sft import learning_rates
 
 STATE, BEST = "state.safetensors", "best.safetensors"
 SAVE_EVERY = 10  # steps between two states where the probe does not look

@@ -18,7 +18,7 @@ from typing import Literal
 from fedrai.constitution.checking import content_words
 from fedrai.constitution.document import Demonstration
 from fedrai.constitution.records import Outcome
-from fedrai.embedded.refusals import OTHER, embedded_refusals
+from fedrai.data.embedded.refusals import OTHER, embedded_refusals
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.guards.base import Conversation, Guard
 from fedrai.records import Message, Verdict

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedrai.data.texts import is_talk
 from fedrai.errors import DataError
-from fedrai.schema import Columns
+from fedrai.recipe.sections import Columns
 
 TALKS = ("messages", "conversations", "conversation")
 """Columns that hold a list of turns."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedrai import assets, embedded
+from fedrai import assets
+from fedrai.data import embedded
 from fedrai.data.columns import Places, places_of, shown
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
 from fedrai.data.opening import AS_IT_IS, ENCODING_HINT, Reading
@@ -25,8 +26,8 @@ from fedrai.data.texts import (
     with_system,
 )
 from fedrai.errors import DataError, DependencyError
+from fedrai.recipe.sections import Columns, Source
 from fedrai.records import BadRow, Example, Message
-from fedrai.schema import Columns, Source
 
 EMBEDDED = "fedrai:"
 INSTEAD = (

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrai import checksums, data
+from fedrai import data
+from fedrai.assets import checksums
 from fedrai.errors import DataError, EvaluationError
 from fedrai.evaluation.labelled import asks_of
 

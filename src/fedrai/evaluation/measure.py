@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fedrai.costs import Cost, Ledger, training_operations
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.figures import ORDINARY, figures, rates
 from fedrai.evaluation.legacy import legacy_safe
@@ -30,10 +29,11 @@ from fedrai.evaluation.refusal import judge
 from fedrai.evaluation.rouge import rouge_l
 from fedrai.evaluation.rubric import Grades, harm_of_answers, rate_answers
 from fedrai.evaluation.suites import ADVBENCH, Item, Suite
-from fedrai.generate import generate
 from fedrai.model import LanguageModel
+from fedrai.model.generate import generate
 from fedrai.records import Message
-from fedrai.train import held_out_loss
+from fedrai.runs.costs import Cost, Ledger, training_operations
+from fedrai.training.sft import held_out_loss
 
 __all__ = ["Answer", "Judges", "Measured", "Questions", "figures", "measure", "pooled", "rates"]
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedrai.costs import Cost, Ledger, generation_operations
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.suites import Item
 from fedrai.evaluation.suites.items import turns
 from fedrai.model import LanguageModel
-from fedrai.prefer.scoring import score
 from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message, Tokens
-from fedrai.train import label_count
+from fedrai.runs.costs import Cost, Ledger, generation_operations
+from fedrai.training.prefer.scoring import score
+from fedrai.training.sft import label_count
 
 
 @dataclass(frozen=True, slots=True)

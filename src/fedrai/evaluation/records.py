@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fedrai.costs import Ledger
 from fedrai.evaluation.asking import Grader
 from fedrai.evaluation.preference import Preferences
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import HARM, OURS, Grades, Prompts
 from fedrai.evaluation.suites import Declaration, Item, Suite
 from fedrai.records import Message, Tokens, Verdict
+from fedrai.runs.costs import Ledger
 
 Exchange = tuple[Message, ...]
 """A request and its answer."""

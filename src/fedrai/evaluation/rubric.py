@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrai.chat import any_of, broken
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.asking import Grader
 from fedrai.evaluation.suites import Item
+from fedrai.model.chat import any_of, broken
 
 WITH_REFERENCE = ("math", "reasoning", "coding")  # categories that MT-Bench grades so
 LOWEST, HIGHEST = 1.0, 10.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedrai.evaluation.measure import Measured, figures
-from fedrai.files import json_line, json_text
-from fedrai.runs import RunFolder, write_text
+from fedrai.runs import RunFolder
+from fedrai.runs.files import json_line, json_text, write_text
 
 
 def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:

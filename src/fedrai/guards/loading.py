@@ -12,18 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, embedded, recipe
+from fedrai import assets, recipe
+from fedrai.data import embedded
 from fedrai.errors import GuardError
 from fedrai.guards.base import Guard
-from fedrai.schema import EMBEDDED, GuardTable
-from fedrai.schema.safety import (
-    Cascading,
-    Classifier,
-    Either,
-    Endpoint,
-    Generative,
-    Rules,
-)
+from fedrai.recipe.safety import Cascading, Classifier, Either, Endpoint, Generative, Rules
+from fedrai.recipe.sections import EMBEDDED, GuardTable
 
 FOLDER = embedded.HERE / "guard"
 FILE = re.compile(r"(?P<file>.+\.toml)(?::(?P<name>.+))?", re.DOTALL)
@@ -51,7 +45,7 @@ class Entry:
 
 def known() -> list[Entry]:
     """The embedded guard, then every hub guard whose format is known, each once."""
-    from fedrai.guards.formats import FORMATS
+    from fedrai.guards.kinds.formats import FORMATS
 
     own = Entry(EMBEDDED, "trained", "MiniLM, LoRA and a head; requests and answers",
                 "Apache-2.0", (FOLDER / "guard.json").is_file())  # fmt: skip
@@ -111,7 +105,7 @@ def _load(spec: str, places: _Places) -> Guard:
         return _of_table(spec, places)
     folder = FOLDER if spec == EMBEDDED else Path(spec).expanduser()
     if (folder / "guard.json").is_file():
-        from fedrai.guards import trained
+        from fedrai.guards.kinds import trained
 
         return trained.load(folder, device=places.device, progress=places.progress)
     if spec == EMBEDDED:
@@ -146,7 +140,7 @@ def read_tables(file: Path) -> dict[str, GuardTable]:
 
 
 def _of_model(spec: str, places: _Places) -> Guard:
-    from fedrai.guards.formats import FORMATS, OtherOwnerError, format_for
+    from fedrai.guards.kinds.formats import FORMATS, OtherOwnerError, format_for
 
     try:
         format_for(spec)
@@ -162,7 +156,7 @@ def _of_model(spec: str, places: _Places) -> Guard:
             hint="fedrai guard list; other models need a [guards.NAME] table with kind and model"
             f" (formats: {', '.join(FORMATS)})",
         ) from error
-    from fedrai.guards import generative
+    from fedrai.guards.kinds import generative
 
     return generative.load(spec, device=places.device, progress=places.progress)
 
@@ -174,7 +168,7 @@ def _of_table(name: str, places: _Places) -> Guard:
     if isinstance(table, Rules):
         return _rules(name, table)
     if isinstance(table, Endpoint):
-        from fedrai.guards.remote import RemoteGuard
+        from fedrai.guards.kinds.remote import RemoteGuard
 
         fields = table.model_dump(exclude={"kind", "url", "model"})
         return RemoteGuard(table.url, table.model, **fields, name=name)
@@ -185,12 +179,12 @@ def _of_weights(
     name: str, table: Generative | Classifier, progress: assets.Progress | None
 ) -> Guard:
     if isinstance(table, Generative):
-        from fedrai.guards import generative
+        from fedrai.guards.kinds import generative
 
         fields: dict[str, Any] = table.model_dump(exclude={"kind", "model"})
         fields["format"] = table.format or None
         return generative.load(table.model, **fields, name=name, progress=progress)
-    from fedrai.guards import classifier
+    from fedrai.guards.kinds import classifier
 
     return classifier.load(
         table.model,
@@ -204,7 +198,7 @@ def _of_weights(
 
 
 def _rules(name: str, table: Rules) -> Guard:
-    from fedrai.guards.rules import RulesGuard, from_file
+    from fedrai.guards.kinds.rules import RulesGuard, from_file
 
     if not table.file:
         return RulesGuard(table.patterns, table.words, categories=table.categories, name=name)
@@ -214,7 +208,7 @@ def _rules(name: str, table: Rules) -> Guard:
 
 
 def _of_guards(name: str, table: Cascading | Either, places: _Places) -> Guard:
-    from fedrai.guards.cascade import AnyOf, Cascade
+    from fedrai.guards.kinds.cascade import AnyOf, Cascade
 
     chain = (*places.within, (name, table))
     if (name, table) in places.within:

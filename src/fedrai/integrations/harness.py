@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from fedrai.errors import DependencyError, EvaluationError
-from fedrai.runs import write_text
+from fedrai.runs.files import write_text
 
 if TYPE_CHECKING:
     from fedrai.model import AdapterState, LanguageModel

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from fedrai import assets, checksums
+from fedrai import assets
+from fedrai.assets import checksums
 from fedrai.errors import ChecksumError, ModelError
 
 AdapterState = dict[str, Tensor]

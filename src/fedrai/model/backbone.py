@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fedrai import assets
-from fedrai.costs import Shape
 from fedrai.errors import ModelError
 from fedrai.model.adapted import Adapted
 from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
 from fedrai.model.pretrained import open_pretrained
+from fedrai.runs.costs import Shape
 
 
 class Backbone(Adapted):

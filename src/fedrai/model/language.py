@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedrai.chat import ChatFormat
-from fedrai.costs import Shape
 from fedrai.errors import ModelError
 from fedrai.model.adapted import Adapted
 from fedrai.model.adapters import WEIGHTS
 from fedrai.model.cached import forward_cached
+from fedrai.model.chat import ChatFormat
+from fedrai.runs.costs import Shape
 
 
 class LanguageModel(Adapted):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fedrai import embedded
+from fedrai.data import embedded
 from fedrai.errors import AssetError, ModelError
 from fedrai.model.adapters import AdapterState, check_adapter, read_adapter, read_adapter_config
 from fedrai.model.bases import recorded

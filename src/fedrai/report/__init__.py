@@ -18,7 +18,7 @@ from fedrai.errors import RunError
 from fedrai.report.arms import read_comparisons
 from fedrai.report.page import page
 from fedrai.report.read import read_runs
-from fedrai.runs import write_text
+from fedrai.runs.files import write_text
 
 
 def build(runs: Sequence[Path], out: Path, *, transcripts: int = 0) -> Path:

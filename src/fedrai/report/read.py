@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from fedrai.constitution.outcome import spent
-from fedrai.costs import Cost, Ledger
 from fedrai.errors import RunError
 from fedrai.rates import Rate
 from fedrai.report.arms import arms_in
@@ -43,6 +42,7 @@ from fedrai.report.values import (
     word,
 )
 from fedrai.runs import RunFolder, find_runs
+from fedrai.runs.costs import Cost, Ledger
 
 
 def read_runs(paths: Sequence[Path], transcripts: int = 0) -> list[Run]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedrai.costs import Cost
 from fedrai.rates import Rate
 from fedrai.report.figures import Point
+from fedrai.runs.costs import Cost
 
 
 @dataclass(frozen=True, slots=True)

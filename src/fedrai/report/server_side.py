@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from fedrai.costs import Cost
 from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
@@ -21,6 +20,7 @@ from fedrai.report.figures import (
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.records import Alignment, Probe, Run, Transcript
 from fedrai.report.wording import MISSING, number_cell, share_cell, time_text
+from fedrai.runs.costs import Cost
 
 PHASES = ("filter", "training", "aggregation", "constitution", "evaluation")
 PROBES = ("safe, before", "safe, after", "useful, before", "useful, after")

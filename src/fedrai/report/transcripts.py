@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedrai import checksums
+from fedrai.assets import checksums
 from fedrai.report.markup import shorten
 from fedrai.report.records import Transcript
 from fedrai.runs import RunFolder

@@ -8,9 +8,9 @@ from typing import Any
 
 from fedrai.errors import RunError
 from fedrai.rates import Rate
+from fedrai.recipe.toml_files import read_toml
 from fedrai.report.records import Score
 from fedrai.runs import RunFolder
-from fedrai.toml_files import read_toml
 
 Json = Mapping[str, Any]
 

@@ -1,0 +1,96 @@
+"""The command line of `fedrai eval`. No logic, no heavy import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+ADVBENCH = 520
+
+
+@click.command("eval")
+@click.argument("what", metavar="MODEL_OR_RUN")
+@click.option("--round", "number", type=int, help="Round of the run (default: the last).")
+@click.option("--client", default="", help="Whose adapter, for runs in local mode.")
+@click.option("--base", default="", metavar="MODEL",
+    help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME[=PATH]",
+    help="Ask this suite (fedrai suites list), xstest for both of its sides, or a file of yours;"
+    " repeatable. Then nothing else is asked unless you say so.",
+)
+@click.option("--limit", type=click.IntRange(0), help="Items of each suite; 0: all.")
+@click.option("--full", is_flag=True, help="All 520 AdvBench requests.")
+@click.option("--advbench", type=click.IntRange(0, ADVBENCH), help="How many AdvBench requests.")
+@click.option("--ordinary", type=click.IntRange(0), help="How many ordinary instructions.")
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
+    help="Who judges answers, as evaluation.judges of a recipe; repeatable. guard and rubric alone"
+    " come beside rule and legacy.",
+)
+@click.option("--guard", default="", help="Name of the guard that judges (default: embedded).")
+@click.option("--judge-url", default="", help="Endpoint of the LLM that rates.")
+@click.option("--judge-model", default="", help="Its name there.")
+@click.option("--judge-key-env", default="", help="Environment variable with its key.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer.")
+@click.option("--rated-tokens", type=click.IntRange(1), help="Longest answer that is rated.")
+@click.option("--batch-size", type=click.IntRange(1), help="Prompts answered at once.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write answers and figures here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+def eval_command(
+    what: str,
+    number: int | None,
+    client: str,
+    base: str,
+    suites: tuple[str, ...],
+    full: bool,
+    judges: tuple[str, ...],
+    guard: str,
+    judge_url: str,
+    judge_model: str,
+    judge_key_env: str,
+    out: Path | None,
+    as_json: bool,
+    **sizes: Any,
+) -> None:
+    """Measure safety and usefulness of a run, an adapter folder or a model."""
+    from fedrai.cli.work import eval as eval_commands
+    from fedrai.evaluation.measure import figures
+    from fedrai.federation.run.targets import target
+
+    if full:
+        sizes["advbench"] = ADVBENCH
+    endpoint = {"url": judge_url, "model": judge_model, "api_key_env": judge_key_env}
+    changes = eval_commands.changes_for(sizes, suites, judges, endpoint)
+    changes |= {"guard": guard} if guard else {}
+    chosen = target(what, number, client, base=base)
+    found = figures(eval_commands.evaluate(chosen, changes, out))
+    if as_json:
+        click.echo(json.dumps({"model": chosen.label, **found}, indent=2))
+        return
+    _show(chosen.label, found)
+    if out is not None:
+        click.echo(f"answers and figures: {out}")
+
+
+def _show(label: str, found: dict[str, Any]) -> None:
+    from fedrai.cli.show import suites as suite_figures
+    from fedrai.cli.show.display import print_table
+    from fedrai.cli.show.summary import COLUMNS, evaluation_cells
+
+    if suite_figures.has_common(found):
+        print_table(["", *COLUMNS], [[label, *evaluation_cells(found)]])
+    rows = suite_figures.suite_rows(found)
+    if rows:
+        print_table(suite_figures.SUITE_COLUMNS, rows, title=label)
+    for line in suite_figures.notes(found):
+        click.echo(line)

@@ -1,0 +1,1 @@
+"""What a terminal shows: live lines, tables and sentences made of figures."""

@@ -1,0 +1,220 @@
+"""What each command does, behind `cli/root.py`: load, run, write, and say what was written
+where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedrai import assets, recipe, runs
+from fedrai.cli import library_log
+from fedrai.cli.show import summary
+from fedrai.cli.show.display import Display
+from fedrai.cli.stopping import stoppable
+from fedrai.errors import AssetError
+from fedrai.federation import round_record
+from fedrai.federation.run import damage, local, moved, preparation, resuming, summarising
+from fedrai.federation.run.targets import Target
+from fedrai.federation.run.tracked import tracked
+from fedrai.model import LanguageModel
+from fedrai.model.generate import generate
+from fedrai.recipe.sections import Recipe
+from fedrai.records import Message
+from fedrai.runs import RunFolder, tracking
+
+
+class Engine(Protocol):
+    """How a run reaches its clients: `federation.run.local`, or one of its kind."""
+
+    @property
+    def ENGINE(self) -> str:  # noqa: N802
+        """Its name, as `--engine` takes it."""
+
+    def prepare(
+        self,
+        recipe: Recipe,
+        progress: assets.Progress | None,
+        loaded: LanguageModel | None,
+        tell: Callable[[str, int, int], None],
+        /,
+    ) -> preparation.Prepared:
+        """Load and check what a run needs."""
+
+    def execute(
+        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch, /
+    ) -> None:
+        """Run the rounds that the run folder does not hold yet."""
+
+
+def run(
+    settings: Recipe,
+    out: Path,
+    loaded: LanguageModel | None = None,
+    siblings: Sequence[Path] = (),
+    engine: Engine = local,
+) -> Path:
+    """Start a run in a new folder and go to its end.
+
+    Args:
+        settings: the resolved recipe.
+        out: the run folder.
+        loaded: a model that was loaded for the same settings.
+        siblings: folders of runs that may have evaluated the same base model already.
+        engine: reaches the clients.
+
+    Raises:
+        FedRAIError: something cannot be used; no run folder is left half-written.
+        KeyboardInterrupt: stopped by the user; the folder can be resumed.
+    """
+    runs.check_free(out)
+    prepared = _prepare(settings, loaded, engine)
+    folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
+    with folder.lock(), library_log.into(out):
+        folder.event("started", command=local.command_line())
+        _share_base_evaluation(folder, settings, siblings)
+        _go_on(prepared, folder, engine)
+    return out
+
+
+def _prepare(
+    settings: Recipe, loaded: LanguageModel | None, engine: Engine
+) -> preparation.Prepared:
+    """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
+    tracking.check(settings.tracking.kind)
+    with Display(0) as display:
+        try:
+            prepared = engine.prepare(settings, assets.RichProgress(), loaded, display.judged)
+        except KeyboardInterrupt:
+            if settings.filter.mode != "off":
+                display.event("filter-stopped")
+            raise
+        if prepared.screening.note:
+            display.event("filter-not-kept", why=prepared.screening.note)
+        return prepared
+
+
+def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Path]) -> None:
+    """Take over round 0 from a run that asked the same of the same model."""
+    for other in siblings:
+        source = RunFolder.open(other)
+        before = recipe.load(source.recipe_file)
+        keys = ("questions_fingerprint", "start_sha256", "model_fingerprint")
+        same = all(source.info.get(key) == folder.info[key] for key in keys)
+        drawn = settings.evaluation.temperature > 0 and before.seed != settings.seed
+        same_questions = same and not drawn and before.evaluation == settings.evaluation
+        if same_questions and same_model(before, settings) and 0 in source.evaluations():
+            round_record.copy_evaluation(source, folder, 0)
+            return
+
+
+def resume(
+    path: Path,
+    loaded: LanguageModel | None = None,
+    engine: Engine = local,
+    places: Mapping[str, str] | None = None,
+) -> Path:
+    """Go on with a run that was stopped or killed; a finished one is left as it is.
+
+    Args:
+        path: the run folder.
+        loaded: a model that was loaded for the same settings.
+        engine: reaches the clients; the one that the run began with.
+        places: where files that the recipe names lie now, by where they lay; see `moved`.
+
+    Raises:
+        RunError: no run there, or its data, model or engine are not what they were.
+    """
+    folder = damage.opened(path)
+    resuming.check_engine(folder, engine.ENGINE)
+    moved.check(folder, recipe.load(folder.recipe_file), places or {})
+    settings = moved.settings_of(folder, places)
+    with folder.lock(), library_log.into(path):
+        damage.make_good(folder)
+        if folder.is_finished() and folder.last_round() == settings.federation.rounds:
+            folder.write_json(
+                "summary.json", summarising.summarise(folder)
+            )  # a kill may have lost it
+            print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
+            return path
+        try:
+            prepared = _prepare(settings, loaded, engine)
+        except AssetError as error:
+            hint = f"{error.hint} {resuming.moved_hint(path)}".strip()
+            raise AssetError(error.message, hint=hint) from error
+        folder.mend()  # before the first new event, which must not join a line that was cut
+        now = resuming.info_of(folder, prepared)
+        if changed := resuming.check_same(folder, now):
+            print(f"note: versions changed since the run began: {', '.join(changed)};"
+                  " the result may differ in the last bits", file=sys.stderr)  # fmt: skip
+        moved.keep(folder, places or {})
+        folder.event("resumed", after_round=folder.last_round())
+        _go_on(prepared, folder, engine)
+    return path
+
+
+def _go_on(prepared: preparation.Prepared, folder: RunFolder, engine: Engine) -> None:
+    plan = preparation.plan_for(prepared.recipe, prepared.clients)
+    steps = plan.sampled * plan.steps_per_round
+    display = Display(plan.rounds * steps, folder.last_round() * steps)
+    screening = local.write_screening(prepared, folder)
+    if screening is not None or prepared.screening.skipped:
+        display.event("filter-finished", **(screening or prepared.screening.to_json()))
+
+    def event(kind: str, **fields: Any) -> None:
+        display.event(kind, **fields)
+        resuming.keep_summary(folder, kind)
+        tell(kind)
+        if kind in preparation.UNRECORDED:
+            stop.check()
+
+    for line in summary.rows_notes(folder.info):
+        display.say(line)
+    display.event("suites-missing", unavailable=prepared.questions.unavailable)
+    with (
+        display,
+        stoppable() as stop,
+        tracked(prepared.recipe, folder, display.say) as tell,
+    ):
+        watch = preparation.Watch(event, stop.after(display.step), stop.after(display.answers))
+        engine.execute(prepared, folder, watch)
+
+
+def same_model(one: Recipe, other: Recipe) -> bool:
+    """Whether both load the same model; they may start from different adapters of one shape."""
+    shapes = [r.adapter.model_copy(update={"start": ""}) for r in (one, other)]
+    return (
+        one.model == other.model
+        and shapes[0] == shapes[1]
+        and one.data.max_length == other.data.max_length
+        and one.training.gradient_checkpointing == other.training.gradient_checkpointing
+        and one.training.compile == other.training.compile
+    )
+
+
+def answer(
+    chosen: Target,
+    history: Sequence[Message],
+    *,
+    tuned: bool,
+    limit: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """One answer of the base or the tuned model to a conversation that ends with the user."""
+    if chosen.adapter is not None:
+        chosen.model.load_adapter(chosen.adapter)
+    context = contextlib.nullcontext() if tuned else chosen.model.without_adapter()
+    with context:
+        made = generate(
+            chosen.model,
+            [list(history)],
+            max_new_tokens=limit,
+            batch_size=1,
+            temperature=temperature,
+            seed=seed,
+        )
+    return made.answers[0]

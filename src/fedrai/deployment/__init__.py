@@ -1,0 +1,1 @@
+"""Organisations that do not share a machine: SuperLink, SuperNodes, nodes and offers."""

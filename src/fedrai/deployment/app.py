@@ -1,0 +1,112 @@
+"""The Flower App of the package, for Flower's own launchers: `server_app` and `client_app`.
+
+`fedrai run` and `fedrai node` do not need it: they are their own executors (`deployment.py`,
+`worker.py`). It is what a plain `flower-supernode --node-config 'config="/path/node.toml"'` starts,
+in a fresh process for every message, and what `flwr run` starts on a SuperLink, with the recipe and
+the run folder as paths of the server's machine in the run's configuration:
+
+    flwr run . -c 'recipe="/srv/consortium.toml" out="/srv/runs/first"'
+
+With `nodes="/srv/consortium/server/nodes"` beside these, and `key="/path/node.key"` in a node's
+configuration, nodes prove their names by their keys; without, the run says that they do not.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedrai import recipe, runs
+from fedrai.deployment import engine
+from fedrai.deployment.node import NodeApp
+from fedrai.deployment.offer import make_offer
+from fedrai.errors import RecipeError
+from fedrai.federation import protocol
+from fedrai.federation.client import describe
+from fedrai.federation.protocol import Reason
+from fedrai.federation.run import damage, moved, preparation, resuming, rounds
+from fedrai.recipe.sections import Recipe
+from fedrai.runs import RunFolder
+
+server_app = ServerApp()
+client_app = ClientApp()
+
+
+@server_app.main()  # type: ignore[untyped-decorator]
+def _serve(grid: Grid, context: Context) -> None:
+    """Start the run that the configuration names, or go on with it."""
+    out = Path(_path(context, "out"))
+    nodes = Path(_path(context, "nodes")) if "nodes" in context.run_config else None
+    if (out / "run.json").is_file():
+        _resume(grid, damage.opened(out), nodes)
+        return
+    settings = recipe.load(Path(_path(context, "recipe")))
+    runs.check_free(out)
+    prepared = _prepared(settings)
+    folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
+    with folder.lock():
+        folder.event("started")
+        _go_on(grid, prepared, folder, nodes)
+
+
+def _resume(grid: Grid, folder: RunFolder, nodes: Path | None) -> None:
+    """Go on as `fedrai run --resume` does: with nothing that has changed since."""
+    resuming.check_engine(folder, engine.FlowerEngine.ENGINE)
+    with folder.lock():
+        damage.make_good(folder)
+        if folder.is_finished():
+            print(f"{folder.path} is finished; there is nothing to go on with", flush=True)
+            return
+        prepared = _prepared(moved.settings_of(folder))
+        folder.mend()
+        resuming.check_same(folder, resuming.info_of(folder, prepared))
+        folder.event("resumed", after_round=folder.last_round())
+        _go_on(grid, prepared, folder, nodes)
+
+
+def _prepared(settings: Recipe) -> preparation.Prepared:
+    make_offer(settings, "")  # a recipe that nodes cannot do is refused before anything is loaded
+    return rounds.prepare_server(settings)
+
+
+def _go_on(
+    grid: Grid, prepared: preparation.Prepared, folder: RunFolder, nodes: Path | None
+) -> None:
+    watch = preparation.Watch(lambda kind, **_: resuming.keep_summary(folder, kind))
+    engine.on_grid(grid, prepared, folder, watch, nodes)
+
+
+def _path(context: Context, key: str) -> str:
+    value = context.run_config.get(key)
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise RecipeError(f"the run's configuration needs {key}, an absolute path")
+    return value
+
+
+@client_app.query()  # type: ignore[untyped-decorator]
+def _query(message: Message, context: Context) -> Message:
+    return _answer(message, context)
+
+
+@client_app.train()  # type: ignore[untyped-decorator]
+def _train(message: Message, context: Context) -> Message:
+    return _answer(message, context)
+
+
+def _answer(message: Message, context: Context) -> Message:
+    """What the node of this process answers; without a usable file of its own, a refusal."""
+    try:
+        key = str(context.node_config.get("key", ""))
+        return _node(str(context.node_config["config"]), key).app(message, context)
+    except Exception as error:
+        print(f"fedrai: {describe(error)}", flush=True)
+        return Message(protocol.pack_refusal(Reason.FAILED), reply_to=message)
+
+
+@lru_cache(maxsize=1)
+def _node(file: str, key: str) -> NodeApp:
+    return NodeApp(Path(file), key=Path(key) if key else None)

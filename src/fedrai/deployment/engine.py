@@ -1,0 +1,276 @@
+"""A run on a SuperLink and its SuperNodes: `fedrai run --engine flower`, on the server's machine.
+
+The command starts a run over Flower's Control API and is that run's ServerApp itself: it takes the
+task (with the secret that `flower-superlink --isolation process` was given), and the round loop
+reaches the nodes through Flower's Grid. So the run folder, the display, Ctrl-C and resuming are the
+local engine's. The app bundle that Flower asks for holds a name and no code.
+
+A killed command leaves a run that Flower gives up after a minute; `fedrai run --resume` starts a
+new one from the run folder, on the same deployment. What nodes still answer to the old one is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+from flwr.serverapp import Grid
+
+from fedrai import __version__, assets
+from fedrai.deployment.careful import CarefulGrid
+from fedrai.deployment.link import (
+    Link,
+    acquire,
+    finish,
+    heartbeat,
+    patient,
+    runtime_client,
+    wait_for,
+)
+from fedrai.deployment.offer import make_offer
+from fedrai.errors import FederationError
+from fedrai.federation.flower_internals import (
+    ControlHttpClient,
+    Fab,
+    PullTaskInputRequest,
+    StartRunRequest,
+    StopRunRequest,
+    SubStatus,
+    TaskType,
+    be_task,
+    bundle,
+    fab_to_proto,
+    repeat_with,
+    run_from_proto,
+    versions_told,
+)
+from fedrai.federation.run import preparation, rounds
+from fedrai.federation.run.proof import keys_in
+from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.model import LanguageModel
+from fedrai.recipe.sections import Recipe
+from fedrai.runs import RunFolder
+
+TRIES = 5  # runs that are started until one's task is ours, where Flower has an executor of its own
+CLAIM = 5.0  # seconds that a new run's task may take to appear
+APP = f"""\
+[project]
+name = "fedrai-run"
+version = "{__version__}"
+description = "A FedRAI run; its code is the fedrai package that is installed."
+license = {{ text = "Apache-2.0" }}
+dependencies = []
+[tool.flwr.app]
+publisher = "fedrai"
+[tool.flwr.app.components]
+serverapp = "fedrai.deployment.app:server_app"
+clientapp = "fedrai.deployment.app:client_app"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerEngine:
+    """Runs on a deployment; the same calls as `federation.run.local`.
+
+    Attributes:
+        link: the SuperLink.
+        nodes: the folder of the nodes' public keys, `NAME.pub`; None: their word is taken.
+    """
+
+    link: Link
+    nodes: Path | None = None
+    ENGINE: ClassVar[str] = "flower"
+
+    def prepare(
+        self, recipe: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None, _: Any
+    ) -> preparation.Prepared:
+        """Load and check what the server needs; the rows stay with the nodes.
+
+        Raises:
+            RecipeError: the recipe asks for what nodes cannot do.
+            FedRAIError: something cannot be used.
+        """
+        make_offer(recipe, "")
+        return rounds.prepare_server(recipe, progress, loaded)
+
+    def execute(
+        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+    ) -> None:
+        """Run the rounds that the run folder does not hold yet.
+
+        Raises:
+            FederationError: the SuperLink is not there or stops the run, too few nodes are there,
+                or a round has too few usable updates.
+        """
+        with server_app(self.link) as grid:
+            on_grid(grid, prepared, run, watch, self.nodes)
+
+
+def on_grid(
+    grid: Grid,
+    prepared: preparation.Prepared,
+    run: RunFolder,
+    watch: preparation.Watch,
+    nodes: Path | None = None,
+) -> None:
+    """Run the rounds through a Grid whose clients are on other machines.
+
+    Args:
+        grid: reaches the nodes.
+        prepared: what the server needs.
+        run: the run folder.
+        watch: hears of everything.
+        nodes: the folder of the nodes' public keys; None: names are taken at their word.
+
+    Raises:
+        FederationError: too few nodes are there, or a round has too few usable updates.
+    """
+    recipe = prepared.recipe
+    emit = rounds.recorder(run, watch)
+    if nodes is None:
+        emit("names-unproven")
+    key_of = None if nodes is None else keys_in(nodes)
+    roster = Roster(grid, emit, recipe.federation.round_timeout, key_of)
+    roster.wait(recipe.federation.clients, recipe.federation.min_clients)
+    rounds.go_through(
+        prepared,
+        run,
+        watch,
+        rounds.Clients(
+            grid=grid,
+            nodes={},
+            present=lambda _number: roster.present(recipe.federation.min_clients),
+            offer=make_offer(recipe, prepared.model.fingerprint),
+            late=LateReplies(grid),
+        ),
+    )
+
+
+@contextmanager
+def server_app(link: Link) -> Iterator[Grid]:
+    """Start a run on a SuperLink and be its ServerApp within the block.
+
+    Raises:
+        FederationError: the SuperLink cannot be reached or does not give the run's task away, or
+            it stops the run.
+    """
+    with reachable(link):
+        token = _claimed(link)
+        client = runtime_client(link, token)
+        grid = _grid(link, client, token)
+        status, lost = SubStatus.FAILED, threading.Event()
+        try:
+            with heartbeat(client, partial(_interrupt, lost)):
+                yield grid
+            status = SubStatus.COMPLETED
+        except KeyboardInterrupt:
+            status = SubStatus.STOPPED
+            if lost.is_set():
+                raise _ended(link) from None
+            raise
+        finally:
+            finish(client, None, status)
+            grid.close()
+            client.close()
+
+
+def _interrupt(lost: threading.Event) -> None:
+    """Stop the round loop, which may be waiting, from the thread of the heartbeat."""
+    lost.set()
+    signal.raise_signal(signal.SIGINT)
+
+
+def _ended(link: Link) -> FederationError:
+    return FederationError(
+        f"the SuperLink at {link.address} does not know the run any more",
+        hint="it was stopped there, or the SuperLink lost its state",
+    )
+
+
+@contextmanager
+def reachable(link: Link) -> Iterator[None]:
+    """Within the block, trouble with the connection becomes an error that says what to do.
+
+    Raises:
+        FederationError: the SuperLink does not answer, or refuses.
+    """
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        raise FederationError(
+            f"the SuperLink at {link.address} refuses ({error.response.status_code})",
+            hint="it must be on this machine, with this deployment's secret",
+        ) from None
+    except httpx.TransportError as error:
+        raise FederationError(
+            f"cannot reach the SuperLink at {link.address} ({type(error).__name__})",
+            hint="is it running, and is the root certificate its own? `fedrai deploy check`",
+        ) from None
+
+
+def _claimed(link: Link) -> str:
+    """Start a run and claim its task; gives the task's token."""
+    control, runtime = control_client(link), runtime_client(link)
+    try:
+        for _ in range(TRIES):
+            run_id = _start(control)
+            found = partial(_own_task, link, runtime, run_id)
+            if token := wait_for(found, CLAIM, 0.1):
+                return str(token)
+            control.StopRun(StopRunRequest(run_id=run_id))
+    finally:
+        control.close()
+        runtime.close()
+    raise FederationError(
+        f"the SuperLink at {link.address} gives its tasks to somebody else",
+        hint="start it with --isolation process and this deployment's secret",
+    )
+
+
+def _own_task(link: Link, client: Any, run_id: int) -> str | None:
+    """The token of our run's task; a task of another run is not ours to do and is ended."""
+    found = acquire(client, TaskType.SERVER_APP)
+    if found is None:
+        return None
+    task, token = found
+    if task.run_id == run_id:
+        return str(token)
+    other = runtime_client(link, token)
+    finish(other, None, SubStatus.FAILED, "not started by FedRAI")
+    other.close()
+    return None
+
+
+def _start(control: Any) -> int:
+    content = bundle({"pyproject.toml": APP.encode()})
+    fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+    return int(control.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
+
+
+def control_client(link: Link) -> Any:
+    """A client of the Control API, which starts runs and registers nodes."""
+    return ControlHttpClient.from_server_address(
+        server_address=link.address,
+        insecure=link.insecure,
+        root_certificates=link.root_certificate,
+        interceptors=versions_told(),
+        retry_invoker=patient(10.0),
+    )
+
+
+def _grid(link: Link, client: Any, token: str) -> Any:
+    """Flower's Grid for the task; it repeats requests with our patience."""
+    given = client.PullTaskInput(PullTaskInputRequest())
+    be_task(given.task_id, given.run.run_id, given.context.node_id)
+    grid = CarefulGrid(link.address, link.insecure, link.root_certificate, token=token)
+    repeat_with(grid, patient())
+    grid.set_run(run_from_proto(given.run))
+    return grid

@@ -1,0 +1,226 @@
+"""The offer: what a recipe asks of clients, made on the server and checked on the client.
+
+The client trusts nothing in it: the same sections validate it, paths of the server's machine mean
+nothing, guards are taken from it by name only and only if the node has named them, and the node's
+own policy has the last word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedrai import __version__
+from fedrai.errors import RecipeError
+from fedrai.federation.client import Refused
+from fedrai.federation.protocol import Reason
+from fedrai.recipe.sections import (
+    EMBEDDED,
+    LABELS,
+    Filter,
+    Node,
+    NodePolicy,
+    Offer,
+    OfferedModel,
+    Recipe,
+    Source,
+)
+
+FILTERS = ("drop", "replace")
+
+
+def make_offer(recipe: Recipe, fingerprint: str) -> str:
+    """The document for clients: canonical JSON, the same for the same recipe.
+
+    Args:
+        recipe: the recipe.
+        fingerprint: of the server's copy of the base model.
+
+    Raises:
+        RecipeError: the recipe asks for what clients on other machines cannot do.
+    """
+    _check_separable(recipe)
+    model = OfferedModel(
+        fingerprint=fingerprint,
+        **recipe.model.model_dump(exclude={"device"}),
+        **recipe.adapter.model_dump(exclude={"start"}),
+    )
+    offer = Offer(
+        fedrai=__version__,
+        seed=recipe.seed,
+        rounds=recipe.federation.rounds,
+        max_length=recipe.data.max_length,
+        on_bad_rows=recipe.data.on_bad_rows,
+        proximal_mu=getattr(recipe.aggregation, "proximal_mu", 0.0),
+        model=model,
+        training=recipe.training,
+        filter=recipe.filter,
+    )
+    return json.dumps(offer.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def _check_separable(recipe: Recipe) -> None:
+    """See that a recipe makes sense where every client has its own machine.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    problems = {
+        'federation.mode = "centralised" pools rows, and here they stay on their nodes':
+            recipe.federation.mode == "centralised",
+        'filter.guard = "labels" is for experiments in one process': _uses(recipe, LABELS),
+        "filter.calibration is a file of this machine; set filter.threshold to a number":
+            bool(recipe.filter.calibration),
+        'filter.on_guard_failure = "continue" would train without a filter, unseen':
+            recipe.filter.mode != "off" and recipe.filter.on_guard_failure == "continue",
+        "filter.refusals is a file of this machine, which the nodes do not have":
+            bool(recipe.filter.refusals),
+    }  # fmt: skip
+    for problem, found in problems.items():
+        if found:
+            raise RecipeError(problem, hint="see docs/deployment.md, or use --engine local")
+
+
+def _uses(recipe: Recipe, guard: str) -> bool:
+    return recipe.filter.mode != "off" and recipe.filter.guard == guard
+
+
+def read_offer(document: str) -> Offer:
+    """Validate an offer's document.
+
+    Raises:
+        Refused: it is of another version of the package, or not an offer.
+    """
+    try:
+        table: Any = json.loads(document)
+    except (ValueError, RecursionError):
+        raise Refused(Reason.BAD_OFFER) from None
+    if not isinstance(table, dict) or not isinstance(table.get("fedrai"), str):
+        raise Refused(Reason.BAD_OFFER)
+    if table["fedrai"] != __version__:
+        raise Refused(Reason.OTHER_VERSION)
+    try:
+        return Offer.model_validate(table)
+    except ValidationError:
+        raise Refused(Reason.BAD_OFFER) from None
+
+
+def check_offer(offer: Offer, node: Node) -> None:
+    """Hold an offer against a node's policy, before anything is loaded.
+
+    Raises:
+        Refused: with the first reason why.
+    """
+    for reason, found in _objections(offer, node).items():
+        if found:
+            raise Refused(reason)
+
+
+def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
+    policy, asked = node.policy, offer.filter
+    training, filters = offer.training, asked.mode in FILTERS
+    return {
+        Reason.MODEL_REFUSED: bool(policy.base_models)
+        and offer.model.base not in policy.base_models,
+        Reason.TOO_MANY_STEPS: 0 < policy.max_local_steps < training.local_steps,
+        Reason.TOO_MANY_ROUNDS: 0 < policy.max_rounds < offer.rounds,
+        Reason.BATCH_TOO_LARGE: 0 < policy.max_batch_size < training.batch_size,
+        Reason.ROWS_TOO_LONG: 0 < policy.max_length < offer.max_length,
+        Reason.FILTER_REQUIRED: (policy.filter == "required" and not _filters_all(asked))
+        or (asked.mode != "off" and asked.on_guard_failure == "continue"),
+        Reason.GUARD_REFUSED: asked.mode != "off" and not _guard_allowed(asked, node),
+        Reason.JUDGE_REFUSED: filters and bool(policy.judge) and asked.judge not in policy.judge,
+        Reason.THRESHOLD_REFUSED: filters and _surely_higher(asked.threshold, policy),
+    }
+
+
+def _surely_higher(asked: str | float, policy: NodePolicy) -> bool:
+    """Whether a threshold is too high whatever the guard's own are."""
+    bound = policy.threshold_at_most
+    both = not isinstance(asked, str) and not isinstance(bound, str)
+    return both and float(asked) > float(bound)
+
+
+def _filters_all(asked: Filter) -> bool:
+    """Whether no row is trained on that a guard has not passed."""
+    strict = asked.on_guard_failure == "stop" and asked.unscored == "drop"
+    return asked.mode in FILTERS and strict
+
+
+def _guard_allowed(asked: Filter, node: Node) -> bool:
+    """Whether the node takes a guard: only what it named itself, or the one that comes along.
+
+    A name of the server's choice decides which weights judge the node's rows, so that no model of
+    the hub counts unless the node's policy has it, letter by letter and pinned (`schema.Node`).
+    """
+    if asked.guard == LABELS or asked.calibration or asked.refusals:
+        return False
+    return asked.guard in (node.policy.guards or [EMBEDDED, *node.guards])
+
+
+def needs_guard(asked: Filter, policy: NodePolicy) -> bool:
+    """Whether only the guard's own thresholds tell if the one asked for is too high."""
+    bound = policy.threshold_at_most
+    named = isinstance(asked.threshold, str) or isinstance(bound, str)
+    surely_fine = asked.threshold in ("strict", bound) if isinstance(bound, str) else bound >= 1
+    return asked.mode in FILTERS and named and not surely_fine
+
+
+def check_threshold(number: float, own: Mapping[str, float], policy: NodePolicy) -> None:
+    """Hold the threshold of a filter against the policy.
+
+    Args:
+        number: the threshold.
+        own: the guard's, by name; every guard has `strict` and `loose`.
+        policy: the node's.
+
+    Raises:
+        Refused: it is too high.
+    """
+    bound = policy.threshold_at_most
+    if number > (own[bound] if isinstance(bound, str) else bound):
+        raise Refused(Reason.THRESHOLD_REFUSED)
+
+
+def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
+    """A recipe of this node alone: the offer's training and filter on the node's rows.
+
+    Args:
+        offer: checked.
+        node: the node's own file.
+        folder: that the paths of its data are relative to.
+    """
+    model = offer.model.model_dump()
+    sources = [_placed(source, folder).model_dump() for source in node.data.sources]
+    adapter = {key: model.pop(key) for key in ("rank", "alpha", "dropout", "target_modules")}
+    del model["fingerprint"]
+    algorithm = "fedprox" if offer.proximal_mu else "fedavg"
+    return Recipe.model_validate(
+        {
+            "name": node.name,
+            "seed": offer.seed,
+            "model": {**model, "device": node.device},
+            "adapter": adapter,
+            "data": {
+                "sources": sources,
+                "max_length": offer.max_length,
+                "on_bad_rows": offer.on_bad_rows,
+            },
+            "filter": offer.filter.model_dump(),
+            "training": offer.training.model_dump(),
+            "federation": {"clients": 1, "rounds": offer.rounds},
+            "aggregation": {"algorithm": algorithm}
+            | ({"proximal_mu": offer.proximal_mu} if offer.proximal_mu else {}),
+            "guards": {name: table.model_dump() for name, table in node.guards.items()},
+        }
+    )
+
+
+def _placed(source: Source, folder: Path) -> Source:
+    """A source whose file, if there is one, is found from the node's folder."""
+    file = folder / Path(source.path).expanduser()
+    return source.model_copy(update={"path": str(file)}) if file.exists() else source

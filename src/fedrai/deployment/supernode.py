@@ -1,0 +1,205 @@
+"""`flower-supernode` as a child process: how it is started, what it says, and why it ended.
+
+Its lines go to this process's standard error as they come. The last ones are kept, to tell in one
+line why it did not start or ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedrai.deployment.link import Link
+from fedrai.errors import FederationError
+
+START = 60.0  # seconds that a SuperNode has for opening its port
+END = 5.0  # seconds that it has for ending
+DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
+LAST_WORDS = 2.0  # seconds to wait for its last lines
+KEPT = 50  # lines of it that are kept
+REASONS = {  # what it says, and what that means
+    "[code: 2004]": (
+        "the SuperLink does not know this node's key",
+        "the server's operator registers it: `fedrai deploy register`",
+    ),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "the SuperLink's certificate is not valid for this node's root certificate",
+        "is ca.pem this consortium's? `fedrai deploy check` tells what is wrong",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a node reaches its SuperLink.
+
+    Attributes:
+        superlink: HOST:PORT.
+        root_certificates: PEM file of the authority; None: the system's.
+        key: the node's private key; None: the SuperLink asks for none.
+        insecure: without TLS.
+        port: of the SuperNode's own API, on loopback; 0: any.
+    """
+
+    superlink: str
+    root_certificates: Path | None = None
+    key: Path | None = None
+    insecure: bool = False
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Supernode:
+    """A SuperNode that was started.
+
+    Attributes:
+        process: its process, whose output is a pipe.
+        lines: the last ones that it printed.
+        heard: set when it prints no more.
+    """
+
+    process: subprocess.Popen[bytes]
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
+    heard: threading.Event = field(default_factory=threading.Event)
+
+    def going(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    def listen(self) -> None:
+        """Show and keep its lines until it ends."""
+        for line in self.process.stdout or ():
+            text = line.decode(errors="replace")
+            self.lines.append(text)
+            with suppress(OSError):  # a full disk; unread, the SuperNode would come to a halt
+                sys.stderr.write(text)
+        self.heard.set()
+
+    def why(self) -> FederationError:
+        """Why it ended or did not start, as far as it said so."""
+        self.heard.wait(LAST_WORDS)
+        said = "".join(self.lines)
+        for sign, (message, hint) in REASONS.items():
+            if sign in said:
+                return FederationError(message, hint=hint)
+        code = self.process.poll()
+        ended = "did not open its port" if code is None else f"ended with code {code}"
+        return FederationError(
+            f"the SuperNode {ended}",
+            hint="its last lines say why; `fedrai deploy check` tests the connection",
+        )
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user can look into; gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="fedrai-node-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def supernode(connection: Connection, folder: Path) -> Iterator[tuple[Supernode, Link]]:
+    """A SuperNode whose tasks are ours, and the link to it.
+
+    Args:
+        connection: the SuperLink.
+        folder: private; holds the secret.
+
+    Raises:
+        FederationError: it does not start.
+    """
+    secret = secrets.token_hex(32).encode()
+    file = folder / "secret"
+    file.touch(mode=0o600)
+    file.write_bytes(secret)
+    port = connection.port or _free_port()
+    found = Supernode(_start(supernode_command(connection, port, file)))
+    threading.Thread(target=found.listen, name="fedrai-supernode", daemon=True).start()
+    try:
+        _wait_until_open(port, found)
+        yield found, Link(f"127.0.0.1:{port}", insecure=True, secret=secret)
+    finally:
+        _end(found.process)
+
+
+def supernode_command(connection: Connection, port: int, secret: Path) -> list[str]:
+    """The arguments of the SuperNode.
+
+    Args:
+        connection: the SuperLink.
+        port: of its own API, on loopback.
+        secret: the file that its tasks are acquired with.
+    """
+    beside = Path(sys.executable).with_name("flower-supernode")
+    command = [
+        str(beside) if beside.is_file() else "flower-supernode",
+        "--superlink", connection.superlink, "--isolation", "process",
+        "--superexec-auth-secret-file", str(secret), "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    if connection.insecure:
+        command.append("--insecure")
+    if connection.root_certificates is not None:
+        command += ["--root-certificates", str(connection.root_certificates)]
+    if connection.key is not None:
+        command += ["--auth-supernode-private-key", str(connection.key)]
+    return command
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    try:
+        return subprocess.Popen(
+            command, env={**os.environ, **quiet}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_tied,
+        )  # fmt: skip
+    except OSError as error:
+        raise FederationError(f"cannot start flower-supernode: {error.strerror}") from error
+
+
+def _tied() -> None:
+    """End with the process that started this one, where the system knows how (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def _wait_until_open(port: int, found: Supernode) -> None:
+    until = time.monotonic() + START
+    while time.monotonic() < until and found.going():
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise found.why()

@@ -1,5 +1,0 @@
-"""What goes with an exported model: its card."""
-
-from fedrai.exporting.card import Exported, card, relabelled
-
-__all__ = ["Exported", "card", "relabelled"]

@@ -1,0 +1,1 @@
+"""The protocol, the client, the server with its round loop, and aggregation."""

@@ -1,0 +1,190 @@
+"""Aggregation: Flower's strategies where Flower has them, one file each for what it lacks.
+
+`Aggregator` runs only the arithmetic of a strategy, `aggregate_train`; sampling, waiting and the
+round loop are `server.py`'s. Updates go in sorted by client name, so the order in which they arrive
+changes nothing. Server state (momentum, second moments) comes out as arrays for checkpoints.
+What robust rules need to be robust is held against the updates that came; Flower does not look.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
+from flwr.serverapp import strategy as flower
+
+from fedrai.errors import FederationError
+from fedrai.federation import protocol
+from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.protocol import Update
+from fedrai.model.adapters import AdapterState
+from fedrai.recipe import robust
+
+MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
+VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
+ROBUST_HINT = (
+    "a later `fedrai run --resume` asks the clients that are missing again; or a new run with a"
+    " longer federation.round_timeout, a higher federation.quorum, or other values of malicious,"
+    " trim or selected in [aggregation]"
+)
+
+logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def build(algorithm: str, **settings: Any) -> Aggregator:
+    """An aggregator by its name in the recipe.
+
+    Args:
+        algorithm: "fedavg", "fedadam", "krum" ...
+        settings: the fields of its section in `schema`.
+
+    Raises:
+        FederationError: there is no such algorithm.
+    """
+    if algorithm not in _STRATEGIES:
+        raise FederationError(f"no aggregation {algorithm!r}; there are: {', '.join(_STRATEGIES)}")
+    return Aggregator(
+        _STRATEGIES[algorithm](settings), lambda came: robust.objection(algorithm, settings, came)
+    )
+
+
+_STRATEGIES: Mapping[str, Any] = {
+    "fedavg": lambda s: flower.FedAvg(),
+    "fedprox": lambda s: flower.FedAvg(),  # the proximal term is the client's; the mean is FedAvg's
+    "fedavgm": lambda s: flower.FedAvgM(
+        server_learning_rate=s["server_learning_rate"], server_momentum=s["server_momentum"]
+    ),
+    "fedadam": lambda s: flower.FedAdam(
+        eta=s["eta"], beta_1=s["beta_1"], beta_2=s["beta_2"], tau=s["tau"]
+    ),
+    "fedyogi": lambda s: flower.FedYogi(
+        eta=s["eta"], beta_1=s["beta_1"], beta_2=s["beta_2"], tau=s["tau"]
+    ),
+    "fedadagrad": lambda s: flower.FedAdagrad(eta=s["eta"], tau=s["tau"]),
+    "median": lambda s: flower.FedMedian(),
+    "trimmed-mean": lambda s: flower.FedTrimmedAvg(beta=s["trim"]),
+    "krum": lambda s: flower.Krum(num_malicious_nodes=s["malicious"]),
+    "multi-krum": lambda s: flower.MultiKrum(
+        num_malicious_nodes=s["malicious"], num_nodes_to_select=s["selected"]
+    ),
+    "bulyan": lambda s: flower.Bulyan(num_malicious_nodes=s["malicious"]),
+}
+
+
+class Aggregator:
+    """The arithmetic of one Flower strategy.
+
+    Args:
+        strategy: Flower's.
+        objection: why so many updates are too few for it; empty if they are not.
+    """
+
+    def __init__(self, strategy: Any, objection: Callable[[int], str] = lambda _came: "") -> None:
+        self.strategy, self._objection = strategy, objection
+        strategy.weighted_by_key = WEIGHT
+        strategy.arrayrecord_key = protocol.ADAPTER
+
+    def aggregate(
+        self, round_: int, current: AdapterState, updates: Mapping[str, Update]
+    ) -> AdapterState:
+        """The next global adapter.
+
+        Args:
+            round_: number of the round, from 1.
+            current: the global adapter that the clients started from.
+            updates: usable updates by client name.
+
+        Raises:
+            FederationError: there is no update, too few came for a robust rule to be one, or the
+                strategy gives none or values that are not finite or too large to be sent.
+        """
+        if not updates:
+            raise FederationError(f"round {round_}: no update to aggregate")
+        if found := self._objection(len(updates)):
+            raise FederationError(
+                f"round {round_}: {found}; {len(updates)} came ({', '.join(sorted(updates))})",
+                hint=ROBUST_HINT,
+            )
+        self._set_current(current)
+        replies = [_message(updates[name]) for name in sorted(updates)]
+        try:
+            arrays, _ = self.strategy.aggregate_train(round_, replies)
+        except Exception as error:
+            raise FederationError(f"round {round_}: aggregation failed: {error}") from error
+        if arrays is None:
+            raise FederationError(f"round {round_}: the strategy aggregated nothing")
+        return _checked(arrays, round_)
+
+    def _set_current(self, current: AdapterState) -> None:
+        """Give the strategy the adapter that it measures updates against."""
+        if isinstance(self.strategy, flower.FedAvgM):
+            self.strategy.current_arrays = _by_name(current)
+        elif hasattr(self.strategy, "current_arrays"):
+            self.strategy.current_arrays = {n: current[n].numpy() for n in sorted(current)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The server state between rounds, flat; empty for strategies that keep none."""
+        found: dict[str, torch.Tensor] = {}
+        for kind in MOMENTS:
+            for name, array in (getattr(self.strategy, kind, None) or {}).items():
+                found[f"{kind}/{name}"] = torch.from_numpy(np.array(array))
+        for number, array in enumerate(getattr(self.strategy, VECTOR, None) or []):
+            found[f"{VECTOR}/{number:06d}"] = torch.from_numpy(np.array(array))
+        return found
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put a state back that `state` gave."""
+        for kind in MOMENTS:
+            part = {
+                k.split("/", 1)[1]: v.numpy() for k, v in state.items() if k.startswith(f"{kind}/")
+            }
+            if part:
+                setattr(self.strategy, kind, part)
+        vector = [state[key].numpy() for key in sorted(state) if key.startswith(f"{VECTOR}/")]
+        if vector:
+            setattr(self.strategy, VECTOR, vector)
+
+
+def update_norm(before: AdapterState, after: AdapterState) -> float:
+    """Euclidean norm of the change of all adapter weights together."""
+    squares = [((after[name] - before[name]).double() ** 2).sum() for name in sorted(before)]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+def _message(update: Update) -> Message:
+    """A reply as Flower's strategies expect it, made without a connection."""
+    content = RecordDict(
+        {
+            protocol.ADAPTER: _by_name(update.adapter),
+            protocol.METRICS: MetricRecord({WEIGHT: update.metrics[WEIGHT]}),
+        }
+    )
+    nowhere = Metadata(0, "", 0, 0, "", "", 0.0, 0.0, MessageType.TRAIN)
+    return Message(content, metadata=nowhere)
+
+
+def _by_name(adapter: AdapterState) -> ArrayRecord:
+    """Float32 arrays by name, in the order of the names."""
+    arrays = {name: np.ascontiguousarray(adapter[name].float().numpy()) for name in sorted(adapter)}
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+
+
+def _checked(arrays: ArrayRecord, round_: int) -> AdapterState:
+    adapter = {
+        name: torch.from_numpy(np.asarray(arrays[name].numpy(), dtype=np.float32).copy())
+        for name in sorted(arrays)
+    }
+    for name, tensor in adapter.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise FederationError(f"round {round_}: the aggregated {name} is not finite")
+        if bool((tensor.abs() > protocol.LARGEST_VALUE).any()):
+            raise FederationError(
+                f"round {round_}: the aggregated {name} holds values above"
+                f" {protocol.LARGEST_VALUE:g}, which clients would refuse",
+                hint="a lower aggregation.eta or server_learning_rate, or a robust rule",
+            )
+    return adapter

@@ -1,0 +1,176 @@
+"""The client: Flower handlers around the local loop.
+
+A handler reads the task, trains, and answers with numbers. Whatever goes wrong on a client leaves
+it as a reason from the list in `protocol.py`; the details go to the client's own log, without the
+text of an exception, which may hold a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
+from fedrai.federation import protocol
+from fedrai.federation.metrics import FILTER, WEIGHT
+from fedrai.federation.protocol import Reason
+from fedrai.model import LanguageModel
+from fedrai.records import Step, Tokens, TrainResult
+from fedrai.runs import costs
+from fedrai.training.sft import train
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How a client trains: plain numbers out of the recipe; see `train.train`.
+
+    Attributes:
+        rounds: a task of a later one is refused.
+    """
+
+    rounds: int
+    steps: int
+    batch_size: int
+    micro_batch_size: int
+    group_by_length: bool
+    learning_rate: Callable[[int], float]
+    weight_decay: float
+    clip_norm: float
+    proximal_mu: float
+
+
+class Site(Protocol):
+    """What a client has at its place."""
+
+    @property
+    def model(self) -> LanguageModel:
+        """The base model with an adapter."""
+
+    def name(self, context: Context) -> str:
+        """The client's name."""
+
+    def rows(self, client: str) -> Sequence[Tokens]:
+        """Its tokenized rows, each with at least one label token."""
+
+    def filter_counts(self, client: str) -> Mapping[str, int]:
+        """What the server may hear of the safety filter, by the names in `ledger.COUNT_NAMES`."""
+
+    def seed(self, round_: int, client: str) -> int:
+        """Seed of a local training."""
+
+    def on_step(self, client: str, step: Step) -> None:
+        """Hear of a step; may raise KeyboardInterrupt to stop."""
+
+    def log(self, client: str, line: str) -> None:
+        """Keep a line in the client's own log."""
+
+
+def build_app(site: Site, work: Work) -> ClientApp:
+    """The ClientApp of a site."""
+    app = ClientApp()
+
+    @app.train()  # type: ignore[untyped-decorator]
+    def _train(message: Message, context: Context) -> Message:
+        client = site.name(context)
+        return answered(
+            message,
+            lambda: _local_training(site, work, client, message),
+            lambda line: site.log(client, line),
+        )
+
+    return app
+
+
+class Refused(Exception):  # noqa: N818
+    """The client does not do what it is asked for; its reason is all that it says."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+def answered(
+    message: Message, work: Callable[[], RecordDict], log: Callable[[str], None]
+) -> Message:
+    """The reply to a message: what the work gives, or the reason why it gives nothing.
+
+    Args:
+        message: the server's.
+        work: makes the content of the reply; whatever it raises stays here.
+        log: keeps a line in the client's own log.
+    """
+    try:
+        content = work()
+    except Exception as error:
+        log(describe(error))
+        content = protocol.pack_refusal(_reason(error))
+    return Message(content, reply_to=message)
+
+
+def _local_training(site: Site, work: Work, client: str, message: Message) -> RecordDict:
+    task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
+    if not 1 <= task.round <= work.rounds:
+        raise Refused(Reason.TOO_MANY_ROUNDS)
+    rows = site.rows(client)
+    if not rows:
+        site.log(client, "no rows left to train on")
+        return protocol.pack_refusal(Reason.NO_ROWS)
+    costs.reset_peak()
+    adapter, result = train(
+        site.model,
+        task.adapter,
+        rows,
+        steps=work.steps,
+        batch_size=work.batch_size,
+        micro_batch_size=work.micro_batch_size,
+        group_by_length=work.group_by_length,
+        learning_rate=work.learning_rate,
+        first_step=task.first_step,
+        weight_decay=work.weight_decay,
+        clip_norm=work.clip_norm,
+        proximal_mu=work.proximal_mu,
+        seed=site.seed(task.round, client),
+        on_step=lambda step: site.on_step(client, step),
+    )
+    numbers = _metrics(len(rows), result)
+    counts = {FILTER + name: n for name, n in site.filter_counts(client).items()}
+    return protocol.pack_update(adapter, {**numbers, **counts})
+
+
+def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
+    return {
+        WEIGHT: rows,
+        "steps": len(result.losses),
+        "tokens": result.tokens,
+        "label-tokens": result.label_tokens,
+        "loss-first": result.losses[0],
+        "loss-last": result.losses[-1],
+        "loss-mean": sum(result.losses) / len(result.losses),
+        "seconds": result.seconds,
+        "operations": result.operations,
+        "peak-bytes": costs.peak_bytes(),
+    }
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, Refused):
+        return error.reason
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Reason.OUT_OF_MEMORY
+    if isinstance(error, GuardError):
+        return Reason.GUARD
+    if isinstance(error, DataError):
+        return Reason.BAD_DATA
+    return Reason.BAD_TASK if isinstance(error, ProtocolError | ModelError) else Reason.FAILED
+
+
+def describe(error: BaseException) -> str:
+    """A refusal's reason, or the place of an error; see `errors.place_of`."""
+    if isinstance(error, Refused):
+        return f"refused: {error.reason.value}"
+    return place_of(error)

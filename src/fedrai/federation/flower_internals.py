@@ -1,0 +1,177 @@
+"""All that FedRAI uses of Flower beyond its public modules; nobody else imports from there.
+
+Flower's public modules are `PUBLIC`. Everything else may change with any release, so it is listed
+here with its users, and `tests/federation/test_flower_internals.py` holds every line against the
+Flower that is installed: a new release gives a list of what broke, and of what it breaks here.
+
+    from fedrai.federation.flower_internals import HttpGrid
+
+imports `flwr.superlink.grid` then, and not before.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fedrai.errors import DependencyError, FederationError
+
+if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+
+VERSIONS = ">=1.42,<1.43"
+"""The Flower that this package is made for, as in its requirements."""
+PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A name of Flower's.
+
+    Attributes:
+        module: where it is.
+        users: what uses it here, as MODULE.NAME of this package.
+    """
+
+    module: str
+    users: tuple[str, ...]
+
+
+CLIENT_APP = "flwr.supernode.runtime.run_clientapp"
+RUNTIME_PB, CONTROL_PB = "flwr.proto.runtime_pb2", "flwr.proto.control_pb2"
+INTERCEPTORS = "flwr.supercore.interceptors"
+PARTS: Mapping[str, Part] = {
+    # the Runtime API, where ServerApps and ClientApps get their tasks
+    "RuntimeHttpClient": Part("flwr.supercore.runtime", ("link.runtime_client",)),
+    "RuntimeTokenHttpInterceptor": Part(INTERCEPTORS, ("link.runtime_client",)),
+    "SuperExecAuthHttpInterceptor": Part(INTERCEPTORS, ("link.runtime_client",)),
+    "RetryInvoker": Part("flwr.supercore.retry", ("link.patient",)),
+    "exponential": Part("flwr.supercore.retry", ("link.patient",)),
+    "AcquireTaskRequest": Part(RUNTIME_PB, ("link.acquire",)),
+    "PushTaskOutputRequest": Part(RUNTIME_PB, ("link.finish",)),
+    "SendTaskHeartbeatRequest": Part(RUNTIME_PB, ("link._alive",)),
+    "PullTaskInputRequest": Part(RUNTIME_PB, ("deployment._grid",)),
+    "TaskType": Part("flwr.supercore.constant", ("deployment._own_task", "worker._acquired")),
+    "SubStatus": Part("flwr.common.constant", ("deployment.server_app", "worker._do")),
+    # a node's task
+    "pull_task_input": Part(CLIENT_APP, ("worker._pulled",)),
+    "push_message": Part(CLIENT_APP, ("worker._do",)),
+    "context_to_proto": Part("flwr.common.serde", ("worker._do",)),
+    # the Control API, where runs are started and nodes registered
+    "ControlHttpClient": Part(
+        "flwr.supercore.control.control_http_client",
+        ("deployment.control_client", "registering.register"),
+    ),
+    "StartRunRequest": Part(CONTROL_PB, ("deployment._start",)),
+    "StopRunRequest": Part(CONTROL_PB, ("deployment._claimed",)),
+    "RegisterNodeRequest": Part(CONTROL_PB, ("registering._register",)),
+    "build_fab_from_files": Part("flwr.cli.build", ("flower_internals.bundle",)),
+    "Fab": Part("flwr.supercore.fab", ("deployment._start",)),
+    "fab_to_proto": Part("flwr.common.serde", ("deployment._start",)),
+    # what the server's side of a run reaches the nodes with
+    "HttpGrid": Part("flwr.superlink.grid", ("careful.CarefulGrid",)),
+    "run_from_proto": Part("flwr.common.serde", ("deployment._grid",)),
+    "TaskIdentity": Part("flwr.supercore.task_identity", ("flower_internals.be_task",)),
+    # versions and errors
+    "RuntimeVersionHttpInterceptor": Part(INTERCEPTORS, ("flower_internals.versions_told",)),
+    "FlowerError": Part(
+        "flwr.supercore.error", ("flower_internals.SameFlower", "registering._register")
+    ),
+    "ApiErrorCode": Part(
+        "flwr.supercore.error", ("flower_internals.SameFlower", "registering._register")
+    ),
+    # the SuperLink, in this process
+    "flower_superlink": Part("flwr.superlink.cli.flower_superlink", ("superlink.main",)),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in PARTS:
+        return part(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def part(name: str, parts: Mapping[str, Part] = PARTS) -> Any:
+    """Import a part of Flower.
+
+    Args:
+        name: of the part.
+        parts: the table that it stands in.
+
+    Raises:
+        DependencyError: this Flower does not have it.
+    """
+    which = parts[name]
+    try:
+        return getattr(import_module(which.module), name)
+    except (ImportError, AttributeError) as error:
+        raise DependencyError(
+            f"flwr {version('flwr')} has no {which.module}.{name} ({error}), which"
+            f" {', '.join(which.users)} of fedrai needs",
+            hint=f"pip install 'flwr{VERSIONS}'",
+        ) from error
+
+
+# --- what is no name that could be imported -------------------------------------------------------
+
+
+class SameFlower:
+    """Between our requests and the wire: an API of another Flower is an error of ours.
+
+    Flower's own interceptor ends the process then, from whatever thread it is in.
+    """
+
+    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        """Pass a request on.
+
+        Raises:
+            FederationError: the other side refuses this Flower's version.
+        """
+        error_of, codes = part("FlowerError").from_json, part("ApiErrorCode")
+        response = call_next(context)
+        error = error_of(response.text) if response.is_error else None
+        if error is not None and error.code == codes.RUNTIME_VERSION_INCOMPATIBLE:
+            raise FederationError(
+                f"{response.request.url.netloc.decode()} runs another Flower than this process,"
+                f" which has {version('flwr')}",
+                hint="after an upgrade start the SuperLink again: `fedrai deploy start`",
+            )
+        return response
+
+
+def versions_told() -> list[Any]:
+    """What our clients begin their interceptors with: each side tells its version of Flower."""
+    return [part("RuntimeVersionHttpInterceptor")(component_name="fedrai"), SameFlower()]
+
+
+def repeat_with(caller: Any, retry: Any) -> None:
+    """Set how a client or a Grid of Flower's repeats its requests; None: not at all."""
+    caller._retry_invoker = retry
+
+
+def be_task(task: int, run: int, node: int) -> None:
+    """Make this process that of a task; Flower puts these numbers into new messages."""
+    identity = part("TaskIdentity")
+    identity.task_id, identity.run_id, identity.node_id = task, run, node
+
+
+def give_id(message: Any, id_: str) -> None:
+    """Give a message its id, which is a SuperLink's part."""
+    message.metadata.__dict__["_message_id"] = id_
+
+
+def bundle(files: Mapping[str, bytes]) -> bytes:
+    """An app bundle of these files by their paths."""
+    build = part("build_fab_from_files")
+    with warnings.catch_warnings():  # Flower uses an old name of pathspec 1
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return bytes(build(dict(files))[0])
+
+
+def put_in_front(middleware: Callable[[], tuple[Middleware, ...]]) -> None:
+    """Have every SuperLink that this process makes take its requests through middleware."""
+    import_module("flwr.superlink.extensions").get_middleware = middleware  # type: ignore[attr-defined]

@@ -1,0 +1,394 @@
+"""What may cross the wire, and nothing else.
+
+Down: the adapter, a task of named integers and, over a network, the offer: the part of the recipe
+that concerns clients, as one document with its hash. Up: the trained adapter, named numbers, and a
+reason from a fixed list when there is no update; asked for it, a client's name and a signature. No
+text, no file names, no exception messages. Both sides check; what is not on the list raises
+`ProtocolError`.
+
+An adapter travels as one flat array: Flower moves each array of a record by requests of its own,
+and an adapter has hundreds. Both sides know its names and shapes from the base model and the
+recipe; only their hashes are sent, to be compared. How many bytes that is follows too, so an array
+is measured before anything of it is read or any memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedrai.errors import ProtocolError
+from fedrai.federation.metrics import RANGES, WEIGHT, is_finite, is_number
+from fedrai.model.adapters import AdapterState
+from fedrai.recipe.sections import NAME_PATTERN
+
+ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
+OFFER, QUESTION, NAME = "offer", "question", "name"
+LARGEST_OFFER = 2**16  # characters
+NONCE = 32  # bytes of a question that are used once
+LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
+SUPERLINK = 1  # Flower's node id of its SuperLink, the sender of errors in a client's place
+TASK_KEYS = frozenset({"round", "first-step"})
+Shapes = Mapping[str, tuple[int, ...]]
+Floats = npt.NDArray[np.float32]
+FLOAT32 = np.dtype("<f4")
+LARGEST_VALUE = 65504.0
+"""Of an adapter's weights: float16's largest. Trained ones stay below 10."""
+LARGEST_STEP = 10**9
+LONGEST_HEADER = 1024  # bytes before an array's values; numpy writes 128
+METRIC_NAMES = frozenset(RANGES)
+
+
+class Reason(StrEnum):
+    """Why a client is set aside in a round. The first group comes from clients."""
+
+    NO_ROWS = "no-rows-left"
+    GUARD = "guard-cannot-work"
+    BAD_TASK = "task-not-understood"
+    OUT_OF_MEMORY = "out-of-memory"
+    FAILED = "training-failed"
+    BAD_DATA = "data-not-usable"
+    BAD_OFFER = "offer-not-readable"
+    OTHER_VERSION = "other-version"
+    OTHER_MODEL = "other-base-model"
+    MODEL_REFUSED = "base-model-not-allowed"
+    MODEL_FAILED = "base-model-cannot-be-loaded"
+    FILTER_REQUIRED = "filter-required"
+    GUARD_REFUSED = "guard-not-allowed"
+    THRESHOLD_REFUSED = "threshold-too-high"
+    JUDGE_REFUSED = "judged-part-not-allowed"
+    TOO_MANY_STEPS = "too-many-steps"
+    TOO_MANY_ROUNDS = "too-many-rounds"
+    BATCH_TOO_LARGE = "batch-too-large"
+    ROWS_TOO_LONG = "rows-too-long"
+
+    NO_REPLY = "no-reply-in-time"
+    UNREADABLE = "reply-not-readable"
+    WRONG_NAMES = "wrong-array-names"
+    WRONG_SHAPES = "wrong-array-shapes"
+    NOT_FINITE = "values-not-finite"
+    OUT_OF_RANGE = "numbers-out-of-range"
+    BAD_WEIGHT = "weight-not-positive"
+    BAD_METRICS = "metrics-not-allowed"
+
+
+SERVER_REASONS = frozenset(
+    {
+        Reason.NO_REPLY,
+        Reason.UNREADABLE,
+        Reason.WRONG_NAMES,
+        Reason.WRONG_SHAPES,
+        Reason.NOT_FINITE,
+        Reason.OUT_OF_RANGE,
+        Reason.BAD_WEIGHT,
+        Reason.BAD_METRICS,
+    }
+)
+CLIENT_REASONS = frozenset(Reason) - SERVER_REASONS
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the server asks of a client; `offer` is empty where both share a process."""
+
+    round: int
+    first_step: int
+    adapter: AdapterState
+    offer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A usable reply: the trained adapter and its numbers."""
+
+    adapter: AdapterState
+    metrics: Mapping[str, float]
+
+
+def pack_task(round_: int, first_step: int, adapter: AdapterState, offer: str = "") -> RecordDict:
+    """The content of a train message."""
+    task = ConfigRecord({"round": round_, "first-step": first_step})
+    content = RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
+    if offer:
+        content[OFFER] = ConfigRecord({"document": offer, "sha256": _sha256(offer)})
+    return content
+
+
+def unpack_task(content: RecordDict, expected: Shapes) -> Task:
+    """Read a train message.
+
+    Args:
+        content: of the message.
+        expected: names and shapes of the adapter's arrays, as the client has them.
+
+    Raises:
+        ProtocolError: a record or key is missing or not on the list, or the adapter is another.
+    """
+    task = content.config_records.get(TASK)
+    known = ADAPTER in content.array_records and set(content) - {OFFER} == {ADAPTER, TASK}
+    if task is None or not known:
+        raise ProtocolError("a train message must hold the adapter and the task, and nothing else")
+    if set(task) != TASK_KEYS:
+        raise ProtocolError(f"a task must hold {', '.join(sorted(TASK_KEYS))}, and nothing else")
+    round_, first_step = task["round"], task["first-step"]
+    if not _is_whole(round_) or not _is_whole(first_step):
+        raise ProtocolError("round and first-step must be whole numbers")
+    if not 0 <= first_step <= LARGEST_STEP:
+        raise ProtocolError(f"first-step must be from 0 to {LARGEST_STEP}")
+    offer = unpack_offer(content) if OFFER in content else ""
+    adapter = unpack_adapter(content.array_records[ADAPTER], expected)
+    return Task(round_, first_step, adapter, offer)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def unpack_offer(content: RecordDict) -> str:
+    """The document of a train message, after its hash was checked.
+
+    Raises:
+        ProtocolError: there is none, it is too long, or it is not what the hash says.
+    """
+    record = content.config_records.get(OFFER)
+    if record is None or set(record) != {"document", "sha256"}:
+        raise ProtocolError("an offer must hold its document and its hash, and nothing else")
+    document = record["document"]
+    if not isinstance(document, str) or len(document) > LARGEST_OFFER:
+        raise ProtocolError("an offer's document must be a text of at most 64 Ki characters")
+    if record["sha256"] != _sha256(document):
+        raise ProtocolError("an offer's document is not what its hash says")
+    return document
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pack_question(nonce: bytes = b"") -> RecordDict:
+    """The content of the message that asks a client for its name.
+
+    Args:
+        nonce: random bytes for the client to sign; empty: its word is taken.
+    """
+    return RecordDict(
+        {QUESTION: ConfigRecord({"ask": NAME, **({"nonce": nonce} if nonce else {})})}
+    )
+
+
+def pack_name(
+    content: RecordDict, name: str, prove: Callable[[bytes], bytes] | None = None
+) -> RecordDict:
+    """The answer to `pack_question`.
+
+    Args:
+        content: of the question.
+        name: the client's.
+        prove: signs the question's nonce; None: the client has no key.
+
+    Raises:
+        ProtocolError: that is not the question.
+    """
+    asked = content.config_records.get(QUESTION)
+    nonce = asked.get("nonce", b"") if asked is not None else None
+    plain = {k: v for k, v in asked.items() if k != "nonce"} if asked is not None else {}
+    if set(content) != {QUESTION} or plain != {"ask": NAME} or not isinstance(nonce, bytes):
+        raise ProtocolError("a question must ask for the name, and nothing else")
+    if len(nonce) not in (0, NONCE):
+        raise ProtocolError(f"a question's nonce must have {NONCE} bytes")
+    proof = {"signature": prove(nonce)} if nonce and prove is not None else {}
+    return RecordDict({NAME: ConfigRecord({"name": name, **proof})})
+
+
+def read_name(message: Message) -> tuple[str, bytes] | None:
+    """The name in a client's answer and its signature, if any; None if it is not a name."""
+    if message.has_error() or not message.has_content():
+        return None
+    record = message.content.config_records.get(NAME)
+    if set(message.content) != {NAME} or record is None:
+        return None
+    if set(record) - {"signature"} != {"name"}:
+        return None
+    name, signature = record["name"], record.get("signature", b"")
+    if not isinstance(signature, bytes) or len(signature) > LONGEST_SIGNATURE:
+        return None
+    named = isinstance(name, str) and re.fullmatch(NAME_PATTERN, name)
+    return (str(name), signature) if named else None
+
+
+def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDict:
+    """The content of a reply with an update.
+
+    Raises:
+        ProtocolError: a metric is not on the list.
+    """
+    unknown = sorted(set(metrics) - METRIC_NAMES)
+    if unknown:
+        raise ProtocolError(f"metrics that may not be sent: {', '.join(unknown)}")
+    numbers = MetricRecord({name: float(value) for name, value in metrics.items()})
+    return RecordDict({ADAPTER: pack_adapter(adapter), METRICS: numbers})
+
+
+def pack_refusal(reason: Reason) -> RecordDict:
+    """The content of a reply without an update: one of the client's reasons, nothing more."""
+    if reason not in CLIENT_REASONS:
+        raise ProtocolError(f"{reason} is not a reason that a client gives")
+    return RecordDict({STATUS: ConfigRecord({"reason": reason.value})})
+
+
+def read_reply(message: Message, expected: Shapes) -> Update | Reason:
+    """Check a reply, and never trust it: any surprise becomes a reason.
+
+    Args:
+        message: a client's reply.
+        expected: names and shapes of the adapter's arrays.
+    """
+    if message.has_error() and message.metadata.src_node_id == SUPERLINK:
+        return Reason.NO_REPLY  # the node is gone, or its reply is
+    if message.has_error() or not message.has_content():
+        return Reason.FAILED
+    content = message.content
+    if set(content) == {STATUS}:
+        return _stated(content)
+    whole = ADAPTER in content.array_records and METRICS in content.metric_records
+    if set(content) != {ADAPTER, METRICS} or not whole:
+        return Reason.UNREADABLE
+    metrics = _metrics(content.metric_records[METRICS])
+    if isinstance(metrics, Reason):
+        return metrics
+    adapter = _arrays(content.array_records[ADAPTER], expected)
+    return adapter if isinstance(adapter, Reason) else Update(adapter, metrics)
+
+
+def _stated(content: RecordDict) -> Reason:
+    status = content.config_records.get(STATUS)
+    reason = status.get("reason") if status is not None else None
+    known = {r.value: r for r in CLIENT_REASONS}
+    return known.get(reason, Reason.UNREADABLE) if isinstance(reason, str) else Reason.UNREADABLE
+
+
+def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
+    if WEIGHT not in record or set(record) - METRIC_NAMES:
+        return Reason.BAD_METRICS
+    metrics: dict[str, float] = {}
+    for name, value in record.items():
+        if not is_number(value):
+            return Reason.BAD_METRICS
+        if not is_finite(value):
+            return Reason.NOT_FINITE
+        if not RANGES[name].holds(value):
+            return Reason.BAD_WEIGHT if name == WEIGHT else Reason.OUT_OF_RANGE
+        metrics[name] = float(value)
+    return metrics
+
+
+def shapes_of(arrays: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an adapter's arrays."""
+    return {name: tuple(tensor.shape) for name, tensor in arrays.items()}
+
+
+def layout(shapes: Shapes) -> str:
+    """A hash of the names and one of their shapes, in hex with a dash between."""
+    names = sorted(shapes)
+    parts: tuple[object, object] = (names, [list(shapes[name]) for name in names])
+    return "-".join(_sha256(json.dumps(part)) for part in parts)
+
+
+def pack_adapter(adapter: AdapterState) -> ArrayRecord:
+    """One float32 array of all weights, in the order of their names, under its `layout`."""
+    flat = [np.ravel(adapter[name].float().numpy()) for name in sorted(adapter)]
+    whole = np.concatenate(flat) if flat else np.zeros(0, np.float32)
+    return ArrayRecord({layout(shapes_of(adapter)): Array(whole)})
+
+
+def unpack_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState:
+    """Tensors by name; the values are copied, so the message can go.
+
+    Args:
+        record: as `pack_adapter` makes it.
+        expected: names and shapes, as the receiver has them.
+
+    Raises:
+        ProtocolError: it holds other arrays, cannot be read, or a value is not finite or too large.
+    """
+    found = _arrays(record, expected)
+    if isinstance(found, Reason):
+        raise ProtocolError(f"the adapter of a message is not the one expected: {found.value}")
+    return found
+
+
+def _arrays(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
+    wanted, size = layout(expected), sum(math.prod(shape) for shape in expected.values())
+    sent = next(iter(record)) if len(record) == 1 else ""
+    if sent.partition("-")[0] != wanted.partition("-")[0]:
+        return Reason.WRONG_NAMES
+    if sent != wanted or tuple(record[sent].shape) != (size,):
+        return Reason.WRONG_SHAPES
+    flat = _flat(record[sent], size)
+    if isinstance(flat, Reason):
+        return flat
+    largest = max(-float(flat.min(initial=0)), float(flat.max(initial=0)))  # NaN, if one is
+    if not math.isfinite(largest):
+        return Reason.NOT_FINITE
+    return _split(flat, expected) if largest <= LARGEST_VALUE else Reason.OUT_OF_RANGE
+
+
+def _flat(array: Array, size: int) -> Floats | Reason:
+    """The values of an array, looked at in place: what it says of itself takes no memory.
+
+    Args:
+        array: in numpy's own format (NPY 1.0); whatever else it may be is not read.
+        size: how many float32 values it must hold.
+    """
+    data = array.data
+    if array.stype != "numpy.ndarray":
+        return Reason.UNREADABLE
+    if len(data) > 4 * size + LONGEST_HEADER:
+        return Reason.WRONG_SHAPES
+    shape, kind, start = _header(data[:LONGEST_HEADER])
+    if kind != FLOAT32:
+        return Reason.UNREADABLE
+    if shape != (size,):
+        return Reason.WRONG_SHAPES
+    if len(data) - start != 4 * size:
+        return Reason.UNREADABLE
+    return np.frombuffer(data, np.float32, size, start)
+
+
+def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype | None, int]:
+    """Shape and kind of an array in NPY 1.0, and where its values begin; no kind: unreadable."""
+    file = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            return (), None, 0
+        shape, _, kind = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
+    except Exception:  # whatever a hostile header makes numpy raise
+        return (), None, 0
+    return shape, kind, file.tell()
+
+
+def _split(flat: Floats, expected: Shapes) -> AdapterState:
+    adapter: AdapterState = {}
+    at = 0
+    for name in sorted(expected):
+        end = at + math.prod(expected[name])
+        adapter[name] = torch.from_numpy(flat[at:end].reshape(expected[name]).copy())
+        at = end
+    return adapter
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Bytes of the arrays in a message, without Flower's envelope."""
+    return sum(record.count_bytes() for record in content.array_records.values())

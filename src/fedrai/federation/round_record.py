@@ -1,0 +1,169 @@
+"""What the replies of a round leave: their costs, kept updates, and the round's record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedrai.assets import checksums
+from fedrai.errors import ChecksumError, RunError
+from fedrai.federation.aggregation.weights import capped
+from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.protocol import Reason, Update
+from fedrai.runs import RunFolder
+from fedrai.runs.costs import Cost
+from fedrai.runs.files import json_text, write_text
+
+
+def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
+    """What one client's part of a round took, as far as it tells.
+
+    Args:
+        reply: what `protocol.read_reply` made of its reply.
+        down: bytes that it was sent, as the server counts them.
+        up: bytes that it sent.
+    """
+    if isinstance(reply, Reason):
+        return Cost(bytes_down=down, bytes_up=up)
+    numbers = reply.metrics
+    return Cost(
+        seconds=numbers.get("seconds", 0.0),
+        tokens=int(numbers.get("tokens", 0)),
+        operations=numbers.get("operations", 0.0),
+        peak_bytes=int(numbers.get("peak-bytes", 0)),
+        bytes_down=down,
+        bytes_up=up,
+    )
+
+
+def keep(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
+    """Keep an update of the round in progress, with what it cost."""
+    note = {"metrics": json.dumps(dict(update.metrics)), "cost": json.dumps(cost.to_json())}
+    run.save_pending(number, name, update.adapter, note)
+
+
+def kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[Update, Cost]]:
+    """Updates that an interrupted try of a round has kept, by client.
+
+    Raises:
+        RunError, ChecksumError: one is damaged.
+    """
+    found = {}
+    for name in names:
+        if (run.pending(number) / f"{name}.safetensors").is_file():
+            found[name] = _kept(run, number, name)
+    return found
+
+
+def _kept(run: RunFolder, number: int, name: str) -> tuple[Update, Cost]:
+    adapter, note = run.load_pending(number, name)
+    try:
+        return Update(adapter, json.loads(note["metrics"])), Cost.from_json(
+            json.loads(note["cost"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{run.pending(number)}: the update of {name} is not what a round keeps"
+                       f" ({type(error).__name__})") from error  # fmt: skip
+
+
+def damaged_updates(run: RunFolder, number: int) -> list[Path]:
+    """Kept updates of the round in progress that cannot be used."""
+    return [file for file in sorted(run.pending(number).glob("*.safetensors"))
+            if not _is_usable(run, number, file.stem)]  # fmt: skip
+
+
+def _is_usable(run: RunFolder, number: int, name: str) -> bool:
+    try:
+        _kept(run, number, name)
+    except (RunError, ChecksumError):
+        return False
+    return True
+
+
+def counted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
+    """Updates with the rows that they count in means, in the place of those that they state.
+
+    Args:
+        updates: usable updates by client.
+        cap: the recipe's `federation.weight_cap`; 0: all as stated.
+    """
+    weights = capped({name: u.metrics[WEIGHT] for name, u in updates.items()}, cap)
+    return {
+        name: replace(update, metrics={**update.metrics, WEIGHT: weights[name]})
+        for name, update in updates.items()
+    }
+
+
+def cut(updates: Mapping[str, Update], means: Mapping[str, Update]) -> dict[str, dict[str, float]]:
+    """By client that counts less than it states: its `rows`, and as how many they are `counted`."""
+    both = {
+        name: {"rows": updates[name].metrics[WEIGHT],
+               "counted": means[name].metrics[WEIGHT]}
+        for name in sorted(updates)
+    }  # fmt: skip
+    return {name: one for name, one in both.items() if one["counted"] != one["rows"]}
+
+
+def replied(
+    updates: Mapping[str, Update],
+    means: Mapping[str, Update],
+    aside: Mapping[str, Reason],
+    norms: Mapping[str, float],
+    cap: float,
+) -> dict[str, Any]:
+    """The clients' part of `round.json`.
+
+    Args:
+        updates: usable updates by client; `clients` holds what each said of itself.
+        means: the same, as `counted`.
+        aside: why the others are set aside.
+        norms: of each client's change of the adapter, as the server measures it.
+        cap: the recipe's `federation.weight_cap`, 0 where it does not hold.
+    """
+    return {
+        "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
+        "update_norms": dict(sorted(norms.items())),
+        "weight_cap": cap,
+        "capped": cut(updates, means),
+        "set_aside": {name: aside[name].value for name in sorted(aside)},
+        **round_figures(means, aside),
+    }
+
+
+def round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
+    """How many clients replied, and their mean losses by rows as `counted`, in nats per token."""
+    first, last = (_mean(updates.values(), key) for key in ("loss-first", "loss-last"))
+    return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
+
+
+def _mean(updates: Iterable[Update], key: str) -> float | None:
+    """The weighted mean of a metric over the clients that send it; None if none does."""
+    sent = [u.metrics for u in updates if key in u.metrics]
+    weight = sum(m[WEIGHT] for m in sent)
+    return sum(m[key] * m[WEIGHT] for m in sent) / weight if weight else None
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics under the names that events use."""
+    return {key.replace("-", "_"): value for key, value in metrics.items()}
+
+
+def copy_evaluation(source: RunFolder, run: RunFolder, number: int) -> None:
+    """Take over an evaluation of the same model by the same questions; its costs stay with it."""
+    place = source.evaluation_folder(number)
+    there = number in source.evaluations() and number not in run.evaluations()
+    if not there or checksums.changed(place):  # a damaged one is made anew here
+        return
+    taken = source.read_json(f"{place.relative_to(source.path).as_posix()}/metrics.json")
+
+    def write(folder: Path) -> None:
+        for file in sorted(place.glob("*.jsonl")):
+            shutil.copyfile(file, folder / file.name)
+        write_text(folder / "metrics.json", json_text({**taken, "costs": {}}))
+
+    run.write_folder(run.evaluation_folder(number), write)
+    run.event("evaluation-shared", round=number, source=source.path.name)

@@ -1,0 +1,243 @@
+"""The alignment of a recipe: its guard, critic, requests and settings, made ready for rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedrai import assets, model
+from fedrai.constitution import load as load_constitution
+from fedrai.constitution.critics import Critic, LocalCritic, RemoteCritic
+from fedrai.constitution.gathering import Gathered, Suites, gather
+from fedrai.constitution.overlap import Cleaned, without_overlap
+from fedrai.constitution.phase import Phase
+from fedrai.constitution.plan import Plan, Tell, Tools
+from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.requests import load_requests
+from fedrai.constitution.revising import Settings
+from fedrai.constitution.schedule import Bounds
+from fedrai.constitution.verifying import Checks
+from fedrai.data.embedded.refusals import refusal_for
+from fedrai.errors import GuardError
+from fedrai.evaluation.refusal import Reply
+from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench, prompts_of
+from fedrai.federation.run.preparation import Prepared, Watch
+from fedrai.guards.base import Guard
+from fedrai.guards.loading import load as load_guard
+from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.starting import read_start
+from fedrai.recipe.sections import Alignment, Recipe
+from fedrai.training.prefer import Objective
+
+
+def phase_for(
+    prepared: Prepared, watch: Watch, progress: assets.Progress | None = None
+) -> Phase | None:
+    """What aligns a round's adapter; None where the recipe has no constitution.
+
+    All that it needs is loaded at once, so that what cannot be used is known before training.
+
+    Raises:
+        ConstitutionError, GuardError, DataError, AssetError, ModelError: something cannot be used.
+    """
+    recipe = prepared.recipe
+    if recipe.constitution.schedule == "off":
+        return None
+    start = recipe.adapter.start
+    anchor = read_start(start, prepared.model) if start else None
+    return Phase(plan_for(recipe), tools_for(prepared, watch.event, anchor, progress))
+
+
+def tools_for(
+    prepared: Prepared,
+    tell: Tell,
+    start: AdapterState | None,
+    progress: assets.Progress | None = None,
+) -> Tools:
+    """Load what an alignment works with.
+
+    Args:
+        prepared: the recipe and its model.
+        tell: hears of progress.
+        start: the adapter whose answers anchor the probe; None: a fresh one.
+        progress: shows downloads.
+
+    Raises:
+        ConstitutionError, GuardError, DataError, AssetError, ModelError: something cannot be used.
+    """
+    recipe = prepared.recipe
+    section = recipe.constitution
+    guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
+    further = prompts_of(recipe.evaluation.paths, prepared.kept_out)
+    asked = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
+    gathered = gathered_for(recipe, asked, progress)
+    probed = {request.prompt for side in gathered.held for request in side}
+    examples = examples_for(recipe, asked, progress)
+    return Tools(
+        model=prepared.model,
+        constitution=load_constitution(section.file),
+        critic=_critic(section, prepared.model, start, progress),
+        checks=Checks(guard, _threshold(guard, section.revising.threshold)),
+        harmless_threshold=_threshold(guard, section.revising.harmless_threshold),
+        settings=settings_for(section),
+        gathered=gathered,
+        pool=pool_for(section, gathered),
+        examples=[one for one in examples if one.request.prompt not in probed],
+        start=start,
+        tell=tell,
+    )
+
+
+def pool_for(section: Alignment, gathered: Gathered) -> Sequence[Request]:
+    """Requests whose answers are revised; for the control harmless ones that resemble no other."""
+    if section.style == "constitution":
+        return gathered.harmful
+    return [request for request in gathered.harmless if not request.kind]
+
+
+def gathered_for(
+    recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
+) -> Gathered:
+    """The requests of an alignment, without those that evaluations ask.
+
+    What is left out of `examples` alone is counted with what is left out of requests.
+    """
+    section = recipe.constitution
+    named = {*section.requests, *section.harmless}
+    alone = [spec for spec in section.examples if spec not in named]
+    found = gather(
+        section.requests,
+        section.harmless,
+        request_count=section.request_count,
+        harmless_count=section.harmless_count,
+        suites=asked,
+        seed=recipe.seed_for("constitution"),
+        held=(section.probe.harmful, section.probe.harmless),
+        progress=progress,
+    )
+    removed = _cleaned(alone, asked, progress).removed
+    return replace(found, removed={name: n + removed[name] for name, n in found.removed.items()})
+
+
+def _cleaned(specs: Sequence[str], asked: Suites, progress: assets.Progress | None) -> Cleaned:
+    found = load_requests(specs, harmful=True, progress=progress) if specs else []
+    return without_overlap(found, asked)
+
+
+def examples_for(
+    recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
+) -> list[Record]:
+    """Requests with a good answer, as records that are trained on; none that evaluations ask.
+
+    One without an answer of its own gets the embedded refusal of its topic.
+    """
+    kept = _cleaned(recipe.constitution.examples, asked, progress).kept
+    seed = recipe.seed_for("constitution-examples")
+    return [_example(request, seed) for request in kept]
+
+
+def _example(request: Request, seed: int) -> Record:
+    said = request.answer or refusal_for(request.prompt, (request.category,), seed)
+    unknown = Reply.UNSCORED.value
+    return Record(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
+
+
+def suites_for(
+    ordinary: Sequence[Item],
+    asked: Sequence[Suite] = (),
+    here: Mapping[str, Sequence[str]] | None = None,
+) -> Suites:
+    """What evaluations may ask, by suite: of AdvBench all, whatever part of it is asked.
+
+    Args:
+        ordinary: the ordinary instructions that are asked.
+        asked: other suites that are asked.
+        here: prompts of suites whose files are here, asked or not; all of a suite that is asked
+            in part.
+    """
+    others = {suite.declaration.name: [item.prompt for item in suite.items] for suite in asked}
+    known = {name: list(prompts) for name, prompts in (here or {}).items()}
+    return {
+        **{name: known.pop(name, prompts) for name, prompts in others.items()},
+        "advbench": [item.prompt for item in advbench(ADVBENCH_SIZE, 0)],
+        "ordinary": [item.prompt for item in ordinary],
+        **known,
+    }
+
+
+def settings_for(section: Alignment) -> Settings:
+    """Settings of critique and revision, as the recipe has them."""
+    fields = section.revising.model_dump(exclude={"guard", "threshold", "harmless_threshold"})
+    return Settings(**fields)
+
+
+def plan_for(recipe: Recipe) -> Plan:
+    """Settings of the alignment, as the recipe has them."""
+    section = recipe.constitution
+    goal, probe, mix = section.objective, section.probe, section.mix
+    benign = section.style == "benign"
+    return Plan(
+        schedule=section.schedule,
+        every=section.every,
+        anchor=section.anchor,
+        steps=section.steps,
+        rows=mix.rows,
+        pairs=mix.pairs,
+        refusals=mix.refusals,
+        look_alikes=mix.look_alikes,
+        harmless_pairs=0.0 if benign else mix.harmless_pairs,
+        reference_share=1 - mix.self_answered,
+        base_answers=mix.answered_by == "base",
+        objective=Objective(
+            goal.sft, goal.preference, goal.kl, goal.beta, goal.kind, goal.smoothing
+        ),
+        learning_rate=section.learning_rate,
+        warmup_steps=section.warmup_steps,
+        cooldown_steps=section.cooldown_steps,
+        weight_decay=section.weight_decay,
+        clip_norm=section.clip_norm,
+        micro_batch_tokens=section.micro_batch_tokens,
+        max_length=recipe.data.max_length,
+        probe_harmful=probe.harmful,
+        probe_harmless=probe.harmless,
+        probe_every=probe.every,
+        bounds=Bounds(probe.safe, probe.useful, probe.drift),
+        early_stop=section.early_stop,
+        reuse=section.reuse,
+        seed=recipe.seed_for,
+    )
+
+
+def _critic(
+    section: Alignment,
+    lm: LanguageModel,
+    start: AdapterState | None,
+    progress: assets.Progress | None,
+) -> Critic:
+    chosen, size = section.critic, section.revising.batch_size
+    if chosen.kind == "endpoint":
+        fields: dict[str, Any] = chosen.model_dump(exclude={"kind", "url", "model"})
+        return RemoteCritic(chosen.url, chosen.model, **fields)
+    if chosen.kind == "local":
+        other = model.load(
+            chosen.model, rank=1, alpha=1, dropout=0.0, target_modules="all-linear",
+            dtype="auto", device=str(lm.device), quantization="none", attention="auto",
+            max_length=4096, gradient_checkpointing=False, compile_layers=False,
+            progress=progress,
+        )  # fmt: skip
+        return LocalCritic(other, size, use_adapter=False)
+    if chosen.kind == "start":
+        return LocalCritic(lm, size, adapter=start, use_adapter=start is not None)
+    return LocalCritic(lm, size)
+
+
+def _threshold(guard: Guard, wanted: str | float) -> float:
+    if isinstance(wanted, int | float):
+        return float(wanted)
+    if wanted not in guard.thresholds:
+        raise GuardError(
+            f"{guard.name} has no threshold {wanted!r}",
+            hint=f"it has: {', '.join(sorted(guard.thresholds))}; or give a number",
+        )
+    return guard.thresholds[wanted]

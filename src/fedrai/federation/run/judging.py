@@ -1,0 +1,113 @@
+"""The suites and judges of a recipe's evaluations: what is asked, and who judges the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedrai import assets
+from fedrai.evaluation import suites
+from fedrai.evaluation.asking import Grader, RemoteGrader
+from fedrai.evaluation.clusters import clusters
+from fedrai.evaluation.records import Judges, Rubric, Safety
+from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
+from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
+from fedrai.evaluation.suites.items import sample
+from fedrai.guards import loading
+from fedrai.guards.base import full_name
+from fedrai.recipe.sections import Evaluation, JudgeEndpoint, Recipe
+
+NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and an endpoint)'
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked beside ordinary instructions.
+
+    Attributes:
+        harmful: of AdvBench.
+        clusters: of all of AdvBench, by item number.
+        suites: the others.
+        unavailable: why a suite cannot be had, by name.
+    """
+
+    harmful: Sequence[Item]
+    clusters: Mapping[int, int]
+    suites: Sequence[Suite]
+    unavailable: Mapping[str, str]
+
+
+def asked_for(recipe: Recipe, progress: assets.Progress | None = None) -> Asked:
+    """The suites of a recipe; `advbench` among its `suites` takes the place of its own number.
+
+    Raises:
+        EvaluationError: a name is not known, or a file is not what it should be.
+        AssetError: AdvBench, or a path that the user gave, cannot be had.
+    """
+    settings, seed = recipe.evaluation, recipe.seed_for("suites")
+    found = suites.chosen(settings.suites, settings.paths, 0, seed, progress)
+    here = [s for s in found if isinstance(s, Suite) and _has_figure(s, settings)]
+    whole = next((s.items for s in here if s.declaration.name == ADVBENCH), ())
+    missing = {s.name: f"{s.reason}; {s.hint}".rstrip("; ") for s in found
+               if isinstance(s, NotAvailable)}  # fmt: skip
+    unrated = {s.declaration.name: NO_RATING for s in found if isinstance(s, Suite)
+               and not _has_figure(s, settings)}  # fmt: skip
+    count = settings.limit or ADVBENCH_SIZE if whole else settings.advbench
+    if not whole and count and ADVBENCH not in missing:
+        whole = tuple(suites.advbench(ADVBENCH_SIZE, seed))
+    groups = clusters([item.prompt for item in whole])
+    return Asked(
+        sample(whole, count, seed),
+        {item.number: group for item, group in zip(whole, groups, strict=True)},
+        [_limited(s, settings.limit, seed) for s in here if s.declaration.name != ADVBENCH],
+        missing | unrated,
+    )
+
+
+def _has_figure(found: Suite, settings: Evaluation) -> bool:
+    return found.declaration.judge != "rating" or "rubric" in settings.judges
+
+
+def _limited(found: Suite, count: int, seed: int) -> Suite:
+    return replace(found, items=tuple(sample(found.items, count or found.whole, seed)))
+
+
+def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judges:
+    """Who judges, checked: the guard is loaded, the endpoint has replied to a greeting.
+
+    Raises:
+        GuardError, AssetError, ModelError: the guard cannot be used.
+        EvaluationError: the endpoint does not reply, or a file of prompts is not what it should be.
+    """
+    settings = recipe.evaluation
+    endpoint = settings.endpoint if "rubric" in settings.judges else None
+    return Judges(
+        rule="rule" in settings.judges,
+        legacy="legacy" in settings.judges,
+        guard=_safety(recipe, progress) if "guard" in settings.judges else None,
+        rubric=rubric_for(endpoint) if endpoint is not None else None,
+    )
+
+
+def _safety(recipe: Recipe, progress: assets.Progress | None) -> Safety:
+    wanted = recipe.evaluation.guard_threshold
+    guard = loading.load(recipe.evaluation.guard, tables=recipe.guards, progress=progress)
+    threshold = guard.thresholds[wanted] if isinstance(wanted, str) else wanted
+    return Safety(full_name(guard), threshold, guard.judge)
+
+
+def rubric_for(settings: JudgeEndpoint) -> Rubric:
+    """The LLM that rates; it has replied to a greeting.
+
+    Raises:
+        EvaluationError: it does not, or a file of prompts is not what it should be.
+    """
+    prompts = read_prompts(Path(settings.prompts).expanduser()) if settings.prompts else OURS
+    file = Path(settings.template).expanduser()
+    template = read_template(file) if settings.template else HARM
+    source = file.stem if settings.template else "fedrai"
+    fields = settings.model_dump(exclude={"url", "model", "prompts", "template"})
+    grader: Grader = RemoteGrader(settings.url, settings.model, **fields)
+    grader.ask([("", "Hello.")])  # a wrong key or name shows here, not after hours of answers
+    return Rubric(settings.model, grader, prompts, template, source)

@@ -1,0 +1,159 @@
+"""A whole run in this process: recipe in, run folder out.
+
+`prepare` reads and checks everything that can be wrong (model, data, suites) before a run folder
+exists; `execute` builds the ClientApp, the Grid and the ServerApp's loop and goes to the end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from fedrai import assets, model
+from fedrai.errors import RunError
+from fedrai.federation import client
+from fedrai.federation.run import rounds
+from fedrai.federation.run.grid import LocalGrid
+from fedrai.federation.run.preparation import (
+    LOCAL,
+    Prepared,
+    Watch,
+    alignment_of,
+    kept_out_of,
+    load_model,
+    work_for,
+)
+from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
+from fedrai.filter.screening import Screening, screened
+from fedrai.model import LanguageModel
+from fedrai.recipe.sections import Recipe
+from fedrai.records import BadRow, Example, Step, Tokens
+from fedrai.runs import RunFolder
+from fedrai.runs.files import digest_of
+
+ENGINE = LOCAL
+
+
+def prepare(
+    recipe: Recipe,
+    progress: assets.Progress | None = None,
+    loaded: LanguageModel | None = None,
+    tell: Callable[[str, int, int], None] = lambda _client, _done, _of: None,
+) -> Prepared:
+    """Load and check everything, without writing a run.
+
+    Args:
+        recipe: the recipe.
+        progress: shows downloads.
+        loaded: a model that was loaded for the same `[model]`, `[adapter]` and `[training]`.
+        tell: hears of the filter's progress (client, answers judged, of how many); may raise.
+
+    Raises:
+        ConstitutionError: the constitution cannot be read.
+        GuardError: the safety filter cannot work.
+        AssetError, ModelError, DataError, EvaluationError: something cannot be used.
+    """
+    check_files(recipe)
+    alignment = alignment_of(recipe)
+    lm = loaded or load_model(recipe, progress)
+    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    tokens: dict[Example, Tokens] = {}
+    unread: Counter[str] = Counter()
+    shards, bad = shards_for(
+        recipe, lambda part: tokenized(lm, part, recipe.data, tokens), unread.update
+    )
+    kept, screening = screened(recipe, shards, progress, tell)
+    for part in kept.values():  # rows that got a refusal in place of their answer are new
+        bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
+    rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
+    harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
+    held_out: list[BadRow] = []
+    questions = questions_for(recipe, lm, progress, held_out.extend)
+    kept_out = kept_out_of(recipe)  # after what the run asks was fetched
+    return Prepared(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
+                    kept_out=kept_out, unread=unread, held_out_bad=len(held_out))  # fmt: skip
+
+
+def _harmful(rows: Sequence[Example], screening: Screening, client: str) -> int:
+    """Rows that go to training with a harmful answer, as far as their source tells."""
+    ledger = screening.ledgers.get(client)
+    if ledger is not None and ledger.confusion is not None:
+        return ledger.confusion.harmful_kept
+    return sum(row.harmful for row in rows)
+
+
+def write_screening(prepared: Prepared, run: RunFolder) -> dict[str, Any] | None:
+    """Write what the safety filter did: totals into the run, each client's ledger to its own files.
+
+    Returns:
+        The totals, if there was to be a filter and the folder did not know of it yet.
+    """
+    elsewhere = not prepared.rows  # the nodes have their own filters and ledgers
+    if prepared.recipe.filter.mode == "off" or (run.path / "filter.json").is_file() or elsewhere:
+        return None
+    for name, ledger in prepared.screening.ledgers.items():
+        run.write_json(f"clients/{name}.filter.json", ledger.to_json(), listed=True)
+    found = prepared.screening.to_json()
+    run.event("filter-finished", **found)
+    run.write_json(
+        "filter.json", found, listed=True
+    )  # last: until then a killed run does all of it again
+    return found
+
+
+def execute(prepared: Prepared, run: RunFolder, watch: Watch) -> None:
+    """Run the rounds that the run folder does not hold yet.
+
+    Raises:
+        FederationError: a round has too few usable updates.
+        RunError: the run folder cannot be written.
+        KeyboardInterrupt: raised by a watcher; the folder can be resumed.
+    """
+    nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
+    app = client.build_app(site(prepared, run, watch), work_for(prepared.recipe))
+    rounds.go_through(prepared, run, watch, rounds.Clients(LocalGrid(app, nodes), nodes))
+
+
+def site(prepared: Prepared, run: RunFolder, watch: Watch) -> client.Site:
+    """All clients of a prepared run, in one process."""
+    return _LocalSite(prepared, run, watch)
+
+
+class _LocalSite:
+    """All clients of this process; they share the model and keep their rows apart."""
+
+    def __init__(self, prepared: Prepared, run: RunFolder, watch: Watch) -> None:
+        self.model = prepared.model
+        self._prepared, self._run, self._watch = prepared, run, watch
+
+    def name(self, context: Context) -> str:
+        return str(context.node_config["client"])
+
+    def rows(self, client: str) -> Sequence[Tokens]:
+        return self._prepared.rows[client]
+
+    def filter_counts(self, client: str) -> Mapping[str, int]:
+        return self._prepared.screening.counts.get(client, {})
+
+    def seed(self, round_: int, client: str) -> int:
+        return self._prepared.recipe.seed_for("training", round_, client)
+
+    def on_step(self, client: str, step: Step) -> None:
+        self._watch.step(client, step)
+
+    def log(self, client: str, line: str) -> None:
+        try:
+            self._run.client_log(client, line)
+        except RunError as error:  # the client's reason matters more than its details
+            self._watch.event("client-log-lost", client=client, why=error.message)
+
+
+def command_line() -> str:
+    """The command that started this process, without folders."""
+    name = Path(sys.argv[0]).name
+    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

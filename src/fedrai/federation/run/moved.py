@@ -1,0 +1,139 @@
+"""A run whose files lie elsewhere now: its recipe stays as it is, and the new places beside it.
+
+`moved.json` in the folder of a run, or of `fedrai align`, names for each file or folder of the
+recipe that was moved where it lies now. Whether it is the same is told by the fingerprints in
+`run.json` or `align.json`, not by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrai import recipe
+from fedrai.errors import RunError
+from fedrai.recipe.sections import AlignRecipe, Recipe
+from fedrai.runs import RunFolder
+
+FILE = "moved.json"
+KEYS = frozenset(
+    {"base", "start", "path", "files", "suites", "paths", "guard", "calibration", "refusals",
+     "file", "requests", "harmless", "examples", "model", "prompts", "adapter_base"}
+)  # fmt: skip
+"""Keys of a recipe whose values may be paths."""
+
+
+def settings_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe of a run, with its files where they lie now.
+
+    Args:
+        folder: the run's.
+        places: new places by old ones, beside those that the folder knows of.
+    """
+    settings = recipe.load(folder.recipe_file)
+    known = {**_places(folder), **(places or {})}
+    return recipe.validate(_moved(settings, known), "the moved recipe") if known else settings
+
+
+def alignment_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> AlignRecipe:
+    """The recipe of a folder of `fedrai align`, in the same way."""
+    settings = recipe.load_alignment(folder.recipe_file)
+    known = {**_places(folder), **(places or {})}
+    return AlignRecipe.model_validate(_moved(settings, known)) if known else settings
+
+
+def _moved(settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> dict[str, Any]:
+    table: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True)
+    return {key: _replaced(value, key, places) for key, value in table.items()}
+
+
+def parse(pairs: Sequence[str]) -> dict[str, str]:
+    """New places by old ones.
+
+    Args:
+        pairs: `OLD=NEW` each.
+
+    Raises:
+        RunError: one is not a pair, or there is nothing at the new place.
+    """
+    found = {}
+    for pair in pairs:
+        old, sign, new = pair.partition("=")
+        if not (old and sign and new):
+            raise RunError(f"--moved {pair!r} is no pair of places", hint="write --moved OLD=NEW")
+        if "*" not in new and not Path(new).expanduser().exists():
+            raise RunError(f"--moved {pair!r}: there is no file or folder {Path(new).absolute()}")
+        found[_bare(old)] = _bare(str(Path(new).expanduser().absolute()))
+    return found
+
+
+def check(folder: RunFolder, settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> None:
+    """See that a recipe names what was moved.
+
+    Args:
+        folder: of the run or the alignment, for errors.
+        settings: its recipe as it was begun.
+        places: new places by old ones.
+
+    Raises:
+        RunError: it does not; the hint names what it does.
+    """
+    named = sorted(set(_paths(settings.model_dump(mode="json"), "")))
+    for old in places:
+        if not any(_below(path, old) is not None for path in named):
+            raise RunError(
+                f"the recipe of {folder.path} names nothing at {old}",
+                hint=f"it names: {', '.join(named)}",
+            )
+
+
+def keep(folder: RunFolder, places: Mapping[str, str]) -> None:
+    """Write new places into the run folder, for later commands."""
+    if places:
+        folder.write_json(FILE, {**_places(folder), **places})
+
+
+def _places(folder: RunFolder) -> dict[str, str]:
+    known: dict[str, str] = folder.read_json(FILE) if (folder.path / FILE).is_file() else {}
+    return known
+
+
+def _replaced(value: Any, key: str, places: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _replaced(v, key if key in KEYS else k, places) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, key, places) for item in value]
+    return _new_place(value, places) if isinstance(value, str) and key in KEYS else value
+
+
+def _new_place(text: str, places: Mapping[str, str]) -> str:
+    """A path at its new place; in `NAME=PATH` the part behind the sign."""
+    name, sign, path = text.rpartition("=")
+    for old, new in sorted(places.items(), key=lambda pair: -len(pair[0])):
+        for head, body in (("", text), (name + sign, path)):
+            rest = _below(body, old)
+            if rest is not None:
+                return f"{head}{new}{rest}"
+    return text
+
+
+def _below(path: str, old: str) -> str | None:
+    """What is behind `old` in a path at or below it; None where it is neither."""
+    bare = _bare(path)
+    return bare[len(old) :] if bare == old or bare.startswith(old + "/") else None
+
+
+def _bare(path: str) -> str:
+    return path.removeprefix("./").rstrip("/") or path
+
+
+def _paths(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            yield from _paths(item, key if key in KEYS else inner)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths(item, key)
+    elif isinstance(value, str) and value and key in KEYS:
+        yield value.rpartition("=")[2] if key == "suites" else value

@@ -1,0 +1,61 @@
+"""What an alignment would do, told before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from math import ceil
+from typing import Any
+
+from fedrai import assets, data
+from fedrai.constitution import load as load_constitution
+from fedrai.constitution.gathering import estimate
+from fedrai.constitution.plan import requests_for
+from fedrai.evaluation import suites
+from fedrai.federation.run import aligning
+from fedrai.federation.run.judging import asked_for
+from fedrai.federation.run.preparation import kept_out_of
+from fedrai.recipe.sections import Recipe
+
+
+def preview(recipe: Recipe) -> dict[str, Any]:
+    """What the alignment of round 1 would work on: counts and estimates, no text.
+
+    The steps of an epoch are those with a revision for every request.
+
+    Raises:
+        ConstitutionError, DataError, AssetError: something cannot be read.
+    """
+    section, plan = recipe.constitution, aligning.plan_for(recipe)
+    constitution = load_constitution(section.file)
+    progress = assets.RichProgress()
+    named = asked_for(recipe, progress).suites  # fetched, so that they are here
+    here = suites.prompts_of(recipe.evaluation.paths, kept_out_of(recipe))
+    asked = aligning.suites_for(_ordinary(recipe), named, here)
+    gathered = aligning.gathered_for(recipe, asked, progress)
+    examples = len(aligning.examples_for(recipe, asked, progress))
+    pool = aligning.pool_for(section, gathered)
+    harmful, harmless = requests_for(plan, 1, pool, gathered.harmless)
+    drawn = replace(gathered, harmful=tuple(harmful), harmless=tuple(harmless))
+    each = plan.rows * plan.refusals
+    epoch = section.schedule == "full" and each
+    steps = ceil((len(harmful) + examples) / each) if epoch else plan.steps
+    rows = steps * (plan.rows + 2 * plan.pairs)
+    tokens = estimate(drawn, constitution, aligning.settings_for(section), rows)
+    rules = {key: getattr(constitution, key) for key in ("name", "version", "hash")}
+    return {
+        "model": recipe.model.base,
+        "constitution": rules,
+        **drawn.to_json(),
+        "examples": examples,
+        "steps": steps,
+        "tokens": asdict(tokens),
+    }
+
+
+def _ordinary(recipe: Recipe) -> list[suites.Item]:
+    """The ordinary instructions that the recipe's evaluations ask."""
+    section = recipe.evaluation
+    if not section.ordinary:
+        return []
+    held_out = data.load_source(section.ordinary_source, "skip").examples
+    return suites.ordinary(held_out, section.ordinary, recipe.seed_for("suites"))

@@ -1,0 +1,129 @@
+"""The round loop of a prepared run over some Grid: what all runtimes have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from fedrai import assets, model
+from fedrai.federation import aggregation, server
+from fedrai.federation.run import aligning, preparation
+from fedrai.federation.run.preparation import UNRECORDED, Prepared, Watch
+from fedrai.federation.run.rows import questions_for
+from fedrai.filter.screening import Screening
+from fedrai.model import LanguageModel
+from fedrai.recipe.sections import FedAvg, Recipe, Robust
+from fedrai.records import Tokens
+from fedrai.runs import RunFolder
+from fedrai.runs.files import digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Who takes part, and how they are reached; see `server.Tools` for the meaning.
+
+    Attributes:
+        grid: reaches the clients.
+        nodes: Flower's node id by client name.
+        present: tells who is there at the start of a round.
+        offer: what the recipe asks of clients in other processes.
+        late: counts replies that come after their round.
+    """
+
+    grid: Grid
+    nodes: Mapping[str, int]
+    present: Callable[[int], Mapping[str, int]] | None = None
+    offer: str = ""
+    late: server.Late | None = None
+
+
+def prepare_server(
+    recipe: Recipe, progress: assets.Progress | None = None, loaded: LanguageModel | None = None
+) -> Prepared:
+    """What the server of a deployment needs, checked; rows and filter are the nodes' own.
+
+    Args:
+        recipe: the recipe.
+        progress: shows downloads.
+        loaded: a model that was loaded for the same settings.
+
+    Raises:
+        ConstitutionError, AssetError, ModelError, EvaluationError: something cannot be used.
+    """
+    alignment = preparation.alignment_of(recipe)
+    lm = loaded or preparation.load_model(recipe, progress)
+    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    questions = questions_for(recipe, lm, progress)
+    rows: dict[str, list[Tokens]] = {}
+    return Prepared(
+        recipe, lm, rows, {}, [], questions, Screening(), alignment, start, engine="flower",
+        kept_out=preparation.kept_out_of(recipe),
+    )  # fmt: skip
+
+
+def recorder(run: RunFolder, watch: Watch) -> Callable[..., None]:
+    """What hears of every event: the run's record, and the watch."""
+
+    def emit(kind: str, **fields: Any) -> None:
+        if kind not in UNRECORDED:
+            run.event(kind, **fields)
+        watch.event(kind, **fields)
+
+    return emit
+
+
+def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Clients) -> None:
+    """Run the rounds that the run folder does not hold yet.
+
+    Raises:
+        FederationError: a round has too few usable updates.
+        RunError: the run folder cannot be written.
+        KeyboardInterrupt: raised by a watcher; the folder can be resumed.
+    """
+    emit = recorder(run, watch)
+    plan = preparation.plan_for(prepared.recipe, prepared.clients)
+    # one after the other: a quorum would be the first by name
+    if prepared.engine == preparation.LOCAL:
+        plan = replace(plan, quorum=0)
+    if prepared.rows:  # the server divided them itself: nobody can claim more
+        plan = replace(plan, weight_cap=0)
+    server.run_rounds(
+        plan,
+        server.Tools(
+            grid=clients.grid,
+            nodes=clients.nodes,
+            model=prepared.model,
+            aggregator=_aggregator(prepared.recipe),
+            evaluate=lambda adapters: preparation.evaluate(
+                prepared.model, prepared.questions, adapters, watch.answers
+            ),
+            run=run,
+            emit=emit,
+            align=_aligner(prepared, run, replace(watch, event=emit)),
+            present=clients.present,
+            offer=clients.offer,
+            late=clients.late,
+        ),
+    )
+
+
+def _aggregator(recipe: Recipe) -> aggregation.Aggregator:
+    """The recipe's; a robust one has nothing to choose from where all rows are in one place."""
+    pooled = recipe.federation.mode == "centralised" and isinstance(recipe.aggregation, Robust)
+    settings = (FedAvg() if pooled else recipe.aggregation).model_dump()
+    return aggregation.build(settings.pop("algorithm"), **settings)
+
+
+def _aligner(prepared: Prepared, run: RunFolder, watch: Watch) -> server.Align | None:
+    """What aligns the aggregated adapter of a round, if the recipe asks for it."""
+    began = replace(prepared, kept_out=run.info.get("kept_out", {}))
+    phase = aligning.phase_for(began, watch)
+    if phase is None:
+        return None
+    rounds = prepared.recipe.federation.rounds
+    return lambda number, adapter, work: phase(
+        number, adapter, work, run.alignments, number == rounds
+    )

@@ -1,0 +1,313 @@
+"""The clients' rows and the evaluation's questions, as a recipe asks for them.
+
+Sources are read, rows that the model cannot use are put aside, and what is left is divided over the
+clients with `partition.py`. Simulated clients get their rows here; a deployed client reads its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fedrai import assets, data
+from fedrai.data import partition
+from fedrai.errors import DataError, ModelError
+from fedrai.evaluation import suites
+from fedrai.evaluation.measure import Questions
+from fedrai.federation.run.judging import asked_for, judges_for
+from fedrai.model import LanguageModel
+from fedrai.recipe.sections import Data, Recipe, Source
+from fedrai.records import BadRow, Example, Message, Role, Tokens
+from fedrai.training.sft import label_count
+
+POOLED = "pooled"  # the one client of a centralised run
+
+
+def check_files(recipe: Recipe) -> None:
+    """Look for local data files before anything big is fetched or loaded.
+
+    Raises:
+        AssetError, DataError: one is missing.
+    """
+    if recipe.data.partition.scheme == "files":
+        _matching_files(recipe.data)
+        return
+    for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
+        if data.is_local(source.path):
+            assets.fetch(source.path, instead=data.INSTEAD)
+
+
+Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
+OnUnread = Callable[[Mapping[str, int]], None]
+
+
+def shards_for(
+    recipe: Recipe,
+    usable: Usable = lambda examples: (list(examples), []),
+    on_unread: OnUnread = lambda _columns: None,
+) -> tuple[partition.Shards, list[BadRow]]:
+    """Examples by client as the recipe divides them, and the rows that could not be used.
+
+    Args:
+        recipe: the recipe.
+        usable: tells which examples of a source can be used, before they are divided.
+        on_unread: hears of columns with further answers, which nothing is trained on, by source.
+    """
+    if recipe.data.partition.scheme == "files":
+        shards, bad = _one_file_a_client(recipe.data, usable, on_unread)
+    else:
+        shards, bad = _divided(recipe, usable, on_unread)
+    if recipe.federation.mode == "centralised":
+        shards = {POOLED: [row for name in sorted(shards) for row in shards[name]]}
+    return shards, bad
+
+
+def _matching_files(settings: Data) -> list[Path]:
+    pattern = Path(settings.partition.files).expanduser()
+    files = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    if not files:
+        raise DataError(f"no file matches data.partition.files = {settings.partition.files!r}")
+    return files
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """See that each client has files of its own in a run folder, on any disk.
+
+    Raises:
+        DataError: two names are the same but for case, or one is that of a hidden file.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.startswith("."):
+            raise DataError(
+                f"a file gives a client the name {name!r}, which begins with a dot",
+                hint="data.partition.files names a hidden file too; narrow the pattern",
+            )
+        if (other := seen.get(name.casefold())) is not None:
+            raise DataError(
+                f"two files give a client the name {name!r}"
+                + ("" if other == name else f" or {other!r}: on some disks they would be one")
+            )
+        seen[name.casefold()] = name
+
+
+def _one_file_a_client(
+    settings: Data, usable: Usable, on_unread: OnUnread
+) -> tuple[partition.Shards, list[BadRow]]:
+    shards: partition.Shards = {}
+    bad: list[BadRow] = []
+    files = _matching_files(settings)
+    _check_names([file.stem for file in files])
+    for file in files:
+        source = read_like(settings, str(file))
+        shards[file.stem], unusable = usable_rows(source, settings.on_bad_rows, usable, on_unread)
+        bad += unusable
+    return shards, bad
+
+
+def read_like(settings: Data, path: str) -> Source:
+    """A file as a source that is read as the recipe's own sources are, which agree in that."""
+    first = settings.sources[0] if settings.sources else None
+    return first.model_copy(update={"path": path, "harmful": False}) if first else Source(path=path)
+
+
+def usable_rows(
+    source: Source, bad_rows: str, usable: Usable, on_unread: OnUnread
+) -> tuple[list[Example], list[BadRow]]:
+    """The rows of a dataset that the model can use, and the others.
+
+    Args:
+        source: as a recipe names it.
+        bad_rows: `stop` or `skip`.
+        usable: tells which examples can be used.
+        on_unread: hears of columns with further answers.
+
+    Raises:
+        AssetError, DataError: it cannot be had, or has no row that can be used.
+    """
+    loaded = data.load_source(source, bad_rows)
+    on_unread(loaded.unread)
+    examples, unusable = usable(loaded.examples)
+    bad = [*loaded.bad_rows, *unusable]
+    if not examples:
+        raise DataError(
+            f"{source.path} holds no usable row; {data.commonest(bad)}", hint=_way_on(bad)
+        )
+    return examples, bad
+
+
+def _divided(
+    recipe: Recipe, usable: Usable, on_unread: OnUnread
+) -> tuple[partition.Shards, list[BadRow]]:
+    settings, names = recipe.data, partition.client_names(recipe.federation.clients)
+    pools: dict[bool, list[tuple[Sequence[Example], float | None]]] = {False: [], True: []}
+    bad: list[BadRow] = []
+    for source in settings.sources:
+        if source.harmful and settings.harm.share == 0:
+            continue  # not needed, so not fetched either
+        examples, unusable = usable_rows(source, settings.on_bad_rows, usable, on_unread)
+        pools[source.harmful].append((examples, source.share))
+        bad += unusable
+    total = settings.rows_per_client * len(names)
+    benign = partition.mix(pools[False], total, recipe.seed_for("mixture"))
+    shards = _cut(benign, names, recipe)
+    if settings.harm.share == 0:
+        return shards, bad
+    concentrated = settings.harm.placement == "concentrated"
+    placed = partition.place_harm(
+        shards,
+        partition.mix(pools[True], 0, recipe.seed_for("harmful-mixture")),
+        share=settings.harm.share,
+        malicious=settings.harm.malicious_clients if concentrated else None,
+        seed=recipe.seed_for("harm"),
+    )
+    return placed, bad
+
+
+def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> partition.Shards:
+    settings, seed = recipe.data.partition, recipe.seed_for("partition")
+    if settings.scheme == "dirichlet":
+        return partition.dirichlet(rows, names, settings.alpha, seed)
+    if settings.scheme == "power-law":
+        return partition.power_law(rows, names, settings.exponent, seed)
+    return partition.equal(rows, names)
+
+
+def tokenized(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    settings: Data,
+    tokens: dict[Example, Tokens],
+) -> tuple[list[Example], list[BadRow]]:
+    """The examples that fit the model (their tokens go into `tokens`), and the others."""
+    bad: list[BadRow] = []
+    for example in examples:
+        row = _tokens(lm, example, settings.max_length)
+        if isinstance(row, Tokens):
+            tokens[example] = row
+        else:
+            bad.append(row)
+    if bad and settings.on_bad_rows == "stop":
+        raise DataError(
+            f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
+            hint=f'{_way_on(bad)}, mend the rows, or set data.on_bad_rows = "skip"',
+        )
+    return [example for example in examples if example in tokens], bad
+
+
+def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | BadRow:
+    try:
+        row = lm.chat.train_tokens(example.messages, max_length)
+    except ModelError as error:
+        return BadRow(example.origin, _refused(lm, example) or error.message)
+    if not label_count(row):
+        return BadRow(example.origin, f"{NO_ANSWER} {max_length} tokens")
+    return row
+
+
+NO_ANSWER = "no answer within the first"
+NO_SYSTEM = "the model's chat template takes no system turn"
+
+
+def _refused(lm: LanguageModel, example: Example) -> str:
+    """That the system turn is what a template refuses, if it is."""
+    talk: list[Role] = ["user", "assistant"]
+    system = example.messages[0].role == "system"
+    return NO_SYSTEM if system and _takes(lm, talk) and not _takes(lm, ["system", *talk]) else ""
+
+
+def _takes(lm: LanguageModel, roles: Sequence[Role]) -> bool:
+    """Whether the chat template takes turns of these roles."""
+    try:
+        lm.chat.train_tokens([Message(role, "a") for role in roles], 1)
+    except ModelError:
+        return False
+    return True
+
+
+def _way_on(bad: Sequence[BadRow]) -> str:
+    """The key that helps with the commonest problem, in the words of a hint."""
+    problems = Counter(row.problem for row in bad)
+    problem = problems.most_common(1)[0][0]
+    if problem.startswith(NO_ANSWER):
+        return "raise data.max_length"
+    if problem == NO_SYSTEM:
+        return 'set data.sources.system_turns = "prepend" (into the request) or "drop"'
+    return "see which turns the model's chat template takes"
+
+
+def questions_for(
+    recipe: Recipe,
+    lm: LanguageModel,
+    progress: assets.Progress | None = None,
+    on_bad: Callable[[Sequence[BadRow]], None] = lambda _rows: None,
+) -> Questions:
+    """What the recipe's evaluations ask, and who judges.
+
+    Args:
+        recipe: the recipe.
+        lm: the model, for the tokens of held-out rows.
+        progress: shows downloads.
+        on_bad: hears of held-out rows that cannot be used.
+
+    Raises:
+        EvaluationError, AssetError, DataError: something that is asked cannot be used.
+        GuardError, ModelError: the guard that judges cannot be used.
+    """
+    settings = recipe.evaluation
+    ordinary = settings.ordinary_source
+    loaded = data.load_source(ordinary, "skip") if settings.ordinary else data.Loaded((), ())
+    held_out = loaded.examples
+    tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
+    on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
+    seed, asked = recipe.seed_for("suites"), asked_for(recipe, progress)
+    return Questions(
+        harmful=asked.harmful,
+        ordinary=suites.ordinary(held_out, settings.ordinary, seed) if settings.ordinary else (),
+        held_out=[row for row in tokens if isinstance(row, Tokens)],
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=recipe.seed_for("answers"),
+        rated_tokens=settings.rated_tokens,
+        suites=asked.suites,
+        judges=judges_for(recipe, progress),
+        clusters=asked.clusters,
+        unavailable=asked.unavailable,
+    )
+
+
+def rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
+    """Tells on resuming whether the data are the same; stays in the run folder."""
+    digest = hashlib.sha256()
+    for name in sorted(rows):
+        digest.update(f"{name} {len(rows[name])}\n".encode())
+        for row in rows[name]:
+            digest.update(repr((row.ids, sum(row.mask))).encode())
+    return digest.hexdigest()
+
+
+def questions_fingerprint(questions: Questions) -> str:
+    """Tells on resuming whether evaluations ask the same; stays in the run folder."""
+    held_out = rows_fingerprint({"held out": questions.held_out})
+    asked = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
+    more = _more_asked(questions)
+    return hashlib.sha256(repr((asked, held_out, *more)).encode()).hexdigest()
+
+
+def _more_asked(questions: Questions) -> list[object]:
+    """Further suites, item by item, and the judges beside our rule and the legacy score.
+
+    Nothing where there are none, so that fingerprints from before there were any still hold.
+    """
+    judges, missing = questions.judges, sorted(questions.unavailable)
+    named = (judges.rule, judges.legacy, judges.guard and (judges.guard.name,
+             judges.guard.threshold), judges.rubric and judges.rubric.name)  # fmt: skip
+    if not (questions.suites or missing) and named == (True, True, None, None):
+        return []
+    items = [(s.declaration.name, s.declaration.judge, *map(repr, s.items))
+             for s in questions.suites]  # fmt: skip
+    return [items, missing, named, questions.rated_tokens]

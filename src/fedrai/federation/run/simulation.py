@@ -1,0 +1,183 @@
+"""A run in Flower's own simulation: `fedrai run --engine simulation`, clients in Ray's processes.
+
+The round loop and the handlers are the same as everywhere; Flower spreads the clients over actors,
+each of which loads the model and the data for itself, once. On one small machine the local engine
+is faster and needs less memory: it shares one model. Ray is an optional extra.
+
+Flower 1.42 calls `run_simulation` deprecated and names `flwr run` in its place, which starts a
+SuperLink and runs an app from a folder. There is no other public call for apps of this process; the
+notice, which is for programmers, is not shown.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedrai import assets
+from fedrai.errors import DependencyError
+from fedrai.federation import client, protocol
+from fedrai.federation.client import answered
+from fedrai.federation.run import local, moved, preparation, rounds
+from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.model import LanguageModel
+from fedrai.recipe.sections import Recipe
+from fedrai.runs import RunFolder
+
+PLACE = "FEDRAI_SIMULATION"  # environment variable: the run folder, for the actors
+QUIET = {  # Ray's processes print on this terminal
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+}
+app = ClientApp()
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationEngine:
+    """Runs in Flower's simulation; the same calls as `federation.run.local`."""
+
+    ENGINE: ClassVar[str] = "simulation"
+
+    def prepare(
+        self, settings: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None,
+        tell: Any,
+    ) -> preparation.Prepared:  # fmt: skip
+        """As the local engine does, for the server and the filter's record.
+
+        Raises:
+            DependencyError: Ray is missing.
+            FedRAIError: something cannot be used.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise DependencyError(
+                "--engine simulation needs Ray",
+                hint='pip install "fedrai[simulation]", or use --engine local',
+            )
+        return replace(local.prepare(settings, progress, loaded, tell), engine=self.ENGINE)
+
+    def execute(
+        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+    ) -> None:
+        """Run the rounds that the run folder does not hold yet.
+
+        Raises:
+            FederationError: a round has too few usable updates.
+            KeyboardInterrupt: raised by a watcher; the folder can be resumed.
+        """
+        from flwr.simulation import run_simulation
+
+        failed: list[BaseException] = []
+        server = ServerApp()
+
+        @server.main()  # type: ignore[untyped-decorator]
+        def _serve(grid: Grid, context: Context) -> None:
+            try:  # Flower runs this in a thread and keeps what it raises to itself
+                _rounds(grid, prepared, run, watch)
+            except BaseException as error:
+                failed.append(error)
+
+        with _told(run.path), _unnoticed():
+            run_simulation(server, app, num_supernodes=prepared.clients)
+        if failed:
+            raise failed[0]
+
+
+def _rounds(
+    grid: Grid, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+) -> None:
+    roster = Roster(grid, rounds.recorder(run, watch), 0)
+    nodes = roster.wait(prepared.clients, prepared.clients)
+    rounds.go_through(prepared, run, watch, rounds.Clients(grid, nodes, late=LateReplies(grid)))
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Within the block the actors, which inherit the environment, know the run folder.
+
+    Ray's usage statistics are off in it. Flower changes PYTHONPATH for the actors, which is undone.
+    """
+    before = dict(os.environ)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ[PLACE] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        for name in (PLACE, *QUIET, "PYTHONPATH"):
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
+
+
+@contextmanager
+def _unnoticed() -> Iterator[None]:
+    """Within the block Flower does not say that `run_simulation` is deprecated."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not ("DEPRECATED" in str(record.msg) and "run_simulation" in record.getMessage())
+
+    logger = logging.getLogger("flwr")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """What one of Ray's processes has.
+
+    Attributes:
+        handlers: the local engine's ClientApp.
+        names: of all clients, sorted.
+        site: what the clients have; it keeps their logs.
+    """
+
+    handlers: ClientApp
+    names: tuple[str, ...]
+    site: client.Site
+
+    def place(self, context: Context) -> Context:
+        """The context with the name of the client that Flower's partition stands for."""
+        name = self.names[int(context.node_config["partition-id"])]
+        return Context(
+            context.run_id, context.node_id, {"client": name}, context.state, context.run_config
+        )
+
+
+@lru_cache(maxsize=1)
+def _actor(folder: str) -> Actor:
+    run = RunFolder(Path(folder))
+    prepared = local.prepare(moved.settings_of(run))
+    site = local.site(prepared, run, preparation.Watch())
+    handlers = client.build_app(site, preparation.work_for(prepared.recipe))
+    return Actor(handlers, tuple(sorted(prepared.rows)), site)
+
+
+@app.query()  # type: ignore[untyped-decorator]
+def _query(message: Message, context: Context) -> Message:
+    actor = _actor(os.environ[PLACE])
+    name = str(actor.place(context).node_config["client"])
+    return answered(
+        message,
+        lambda: protocol.pack_name(message.content, name),
+        lambda line: actor.site.log(name, line),
+    )
+
+
+@app.train()  # type: ignore[untyped-decorator]
+def _train(message: Message, context: Context) -> Message:
+    actor = _actor(os.environ[PLACE])
+    return actor.handlers(message, actor.place(context))

@@ -1,0 +1,290 @@
+"""The safety filter in a run: every client's rows through one guard, before the first step.
+
+Verdicts are kept in the cache by content and guard revision, so further rounds, resumed runs, arms
+and seeds judge nothing again. A guard that cannot work stops the client unless the recipe says
+otherwise; then that is said in the run. A recipe's own mistakes (a threshold that the guard does
+not have, a calibration of another guard) always stop.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedrai import assets
+from fedrai.data.embedded.refusals import load_refusals
+from fedrai.data.partition import Shards
+from fedrai.errors import DataError, FedRAIError, GuardError, place_of
+from fedrai.filter.ledger import FilterLedger, noisy, total
+from fedrai.filter.rows import Policy, Screened, answers, screen
+from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
+from fedrai.guards.cache import VerdictCache
+from fedrai.guards.calibrated import Calibrated
+from fedrai.guards.calibrated import read as read_calibration
+from fedrai.guards.loading import load
+from fedrai.recipe.sections import LABELS, Filter, Recipe
+from fedrai.records import Example, Verdict
+from fedrai.runs.costs import Cost, peak_bytes, release_memory, reset_peak
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """What the filter did to all clients of this process.
+
+    Attributes:
+        ledgers: by client; they stay with the clients.
+        counts: by client, what the server may hear.
+        cost: of the whole filter, loading the guard included.
+        skipped: why there was no filter although the recipe asks for one; empty if there was.
+        note: a caution about the guard, and why verdicts are not kept for the next time; empty if
+            all is well. Not for the record.
+    """
+
+    ledgers: Mapping[str, FilterLedger] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    skipped: str = ""
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Totals and cost; ledgers with their hashes are written client by client."""
+        ledgers = list(self.ledgers.values())
+        return {
+            "total": total(ledgers).to_json() if ledgers else None,
+            "cost": self.cost.to_json(),
+            "skipped": self.skipped,
+        }
+
+
+class LabelGuard:
+    """A guard that knows which rows their source declares harmful; for experiments.
+
+    It reads pairs, whatever the recipe says: two rows may share a request or an early exchange. A
+    row that stands in a harmful and in a harmless source counts as harmful.
+
+    Args:
+        examples: rows whose `harmful` is known.
+    """
+
+    name = LABELS
+    revision = "0" * 40
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.thresholds = {"strict": 0.5, "loose": 0.5}
+        said: dict[bool, set[Conversation]] = {False: set(), True: set()}
+        for example in examples:
+            said[example.harmful] |= {talk for _, talk in answers(example.messages, "pair")}
+        whole = {example.messages for example in examples if example.harmful}
+        self._unsafe = (said[True] - said[False]) | whole
+
+    def judge(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
+    ) -> Judged:
+        """1 for a harmful source's conversations, 0 for all others."""
+        on_progress(len(conversations), len(conversations))
+        said = (float(talk in self._unsafe) for talk in conversations)
+        return Judged(tuple(Verdict(p, full_name(self)) for p in said))
+
+
+def screened(
+    recipe: Recipe,
+    shards: Shards,
+    progress: assets.Progress | None = None,
+    tell: Callable[[str, int, int], None] = lambda _client, _done, _of: None,
+) -> tuple[Shards, Screening]:
+    """The rows that go on to training, by client, and what the filter did.
+
+    Args:
+        recipe: the recipe; with `filter.mode = "off"` nothing is done.
+        shards: rows by client.
+        progress: shows downloads.
+        tell: hears of progress (client, answers judged, of how many); may raise to stop.
+
+    Raises:
+        GuardError: the guard cannot work and the recipe says to stop; or the recipe asks of it what
+            it does not have.
+        DataError: the refusals cannot be used, or no client has a row left.
+    """
+    settings = recipe.filter
+    if settings.mode == "off":
+        return shards, Screening()
+    try:
+        return _screened(recipe, shards, progress, tell)
+    except _GuardFailedError as failure:
+        if settings.on_guard_failure == "stop":
+            raise GuardError(
+                f"the safety filter cannot work: {failure.message}",
+                hint=failure.hint or 'filter.on_guard_failure = "continue" trains without it',
+            ) from failure
+        return shards, Screening(skipped=failure.message)
+
+
+class _GuardFailedError(GuardError):
+    """The guard itself cannot work; nothing in the recipe is wrong."""
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    """Around what a guard does: whatever it raises becomes a failure that quotes no row."""
+    try:
+        yield
+    except FedRAIError as error:
+        raise _GuardFailedError(error.message, hint=error.hint) from error
+    except Exception as error:  # its message may hold a row's text
+        raise _GuardFailedError(f"the guard fails with {place_of(error)}") from None
+
+
+def _screened(
+    recipe: Recipe,
+    shards: Shards,
+    progress: assets.Progress | None,
+    tell: Callable[[str, int, int], None],
+) -> tuple[Shards, Screening]:
+    started = time.perf_counter()
+    reset_peak()
+    found, cache, caution = _found(recipe, shards, progress, tell)
+    release_memory()
+    ledgers = {name: result.ledger for name, result in found.items()}
+    _check_left(list(ledgers.values()))
+    epsilon = recipe.filter.count_epsilon
+    counts = {n: counts_to_send(x, epsilon, cache.salt, n) for n, x in ledgers.items()}
+    cost = _cost(list(found.values()), time.perf_counter() - started)
+    kept: Shards = {name: list(result.kept) for name, result in found.items()}
+    return kept, Screening(
+        ledgers, counts, cost, note="; ".join(filter(None, (caution, cache.problem)))
+    )
+
+
+def _found(
+    recipe: Recipe,
+    shards: Shards,
+    progress: assets.Progress | None,
+    tell: Callable[[str, int, int], None],
+) -> tuple[dict[str, Screened], VerdictCache, str]:
+    """What the guard makes of each client's rows, and a caution about the guard.
+
+    The guard itself is gone when this returns.
+    """
+    settings = recipe.filter
+    refusals = load_refusals(Path(settings.refusals).expanduser()) if settings.refusals else None
+    guard = _guard(recipe, [row for rows in shards.values() for row in rows], progress)
+    policy = policy_of(settings, guard)
+    cache = VerdictCache(assets.cache_root() / "verdicts")
+    found: dict[str, Screened] = {}
+    for name in sorted(shards):
+        with _at_work():
+            found[name] = screen(
+                shards[name],
+                guard,
+                policy,
+                salt=cache.salt,
+                seed=recipe.seed_for("refusals", 0, name),
+                cache=None if settings.guard == LABELS else cache,
+                refusals=refusals,
+                experiment=any(source.harmful for source in recipe.data.sources),
+                on_progress=partial(tell, name),
+            )
+    return found, cache, caution_of(guard)
+
+
+def _guard(recipe: Recipe, rows: Sequence[Example], progress: assets.Progress | None) -> Guard:
+    settings = recipe.filter
+    if settings.guard == LABELS:
+        return LabelGuard(rows)
+    file = settings.calibration
+    calibration = read_calibration(Path(file).expanduser(), settings.judge) if file else None
+    with _at_work():
+        guard = load(settings.guard, tables=recipe.guards, device=recipe.model.device,
+                     progress=progress)  # fmt: skip
+    return Calibrated(guard, calibration) if calibration else guard
+
+
+def policy_of(settings: Filter, guard: Guard) -> Policy:
+    """What the filter does, with the threshold as a number.
+
+    Raises:
+        GuardError: the guard has no threshold of that name, or none that is a probability.
+    """
+    if settings.mode == "off":
+        raise ValueError("a filter that is off has no policy")
+    wanted = settings.threshold
+    if isinstance(wanted, str) and wanted not in guard.thresholds:
+        raise GuardError(
+            f"the guard {guard.name} has no threshold {wanted!r}",
+            hint=f"it has: {', '.join(guard.thresholds)}; or set filter.threshold to a number",
+        )
+    number = guard.thresholds[wanted] if isinstance(wanted, str) else wanted
+    if not 0 <= number <= 1:
+        raise GuardError(
+            f"the threshold {wanted!r} of {guard.name} is {number}, expected a probability",
+            hint="set filter.threshold to a number from 0 to 1",
+        )
+    part = "pair" if settings.guard == LABELS else settings.judge
+    return Policy(number, settings.mode, part, settings.unscored, settings.replaced)
+
+
+def _check_left(ledgers: Sequence[FilterLedger]) -> None:
+    """See that there is something to train on, if there was before the filter."""
+    found = total(ledgers)
+    if found.kept or not found.rows:
+        return
+    raise DataError(
+        f"the safety filter removed all {found.rows} rows of all clients: {found.unsafe} unsafe,"
+        f" {sum(found.unscored.values())} not scored",
+        hint='filter.mode = "audit" only counts; `fedrai scan` shows how a guard judges a file',
+    )
+
+
+def counts_to_send(
+    ledger: FilterLedger, epsilon: float, salt: bytes, client: str
+) -> dict[str, int]:
+    """What the server may hear of a ledger: counts, with noise if the recipe asks for it.
+
+    The noise comes from the client's secret salt and the counts themselves, so the same counts are
+    sent with the same noise every time: drawing anew would wear the privacy down.
+
+    Args:
+        ledger: the client's.
+        epsilon: of differential privacy, for each count; 0: no noise.
+        salt: the client's secret.
+        client: its name.
+    """
+    counts = ledger.counts()
+    if not epsilon:
+        return counts
+    told = json.dumps([client, epsilon, counts], sort_keys=True).encode()
+    return noisy(counts, epsilon, random.Random(hmac.digest(salt, told, "sha256")))
+
+
+def filtered_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Why a run's filter is not what it was when the run began; empty if it is.
+
+    Args:
+        before: `run.json`.
+        now: what it would hold now.
+    """
+    was, is_now = (bool(info.get("filter_skipped")) for info in (before, now))
+    if was == is_now:
+        return ""
+    began = "without" if was else "with"
+    return (
+        f"it began {began} its safety filter, and now the guard"
+        f" {'cannot work' if is_now else 'works'}"
+    )
+
+
+def _cost(found: Sequence[Screened], seconds: float) -> Cost:
+    return Cost(
+        seconds=seconds,
+        tokens=sum(result.tokens for result in found),
+        operations=sum(result.operations for result in found),
+        peak_bytes=peak_bytes(),
+    )

@@ -1,0 +1,309 @@
+"""Sequence classifiers of the hub as guards: one forward pass gives the probability.
+
+A classifier sees the last turn, or with `pair` a request and its answer. Texts that are longer than
+its window are judged in overlapping windows, of which the unsafest counts. Words of a row that
+spell a special token ("[SEP]") are words to the model. A classifier of toxic language is blind to
+harmful requests that are put politely: it is a cheap first pass (`cascade.Cascade`), not a filter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from fedrai import assets
+from fedrai.errors import GuardError
+from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
+from fedrai.guards.kinds.outputs import Reading, reading
+from fedrai.guards.kinds.prompting import valid
+from fedrai.model import loading
+from fedrai.model.batching import padded
+from fedrai.records import Verdict
+
+FORM = 1  # counts up when the same weights would be asked or read differently
+CHUNK = 1024  # conversations that are tokenized at once
+
+
+def load(
+    spec: str,
+    *,
+    unsafe_labels: Sequence[str] | None = None,
+    multi_label: bool | None = None,
+    pair: bool = False,
+    dtype: str = "auto",
+    device: str = "auto",
+    max_length: int = 512,
+    batch_tokens: int = 8192,
+    thresholds: Mapping[str, float] | None = None,
+    name: str = "",
+    progress: assets.Progress | None = None,
+) -> ClassifierGuard:
+    """Load a sequence classifier.
+
+    Args:
+        spec: a model: folder or hub id.
+        unsafe_labels: outputs that mean unsafe; None to tell them by their names.
+        multi_label: whether outputs are probabilities of their own; None to go by the model.
+        pair: whether the model was trained on a request and its answer as a pair of texts.
+        dtype: "auto", "bfloat16" or "float32".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        max_length: most tokens of a window; less if the model takes less.
+        batch_tokens: most tokens of a batch, with padding.
+        thresholds: "strict" and "loose"; not calibrated by default.
+        name: of the guard in verdicts; by default the last part of the spec.
+        progress: told of downloads.
+
+    Raises:
+        GuardError: not a sequence classifier, or it is not known which outputs mean unsafe.
+        AssetError: it cannot be fetched.
+    """
+    folder = loading.model_folder(spec, progress)
+    place = loading.pick_device(device)
+    number = loading.pick_dtype(dtype, place)
+    model, tokenizer = _load(folder, number)
+    last = spec.split("#")[0].split("@")[0].rstrip("/").split("/")[-1].lower()
+    return ClassifierGuard(
+        model.to(place),
+        tokenizer,
+        reading(model.config, unsafe_labels, multi=multi_label),
+        pair=pair,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        thresholds=thresholds,
+        name=name or last,
+        fingerprint=f"{_content(folder)} {number}",
+    )
+
+
+class ClassifierGuard:
+    """A sequence classifier that judges conversations (`base.Guard`).
+
+    Args:
+        model: a sequence classifier of transformers.
+        tokenizer: its fast tokenizer.
+        reading: how its outputs are read.
+        pair: whether it sees a request beside its answer. A long request keeps its ends.
+        max_length: most tokens of a window.
+        batch_tokens: most tokens of a batch, with padding.
+        thresholds: "strict" and "loose".
+        name: short name.
+        fingerprint: names the weights and their number format.
+
+    Raises:
+        GuardError: the tokenizer is not a fast one, or a window would have no room for text.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        reading: Reading,
+        *,
+        pair: bool,
+        max_length: int,
+        batch_tokens: int,
+        thresholds: Mapping[str, float] | None,
+        name: str,
+        fingerprint: str,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise GuardError("the classifier's tokenizer is not a fast one")
+        self.model, self.tokenizer, self.reading = model.eval(), tokenizer, reading
+        self.name, self.thresholds = name, dict(thresholds or {"strict": 0.2, "loose": 0.5})
+        self._pair, self._batch_tokens = pair, batch_tokens
+        self._length = min(max_length, _most_tokens(model, tokenizer))
+        if self._length < 16:
+            raise GuardError(f"a window of {self._length} tokens has no room for text")
+        self._pad_id = _pad_id(model, tokenizer)
+        self._special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        linear = (m for m in model.modules() if isinstance(m, torch.nn.Linear))
+        self._weights = sum(m.weight.numel() for m in linear)
+        said = [FORM, fingerprint, reading.labels, reading.unsafe, reading.multi, pair]
+        self.revision = hashlib.sha256(json.dumps([*said, self._length]).encode()).hexdigest()
+
+    def judge(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
+    ) -> Judged:
+        """Judge conversations in batches of windows of like length.
+
+        A text of which the tokenizer leaves nothing known (control characters, emoji or one endless
+        word, for many) gets the problem "empty": the model would judge nothing.
+        """
+        found: dict[int, Sequence[float]] = {}
+        tokens = 0
+        for start in range(0, len(conversations), CHUNK):
+            windows = self._windows(conversations[start : start + CHUNK], start)
+            left = Counter(row for row, _ in windows)
+            tokens += sum(len(window["input_ids"]) for _, window in windows)
+            done = min(start + CHUNK, len(conversations)) - len(left)
+            for batch in self._batches(windows):
+                for row, chances in zip((r for r, _ in batch), self._chances(batch), strict=True):
+                    found[row] = self.reading.worse(found.get(row), chances)
+                    left[row] -= 1
+                    done += left[row] == 0
+                on_progress(done, len(conversations))
+            if not windows:
+                on_progress(done, len(conversations))
+        verdicts = tuple(self._verdict(found.get(i)) for i in range(len(conversations)))
+        return Judged(verdicts, tokens=tokens, operations=2.0 * self._weights * tokens)
+
+    def _verdict(self, chances: Sequence[float] | None) -> Verdict:
+        if chances is None:
+            return Verdict(None, full_name(self), problem="empty")
+        if not all(map(math.isfinite, chances)):
+            return Verdict(None, full_name(self), problem="failed")
+        named = self.reading.categories(chances)
+        return Verdict(self.reading.probability(chances), full_name(self), named)
+
+    def _windows(
+        self, conversations: Sequence[Conversation], first: int
+    ) -> list[tuple[int, dict[str, list[int]]]]:
+        """Inputs of the windows of each conversation, with its number, counted from `first`."""
+        windows = []
+        for row, conversation in enumerate(conversations, start=first):
+            if conversation and conversation[-1].content.strip():
+                windows += [(row, window) for window in self._encoded(conversation)]
+        return windows
+
+    def _encoded(self, conversation: Conversation) -> Iterator[dict[str, list[int]]]:
+        texts, truncation = [valid(conversation[-1].content)], "longest_first"
+        asked = [turn.content for turn in conversation[:-1] if turn.role == "user"]
+        if self._pair and asked and conversation[-1].role == "assistant":
+            texts, truncation = [self._ends(valid(asked[-1])), *texts], "only_second"
+        found = self.tokenizer(
+            *texts,
+            truncation=truncation,
+            max_length=self._length,
+            stride=self._length // 8,
+            return_overflowing_tokens=True,
+            return_special_tokens_mask=True,
+            split_special_tokens=True,
+        )
+        names = [name for name in self.tokenizer.model_input_names if name in found]
+        for i, mask in enumerate(found["special_tokens_mask"]):
+            ids = self._plain(found["input_ids"][i], mask)
+            said = {token for token, given in zip(ids, mask, strict=True) if not given}
+            if said - {self.tokenizer.unk_token_id}:
+                yield {name: found[name][i] for name in names} | {"input_ids": ids}
+
+    def _plain(self, ids: Sequence[int], mask: Sequence[int]) -> list[int]:
+        """Ids without special ones that the text spells: some tokenizers know them as words."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None:
+            return list(ids)
+        spelled = (not given and i in self._special for i, given in zip(ids, mask, strict=True))
+        return [unknown if bad else i for i, bad in zip(ids, spelled, strict=True)]
+
+    def _ends(self, text: str) -> str:
+        """The text, or its first and last tokens if it has more than a third of a window."""
+        found = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        offsets, most = found["offset_mapping"], self._length // 3
+        if len(offsets) <= most:
+            return text
+        half = max(1, most // 2 - 2)
+        return f"{text[: offsets[half - 1][1]]} … {text[offsets[-half][0] :]}"
+
+    def _batches(
+        self, windows: Sequence[tuple[int, dict[str, list[int]]]]
+    ) -> Iterator[list[tuple[int, dict[str, list[int]]]]]:
+        """Windows of like length, as many as the token budget holds, at least one."""
+        batch: list[tuple[int, dict[str, list[int]]]] = []
+        for window in sorted(windows, key=lambda w: len(w[1]["input_ids"])):
+            length = self._padded(len(window[1]["input_ids"]))
+            if batch and (len(batch) + 1) * length > self._batch_tokens:
+                yield batch
+                batch = []
+            batch.append(window)
+        if batch:
+            yield batch
+
+    def _padded(self, length: int) -> int:
+        return min(padded(length), self._length)
+
+    @torch.inference_mode()
+    def _chances(self, batch: Sequence[tuple[int, dict[str, list[int]]]]) -> list[list[float]]:
+        length = self._padded(max(len(window["input_ids"]) for _, window in batch))
+        inputs = {}
+        for name in batch[0][1]:
+            fill = self._pad_id if name == "input_ids" else 0
+            rows = [w[name] + [fill] * (length - len(w[name])) for _, w in batch]
+            inputs[name] = torch.tensor(rows, device=self.model.device)
+        found: list[list[float]] = self.reading.chances(self.model(**inputs).logits).tolist()
+        return found
+
+
+def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # else it lists weights; what matters of that is an error below
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        raise GuardError(
+            f"{folder} cannot be loaded as a sequence classifier: {first}",
+            hint="expected a folder with config.json, *.safetensors and tokenizer files",
+        ) from error
+    finally:
+        logging.set_verbosity(said)
+    if report["missing_keys"]:
+        raise GuardError(
+            f"{folder} is not a sequence classifier: {len(report['missing_keys'])} of its weights "
+            "are missing and would be random",
+            hint="use a model that was trained to classify, not the base model of one",
+        )
+    return model, tokenizer
+
+
+def _content(folder: Path) -> str:
+    """Hash of the weights, the configuration and the vocabulary."""
+    digest = hashlib.sha256()
+    for file in sorted(
+        f for kind in ("*.safetensors", "*.json", "*.txt") for f in folder.glob(kind)
+    ):
+        digest.update(f"{file.name} {assets.sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _most_tokens(model: Any, tokenizer: Any) -> int:
+    """Tokens that the model takes; RoBERTa's positions begin behind that of the padding."""
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        tables = (m for n, m in model.named_modules() if n.endswith("position_embeddings"))
+        padding = getattr(next(tables, None), "padding_idx", None)
+        limits.append(positions - (0 if padding is None else padding + 1))
+    return min(limits)
+
+
+def _pad_id(model: Any, tokenizer: Any) -> int:
+    """The padding token; decoders read the last token before it, so they must know it too."""
+    ids = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
+    found = next((i for i in ids if i is not None), None)
+    if found is None:
+        raise GuardError("the classifier's tokenizer has no token for padding")
+    model.config.pad_token_id = found
+    return int(found)

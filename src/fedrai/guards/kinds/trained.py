@@ -1,0 +1,391 @@
+"""Guards that `fedrai guard train` makes: a model's body, a LoRA adapter and a small head.
+
+The body reads a request, or a request and its answer; the head turns the last hidden state (the
+mean of all, for encoders) into log-odds of "this request is unsafe", of "this answer is unsafe",
+and into a guess at the category. Both log-odds are calibrated (`calibration`), so that one
+threshold serves both. The last exchange of a conversation is judged; whoever needs all of them asks
+for each. What is too long is judged in overlapping windows, the worst of which counts.
+
+A guard is a folder: `guard.json` (what it is), `guard.safetensors` (adapter and head), `README.md`
+(its card).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedrai import assets
+from fedrai.errors import GuardError, ModelError
+from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
+from fedrai.guards.kinds.framing import REQUEST, Framing, Piece
+from fedrai.guards.windows import TooLongError
+from fedrai.model import AdapterState, Backbone, load_backbone
+from fedrai.model.adapters import check_adapter
+from fedrai.model.batching import padded
+from fedrai.records import Verdict
+from fedrai.runs.costs import generation_operations, release_memory
+
+CONFIG, WEIGHTS = "guard.json", "guard.safetensors"
+FORM = 1  # of guard.json
+CHUNK = 2048  # windows that are held in memory at once
+BATCH_TOKENS = 4096  # tokens of a batch, with padding
+NAMED = 0.25  # a category needs this probability, or to be the likeliest
+
+Chance = Annotated[float, Field(ge=0, le=1)]
+Curve = tuple[Annotated[float, Field(gt=0)], float]
+"""Slope and intercept that turn log-odds into calibrated ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a trained guard is; the content of `guard.json`.
+
+    Attributes:
+        name: of the guard.
+        base: the model whose body it uses: asset, hub id or folder.
+        layers: how many of the body's layers; 0: all.
+        rank: of the adapter.
+        alpha: of the adapter.
+        frame: special tokens before the request, between request and answer, after the answer.
+        max_length: most tokens that go through at once.
+        categories: names of the categories, in the order of the head's rows.
+        prompt: calibration of a request's log-odds: slope and intercept.
+        pair: the same for an answer's.
+        thresholds: probabilities by name.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str
+    base: str
+    layers: Annotated[int, Field(ge=0)]
+    rank: Annotated[int, Field(ge=1)]
+    alpha: Annotated[float, Field(gt=0)]
+    frame: tuple[str, str, str]
+    max_length: int
+    categories: tuple[str, ...]
+    prompt: Curve = (1.0, 0.0)
+    pair: Curve = (1.0, 0.0)
+    thresholds: dict[str, Chance] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"format": FORM, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the head says of a conversation: of its worst window.
+
+    Attributes:
+        row: of the head: `REQUEST` or `ANSWER`.
+        odds: log-odds of "unsafe", not calibrated; NaN if a window has none, or there are too many.
+        scores: of the categories, (C,).
+        tokens: of all windows.
+        windows: their number.
+    """
+
+    row: int
+    odds: float
+    scores: Tensor
+    tokens: int
+    windows: int
+
+
+TOO_LONG = Reading(REQUEST, float("nan"), torch.zeros(0), 0, 0)
+"""The reading of a conversation that takes too many windows."""
+
+
+def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> Tensor:
+    """What the head says of each piece, (B, 2 + categories), float32; differentiable."""
+    length = min(padded(max(len(p.ids) for p in pieces)), backbone.positions)
+    ids = torch.full((len(pieces), length), backbone.pad_id)
+    mask = torch.zeros((len(pieces), length), dtype=torch.long)
+    for i, piece in enumerate(pieces):
+        ids[i, : len(piece.ids)] = torch.tensor(piece.ids)
+        mask[i, : len(piece.ids)] = 1
+    mask = mask.to(backbone.device)
+    states = backbone.hidden(ids.to(backbone.device), mask)  # (B, T, D)
+    if backbone.causal:
+        pooled = states[torch.arange(len(pieces)), mask.sum(1) - 1].float()
+    else:
+        weights = (mask / mask.sum(1, keepdim=True))[..., None]
+        pooled = (states.float() * weights).sum(1)
+    out: Tensor = head(pooled)
+    return out
+
+
+def token_batches(pieces: Sequence[Piece], order: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut an order of pieces into batches of at most `budget` tokens with padding."""
+    batches: list[list[int]] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, padded(len(pieces[index].ids)))
+        if not batches or (len(batches[-1]) + 1) * longest > budget:
+            batches.append([])
+            longest = padded(len(pieces[index].ids))
+        batches[-1].append(index)
+    return batches
+
+
+class TrainedGuard:
+    """A guard of this package's own making.
+
+    Args:
+        config: what it is.
+        backbone: the body, with the guard's adapter in it.
+        head: linear, hidden size to 2 + categories.
+        revision: names its weights and settings.
+
+    Raises:
+        GuardError: the body takes fewer tokens than `max_length`, or the frame does not fit.
+    """
+
+    def __init__(
+        self, config: Config, backbone: Backbone, head: torch.nn.Linear, revision: str
+    ) -> None:
+        if config.max_length > backbone.positions:
+            raise GuardError(
+                f"max_length {config.max_length} is more than the {backbone.positions} tokens that"
+                f" {config.base} takes"
+            )
+        self.name, self.revision = config.name, revision
+        self.thresholds: dict[str, float] = dict(config.thresholds or {"strict": 0.5, "loose": 0.8})
+        self.config, self.backbone, self.head = config, backbone, head
+        self.framing = Framing(backbone.tokenizer, config.frame, config.max_length)
+
+    def judge(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
+    ) -> Judged:
+        """Judge conversations; see `base.Guard`."""
+        verdicts: list[Verdict] = []
+        tokens = windows = 0
+        for reading in self.readings(conversations, on_progress):
+            verdicts.append(self._verdict(reading))
+            if reading is not None:
+                tokens, windows = tokens + reading.tokens, windows + reading.windows
+        release_memory()
+        length = tokens / max(1, windows)
+        operations = generation_operations(self.backbone.shape(), tokens, 0, length)
+        return Judged(tuple(verdicts), tokens, operations)
+
+    def readings(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
+    ) -> Iterator[Reading | None]:
+        """What the head says of each conversation, in their order; None if there is nothing."""
+        done, of = 0, len(conversations)
+        for group in self._groups(conversations):
+            pieces = [piece for found in group for piece in found or ()]
+            said = iter(self._said(pieces, _share(on_progress, done, len(group), of)))
+            for found in group:
+                if found is None:
+                    yield TOO_LONG
+                else:
+                    yield _worst(found, [next(said) for _ in found]) if found else None
+            done += len(group)
+            if not pieces:
+                on_progress(done, of)
+
+    def _groups(self, conversations: Sequence[Conversation]) -> Iterator[list[list[Piece] | None]]:
+        """Pieces of conversations, of some at a time, so that memory does not grow with rows."""
+        group: list[list[Piece] | None] = []
+        held = 0
+        for conversation in conversations:
+            group.append(self._pieces(conversation))
+            held += 1 + len(group[-1] or ())
+            if held >= CHUNK:
+                yield group
+                group, held = [], 0
+        if group:
+            yield group
+
+    def _pieces(self, conversation: Conversation) -> list[Piece] | None:
+        """All windows of a conversation; None if it is too long to look at all of them."""
+        try:
+            return self.framing.pieces(conversation)
+        except TooLongError:
+            return None
+
+    def _said(self, pieces: Sequence[Piece], told: OnProgress) -> list[Tensor]:
+        """What the head says of each piece, in their order."""
+        order = sorted(range(len(pieces)), key=lambda i: (len(pieces[i].ids), i))
+        said: dict[int, Tensor] = {}
+        with torch.inference_mode(), self.backbone.mode(training=False):
+            for part in token_batches(pieces, order, BATCH_TOKENS):
+                out = read(self.backbone, self.head, [pieces[i] for i in part]).cpu()
+                said.update(zip(part, out, strict=True))
+                told(len(said), len(pieces))
+        return [said[i] for i in range(len(pieces))]
+
+    def _verdict(self, reading: Reading | None) -> Verdict:
+        if reading is None:
+            return Verdict(None, full_name(self), problem="empty")
+        if reading.odds != reading.odds:
+            return Verdict(None, full_name(self), problem="failed")
+        curve = self.config.prompt if reading.row == REQUEST else self.config.pair
+        probability = chance(reading.odds, curve)
+        flagged = probability >= min(self.thresholds.values())
+        return Verdict(
+            probability, full_name(self), self._categories(reading.scores) if flagged else ()
+        )
+
+    def _categories(self, scores: Tensor) -> tuple[str, ...]:
+        """The likeliest category, and others that are likely; the likeliest first."""
+        if not len(scores):
+            return ()
+        likely = scores.softmax(-1).tolist()
+        order = sorted(range(len(likely)), key=lambda i: -likely[i])
+        return tuple(self.config.categories[i] for i in order if i == order[0] or likely[i] > NAMED)
+
+
+def _share(told: OnProgress, done: int, size: int, of: int) -> OnProgress:
+    """Progress within a group of `size` conversations, told as progress of all."""
+    return lambda part, whole: told(done + size * part // whole, of)
+
+
+def _worst(pieces: Sequence[Piece], said: Sequence[Tensor]) -> Reading:
+    """The reading of the worst window."""
+    row, tokens = pieces[0].row, sum(len(piece.ids) for piece in pieces)
+    worst = max(said, key=lambda out: float(out[row]))
+    whole = all(bool(out.isfinite().all()) for out in said)
+    return Reading(row, float(worst[row]) if whole else float("nan"), worst[2:], tokens, len(said))
+
+
+def chance(odds: float, curve: Curve) -> float:
+    """The calibrated probability of log-odds."""
+    slope, intercept = curve
+    return float(torch.tensor(slope * odds + intercept, dtype=torch.float64).sigmoid())
+
+
+def new_head(backbone: Backbone, categories: int) -> torch.nn.Linear:
+    """A head that says nothing yet."""
+    head = torch.nn.Linear(backbone.width, 2 + categories, device=backbone.device)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place when the block ends well; else nothing is left.
+
+    Raises:
+        GuardError: it cannot be written.
+    """
+    whole = target.absolute()
+    fresh = whole.with_name(f".new-{whole.name}")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        fresh.replace(whole)
+    except OSError as error:
+        raise GuardError(
+            f"cannot write the guard in {target}: {error.strerror or error}",
+            hint="--out names another folder",
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def save(folder: Path, config: Config, adapter: AdapterState, head: torch.nn.Linear) -> None:
+    """Write `guard.json` and `guard.safetensors` (adapter and head in bfloat16) into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {**adapter, **{f"head.{k}": v.detach() for k, v in head.state_dict().items()}}
+    small = {name: weights[name].cpu().bfloat16().contiguous() for name in sorted(weights)}
+    save_file(small, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> Config:
+    """What a guard's folder says it is.
+
+    Raises:
+        GuardError: missing, not JSON, or not of this form.
+    """
+    file = folder / CONFIG
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if (form := found.pop("format", None)) != FORM:
+            raise GuardError(f"{file} is of format {form}, expected {FORM}", hint="update fedrai")
+        config = TypeAdapter(Config).validate_json(json.dumps(found), strict=True)
+    except FileNotFoundError:
+        raise GuardError(
+            f"no guard in {folder} (expected {CONFIG})", hint="fedrai guard train makes one"
+        ) from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise GuardError(f"{file}: {where}: {first['msg']}") from None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise GuardError(f"{file} cannot be read as JSON ({type(error).__name__})") from error
+    cuts = config.thresholds
+    if cuts is not None and not cuts.get("strict", 2) <= cuts.get("loose", -1):
+        raise GuardError(f"{file}: a guard needs thresholds with strict <= loose")
+    return config
+
+
+def load(
+    folder: Path,
+    *,
+    dropout: float = 0.0,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: assets.Progress | None = None,
+) -> TrainedGuard:
+    """Load a guard from its folder.
+
+    Args:
+        folder: as `save` writes it.
+        dropout: on the adapter's input, if training is to go on.
+        dtype: `auto`, `bfloat16` or `float32`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: shows downloads.
+
+    Raises:
+        GuardError: the folder is not a guard's, or its weights do not fit.
+        ModelError, AssetError: its base model cannot be had.
+    """
+    config = read_config(folder)
+    try:
+        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    except (OSError, SafetensorError) as error:
+        raise GuardError(f"{folder / WEIGHTS} cannot be read ({error})") from error
+    backbone = load_backbone(
+        config.base,
+        layers=config.layers,
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=dropout,
+        dtype=dtype,
+        device=device,
+        progress=progress,
+    )
+    head = new_head(backbone, len(config.categories))
+    own = {f"head.{name}": tuple(value.shape) for name, value in head.state_dict().items()}
+    try:
+        check_adapter({name: weights[name] for name in weights.keys() & own.keys()}, own)
+        head.load_state_dict({k: weights.pop(f"head.{k}") for k in ("weight", "bias")})
+        backbone.load_adapter(weights)
+    except ModelError as error:
+        raise GuardError(f"{folder / WEIGHTS} does not fit {config.base}: {error}") from error
+    return TrainedGuard(config, backbone, head, revision_of(folder))
+
+
+def revision_of(folder: Path) -> str:
+    """SHA-256 of a guard's settings and weights, in hex."""
+    found = (folder / CONFIG).read_bytes() + (folder / WEIGHTS).read_bytes()
+    return hashlib.sha256(found).hexdigest()

@@ -1,0 +1,1 @@
+"""Guards of one's own: their rows, the training and the card."""

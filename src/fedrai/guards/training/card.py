@@ -1,0 +1,104 @@
+"""The card of a trained guard: what it is, what it was trained on, how it did on held-out rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedrai import __version__
+from fedrai.evaluation.detection import Detection
+from fedrai.recipe.sections import GuardTraining
+
+if TYPE_CHECKING:
+    from fedrai.guards.training.outcome import Trained
+
+LAST = 20  # steps whose mean loss is given
+
+
+def card(settings: GuardTraining, done: Trained) -> str:
+    """The card in Markdown; names, counts and figures only."""
+    config = done.guard.config
+    layers = f"the first {config.layers} layers" if config.layers else "all layers"
+    kinds = "".join(_line(kind, found) for kind, found in done.held_out.items())
+    cuts = "".join(
+        f"| {name} | {cut.value:.4f} | {cut.recall} | {cut.false_positive_rate} |\n"
+        for name, cut in done.reached.items()
+    )
+    sources = "".join(
+        f"| {_cell(name) or '(none)'} | {n:,} |\n" for name, n in sorted(done.rows.items())
+    )
+    last = done.losses[-LAST:]
+    return f"""# Guard {config.name}
+
+A FedRAI guard: {layers} of `{config.base}`, a LoRA adapter of rank {config.rank} and a linear
+head. It gives a probability that a request, or an answer in the light of its request, is unsafe:
+calibrated for requests; for answers moved so that one strict threshold serves both. Revision
+`{done.guard.revision[:12]}`, made by `fedrai guard train` of FedRAI {__version__}.
+
+Categories: {", ".join(config.categories) or "none"}.
+
+## Held-out rows
+
+{100 * settings.held_out:.0f} % of the requests, chosen by their hash, were not trained on. They are
+of the same sources as the training rows: on other data the guard will do less well. At the strict
+threshold, with 95 % Wilson intervals:
+
+| judged | rows | unsafe | F1 | recall | false alarms | AUPRC | calibration error |
+|---|---|---|---|---|---|---|---|
+{kinds}{_uncalibrated(done)}
+The thresholds, on the held-out rows that set them:
+
+| threshold | from | recall | false alarms |
+|---|---|---|---|
+{cuts}
+## Trained on
+
+{sum(done.rows.values()):,} rows, {len(done.losses):,} steps of {settings.batch_size},\
+ {_duration(done.seconds)}; mean loss of the last {len(last)} steps {sum(last) / len(last):.3f}.\
+{_unread(done.unread)}{_start(settings.start)}
+
+| source | rows |
+|---|---|
+{sources}"""
+
+
+def _line(kind: str, found: Detection) -> str:
+    counts = found.counts
+    unsafe = counts.recall.scored
+    score = "no data" if counts.f1 is None else f"{counts.f1:.3f}"
+    area, error = (
+        "no data" if value is None else f"{value:.3f}"
+        for value in (found.auprc, found.calibration_error)
+    )
+    return (
+        f"| {kind} | {unsafe + counts.false_positive_rate.scored:,} | {unsafe:,} | {score}"
+        f" | {counts.recall} | {counts.false_positive_rate} | {area} | {error} |\n"
+    )
+
+
+def _uncalibrated(done: Trained) -> str:
+    """Which kinds of row are judged without a calibration of their own."""
+    config = done.guard.config
+    curves = {"prompt": config.prompt, "pair": config.pair}
+    kinds = " and ".join(kind for kind, (slope, _) in curves.items() if slope == 1.0)
+    return f"\nNot calibrated, since too few such rows were held out: {kinds}.\n" if kinds else ""
+
+
+def _unread(count: int) -> str:
+    return f" Rows left out, since nothing in them is known to the tokenizer: {count:,}." * bool(
+        count
+    )
+
+
+def _start(folder: str) -> str:
+    return f" It went on from the guard in `{folder}`, whose own rows are not counted here." * bool(
+        folder
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _cell(text: str) -> str:
+    """A name that cannot break a table."""
+    return " ".join(text.replace("|", "/").split())

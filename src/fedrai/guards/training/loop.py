@@ -1,0 +1,381 @@
+"""`fedrai guard train`: fine-tune a body with LoRA and a head on labelled rows.
+
+A part of the rows, chosen by the hash of the request, is not trained on: it fits the calibration
+(Platt 1999), sets the thresholds and gives the figures that the guard's card states. Weights are
+rounded to the format of the file before that, so that a guard's folder says what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedrai import assets
+from fedrai.errors import GuardError
+from fedrai.evaluation.detection import Detection, detect
+from fedrai.guards import calibration
+from fedrai.guards.calibration import Threshold
+from fedrai.guards.kinds import trained
+from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
+from fedrai.guards.kinds.trained import Config, Curve, TrainedGuard
+from fedrai.guards.training.card import card
+from fedrai.guards.training.outcome import Trained
+from fedrai.guards.training.rows import Labelled, check, divide, read
+from fedrai.guards.windows import TooLongError
+from fedrai.model import Backbone, load_backbone
+from fedrai.recipe.sections import GuardTraining, seed_for
+from fedrai.records import Step
+from fedrai.training.sft import learning_rates
+
+__all__ = ["Labelled", "Trained", "divide", "read", "train"]
+
+CHATML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
+GROUP = 16  # batches whose rows are sorted by length together
+EDGE = 1e-6  # thresholds nearer to 0 or 1 than this count as this far from it
+FEWEST = 8  # held-out rows of each label that a calibration needs
+NEUTRAL: Curve = (1.0, 0.0)
+Scored = tuple[Sequence[float], Sequence[bool], Curve]
+"""Log-odds of rows, whether each is unsafe, and the curve to their probabilities."""
+KINDS = {"prompt": REQUEST, "pair": ANSWER}
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """What the loop works on; `pieces` are the first windows of `rows`."""
+
+    settings: GuardTraining
+    categories: tuple[str, ...]
+    rows: Sequence[Labelled]
+    pieces: Sequence[Piece]
+    backbone: Backbone
+    head: torch.nn.Linear
+
+
+def train(
+    settings: GuardTraining,
+    rows: Sequence[Labelled],
+    folder: Path,
+    *,
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_judged: Callable[[int, int], None] = lambda _d, _o: None,
+    progress: assets.Progress | None = None,
+) -> Trained:
+    """Train a guard, calibrate it and write its folder, with its card.
+
+    Args:
+        settings: the recipe.
+        rows: labelled rows, as `read` gives them.
+        folder: where the guard is written, whole or not at all; must be new or empty.
+        on_step: called after every step; may raise KeyboardInterrupt to stop.
+        on_judged: hears of the judging of held-out rows.
+        progress: shows downloads.
+
+    Raises:
+        GuardError: the rows cannot train or calibrate a guard, or it cannot be written.
+        ModelError, AssetError: the base cannot be used.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise GuardError(f"{folder} is there already", hint="--out names another folder")
+    check(settings, rows)
+    start = _start(settings, progress)
+    backbone = start.backbone if start else _load(settings, progress)
+    frame = start.config.frame if start else _frame(settings, backbone)
+    framing = Framing(backbone.tokenizer, frame, settings.max_length)
+    usable = [row for row in rows if _is_readable(framing, row)]
+    if len(usable) < len(rows):
+        check(settings, usable)
+    kept, aside = divide(usable, settings)
+    config = _config(settings, kept, frame, start.config.categories if start else None)
+    head = start.head if start else trained.new_head(backbone, len(config.categories))
+    guard = TrainedGuard(config, backbone, head, "0" * 64)
+    pieces = [framing.pieces(row.conversation)[0] for row in kept]
+    since = time.perf_counter()
+    losses = _loop(_Fit(settings, config.categories, kept, pieces, backbone, head), on_step)
+    seconds = time.perf_counter() - since
+    _round(backbone, head)
+    config, figures, reached = _calibrated(settings, config, guard, aside, on_judged)
+    with trained.new_folder(folder) as fresh:
+        trained.save(fresh, config, backbone.adapter(), head)
+        done = Trained(
+            guard=TrainedGuard(config, backbone, head, trained.revision_of(fresh)),
+            rows=Counter(row.source for row in kept),
+            held_out=figures,
+            reached=reached,
+            unread=len(rows) - len(usable),
+            losses=losses,
+            seconds=seconds,
+        )
+        (fresh / "README.md").write_text(card(settings, done), encoding="utf-8")
+    return done
+
+
+def _load(settings: GuardTraining, progress: assets.Progress | None) -> Backbone:
+    backbone = load_backbone(
+        settings.base,
+        layers=settings.layers,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        dtype=settings.dtype,
+        device=settings.device,
+        progress=progress,
+    )
+    backbone.load_adapter(backbone.fresh_adapter(seed_for(settings.seed, "guard-adapter")))
+    return backbone
+
+
+def _start(settings: GuardTraining, progress: assets.Progress | None) -> TrainedGuard | None:
+    """The guard to go on from, if there is one."""
+    if not settings.start:
+        return None
+    folder = Path(settings.start).expanduser()
+    config = trained.read_config(folder)
+    for key in ("base", "layers", "rank", "alpha"):
+        own, asked = getattr(config, key), getattr(settings, key)
+        if own != asked:
+            raise GuardError(f"{folder} has {key} {own}, the recipe {asked}", hint=f"set {key}")
+    return trained.load(
+        folder,
+        dropout=settings.dropout,
+        dtype=settings.dtype,
+        device=settings.device,
+        progress=progress,
+    )
+
+
+def _frame(settings: GuardTraining, backbone: Backbone) -> tuple[str, str, str]:
+    """The recipe's frame, or the usual one of decoders or encoders."""
+    if settings.frame:
+        if len(settings.frame) != 3:
+            raise GuardError(
+                f"frame needs 3 parts, got {len(settings.frame)}",
+                hint="before the request, between request and answer, after the answer",
+            )
+        return settings.frame[0], settings.frame[1], settings.frame[2]
+    if backbone.causal:
+        return CHATML
+    tokenizer = backbone.tokenizer
+    if tokenizer.cls_token is None or tokenizer.sep_token is None:
+        raise GuardError(
+            f"{settings.base} has no tokens for the beginning of a text and between texts",
+            hint="set frame to three strings with special tokens of its tokenizer",
+        )
+    return tokenizer.cls_token, tokenizer.sep_token, tokenizer.sep_token
+
+
+def _config(
+    settings: GuardTraining,
+    rows: Sequence[Labelled],
+    frame: tuple[str, str, str],
+    categories: tuple[str, ...] | None,
+) -> Config:
+    names = tuple(sorted({row.category for row in rows if row.category and row.bad}))
+    return Config(
+        name=settings.name,
+        base=settings.base,
+        layers=settings.layers,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        frame=frame,
+        max_length=settings.max_length,
+        categories=names if categories is None else categories,
+    )
+
+
+def _loop(fit: _Fit, on_step: Callable[[Step], None]) -> list[float]:
+    """AdamW on float32 copies of the weights; returns the mean loss of each step."""
+    settings, backbone = fit.settings, fit.backbone
+    steps = max(1, int(settings.epochs * len(fit.rows) / settings.batch_size))
+    rate = learning_rates(
+        settings.learning_rate,
+        schedule="cosine",
+        warmup_steps=settings.warmup_steps,
+        total_steps=steps,
+    )
+    weights = [*backbone.parameters.values()]
+    master = [w.detach().float().clone() for w in weights]
+    trainable = [*master, *fit.head.parameters()]
+    optimiser = torch.optim.AdamW(trainable, lr=rate(0), weight_decay=settings.weight_decay)
+    torch.manual_seed(seed_for(settings.seed, "guard-dropout"))
+    losses: list[float] = []
+    with backbone.mode(training=True):
+        for number, batch in enumerate(_order(fit, steps)):
+            since = time.perf_counter()
+            optimiser.param_groups[0]["lr"] = rate(number)
+            losses.append(_accumulate(fit, batch))
+            if not math.isfinite(losses[-1]):
+                raise GuardError(
+                    f"the loss of step {number + 1} of {steps} is {losses[-1]}",
+                    hint="lower learning_rate",
+                )
+            for weight, copy in zip(weights, master, strict=True):
+                copy.grad = None if weight.grad is None else weight.grad.float()
+                weight.grad = None
+            torch.nn.utils.clip_grad_norm_(trainable, settings.clip_norm)
+            optimiser.step()
+            optimiser.zero_grad()
+            with torch.no_grad():
+                torch._foreach_copy_(weights, master)
+            tokens = sum(len(fit.pieces[i].ids) for i in batch)
+            on_step(Step(number + 1, steps, losses[-1], tokens, time.perf_counter() - since))
+    return losses
+
+
+def _order(fit: _Fit, steps: int) -> Iterator[list[int]]:
+    """Batches of row numbers of like length, from shuffled passes."""
+    draw = random.Random(seed_for(fit.settings.seed, "guard-order"))
+    size, lengths = fit.settings.batch_size, [len(piece.ids) for piece in fit.pieces]
+    queue: list[list[int]] = []
+    for _ in range(steps):
+        if not queue:
+            whole = draw.sample(range(len(lengths)), len(lengths))
+            for start in range(0, len(whole), size * GROUP):
+                part = sorted(whole[start : start + size * GROUP], key=lambda i: (lengths[i], i))
+                queue += [part[k : k + size] for k in range(0, len(part), size)]
+            draw.shuffle(queue)
+        yield queue.pop()
+
+
+def _accumulate(fit: _Fit, batch: Sequence[int]) -> float:
+    """Backward through a batch in parts of like length; returns its mean loss, in nats."""
+    total = 0.0
+    for part in trained.token_batches(fit.pieces, batch, fit.settings.micro_batch_tokens):
+        out = trained.read(fit.backbone, fit.head, [fit.pieces[i] for i in part])
+        loss = _loss(fit, out, [fit.rows[i] for i in part]) / len(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def _loss(fit: _Fit, out: Tensor, rows: Sequence[Labelled]) -> Tensor:
+    """Summed loss of what the head said, (B, 2 + C): binary cross-entropy by row, and cross-entropy
+    of the category of unsafe rows that have one.
+    """
+    device, settings = out.device, fit.settings
+    odds = out[torch.arange(len(rows)), torch.tensor([row.row for row in rows])]
+    wanted = odds.new_tensor([row.unsafe for row in rows])
+    weight = odds.new_tensor([settings.weights.get(row.source, 1.0) for row in rows])
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        odds, wanted, weight, reduction="sum"
+    )
+    named = [i for i, row in enumerate(rows) if row.bad and row.category in fit.categories]
+    if named and settings.category_weight:
+        kinds = torch.tensor([fit.categories.index(rows[i].category) for i in named], device=device)
+        extra = torch.nn.functional.cross_entropy(out[named, 2:], kinds, reduction="none")
+        loss = loss + settings.category_weight * (extra * weight[named]).sum()
+    return loss
+
+
+@torch.no_grad()
+def _round(backbone: Backbone, head: torch.nn.Linear) -> None:
+    """Give the weights the values that a file in bfloat16 holds."""
+    for weight in (*backbone.parameters.values(), *head.parameters()):
+        weight.copy_(weight.bfloat16())
+
+
+def _calibrated(
+    settings: GuardTraining,
+    config: Config,
+    guard: TrainedGuard,
+    rows: Sequence[Labelled],
+    on_judged: Callable[[int, int], None],
+) -> tuple[Config, dict[str, Detection], dict[str, Threshold]]:
+    """The config with its calibration and thresholds, and the figures on the held-out rows.
+
+    Thresholds are set on the requests, if there are enough of both kinds; the answers' curve is
+    then moved until the strict one stands for the wished false alarms among them.
+    """
+    odds = _odds(guard, rows, on_judged)
+    where = {kind: [i for i, row in enumerate(rows) if row.row == n] for kind, n in KINDS.items()}
+    curves = {
+        kind: _curve(kind, [odds[i] for i in part], [rows[i].bad for i in part])
+        for kind, part in where.items()
+    }
+    sides = [([odds[i] for i in p], [rows[i].bad for i in p], curves[k]) for k, p in where.items()]
+    wishes = (settings.strict_fpr, settings.pair_fpr or settings.strict_fpr)
+    enough = _tells(rows, REQUEST, min(settings.loose_fpr, wishes[0]))
+    moved = (
+        _moved(sides[0], sides[1], wishes) if enough and _tells(rows, ANSWER, wishes[1]) else None
+    )
+    decisive = where["prompt"] if moved else range(len(rows))
+    curves["pair"] = moved or curves["pair"]
+    chances = {i: trained.chance(odds[i], curves[kind]) for kind in where for i in where[kind]}
+    scores, unsafe = [chances[i] for i in range(len(rows))], [row.bad for row in rows]
+    wanted = {"strict": settings.strict_fpr, "loose": settings.loose_fpr}
+    some = [scores[i] for i in decisive], [unsafe[i] for i in decisive]
+    cuts = {name: calibration.threshold_for_fpr(*some, f).value for name, f in wanted.items()}
+    counts = {name: detect(scores, unsafe, cut).counts for name, cut in cuts.items()}
+    reached = {
+        name: Threshold(cuts[name], found.recall, found.false_positive_rate)
+        for name, found in counts.items()
+    }
+    figures = {
+        kind: detect([scores[i] for i in part], [unsafe[i] for i in part], cuts["strict"])
+        for kind, part in where.items()
+        if part
+    }
+    fitted = replace(config, thresholds=cuts, prompt=curves["prompt"], pair=curves["pair"])
+    return fitted, figures, reached
+
+
+def _tells(rows: Sequence[Labelled], kind: int, fpr: float) -> bool:
+    """Whether enough rows of a kind are held out to tell false alarms of `fpr`."""
+    bad = [row.bad for row in rows if row.row == kind]
+    return _enough(bad) and fpr * bad.count(False) >= 1
+
+
+def _moved(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve:
+    """The pairs' curve, moved so that one strict threshold serves both kinds of rows."""
+    cuts = [
+        calibration.threshold_for_fpr([trained.chance(o, curve) for o in found], bad, fpr).value
+        for (found, bad, curve), fpr in zip((prompts, pairs), wishes, strict=True)
+    ]
+    safe_cuts = (min(max(cut, EDGE), 1 - EDGE) for cut in cuts)
+    wanted, own = (math.log(cut / (1 - cut)) for cut in safe_cuts)
+    slope, intercept = pairs[2]
+    return slope, intercept + wanted - own
+
+
+def _is_readable(framing: Framing, row: Labelled) -> bool:
+    """Whether a guard can judge a row: the tokenizer knows some of it, and it is not too long."""
+    try:
+        return bool(framing.pieces(row.conversation))
+    except TooLongError:
+        return False
+
+
+def _enough(unsafe: Sequence[bool]) -> bool:
+    return min(sum(unsafe), len(unsafe) - sum(unsafe)) >= FEWEST
+
+
+def _odds(
+    guard: TrainedGuard, rows: Sequence[Labelled], on_judged: Callable[[int, int], None]
+) -> list[float]:
+    """Log-odds of the held-out rows, not calibrated."""
+    readings = guard.readings([row.conversation for row in rows], on_judged)
+    odds = [reading.odds for reading in readings if reading is not None]
+    if not all(map(math.isfinite, odds)):
+        raise GuardError("the trained guard's answers are not finite", hint="lower learning_rate")
+    return odds
+
+
+def _curve(kind: str, odds: Sequence[float], unsafe: Sequence[bool]) -> Curve:
+    """Calibration of one kind of row; neutral where too few rows were held out."""
+    if not _enough(unsafe):
+        return NEUTRAL
+    try:
+        found = calibration.fit([trained.chance(o, NEUTRAL) for o in odds], unsafe)
+    except GuardError as error:
+        raise GuardError(
+            f"the guard did not learn to judge {kind} rows: on those held out {error.message}",
+            hint="look whether the labels are right; else give more rows, epochs or layers",
+        ) from error
+    return found.slope, found.intercept

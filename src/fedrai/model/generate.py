@@ -1,0 +1,152 @@
+"""Answers in batches, greedy or sampled.
+
+Rows of like length share a batch. Sampling adds Gumbel noise from a generator of each row's own, so
+an answer depends on its prompt and seed, not on its neighbours (exactly in float32; in bfloat16 the
+rounding of a batched product can still tip a near-tie). Does not know chat templates or judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrai.model import LanguageModel
+from fedrai.model.batching import padded
+from fedrai.records import Message
+from fedrai.runs.costs import generation_operations, release_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Answers in the order of the prompts, and what they took."""
+
+    answers: tuple[str, ...]
+    prompt_tokens: int
+    new_tokens: int
+    operations: float
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[Message]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    on_batch: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Generated:
+    """Answer prompts with the model as it stands (its adapter on or off).
+
+    Args:
+        model: the model.
+        prompts: conversations that end with a user's turn.
+        max_new_tokens: longest answer.
+        batch_size: prompts that are answered at once.
+        temperature: 0 is greedy.
+        top_p: smallest probability mass that sampling draws from.
+        seed: of the sampling; row i uses its own stream.
+        on_batch: called after each batch with (answers done, of how many); may raise.
+    """
+    ids = [model.chat.prompt_ids(prompt) for prompt in prompts]
+    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+    answers: dict[int, list[int]] = {}
+    with torch.inference_mode(), model.mode(training=False):
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            pick = _Picker(part, temperature, top_p, seed, model.device)
+            found = _batch(model, [ids[i] for i in part], max_new_tokens, pick)
+            answers.update(zip(part, found, strict=True))
+            on_batch(len(answers), len(ids))
+    release_memory()
+    prompt_tokens, new_tokens = sum(map(len, ids)), sum(map(len, answers.values()))
+    length = (prompt_tokens + new_tokens) / max(1, len(ids))
+    return Generated(
+        tuple(model.chat.decode(answers[i]) for i in range(len(ids))),
+        prompt_tokens,
+        new_tokens,
+        generation_operations(model.shape(), prompt_tokens, new_tokens, length),
+    )
+
+
+def _batch(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, pick: _Picker
+) -> list[list[int]]:
+    """Ids of the answers to one batch; once half the rows are finished, they leave it."""
+    ids, mask = _left_pad(prompts, model.pad_id, model.device)
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # which answer each row of the batch belongs to
+    done = [False] * len(rows)
+    cache: Any = None
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    for step in range(limit):
+        logits, cache = model.next_logits(ids, mask, positions, cache)
+        chosen = pick(logits, rows).tolist()
+        for k, token in enumerate(chosen):
+            done[k] = done[k] or token in model.stop_ids
+            if not done[k]:
+                answers[rows[k]].append(token)
+        if all(done) or step == limit - 1:
+            break
+        # not at once: each new batch shape costs CPU kernels a set-up
+        if sum(done) >= len(rows) / 2:
+            live = [k for k in range(len(rows)) if not done[k]]
+            kept = torch.tensor(live, device=model.device)
+            cache.batch_select_indices(kept)
+            mask, positions = mask[kept], positions[kept]
+            rows, chosen = [rows[k] for k in live], [chosen[k] for k in live]
+            done = [False] * len(rows)
+        ids = torch.tensor(chosen, device=model.device)[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        positions = positions[:, -1:] + 1
+    return answers
+
+
+def _left_pad(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    length = padded(max(map(len, prompts)))
+    ids = torch.full((len(prompts), length), pad_id)
+    mask = torch.zeros((len(prompts), length), dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        ids[i, length - len(prompt) :] = torch.tensor(prompt)
+        mask[i, length - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+class _Picker:
+    """Chooses the next token of each live row."""
+
+    def __init__(
+        self, rows: Sequence[int], temperature: float, top_p: float, seed: int, device: torch.device
+    ) -> None:
+        self.temperature, self.top_p, self.device = temperature, top_p, device
+        mixed = [(seed * 1_000_003 + row) % 2**63 for row in rows]
+        self.streams = [torch.Generator().manual_seed(s) for s in mixed] if temperature else []
+
+    def __call__(self, logits: Tensor, live: Sequence[int]) -> Tensor:
+        """Ids (B,) from logits (B, V)."""
+        if not self.temperature:
+            return logits.argmax(-1)
+        scores = _nucleus(logits.float() / self.temperature, self.top_p)
+        uniform = torch.stack(
+            [torch.rand(scores.shape[1], generator=self.streams[row]) for row in live]
+        )
+        exponential = -torch.log(uniform.clamp_min(1e-20))
+        noise = -torch.log(exponential.clamp_min(1e-20))  # Gumbel
+        return (scores + noise.to(self.device)).argmax(-1)  # a draw from softmax(scores)
+
+
+def _nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """Mask all but the likeliest tokens that together reach `top_p` (arXiv 1904.09751)."""
+    if top_p >= 1:
+        return scores
+    ordered, order = scores.sort(-1, descending=True)
+    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+    cut = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return scores.masked_fill(cut, -torch.inf)

@@ -1,0 +1,31 @@
+"""The recipe: its sections, how it is loaded, and errors in the words of its keys."""
+
+from fedrai.recipe.loading import (
+    arm,
+    load,
+    load_alignment,
+    load_guards,
+    load_node,
+    load_training,
+    only,
+    shipped,
+    to_toml,
+    validate,
+    write_new,
+)
+from fedrai.recipe.sections import Recipe
+
+__all__ = [
+    "Recipe",
+    "arm",
+    "load",
+    "load_alignment",
+    "load_guards",
+    "load_node",
+    "load_training",
+    "only",
+    "shipped",
+    "to_toml",
+    "validate",
+    "write_new",
+]

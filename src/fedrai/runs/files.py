@@ -1,0 +1,272 @@
+"""Files that appear whole or not at all: texts, strict JSON, tensors with notes.
+
+A sealed file of tensors holds a digest of all that is in it, so that damage to a file that stands
+alone is seen when it is read. An error of the disk is an `OSError`, also where safetensors writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrai.assets import checksums
+from fedrai.errors import ChecksumError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEAL = "sha256"
+"""The note of a sealed file that holds its digest."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; what stood there stays.
+    """
+    _replace(path, lambda fresh: _write(fresh, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    fresh = path.with_name(f".new-{path.name}")
+    try:
+        write(fresh)
+        sync(fresh)
+        fresh.replace(path)
+    except OSError:
+        with suppress(OSError):  # what is left of it would take room on a full disk
+            fresh.unlink()
+        raise
+
+
+def json_text(value: Any, indent: int = 2) -> str:
+    """JSON with indents, in which a number that is none (NaN, infinite) is null: no data."""
+    return json.dumps(_strict(value), indent=indent, allow_nan=False) + "\n"
+
+
+def json_line(value: Any) -> str:
+    """As `json_text`, in one line."""
+    return json.dumps(_strict(value), allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _strict(part) for key, part in value.items()}
+    return [_strict(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A value of JSON; NaN and infinite numbers, which earlier versions wrote, are None.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8.
+    """
+    try:
+        return json.loads(text, parse_constant=lambda _name: None, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines, without lines that are none; none where there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    values = []
+    for line in lines:
+        with suppress(ValueError):
+            values.append(parse_json(line))
+    return values
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add to a file, whole or not at all as far as the disk can tell.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def end_line(path: Path) -> None:
+    """End a last line that was cut.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        append_line(path, b"\n")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
+    """Write a safetensors file with notes, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    whole = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    with disk_errors():
+        _replace(path, lambda fresh: save_file(whole, fresh, dict(note)))
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Let what safetensors says of a disk come as an OSError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and notes of a safetensors file.
+
+    Raises:
+        RunError: it is no such file.
+        ChecksumError: it is not what was written there.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    checksums.check_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            note: dict[str, str] = file.metadata() or {}
+        return load_file(path), note
+    except FileNotFoundError:
+        raise RunError(f"there is no {path}") from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is not a safetensors file, or damaged ({error})") from error
+
+
+def save_sealed(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
+    """As `save_tensors`, with a digest of the tensors and notes among the notes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    save_tensors(path, tensors, {**note, SEAL: _seal(tensors, note)})
+
+
+def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and notes that `save_sealed` wrote; files from before there were seals are read too.
+
+    Raises:
+        RunError: it is no such file.
+        ChecksumError: it does not hold what was written.
+    """
+    tensors, note = load_tensors(path)
+    seal = note.pop(SEAL, None)
+    if seal is not None and seal != _seal(tensors, note):
+        raise ChecksumError(
+            f"{path} is damaged: it does not hold what was written there",
+            hint="delete it to make it again",
+        )
+    return tensors, note
+
+
+def seal(path: Path) -> None:
+    """Note beside a file that grows what it holds now; see `sealed_part`.
+
+    Raises:
+        OSError: the file cannot be read, or the note not written.
+    """
+    body = path.read_bytes()
+    write_text(_note_of(path), f"{len(body)} {hashlib.sha256(body).hexdigest()}\n")
+
+
+def sealed_part(path: Path) -> bytes:
+    """What a file held when it was last sealed; all of it where it never was.
+
+    What came later is left out: it was half written when the process ended.
+
+    Raises:
+        OSError: it cannot be read.
+        ChecksumError: it does not hold what was sealed.
+    """
+    note = _note_of(path)
+    if not note.is_file():
+        return path.read_bytes()
+    body = path.read_bytes() if path.is_file() else b""
+    size, _, sha256 = note.read_bytes().partition(b" ")
+    part = body[: int(size)] if size.isdigit() and len(size) < 19 else b""
+    if not path.is_file() or hashlib.sha256(part).hexdigest().encode() != sha256.strip():
+        raise ChecksumError(
+            f"{path} is damaged: it does not hold what was written there",
+            hint=f"delete the folder {path.parent} to begin what it is for again",
+        )
+    return part
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _seal(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str:
+    body = json.dumps([digest_of(tensors), sorted(note.items())])
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors: names, number formats, shapes and values, in hex."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file or the names in a folder.
+
+    Raises:
+        OSError: it could not.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

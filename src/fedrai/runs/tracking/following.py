@@ -1,0 +1,139 @@
+"""One run and its tracker: what the folder has committed and the tracker has not got yet is sent.
+
+`tracking.json` in the run folder names the tracker, its own id of the run, and what it was sent.
+Something is noted before it is sent, so that a kill in between loses it rather than sends it twice;
+if sending fails, the note is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from fedrai.runs.folder import RunFolder
+from fedrai.runs.tracking import figures
+from fedrai.runs.tracking.trackers import Place, Tracker, connect
+
+STATE = "tracking.json"
+HEARD = ("started", "filter-finished", "round-finished", "evaluation-finished", "finished")
+
+Connect = Callable[[Place, str, Mapping[str, str | float]], Tracker]
+
+
+class Follower:
+    """Sends a run's figures to a tracker as they are committed.
+
+    Args:
+        run: the run folder.
+        place: which tracker, and where.
+        settings: what is shown beside the figures.
+        say: hears where the figures go, and once if the tracker fails.
+        connect: opens the tracker.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        place: Place,
+        settings: Mapping[str, str | float],
+        say: Callable[[str], None],
+        connect: Connect = connect,
+    ) -> None:
+        self._run, self._place, self._say = run, place, say
+        self._tracker: Tracker | None = None
+        self._attempt(lambda: self._open(settings, connect))
+
+    def event(self, kind: str) -> None:
+        """Look for something new after an event of the run."""
+        if kind in HEARD:
+            self._attempt(self._send_new)
+
+    def close(self) -> None:
+        """Send what is left and end the tracker's run; one that was stopped is not marked done."""
+        self._attempt(self._send_new)
+        finished = self._run.is_finished()
+        tracker = self._tracker
+        if tracker is not None:
+            self._attempt(lambda: tracker.close(finished))
+
+    def _open(self, settings: Mapping[str, str | float], connect: Connect) -> None:
+        state = self._state()
+        self._tracker = connect(self._place, state["id"], settings)
+        self._note({**state, "id": self._tracker.id})
+        self._say(f"figures go to {self._place.kind} too: {self._tracker.shown_by}")
+        self._send_new()
+
+    def _send_new(self) -> None:
+        if self._tracker is None:
+            return
+        state = self._state()
+        sent = list(state["sent"])
+        for key, step, read in self._committed():
+            if key in sent:
+                continue
+            self._note({**state, "sent": [*sent, key]})
+            try:
+                self._tracker.log(read(), step)
+            except Exception:
+                self._note({**state, "sent": sent})
+                raise
+            sent.append(key)
+
+    def _committed(self) -> Iterator[tuple[str, int, Callable[[], figures.Figures]]]:
+        """What there is to send, in the order of steps: key, step, and how to read it."""
+        run = self._run
+        if (run.path / "filter.json").is_file():
+            yield "filter", 0, partial(self._read, figures.filter_figures, "filter.json")
+        done, evaluated = run.rounds(), run.evaluations()
+        for n in sorted({*done, *evaluated}):
+            if n in done:
+                file = f"rounds/{n:04d}/round.json"
+                yield f"round-{n}", n, partial(self._read, figures.round_figures, file)
+            if n in evaluated:
+                file = f"evaluations/{n:04d}/metrics.json"
+                yield f"evaluation-{n}", n, partial(self._read, figures.evaluation_figures, file)
+
+    def _read(
+        self, form: Callable[[Mapping[str, Any]], figures.Figures], file: str
+    ) -> figures.Figures:
+        return form(self._run.read_json(file))
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Do something with the tracker; if that fails, say so and leave the tracker alone."""
+        try:
+            work()
+        except Exception as error:  # libraries raise what they like
+            self._tracker = None
+            self._say(
+                f"{self._place.kind} takes no more figures ({type(error).__name__});"
+                " the run goes on, and `fedrai run --resume` sends what it misses"
+            )
+
+    def _state(self) -> dict[str, Any]:
+        """What this tracker was sent; nothing, if the file is of another one."""
+        fresh = {"tracker": self._place.identity, "id": "", "sent": []}
+        if not (self._run.path / STATE).is_file():
+            return fresh
+        found = self._run.read_json(STATE)
+        return found if found.get("tracker") == self._place.identity else fresh
+
+    def _note(self, state: Mapping[str, Any]) -> None:
+        self._run.write_json(STATE, state)
+
+
+def follow(
+    run: RunFolder, place: Place | None, recipe: Mapping[str, Any], say: Callable[[str], None]
+) -> Follower | None:
+    """Follow a run with its recipe's tracker; None where the recipe has none.
+
+    Args:
+        run: the run folder.
+        place: which tracker, and where.
+        recipe: the resolved recipe as plain values.
+        say: hears where the figures go, and once if the tracker fails.
+    """
+    if place is None:
+        return None
+    shown = {**figures.settings(recipe), "recipe_hash": run.info["recipe_hash"]}
+    return Follower(run, place, shown, say)

@@ -1,0 +1,1 @@
+"""Training of the adapter: SFT, and preference losses in `prefer`."""

@@ -1,0 +1,293 @@
+"""The loop of an alignment: gradients of three losses, one step of AdamW, and what is kept of it.
+
+Without pairs and KL divergence it is `train.train`, to the same bits if that has no dropout.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrai.errors import DataError, ModelError, RunError
+from fedrai.model import AdapterState, LanguageModel
+from fedrai.records import Tokens
+from fedrai.runs.costs import release_memory, training_operations
+from fedrai.training.losses import kl_to_reference, preference_loss
+from fedrai.training.prefer.records import AlignResult, AlignStep, Objective, Pair, check
+from fedrai.training.prefer.reference import (
+    Batch,
+    Reference,
+    Work,
+    read,
+    read_reference,
+    sides,
+    training,
+    width,
+)
+from fedrai.training.sft import GROUP, Master, label_count, label_loss, label_states, picks
+
+HISTORY = "history"  # the part of a state that does not belong to the optimiser
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What terms of a step are divided by, and their sums over its micro-batches."""
+
+    labels: int
+    pairs: int
+    anchored: int
+    sft: float = 0.0
+    preference: float = 0.0
+    kl: float = 0.0
+    margin: float = 0.0
+    right: int = 0
+
+
+def align(
+    model: LanguageModel,
+    start: AdapterState,
+    rows: Sequence[Tokens],
+    pairs: Sequence[Pair],
+    *,
+    objective: Objective,
+    steps: int,
+    rows_per_step: int,
+    pairs_per_step: int,
+    learning_rate: Callable[[int], float],
+    clip_norm: float = 1.0,
+    weight_decay: float = 0.0,
+    micro_batch_tokens: int = 0,
+    group: int = GROUP,
+    seed: int,
+    on_step: Callable[[AlignStep], None] = lambda _: None,
+    every: int = 0,
+    stop: Callable[[int], bool] = lambda _: False,
+    on_state: Callable[[dict[str, Tensor]], None] = lambda _: None,
+    resume: Mapping[str, Tensor] | None = None,
+) -> tuple[AdapterState, AlignResult]:
+    """Train the adapter on rows and preference pairs together, for some steps of AdamW.
+
+    Args:
+        model: the shared base model; its adapter is overwritten.
+        start: the adapter that training starts from, and the reference; float32.
+        rows: tokenized rows; may be empty if `rows_per_step` is 0.
+        pairs: preference pairs; may be empty if `pairs_per_step` is 0.
+        objective: what is made small.
+        steps: optimiser steps.
+        rows_per_step: rows of a step.
+        pairs_per_step: pairs of a step.
+        learning_rate: by step, from 0.
+        clip_norm: largest norm of the gradient.
+        weight_decay: decoupled, as in AdamW.
+        micro_batch_tokens: tokens, with padding, that go through the model at once; a row or pair
+            that has more goes alone. 0: the rows of a step together, then its pairs.
+        group: steps whose rows are sorted by length together; 1: random steps, which mix kinds of
+            rows evenly, where length tells the kind.
+        seed: decides the order of rows and pairs.
+        on_step: called after every step; may raise KeyboardInterrupt to stop.
+        every: steps from one call of `on_state` and `stop` to the next; 0: no calls.
+        stop: asked with the number of steps done, the adapter being in the model, whether to end;
+            may use the model, with other adapters too. Asked again after `resume`.
+        on_state: gets tensors by name, to be kept for `resume` (in a safetensors file, say).
+        resume: such tensors; all else must be as it was. The reference is read anew and training
+            goes on to the same bits.
+
+    Returns:
+        The trained adapter (float32, CPU) and the numbers of the alignment.
+
+    Raises:
+        DataError: rows or pairs are missing, or not what `check` wants.
+        ModelError: the loss is not finite, or the output layer does not allow a KL divergence.
+        RunError: `resume` is not of this alignment.
+    """
+    _enough(rows, pairs, rows_per_step, pairs_per_step)
+    work = Work(model, rows, pairs, objective, micro_batch_tokens, model.shape())
+    plan = _plan(work, rows_per_step, pairs_per_step, steps, seed, group)
+    master = Master(model, start, weight_decay=weight_decay)
+    reference = read_reference(work, plan)
+    done = [] if resume is None else _restore(master, resume, steps)
+    while len(done) < steps:
+        if every and done and len(done) % every == 0 and stop(len(done)):
+            break
+        since = time.perf_counter()
+        master.put()
+        report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
+        master.collect()
+        master.step(learning_rate(len(done)), clip_norm)
+        done.append(replace(report, seconds=time.perf_counter() - since))
+        on_step(done[-1])
+        if every and len(done) % every == 0:
+            on_state({**master.state(), HISTORY: _history(done)})
+    master.put()
+    release_memory()
+    return master.adapter(), _result(done, reference)
+
+
+def _enough(rows: Sequence[Tokens], pairs: Sequence[Pair], some: int, couples: int) -> None:
+    """Raise unless there is what steps are made of."""
+    if min(some, couples) < 0 or not some + couples:
+        raise ValueError(f"a step needs rows or pairs, got {some} and {couples}")
+    if (some and not rows) or (couples and not pairs):
+        raise DataError(
+            f"a step takes {some} rows and {couples} pairs, there are {len(rows)} and {len(pairs)}"
+        )
+    check(rows if some else [], pairs if couples else [])
+
+
+def _plan(
+    work: Work, some: int, couples: int, steps: int, seed: int, group: int = GROUP
+) -> list[Batch]:
+    """Which rows and pairs each step takes."""
+    row_lengths = [len(row.ids) for row in work.rows]
+    pair_lengths = [width(pair) for pair in work.pairs]
+    rows = _drawn(row_lengths, some, steps, seed, group)
+    return list(zip(rows, _drawn(pair_lengths, couples, steps, seed + 1, group), strict=True))
+
+
+def _drawn(lengths: Sequence[int], size: int, steps: int, seed: int, group: int) -> list[list[int]]:
+    return list(picks(lengths, size, steps, seed, group)) if size else [[] for _ in range(steps)]
+
+
+def _gradients(
+    work: Work, reference: Reference, batch: Batch, number: int, steps: int
+) -> AlignStep:
+    """Backward through all terms of a step.
+
+    Raises:
+        ModelError: the loss is not finite.
+    """
+    rows = [work.rows[i] for i in batch[0]]
+    answers = sides([work.pairs[i] for i in batch[1]])
+    pairs, labels = len(batch[1]), sum(map(label_count, rows))
+    sums = _Sums(labels, pairs, labels + sum(map(label_count, answers[:pairs])))
+    with training(work.model):
+        for part in work.row_parts(batch[0]):
+            _rows_backward(work, reference, part, sums)
+        for part in work.pair_parts(batch[1]):
+            _pairs_backward(work, reference, part, sums)
+    report = _report(work, sums, [*rows, *answers], number, steps)
+    if not math.isfinite(report.loss):
+        raise ModelError(
+            f"the loss of step {number} of {steps} is {report.loss}", hint="lower learning_rate"
+        )
+    return report
+
+
+def _rows_backward(work: Work, reference: Reference, part: list[int], sums: _Sums) -> None:
+    states, targets = label_states(work.model, [work.rows[i] for i in part])
+    entropy = label_loss(work.model, states, targets)
+    loss = work.objective.sft * (entropy / sums.labels)
+    sums.sft += entropy.item()
+    if work.objective.kl:
+        kl = _kl(work.model, states, [reference.rows[i] for i in part])
+        loss = loss + work.objective.kl * (kl / sums.anchored)
+        sums.kl += kl.item()
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _pairs_backward(work: Work, reference: Reference, part: list[int], sums: _Sums) -> None:
+    goal, answers = work.objective, sides([work.pairs[i] for i in part])
+    policy, states = read(work.model, answers)
+    origin = reference.answers[part].T.reshape(-1).to(policy.device)
+    chosen, rejected = (goal.beta * (policy - origin)).detach().chunk(2)
+    sums.margin += (chosen - rejected).sum().item()
+    sums.right += int((chosen > rejected).sum())
+    if goal.kind == "ipo":
+        counts = policy.new_tensor([label_count(row) for row in answers])
+        policy, origin = policy / counts, origin / counts
+    losses = preference_loss(
+        *policy.chunk(2),
+        *origin.chunk(2),
+        beta=goal.beta,
+        kind=goal.kind,
+        smoothing=goal.smoothing,
+    )
+    loss = goal.preference * (losses.sum() / sums.pairs)
+    sums.preference += losses.sum().item()
+    if goal.kl:
+        kept = [reference.chosen[i] for i in part]
+        kl = _kl(work.model, states[: sum(map(len, kept))], kept)
+        loss = loss + goal.kl * (kl / sums.anchored)
+        sums.kl += kl.item()
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _kl(model: LanguageModel, states: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    """Summed KL divergence of states from those that the reference had."""
+    before = torch.cat(list(kept)).to(states.device)
+    return kl_to_reference(states, before, model.output_weight, model.softcap).sum()
+
+
+def _report(
+    work: Work, sums: _Sums, through: Sequence[Tokens], number: int, steps: int
+) -> AlignStep:
+    """Means of the terms, and what they cost; a KL divergence reads two outputs and learns one."""
+    goal, pairs = work.objective, sums.pairs
+    tokens, labels = sum(len(row.ids) for row in through), sum(map(label_count, through))
+    anchored = sums.anchored if goal.kl else 0
+    sft = sums.sft / sums.labels if sums.labels else None
+    preference = sums.preference / pairs if pairs else None
+    kl = sums.kl / anchored if anchored else None
+    return AlignStep(
+        step=number,
+        steps=steps,
+        loss=goal.sft * (sft or 0) + goal.preference * (preference or 0) + goal.kl * (kl or 0),
+        sft=sft,
+        preference=preference,
+        kl=kl,
+        margin=sums.margin / pairs if pairs else None,
+        accuracy=sums.right / pairs if pairs else None,
+        tokens=tokens,
+        label_tokens=labels,
+        operations=training_operations(work.shape, tokens, labels, tokens / len(through))
+        + anchored * 6.0 * work.shape.output_weights,
+        seconds=0.0,
+    )
+
+
+def _history(done: Sequence[AlignStep]) -> Tensor:
+    """What steps reported, (steps, fields) in float64; not a number where there is none."""
+    rows = [[math.nan if value is None else value for value in astuple(step)] for step in done]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _restore(master: Master, state: Mapping[str, Tensor], steps: int) -> list[AlignStep]:
+    """Put a state back, and give what its steps reported.
+
+    Raises:
+        RunError: it is not of this alignment.
+    """
+    expected = {name: part.shape for name, part in master.state().items()}
+    found = {name: part.shape for name, part in state.items() if name != HISTORY}
+    if found != expected or HISTORY not in state:
+        raise RunError("the state to resume from is not that of an alignment of this adapter")
+    done = [_step(values) for values in state[HISTORY].tolist()]
+    if len(done) > steps or any(step.steps != steps for step in done):
+        raise RunError(f"the state to resume from is not that of an alignment of {steps} steps")
+    master.restore(state)
+    return done
+
+
+def _step(values: Sequence[float]) -> AlignStep:
+    whole = {"step", "steps", "tokens", "label_tokens"}
+    given: dict[str, Any] = {
+        field.name: int(value) if field.name in whole else None if math.isnan(value) else value
+        for field, value in zip(fields(AlignStep), values, strict=True)
+    }
+    return AlignStep(**given)
+
+
+def _result(done: Sequence[AlignStep], reference: Reference) -> AlignResult:
+    return AlignResult(
+        steps=tuple(done),
+        tokens=reference.tokens + sum(step.tokens for step in done),
+        label_tokens=reference.label_tokens + sum(step.label_tokens for step in done),
+        operations=reference.operations + sum(step.operations for step in done),
+        seconds=reference.seconds + sum(step.seconds for step in done),
+    )
