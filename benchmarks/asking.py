@@ -21,7 +21,7 @@ from fedrai.evaluation.refusal import Reply, judge
 from fedrai.generate import generate
 from fedrai.guards import loading
 from fedrai.guards.base import Guard, full_name
-from fedrai.model import AdapterState, LanguageModel
+from fedrai.model import AdapterState, LanguageModel, Lora
 from fedrai.records import Example, Message
 from fedrai.runs import digest_of, write_text
 from fedrai.runtimes import local
@@ -137,14 +137,17 @@ class Models:
         is_run = (Path(path) / "run.json").is_file()
         return target(path, number if is_run else None, load=self._load)
 
-    def _load(self, settings: Recipe, progress: assets.Progress | None) -> LanguageModel:
+    def _load(
+        self, settings: Recipe, progress: assets.Progress | None, lora: Lora | None = None
+    ) -> LanguageModel:
         adapter = settings.adapter.model_dump(exclude={"start", "dropout"})
         if isinstance(adapter["target_modules"], list):
             adapter["target_modules"] = sorted(adapter["target_modules"])
-        key = json.dumps([settings.model.model_dump(), adapter, settings.data.max_length])
+        parts = [settings.model.model_dump(), adapter, settings.data.max_length, repr(lora)]
+        key = json.dumps(parts)
         if self._last is None or self._last[0] != key:
             self._last = None  # two big models at once may not fit
-            self._last = (key, local.load_model(settings, progress))
+            self._last = (key, local.load_model(settings, progress, lora))
         return self._last[1]
 
 
