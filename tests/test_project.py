@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from importlinter.cli import lint_imports
 from packaging.requirements import Requirement
@@ -188,11 +190,20 @@ def test_relative_links_in_docs_lead_somewhere():
 
 
 def test_version_is_one():
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     shown = CliRunner().invoke(cli, ["--version"]).output
     assert project["version"] in shown
+
+
+def test_the_site_has_every_page_and_loads_nothing_from_elsewhere():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = re.findall(r"[A-Za-z]+\.md", str(settings["nav"]))
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    assert settings["theme"]["font"] is False
+    assert settings["plugins"] == ["search"]
+    assert settings["extra_css"] == ["site.css"]
+    assert not {"extra_javascript", "repo_url"} & set(settings)  # either asks another host
+    assert "//" not in (ROOT / "docs" / "site.css").read_text()
 
 
 # --- the locks --------------------------------------------------------------------------------
@@ -207,8 +218,6 @@ def locked(name):
 
 
 def requirements(extra):
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"] + project["optional-dependencies"][extra]
     return [Requirement(line) for line in lines if not line.startswith("fedrai[")]
@@ -224,9 +233,19 @@ def test_a_lock_pins_every_requirement_within_its_range_and_with_hashes(lock, ex
         assert requirement.specifier.contains(version, prereleases=True), f"{lock}: {requirement}"
 
 
+def test_the_lock_of_the_docs_pins_its_extra_alone():
+    pins = locked("docs.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in project["optional-dependencies"]["docs"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    assert "torch" not in pins
+
+
 def test_the_locks_agree_on_versions_and_on_torch():
-    few, more = locked("fedrai.txt"), locked("integrations.txt")
+    few, more, docs = locked("fedrai.txt"), locked("integrations.txt"), locked("docs.txt")
     assert few.items() <= more.items()
+    assert all(few.get(package, version) == version for package, version in docs.items())
     assert f"torch=={few['torch']}" in (ROOT / "constraints.txt").read_text()
     assert locked("torch-cpu.txt")["torch"].partition("+")[0] == few["torch"]
     assert not [name for name in few if name.startswith(("nvidia-", "cuda-", "triton"))]
