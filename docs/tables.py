@@ -55,6 +55,9 @@ class Figures:
     def chosen(self, columns: list[str], rows: list[str]) -> Figures:
         """The named columns and rows in that order; all where none is named."""
         by_name = {row[0]: row for row in self.rows}
+        unknown = [*(set(columns) - set(self.columns)), *(set(rows) - set(by_name))]
+        if unknown:
+            sys.exit(f"no such column or row: {', '.join(unknown)}; there are {self.columns}")
         wanted = [self.columns.index(name) for name in columns or self.columns]
         kept = [by_name[name] for name in rows] or self.rows
         return Figures(
@@ -73,10 +76,9 @@ class Figures:
             table.add_column(name, justify="right" if number else "left", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
-        console = Console(file=io.StringIO(), width=200, color_system=None)
-        console.print(table)
-        drawn = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-        return ["", "```text", *drawn, "```", ""]
+        drawn = io.StringIO()
+        Console(file=drawn, width=200, color_system=None).print(table)
+        return ["", "```text", *drawn.getvalue().splitlines(), "```", ""]
 
 
 def _line(cells: list[str]) -> str:

@@ -102,6 +102,7 @@ def test_every_table_of_figures_has_a_source_and_stands_in_a_page():
     assert text.count("<!-- figures: ") == text.count("<!-- /figures -->")
     log = (ROOT / "docs" / "LOG.md").read_text()
     for name in shown:
+        assert tables.Figures.read(name).source
         for entry in re.findall(r'"(.+?)"', tables.Figures.read(name).source):
             assert re.search(rf"(?m)^## [0-9-]+: {re.escape(entry)}", log), f"{name}: {entry}"
 
@@ -120,6 +121,8 @@ def test_a_changed_figure_reaches_only_the_chosen_columns_and_rows(tmp_path, mon
     assert tables.filled(first) == first.replace("3.6", "9")
     whole = tables.filled("<!-- figures: t -->\n<!-- /figures -->")
     assert "| local | | 9 |" in whole
+    with pytest.raises(SystemExit, match="no such column or row: lost"):
+        tables.filled(page.replace("; loss", "; lost"))
 
 
 def test_figures_are_read_from_the_folder_of_a_comparison(tmp_path, monkeypatch):
