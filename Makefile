@@ -3,6 +3,7 @@
 # make test-integrations   also the extras (Inspect AI, lm-eval, MLflow, W&B, trackio) and their tests
 # make test-oldest, make test-newest   the tests with the lowest and highest versions of pyproject.toml's ranges
 # make check        ruff, strict typing, import contracts and the tests
+# make docs         references and tables of figures, and the docs as a site in site/
 # make lock         renew locks/, which the set-up installs
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -31,8 +32,11 @@ check: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-docs: $(VENV)/.test
+docs: $(VENV)/.docs
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/tables.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "docs: site/index.html"
 
 lock: $(VENV)/.test
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/lock.py
@@ -59,6 +63,10 @@ $(VENV)/.integrations: pyproject.toml locks/integrations.txt | $(VENV)/.test
 	$(BIN)/python $(LOCKED) -r locks/integrations.txt
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml locks/docs.txt | $(VENV)/.test
+	$(BIN)/python $(LOCKED) -r locks/docs.txt
+	@touch $@
+
 $(VENV)/.new:
 	@test -n "$(PYTHON)" || { echo "FedRAI needs Python 3.11 to 3.14; name it with make PYTHON=..."; exit 1; }
 	@echo "setting up $(VENV) with $(PYTHON) (a few minutes the first time)"
@@ -67,4 +75,4 @@ $(VENV)/.new:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist site

@@ -3,6 +3,7 @@
     pip.txt           pip itself, installed first: older ones read no hashes from constraints
     fedrai.txt        what `make quickstart` and `make test` install
     integrations.txt  what `make test-integrations` adds
+    docs.txt          what `make docs` adds: the extra `docs` alone, without fedrai's requirements
     torch-cpu.txt     torch without CUDA, tried first; where pip finds no such build, fedrai.txt's
                       is taken, which on Linux is the CUDA build of PyPI
     accelerator.txt   constraints: what a CUDA build of torch asks for, installed only with one
@@ -22,6 +23,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +33,7 @@ EXTRAS = {  # the larger one first: the other takes its versions, so that both f
     "integrations.txt": ["test", "inspect", "lm-eval", "mlflow", "wandb", "trackio"],
     "fedrai.txt": ["test"],
 }
+DOCS = "docs.txt"
 BUILD = "hatchling>=1.27,<2\neditables>=0.5,<1\n"  # fedrai itself, installed without isolation
 ACCELERATOR = re.compile(r"(nvidia-|cuda-|triton==)")
 CPU_BUILDS = [  # PyTorch's own builds without CUDA, which PyPI does not have: file, digest
@@ -58,11 +61,18 @@ def main() -> None:
         kept = {k: b for k, b in blocks.items() if k not in accelerator}
         (HERE / name).write_text("".join(kept.values()))
         previous = [str(HERE / name)]
+    (HERE / DOCS).write_text("".join(packages(resolve(docs(), [], previous)).values()))
     torch = next(package for package in kept if package.startswith("torch=="))
     (HERE / "torch-cpu.txt").write_text(cpu_builds(torch))
     unmarked = [re.sub(r" ;.*", r" \\", accelerator[k], count=1) for k in sorted(accelerator)]
     (HERE / "accelerator.txt").write_text("".join(unmarked))
     check()
+
+
+def docs() -> str:
+    """The lines of the extra `docs`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return "".join(f"{line}\n" for line in project["optional-dependencies"]["docs"])
 
 
 def resolve(requirements: str, extras: list[str], constraints: list[str] | None = None) -> str:
@@ -120,7 +130,7 @@ def check() -> None:
     failed = False
     sources = [o for name in SOURCES for o in ("--no-binary", name)]
     oldest_mac = {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
-    for name, platform, python in itertools.product(EXTRAS, PLATFORMS, PYTHONS):
+    for name, platform, python in itertools.product([*EXTRAS, DOCS], PLATFORMS, PYTHONS):
         with tempfile.TemporaryDirectory() as folder:
             command = ["uv", "pip", "install", "--dry-run", "--quiet", "--require-hashes",
                        "--only-binary", ":all:", *sources, "--target", folder,

@@ -1,13 +1,16 @@
-"""The project's own rules: import direction, heavy imports, generated docs, README commands."""
+"""The project's own rules: import direction, heavy imports, generated docs, commands in docs."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from importlinter.cli import lint_imports
 from packaging.requirements import Requirement
@@ -51,9 +54,10 @@ def test_flowers_telemetry_is_off_whatever_is_imported_first():
     assert "READ 0 1" in done.stdout
 
 
-def load_generator():
-    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs" / "generate.py")
+def load_generator(name="generate"):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -81,15 +85,73 @@ def test_a_meaning_of_several_lines_stays_one_row_of_the_reference():
     assert lines[2] == "| `drift` | float | `0.0` | Stop from here. 0 turns it off. |"
 
 
-def readme_commands():
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+# --- tables of figures ------------------------------------------------------------------------
+
+
+def test_tables_of_figures_are_those_of_the_json():
+    tables = load_generator("tables")
+    for page in tables.pages():
+        assert tables.filled(page.read_text()) == page.read_text(), f"{page.name}: run make docs"
+
+
+def test_every_table_of_figures_has_a_source_and_stands_in_a_page():
+    tables = load_generator("tables")
+    text = "\n".join(page.read_text() for page in tables.pages())
+    shown = {found["name"] for found in tables.BLOCK.finditer(text)}
+    assert shown == {file.stem for file in tables.FIGURES.glob("*.json")}
+    assert text.count("<!-- figures: ") == text.count("<!-- /figures -->")
+    log = (ROOT / "docs" / "LOG.md").read_text()
+    for name in shown:
+        assert tables.Figures.read(name).source
+        for entry in re.findall(r'"(.+?)"', tables.Figures.read(name).source):
+            assert re.search(rf"(?m)^## [0-9-]+: {re.escape(entry)}", log), f"{name}: {entry}"
+
+
+def test_a_changed_figure_reaches_only_the_chosen_columns_and_rows(tmp_path, monkeypatch):
+    tables = load_generator("tables")
+    monkeypatch.setattr(tables, "FIGURES", tmp_path)
+    rows = [["FedAvg", "41.7", "2.7"], ["local", "", "3.6"]]
+    tables.write("t", tables.Figures("made up", ["", "safe %", "loss"], rows))
+    page = "a\n<!-- figures: t | columns: ; loss | rows: local -->\nold\n<!-- /figures -->\nb\n"
+    first = tables.filled(page)
+    assert first.splitlines()[3:6] == ["| | loss |", "|---|---|", "| local | 3.6 |"]
+    tables.write(
+        "t", tables.Figures("made up", ["", "safe %", "loss"], [rows[0], ["local", "", "9"]])
+    )
+    assert tables.filled(first) == first.replace("3.6", "9")
+    whole = tables.filled("<!-- figures: t -->\n<!-- /figures -->")
+    assert "| local | | 9 |" in whole
+    with pytest.raises(SystemExit, match="no such column or row: lost"):
+        tables.filled(page.replace("; loss", "; lost"))
+
+
+def test_figures_are_read_from_the_folder_of_a_comparison(tmp_path, monkeypatch):
+    tables = load_generator("tables")
+    monkeypatch.setattr(tables, "FIGURES", tmp_path)
+    with pytest.raises(SystemExit, match=r"comparison\.json is missing"):
+        tables.from_runs("t", tmp_path / "runs")
+    table = {"columns": ["arm", "held-out loss"], "rows": [["both", "2.685"]]}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "comparison.json").write_text(json.dumps({"axis": "", "table": table}))
+    tables.from_runs("t", tmp_path / "runs")
+    kept = tables.Figures.read("t")
+    assert (kept.columns, kept.rows) == (table["columns"], table["rows"])
+    assert kept.source == "fedrai compare, folder runs"
+
+
+# --- README and the pages ---------------------------------------------------------------------
+
+
+def documented_commands(page):
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), re.S)
     return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()
             if line.strip().startswith("fedrai ")]  # fmt: skip
 
 
-def test_readme_commands_exist():
-    commands = readme_commands()
-    assert len(commands) >= 8
+def test_documented_commands_exist():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    commands = [command for page in pages for command in documented_commands(page)]
+    assert len(documented_commands(ROOT / "docs" / "tour.md")) >= 30
     for command in commands:
         words = [w for w in command.split()[1:] if not w.startswith(("-", "<"))]
         group = cli
@@ -101,9 +163,19 @@ def test_readme_commands_exist():
         assert used <= options, command
 
 
-def test_make_targets_of_the_readme_exist():
+def test_the_readme_is_one_screen_and_leads_to_the_start_page():
     text = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^make ([a-z]+)", text, re.M)) | {"quickstart", "test", "check"}
+    assert len(text.splitlines()) <= 75
+    assert "](docs/index.md)" in text
+    start = (ROOT / "docs" / "index.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages == set(re.findall(r"\]\(([A-Za-z]+\.md)\)", start))
+
+
+def test_documented_make_targets_exist():
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "setup.md").read_text()
+    targets = set(re.findall(r"^make ([a-z]+)", text, re.M)) | {"check", "lock", "docs"}
+    assert {"quickstart", "test"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
 
@@ -121,11 +193,20 @@ def test_relative_links_in_docs_lead_somewhere():
 
 
 def test_version_is_one():
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     shown = CliRunner().invoke(cli, ["--version"]).output
     assert project["version"] in shown
+
+
+def test_the_site_has_every_page_and_loads_nothing_from_elsewhere():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = re.findall(r"[A-Za-z]+\.md", str(settings["nav"]))
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    assert settings["theme"]["font"] is False
+    assert settings["plugins"] == ["search"]
+    assert settings["extra_css"] == ["site.css"]
+    assert not {"extra_javascript", "repo_url"} & set(settings)  # either asks another host
+    assert "//" not in (ROOT / "docs" / "site.css").read_text()
 
 
 # --- the locks --------------------------------------------------------------------------------
@@ -140,8 +221,6 @@ def locked(name):
 
 
 def requirements(extra):
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"] + project["optional-dependencies"][extra]
     return [Requirement(line) for line in lines if not line.startswith("fedrai[")]
@@ -157,9 +236,19 @@ def test_a_lock_pins_every_requirement_within_its_range_and_with_hashes(lock, ex
         assert requirement.specifier.contains(version, prereleases=True), f"{lock}: {requirement}"
 
 
+def test_the_lock_of_the_docs_pins_its_extra_alone():
+    pins = locked("docs.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in project["optional-dependencies"]["docs"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    assert "torch" not in pins
+
+
 def test_the_locks_agree_on_versions_and_on_torch():
-    few, more = locked("fedrai.txt"), locked("integrations.txt")
+    few, more, docs = locked("fedrai.txt"), locked("integrations.txt"), locked("docs.txt")
     assert few.items() <= more.items()
+    assert all(few.get(package, version) == version for package, version in docs.items())
     assert f"torch=={few['torch']}" in (ROOT / "constraints.txt").read_text()
     assert locked("torch-cpu.txt")["torch"].partition("+")[0] == few["torch"]
     assert not [name for name in few if name.startswith(("nvidia-", "cuda-", "triton"))]
