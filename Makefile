@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(INSTALL) --require-hashes -c locks/accelerator.txt
+PYTEST := -m pytest -n 2 --dist loadfile
 SELF := $(INSTALL) --no-deps --no-build-isolation -e .
 
 .PHONY: quickstart test test-integrations test-oldest test-newest check docs lock clean
@@ -20,7 +21,7 @@ quickstart: $(VENV)/.test
 	$(BIN)/fedrai compare recipes/quickstart.toml --arm harmful --arm filter --arm constitution --arm both --out runs/quickstart
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-integrations: $(VENV)/.integrations
 	$(BIN)/python -m pytest tests/integrations
@@ -30,7 +31,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate.py
@@ -51,7 +52,7 @@ test-oldest test-newest: test-%: $(VENV)/.test
 	$(VENV)-$*/bin/python $(INSTALL) --require-hashes -r locks/pip.txt
 	$(VENV)-$*/bin/python $(INSTALL) -r $(VENV)-$*/versions.txt 'hatchling>=1.27,<2' editables
 	$(VENV)-$*/bin/python $(SELF)
-	$(VENV)-$*/bin/python -m pytest
+	$(VENV)-$*/bin/python $(PYTEST)
 
 $(VENV)/.test: pyproject.toml locks/fedrai.txt locks/torch-cpu.txt locks/accelerator.txt | $(VENV)/.new
 	@$(BIN)/python $(INSTALL) --require-hashes --no-deps -r locks/torch-cpu.txt 2>/dev/null || true

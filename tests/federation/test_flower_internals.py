@@ -31,7 +31,7 @@ from fedrai.federation.flower_internals import PARTS, PUBLIC, part
 from fedrai.federation.run import simulation
 
 ROOT = Path(__file__).parents[2]
-RUNTIMES = "fedrai.federation.run."
+PACKAGE = "fedrai."
 
 
 def flower(name: str) -> Any:
@@ -113,7 +113,7 @@ CLIENT = {
 }  # fmt: skip
 
 
-@holding("RetryInvoker repeats what is no final error, and stops at one", "link.patient")
+@holding("RetryInvoker repeats what is no final error, and stops at one", "deployment.link.patient")
 def repeats() -> bool:
     tries: list[int] = []
 
@@ -138,7 +138,7 @@ def retries() -> bool:
     return all("_retry_invoker" in vars(thing) for thing in (*clients, grid))
 
 
-@holding("HttpGrid.pull_messages asks for one id as for many", "careful.CarefulGrid")
+@holding("HttpGrid.pull_messages asks for one id as for many", "deployment.careful.CarefulGrid")
 def pulls() -> bool:
     asked: list[list[str]] = []
 
@@ -153,14 +153,14 @@ def pulls() -> bool:
     return list(grid.pull_messages(["m"])) == [] and asked == [["m"]] and grid.run.run_id == 7
 
 
-@holding("a new message gets its numbers from TaskIdentity", "flower_internals.be_task")
+@holding("a new message gets its numbers from TaskIdentity", "federation.flower_internals.be_task")
 def numbers() -> bool:
     flower_internals.be_task(3, 5, 9)
     metadata = Message(RecordDict(), 11, "train").metadata
     return (metadata.run_id, metadata.src_node_id, metadata.dst_node_id) == (5, 9, 11)
 
 
-@holding("a message's id is _message_id of its metadata", "flower_internals.give_id")
+@holding("a message's id is _message_id of its metadata", "federation.flower_internals.give_id")
 def ids() -> bool:
     message = Message(RecordDict(), 11, "train")
     flower_internals.give_id(message, "m7")
@@ -193,20 +193,22 @@ def state() -> bool:
     )
 
 
-@holding("API errors are JSON with code and detail", "registering._register")
+@holding("API errors are JSON with code and detail", "deployment.registering._register")
 def errors() -> bool:
     error = flower("FlowerError").from_json('{"code": 23, "detail": "x"}')
     return bool(error.code == flower("ApiErrorCode").PUBLIC_KEY_ALREADY_IN_USE)
 
 
-@holding("an unknown key's code is 2004, printed as [code: 2004]", "supernode.REASONS")
+@holding("an unknown key's code is 2004, printed as [code: 2004]", "deployment.supernode.REASONS")
 def code() -> bool:
     printed = "[code: {flower_error.code}]" in source_of("flwr.supernode.fleet_http_connection")
     number = int(flower("ApiErrorCode").FLEET_NODE_ACTIVATION_FAILED)
     return printed and f"[code: {number}]" in REASONS
 
 
-@holding("what the secret signs is called /flwr.proto.Runtime/AcquireTask", "link.ACQUIRE")
+@holding(
+    "what the secret signs is called /flwr.proto.Runtime/AcquireTask", "deployment.link.ACQUIRE"
+)
 def acquiring() -> bool:
     from fedrai.deployment.link import ACQUIRE
 
@@ -214,7 +216,10 @@ def acquiring() -> bool:
                for name in ACQUIRE)  # fmt: skip
 
 
-@holding("run_simulation says that it is DEPRECATED, and takes apps", "simulation.SimulationEngine")
+@holding(
+    "run_simulation says that it is DEPRECATED, and takes apps",
+    "federation.run.simulation.SimulationEngine",
+)
 def simulating() -> bool:
     from flwr.simulation import run_simulation
 
@@ -241,36 +246,37 @@ def printed_id() -> bool:
 
 
 USES = [
-    call("HttpGrid", "careful.CarefulGrid", "a:1", True, None, token="t"),
-    call("RetryInvoker", "link.patient", None, (), max_tries=None, max_time=1.0,
+    call("HttpGrid", "deployment.careful.CarefulGrid", "a:1", True, None, token="t"),
+    call("RetryInvoker", "deployment.link.patient", None, (), max_tries=None, max_time=1.0,
          should_giveup=None),
-    call("exponential", "link.patient", max_delay=5),
-    call("RuntimeTokenHttpInterceptor", "link.runtime_client", "token"),
+    call("exponential", "deployment.link.patient", max_delay=5),
+    call("RuntimeTokenHttpInterceptor", "deployment.link.runtime_client", "token"),
     call("RuntimeVersionHttpInterceptor", "versions_told", component_name="fedrai"),
-    call("SuperExecAuthHttpInterceptor", "link.runtime_client", master_secret=b"",
+    call("SuperExecAuthHttpInterceptor", "deployment.link.runtime_client", master_secret=b"",
          protected_methods=()),
-    call("pull_task_input", "worker._pulled", "client"),
-    call("push_message", "worker._do", "client", "reply", "context"),
-    call("context_to_proto", "worker._do", "context"),
-    call("build_fab_from_files", "flower_internals.bundle", {}),
-    call("Fab", "deployment._start", "digest", b"content", {}),
-    call("fab_to_proto", "deployment._start", "fab"),
-    call("run_from_proto", "deployment._grid", "run"),
-    call("flower_superlink", "superlink.main"),
-    fields("AcquireTaskRequest", "link.acquire", "supported_task_types"),
-    fields("PushTaskOutputRequest", "link.finish", "context", "sub_status", "details"),
-    fields("StartRunRequest", "deployment._start", "fab"),
-    fields("StopRunRequest", "deployment._claimed", "run_id"),
-    fields("RegisterNodeRequest", "registering._register", "public_key", "name"),
-    answer("RuntimeHttpClient", "AcquireTask", "link.acquire", "task", "token"),
-    answer("RuntimeHttpClient", "PushTaskOutput", "link.finish"),
-    answer("RuntimeHttpClient", "SendTaskHeartbeat", "link._alive", "success"),
-    answer("RuntimeHttpClient", "PullTaskInput", "deployment._grid", "task_id", "run", "context"),
-    answer("ControlHttpClient", "StartRun", "deployment._start", "run_id"),
-    answer("ControlHttpClient", "StopRun", "deployment._claimed"),
-    answer("ControlHttpClient", "RegisterNode", "registering._register", "node_id"),
+    call("pull_task_input", "deployment.worker._pulled", "client"),
+    call("push_message", "deployment.worker._do", "client", "reply", "context"),
+    call("context_to_proto", "deployment.worker._do", "context"),
+    call("build_fab_from_files", "federation.flower_internals.bundle", {}),
+    call("Fab", "deployment.engine._start", "digest", b"content", {}),
+    call("fab_to_proto", "deployment.engine._start", "fab"),
+    call("run_from_proto", "deployment.engine._grid", "run"),
+    call("flower_superlink", "deployment.superlink.main"),
+    fields("AcquireTaskRequest", "deployment.link.acquire", "supported_task_types"),
+    fields("PushTaskOutputRequest", "deployment.link.finish", "context", "sub_status", "details"),
+    fields("StartRunRequest", "deployment.engine._start", "fab"),
+    fields("StopRunRequest", "deployment.engine._claimed", "run_id"),
+    fields("RegisterNodeRequest", "deployment.registering._register", "public_key", "name"),
+    answer("RuntimeHttpClient", "AcquireTask", "deployment.link.acquire", "task", "token"),
+    answer("RuntimeHttpClient", "PushTaskOutput", "deployment.link.finish"),
+    answer("RuntimeHttpClient", "SendTaskHeartbeat", "deployment.link._alive", "success"),
+    answer("RuntimeHttpClient", "PullTaskInput", "deployment.engine._grid",
+           "task_id", "run", "context"),  # fmt: skip
+    answer("ControlHttpClient", "StartRun", "deployment.engine._start", "run_id"),
+    answer("ControlHttpClient", "StopRun", "deployment.engine._claimed"),
+    answer("ControlHttpClient", "RegisterNode", "deployment.registering._register", "node_id"),
     answer("ControlHttpClient", "ListNodes", "benchmarks/cable_cut.py", "nodes_info"),
-    options("supernode.supernode_command", *SUPERNODE),
+    options("deployment.supernode.supernode_command", *SUPERNODE),
     options("docs/deployment.md", "--node-config", "x"),
     repeats, retries, pulls, numbers, ids, middleware, state, errors, code, acquiring, simulating,
     switches, printed_id,
@@ -329,7 +335,7 @@ def test_an_argument_that_is_gone_is_told_with_its_user(
 ) -> None:
     monkeypatch.setattr(grid_module, "HttpGrid", lambda address, *, secret: None)
     with pytest.raises(
-        pytest.fail.Exception, match=r"HttpGrid\('a:1'.*Used by careful.CarefulGrid"
+        pytest.fail.Exception, match=r"HttpGrid\('a:1'.*Used by deployment.careful.CarefulGrid"
     ):
         test_flower_still_does(USES[0])
 
@@ -337,7 +343,9 @@ def test_an_argument_that_is_gone_is_told_with_its_user(
 def test_a_module_that_is_gone_is_told_with_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flwr.supercore.retry", None)
     for name in ("RetryInvoker", "exponential"):
-        with pytest.raises(pytest.fail.Exception, match=rf"retry\.{name}.*Used by link.patient"):
+        with pytest.raises(
+            pytest.fail.Exception, match=rf"retry\.{name}.*Used by deployment.link.patient"
+        ):
             test_flower_has(name, PARTS)
 
 
@@ -348,8 +356,8 @@ def code_of(user: str) -> str:
     """The source of what a table names as a user."""
     if "/" in user:
         return (ROOT / user).read_text(encoding="utf-8")
-    module, _, name = user.partition(".")
-    return inspect.getsource(getattr(importlib.import_module(RUNTIMES + module), name))
+    module, _, name = user.rpartition(".")
+    return inspect.getsource(getattr(importlib.import_module(PACKAGE + module), name))
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES, ids=[name for name, _ in TABLES])

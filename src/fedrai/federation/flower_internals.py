@@ -46,46 +46,54 @@ RUNTIME_PB, CONTROL_PB = "flwr.proto.runtime_pb2", "flwr.proto.control_pb2"
 INTERCEPTORS = "flwr.supercore.interceptors"
 PARTS: Mapping[str, Part] = {
     # the Runtime API, where ServerApps and ClientApps get their tasks
-    "RuntimeHttpClient": Part("flwr.supercore.runtime", ("link.runtime_client",)),
-    "RuntimeTokenHttpInterceptor": Part(INTERCEPTORS, ("link.runtime_client",)),
-    "SuperExecAuthHttpInterceptor": Part(INTERCEPTORS, ("link.runtime_client",)),
-    "RetryInvoker": Part("flwr.supercore.retry", ("link.patient",)),
-    "exponential": Part("flwr.supercore.retry", ("link.patient",)),
-    "AcquireTaskRequest": Part(RUNTIME_PB, ("link.acquire",)),
-    "PushTaskOutputRequest": Part(RUNTIME_PB, ("link.finish",)),
-    "SendTaskHeartbeatRequest": Part(RUNTIME_PB, ("link._alive",)),
-    "PullTaskInputRequest": Part(RUNTIME_PB, ("deployment._grid",)),
-    "TaskType": Part("flwr.supercore.constant", ("deployment._own_task", "worker._acquired")),
-    "SubStatus": Part("flwr.common.constant", ("deployment.server_app", "worker._do")),
+    "RuntimeHttpClient": Part("flwr.supercore.runtime", ("deployment.link.runtime_client",)),
+    "RuntimeTokenHttpInterceptor": Part(INTERCEPTORS, ("deployment.link.runtime_client",)),
+    "SuperExecAuthHttpInterceptor": Part(INTERCEPTORS, ("deployment.link.runtime_client",)),
+    "RetryInvoker": Part("flwr.supercore.retry", ("deployment.link.patient",)),
+    "exponential": Part("flwr.supercore.retry", ("deployment.link.patient",)),
+    "AcquireTaskRequest": Part(RUNTIME_PB, ("deployment.link.acquire",)),
+    "PushTaskOutputRequest": Part(RUNTIME_PB, ("deployment.link.finish",)),
+    "SendTaskHeartbeatRequest": Part(RUNTIME_PB, ("deployment.link._alive",)),
+    "PullTaskInputRequest": Part(RUNTIME_PB, ("deployment.engine._grid",)),
+    "TaskType": Part(
+        "flwr.supercore.constant", ("deployment.engine._own_task", "deployment.worker._acquired")
+    ),
+    "SubStatus": Part(
+        "flwr.common.constant", ("deployment.engine.server_app", "deployment.worker._do")
+    ),
     # a node's task
-    "pull_task_input": Part(CLIENT_APP, ("worker._pulled",)),
-    "push_message": Part(CLIENT_APP, ("worker._do",)),
-    "context_to_proto": Part("flwr.common.serde", ("worker._do",)),
+    "pull_task_input": Part(CLIENT_APP, ("deployment.worker._pulled",)),
+    "push_message": Part(CLIENT_APP, ("deployment.worker._do",)),
+    "context_to_proto": Part("flwr.common.serde", ("deployment.worker._do",)),
     # the Control API, where runs are started and nodes registered
     "ControlHttpClient": Part(
         "flwr.supercore.control.control_http_client",
-        ("deployment.control_client", "registering.register"),
+        ("deployment.engine.control_client", "deployment.registering.register"),
     ),
-    "StartRunRequest": Part(CONTROL_PB, ("deployment._start",)),
-    "StopRunRequest": Part(CONTROL_PB, ("deployment._claimed",)),
-    "RegisterNodeRequest": Part(CONTROL_PB, ("registering._register",)),
-    "build_fab_from_files": Part("flwr.cli.build", ("flower_internals.bundle",)),
-    "Fab": Part("flwr.supercore.fab", ("deployment._start",)),
-    "fab_to_proto": Part("flwr.common.serde", ("deployment._start",)),
+    "StartRunRequest": Part(CONTROL_PB, ("deployment.engine._start",)),
+    "StopRunRequest": Part(CONTROL_PB, ("deployment.engine._claimed",)),
+    "RegisterNodeRequest": Part(CONTROL_PB, ("deployment.registering._register",)),
+    "build_fab_from_files": Part("flwr.cli.build", ("federation.flower_internals.bundle",)),
+    "Fab": Part("flwr.supercore.fab", ("deployment.engine._start",)),
+    "fab_to_proto": Part("flwr.common.serde", ("deployment.engine._start",)),
     # what the server's side of a run reaches the nodes with
-    "HttpGrid": Part("flwr.superlink.grid", ("careful.CarefulGrid",)),
-    "run_from_proto": Part("flwr.common.serde", ("deployment._grid",)),
-    "TaskIdentity": Part("flwr.supercore.task_identity", ("flower_internals.be_task",)),
+    "HttpGrid": Part("flwr.superlink.grid", ("deployment.careful.CarefulGrid",)),
+    "run_from_proto": Part("flwr.common.serde", ("deployment.engine._grid",)),
+    "TaskIdentity": Part("flwr.supercore.task_identity", ("federation.flower_internals.be_task",)),
     # versions and errors
-    "RuntimeVersionHttpInterceptor": Part(INTERCEPTORS, ("flower_internals.versions_told",)),
+    "RuntimeVersionHttpInterceptor": Part(
+        INTERCEPTORS, ("federation.flower_internals.versions_told",)
+    ),
     "FlowerError": Part(
-        "flwr.supercore.error", ("flower_internals.SameFlower", "registering._register")
+        "flwr.supercore.error",
+        ("federation.flower_internals.SameFlower", "deployment.registering._register"),
     ),
     "ApiErrorCode": Part(
-        "flwr.supercore.error", ("flower_internals.SameFlower", "registering._register")
+        "flwr.supercore.error",
+        ("federation.flower_internals.SameFlower", "deployment.registering._register"),
     ),
     # the SuperLink, in this process
-    "flower_superlink": Part("flwr.superlink.cli.flower_superlink", ("superlink.main",)),
+    "flower_superlink": Part("flwr.superlink.cli.flower_superlink", ("deployment.superlink.main",)),
 }
 
 
