@@ -4,7 +4,7 @@
 # make test-oldest, make test-newest   the tests with the lowest and highest versions of pyproject.toml's ranges
 # make check        ruff, strict typing, import contracts and the tests
 # make docs         references and tables of figures, and the docs as a site in site/
-# make lock         renew locks/, which the set-up installs
+# make lock         renew locks/, which the set-up installs (UPGRADE=1: to the newest releases)
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -40,7 +40,7 @@ docs: $(VENV)/.docs
 	@echo "docs: site/index.html"
 
 lock: $(VENV)/.test
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/lock.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/lock.py $(if $(UPGRADE),--upgrade)
 
 # each brings a torch of its own, on Linux with gigabytes of CUDA packages
 test-oldest: RESOLUTION := lowest-direct

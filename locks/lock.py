@@ -11,7 +11,8 @@
 uv resolves once for Python 3.11 and newer on Linux and macOS; plain pip installs. pip-tools would
 need a machine of each kind, since it resolves for the interpreter that it runs on.
 
-    python locks/lock.py               newest releases that pyproject.toml allows
+    python locks/lock.py               what pyproject.toml asks for now; what fits already stays
+    python locks/lock.py --upgrade     the newest releases that pyproject.toml allows
     python locks/lock.py --check       see that each lock installs on every platform; writes nothing
 """
 
@@ -48,24 +49,27 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 
 def main() -> None:
-    """Write the locks, or check them."""
+    """Write the locks, all of them or none, or check them."""
     if sys.argv[1:] == ["--check"]:
         check()
         return
-    (HERE / "pip.txt").write_text("".join(packages(resolve("pip>=26.1\n", [])).values()))
+    upgrade = sys.argv[1:] == ["--upgrade"]
+    pip = packages(resolve("pip.txt", "pip>=26.1\n", [], "", upgrade))
+    locks = {"pip.txt": "".join(pip.values())}
     accelerator: dict[str, str] = {}
-    previous: list[str] = []
+    larger = ""
     for name, extras in EXTRAS.items():
-        blocks = packages(resolve(BUILD, extras, previous))
+        blocks = packages(resolve(name, BUILD, extras, larger, upgrade))
         accelerator |= {k: b for k, b in blocks.items() if ACCELERATOR.match(k)}
         kept = {k: b for k, b in blocks.items() if k not in accelerator}
-        (HERE / name).write_text("".join(kept.values()))
-        previous = [str(HERE / name)]
-    (HERE / DOCS).write_text("".join(packages(resolve(docs(), [], previous)).values()))
+        locks[name] = larger = "".join(kept.values())
+    locks[DOCS] = "".join(packages(resolve(DOCS, docs(), [], larger, upgrade)).values())
     torch = next(package for package in kept if package.startswith("torch=="))
-    (HERE / "torch-cpu.txt").write_text(cpu_builds(torch))
+    locks["torch-cpu.txt"] = cpu_builds(torch)
     unmarked = [re.sub(r" ;.*", r" \\", accelerator[k], count=1) for k in sorted(accelerator)]
-    (HERE / "accelerator.txt").write_text("".join(unmarked))
+    locks["accelerator.txt"] = "".join(unmarked)
+    for name, text in locks.items():
+        (HERE / name).write_text(text)
     check()
 
 
@@ -75,26 +79,32 @@ def docs() -> str:
     return "".join(f"{line}\n" for line in project["optional-dependencies"]["docs"])
 
 
-def resolve(requirements: str, extras: list[str], constraints: list[str] | None = None) -> str:
+def resolve(name: str, lines: str, extras: list[str], larger: str, upgrade: bool) -> str:
     """A universal resolution by uv, as text in pip's format.
 
     Args:
-        requirements: lines beside those of pyproject.toml.
+        name: of the lock that it is for.
+        lines: requirements beside those of pyproject.toml.
         extras: of pyproject.toml; none: its own requirements are left out too.
-        constraints: files that pin some packages already.
+        larger: a lock whose versions hold here too; may be empty.
+        upgrade: whether versions that are locked and still fit may change.
     """
     project = ["pyproject.toml", *itertools.chain(*(["--extra", e] for e in extras))]
-    limits = itertools.chain(*(["-c", c] for c in ["constraints.txt", *(constraints or [])]))
-    with tempfile.NamedTemporaryFile("w", suffix=".in") as file:
-        file.write(requirements)
-        file.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        asked, limits, out = (Path(folder, file) for file in ("asked.in", "limits.txt", "out.txt"))
+        asked.write_text(lines)
+        limits.write_text(larger)
+        if not upgrade:  # uv keeps the versions of the file that it is to write
+            files = [HERE / name, HERE / "accelerator.txt"]
+            out.write_text("".join(file.read_text() for file in files if file.is_file()))
         command = ["uv", "pip", "compile", "--universal", "--generate-hashes", "--no-annotate",
-                   "--quiet", "--no-header", "--python-version", PYTHONS[0], file.name, *limits,
+                   "--quiet", "--no-header", "--python-version", PYTHONS[0], str(asked), "-c",
+                   "constraints.txt", "-c", str(limits), "-o", str(out),
                    *(project if extras else [])]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
+        if done.returncode:
+            sys.exit(done.stderr)
+        return out.read_text()
 
 
 def packages(lock: str) -> dict[str, str]:

@@ -271,7 +271,7 @@ USES = [
     answer("RuntimeHttpClient", "PushTaskOutput", "deployment.link.finish"),
     answer("RuntimeHttpClient", "SendTaskHeartbeat", "deployment.link._alive", "success"),
     answer("RuntimeHttpClient", "PullTaskInput", "deployment.engine._grid",
-           "task_id", "run", "context"),  # fmt: skip
+           "task_id", "run", "context"),
     answer("ControlHttpClient", "StartRun", "deployment.engine._start", "run_id"),
     answer("ControlHttpClient", "StopRun", "deployment.engine._claimed"),
     answer("ControlHttpClient", "RegisterNode", "deployment.registering._register", "node_id"),
