@@ -16,7 +16,16 @@ from fedrai.runs.folder import RunFolder
 from fedrai.runs.record.evaluations import Evaluation
 from fedrai.runs.record.rounds import Alignment, Round
 from fedrai.runs.record.screening import Screening, screened
-from fedrai.runs.record.values import Json, as_count, as_number, as_total, json_of, part, word
+from fedrai.runs.record.values import (
+    Json,
+    as_count,
+    as_counts,
+    as_number,
+    as_total,
+    json_of,
+    part,
+    word,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,9 @@ class Run:
 
     Attributes:
         path: its folder.
+        name: of its recipe.
+        recipe_hash: of its recipe.
+        engine: that reaches its clients: "local" or "flower".
         label: what it is called; a report has no two alike.
         mode: "federated", "centralised" or "local".
         share: part of its clients' rows that is harmful, as the recipe asks for.
@@ -78,7 +90,11 @@ class Run:
         seed: of the recipe.
         rows: rows of all clients that were trained on.
         harmful_rows: those of them from a harmful source.
+        client_rows: the same by client; empty where clients are other machines.
         bad_rows: rows that could not be used.
+        bad_row_problems: the commonest reasons why, with their rows.
+        unread_columns: columns that nothing reads, with their rows.
+        held_out_bad_rows: of the rows of the held-out loss.
         clients: how many.
         planned: rounds that the recipe asks for.
         evaluations: by round.
@@ -90,6 +106,9 @@ class Run:
     """
 
     path: Path
+    name: str
+    recipe_hash: str
+    engine: str
     label: str
     mode: str
     share: float | None
@@ -100,7 +119,11 @@ class Run:
     seed: int | None
     rows: int | None
     harmful_rows: int | None
+    client_rows: Mapping[str, int]
     bad_rows: int | None
+    bad_row_problems: Mapping[str, int]
+    unread_columns: Mapping[str, int]
+    held_out_bad_rows: int
     clients: int | None
     planned: int | None
     evaluations: tuple[Evaluation, ...]
@@ -161,6 +184,9 @@ def read(folder: RunFolder, label: str = "") -> Run:
     costs = _costs(rounds, evaluations, screening)
     return Run(
         path=folder.path,
+        name=word(info, "name"),
+        recipe_hash=word(info, "recipe_hash"),
+        engine=word(info, "engine"),
         label=label or folder.path.resolve().name,
         mode=mode,
         share=as_number(part(part(settings, "data"), "harm").get("share")),
@@ -171,7 +197,11 @@ def read(folder: RunFolder, label: str = "") -> Run:
         seed=as_count(settings.get("seed")),
         rows=as_total(info.get("rows")),
         harmful_rows=as_total(info.get("harmful_rows")),
+        client_rows=as_counts(info.get("rows")),
         bad_rows=as_count(info.get("bad_row_count")),
+        bad_row_problems=as_counts(info.get("bad_row_problems")),
+        unread_columns=as_counts(info.get("unread_columns")),
+        held_out_bad_rows=as_count(info.get("held_out_bad_rows")) or 0,
         clients=len(rows) or None,
         planned=as_count(federation.get("rounds")),
         evaluations=evaluations,
