@@ -49,6 +49,9 @@ class Evaluation:
         rates: by name ("safe", "safe-legacy", "refused" ...).
         loss: on held-out answers, in nats per token.
         scores: by name ("hhh", "mt-bench" ...), those that were measured.
+        score_names: those that were asked for, with data or without.
+        both_sides: one figure for safety and over-refusal.
+        suites: what is declared of each, by name.
         unavailable: why a suite could not be had, by its name.
         costs: by phase.
         figures: everything that was written but its costs, for tables of single suites.
@@ -58,6 +61,9 @@ class Evaluation:
     rates: Mapping[str, Rate]
     loss: float | None
     scores: Mapping[str, Score] = field(default_factory=dict)
+    score_names: tuple[str, ...] = ()
+    both_sides: Score | None = None
+    suites: Mapping[str, Json] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +84,9 @@ class Evaluation:
             {n: _shared(rate, models) for n, rate in rates.items() if rate is not None},
             as_number(body.get("held_out_loss")),
             {name: score for name, score in scores.items() if score is not None},
+            tuple(n for n, value in part(body, "scores").items() if isinstance(value, Mapping)),
+            Score.from_json(body.get("both_sides")),
+            {str(name): part(part(body, "suites"), name) for name in part(body, "suites")},
             as_words(body, "unavailable"),
             as_costs(body.get("costs")),
             {name: value for name, value in body.items() if name != "costs"},
