@@ -165,7 +165,7 @@ def read(folder: RunFolder, label: str = "") -> Run:
     Raises:
         RunError: a file is missing or damaged.
     """
-    info = json_of(folder, "run.json")
+    info = folder.info
     settings = recipe_of(folder)
     federation = part(settings, "federation")
     mode = str(federation.get("mode", "federated"))
