@@ -90,7 +90,7 @@ class Run:
         seed: of the recipe.
         rows: rows of all clients that were trained on.
         harmful_rows: those of them from a harmful source.
-        client_rows: the same by client; empty where clients are other machines.
+        client_rows: those that were trained on, by client; empty where clients are other machines.
         bad_rows: rows that could not be used.
         bad_row_problems: the commonest reasons why, with their rows.
         unread_columns: columns that nothing reads, with their rows.
