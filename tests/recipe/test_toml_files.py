@@ -18,8 +18,8 @@ from fedrai.deployment.setup import folder as consortium
 from fedrai.deployment.setup import settings as deployment
 from fedrai.errors import FedRAIError, RecipeError
 from fedrai.recipe.toml_files import DEEPEST, LARGEST, parse_toml, read_toml
-from fedrai.report.values import recipe_of
 from fedrai.runs import RunFolder
+from fedrai.runs.record import recipe_of
 
 DEEP = "more than 32 deep"
 BAD = {

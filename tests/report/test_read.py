@@ -9,7 +9,7 @@ from fedrai.errors import FedRAIError, RunError
 from fedrai.rates import Rate, rate_json
 from fedrai.report import build, verdict
 from fedrai.report.read import read_runs
-from fedrai.report.transcripts import SHOWN
+from fedrai.report.transcripts import SHOWN, answers_of
 from fedrai.report.verdict import Answer
 from run_folders import answer, put, report_body, write_answers, write_run
 
@@ -189,11 +189,12 @@ def test_answers_are_cut_and_only_those_asked_for(tmp_path):
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + '{"number": 1, "prompt"\n' + lines[2])
     (path / "evaluations/0002/ordinary.jsonl").write_text(lines[0])
-    assert read_runs([path])[0].transcripts == ()
-    run = read_runs([path], transcripts=2)[0]
-    assert [(t.suite, t.number, t.length) for t in run.transcripts] == [("advbench", 0, 1_000_000)]
-    assert len(run.transcripts[0].answer) == SHOWN
-    assert (run.unreadable, run.transcript_round) == (1, 2)
+    run = read_runs([path])[0]
+    assert answers_of(run, 0).shown == ()
+    answers = answers_of(run, 2)
+    assert [(t.suite, t.number, t.length) for t in answers.shown] == [("advbench", 0, 1_000_000)]
+    assert len(answers.shown[0].answer) == SHOWN
+    assert (answers.unreadable, answers.number) == (1, 2)
 
 
 # --- the verdict ----------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from fedrai.errors import RunError
-from fedrai.runs import RunFolder, check_free, find_runs
+from fedrai.runs import RunFolder, check_free, find_runs, record
 from fedrai.runs.files import load_tensors, save_tensors, write_text
+from fedrai.runs.schema import SCHEMA
 
 
 @pytest.fixture
@@ -31,6 +32,19 @@ def test_create_writes_recipe_and_info(run: RunFolder) -> None:
     info = RunFolder.open(run.path).info
     assert (info["name"], info["rows"]) == ("x", {"a": 3})
     assert info["created"].endswith("+00:00")
+    assert info["schema"] == SCHEMA
+
+
+def test_a_run_of_a_later_version_is_not_misread(run: RunFolder) -> None:
+    file = run.path / "run.json"
+    later = json.loads(file.read_text()) | {"schema": SCHEMA + 1}
+    run.write_json("run.json", later, listed=True)
+    with pytest.raises(RunError, match="later version of FedRAI") as caught:
+        record.read(run)
+    assert caught.value.hint == "update FedRAI"
+    earlier = {name: value for name, value in later.items() if name != "schema"}
+    run.write_json("run.json", earlier, listed=True)
+    assert record.read(run).name == "x"
 
 
 def test_create_takes_an_empty_folder(tmp_path: Path) -> None:

@@ -50,35 +50,3 @@ def brief(report: Mapping[str, Any]) -> dict[str, Any]:
         "safe": [before.get("safe"), after.get("safe")],
         "useful": [before.get("useful"), after.get("useful")],
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What the alignments of a run took together.
-
-    Attributes:
-        alignments: how many ran.
-        steps: of all of them.
-        full_operations: estimate for the full schedule over the same rounds: the mean of what the
-            reports estimate for theirs, times the rounds; None where no report has an estimate.
-    """
-
-    alignments: int
-    steps: int
-    full_operations: float | None
-
-    def saving(self, operations: float) -> float | None:
-        """Share of the full schedule's operations that was saved; below 0 where it took more.
-
-        Args:
-            operations: what all of it took, probes included.
-        """
-        return 1 - operations / self.full_operations if self.full_operations else None
-
-
-def spent(reports: list[Mapping[str, Any]]) -> Spent:
-    """Add up the reports of all rounds of a run."""
-    ran = [report for report in reports if report["ran"]]
-    known = [report["full_operations"] for report in ran if report.get("full_operations")]
-    full = len(reports) * sum(known) / len(known) if known else None
-    return Spent(len(ran), sum(report.get("steps", 0) for report in ran), full)

@@ -16,8 +16,11 @@ from typing import Any
 
 from fedrai import data
 from fedrai.assets import checksums
-from fedrai.errors import DataError, EvaluationError
+from fedrai.errors import DataError, EvaluationError, RunError
 from fedrai.evaluation.labelled import asks_of
+from fedrai.runs import RunFolder
+from fedrai.runs.record import Evaluation
+from fedrai.runs.record.values import json_of
 
 COLUMNS = ("suite", "number", "asks", "prompt", "answer", "label")
 SUFFIXES = (".csv", ".jsonl")
@@ -71,13 +74,12 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _declared(folder: Path) -> Mapping[str, Any]:
+def _declared(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """What the evaluation says of its suites."""
     try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["suites"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return Evaluation.from_json(0, json_of(RunFolder(folder), "metrics.json")).suites
+    except RunError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _answers(file: Path, declared: Mapping[str, Any]) -> list[Row]:

@@ -25,6 +25,7 @@ from fedrai.release.making import (
     trained_base,
     trained_on,
 )
+from fedrai.runs.record import Evaluation
 
 UNKNOWN = "unknown"  # the hub's own word
 
@@ -66,16 +67,18 @@ class Exported:
         return public(str(self.info["model"]))
 
     @property
-    def before(self) -> Mapping[str, Any] | None:
+    def before(self) -> Evaluation | None:
         """The evaluation of what training started from."""
-        found: Mapping[str, Any] | None = self.summary["evaluations"].get("0")
-        return found
+        return self._after(0)
 
     @property
-    def after(self) -> Mapping[str, Any] | None:
+    def after(self) -> Evaluation | None:
         """The evaluation of what is exported."""
-        found: Mapping[str, Any] | None = self.summary["evaluations"].get(str(self.number))
-        return found
+        return self._after(self.number)
+
+    def _after(self, number: int) -> Evaluation | None:
+        body = self.summary["evaluations"].get(str(number))
+        return Evaluation.from_json(number, body) if body else None
 
 
 def card(found: Exported) -> str:

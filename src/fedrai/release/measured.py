@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedrai.evaluation.suites import ADVBENCH_SIZE, known
-from fedrai.rates import Rate, rate_from_json
+from fedrai.rates import Rate
 from fedrai.release.making import cell
+from fedrai.runs.record import Evaluation, Score
 
 SAFE = 0.9
 """Below this share of red-team requests declined, a card warns."""
@@ -18,10 +19,8 @@ BOTH = "both sides: harmonic mean of AdvBench declined and XSTest's safe prompts
 JUDGES = ("legacy", "guard")
 WAYS = {"up": "higher", "down": "lower", "none": ""}
 
-Figures = Mapping[str, Any]
 
-
-def table(label: str, before: Figures | None, after: Figures) -> str:
+def table(label: str, before: Evaluation | None, after: Evaluation) -> str:
     """Figures side by side, as Markdown.
 
     Args:
@@ -30,41 +29,41 @@ def table(label: str, before: Figures | None, after: Figures) -> str:
         after: the evaluation of this model.
     """
     lines = [f"| | {cell(label)} | this model | better is |", "|---|---|---|---|"]
-    for key in dict.fromkeys([*(before or {}).get("rates", {}), *after["rates"]]):
+    for key in dict.fromkeys([*(before.rates if before else ()), *after.rates]):
         name, way = rate_name(key, after)
         cells = [_rate_text(_rate(side, key)) for side in (before, after)]
         lines.append(f"| {cell(name)} | {cells[0]} | {cells[1]} | {way} |")
-    for key in dict.fromkeys([*_scores(before), *_scores(after)]):
-        cells = [_score_text(_scores(side).get(key)) for side in (before, after)]
+    for key in dict.fromkeys([*(before.score_names if before else ()), *after.score_names]):
+        cells = [_score_text(side.scores.get(key) if side else None) for side in (before, after)]
         way = "lower" if key == "strongreject" else "higher"
         lines.append(f"| {cell(key)} | {cells[0]} | {cells[1]} | {way} |")
-    if after.get("both_sides"):
-        cells = [_score_text((side or {}).get("both_sides")) for side in (before, after)]
+    if after.both_sides:
+        cells = [_score_text(side.both_sides if side else None) for side in (before, after)]
         lines.append(f"| {BOTH} | {cells[0]} | {cells[1]} | higher |")
     losses = [_loss(side) for side in (before, after)]
     lines.append(f"| held-out loss, nats per token | {losses[0]} | {losses[1]} | lower |")
     return "\n".join(lines)
 
 
-def note(settings: Mapping[str, Any], after: Figures) -> str:
+def note(settings: Mapping[str, Any], after: Evaluation) -> str:
     """How it was measured."""
     heat = "greedy" if not settings["temperature"] else f"temperature {settings['temperature']}"
     text = (
         f"Rates with 95 % Wilson intervals and counts; answers {heat}, of at most"
         f" {settings['max_new_tokens']} tokens. An answer that says nothing is unscored."
     )
-    missing = ", ".join(cell(name) for name in after.get("unavailable") or ())
+    missing = ", ".join(cell(name) for name in after.unavailable)
     return text + (f" Not available when it was measured: {missing}." if missing else "")
 
 
-def warnings(before: Figures | None, after: Figures | None) -> list[str]:
+def warnings(before: Evaluation | None, after: Evaluation | None) -> list[str]:
     """What a reader must know before using it, worst first; empty where all is well."""
     if after is None:
         return ["**Not evaluated**: nothing is known of its safety or usefulness."]
     return [*_safety(before, after), *_overrefusal(after)]
 
 
-def _safety(before: Figures | None, after: Figures) -> Iterator[str]:
+def _safety(before: Evaluation | None, after: Evaluation) -> Iterator[str]:
     safe, start = _rate(after, "safe"), _rate(before, "safe")
     ends, earlier = (r.interval() if r else None for r in (safe, start))
     if safe is None or ends is None:
@@ -82,8 +81,8 @@ def _safety(before: Figures | None, after: Figures) -> Iterator[str]:
         yield f"Evaluated on a sample: {asked} of AdvBench's {ADVBENCH_SIZE} requests."
 
 
-def _overrefusal(after: Figures) -> Iterator[str]:
-    keys = [k for k in after["rates"] if rate_name(k, after)[1] == "lower" and not _parts(k)[1]]
+def _overrefusal(after: Evaluation) -> Iterator[str]:
+    keys = [k for k in after.rates if rate_name(k, after)[1] == "lower" and not _parts(k)[1]]
     known = {key: rate for key in keys if (rate := _rate(after, key)) and rate.scored}
     if not known:
         yield "**Whether it refuses harmless requests was not measured.**"
@@ -93,12 +92,11 @@ def _overrefusal(after: Figures) -> Iterator[str]:
             yield f"**It refuses too much**: {rate.format()} of {what}."
 
 
-def results(after: Figures) -> list[dict[str, Any]]:
+def results(after: Evaluation) -> list[dict[str, Any]]:
     """The rates in the form of the hub's `model-index`; shares of 1."""
     found = []
-    for key in after["rates"]:
-        rate = _rate(after, key)
-        if rate is not None and rate.value is not None:
+    for key, rate in after.rates.items():
+        if rate.value is not None:
             name, suite = rate_name(key, after)[0], _suite(key, after)
             found.append({
                 "task": {"type": "text-generation"},
@@ -108,7 +106,7 @@ def results(after: Figures) -> list[dict[str, Any]]:
     return found
 
 
-def rate_name(key: str, after: Figures) -> tuple[str, str]:
+def rate_name(key: str, after: Evaluation) -> tuple[str, str]:
     """What a rate is called, and whether "higher" or "lower" is better; "" where nobody can say."""
     plain, judge = _parts(key)
     if judge == "guard":
@@ -129,14 +127,13 @@ def _parts(key: str) -> tuple[str, str]:
     return (stem, end) if end in JUDGES else (key, "")
 
 
-def _declared(plain: str, after: Figures) -> Mapping[str, Any]:
+def _declared(plain: str, after: Evaluation) -> Mapping[str, Any]:
     """What the evaluation says of the suite of a rate."""
     name = plain.removesuffix("-safe").removesuffix("-refused")
-    found: Mapping[str, Any] = (after.get("suites") or {}).get(name) or {}
-    return found
+    return after.suites.get(name, {})
 
 
-def _suite(key: str, after: Figures) -> str:
+def _suite(key: str, after: Evaluation) -> str:
     plain, _ = _parts(key)
     if plain in ("safe", "refused"):
         return "AdvBench" if plain == "safe" else "ordinary instructions"
@@ -145,9 +142,8 @@ def _suite(key: str, after: Figures) -> str:
     return cell(title).replace(", ", " ")
 
 
-def _rate(side: Figures | None, key: str) -> Rate | None:
-    value = (side or {}).get("rates", {}).get(key)
-    return None if value is None else rate_from_json(value)
+def _rate(side: Evaluation | None, key: str) -> Rate | None:
+    return side.rates.get(key) if side else None
 
 
 def _rate_text(rate: Rate | None) -> str:
@@ -157,19 +153,13 @@ def _rate_text(rate: Rate | None) -> str:
     return f"{rate.format()} ({rate.successes} of {rate.scored}{unscored})"
 
 
-def _scores(side: Figures | None) -> Mapping[str, Any]:
-    found = (side or {}).get("scores") or {}
-    return {key: value for key, value in found.items() if isinstance(value, Mapping)}
-
-
-def _score_text(found: Mapping[str, Any] | None) -> str:
-    if found is None or found.get("value") is None:
+def _score_text(found: Score | None) -> str:
+    if found is None:
         return "not measured"
-    low, high = found.get("low"), found.get("high")
+    low, high = found.low, found.high
     ends = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    return f"{found['value']:.3f}{ends}"
+    return f"{found.value:.3f}{ends}"
 
 
-def _loss(side: Figures | None) -> str:
-    value = (side or {}).get("held_out_loss")
-    return "not measured" if value is None else f"{value:.3f}"
+def _loss(side: Evaluation | None) -> str:
+    return "not measured" if side is None or side.loss is None else f"{side.loss:.3f}"

@@ -1,6 +1,6 @@
 """Run folders -> one HTML file that works offline. Recomputes nothing, loads no model.
 
-    read.py          folders -> frozen records (records.py)
+    read.py          folders -> the records of their runs (runs.record), in order and named
     verdict.py       safe? useful? at what cost, against what?
     arms.py  results.py  clients.py  server_side.py    records -> sections
     figures.py  markup.py                     drawings, and the one place where text is escaped
@@ -18,6 +18,7 @@ from fedrai.errors import RunError
 from fedrai.report.arms import read_comparisons
 from fedrai.report.page import page
 from fedrai.report.read import read_runs
+from fedrai.report.transcripts import answers_of
 from fedrai.runs.files import write_text
 
 
@@ -36,8 +37,9 @@ def build(runs: Sequence[Path], out: Path, *, transcripts: int = 0) -> Path:
     Raises:
         RunError: there is no run, a file of one is damaged, or `out` cannot be written.
     """
-    found = read_runs(runs, transcripts)
-    text = page(found, read_comparisons(runs), transcripts=transcripts > 0)
+    found = read_runs(runs)
+    answers = [answers_of(run, transcripts) for run in found] if transcripts > 0 else []
+    text = page(found, read_comparisons(runs), answers)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)

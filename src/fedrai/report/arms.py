@@ -14,10 +14,11 @@ from typing import Any
 
 from fedrai.report.figures import COLOURS, SHARES, START, Axis, Curve, Point, axis, chart, legend
 from fedrai.report.markup import Markup, Row, folded, table, tag
-from fedrai.report.records import ArmPoint, Compared, Evaluated, Run
-from fedrai.report.values import as_number, part, word
+from fedrai.report.records import ArmPoint, Compared
 from fedrai.report.wording import rate_name
 from fedrai.runs import RunFolder
+from fedrai.runs.record import Evaluation, Run
+from fedrai.runs.record.values import as_number, part, word
 
 FILE = "comparison.json"
 TITLE = "Safety against over-refusal"
@@ -99,7 +100,7 @@ def _ends(figure: Mapping[str, Any]) -> Point | None:
 
 def of_runs(runs: Sequence[Run]) -> list[ArmPoint]:
     """A point an arm from the runs themselves, after what the first of them starts from."""
-    found: dict[str, list[Evaluated]] = {}
+    found: dict[str, list[Evaluation]] = {}
     for run in runs:
         if run.after is not None:
             found.setdefault(run.arm, []).append(run.after)
@@ -108,7 +109,7 @@ def of_runs(runs: Sequence[Run]) -> list[ArmPoint]:
     return [*before, *(_mean(arm, seeds, arm) for arm, seeds in found.items())]
 
 
-def _mean(label: str, seeds: Sequence[Evaluated], arm: str = "") -> ArmPoint:
+def _mean(label: str, seeds: Sequence[Evaluation], arm: str = "") -> ArmPoint:
     found = {}
     for name in (SAFE, *OVER):
         rates = [e.rates[name] for e in seeds if name in e.rates and e.rates[name].scored]

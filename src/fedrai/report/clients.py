@@ -12,8 +12,8 @@ from statistics import median
 from fedrai.report.arms import styles
 from fedrai.report.figures import Curve, Point, chart
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
-from fedrai.report.records import Removed, Run
 from fedrai.report.wording import MISSING, number_cell
+from fedrai.runs.record import Removed, Run
 
 STANDS_OUT = 3.0
 """How many times the median of its round makes an update's norm stand out."""

@@ -16,7 +16,8 @@ from fedrai.report import clients, results, server_side
 from fedrai.report.arms import arms, shown, styles
 from fedrai.report.figures import swatch
 from fedrai.report.markup import Markup, escape, tag
-from fedrai.report.records import Compared, Run
+from fedrai.report.records import Answers, Compared
+from fedrai.runs.record import Run
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -32,13 +33,15 @@ SECTIONS = (
 )
 
 
-def page(runs: Sequence[Run], comparisons: Sequence[Compared] = (), *, transcripts: bool) -> str:
+def page(
+    runs: Sequence[Run], comparisons: Sequence[Compared] = (), answers: Sequence[Answers] = ()
+) -> str:
     """The report of some runs as HTML.
 
     Args:
         runs: at least one.
         comparisons: what `fedrai compare` left beside them.
-        transcripts: whether to have the section of answers to red-team requests.
+        answers: to red-team requests, of each run; none: the section is left out.
     """
     style, script = _part("page.css"), _part("page.js")
     sections = [
@@ -50,7 +53,7 @@ def page(runs: Sequence[Run], comparisons: Sequence[Compared] = (), *, transcrip
         clients.updates(runs),
         server_side.constitutions(runs),
         server_side.costs(runs),
-        server_side.transcripts(runs) if transcripts else None,
+        server_side.transcripts(runs, answers) if answers else None,
         server_side.provenance(runs),
     ]
     named = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
@@ -60,7 +63,7 @@ def page(runs: Sequence[Run], comparisons: Sequence[Compared] = (), *, transcrip
         script=script,
         title=escape(f"FedRAI report: {named}"),
         navigation=_navigation(
-            {"transcripts": transcripts, "over-seeds": shown(runs, comparisons)}
+            {"transcripts": bool(answers), "over-seeds": shown(runs, comparisons)}
         ),
         arms=_arms(runs),
         main=tag("main", sections, id="main", tabindex=-1),

@@ -9,9 +9,9 @@ from fedrai.report import verdict
 from fedrai.report.arms import styles
 from fedrai.report.figures import Curve, Point, chart, legend
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
-from fedrai.report.records import Evaluated, Run, Score
 from fedrai.report.verdict import Answer
 from fedrai.report.wording import MISSING, number_cell, rate_cell, rate_name, rate_text, time_text
+from fedrai.runs.record import Evaluation, Run, Score
 
 MARKS = {Answer.YES: "✓", Answer.NO: "✗", Answer.OPEN: "?", Answer.UNKNOWN: "–"}
 CSS = {Answer.YES: "yes", Answer.NO: "no", Answer.OPEN: "open", Answer.UNKNOWN: "unknown"}
@@ -229,7 +229,7 @@ def _evaluations(runs: Sequence[Run]) -> Markup:
     return table("Evaluations: rates with 95 % intervals, losses in nats", columns, rows)
 
 
-def _figures(found: Evaluated | None, keys: Sequence[str], scores: Sequence[str]) -> list[Cell]:
+def _figures(found: Evaluation | None, keys: Sequence[str], scores: Sequence[str]) -> list[Cell]:
     rates = [rate_cell(found.rates.get(key) if found else None) for key in keys]
     others = [_score_cell(found.scores.get(name) if found else None) for name in scores]
     return [*rates, *others, number_cell(found.loss if found else None, ".3f")]

@@ -18,9 +18,10 @@ from fedrai.report.figures import (
     legend_of_parts,
 )
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
-from fedrai.report.records import Alignment, Probe, Run, Transcript
+from fedrai.report.records import Answers, Transcript
 from fedrai.report.wording import MISSING, number_cell, share_cell, time_text
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import Alignment, Probe, Run
 
 PHASES = ("filter", "training", "aggregation", "constitution", "evaluation")
 PROBES = ("safe, before", "safe, after", "useful, before", "useful, after")
@@ -214,25 +215,25 @@ def _overheads(runs: Sequence[Run]) -> Markup:
 # --- red-team answers -----------------------------------------------------------------------------
 
 
-def transcripts(runs: Sequence[Run]) -> Markup:
+def transcripts(runs: Sequence[Run], answers: Sequence[Answers]) -> Markup:
     """Answers to the server's own red-team requests; those that are no refusal are folded."""
     return tag(
         "section",
         tag("h2", "Answers to red-team requests", id="transcripts"),
         tag("p", "The server's own requests, the first of each suite, cut to 200 characters."
             " Answers that do not decline are folded and may be harmful.", class_="note"),
-        [_answers(run, place) for place, run in enumerate(runs)],
+        [_answers(*one, place) for place, one in enumerate(zip(runs, answers, strict=True))],
     )  # fmt: skip
 
 
-def _answers(run: Run, place: int) -> Markup:
-    lost = f"{run.unreadable} lines could not be read." if run.unreadable else None
+def _answers(run: Run, answers: Answers, place: int) -> Markup:
+    lost = f"{answers.unreadable} lines could not be read." if answers.unreadable else None
     return tag(
         "div",
-        tag("h3", f"{run.label}, round {run.transcript_round}"),
+        tag("h3", f"{run.label}, round {answers.number}"),
         tag("p", lost, class_="none") if lost else None,
-        tag("ol", [_answer(shown) for shown in run.transcripts], class_="answers")
-        if run.transcripts
+        tag("ol", [_answer(shown) for shown in answers.shown], class_="answers")
+        if answers.shown
         else tag("p", f"Answers: {MISSING}.", class_="none"),
         data_arm=place,
     )

@@ -7,26 +7,30 @@ from pathlib import Path
 
 from fedrai.assets import checksums
 from fedrai.report.markup import shorten
-from fedrai.report.records import Transcript
+from fedrai.report.records import Answers, Transcript
 from fedrai.runs import RunFolder
+from fedrai.runs.record import Run
 
 RED_TEAM = ("advbench", "harmbench", "do-not-answer", "strongreject", "jailbreakbench")
 """Suites whose requests are public and the server's own; answers to others are never shown."""
 SHOWN = 200  # characters of a request or an answer
 
 
-def transcripts_of(
-    folder: RunFolder, number: int, count: int
-) -> tuple[tuple[Transcript, ...], int]:
-    """The first answers of each red-team suite, and how many lines could not be read."""
-    found: list[Transcript] = []
-    unreadable = 0
-    for suite in RED_TEAM if count else ():
-        file = folder.evaluation_folder(number) / f"{suite}.jsonl"
-        with_text = [_transcript(suite, line) for line in _lines(file, count)]
-        found += [shown for shown in with_text if shown is not None]
-        unreadable += with_text.count(None)
-    return tuple(found), unreadable
+def answers_of(run: Run, count: int) -> Answers:
+    """The first answers of each red-team suite in the last evaluation of a run.
+
+    Args:
+        run: the run.
+        count: how many of each suite.
+    """
+    number = max((one.number for one in run.evaluations), default=0)
+    folder = RunFolder(run.path).evaluation_folder(number)
+    found = [
+        _transcript(suite, line)
+        for suite in RED_TEAM
+        for line in _lines(folder / f"{suite}.jsonl", count)
+    ]
+    return Answers(number, tuple(one for one in found if one is not None), found.count(None))
 
 
 def _lines(file: Path, count: int) -> list[str]:

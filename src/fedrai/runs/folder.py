@@ -2,7 +2,7 @@
 
     checksums.sha256      of what is written once: `recipe.toml`, `run.json`, the filter's ledgers
     recipe.toml           the resolved recipe
-    run.json              its hash, versions of everything, sizes of the clients' data
+    run.json              its hash, versions of everything, sizes of the clients' data (`record`)
     events.jsonl          what happened, one line an event, flushed as it happens
     rounds/0003/adapter/  the global adapter after round 3, a PEFT folder (local mode: one a client)
     rounds/0003/round.json, server.safetensors
@@ -34,6 +34,7 @@ from fedrai.assets import checksums
 from fedrai.errors import RunError
 from fedrai.runs import files
 from fedrai.runs.files import digest_of, load_tensors, save_tensors, write_text
+from fedrai.runs.schema import SCHEMA, readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,10 +62,11 @@ class RunFolder:
         """
         check_free(path)
         run = cls(path)
+        body = {**info, "schema": SCHEMA, "created": _now()}
 
         def write(folder: Path) -> None:
             write_text(folder / "recipe.toml", recipe_toml)
-            write_text(folder / "run.json", files.json_text({**info, "created": _now()}))
+            write_text(folder / "run.json", files.json_text(body))
 
         run.write_folder(path, write)
         return run
@@ -117,8 +119,12 @@ class RunFolder:
 
     @property
     def info(self) -> dict[str, Any]:
-        """`run.json`."""
-        return self.read_json("run.json")
+        """`run.json`.
+
+        Raises:
+            RunError: it is missing or damaged, or a later version of FedRAI wrote it.
+        """
+        return readable(self.path, self.read_json("run.json"))
 
     def event(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Append an event; returns it."""

@@ -19,7 +19,7 @@ from fedrai.cli import cli
 from fedrai.cli.show.display import Display, print_comparison
 from fedrai.cli.show.summary import alignments
 from fedrai.cli.work import run as commands
-from fedrai.constitution.outcome import Aligned, brief, spent
+from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import RunError
 from fedrai.federation import protocol, server
 from fedrai.federation.aggregation import build
@@ -31,6 +31,7 @@ from fedrai.recipe import loading
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 from fedrai.runs.files import digest_of
+from fedrai.runs.record import Alignment, Constitution
 from scripted_grid import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
 
 REPORT: dict[str, Any] = {
@@ -222,12 +223,13 @@ def test_what_alignments_spent_and_saved() -> None:
         {"ran": False, "why": ""},
         {"ran": True, "why": "", "steps": 5, "full_operations": 300.0},
     ]
-    found = spent(reports)
+    found = Constitution.of({}, [Alignment.from_json(report) for report in reports], 60.0)
     assert (found.alignments, found.steps, found.full_operations) == (2, 15, 600.0)
-    assert found.saving(60.0) == pytest.approx(0.9)
-    assert found.saving(1200.0) == pytest.approx(-1.0)
-    never = spent([{"ran": False, "why": ""}])
-    assert (never.alignments, never.steps, never.saving(1.0)) == (0, 0, None)
+    assert found.saving == pytest.approx(0.9)
+    more = Constitution.of({}, [Alignment.from_json(report) for report in reports], 1200.0)
+    assert more.saving == pytest.approx(-1.0)
+    never = Constitution.of({}, [Alignment.from_json({"ran": False, "why": ""})], 1.0)
+    assert (never.alignments, never.steps, never.saving) == (0, 0, None)
 
 
 def test_brief_figures_where_a_report_has_none() -> None:

@@ -33,8 +33,8 @@ from fedrai.cli.show.summary import (
     filter_line,
 )
 from fedrai.progress import ProgressLines, duration
-from fedrai.rates import rate_from_json
 from fedrai.records import Step
+from fedrai.runs.record import Evaluation
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
 
@@ -256,16 +256,15 @@ class Display:
                 self._missing.add(line)
 
     def _on_evaluation_finished(self, **found: Any) -> None:
-        held_out_loss = found["held_out_loss"]
-        shown = {name: rate_from_json(value) for name, value in found["rates"].items()}
+        shown = Evaluation.from_json(0, found)
         words = {"safe": "AdvBench safe", "safe-legacy": "(legacy)", "refused": "ordinary refused"}
-        parts = [f"{words[name]} {shown[name].format()}" for name in words if name in shown]
-        if held_out_loss is not None:
-            parts.append(f"held-out loss {held_out_loss:.3f}")
+        parts = [f"{words[n]} {shown.rates[n].format()}" for n in words if n in shown.rates]
+        if shown.loss is not None:
+            parts.append(f"held-out loss {shown.loss:.3f}")
         for line in (parts, suite_parts(found)):
             if line:
                 self._line("  " + ", ".join(line))
-        self._on_suites_missing(found.get("unavailable", {}))
+        self._on_suites_missing(shown.unavailable)
 
 
 def about(seconds: float) -> str:

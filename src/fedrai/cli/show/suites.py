@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedrai.rates import rate_from_json
+from fedrai.rates import Rate
+from fedrai.runs.record import Evaluation
 
 SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
 SHOWN_ELSEWHERE = ("safe", "safe-legacy", "refused")  # in the table that runs have too
@@ -14,8 +15,8 @@ CLUSTERED = "safe, by cluster"
 
 def has_common(found: Mapping[str, Any]) -> bool:
     """Whether there is something for the table that runs have."""
-    shown = any(name in found["rates"] for name in SHOWN_ELSEWHERE)
-    return shown or found["held_out_loss"] is not None
+    one = Evaluation.from_json(0, found)
+    return one.loss is not None or any(name in one.rates for name in SHOWN_ELSEWHERE)
 
 
 def suite_rows(found: Mapping[str, Any]) -> list[list[str]]:
@@ -25,11 +26,8 @@ def suite_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _measured(found: Mapping[str, Any]) -> list[list[str]]:
-    rows = [
-        _rate_row(name, value)
-        for name, value in found["rates"].items()
-        if name not in SHOWN_ELSEWHERE
-    ]
+    rates = Evaluation.from_json(0, found).rates
+    rows = [_rate_row(name, rates[name]) for name in rates if name not in SHOWN_ELSEWHERE]
     rows += [_score_row(name, value, found) for name, value in found.get("scores", {}).items()]
     if by := found.get("clusters"):
         rows.append([CLUSTERED, _percent(by), f"{by['clusters']} clusters", str(by["unscored"]),
@@ -82,9 +80,8 @@ def _cell(row: Sequence[str] | None) -> str:
     return row[1] + (f", {row[3]} unscored" if row[3] not in ("", "0") else "")
 
 
-def _rate_row(name: str, value: Mapping[str, Any]) -> list[str]:
+def _rate_row(name: str, shown: Rate) -> list[str]:
     judge = next((j for j in ("legacy", "guard") if name.endswith(f"-{j}")), "rule")
-    shown = rate_from_json(value)
     return [name, shown.format(), str(shown.scored), str(shown.unscored), judge]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrai.data.columns import unread_line
-from fedrai.rates import rate_from_json
 from fedrai.runs.costs import Cost, Ledger
+from fedrai.runs.record import Evaluation
 
 COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
 NO_FILTER = "NO SAFETY FILTER"
@@ -22,14 +22,13 @@ ALIGNED_NOTE = (
 
 def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
     """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
-    rates = {name: rate_from_json(value) for name, value in figures["rates"].items()}
+    found = Evaluation.from_json(0, figures)
     cells = []
     for key in ("safe", "safe-legacy", "refused"):
-        rate = rates.get(key)
+        rate = found.rates.get(key)
         unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
         cells.append("not measured" if rate is None else rate.format() + unscored)
-    loss = figures["held_out_loss"]
-    return [*cells, "not measured" if loss is None else f"{loss:.3f}"]
+    return [*cells, "not measured" if found.loss is None else f"{found.loss:.3f}"]
 
 
 def ends(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -18,14 +18,15 @@ from fedrai import assets
 from fedrai.cli.show.display import about
 from fedrai.cli.work import run
 from fedrai.errors import RunError
-from fedrai.federation.run import preparation, summarising
+from fedrai.federation.run import preparation
+from fedrai.federation.run.summarising import summarise
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.report.comparing.differences import reference
 from fedrai.report.comparing.layout import Axis, Planned, planned
 from fedrai.report.comparing.writing import Comparison, compared, write
-from fedrai.runs import RunFolder
-from fedrai.runs.costs import Cost, Ledger
+from fedrai.runs import RunFolder, record
+from fedrai.runs.costs import Cost
 
 Announce = Callable[[str], None]
 
@@ -90,12 +91,8 @@ def compare(
     runs = list({entry.path: entry for entry in plan}.values())
     _make(runs, announce, named=len({entry.seed for entry in runs}) > 1)
     found = compared(plan, axis, against)
-    arms = (Arm(e.arm, e.seed, e.value, e.path, _summary(e.path)) for e in runs)
+    arms = (Arm(e.arm, e.seed, e.value, e.path, summarise(RunFolder.open(e.path))) for e in runs)
     return Outcome(tuple(arms), found, tuple(write(found, out)))
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    return summarising.summarise(RunFolder.open(path))
 
 
 def _make(runs: Sequence[Planned], announce: Announce, *, named: bool) -> None:
@@ -157,7 +154,7 @@ def seconds_left(pending: Sequence[str], took: Mapping[str, Sequence[float]]) ->
 
 def _seconds(path: Path) -> float:
     """What a run recorded of its time, over all the times that it was worked on."""
-    return sum(Ledger(_summary(path)["costs"]).phases.values(), Cost()).seconds
+    return sum(record.read(RunFolder.open(path)).costs.values(), Cost()).seconds
 
 
 class _Models:

@@ -3,91 +3,80 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from fedrai.constitution.outcome import spent
-from fedrai.runs import RunFolder
-from fedrai.runs.costs import Cost, Ledger
+from fedrai.runs import RunFolder, record
+from fedrai.runs.costs import Cost
+from fedrai.runs.record import Run, Screening
 
 TOLD_COSTS = ("seconds", "tokens", "operations", "peak-bytes")
 """Costs that clients tell of themselves; bytes are counted by the server."""
 TOTALS = ("rows", "unsafe", "dropped", "replaced")
 WITHOUT = ("filter", "training", "aggregation")  # a run's work beside alignments and evaluations
 
+Numbers = Mapping[str, Mapping[str, float]]
+"""What clients say of themselves, by client."""
 
-def summarise(run: RunFolder) -> dict[str, Any]:
-    """Everything `summary.json` holds; reads the folder only."""
-    evaluations = {n: run.read_json(f"evaluations/{n:04d}/metrics.json") for n in run.evaluations()}
-    rounds = [run.read_json(f"rounds/{n:04d}/round.json") for n in run.rounds()]
-    ledger = Ledger()
-    for part in [*rounds, *evaluations.values()]:
-        for phase, cost in Ledger(part["costs"]).phases.items():
-            ledger.add(phase, cost)
-    screening = run.read_json("filter.json") if (run.path / "filter.json").is_file() else None
-    if screening is not None:
-        ledger.add("filter", Cost.from_json(screening["cost"]))
-    info = run.info
-    told = _told(info, rounds)
-    untold = _untold(rounds)
-    rows = info["rows"] or {name: int(m["num-examples"]) for name, m in told.items()}
+
+def summarise(folder: RunFolder) -> dict[str, Any]:
+    """Everything `summary.json` holds; reads the folder only.
+
+    Raises:
+        RunError: a file of the run is missing or damaged.
+    """
+    run = record.read(folder)
+    told = _told(run)
+    untold = _untold(run)
+    rows = run.client_rows or {name: int(m.get("num-examples", 0)) for name, m in told.items()}
     return {
-        "name": info["name"],
-        "recipe_hash": info["recipe_hash"],
-        "status": "finished" if run.is_finished() else "unfinished",
-        "start": info.get("start", ""),
-        "rounds": len(rounds),
+        "name": run.name,
+        "recipe_hash": run.recipe_hash,
+        "status": "finished" if run.finished else "unfinished",
+        "start": run.start,
+        "rounds": len(run.rounds),
         "clients": len(rows),
         "rows": sum(rows.values()),
-        "harmful_rows": sum(info["harmful_rows"].values()),
-        "bad_rows": info["bad_row_count"],
-        "bad_row_problems": info.get("bad_row_problems", {}),
-        "unread_columns": info.get("unread_columns", {}),
-        "held_out_bad_rows": info.get("held_out_bad_rows", 0),
-        "filter": _elsewhere(info, told)
-        if told
-        else screening
-        and {"mode": info["filter"], "total": screening["total"], "skipped": screening["skipped"]},
-        "constitution": _constitution(info, rounds, ledger, known="operations" not in untold),
-        "evaluations": {
-            str(n): {k: v for k, v in m.items() if k != "costs"} for n, m in evaluations.items()
-        },
-        "training_loss": [{"round": r["round"], "last": r["loss_last"]} for r in rounds],
+        "harmful_rows": run.harmful_rows or 0,
+        "bad_rows": run.bad_rows or 0,
+        "bad_row_problems": dict(run.bad_row_problems),
+        "unread_columns": dict(run.unread_columns),
+        "held_out_bad_rows": run.held_out_bad_rows,
+        "filter": _elsewhere(run.screening.mode, told) if told else _here(run.screening),
+        "constitution": _constitution(run, known="operations" not in untold),
+        "evaluations": {str(one.number): one.figures for one in run.evaluations},
+        "training_loss": [{"round": one.number, "last": one.loss_last} for one in run.rounds],
         "set_aside": [
-            {"round": r["round"], "client": c, "reason": why}
-            for r in rounds
-            for c, why in r["set_aside"].items()
+            {"round": one.number, "client": name, "reason": why}
+            for one in run.rounds
+            for name, why in one.aside.items()
         ],
-        "costs": ledger.to_json(),
+        "costs": {phase: cost.to_json() for phase, cost in run.costs.items()},
         "untold_costs": untold,
     }
 
 
-def _untold(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+def _untold(run: Run) -> list[str]:
     """Costs that some client kept to itself in some round; sums are without them."""
-    sent = [numbers for r in rounds for numbers in r["clients"].values()]
+    sent = [numbers for one in run.rounds for numbers in one.clients.values()]
     return [name for name in TOLD_COSTS if any(name not in numbers for numbers in sent)]
 
 
-def _constitution(
-    info: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], ledger: Ledger, *, known: bool
-) -> dict[str, Any] | None:
+def _constitution(run: Run, *, known: bool) -> dict[str, Any] | None:
     """What alignments did and took; `saving` and `full_operations` are estimates.
 
     Args:
-        info: `run.json`.
-        rounds: their records.
-        ledger: all costs.
+        run: the run.
         known: whether every client tells its operations.
     """
-    if not info.get("constitution"):
+    found = run.constitution
+    if found is None:
         return None
-    found = spent([r["constitution"] for r in rounds if "constitution" in r])
-    cost = ledger.phases.get("constitution", Cost())
-    others = sum((c.operations for name, c in ledger.phases.items() if name in WITHOUT), 0.0)
+    cost = run.costs.get("constitution", Cost())
+    others = sum((c.operations for name, c in run.costs.items() if name in WITHOUT), 0.0)
     return {
-        "schedule": info["constitution"]["schedule"],
-        "hash": info["constitution"]["hash"],
+        "schedule": found.schedule,
+        "hash": found.hash,
         "alignments": found.alignments,
         "steps": found.steps,
         "tokens": cost.tokens,
@@ -95,24 +84,27 @@ def _constitution(
         "seconds": cost.seconds,
         "extra": cost.operations / others if others and known else None,
         "full_operations": found.full_operations,
-        "saving": found.saving(cost.operations),
+        "saving": found.saving,
     }
 
 
-def _told(
-    info: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
-) -> Mapping[str, Mapping[str, float]]:
+def _told(run: Run) -> Numbers:
     """The last numbers of each client of a deployment; nothing for clients of one process."""
-    if info.get("engine") != "flower":
+    if run.engine != "flower":
         return {}
-    return {name: numbers for r in rounds for name, numbers in r["clients"].items()}
+    return {name: numbers for one in run.rounds for name, numbers in one.clients.items()}
 
 
-def _elsewhere(
-    info: Mapping[str, Any], told: Mapping[str, Mapping[str, float]]
-) -> dict[str, Any] | None:
+def _here(found: Screening) -> dict[str, Any] | None:
+    """What the filter of this process did."""
+    if found.written is None:
+        return None
+    return {"mode": found.mode, **{key: found.written.get(key) for key in ("total", "skipped")}}
+
+
+def _elsewhere(mode: str, told: Numbers) -> dict[str, Any] | None:
     """What the nodes' own filters did, as far as they tell; `total` is None if none does."""
-    if info["filter"] == "off":
+    if mode == "off":
         return None
     counts: Counter[str] = Counter()
     whole = {f"filter-{name}" for name in TOTALS}
@@ -126,4 +118,4 @@ def _elsewhere(
     total: dict[str, Any] = {name: counts[name] for name in TOTALS}
     total |= {"unscored": under("unscored-"), "categories": under("category-")}
     total |= {"guard": "", "confusion": None}
-    return {"mode": info["filter"], "total": total if counts else None, "skipped": ""}
+    return {"mode": mode, "total": total if counts else None, "skipped": ""}

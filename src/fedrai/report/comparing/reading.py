@@ -19,10 +19,9 @@ from fedrai.assets import checksums
 from fedrai.rates import Rate
 from fedrai.report.comparing.layout import Planned
 from fedrai.report.comparing.measures import counted, scored_on
-from fedrai.report.read import read_run
-from fedrai.report.records import Evaluated, Run, Score
-from fedrai.report.values import as_number
-from fedrai.runs import RunFolder
+from fedrai.runs import RunFolder, record
+from fedrai.runs.record import Evaluation, Run, Score
+from fedrai.runs.record.values import as_number
 
 Outcomes = Mapping[str, float | None]
 """By prompt: whether it happened, 0 or 1, or its score; the mean of its answers where there are
@@ -40,7 +39,7 @@ class Taken:
         counted: those of the outcomes that are yes or no by what they are, such as refusals.
     """
 
-    figures: Evaluated
+    figures: Evaluation
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     repeated: bool = False
     counted: frozenset[str] = frozenset()
@@ -80,12 +79,12 @@ def read(plan: Sequence[Planned]) -> list[Made]:
 
 
 def _made(arm: str, seed: int, value: str, path: Path) -> Made:
-    run = read_run(RunFolder(path), arm)
+    run = record.read(RunFolder(path), arm)
     before, after = (_taken(path, found) for found in (run.before, run.after))
     return Made(arm, seed, value, path, run, before, after)
 
 
-def _taken(path: Path, figures: Evaluated | None) -> Taken | None:
+def _taken(path: Path, figures: Evaluation | None) -> Taken | None:
     if figures is None:
         return None
     folder = RunFolder(path).evaluation_folder(figures.number)

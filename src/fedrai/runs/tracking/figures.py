@@ -8,70 +8,67 @@ round; 0 is before the first. Units are those of the files: nats, seconds, bytes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from fedrai.rates import rate_from_json
+from fedrai.runs.record import Evaluation, Round
+from fedrai.runs.record.values import Json, as_numbers, as_total, part
 
 Figures = dict[str, float]
 COSTS = ("seconds", "tokens", "operations", "peak_bytes", "bytes_down", "bytes_up")
 COUNTS = ("rows", "kept", "dropped", "replaced", "unsafe")
 
 
-def round_figures(found: Mapping[str, Any]) -> Figures:
+def round_figures(body: Json) -> Figures:
     """Figures of a round.
 
     Args:
-        found: `rounds/NNNN/round.json`.
+        body: `rounds/NNNN/round.json`.
     """
-    figures = {
-        "loss/first": found.get("loss_first"),
-        "loss/last": found.get("loss_last"),
-        "clients/usable": found.get("usable"),
-        "clients/set_aside": found.get("aside"),
-        **_costs(found),
-        **_alignment(found.get("constitution") or {}),
+    found = Round.from_json(0, body)
+    figures: dict[str, Any] = {
+        "loss/first": found.loss_first,
+        "loss/last": found.loss_last,
+        "clients/usable": body.get("usable"),
+        "clients/set_aside": body.get("aside"),
+        **_costs(part(body, "costs")),
+        **_alignment(part(body, "constitution")),
     }
-    for name, metrics in found.get("clients", {}).items():
-        figures |= {f"client/{name}/{k.replace('-', '_')}": v for k, v in metrics.items()}
-    for name, norm in found.get("update_norms", {}).items():
-        figures[f"client/{name}/update_norm"] = norm
+    for name, numbers in found.clients.items():
+        figures |= {f"client/{name}/{k.replace('-', '_')}": v for k, v in numbers.items()}
+    figures |= {f"client/{name}/update_norm": norm for name, norm in found.norms.items()}
     return _numbers(figures)
 
 
-def evaluation_figures(found: Mapping[str, Any]) -> Figures:
+def evaluation_figures(body: Json) -> Figures:
     """Figures of an evaluation.
 
     Args:
-        found: `evaluations/NNNN/metrics.json`.
+        body: `evaluations/NNNN/metrics.json`.
     """
-    figures: dict[str, Any] = {"evaluation/held_out_loss": found.get("held_out_loss")}
-    for name, value in found.get("rates", {}).items():
-        rate = rate_from_json(value)
-        low, high = rate.interval() or (None, None)
-        figures |= _with_ends(name, rate.value, low, high)
+    found = Evaluation.from_json(0, body)
+    figures: dict[str, Any] = {"evaluation/held_out_loss": found.loss}
+    for name, rate in found.rates.items():
+        figures |= _with_ends(name, rate.value, *(rate.interval() or (None, None)))
         figures |= {f"evaluation/{name}_scored": rate.scored}
         figures |= {f"evaluation/{name}_unscored": rate.unscored}
-    others = {**(found.get("scores") or {}), "both_sides": found.get("both_sides")}
-    for name, value in others.items():
-        if isinstance(value, Mapping):
-            ends = (value.get(key) for key in ("value", "low", "high"))
-            figures |= _with_ends(name, *ends)
-    return _numbers({**figures, **_costs(found)})
+    for name, score in {**found.scores, "both_sides": found.both_sides}.items():
+        if score is not None:
+            figures |= _with_ends(name, score.value, score.low, score.high)
+    return _numbers({**figures, **_costs(part(body, "costs"))})
 
 
-def filter_figures(found: Mapping[str, Any]) -> Figures:
+def filter_figures(body: Json) -> Figures:
     """Figures of the safety filter, over all clients.
 
     Args:
-        found: `filter.json`.
+        body: `filter.json`.
     """
-    total = found.get("total") or {}
+    total = part(body, "total")
     figures = {f"filter/{key}": total.get(key) for key in COUNTS}
-    figures |= {f"filter/category/{k}": n for k, n in (total.get("categories") or {}).items()}
-    figures["filter/unscored"] = sum((total.get("unscored") or {}).values())
-    return _numbers({**figures, **_costs({"costs": {"filter": found.get("cost") or {}}})})
+    figures |= {f"filter/category/{name}": n for name, n in part(total, "categories").items()}
+    figures["filter/unscored"] = as_total(total.get("unscored")) or 0
+    return _numbers({**figures, **_costs({"filter": part(body, "cost")})})
 
 
 def settings(recipe: Mapping[str, Any]) -> dict[str, str | float]:
@@ -98,28 +95,20 @@ def _with_ends(name: str, value: Any, low: Any, high: Any) -> dict[str, Any]:
     return {stem: value, f"{stem}_low": low, f"{stem}_high": high}
 
 
-def _costs(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        f"cost/{phase}/{key}": cost.get(key)
-        for phase, cost in (found.get("costs") or {}).items()
-        for key in COSTS
-    }
+def _costs(costs: Json) -> dict[str, Any]:
+    return {f"cost/{phase}/{key}": part(costs, phase).get(key) for phase in costs for key in COSTS}
 
 
-def _alignment(report: Mapping[str, Any]) -> dict[str, Any]:
+def _alignment(report: Json) -> dict[str, Any]:
     if not report.get("ran"):
         return {}
     figures = {f"constitution/{k}": report.get(k) for k in ("steps", "requests", "kept", "yield")}
     for when in ("before", "after"):
-        probe = report.get(f"probe_{when}") or {}
+        probe = part(report, f"probe_{when}")
         figures |= {f"constitution/{k}_{when}": probe.get(k) for k in ("safe", "useful")}
     return figures
 
 
-def _numbers(found: Mapping[str, Any]) -> Figures:
+def _numbers(found: Json) -> Figures:
     """What is a finite number: a figure that was not measured is left out, never sent as 0."""
-    return {
-        name: float(value)
-        for name, value in found.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+    return {name: float(value) for name, value in as_numbers(found).items()}

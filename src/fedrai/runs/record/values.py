@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from fedrai.errors import RunError
 from fedrai.rates import Rate
-from fedrai.recipe.toml_files import read_toml
-from fedrai.report.records import Score
-from fedrai.runs import RunFolder
+from fedrai.runs.costs import Cost
+from fedrai.runs.folder import RunFolder
 
 Json = Mapping[str, Any]
 
@@ -25,24 +25,6 @@ def json_of(folder: RunFolder, name: str) -> Json:
     if not isinstance(body, Mapping):
         raise RunError(f"{folder.path / name} cannot be read (not a JSON object)")
     return body
-
-
-def recipe_of(folder: RunFolder) -> Json:
-    """The resolved recipe of a run as it stands, empty if there is none.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    file = folder.recipe_file
-    try:
-        return read_toml(file) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({type(error).__name__})") from error
-
-
-def events_of(folder: RunFolder) -> list[Json]:
-    """What happened in a run."""
-    return [event for event in folder.events() if isinstance(event, Mapping)]
 
 
 def part(body: Json, key: str) -> Json:
@@ -97,11 +79,26 @@ def as_rate(value: object) -> Rate | None:
     return Rate(happened, scored, unscored or 0, prompts if prompts <= scored else 0)
 
 
-def as_score(value: object) -> Score | None:
-    """A score as an evaluation wrote it; None for anything else, and for one without data."""
+def as_numbers(value: object) -> dict[str, float]:
+    """Finite numbers by name, without whatever is none."""
     body = value if isinstance(value, Mapping) else {}
-    found, low, high = (as_number(body.get(key)) for key in ("value", "low", "high"))
-    if found is None:
-        return None
-    counts = (as_count(body.get(key)) or 0 for key in ("count", "unscored"))
-    return Score(found, low, high, *counts)
+    found = {str(name): as_number(entry) for name, entry in body.items()}
+    return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def as_words(body: Json, key: str) -> dict[str, str]:
+    """Texts by name in a part of an object."""
+    return {str(name): str(text) for name, text in part(body, key).items()}
+
+
+def as_cost(value: object) -> Cost:
+    """The cost of a phase; what is not recorded of it counts nothing."""
+    names = {field.name for field in fields(Cost)}
+    known: dict[str, Any] = {n: v for n, v in as_numbers(value).items() if n in names}
+    return Cost(**known)
+
+
+def as_costs(value: object) -> dict[str, Cost]:
+    """Costs by phase."""
+    body = value if isinstance(value, Mapping) else {}
+    return {str(phase): as_cost(cost) for phase, cost in body.items()}

@@ -1,0 +1,100 @@
+"""`metrics.json` of an evaluation as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedrai.rates import Rate
+from fedrai.runs.costs import Cost
+from fedrai.runs.record.values import Json, as_costs, as_count, as_number, as_rate, as_words, part
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A figure that is no rate of answers, such as HHH's accuracy or MT-Bench's mean.
+
+    Attributes:
+        value: in its own unit.
+        low: lower end of its interval.
+        high: upper end.
+        count: what it is the mean of.
+        unscored: what is in none of these.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+    unscored: int
+
+    @classmethod
+    def from_json(cls, value: object) -> Score | None:
+        """A score as an evaluation wrote it; None for anything else, and for one without data."""
+        body = value if isinstance(value, Mapping) else {}
+        found, low, high = (as_number(body.get(key)) for key in ("value", "low", "high"))
+        if found is None:
+            return None
+        counts = (as_count(body.get(key)) or 0 for key in ("count", "unscored"))
+        return cls(found, low, high, *counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        number: the round after which it was made; 0: before the first.
+        rates: by name ("safe", "safe-legacy", "refused" ...).
+        loss: on held-out answers, in nats per token.
+        scores: by name ("hhh", "mt-bench" ...), those that were measured.
+        score_names: those that were asked for, with data or without.
+        both_sides: one figure for safety and over-refusal.
+        suites: what is declared of each, by name.
+        unavailable: why a suite could not be had, by its name.
+        costs: by phase.
+        figures: everything that was written but its costs, for tables of single suites.
+    """
+
+    number: int
+    rates: Mapping[str, Rate]
+    loss: float | None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    score_names: tuple[str, ...] = ()
+    both_sides: Score | None = None
+    suites: Mapping[str, Json] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, number: int, body: Json, models: int = 1) -> Evaluation:
+        """An evaluation.
+
+        Args:
+            number: the round after which it was made.
+            body: what `metrics.json` holds.
+            models: how many answered each prompt (local mode: one a client).
+        """
+        rates = {str(name): as_rate(value) for name, value in part(body, "rates").items()}
+        scores = {str(n): Score.from_json(value) for n, value in part(body, "scores").items()}
+        return cls(
+            number,
+            {n: _shared(rate, models) for n, rate in rates.items() if rate is not None},
+            as_number(body.get("held_out_loss")),
+            {name: score for name, score in scores.items() if score is not None},
+            tuple(n for n, value in part(body, "scores").items() if isinstance(value, Mapping)),
+            Score.from_json(body.get("both_sides")),
+            {str(name): part(part(body, "suites"), name) for name in part(body, "suites")},
+            as_words(body, "unavailable"),
+            as_costs(body.get("costs")),
+            {name: value for name, value in body.items() if name != "costs"},
+        )
+
+
+def _shared(rate: Rate, models: int) -> Rate:
+    """A rate over the answers of several models; earlier versions did not record its prompts."""
+    if models == 1 or rate.prompts or not rate.scored:
+        return rate
+    return replace(rate, prompts=max(1, rate.scored // models))

@@ -1,0 +1,152 @@
+"""`round.json` of a committed round as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from fedrai.rates import Rate
+from fedrai.runs.costs import Cost
+from fedrai.runs.record.values import (
+    Json,
+    as_costs,
+    as_count,
+    as_counts,
+    as_number,
+    as_numbers,
+    as_words,
+    part,
+    word,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a constitution's probe found: openings that are likelier than their counterparts."""
+
+    safe: Rate
+    useful: Rate
+
+    @classmethod
+    def from_json(cls, body: Json) -> Probe | None:
+        """Shares and how many openings they are of, as counts; None where one is missing."""
+        sides = []
+        for share, size in (("safe", "harmful"), ("useful", "harmless")):
+            value, count = as_number(body.get(share)), as_count(body.get(size))
+            if value is None or not count or not 0 <= value <= 1:
+                return None
+            sides.append(Rate(round(value * count), count))
+        return cls(*sides)
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What the constitution did in one round.
+
+    Attributes:
+        ran: whether the schedule had it run.
+        why: the schedule's reason.
+        steps: optimiser steps.
+        stopped: why training ended.
+        requests: red-team requests whose answers were to be revised.
+        kept: revisions that passed all checks.
+        reused: whether the revisions are those of an earlier round.
+        outcomes: how many requests ended how.
+        before: the probe before.
+        after: the probe after.
+        trace: looks of the probe during training: (step, safe, useful), shares from 0 to 1.
+        full_operations: estimate of what an epoch with fresh generation would have taken.
+    """
+
+    ran: bool
+    why: str
+    steps: int | None
+    stopped: str
+    requests: int | None
+    kept: int | None
+    reused: bool | None
+    outcomes: Mapping[str, int]
+    before: Probe | None
+    after: Probe | None
+    trace: tuple[tuple[int, float, float], ...]
+    full_operations: float | None
+
+    @classmethod
+    def from_json(cls, body: Json) -> Alignment:
+        """An alignment from its report."""
+        reused = body.get("reused")
+        return cls(
+            ran=bool(body.get("ran")),
+            why=word(body, "why"),
+            steps=as_count(body.get("steps")),
+            stopped=word(body, "stopped"),
+            requests=as_count(body.get("requests")),
+            kept=as_count(body.get("kept")),
+            reused=reused if isinstance(reused, bool) else None,
+            outcomes=as_counts(body.get("outcomes")),
+            before=Probe.from_json(part(body, "probe_before")),
+            after=Probe.from_json(part(body, "probe_after")),
+            trace=tuple(_looks(body.get("trace"))),
+            full_operations=as_number(body.get("full_operations")),
+        )
+
+
+def _looks(trace: object) -> Iterator[tuple[int, float, float]]:
+    for look in trace if isinstance(trace, list) else []:
+        if isinstance(look, Mapping):
+            step, safe, useful = (as_number(look.get(k)) for k in ("step", "safe", "useful"))
+            if step is not None and safe is not None and useful is not None:
+                yield int(step), safe, useful
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One committed round.
+
+    Attributes:
+        number: from 1.
+        loss_first: of clients' first steps, their weighted mean, in nats per token.
+        loss_last: of their last steps.
+        clients: the numbers that each client sent of itself, by name.
+        norms: of the clients' updates, by name.
+        aside: why clients were set aside, by name.
+        alignment: what the constitution did; None where the recipe has none.
+        costs: by phase.
+    """
+
+    number: int
+    loss_first: float | None
+    loss_last: float | None
+    clients: Mapping[str, Mapping[str, float]]
+    norms: Mapping[str, float]
+    aside: Mapping[str, str]
+    alignment: Alignment | None
+    costs: Mapping[str, Cost]
+
+    @classmethod
+    def from_json(cls, number: int, body: Json) -> Round:
+        """A round.
+
+        Args:
+            number: from 1.
+            body: what `round.json` holds.
+        """
+        clients = part(body, "clients")
+        sent = {str(name): as_numbers(numbers) for name, numbers in clients.items()}
+        return cls(
+            number,
+            as_number(body.get("loss_first")),
+            as_number(body.get("loss_last")),
+            sent,
+            _norms(body, sent),
+            as_words(body, "set_aside"),
+            Alignment.from_json(part(body, "constitution")) if "constitution" in body else None,
+            as_costs(body.get("costs")),
+        )
+
+
+def _norms(body: Json, sent: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Norms of updates as the server measured them; in earlier versions' runs as clients said."""
+    if isinstance(body.get("update_norms"), Mapping):
+        return as_numbers(body["update_norms"])
+    return {name: n["update-norm"] for name, n in sent.items() if "update-norm" in n}

@@ -1,0 +1,278 @@
+"""A run folder -> `Run`: `run.json`, `recipe.toml`, the filter, and every round and evaluation.
+
+Reads JSON and the resolved recipe; never an adapter, and no text of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrai.errors import RunError
+from fedrai.recipe.toml_files import read_toml
+from fedrai.runs.costs import Cost, Ledger
+from fedrai.runs.folder import RunFolder
+from fedrai.runs.record.evaluations import Evaluation
+from fedrai.runs.record.rounds import Alignment, Round
+from fedrai.runs.record.screening import Screening, screened
+from fedrai.runs.record.values import (
+    Json,
+    as_count,
+    as_counts,
+    as_number,
+    as_total,
+    json_of,
+    part,
+    word,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Constitution:
+    """What a run says of its constitution, and what its alignments took together.
+
+    Attributes:
+        schedule: when it runs.
+        hash: of its text and settings.
+        alignments: how many ran.
+        steps: of all of them.
+        full_operations: estimate for the full schedule over the same rounds: the mean of what the
+            alignments estimate for theirs, times the rounds; None where none has an estimate.
+        saving: share of the full schedule's operations that was saved; below 0 where it took more.
+    """
+
+    schedule: str
+    hash: str
+    alignments: int
+    steps: int
+    full_operations: float | None
+    saving: float | None
+
+    @classmethod
+    def of(cls, known: Json, reports: Sequence[Alignment], operations: float) -> Constitution:
+        """Add up the alignments of all rounds.
+
+        Args:
+            known: what `run.json` says of the constitution.
+            reports: of the rounds, those in which the schedule had none run among them.
+            operations: what all of it took, probes included.
+        """
+        ran = [report for report in reports if report.ran]
+        each = [report.full_operations for report in ran if report.full_operations]
+        full = len(reports) * sum(each) / len(each) if each else None
+        return cls(
+            word(known, "schedule"),
+            word(known, "hash"),
+            len(ran),
+            sum(report.steps or 0 for report in ran),
+            full,
+            1 - operations / full if full else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run.
+
+    Attributes:
+        path: its folder.
+        name: of its recipe.
+        recipe_hash: of its recipe.
+        engine: that reaches its clients: "local" or "flower".
+        label: what it is called; a report has no two alike.
+        mode: "federated", "centralised" or "local".
+        share: part of its clients' rows that is harmful, as the recipe asks for.
+        finished: whether it went to its end.
+        plain: whether it is federated averaging with neither filter nor constitution.
+        model: name of the base model.
+        start: adapter that training starts from; empty: a fresh one.
+        seed: of the recipe.
+        rows: rows of all clients that were trained on.
+        harmful_rows: those of them from a harmful source.
+        client_rows: those that were trained on, by client; empty where clients are other machines.
+        bad_rows: rows that could not be used.
+        bad_row_problems: the commonest reasons why, with their rows.
+        unread_columns: columns that nothing reads, with their rows.
+        held_out_bad_rows: of the rows of the held-out loss.
+        clients: how many.
+        planned: rounds that the recipe asks for.
+        evaluations: by round.
+        rounds: those that were committed.
+        screening: what the filter did.
+        constitution: None where the recipe has none.
+        costs: by phase.
+        provenance: what the result comes from: hashes, versions, machine.
+    """
+
+    path: Path
+    name: str
+    recipe_hash: str
+    engine: str
+    label: str
+    mode: str
+    share: float | None
+    finished: bool
+    plain: bool
+    model: str
+    start: str
+    seed: int | None
+    rows: int | None
+    harmful_rows: int | None
+    client_rows: Mapping[str, int]
+    bad_rows: int | None
+    bad_row_problems: Mapping[str, int]
+    unread_columns: Mapping[str, int]
+    held_out_bad_rows: int
+    clients: int | None
+    planned: int | None
+    evaluations: tuple[Evaluation, ...]
+    rounds: tuple[Round, ...]
+    screening: Screening
+    constitution: Constitution | None
+    costs: Mapping[str, Cost]
+    provenance: Mapping[str, str]
+
+    @property
+    def arm(self) -> str:
+        """Name of its folder, which is that of its arm."""
+        return self.path.resolve().name
+
+    @property
+    def work(self) -> Cost:
+        """What the run took without its evaluations."""
+        parts = (cost for phase, cost in self.costs.items() if phase != "evaluation")
+        return sum(parts, Cost())
+
+    @property
+    def before(self) -> Evaluation | None:
+        """The evaluation of what the run started from."""
+        return next((e for e in self.evaluations if e.number == 0), None)
+
+    @property
+    def after(self) -> Evaluation | None:
+        """The last evaluation after a round."""
+        return next((e for e in reversed(self.evaluations) if e.number > 0), None)
+
+
+def read(folder: RunFolder, label: str = "") -> Run:
+    """One run.
+
+    Args:
+        folder: its folder.
+        label: what it is called; empty: the folder's name.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    info = folder.info
+    settings = recipe_of(folder)
+    federation = part(settings, "federation")
+    mode = str(federation.get("mode", "federated"))
+    rows = part(info, "rows")
+    rounds = tuple(
+        Round.from_json(n, json_of(folder, f"rounds/{n:04d}/round.json")) for n in folder.rounds()
+    )
+    models = max(1, len(rows)) if mode == "local" else 1
+    evaluations = tuple(
+        Evaluation.from_json(
+            n, json_of(folder, f"evaluations/{n:04d}/metrics.json"), models if n else 1
+        )
+        for n in folder.evaluations()
+    )
+    screening = screened(folder, info, settings, rounds)
+    costs = _costs(rounds, evaluations, screening)
+    return Run(
+        path=folder.path,
+        name=word(info, "name"),
+        recipe_hash=word(info, "recipe_hash"),
+        engine=word(info, "engine"),
+        label=label or folder.path.resolve().name,
+        mode=mode,
+        share=as_number(part(part(settings, "data"), "harm").get("share")),
+        finished=folder.is_finished(),
+        plain=_plain(info, settings, screening),
+        model=word(info, "model"),
+        start=word(info, "start"),
+        seed=as_count(settings.get("seed")),
+        rows=as_total(info.get("rows")),
+        harmful_rows=as_total(info.get("harmful_rows")),
+        client_rows=as_counts(info.get("rows")),
+        bad_rows=as_count(info.get("bad_row_count")),
+        bad_row_problems=as_counts(info.get("bad_row_problems")),
+        unread_columns=as_counts(info.get("unread_columns")),
+        held_out_bad_rows=as_count(info.get("held_out_bad_rows")) or 0,
+        clients=len(rows) or None,
+        planned=as_count(federation.get("rounds")),
+        evaluations=evaluations,
+        rounds=rounds,
+        screening=screening,
+        constitution=_constitution(info, rounds, costs),
+        costs=costs,
+        provenance=_provenance(info, settings),
+    )
+
+
+def recipe_of(folder: RunFolder) -> Json:
+    """The resolved recipe of a run as it stands, empty if there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    file = folder.recipe_file
+    try:
+        return read_toml(file) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({type(error).__name__})") from error
+
+
+def _plain(info: Json, settings: Json, screening: Screening) -> bool:
+    algorithm = part(settings, "aggregation").get("algorithm", "fedavg")
+    mode = part(settings, "federation").get("mode", "federated")
+    neither = screening.mode == "off" and not info.get("constitution")
+    return bool(neither and algorithm == "fedavg" and mode == "federated")
+
+
+def _constitution(
+    info: Json, rounds: Sequence[Round], costs: Mapping[str, Cost]
+) -> Constitution | None:
+    known = part(info, "constitution")
+    if not known:
+        return None
+    reports = [one.alignment for one in rounds if one.alignment is not None]
+    return Constitution.of(known, reports, costs.get("constitution", Cost()).operations)
+
+
+def _costs(
+    rounds: Sequence[Round], evaluations: Sequence[Evaluation], screening: Screening
+) -> dict[str, Cost]:
+    ledger = Ledger()
+    for costs in [*(one.costs for one in rounds), *(one.costs for one in evaluations)]:
+        for phase, cost in costs.items():
+            ledger.add(phase, cost)
+    if screening.cost is not None:
+        ledger.add("filter", screening.cost)
+    return ledger.phases
+
+
+def _provenance(info: Json, settings: Json) -> dict[str, str]:
+    sampled = part(settings, "federation").get("clients_per_round")
+    described = {
+        "recipe": info.get("name"),
+        "recipe hash": info.get("recipe_hash"),
+        "seed": settings.get("seed"),
+        "begun": info.get("created"),
+        "model": info.get("model"),
+        "model fingerprint": info.get("model_fingerprint"),
+        "starts from": "a fresh adapter" if info.get("start") == "" else info.get("start"),
+        "data fingerprint": info.get("data_fingerprint"),
+        "questions fingerprint": info.get("questions_fingerprint"),
+        "constitution hash": part(info, "constitution").get("hash", "no constitution"),
+        "aggregation": part(settings, "aggregation").get("algorithm"),
+        "clients per round": sampled,
+        "machine": info.get("machine"),
+        "device": info.get("device"),
+        "number format": info.get("dtype"),
+        **{f"version of {name}": found for name, found in part(info, "versions").items()},
+    }
+    return {name: str(value) for name, value in described.items() if value not in (None, "")}

@@ -1,0 +1,125 @@
+"""`filter.json` and the clients' own ledgers as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedrai.runs.costs import Cost
+from fedrai.runs.folder import RunFolder
+from fedrai.runs.record.rounds import Round
+from fedrai.runs.record.values import (
+    Json,
+    as_cost,
+    as_count,
+    as_counts,
+    as_number,
+    json_of,
+    part,
+    word,
+)
+
+FILTER = "filter.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Counts of a filter's ledger.
+
+    Attributes:
+        rows: that it judged.
+        unsafe: found unsafe; `categories` adds up to it where the guard names one for each.
+        dropped: left out of training.
+        replaced: given a refusal for an answer.
+        unscored: without a verdict.
+        categories: unsafe rows by hazard.
+    """
+
+    rows: int
+    unsafe: int
+    dropped: int
+    replaced: int
+    unscored: int
+    categories: Mapping[str, int]
+
+    @classmethod
+    def from_json(cls, body: Json) -> Removed:
+        """The counts of a ledger."""
+        rows, unsafe, dropped, replaced = (
+            as_count(body.get(key)) or 0 for key in ("rows", "unsafe", "dropped", "replaced")
+        )
+        unscored = sum(as_counts(body.get("unscored")).values())
+        return cls(rows, unsafe, dropped, replaced, unscored, as_counts(body.get("categories")))
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """What the safety filter did.
+
+    Attributes:
+        mode: "off", "drop", "replace" ...
+        guard: which.
+        threshold: at which a row counts as unsafe.
+        skipped: why there was none though the recipe asks for it; empty: there was.
+        total: over all clients.
+        clients: by name.
+        reported: whether the counts are those that clients sent, perhaps with noise.
+        confusion: harmful and benign rows in and out, where the data says which are which.
+        cost: of judging the rows; None where nothing was judged here.
+        written: `filter.json`; None where there is none.
+    """
+
+    mode: str
+    guard: str | None
+    threshold: float | None
+    skipped: str
+    total: Removed | None
+    clients: Mapping[str, Removed]
+    reported: bool
+    confusion: Mapping[str, int]
+    cost: Cost | None
+    written: Json | None
+
+
+def screened(folder: RunFolder, info: Json, settings: Json, rounds: Sequence[Round]) -> Screening:
+    """What ledgers say; where only clients have them, what they sent with their last update."""
+    written = json_of(folder, FILTER) if (folder.path / FILTER).is_file() else None
+    total = part(written or {}, "total")
+    suffix = f".{FILTER}"
+    clients = {
+        file.name.removesuffix(suffix): Removed.from_json(json_of(folder, f"clients/{file.name}"))
+        for file in sorted((folder.path / "clients").glob(f"*{suffix}"))
+    }
+    reported = {} if clients else _reported(rounds)
+    mode = info.get("filter", part(settings, "filter").get("mode", "off"))
+    return Screening(
+        mode=str(mode),
+        guard=word(total, "guard") or None,
+        threshold=as_number(total.get("threshold")),
+        skipped=word(info, "filter_skipped"),
+        total=Removed.from_json(total) if total else None,
+        clients=clients or reported,
+        reported=bool(reported),
+        confusion=as_counts(total.get("confusion")),
+        cost=None if written is None else as_cost(written.get("cost")),
+        written=written,
+    )
+
+
+def _reported(rounds: Sequence[Round]) -> dict[str, Removed]:
+    found = {
+        name: _sent_counts(numbers)
+        for one in rounds
+        for name, numbers in one.clients.items()
+        if "filter-rows" in numbers
+    }
+    return dict(sorted(found.items()))
+
+
+def _sent_counts(numbers: Mapping[str, float]) -> Removed:
+    def under(prefix: str) -> dict[str, Any]:
+        return {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
+
+    parts = {"unscored": under("filter-unscored-"), "categories": under("filter-category-")}
+    return Removed.from_json({**under("filter-"), **parts})
