@@ -16,7 +16,14 @@ import fedrai
 from driver import fill_cache, write_recipe
 from fedrai import plugins
 from fedrai.deployment.offer import check_offer, make_offer, read_offer
-from fedrai.errors import DependencyError, FederationError, GuardError, RecipeError
+from fedrai.errors import (
+    DependencyError,
+    EvaluationError,
+    FederationError,
+    GuardError,
+    RecipeError,
+)
+from fedrai.evaluation.suites import load as load_suite
 from fedrai.federation import aggregation
 from fedrai.federation.client import Refused
 from fedrai.federation.protocol import Reason
@@ -173,6 +180,43 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     check_offer(offer, Node.model_validate(own))
 
 
+# --- suites ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suites(install: Install) -> Path:
+    entry = "acme-polite = acme_suites:polite"
+    site = install("acme_suites", example("acme_suites.py"), "fedrai.suites", entry)
+    rows = [{"prompt": f"please {n}?", "label": "safe"} for n in range(3)]
+    (site / "polite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return site
+
+
+def test_a_suite_is_asked_by_a_run(suites: Path, home: Path) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "evaluation.suites": ["acme-polite"],
+               "evaluation.limit": 2}  # fmt: skip
+    made = fedrai.run("tiny.toml", "made", changes=changes)
+    rows = [row for row in made.figures if row["measure"] == "acme-polite-refused"]
+    assert [row["scored"] + row["unscored"] for row in rows] == [2, 2]
+    info = json.loads((home / "made/run.json").read_text())
+    assert info["versions"]["plug-in acme-polite"] == "acme 1.0"
+    known = json.loads((home / "made/evaluations/0001/metrics.json").read_text())["suites"]
+    assert (known["acme-polite"]["origin"], known["acme-polite"]["whole"]) == ("acme 1.0", 3)
+
+
+def test_no_such_suite_lists_what_is_installed(suites: Path) -> None:
+    with pytest.raises(EvaluationError, match="no suite acme-polit") as error:
+        load_suite("acme-polit")
+    assert "did you mean acme-polite?" in error.value.hint
+    assert "installed plug-ins: acme-polite" in error.value.hint
+
+
+def test_what_gives_no_file_is_no_suite(install: Install) -> None:
+    install("acme_air", "def make(): return 'no/file'", "fedrai.suites", "air = acme_air:make")
+    with pytest.raises(EvaluationError, match=r"'air' of acme 1\.0 gives no suite"):
+        load_suite("air")
+
+
 # --- aggregation ----------------------------------------------------------------------------------
 
 
@@ -185,6 +229,20 @@ def test_a_rule_runs_and_its_settings_count(rules: Path, home: Path) -> None:
     plain, held = (read_adapter(home / n / "rounds/0001/adapter") for n in ("plain", "held"))
     assert max(float(part.abs().max()) for part in plain.values()) > 0.01
     assert all(torch.equal(held[name], plain[name].clamp(-0.01, 0.01)) for name in plain)
+    info = json.loads((home / "held/run.json").read_text())
+    assert info["versions"]["plug-in acme-clipped"] == "acme 1.0"
+
+
+def test_a_run_is_read_where_its_plug_in_is_not_installed(
+    rules: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "aggregation.algorithm": "acme-clipped"}
+    made = fedrai.run("tiny.toml", "made", changes=changes)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(rules)])
+    assert plugins.names("fedrai.aggregation") == []
+    assert fedrai.read_run("made") == made
+    with pytest.raises(RecipeError, match="no algorithm 'acme-clipped'"):
+        fedrai.resume("made")
 
 
 def test_a_rule_is_kept_by_the_recipe_and_by_overrides(rules: Path, home: Path) -> None:
