@@ -61,13 +61,15 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 
-def __getattr__(name: str) -> object:
-    """One of the names above, from the module that holds it (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(_ELSEWHERE.get(name, "fedrai.api")), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        """One of the names above, from the module that holds it (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(_ELSEWHERE.get(name, "fedrai.api")), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:
