@@ -15,6 +15,7 @@ import pytest
 import fedrai
 from driver import fill_cache, write_recipe
 from fedrai.errors import DataError, EvaluationError, RecipeError, RunError
+from fedrai.federation.run import preparation
 
 NAMES = [
     "Alignment", "Comparison", "FedRAIError", "Judged", "Recipe", "Run", "Scan", "__version__",
@@ -142,6 +143,7 @@ def test_a_run_is_made_read_and_printed_by_nobody(
     read = fedrai.read_run("made")
     assert read == done
     assert (read.name, read.finished, read.path) == ("tiny", True, Path("made"))
+    assert (read.training_rows, read.bad_rows, read.filter_skipped) == (24, 0, "")
     assert flat(read.figures)
     assert {row["round"] for row in read.figures} == {0, 1}
     assert read.rounds == [
@@ -176,6 +178,17 @@ def test_a_run_in_a_thread(home: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(fedrai.run, "tiny.toml", "thread", changes=LEAN).result()
     assert made.finished
+
+
+def test_a_quiet_resume_still_warns_of_other_versions(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fedrai.run("tiny.toml", "older", changes=LEAN)
+    events = home / "older/events.jsonl"
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))  # not finished
+    monkeypatch.setattr(preparation, "version", lambda name: "0.0.1")
+    with pytest.warns(UserWarning, match=r"versions changed since the run began: .*torch"):
+        fedrai.resume("older")
 
 
 def test_a_folder_that_is_no_run_or_is_taken(home: Path, done: fedrai.Run) -> None:

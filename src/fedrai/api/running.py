@@ -43,6 +43,10 @@ class Run:
         model: the base model.
         seed: of the recipe.
         finished: whether all rounds are done.
+        training_rows: rows of all clients; None: not told.
+        bad_rows: rows that could not be used; they are in no other figure.
+        filter_skipped: why there was no safety filter although the recipe asks for one; empty:
+            there was one, or none was asked for.
         figures: one row an evaluated round and measure: round, measure, value, low, high (95 %
             interval), scored, unscored. Round 0 is the model before training.
         rounds: one row a round: round, loss_first, loss_last, updates, set_aside, aligned.
@@ -58,6 +62,9 @@ class Run:
     model: str
     seed: int | None
     finished: bool
+    training_rows: int | None
+    bad_rows: int | None
+    filter_skipped: str
     figures: list[Row] = field(repr=False)
     rounds: list[Row] = field(repr=False)
     updates: list[Row] = field(repr=False)
@@ -127,6 +134,9 @@ def read_run(path: Place) -> Run:
         model=found.model,
         seed=found.seed,
         finished=found.finished,
+        training_rows=found.rows,
+        bad_rows=found.bad_rows,
+        filter_skipped=found.screening.skipped,
         figures=flat.figures(found),
         rounds=flat.rounds(found),
         updates=flat.updates(found),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -155,9 +156,15 @@ def resume(
             raise AssetError(error.message, hint=hint) from error
         folder.mend()  # before the first new event, which must not join a line that was cut
         now = resuming.info_of(folder, prepared)
-        if (changed := resuming.check_same(folder, now)) and progress:
-            print(f"note: versions changed since the run began: {', '.join(changed)};"
-                  " the result may differ in the last bits", file=sys.stderr)  # fmt: skip
+        if changed := resuming.check_same(folder, now):
+            note = (
+                f"versions changed since the run began: {', '.join(changed)};"
+                " the result may differ in the last bits"
+            )
+            if progress:
+                print(f"note: {note}", file=sys.stderr)
+            else:
+                warnings.warn(note, stacklevel=2)
         moved.keep(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
         _go_on(prepared, folder, engine, progress)
