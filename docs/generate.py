@@ -20,6 +20,7 @@ from fedrai.recipe.sections import (
     GUARD_KINDS,
     AlignRecipe,
     GuardTraining,
+    InstalledRule,
     Node,
     Recipe,
     sections,
@@ -57,6 +58,7 @@ def recipe_reference() -> str:
     for model in dict.fromkeys(ALGORITHMS.values()):
         names = ", ".join(f"`{n}`" for n, m in ALGORITHMS.items() if m is model)
         parts += _section(names, model, level=3)
+    parts += _section("a name that an installed package offers", InstalledRule, level=3)
     parts.append("## `[guards.NAME]`\n\n`kind` decides which other keys there are.\n")
     for name, model in GUARD_KINDS.items():
         parts += _section(f"`{name}`", model, level=3)

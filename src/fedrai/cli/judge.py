@@ -105,14 +105,14 @@ def _check_options(name: str, options: Mapping[str, str]) -> None:
 def _label_verdicts(
     name: str, rows: Sequence[Labelled], options: Mapping[str, str]
 ) -> list[Judged]:
-    from fedrai.evaluation.agreement import JUDGES, judged
+    from fedrai.evaluation.agreement import JUDGES, beside, judged
 
     if name in JUDGES:
         return judged(rows, JUDGES[name])
     from fedrai.cli.work.judge import endpoint, rubric_verdicts
 
     url, model, key_env = (options[f"judge_{key}"] for key in ("url", "model", "key_env"))
-    return rubric_verdicts(rows, endpoint(url, model, key_env))
+    return beside(rows, *rubric_verdicts(rows, endpoint(url, model, key_env)))
 
 
 def _label_eval(name: str, rows: Sequence[Judged], as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ParamSpec, TypeVar
@@ -45,8 +46,14 @@ class Stop:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within the block, Ctrl-C and SIGTERM ask for a stop; the work has to look for it."""
+    """Within the block, Ctrl-C and SIGTERM ask for a stop; the work has to look for it.
+
+    Python lets only the main thread handle signals; in any other nothing asks for a stop.
+    """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop

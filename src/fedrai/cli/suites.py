@@ -22,7 +22,9 @@ def suites() -> None:
 @JSON
 def suites_list(as_json: bool) -> None:
     """List the declared suites and where each can be had."""
+    from fedrai import plugins
     from fedrai.evaluation.suites import GROUPS, known
+    from fedrai.evaluation.suites.loading import SUITES
 
     found = {name: {**entry.to_json(), "here": _here(entry)} for name, entry in known().items()}
     if as_json:
@@ -39,6 +41,8 @@ def suites_list(as_json: bool) -> None:
     print_table(columns, rows, words=6)
     for group, names in GROUPS.items():
         click.echo(f"{group} stands for {' and '.join(names)}")
+    for name in plugins.names(SUITES):
+        click.echo(f"{name}: of the installed package {plugins.package(SUITES, name)}")
     click.echo("from a file of yours: NAME=PATH; a suite of your own: the path of a JSONL")
 
 

@@ -130,6 +130,15 @@ def load(
     ]
 
 
+def of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Labelled]:
+    """Labelled answers that are in memory; rows whose label is empty are left out.
+
+    Raises:
+        EvaluationError: a row has other columns than those of `FORMATS`, or no such label.
+    """
+    return list(_labelled("rows", Path("rows"), rows))
+
+
 def _named(file: str) -> tuple[str, Path]:
     if file in assets.CATALOGUE and not Path(file).exists():
         return file, assets.fetch(file)

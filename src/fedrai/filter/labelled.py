@@ -172,7 +172,9 @@ def labelled(rows: Rows) -> tuple[Row, ...]:
     return found
 
 
-def open_guard(spec: str, calibration: Path | None = None, part: Part = "pair") -> Guard:
+def open_guard(
+    spec: str, calibration: Path | None = None, part: Part = "pair", *, progress: bool = True
+) -> Guard:
     """The guard of a name, folder or file, with a calibration around it if there is one.
 
     Raises:
@@ -181,7 +183,7 @@ def open_guard(spec: str, calibration: Path | None = None, part: Part = "pair") 
     from fedrai.guards.loading import load
 
     file = read_calibration(calibration, part) if calibration is not None else None
-    guard = load(spec, progress=assets.RichProgress())
+    guard = load(spec, progress=assets.RichProgress() if progress else None)
     return Calibrated(guard, file) if file is not None else guard
 
 

@@ -12,13 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, recipe
+from fedrai import assets, plugins, recipe
 from fedrai.data import embedded
 from fedrai.errors import GuardError
 from fedrai.guards.base import Guard
-from fedrai.recipe.safety import Cascading, Classifier, Either, Endpoint, Generative, Rules
+from fedrai.recipe.safety import (
+    Cascading,
+    Classifier,
+    Either,
+    Endpoint,
+    Generative,
+    InstalledGuard,
+    Rules,
+)
 from fedrai.recipe.sections import EMBEDDED, GuardTable
 
+PLUGINS: plugins.Group = "fedrai.guards"
 FOLDER = embedded.HERE / "guard"
 FILE = re.compile(r"(?P<file>.+\.toml)(?::(?P<name>.+))?", re.DOTALL)
 Tables = Mapping[str, GuardTable]
@@ -44,12 +53,14 @@ class Entry:
 
 
 def known() -> list[Entry]:
-    """The embedded guard, then every hub guard whose format is known, each once."""
+    """The embedded guard, those of installed packages, hub guards whose format is known."""
     from fedrai.guards.kinds.formats import FORMATS
 
     own = Entry(EMBEDDED, "trained", "MiniLM, LoRA and a head; requests and answers",
                 "Apache-2.0", (FOLDER / "guard.json").is_file())  # fmt: skip
     found = {EMBEDDED: own}
+    for name in plugins.names(PLUGINS):
+        found.setdefault(name, Entry(name, "plug-in", plugins.package(PLUGINS, name), "", True))
     for entry in FORMATS.values():
         what = f"format {entry.name}" + ("; asks for consent" if entry.gated else "")
         for model in entry.models:
@@ -69,8 +80,8 @@ def load(
     Args:
         spec: `embedded`; a name in `tables`; a folder that `fedrai guard train` made; a TOML file
             with `[guards.NAME]` tables (`file.toml` for its last one, which may name those before
-            it; `file.toml:NAME` for another); or a model of the hub or on disk whose format is
-            known.
+            it; `file.toml:NAME` for another); a model of the hub or on disk whose format is
+            known; or a name that an installed package offers.
         tables: guards of the recipe.
         device: for the embedded guard, folders and models named directly.
         progress: shows downloads.
@@ -144,9 +155,11 @@ def _of_model(spec: str, places: _Places) -> Guard:
 
     try:
         format_for(spec)
-    except OtherOwnerError:
-        raise
     except GuardError as error:
+        if spec in plugins.names(PLUGINS):
+            return _of_plugin(spec, {})
+        if isinstance(error, OtherOwnerError):
+            raise
         names = [*places.tables, *(entry.name for entry in known())]
         near = difflib.get_close_matches(spec, names, n=1)
         raise GuardError(
@@ -154,11 +167,32 @@ def _of_model(spec: str, places: _Places) -> Guard:
             " file, and no model whose format is known"
             + (f" (did you mean {near[0]}?)" if near else ""),
             hint="fedrai guard list; other models need a [guards.NAME] table with kind and model"
-            f" (formats: {', '.join(FORMATS)})",
+            f" (formats: {', '.join(FORMATS)}); {plugins.listed(PLUGINS)}",
         ) from error
     from fedrai.guards.kinds import generative
 
     return generative.load(spec, device=places.device, progress=places.progress)
+
+
+def _of_plugin(name: str, settings: Mapping[str, Any]) -> Guard:
+    """The guard of an installed package.
+
+    Raises:
+        DependencyError: it is not there, or its package cannot be used.
+        GuardError: what it gives is no guard.
+    """
+    guard = plugins.make(PLUGINS, name, **settings)
+    thresholds = getattr(guard, "thresholds", None) or {}
+    texts = [getattr(guard, part, None) for part in ("name", "revision")]
+    named = all(isinstance(text, str) and text for text in texts)
+    if not (named and {"strict", "loose"} <= set(thresholds) and callable(guard.judge)):
+        raise GuardError(
+            f"the plug-in {name!r} of {plugins.package(PLUGINS, name)} gives no guard: it needs"
+            " name, revision, thresholds (strict and loose) and judge",
+            hint="see docs/extending.md",
+        )
+    made: Guard = guard
+    return made
 
 
 def _of_table(name: str, places: _Places) -> Guard:
@@ -167,6 +201,8 @@ def _of_table(name: str, places: _Places) -> Guard:
         return _of_guards(name, table, places)
     if isinstance(table, Rules):
         return _rules(name, table)
+    if isinstance(table, InstalledGuard):
+        return _of_plugin(table.plugin, table.settings)
     if isinstance(table, Endpoint):
         from fedrai.guards.kinds.remote import RemoteGuard
 

@@ -162,6 +162,37 @@ def read_all(
     return Rows(tuple(good), tuple(bad))
 
 
+def from_memory(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    columns: RowColumns = RowColumns(),
+    labels: Labels | None = None,
+    name: str = "rows",
+) -> Rows:
+    """Rows that are in memory, read as those of a file are.
+
+    Args:
+        rows: their columns by name.
+        columns: names of the columns.
+        labels: how to tell whether a row is unsafe; None: rows have no label.
+        name: of the dataset; a row is named by it and its number, from 1.
+
+    Raises:
+        DataError: there is no row that can be read.
+    """
+    good: list[Row] = []
+    bad: list[BadRow] = []
+    for number, raw in enumerate(rows, 1):
+        origin = f"{name}, row {number}"
+        try:
+            good.append(_row(raw, origin, name, columns, labels or Labels(), ()))
+        except ValueError as error:
+            bad.append(BadRow(origin, str(error)))
+    if not good:
+        raise _nothing(name, bad)
+    return Rows(tuple(good), tuple(bad))
+
+
 def name_of(spec: str) -> str:
     """Short name of a dataset: a file's own name, else the spec without its scheme."""
     if data.is_local(spec):

@@ -2,6 +2,7 @@
 
 from fedrai.recipe.loading import (
     arm,
+    build,
     load,
     load_alignment,
     load_guards,
@@ -18,6 +19,7 @@ from fedrai.recipe.sections import Recipe
 __all__ = [
     "Recipe",
     "arm",
+    "build",
     "load",
     "load_alignment",
     "load_guards",

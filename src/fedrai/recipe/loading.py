@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,18 +36,33 @@ ALGORITHM = "aggregation.algorithm"
 M = TypeVar("M", bound=BaseModel)
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(
+    path: Path, overrides: Sequence[str] = (), changes: Sequence[tuple[str, Any]] = ()
+) -> Recipe:
     """Read, override and validate a recipe file.
 
     Args:
         path: a TOML file, or the name of a shipped recipe ("quickstart").
         overrides: `section.key=value` strings; values are TOML, bare words are strings.
+        changes: keys with their values, which win over both.
 
     Raises:
         RecipeError: not found, not TOML, an unknown key, or a value that is not allowed.
     """
     file = find(path)
-    return validate(_table(file, overrides), str(file), overrides)
+    return build(_table(file, overrides), changes, str(file), overrides)
+
+
+def build(
+    table: Mapping[str, Any],
+    changes: Sequence[tuple[str, Any]],
+    where: str = "the recipe",
+    overrides: Sequence[str] = (),
+) -> Recipe:
+    """A recipe of tables with some keys set anew; see `validate`."""
+    changed = deepcopy(dict(table))
+    _override(changed, changes)
+    return validate(changed, where, overrides)
 
 
 def load_training(file: Path, overrides: Sequence[str] = ()) -> GuardTraining:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
+from fedrai import plugins
 from fedrai.recipe import robust
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.base import Section
@@ -17,6 +18,8 @@ from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source, as_before
 from fedrai.recipe.tracking import Tracking
+
+PLUGINS: plugins.Group = "fedrai.aggregation"
 
 
 class Model(Section):
@@ -221,8 +224,33 @@ class Robust(Section):
     """Multi-Krum: updates that are averaged; n - f at most, and fewer than n."""
 
 
+class InstalledRule(Section):
+    """A rule of an installed package."""
+
+    algorithm: str
+    """Its name among the package's entry points `fedrai.aggregation`; see docs/extending.md."""
+    settings: dict[str, Any] = {}
+    """What it is called with."""
+
+
+_BuiltIn = Annotated[FedAvg | FedProx | FedAvgM | FedOpt | Robust, Field(discriminator="algorithm")]
+_BUILT_IN: TypeAdapter[Section] = TypeAdapter(_BuiltIn)
+
+
+def _rule(value: Any) -> Section:
+    """The section of a rule: of those here, else of an installed package with its name."""
+    name = value.get("algorithm") if isinstance(value, Mapping) else None
+    if isinstance(value, InstalledRule):
+        return value
+    if isinstance(name, str) and name not in ALGORITHMS and name in plugins.names(PLUGINS):
+        return InstalledRule.model_validate(value)
+    return _BUILT_IN.validate_python(value)
+
+
 Aggregation = Annotated[
-    FedAvg | FedProx | FedAvgM | FedOpt | Robust, Field(discriminator="algorithm")
+    FedAvg | FedProx | FedAvgM | FedOpt | Robust | InstalledRule,
+    PlainValidator(_rule),
+    PlainSerializer(lambda rule: rule.model_dump()),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import Field, field_validator, model_validator
 
@@ -161,14 +161,26 @@ class Either(Section):
     """Their names."""
 
 
+class InstalledGuard(Section):
+    """A guard of an installed package."""
+
+    kind: Literal["plugin"]
+    """See docs/extending.md; without settings, its name alone will do where a guard is named."""
+    plugin: str
+    """Its name among the package's entry points `fedrai.guards`."""
+    settings: dict[str, Any] = {}
+    """What it is called with."""
+
+
 GuardTable = Annotated[
-    Generative | Classifier | Endpoint | Rules | Cascading | Either, Field(discriminator="kind")
+    Generative | Classifier | Endpoint | Rules | Cascading | Either | InstalledGuard,
+    Field(discriminator="kind"),
 ]
 """A guard in `[guards.NAME]`; `kind` decides which other keys there are."""
 
 GUARD_KINDS: Mapping[str, type[Section]] = {
     get_args(get_type_hints(model)["kind"])[0]: model
-    for model in (Generative, Classifier, Endpoint, Rules, Cascading, Either)
+    for model in (Generative, Classifier, Endpoint, Rules, Cascading, Either, InstalledGuard)
 }
 """Kinds of guards by name, with the section that holds their settings."""
 

@@ -5,6 +5,7 @@ Everything goes to stderr, so that stdout stays for results. Shows names, counts
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -47,6 +48,7 @@ class Display:
         done_steps: of those, steps that a resumed run has behind it.
         stream: where to write.
         clock: seconds that only grow.
+        quiet: show nothing.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class Display:
         done_steps: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        quiet: bool = False,
     ) -> None:
-        self.console = Console(file=stream or sys.stderr, highlight=False)
+        file = io.StringIO() if quiet else stream or sys.stderr
+        self.console = Console(file=file, highlight=False, quiet=quiet)
         self.live = self.console.is_terminal
         self._progress = ProgressLines(self._line, clock)
         self._open = ExitStack()

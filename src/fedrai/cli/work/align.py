@@ -132,6 +132,8 @@ def prepare(
     settings: AlignRecipe,
     kept_out: Mapping[str, str] | None = None,
     named: AlignRecipe | None = None,
+    *,
+    progress: bool = True,
 ) -> Job:
     """Load and check everything, without writing anything.
 
@@ -139,6 +141,7 @@ def prepare(
         settings: the recipe.
         kept_out: of an alignment that was begun; None: the suites that are here now.
         named: the recipe with the names that its files had then; None: as they have now.
+        progress: show downloads.
 
     Raises:
         RecipeError: `[adapter]` does not fit the adapter to start from.
@@ -147,7 +150,13 @@ def prepare(
     """
     whole, named = settings.as_run(), named or settings
     alignment = preparation.alignment_of(whole, named.as_run())
-    chosen = target(settings.model.base, like=whole, base=settings.adapter_base)
+    shown = assets.RichProgress() if progress else None
+    chosen = target(
+        settings.model.base,
+        like=whole,
+        base=settings.adapter_base,
+        load=lambda part, _shown, *more: preparation.load_model(part, shown, *more),
+    )
     _check_adapter(settings, chosen)
     whole = whole.model_copy(
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}
@@ -158,7 +167,10 @@ def prepare(
         whole, chosen.model, {}, {}, (), questions, Screening(), alignment, kept_out=kept
     )
     tools = aligning.tools_for(
-        prepared, lambda _kind, **_fields: None, chosen.adapter, assets.RichProgress()
+        prepared,
+        lambda _kind, **_fields: None,
+        chosen.adapter,
+        shown,
     )
     fresh = chosen.model.fresh_adapter(seed_for(settings.seed, "adapter"))
     return Job(settings, chosen, chosen.adapter or fresh, prepared, tools, named)
@@ -175,13 +187,20 @@ def _check_adapter(settings: AlignRecipe, chosen: Target) -> None:
             )
 
 
-def align(settings: AlignRecipe, out: Path, places: Mapping[str, str] | None = None) -> Path:
+def align(
+    settings: AlignRecipe,
+    out: Path,
+    places: Mapping[str, str] | None = None,
+    *,
+    progress: bool = True,
+) -> Path:
     """Align a model into a folder, or go on with the same alignment there.
 
     Args:
         settings: the recipe, as it was begun.
         out: the folder.
         places: where files that it names lie now, by where they lay; see `federation.run.moved`.
+        progress: show how it goes on.
 
     Raises:
         RunError: the folder holds something else, or another process works on it.
@@ -197,7 +216,7 @@ def align(settings: AlignRecipe, out: Path, places: Mapping[str, str] | None = N
     moved.check(run, settings, places or {})
     here = moved.alignment_of(run, places) if begun else settings
     kept = run.read_json("align.json").get("kept_out", {}) if begun else None
-    job = prepare(here, kept, settings)
+    job = prepare(here, kept, settings, progress=progress)
     if not begun:
         _begin(run, job)
     with run.lock(), library_log.into(out):
@@ -205,7 +224,7 @@ def align(settings: AlignRecipe, out: Path, places: Mapping[str, str] | None = N
         _check_same(run, job)
         moved.keep(run, places or {})
         run.event("resumed" if begun else "started", command=local.command_line())
-        _go_on(run, job)
+        _go_on(run, job, progress)
     return out
 
 
@@ -239,8 +258,8 @@ def _check_same(run: RunFolder, job: Job) -> None:
             )
 
 
-def _go_on(run: RunFolder, job: Job) -> None:
-    with Display(0) as display, stoppable() as stop:
+def _go_on(run: RunFolder, job: Job, progress: bool) -> None:
+    with Display(0, quiet=not progress) as display, stoppable() as stop:
         watch = _watch(run, display, stop)
         _evaluate(run, job, watch, display, "before", job.start)
         if not (run.path / "report.json").is_file():

@@ -65,6 +65,7 @@ def compare(
     seeds: Sequence[int] = (),
     axis: Axis | None = None,
     against: str = "",
+    progress: bool = True,
 ) -> Outcome:
     """Run every arm of a recipe with every seed; finished runs are not made again.
 
@@ -75,6 +76,7 @@ def compare(
         seeds: in the place of the recipe's own.
         axis: a key with its values.
         against: the arm that others are held against; empty: harmful, fedavg, or the first.
+        progress: show how each run goes on.
 
     Raises:
         RunError: a folder in the way is a run, or belongs to another recipe.
@@ -89,13 +91,13 @@ def compare(
     plan = planned(settings, out, seeds, axis)
     against = reference(list(dict.fromkeys(entry.arm for entry in plan)), against)
     runs = list({entry.path: entry for entry in plan}.values())
-    _make(runs, announce, named=len({entry.seed for entry in runs}) > 1)
+    _make(runs, announce, named=len({entry.seed for entry in runs}) > 1, progress=progress)
     found = compared(plan, axis, against)
     arms = (Arm(e.arm, e.seed, e.value, e.path, summarise(RunFolder.open(e.path))) for e in runs)
     return Outcome(tuple(arms), found, tuple(write(found, out)))
 
 
-def _make(runs: Sequence[Planned], announce: Announce, *, named: bool) -> None:
+def _make(runs: Sequence[Planned], announce: Announce, *, named: bool, progress: bool) -> None:
     """Make the runs that are not finished; each is announced with what is left."""
     pending = [entry for entry in runs if not _finished(entry.path)]
     took: dict[str, list[float]] = {}
@@ -104,7 +106,7 @@ def _make(runs: Sequence[Planned], announce: Announce, *, named: bool) -> None:
             took.setdefault(entry.arm, []).append(_seconds(entry.path))
     if not pending:
         announce(f"all {len(runs)} runs are finished; none is made again")
-    models = _Models()
+    models = _Models(progress)
     paths = [entry.path for entry in runs]
     for number, entry in enumerate(pending):
         announce(_line(pending[number:], len(runs), took, named=named))
@@ -112,9 +114,9 @@ def _make(runs: Sequence[Planned], announce: Announce, *, named: bool) -> None:
         there = [path for path in paths if path != entry.path and (path / "run.json").is_file()]
         fresh = not (entry.path / "run.json").is_file()
         if fresh:
-            run.run(entry.recipe, entry.path, models.get(entry.recipe), there)
+            run.run(entry.recipe, entry.path, models.get(entry.recipe), there, progress=progress)
         else:
-            run.resume(entry.path, models.get(entry.recipe))
+            run.resume(entry.path, models.get(entry.recipe), progress=progress)
         seconds = time.monotonic() - begun
         took.setdefault(entry.arm, []).append(seconds if fresh else _seconds(entry.path))
 
@@ -160,11 +162,12 @@ def _seconds(path: Path) -> float:
 class _Models:
     """The model that was loaded last, for as long as arms agree on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: bool) -> None:
+        self._progress = assets.RichProgress() if progress else None
         self._last: tuple[Recipe, LanguageModel] | None = None
 
     def get(self, settings: Recipe) -> LanguageModel:
         if self._last is None or not run.same_model(self._last[0], settings):
             self._last = None  # two big models at once may not fit
-            self._last = (settings, preparation.load_model(settings, assets.RichProgress()))
+            self._last = (settings, preparation.load_model(settings, self._progress))
         return self._last[1]

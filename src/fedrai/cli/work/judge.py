@@ -12,9 +12,8 @@ from fedrai.cli.show.guards import Watch
 from fedrai.cli.stopping import stoppable
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import labelling
-from fedrai.evaluation.agreement import Judged
-from fedrai.evaluation.judging_answers import by_guard, by_rubric
-from fedrai.evaluation.labelled import Labelled
+from fedrai.evaluation.judging_answers import Answered, by_guard, by_rubric
+from fedrai.evaluation.labelled import Label
 from fedrai.evaluation.records import Safety
 from fedrai.federation.run.judging import rubric_for
 from fedrai.filter.labelled import open_cache, open_guard, threshold_of
@@ -41,14 +40,16 @@ def endpoint(url: str, name: str, key_env: str) -> JudgeEndpoint:
         raise EvaluationError(f"the endpoint cannot be used: {error.errors()[0]['msg']}") from None
 
 
-def rubric_verdicts(rows: Sequence[Labelled], settings: JudgeEndpoint) -> list[Judged]:
-    """Labelled rows with an LLM's labels; requests and answers are sent to its endpoint.
+def rubric_verdicts(
+    rows: Sequence[Answered], settings: JudgeEndpoint, *, progress: bool = True
+) -> tuple[list[Label | None], list[str]]:
+    """An LLM's labels of answers, and why some are missing; its endpoint is sent both texts.
 
     Raises:
         EvaluationError: the endpoint does not reply.
     """
     grader = rubric_for(settings).grader
-    with Display(0) as display, stoppable() as stop:
+    with Display(0, quiet=not progress) as display, stoppable() as stop:
 
         def told(done: int, of: int) -> None:
             display.answers("labelled answers", done, of)
@@ -57,13 +58,13 @@ def rubric_verdicts(rows: Sequence[Labelled], settings: JudgeEndpoint) -> list[J
         return by_rubric(rows, grader, told)
 
 
-def guard_for(spec: str, threshold: str) -> Safety:
+def guard_for(spec: str, threshold: str, *, progress: bool = True) -> Safety:
     """The guard of a name with a threshold; its verdicts are kept as those of `fedrai scan` are.
 
     Raises:
         GuardError: there is no such guard or threshold.
     """
-    guard = open_guard(spec)
+    guard = open_guard(spec, progress=progress)
     number, known = threshold_of(guard, threshold), open_cache(True)
     return Safety(
         full_name(guard),
@@ -72,8 +73,12 @@ def guard_for(spec: str, threshold: str) -> Safety:
     )
 
 
-def guard_verdicts(rows: Sequence[Labelled], guard: Safety) -> list[bool | None]:
+def guard_verdicts(
+    rows: Sequence[Answered], guard: Safety, *, progress: bool = True
+) -> list[bool | None]:
     """Whether the guard finds each answer unsafe; see `by_guard`."""
+    if not progress:
+        return by_guard(rows, guard)
     with Watch(guard.name) as watch:
         return by_guard(rows, guard, watch)
 

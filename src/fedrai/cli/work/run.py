@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +57,8 @@ def run(
     loaded: LanguageModel | None = None,
     siblings: Sequence[Path] = (),
     engine: Engine = local,
+    *,
+    progress: bool = True,
 ) -> Path:
     """Start a run in a new folder and go to its end.
 
@@ -65,29 +68,31 @@ def run(
         loaded: a model that was loaded for the same settings.
         siblings: folders of runs that may have evaluated the same base model already.
         engine: reaches the clients.
+        progress: show how it goes on.
 
     Raises:
         FedRAIError: something cannot be used; no run folder is left half-written.
         KeyboardInterrupt: stopped by the user; the folder can be resumed.
     """
     runs.check_free(out)
-    prepared = _prepare(settings, loaded, engine)
+    prepared = _prepare(settings, loaded, engine, progress)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock(), library_log.into(out):
         folder.event("started", command=local.command_line())
         _share_base_evaluation(folder, settings, siblings)
-        _go_on(prepared, folder, engine)
+        _go_on(prepared, folder, engine, progress)
     return out
 
 
 def _prepare(
-    settings: Recipe, loaded: LanguageModel | None, engine: Engine
+    settings: Recipe, loaded: LanguageModel | None, engine: Engine, progress: bool
 ) -> preparation.Prepared:
     """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
     tracking.check(settings.tracking.kind)
-    with Display(0) as display:
+    shown = assets.RichProgress() if progress else None
+    with Display(0, quiet=not progress) as display:
         try:
-            prepared = engine.prepare(settings, assets.RichProgress(), loaded, display.judged)
+            prepared = engine.prepare(settings, shown, loaded, display.judged)
         except KeyboardInterrupt:
             if settings.filter.mode != "off":
                 display.event("filter-stopped")
@@ -116,6 +121,8 @@ def resume(
     loaded: LanguageModel | None = None,
     engine: Engine = local,
     places: Mapping[str, str] | None = None,
+    *,
+    progress: bool = True,
 ) -> Path:
     """Go on with a run that was stopped or killed; a finished one is left as it is.
 
@@ -124,6 +131,7 @@ def resume(
         loaded: a model that was loaded for the same settings.
         engine: reaches the clients; the one that the run began with.
         places: where files that the recipe names lie now, by where they lay; see `moved`.
+        progress: show how it goes on.
 
     Raises:
         RunError: no run there, or its data, model or engine are not what they were.
@@ -138,28 +146,37 @@ def resume(
             folder.write_json(
                 "summary.json", summarising.summarise(folder)
             )  # a kill may have lost it
-            print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
+            if progress:
+                print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path
         try:
-            prepared = _prepare(settings, loaded, engine)
+            prepared = _prepare(settings, loaded, engine, progress)
         except AssetError as error:
             hint = f"{error.hint} {resuming.moved_hint(path)}".strip()
             raise AssetError(error.message, hint=hint) from error
         folder.mend()  # before the first new event, which must not join a line that was cut
         now = resuming.info_of(folder, prepared)
         if changed := resuming.check_same(folder, now):
-            print(f"note: versions changed since the run began: {', '.join(changed)};"
-                  " the result may differ in the last bits", file=sys.stderr)  # fmt: skip
+            note = (
+                f"versions changed since the run began: {', '.join(changed)};"
+                " the result may differ in the last bits"
+            )
+            if progress:
+                print(f"note: {note}", file=sys.stderr)
+            else:
+                warnings.warn(note, stacklevel=2)
         moved.keep(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
-        _go_on(prepared, folder, engine)
+        _go_on(prepared, folder, engine, progress)
     return path
 
 
-def _go_on(prepared: preparation.Prepared, folder: RunFolder, engine: Engine) -> None:
+def _go_on(
+    prepared: preparation.Prepared, folder: RunFolder, engine: Engine, progress: bool
+) -> None:
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
     steps = plan.sampled * plan.steps_per_round
-    display = Display(plan.rounds * steps, folder.last_round() * steps)
+    display = Display(plan.rounds * steps, folder.last_round() * steps, quiet=not progress)
     screening = local.write_screening(prepared, folder)
     if screening is not None or prepared.screening.skipped:
         display.event("filter-finished", **(screening or prepared.screening.to_json()))

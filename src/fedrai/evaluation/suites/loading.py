@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets
+from fedrai import assets, plugins
 from fedrai.assets.hashing import sha256_path
 from fedrai.errors import AssetError, ChecksumError, EvaluationError
 from fedrai.evaluation.suites.declared import ADVBENCH, Declaration, Direction, known
 from fedrai.evaluation.suites.items import Item, sample
 from fedrai.evaluation.suites.reading import read
 
+SUITES: plugins.Group = "fedrai.suites"
 _INSTEAD = "Name a file of yours (JSONL, CSV, JSON), or a suite of `fedrai suites list`."
 _KINDS: dict[str, tuple[str, Direction]] = {
     "safe": ("harmless requests", "down"),
@@ -86,7 +87,7 @@ def load(
     Args:
         spec: a declared name; `NAME=PATH` for it from the user's file or folder; or a file (JSONL,
             CSV, JSON), asset or hub file of one's own with columns prompt, and chosen and rejected,
-            label or category if it has them.
+            label or category if it has them; or a name that an installed package offers.
         count: how many items; 0 for all.
         seed: of the sample.
         progress: shows downloads.
@@ -98,6 +99,7 @@ def load(
     Raises:
         EvaluationError: no suite has that name, or the file is not that suite.
         AssetError: the path that the user gave does not exist.
+        DependencyError: an installed package that offers the suite cannot be used.
         ChecksumError: the source has other bytes than are pinned.
     """
     if count < 0:
@@ -105,6 +107,8 @@ def load(
     name, _, given = spec.partition("=")
     if name in known():
         return _declared(known()[name], given, count, seed, progress, offline)
+    if spec in plugins.names(SUITES):
+        return _installed(spec, count, seed)
     _check_own(spec)
     try:
         path = assets.fetch(spec, progress=progress, offline=offline, instead=_INSTEAD)
@@ -113,6 +117,25 @@ def load(
     items = read(path)
     found, label = _own(spec, items), assets.parse(spec).label
     return Suite(found, _drawn(items, count, seed), len(items), label, sha256_path(path), False)
+
+
+def _installed(name: str, count: int, seed: int) -> Suite:
+    """The suite of an installed package, which gives the path of a file like one of the user's.
+
+    Raises:
+        EvaluationError: it gives no file, or one that is no suite.
+        DependencyError: the package cannot be used.
+    """
+    given, package = plugins.make(SUITES, name), plugins.package(SUITES, name)
+    path = Path(given) if isinstance(given, str | Path) else None
+    if path is None or not path.is_file():
+        raise EvaluationError(
+            f"the plug-in {name!r} of {package} gives no suite: it must give the path of a file",
+            hint="see docs/extending.md",
+        )
+    items = read(path)
+    found = replace(_own(str(path), items), name=name, title=f"{name} ({package})")
+    return Suite(found, _drawn(items, count, seed), len(items), package, sha256_path(path), False)
 
 
 def advbench(count: int, seed: int) -> list[Item]:
@@ -224,12 +247,14 @@ def _check_own(spec: str) -> None:
     """
     word = spec.partition("=")[0]
     if re.fullmatch(r"[A-Za-z0-9-]+", word) and word not in assets.CATALOGUE:
-        near = difflib.get_close_matches(word.lower(), known(), n=1)
+        names = [*known(), *plugins.names(SUITES)]
+        near = difflib.get_close_matches(word.lower(), names, n=1)
         if not Path(spec).exists():
             meant = f"did you mean {near[0]}? " if near else ""
             raise EvaluationError(
                 f"there is no suite {word}",
-                hint=f"{meant}known: {', '.join(known())}; or name a file of your own",
+                hint=f"{meant}known: {', '.join(known())}; {plugins.listed(SUITES)};"
+                " or name a file of your own",
             )
 
 

@@ -17,15 +17,18 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
+from fedrai import plugins
 from fedrai.errors import FederationError
 from fedrai.federation import protocol
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Update
 from fedrai.model.adapters import AdapterState
 from fedrai.recipe import robust
+from fedrai.recipe.run import PLUGINS
 
 MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
+OWN = "own"  # of an installed package's strategy, arrays by name
 ROBUST_HINT = (
     "a later `fedrai run --resume` asks the clients that are missing again; or a new run with a"
     " longer federation.round_timeout, a higher federation.quorum, or other values of malicious,"
@@ -44,12 +47,35 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
 
     Raises:
         FederationError: there is no such algorithm.
+        DependencyError: it is an installed package's, which cannot be used.
     """
     if algorithm not in _STRATEGIES:
-        raise FederationError(f"no aggregation {algorithm!r}; there are: {', '.join(_STRATEGIES)}")
+        return _installed(algorithm, settings.get("settings", {}))
     return Aggregator(
         _STRATEGIES[algorithm](settings), lambda came: robust.objection(algorithm, settings, came)
     )
+
+
+def _installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
+    """The rule of an installed package: a Flower strategy, which may object to too few updates.
+
+    Raises:
+        FederationError: there is no such rule, or what the package gives is none.
+        DependencyError: the package cannot be used.
+    """
+    if name not in plugins.names(PLUGINS):
+        raise FederationError(
+            f"no aggregation {name!r}; there are: {', '.join(_STRATEGIES)}",
+            hint=plugins.listed(PLUGINS),
+        )
+    strategy = plugins.make(PLUGINS, name, **settings)
+    if not callable(getattr(strategy, "aggregate_train", None)):
+        raise FederationError(
+            f"the plug-in {name!r} of {plugins.package(PLUGINS, name)} gives no Flower strategy"
+            " (no aggregate_train)",
+            hint="see docs/extending.md",
+        )
+    return Aggregator(strategy, getattr(strategy, "objection", lambda _came: ""))
 
 
 _STRATEGIES: Mapping[str, Any] = {
@@ -134,6 +160,8 @@ class Aggregator:
                 found[f"{kind}/{name}"] = torch.from_numpy(np.array(array))
         for number, array in enumerate(getattr(self.strategy, VECTOR, None) or []):
             found[f"{VECTOR}/{number:06d}"] = torch.from_numpy(np.array(array))
+        if callable(own := getattr(self.strategy, "state", None)):
+            found |= {f"{OWN}/{n}": torch.from_numpy(np.array(a)) for n, a in own().items()}
         return found
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -147,6 +175,9 @@ class Aggregator:
         vector = [state[key].numpy() for key in sorted(state) if key.startswith(f"{VECTOR}/")]
         if vector:
             setattr(self.strategy, VECTOR, vector)
+        own = {k.removeprefix(f"{OWN}/"): v.numpy() for k, v in state.items() if k.startswith(OWN)}
+        if own:
+            self.strategy.restore(own)
 
 
 def update_norm(before: AdapterState, after: AdapterState) -> float:

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from fedrai import assets, model
+from fedrai import assets, model, plugins
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Measured, Questions, measure, pooled
+from fedrai.evaluation.suites.loading import SUITES
 from fedrai.federation import client, server
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import Screening
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.sections import Recipe
+from fedrai.recipe.run import PLUGINS
+from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Step, Tokens
 from fedrai.training.sft import learning_rates
 
@@ -103,11 +105,25 @@ class Prepared:
             ),
             "unread_columns": dict(self.unread),
             "held_out_bad_rows": self.held_out_bad,
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in PACKAGES},
+                **_plugins_of(self.recipe),
+            },
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "device": str(self.model.device),
             "dtype": str(self.model.output_weight.dtype).removeprefix("torch."),
         }
+
+
+def _plugins_of(recipe: Recipe) -> dict[str, str]:
+    """The packages of plug-ins whose names the recipe holds; guards write down their revision."""
+    rule, suites = recipe.aggregation, plugins.names(SUITES)
+    found = {name: plugins.package(SUITES, name) for name in recipe.evaluation.suites
+             if name in suites}  # fmt: skip
+    if isinstance(rule, InstalledRule):
+        found[rule.algorithm] = plugins.package(PLUGINS, rule.algorithm)
+    return {f"plug-in {name}": package for name, package in found.items()}
 
 
 def alignment_of(recipe: Recipe, named: Recipe | None = None) -> dict[str, str] | None:

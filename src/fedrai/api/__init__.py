@@ -1,0 +1,31 @@
+"""FedRAI in Python: what the commands do, as functions that return records.
+
+`import fedrai` offers these names; see docs/python.md. Each function calls what its command calls,
+takes the same words (a recipe's file or name, a guard's name, a dataset), and raises the same
+errors (`fedrai.FedRAIError` and its kinds). Nothing is printed unless `progress` is true.
+
+Records hold lists of flat dicts, which `pandas.DataFrame(...)` takes as they are.
+"""
+
+from fedrai.api.aligning import Alignment, align, read_alignment
+from fedrai.api.comparing import Comparison, compare
+from fedrai.api.judging import Judged, judge
+from fedrai.api.running import Run, load_recipe, read_run, resume, run
+from fedrai.api.scanning import Scan, scan
+
+__all__ = [
+    "Alignment",
+    "Comparison",
+    "Judged",
+    "Run",
+    "Scan",
+    "align",
+    "compare",
+    "judge",
+    "load_recipe",
+    "read_alignment",
+    "read_run",
+    "resume",
+    "run",
+    "scan",
+]

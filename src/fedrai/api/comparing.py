@@ -1,0 +1,96 @@
+"""Arms of a recipe over seeds, and each against another."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedrai import recipe as recipes
+from fedrai.api.places import Place, Row, folder
+from fedrai.api.running import RecipeLike, load_recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the runs of a recipe's arms say.
+
+    Attributes:
+        path: the folder; its tables, pictures and `comparison.json` lie there.
+        against: the arm that others are held against.
+        arms: one row an arm and measure: arm, axis_value, measure, value (mean over seeds), low,
+            high, interval (what these two are), seeds, prompts, unscored.
+        differences: the same of an arm less the reference, with against and verdict.
+        runs: one row a run: arm, seed, axis_value, path; see `read_run`.
+        notes: what a reader must know of these figures.
+    """
+
+    path: Path
+    against: str
+    arms: list[Row] = field(repr=False)
+    differences: list[Row] = field(repr=False)
+    runs: list[Row] = field(repr=False)
+    notes: tuple[str, ...] = field(repr=False)
+
+
+def compare(
+    settings: RecipeLike,
+    out: Place | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    axis: tuple[str, Sequence[Any]] | None = None,
+    against: str = "",
+    progress: bool = False,
+) -> Comparison:
+    """Run every arm of a recipe, as `fedrai compare` does; finished runs are not made again.
+
+    Args:
+        settings: the recipe; see `load_recipe`.
+        out: the folder. None: `runs/NAME`.
+        changes: keys of the recipe to set.
+        arms: only these; none: all.
+        seeds: in the place of the recipe's.
+        axis: a key and the values it takes, such as `("data.harm.share", [0, 0.3])`.
+        against: the arm to hold the others against; empty: harmful, fedavg, or the first.
+        progress: show on stderr how it goes on.
+
+    Raises:
+        FedRAIError: something cannot be used.
+        KeyboardInterrupt: stopped by the user; call it again to go on.
+    """
+    from fedrai.cli.work import compare as work
+    from fedrai.report import flat
+    from fedrai.report.comparing.layout import Axis
+    from fedrai.report.comparing.writing import notes
+
+    chosen = recipes.only(load_recipe(settings, changes), arms)
+    path = folder(out, "runs", chosen.name)
+    along = Axis.parse(f"{axis[0]}={','.join(map(_written, axis[1]))}") if axis else None
+    found = work.compare(
+        chosen, path, _announce if progress else _silent, seeds=seeds, axis=along,
+        against=against, progress=progress,
+    )  # fmt: skip
+    runs = [{"arm": a.name, "seed": a.seed, "axis_value": a.value, "path": str(a.path)}
+            for a in found.arms]  # fmt: skip
+    made = found.comparison
+    return Comparison(
+        path, made.against, flat.arms(made.arms), flat.differences(made.differences), runs,
+        tuple(notes(made)),
+    )  # fmt: skip
+
+
+def _written(value: object) -> str:
+    """A value as it stands after `-o KEY=`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _announce(line: str) -> None:
+    print(f"== {line}", file=sys.stderr)
+
+
+def _silent(_line: str) -> None:
+    """Show nothing."""

@@ -1,0 +1,151 @@
+"""Answers judged by a rule, a guard or an LLM, and how far a judge agrees with people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedrai.api.places import Place, Row
+from fedrai.errors import EvaluationError
+from fedrai.recipe.sections import JudgeEndpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a judge says of answers; no text of them is in it.
+
+    Attributes:
+        judge: its name; of a guard with its revision.
+        rows: one row an answer: source, row (its number), verdict ("full refusal", "partial
+            refusal", "compliance"; of a guard "unsafe", "safe"; None: not scored), problem, and
+            label (people's; None: there is none).
+        agreement: with people's labels, where every answer has one, as `fedrai judge eval --json`
+            prints it; None otherwise.
+    """
+
+    judge: str
+    rows: list[Row] = field(repr=False)
+    agreement: Mapping[str, Any] | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer in memory, without a label."""
+
+    prompt: str
+    answer: str
+    row: int
+
+
+def judge(
+    answers: Place | Sequence[Place] | Iterable[Mapping[str, Any]],
+    judge: str = "rule",
+    *,
+    guard: str = "embedded",
+    threshold: str | float = "strict",
+    endpoint: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Judged:
+    """Judge answers, and compare the judge with people's labels where there are any.
+
+    Args:
+        answers: files as `fedrai judge eval` takes them, or dicts with prompt and answer, and with
+            label (all of them, or none).
+        judge: `rule` (our refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm) or
+            `rubric` (an LLM).
+        guard: for the judge `guard`: see `fedrai guard list`.
+        threshold: the guard's.
+        endpoint: for the judge `rubric`: keys of a recipe's `[evaluation.endpoint]`, url and model
+            at least. Requests and answers are sent there.
+        progress: show on stderr how it goes on.
+
+    Raises:
+        EvaluationError: there is no such judge, or the answers cannot be read.
+        GuardError: the guard cannot be used.
+    """
+    rows, labelled = _answers(answers)
+    if judge == "guard":
+        return _by_guard(rows, labelled, guard, str(threshold), progress)
+    labels, problems = _labels(judge, rows, endpoint, progress)
+    found = [_judged(*parts) for parts in zip(rows, labels, problems, strict=True)]
+    return Judged(judge, found, _agreement(rows, labels, problems) if labelled else None)
+
+
+def _labels(
+    name: str, rows: Sequence[Any], endpoint: Mapping[str, Any] | None, progress: bool
+) -> tuple[list[Any], list[str]]:
+    from fedrai.evaluation.agreement import JUDGES
+
+    if name == "rubric":
+        from fedrai.cli.work.judge import rubric_verdicts
+
+        return rubric_verdicts(rows, _endpoint(endpoint or {}), progress=progress)
+    if name not in JUDGES:
+        known = ", ".join([*JUDGES, "guard", "rubric"])
+        raise EvaluationError(f"there is no judge {name!r}", hint=f"judges are {known}")
+    return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
+
+
+def _endpoint(settings: Mapping[str, Any]) -> JudgeEndpoint:
+    from pydantic import ValidationError
+
+    try:
+        return JudgeEndpoint.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise EvaluationError(
+            f"endpoint: {key}: {first['msg']}",
+            hint='for example {"url": "http://localhost:8000/v1", "model": "NAME"}',
+        ) from None
+
+
+def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[str]) -> Any:
+    from fedrai.evaluation.agreement import agreement, beside
+
+    return agreement(beside(rows, labels, problems)).to_json()
+
+
+def _by_guard(
+    rows: Sequence[Any], labelled: bool, spec: str, threshold: str, progress: bool
+) -> Judged:
+    from fedrai.cli.work.judge import guard_for, guard_verdicts
+    from fedrai.evaluation.judging_answers import harm_agreement
+
+    safety = guard_for(spec, threshold, progress=progress)
+    verdicts = guard_verdicts(rows, safety, progress=progress)
+    words = {True: "unsafe", False: "safe", None: None}
+    found = [_judged(row, words[one]) for row, one in zip(rows, verdicts, strict=True)]
+    agreed = harm_agreement(rows, verdicts).to_json() if labelled else None
+    return Judged(safety.name, found, agreed)
+
+
+def _judged(row: Any, verdict: str | None, problem: str = "") -> Row:
+    label = getattr(row, "label", None)
+    return {
+        "source": getattr(row, "source", ""),
+        "row": getattr(row, "row", 0),
+        "verdict": None if verdict is None else str(verdict),
+        "problem": problem,
+        "label": None if label is None else str(label),
+    }
+
+
+def _answers(answers: Any) -> tuple[Sequence[Any], bool]:
+    """The answers, and whether they have people's labels."""
+    from fedrai.evaluation.labelled import load, of_rows
+
+    listed: list[Any] = [answers] if isinstance(answers, str | Path) else list(answers)
+    if listed and all(isinstance(one, str | Path) for one in listed):
+        return load([str(one) for one in listed]), True
+    for number, row in enumerate(listed, 1):
+        if not isinstance(row, Mapping) or not {"prompt", "answer"} <= set(row):
+            raise EvaluationError(
+                f"row {number} is no dict with prompt and answer",
+                hint='of a DataFrame with these columns, pass frame.to_dict("records")',
+            )
+    if listed and all(row.get("label") for row in listed):
+        return of_rows(listed), True
+    return [_Answer(str(r["prompt"]), str(r["answer"]), n) for n, r in enumerate(listed, 1)], False

@@ -1,0 +1,140 @@
+"""Rows judged by a guard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedrai.api.places import Place, Row
+from fedrai.errors import DataError
+
+if TYPE_CHECKING:
+    from fedrai.filter.rows import Finding
+    from fedrai.guards.base import OnProgress
+    from fedrai.guards.rows import Row as DataRow
+    from fedrai.guards.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a guard says of rows; no text of a row is in it.
+
+    Attributes:
+        guard: `name@revision`.
+        threshold: probability from which a row is unsafe.
+        rows: one row a row that could be read: source, origin (file and line), category (the
+            dataset's), unsafe (None: not scored), probability, categories (the guard's, by commas),
+            problem (why it is not scored).
+        unsafe: share of unsafe rows among the scored ones; None: none was scored.
+        figures: all figures, as `fedrai scan --json` prints them.
+        unreadable: where rows could not be read, and why.
+        not_judged: columns with text that no guard was shown, and in how many rows.
+    """
+
+    guard: str
+    threshold: float
+    rows: list[Row] = field(repr=False)
+    unsafe: float | None
+    figures: Mapping[str, Any] = field(repr=False)
+    unreadable: tuple[str, ...] = ()
+    not_judged: Mapping[str, int] = field(default_factory=dict)
+
+
+def scan(
+    data: Place | Sequence[Place] | Iterable[Mapping[str, Any]],
+    guard: str = "embedded",
+    *,
+    threshold: str | float = "strict",
+    judge: Literal["prompt", "response", "pair"] = "pair",
+    columns: Mapping[str, str] | None = None,
+    calibration: Place | None = None,
+    cache: bool = True,
+    progress: bool = False,
+) -> Scan:
+    """Judge rows with a guard, as `fedrai scan` does.
+
+    Args:
+        data: a file, hub dataset or `fedrai:NAME`, or several; or rows in memory, as dicts (of a
+            pandas DataFrame: `frame.to_dict("records")`).
+        guard: see `fedrai guard list`.
+        threshold: `strict`, `loose`, or a probability.
+        judge: what the guard reads: the request, the answer, or both.
+        columns: names of columns by role (messages, prompt, response, text, category).
+        calibration: file of `fedrai guard calibrate`.
+        cache: keep verdicts (salted hashes, no text), so that a second scan goes on.
+        progress: show on stderr how it goes on.
+
+    Raises:
+        DataError: the rows cannot be read.
+        GuardError: there is no such guard or threshold, or it cannot work.
+    """
+    from fedrai.filter import labelled as work
+    from fedrai.filter.scan import scan as scan_rows
+
+    found = _rows(data, columns or {})
+    made = work.open_guard(
+        guard, Path(calibration) if calibration is not None else None, judge, progress=progress
+    )
+    number = work.threshold_of(made, str(threshold))
+    with _watching(made.name, progress) as watch:
+        result = scan_rows(
+            found.rows, made, threshold=number, part=judge, cache=work.open_cache(cache),
+            on_progress=watch,
+        )  # fmt: skip
+    return Scan(
+        guard=result.guard,
+        threshold=number,
+        rows=[_scanned(row, one) for row, one in zip(found.rows, result.findings, strict=True)],
+        unsafe=result.unsafe.value,
+        figures=result.to_json(),
+        unreadable=tuple(f"{bad.origin}: {bad.problem}" for bad in found.bad_rows),
+        not_judged=found.not_judged(),
+    )
+
+
+def _rows(data: Any, columns: Mapping[str, str]) -> Rows:
+    from fedrai.filter.labelled import DataSpec, rows_of
+    from fedrai.guards.rows import RowColumns, from_memory
+
+    if unknown := set(columns) - set(RowColumns.__dataclass_fields__):
+        roles = ", ".join(RowColumns.__dataclass_fields__)
+        raise DataError(f"columns: there is no role {min(unknown)!r}", hint=f"roles are {roles}")
+    listed = [data] if isinstance(data, str | Path) else list(data)
+    if listed and all(isinstance(one, str | Path) for one in listed):
+        return rows_of(DataSpec(tuple(map(str, listed)), columns=RowColumns(**columns)))
+    return from_memory(_dicts(listed), columns=RowColumns(**columns))
+
+
+def _dicts(rows: Sequence[Any]) -> list[Mapping[str, Any]]:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"row {number} is no dict of columns but {type(row).__name__}",
+                hint='of a DataFrame, pass frame.to_dict("records")',
+            )
+    return list(rows)
+
+
+def _scanned(row: DataRow, finding: Finding) -> Row:
+    worst = finding.worst
+    return {
+        "source": row.source,
+        "origin": row.origin,
+        "category": row.category,
+        "unsafe": finding.is_unsafe,
+        "probability": worst.probability,
+        "categories": ",".join(worst.categories),
+        "problem": worst.problem or "",
+    }
+
+
+def _watching(guard: str, progress: bool) -> AbstractContextManager[OnProgress]:
+    from fedrai.cli.show.guards import Watch
+
+    def silent(_done: int, _of: int) -> None:
+        """Show nothing."""
+
+    return Watch(guard) if progress else nullcontext(silent)

@@ -1,0 +1,116 @@
+"""What runs and comparisons hold, as rows for a table: flat dicts of numbers and texts.
+
+`pandas.DataFrame(rows)` takes each list as it is. Shares lie between 0 and 1; what was not
+measured is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fedrai.rates import rate_json
+from fedrai.report.comparing.differences import Difference
+from fedrai.report.comparing.figures import ArmFigures, Figure
+from fedrai.report.records import Evaluated, Removed, Run
+
+Row = dict[str, Any]
+
+
+def figures(run: Run) -> list[Row]:
+    """One row a round that was evaluated and measure, with its 95 % interval."""
+    return [row for evaluated in run.evaluations for row in _measures(evaluated)]
+
+
+def _measures(evaluated: Evaluated) -> Iterator[Row]:
+    for name, rate in evaluated.rates.items():
+        found = rate_json(rate)
+        kept = {key: found[key] for key in ("value", "low", "high", "scored", "unscored")}
+        yield {"round": evaluated.number, "measure": name, **kept}
+    for name, score in evaluated.scores.items():
+        yield {
+            "round": evaluated.number, "measure": name, "value": score.value, "low": score.low,
+            "high": score.high, "scored": score.count, "unscored": score.unscored,
+        }  # fmt: skip
+    if evaluated.loss is not None:
+        yield {"round": evaluated.number, "measure": "held-out-loss", "value": evaluated.loss}
+
+
+def rounds(run: Run) -> list[Row]:
+    """One row a committed round."""
+    return [
+        {
+            "round": one.number,
+            "loss_first": one.loss_first,
+            "loss_last": one.loss_last,
+            "updates": len(one.norms),
+            "set_aside": len(one.aside),
+            "aligned": one.alignment is not None and one.alignment.ran,
+        }
+        for one in run.rounds
+    ]
+
+
+def updates(run: Run) -> list[Row]:
+    """One row a round and client: the norm of its update, or why it was set aside."""
+    return [
+        {
+            "round": one.number,
+            "client": client,
+            "update_norm": one.norms.get(client),
+            "set_aside": one.aside.get(client, ""),
+        }
+        for one in run.rounds
+        for client in dict.fromkeys([*one.norms, *one.aside])
+    ]
+
+
+def filtered(run: Run) -> list[Row]:
+    """One row a client whose filter's counts are known, without its categories."""
+    return [{"client": name, **_counts(removed)} for name, removed in run.screening.clients.items()]
+
+
+def _counts(removed: Removed) -> Row:
+    names = ("rows", "unsafe", "dropped", "replaced", "unscored")
+    return {name: getattr(removed, name) for name in names}
+
+
+def costs(run: Run) -> list[Row]:
+    """One row a phase."""
+    return [{"phase": phase, **cost.to_json()} for phase, cost in run.costs.items()]
+
+
+def arms(found: Sequence[ArmFigures]) -> list[Row]:
+    """One row an arm and measure: the mean over seeds, with its interval or range."""
+    return [
+        {"arm": arm.arm, "axis_value": arm.value, "measure": measure, **_figure(figure)}
+        for arm in found
+        for measure, figure in arm.figures.items()
+    ]
+
+
+def differences(found: Sequence[Difference]) -> list[Row]:
+    """One row an arm and measure: what it has more than the reference, and the verdict."""
+    return [
+        {
+            "arm": one.arm,
+            "against": one.against,
+            "axis_value": one.value,
+            "measure": one.measure,
+            **_figure(one.figure),
+            "verdict": one.verdict,
+        }
+        for one in found
+    ]
+
+
+def _figure(figure: Figure) -> Row:
+    return {
+        "value": figure.value,
+        "low": figure.low,
+        "high": figure.high,
+        "interval": figure.kind,
+        "seeds": figure.seeds,
+        "prompts": figure.count,
+        "unscored": figure.unscored,
+    }

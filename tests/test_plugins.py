@@ -1,0 +1,310 @@
+"""Guards and rules of an installed package, as docs/extending.md shows them, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fedrai
+from driver import fill_cache, write_recipe
+from fedrai import plugins
+from fedrai.deployment.offer import check_offer, make_offer, read_offer
+from fedrai.errors import (
+    DependencyError,
+    EvaluationError,
+    FederationError,
+    GuardError,
+    RecipeError,
+)
+from fedrai.evaluation.suites import load as load_suite
+from fedrai.federation import aggregation
+from fedrai.federation.client import Refused
+from fedrai.federation.protocol import Reason
+from fedrai.guards import loading
+from fedrai.recipe.sections import Node
+
+DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
+LEAN = {
+    "training.local_steps": 1, "evaluation.every": 0, "evaluation.advbench": 0,
+    "evaluation.ordinary": 0,
+}  # fmt: skip
+Install = Callable[..., Path]
+
+
+def example(name: str) -> str:
+    """The code of a file that the docs show."""
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", DOCS.read_text(), re.S)
+    return next(block for block in blocks if block.startswith(f"# {name}\n"))
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a package as pip does: its module and its metadata in a folder of `sys.path`."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    before = set(sys.modules)
+
+    def put(module: str, code: str, group: str, entry: str, package: str = "acme") -> Path:
+        (site / f"{module}.py").write_text(code)
+        info = site / f"{package.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+        return site
+
+    yield put
+    for name in set(sys.modules) - before:
+        if name.startswith("acme"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def guards(install: Install) -> Path:
+    entry = "acme-words = acme_guards:make_guard"
+    return install("acme_guards", example("acme_guards.py"), "fedrai.guards", entry)
+
+
+@pytest.fixture
+def rules(install: Install) -> Path:
+    entry = "acme-clipped = acme_rules:clipped"
+    return install("acme_rules", example("acme_rules.py"), "fedrai.aggregation", entry)
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fill_cache(tmp_path / "cache")
+    write_recipe(tmp_path, tiny_model)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDRAI_OFFLINE", "1")
+    return tmp_path
+
+
+# --- guards ---------------------------------------------------------------------------------------
+
+
+def test_a_guard_is_listed_before_its_package_is_imported(guards: Path) -> None:
+    entry = next(one for one in loading.known() if one.name == "acme-words")
+    assert (entry.kind, entry.what, entry.ready) == ("plug-in", "acme 1.0", True)
+    assert "acme_guards" not in sys.modules
+
+
+def test_a_guard_scans_by_its_name(guards: Path, home: Path) -> None:
+    rows = [{"prompt": "a forbidden thing?", "response": "no"}, {"prompt": "b?", "response": "c"}]
+    found = fedrai.scan(rows, "acme-words", cache=False)
+    assert [row["unsafe"] for row in found.rows] == [True, False]
+    assert found.guard == "acme-words@1-forbidden"
+
+
+def test_a_guard_filters_a_run_with_settings_of_the_recipe(guards: Path, home: Path) -> None:
+    table = {"kind": "plugin", "plugin": "acme-words", "settings": {"word": "it is 144"}}
+    changes = {**LEAN, "federation.rounds": 1, "filter.mode": "drop", "filter.guard": "mine",
+               "guards": {"mine": table}}  # fmt: skip
+    made = fedrai.run("tiny.toml", "made", changes=changes)
+    assert sum(row["dropped"] for row in made.filtered) == 1
+    kept = json.loads((home / "made/filter.json").read_text())
+    assert kept["total"]["guard"] == "acme-words@1-it is 144"[: len("acme-words@") + 12]
+    again = fedrai.load_recipe("made/recipe.toml")
+    assert again.guards["mine"].model_dump() == table
+
+
+def test_no_such_guard_lists_what_is_installed(guards: Path) -> None:
+    with pytest.raises(GuardError, match="did you mean acme-words") as error:
+        loading.load("acme-word")
+    assert error.value.hint.endswith("installed plug-ins: acme-words")
+
+
+def test_what_is_no_guard_is_refused(install: Install) -> None:
+    install("acme_odd", "def make(): return object()", "fedrai.guards", "odd = acme_odd:make")
+    with pytest.raises(GuardError, match=r"'odd' of acme 1\.0 gives no guard"):
+        loading.load("odd")
+
+
+# --- packages that cannot be used -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import acme_missing", "ModuleNotFoundError: No module named 'acme_missing'"),
+        ("def other(): pass", "AttributeError"),
+        ("def make(): raise ValueError('no key')", "ValueError: no key"),
+        ("def make(word): pass", "TypeError"),
+    ],
+)
+def test_a_package_that_fails_is_named(install: Install, code: str, why: str) -> None:
+    install("acme_bad", code, "fedrai.guards", "bad = acme_bad:make")
+    with pytest.raises(DependencyError, match=r"'bad' \(fedrai\.guards\) of acme 1\.0") as error:
+        loading.load("bad")
+    assert why in error.value.message
+
+
+def test_two_packages_with_one_name(install: Install) -> None:
+    install("acme_one", "", "fedrai.guards", "same = acme_one:make", "acme-one")
+    install("acme_two", "", "fedrai.guards", "same = acme_two:make", "acme-two")
+    with pytest.raises(DependencyError, match=r"offered by acme-one 1\.0 and acme-two 1\.0"):
+        loading.load("same")
+    listed = {one.name: one.what for one in loading.known()}
+    assert listed["same"] == "acme-one 1.0 and acme-two 1.0"
+
+
+def test_a_built_in_name_wins(install: Install) -> None:
+    install("acme_false", "", "fedrai.aggregation", "fedavg = acme_false:make")
+    aggregation.build("fedavg")
+    assert fedrai.load_recipe("quickstart").aggregation.algorithm == "fedavg"
+    assert "acme_false" not in sys.modules
+
+
+# --- nodes of a deployment ------------------------------------------------------------------------
+
+
+def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path) -> None:
+    changes = {"filter.mode": "drop", "filter.guard": "acme-words", "filter.threshold": 0.5}
+    offer = read_offer(make_offer(fedrai.load_recipe("tiny.toml", changes), "f" * 64))
+    table = {"name": "north", "data": {"sources": [{"path": "rows.jsonl"}]}}
+    with pytest.raises(Refused) as refused:
+        check_offer(offer, Node.model_validate(table))
+    assert refused.value.reason is Reason.GUARD_REFUSED
+    assert "acme_guards" not in sys.modules
+    listed = {**table, "policy": {"guards": ["acme-words"]}}
+    check_offer(offer, Node.model_validate(listed))
+    own = {**table, "guards": {"acme-words": {"kind": "plugin", "plugin": "acme-words"}}}
+    check_offer(offer, Node.model_validate(own))
+
+
+# --- suites ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suites(install: Install) -> Path:
+    entry = "acme-polite = acme_suites:polite"
+    site = install("acme_suites", example("acme_suites.py"), "fedrai.suites", entry)
+    rows = [{"prompt": f"please {n}?", "label": "safe"} for n in range(3)]
+    (site / "polite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return site
+
+
+def test_a_suite_is_asked_by_a_run(suites: Path, home: Path) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "evaluation.suites": ["acme-polite"],
+               "evaluation.limit": 2}  # fmt: skip
+    made = fedrai.run("tiny.toml", "made", changes=changes)
+    rows = [row for row in made.figures if row["measure"] == "acme-polite-refused"]
+    assert [row["scored"] + row["unscored"] for row in rows] == [2, 2]
+    info = json.loads((home / "made/run.json").read_text())
+    assert info["versions"]["plug-in acme-polite"] == "acme 1.0"
+    known = json.loads((home / "made/evaluations/0001/metrics.json").read_text())["suites"]
+    assert (known["acme-polite"]["origin"], known["acme-polite"]["whole"]) == ("acme 1.0", 3)
+
+
+def test_no_such_suite_lists_what_is_installed(suites: Path) -> None:
+    with pytest.raises(EvaluationError, match="no suite acme-polit") as error:
+        load_suite("acme-polit")
+    assert "did you mean acme-polite?" in error.value.hint
+    assert "installed plug-ins: acme-polite" in error.value.hint
+
+
+def test_what_gives_no_file_is_no_suite(install: Install) -> None:
+    install("acme_air", "def make(): return 'no/file'", "fedrai.suites", "air = acme_air:make")
+    with pytest.raises(EvaluationError, match=r"'air' of acme 1\.0 gives no suite"):
+        load_suite("air")
+
+
+# --- aggregation ----------------------------------------------------------------------------------
+
+
+def test_a_rule_runs_and_its_settings_count(rules: Path, home: Path) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "aggregation.algorithm": "acme-clipped"}
+    fedrai.run("tiny.toml", "plain", changes={**LEAN, "federation.rounds": 1})
+    fedrai.run("tiny.toml", "held", changes={**changes, "aggregation.settings": {"limit": 0.01}})
+    from fedrai.model import read_adapter
+
+    plain, held = (read_adapter(home / n / "rounds/0001/adapter") for n in ("plain", "held"))
+    assert max(float(part.abs().max()) for part in plain.values()) > 0.01
+    assert all(torch.equal(held[name], plain[name].clamp(-0.01, 0.01)) for name in plain)
+    info = json.loads((home / "held/run.json").read_text())
+    assert info["versions"]["plug-in acme-clipped"] == "acme 1.0"
+
+
+def test_a_run_is_read_where_its_plug_in_is_not_installed(
+    rules: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "aggregation.algorithm": "acme-clipped"}
+    made = fedrai.run("tiny.toml", "made", changes=changes)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(rules)])
+    assert plugins.names("fedrai.aggregation") == []
+    assert fedrai.read_run("made") == made
+    with pytest.raises(RecipeError, match="no algorithm 'acme-clipped'"):
+        fedrai.resume("made")
+
+
+def test_a_rule_is_kept_by_the_recipe_and_by_overrides(rules: Path, home: Path) -> None:
+    words = ["aggregation.algorithm=acme-clipped", "aggregation.settings.limit=0.5"]
+    found = fedrai.recipe.load(Path("tiny.toml"), words)
+    assert found.aggregation.model_dump() == {
+        "algorithm": "acme-clipped", "settings": {"limit": 0.5}
+    }  # fmt: skip
+    (home / "again.toml").write_text(fedrai.recipe.to_toml(found))
+    assert fedrai.load_recipe("again.toml") == found
+    assert "acme_rules" not in sys.modules
+
+
+def test_no_such_rule_lists_what_is_installed(rules: Path, home: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no algorithm 'krumm' \(did you mean krum\?\)"):
+        fedrai.load_recipe("tiny.toml", {"aggregation.algorithm": "krumm"})
+    with pytest.raises(RecipeError, match=r"known: fedavg, .*, bulyan, acme-clipped"):
+        fedrai.load_recipe("tiny.toml", {"aggregation.algorithm": "zzz"})
+    with pytest.raises(FederationError, match="no aggregation 'zzz'") as error:
+        aggregation.build("zzz")
+    assert error.value.hint == "installed plug-ins: acme-clipped"
+    with pytest.raises(RecipeError, match=r"unknown key aggregation\.limit"):
+        fedrai.load_recipe(
+            "tiny.toml", {"aggregation.algorithm": "acme-clipped", "aggregation.limit": 1}
+        )
+
+
+def test_a_rule_may_object_to_too_few_updates(rules: Path) -> None:
+    from fedrai.federation.metrics import WEIGHT
+    from fedrai.federation.protocol import Update
+
+    rule = aggregation.build("acme-clipped", settings={"limit": 1.0})
+    start = {"w": torch.zeros(2)}
+    one = Update({"w": torch.ones(2)}, {WEIGHT: 3.0})
+    with pytest.raises(FederationError, match="acme-clipped needs 2 updates a round; 1 came"):
+        rule.aggregate(1, start, {"a": one})
+    mean = rule.aggregate(1, start, {"a": one, "b": Update({"w": 2 * torch.ones(2)}, {WEIGHT: 1})})
+    assert mean["w"].tolist() == [1.0, 1.0]  # 1.25, held to 1
+
+
+def test_what_a_rule_keeps_between_rounds_goes_into_checkpoints(install: Install) -> None:
+    code = (
+        "import numpy as np\nfrom flwr.serverapp.strategy import FedAvg\n"
+        "class Counting(FedAvg):\n"
+        "    seen = 0\n"
+        "    def state(self): return {'seen': np.array([self.seen])}\n"
+        "    def restore(self, arrays): self.seen = int(arrays['seen'][0])\n"
+    )
+    install("acme_count", code, "fedrai.aggregation", "counting = acme_count:Counting")
+    first, second = aggregation.build("counting"), aggregation.build("counting")
+    first.strategy.seen = 4
+    second.restore(first.state())
+    assert second.strategy.seen == 4
+    assert np.array_equal(second.state()["own/seen"], [4])
+
+
+def test_what_is_no_strategy_is_refused(install: Install) -> None:
+    install("acme_none", "def make(): return 3", "fedrai.aggregation", "three = acme_none:make")
+    with pytest.raises(FederationError, match=r"'three' of acme 1\.0 gives no Flower strategy"):
+        aggregation.build("three")
+
+
+def test_a_name_that_nobody_offers() -> None:
+    with pytest.raises(DependencyError, match="no installed package offers 'zzz'"):
+        plugins.make("fedrai.guards", "zzz")
