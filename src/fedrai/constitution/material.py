@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,17 +124,13 @@ def read(folder: Path) -> Material:
 def keep(kept: Path, number: int, work: Path, found: Material, probe: dict[str, Any]) -> None:
     """Leave the material for later rounds, whole or not at all; the work folder stays as it is."""
     target = _of(kept, number)
-    fresh = target.with_name(f".new-{target.name}")
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        write_records(fresh / RECORDS, found.records)
-        write_answers(fresh / HARMLESS, found.harmless)
-        _write_costs(fresh / SPENT, found.spent)
-        _write(fresh / PROBE, probe)
-        write_text(fresh / checksums.LISTING, checksums.listing(fresh))
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
+        with files.new_folder(target, replaces=True) as fresh:
+            write_records(fresh / RECORDS, found.records)
+            write_answers(fresh / HARMLESS, found.harmless)
+            _write_costs(fresh / SPENT, found.spent)
+            _write(fresh / PROBE, probe)
+            write_text(fresh / checksums.LISTING, checksums.listing(fresh))
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror}") from error
 

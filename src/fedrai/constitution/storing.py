@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from fedrai.constitution.records import TRAINED, Outcome, Record
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply
-from fedrai.runs.files import json_line, sealed_part, sync
+from fedrai.runs.files import json_line, sealed_part, write_bytes
 
 T = TypeVar("T")
 
@@ -143,12 +143,9 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    fresh = path.with_name(f".new-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(b"".join(map(_line, rows)))
-        sync(fresh)
-        fresh.replace(path)
+        write_bytes(path, b"".join(map(_line, rows)))
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
 

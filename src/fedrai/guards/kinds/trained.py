@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ from fedrai.model import AdapterState, Backbone, load_backbone
 from fedrai.model.adapters import check_adapter
 from fedrai.model.batching import padded
 from fedrai.records import Verdict
+from fedrai.runs import files
 from fedrai.runs.costs import generation_operations, release_memory
 
 CONFIG, WEIGHTS = "guard.json", "guard.safetensors"
@@ -285,20 +285,14 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         GuardError: it cannot be written.
     """
-    whole = target.absolute()
-    fresh = whole.with_name(f".new-{whole.name}")
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        yield fresh
-        fresh.replace(whole)
+        with files.new_folder(target) as fresh:
+            yield fresh
     except OSError as error:
         raise GuardError(
             f"cannot write the guard in {target}: {error.strerror or error}",
             hint="--out names another folder",
         ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def save(folder: Path, config: Config, adapter: AdapterState, head: torch.nn.Linear) -> None:
