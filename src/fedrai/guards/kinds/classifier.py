@@ -25,7 +25,7 @@ from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
 from fedrai.guards.kinds.outputs import Reading, reading
 from fedrai.guards.kinds.prompting import valid
 from fedrai.model import loading
-from fedrai.model.batching import padded
+from fedrai.model.batching import cut, pad, padded
 from fedrai.records import Verdict
 
 FORM = 1  # counts up when the same weights would be asked or read differently
@@ -217,15 +217,10 @@ class ClassifierGuard:
         self, windows: Sequence[tuple[int, dict[str, list[int]]]]
     ) -> Iterator[list[tuple[int, dict[str, list[int]]]]]:
         """Windows of like length, as many as the token budget holds, at least one."""
-        batch: list[tuple[int, dict[str, list[int]]]] = []
-        for window in sorted(windows, key=lambda w: len(w[1]["input_ids"])):
-            length = self._padded(len(window[1]["input_ids"]))
-            if batch and (len(batch) + 1) * length > self._batch_tokens:
-                yield batch
-                batch = []
-            batch.append(window)
-        if batch:
-            yield batch
+        ordered = sorted(windows, key=lambda w: len(w[1]["input_ids"]))
+        sizes = [self._padded(len(window["input_ids"])) for _, window in ordered]
+        for batch in cut(range(len(ordered)), sizes.__getitem__, self._batch_tokens):
+            yield [ordered[i] for i in batch]
 
     def _padded(self, length: int) -> int:
         return min(padded(length), self._length)
@@ -236,8 +231,8 @@ class ClassifierGuard:
         inputs = {}
         for name in batch[0][1]:
             fill = self._pad_id if name == "input_ids" else 0
-            rows = [w[name] + [fill] * (length - len(w[name])) for _, w in batch]
-            inputs[name] = torch.tensor(rows, device=self.model.device)
+            rows, _ = pad([window[name] for _, window in batch], fill, length)
+            inputs[name] = rows.to(self.model.device)
         found: list[list[float]] = self.reading.chances(self.model(**inputs).logits).tolist()
         return found
 

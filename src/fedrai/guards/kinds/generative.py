@@ -35,7 +35,7 @@ from fedrai.guards.kinds.scoring import (
     resolve,
 )
 from fedrai.model import loading
-from fedrai.model.batching import padded
+from fedrai.model.batching import cut, padded
 from fedrai.records import Problem, Verdict
 from fedrai.runs.costs import release_memory
 
@@ -227,14 +227,9 @@ class GenerativeGuard:
         warm = [job for job in jobs if job.ids[: len(shared)] == shared]
         cold = [job for job in jobs if job.ids[: len(shared)] != shared]
         for part in (warm, cold):
-            batch: list[_Job] = []
-            for job in part:
-                if batch and (len(batch) + 1) * padded(len(job.ids)) > self.batch_tokens:
-                    yield batch
-                    batch = []
-                batch.append(job)
-            if batch:
-                yield batch
+            sizes = [padded(len(job.ids)) for job in part]
+            for batch in cut(range(len(part)), sizes.__getitem__, self.batch_tokens):
+                yield [part[i] for i in batch]
 
     def _ask(self, key: tuple[Kind, int], jobs: list[_Job]) -> list[_Answer]:
         """Put a question about every row of a batch."""
