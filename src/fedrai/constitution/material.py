@@ -27,7 +27,7 @@ from fedrai.constitution.storing import read_lines, read_records, write_lines, w
 from fedrai.errors import ChecksumError, RunError
 from fedrai.runs import files
 from fedrai.runs.costs import Cost
-from fedrai.runs.files import write_text
+from fedrai.runs.files import write_text, writing
 
 RECORDS, HARMLESS, SPENT, PROBE = "records.jsonl", "harmless.jsonl", "spent.json", "probe.json"
 STEP = ": "  # between a part and its step
@@ -124,15 +124,12 @@ def read(folder: Path) -> Material:
 def keep(kept: Path, number: int, work: Path, found: Material, probe: dict[str, Any]) -> None:
     """Leave the material for later rounds, whole or not at all; the work folder stays as it is."""
     target = _of(kept, number)
-    try:
-        with files.new_folder(target, replaces=True) as fresh:
-            write_records(fresh / RECORDS, found.records)
-            write_answers(fresh / HARMLESS, found.harmless)
-            _write_costs(fresh / SPENT, found.spent)
-            _write(fresh / PROBE, probe)
-            write_text(fresh / checksums.LISTING, checksums.listing(fresh))
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror}") from error
+    with writing(target, RunError), files.new_folder(target, replaces=True) as fresh:
+        write_records(fresh / RECORDS, found.records)
+        write_answers(fresh / HARMLESS, found.harmless)
+        _write_costs(fresh / SPENT, found.spent)
+        _write(fresh / PROBE, probe)
+        write_text(fresh / checksums.LISTING, checksums.listing(fresh))
 
 
 def seal(file: Path) -> None:
@@ -203,7 +200,5 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, value: Any) -> None:
-    try:
+    with writing(path, RunError):
         write_text(path, files.json_text(value))
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error

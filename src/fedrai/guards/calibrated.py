@@ -25,7 +25,7 @@ from fedrai.evaluation.detection import scored
 from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
 from fedrai.records import Verdict
-from fedrai.runs.files import write_bytes
+from fedrai.runs.files import write_bytes, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +160,9 @@ def write(file: CalibrationFile, path: Path) -> None:
         GuardError: the file cannot be written.
     """
     body = json.dumps(asdict(file), indent=2) + "\n"
-    try:
+    with writing(path, GuardError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, body.encode(), shared=True)
-    except OSError as error:
-        raise GuardError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read(path: Path, part: str | None = None) -> CalibrationFile:

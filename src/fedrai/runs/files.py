@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrai.assets import checksums
-from fedrai.errors import ChecksumError, RunError
+from fedrai.errors import ChecksumError, FedRAIError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,6 +191,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, s
     whole = {name: tensors[name].contiguous() for name in sorted(tensors)}
     with disk_errors(), new_file(path) as fresh:
         save_file(whole, fresh, dict(note))
+
+
+@contextmanager
+def writing(path: Path, raises: type[FedRAIError], hint: str = "") -> Iterator[None]:
+    """Errors of the disk, within the block, as one of ours about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise raises(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
 
 
 @contextmanager

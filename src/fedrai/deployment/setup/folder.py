@@ -29,7 +29,7 @@ from fedrai.deployment.setup.settings import Address, Deployment
 from fedrai.errors import DeploymentError
 from fedrai.recipe.node import NAME_PATTERN
 from fedrai.recipe.toml_files import read_toml
-from fedrai.runs.files import write_bytes
+from fedrai.runs.files import write_bytes, writing
 
 RECORD = "consortium.toml"
 RESERVED = ("server", "ca")
@@ -55,7 +55,7 @@ def init(folder: Path, consortium: Consortium) -> tuple[Path, ...]:
             f"{folder} is there already; nothing was written over",
             hint=f"choose another folder, or add a node: fedrai deploy add-node {folder} NAME",
         )
-    try:
+    with writing(folder, DeploymentError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
@@ -64,8 +64,6 @@ def init(folder: Path, consortium: Consortium) -> tuple[Path, ...]:
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
-    except OSError as error:
-        raise DeploymentError(f"cannot write {folder}: {error.strerror}") from error
     return (folder / "server", *(folder / "nodes" / name for name in consortium.nodes))
 
 
@@ -100,11 +98,9 @@ def add_node(folder: Path, name: str) -> Path:
     target = folder / "nodes" / name
     if target.exists():
         raise DeploymentError(f"{target} is there already; nothing was written over")
-    try:
+    with writing(target, DeploymentError):
         _node(folder, grown, name)
         write_bytes(folder / RECORD, texts.record(grown).encode(), mode=0o600)
-    except OSError as error:
-        raise DeploymentError(f"cannot write {target}: {error.strerror}") from error
     return target
 
 
