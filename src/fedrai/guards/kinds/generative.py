@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedrai import assets
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress
+from fedrai.guards.base import Conversation, Judged, OnProgress, unsafest
 from fedrai.guards.kinds.formats import Format, Kind, Question, Step, format_for, format_named
 from fedrai.guards.kinds.prompting import Prompts
 from fedrai.guards.kinds.scoring import (
@@ -316,13 +316,12 @@ class GenerativeGuard:
     def _verdict(self, answers: Sequence[_Answer]) -> Verdict:
         """The unsafest answer counts; one that is missing counts unless another says unsafe."""
         guard = f"{self.name}@{self.revision[:12]}"
-        said = [(a.probability, a) for a in answers if a.probability is not None]
-        said.sort(key=lambda pair: -pair[0])
-        problem = next((a.problem for a in answers if a.problem), None)
-        if not said or (problem and said[0][0] < self.thresholds["loose"]):
-            return Verdict(None, guard, problem=problem or "failed")
-        names = dict.fromkeys(name for _, answer in said for name in answer.categories)
-        return Verdict(said[0][0], guard, tuple(names))
+        worst = unsafest(answers, self.thresholds["loose"])
+        if worst.probability is None:
+            return Verdict(None, guard, problem=worst.problem)
+        by_risk = sorted(answers, key=lambda a: -(a.probability or 0.0))
+        names = dict.fromkeys(name for answer in by_risk for name in answer.categories)
+        return Verdict(worst.probability, guard, tuple(names))
 
     def _resolve(self, kind: Kind, question: Question) -> list[Reading]:
         """Find the token of every label where it would stand, and check that they differ."""

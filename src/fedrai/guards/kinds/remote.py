@@ -20,14 +20,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
 
 from fedrai.endpoint import Access, Endpoint, finished
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, Judged, OnProgress, full_name, unsafest
 from fedrai.guards.kinds.logprobs import Labels, MissingLogprobsError, no_logprobs, read_places
 from fedrai.guards.kinds.prompting import arranged
 from fedrai.model.chat import any_of, broken
@@ -180,7 +180,8 @@ class RemoteGuard:
         if len(windows) > WINDOWS:
             return _Row(None, "failed")
         found = [await self._window(client, window) for window in windows]
-        return _unsafest(found, self.thresholds["loose"])
+        worst = unsafest(found, self.thresholds["loose"])
+        return replace(worst, tokens=sum(row.tokens for row in found))
 
     async def _window(self, client: httpx.AsyncClient, turns: Sequence[Message]) -> _Row:
         """What the endpoint says of turns; a refusal is final only if "Hello." is refused too.
@@ -259,16 +260,6 @@ class _Row:
     def asked(self) -> bool:
         """Whether the endpoint was asked."""
         return self.problem not in ("empty", "failed")
-
-
-def _unsafest(found: Sequence[_Row], loose: float) -> _Row:
-    """The unsafest window; one without a probability leaves only an unsafe one to decide."""
-    tokens = sum(row.tokens for row in found)
-    top = max(found, key=lambda row: -1.0 if row.probability is None else row.probability)
-    missing = next((row.problem for row in found if row.problem), None)
-    if missing and (top.probability is None or top.probability < loose):
-        return _Row(None, missing, tokens=tokens)
-    return _Row(top.probability, None, top.categories, tokens)
 
 
 def _windowed(turns: Sequence[Message], size: int) -> list[list[Message]]:
