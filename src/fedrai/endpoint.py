@@ -15,8 +15,10 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, fields
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -29,20 +31,46 @@ T = TypeVar("T")
 
 LARGEST_REPLY = 2**20  # bytes
 LONGEST_WAIT = 60.0  # seconds before a request is tried again
+PATIENCE = 8  # requests without an answer, one after the other, until the endpoint is checked
 _BUSY = {408, 425, 429}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach an endpoint.
+
+    Attributes:
+        url: base address, such as `http://localhost:8000/v1`; without a path, `/v1` is meant.
+        api_key_env: environment variable with the key; empty for none.
+        concurrency: requests under way at once.
+        retries: how often a request is tried again if the endpoint is busy, fails or is silent.
+        timeout: seconds for one try, from the connection to the last byte.
+        backoff: seconds before the first retry, doubled with each and varied by half; the
+            endpoint's own wish (Retry-After) counts if it is longer, up to a minute.
+        allow_plain_http: whether plain http may go to another machine.
+    """
+
+    url: str
+    api_key_env: str = ""
+    concurrency: int = 8
+    retries: int = 4
+    timeout: float = 60.0
+    backoff: float = 0.5
+    allow_plain_http: bool = False
+
+    @classmethod
+    def taken_from(cls, settings: dict[str, Any]) -> Access:
+        """Take out of a section's settings what tells how to reach an endpoint."""
+        names = [field.name for field in fields(cls) if field.name in settings]
+        return cls(**{name: settings.pop(name) for name in names})
 
 
 class Endpoint:
     """Where requests go, and how often each is tried.
 
     Args:
-        url: base address; without a path, `/v1` is meant.
-        path: of the requests, below it.
-        key_variable: environment variable with the key; empty for none.
-        retries: how often a request is tried again.
-        timeout: seconds for one try, from the connection to the last byte.
-        backoff: seconds before the first retry, doubled with each.
-        allow_plain_http: whether plain http may go to another machine.
+        access: how to reach it.
+        path: of the requests, below its address.
         raises: what is raised when it cannot be used.
 
     Attributes:
@@ -50,28 +78,20 @@ class Endpoint:
         problem: why the last request that had no answer had none.
 
     Raises:
-        FedRAIError: `raises`: the address cannot be used.
+        FedRAIError: `raises`: the address or a setting cannot be used.
     """
 
     def __init__(
-        self,
-        url: str,
-        path: str,
-        *,
-        key_variable: str,
-        retries: int,
-        timeout: float,
-        backoff: float,
-        allow_plain_http: bool,
-        raises: type[FedRAIError] = GuardError,
+        self, access: Access, path: str, *, raises: type[FedRAIError] = GuardError
     ) -> None:
-        self._raises = raises
-        self.place = _checked(url, allow_plain_http, raises)
+        if access.concurrency < 1 or access.retries < 0 or access.timeout <= 0:
+            raise raises("concurrency and timeout of an endpoint must be above 0")
+        self._raises, self._access = raises, access
+        self.place = _checked(access.url, access.allow_plain_http, raises)
         self.problem = ""
-        self._url, self._key_variable = self.place + path, key_variable
-        self._retries, self._timeout, self._backoff = retries, timeout, backoff
+        self._url, self._key_variable = self.place + path, access.api_key_env
 
-    def client(self, connections: int) -> httpx.AsyncClient:
+    def client(self) -> httpx.AsyncClient:
         """A client for requests to it; close it after use.
 
         Raises:
@@ -79,7 +99,7 @@ class Endpoint:
         """
         return httpx.AsyncClient(
             headers={"Accept-Encoding": "identity", **self._authorization()},
-            limits=httpx.Limits(max_connections=connections),
+            limits=httpx.Limits(max_connections=self._access.concurrency),
             timeout=None,  # one limit over the whole of a try holds against slow drips too
             verify=self.place.startswith("https:"),  # certificates take a while to load
             trust_env=not _is_here(httpx.URL(self._url).host),
@@ -94,13 +114,13 @@ class Endpoint:
                 are wrong.
         """
         content = json.dumps(body).encode()
-        for number in range(self._retries + 1):
+        for number in range(self._access.retries + 1):
             wish = 0.0
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._access.timeout):
                     status, wish, reply = await self._try(client, content)
             except TimeoutError:
-                self.problem = f"no answer within {self._timeout:g} s"
+                self.problem = f"no answer within {self._access.timeout:g} s"
             except httpx.ConnectError as error:
                 self.problem = f"no connection ({str(error)[:200]})"
             except (httpx.HTTPError, httpx.StreamError) as error:
@@ -111,9 +131,42 @@ class Endpoint:
                 self.problem = f"status {status}" + " and no usable reply" * (status == 200)
                 if 400 <= status < 500 and status not in _BUSY:
                     return None
-            if number < self._retries:
+            if number < self._access.retries:
                 await asyncio.sleep(self._pause(number, wish))
         return None
+
+    async def replies(
+        self,
+        jobs: Iterable[Coroutine[Any, Any, T]],
+        count: int,
+        *,
+        is_lost: Callable[[T], bool | None],
+        check: Callable[[], Awaitable[None]],
+        told: Callable[[int, int], None],
+    ) -> list[T]:
+        """Results of jobs that send requests, in the order of the jobs.
+
+        Args:
+            jobs: as many at once as `Access.concurrency` says.
+            count: how many there are.
+            is_lost: whether a result is a request without an answer; None if none was sent.
+            check: called when `PATIENCE` requests have no answer, one after the other; raises if
+                the endpoint as a whole is unusable.
+            told: called after each job with (how many have ended, of how many); may raise to stop.
+        """
+        found: dict[int, T] = {}
+        lost = 0
+        numbered = (_numbered(number, job) for number, job in enumerate(jobs))
+        async with aclosing(as_they_end(numbered, self._access.concurrency)) as ended:
+            async for number, result in ended:
+                found[number] = result
+                if (missing := is_lost(result)) is not None:
+                    lost = lost + 1 if missing else 0
+                if lost == PATIENCE:
+                    await check()
+                    lost = 0
+                told(len(found), count)
+        return [found[number] for number in range(count)]
 
     async def _try(self, client: httpx.AsyncClient, content: bytes) -> tuple[int, float, Any]:
         """Status, seconds that the endpoint asks to wait, and the decoded reply if there is one."""
@@ -152,7 +205,7 @@ class Endpoint:
             )
 
     def _pause(self, number: int, wish: float) -> float:
-        own = self._backoff * 2.0**number * random.uniform(0.5, 1.5)
+        own = self._access.backoff * 2.0**number * random.uniform(0.5, 1.5)
         return min(max(own, wish), LONGEST_WAIT)
 
     def _authorization(self) -> dict[str, str]:
@@ -165,6 +218,10 @@ class Endpoint:
                 hint=f"export {self._key_variable}=...",
             )
         return {"Authorization": f"Bearer {key}"}
+
+
+async def _numbered(number: int, job: Coroutine[Any, Any, T]) -> tuple[int, T]:
+    return number, await job
 
 
 async def as_they_end(

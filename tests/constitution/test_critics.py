@@ -9,8 +9,8 @@ import torch
 
 from chat_server import Reply, Server, completion, running
 from fedrai.constitution.critics import PER_TOKEN, LocalCritic, RemoteCritic, Said
+from fedrai.endpoint import PATIENCE, Access
 from fedrai.errors import ConstitutionError
-from fedrai.evaluation.asking import PATIENCE
 from fedrai.model import LanguageModel
 from fedrai.model.generate import generate
 from fedrai.records import Message
@@ -110,9 +110,8 @@ def server() -> Iterator[Server]:
 
 def remote(server: Server | str, **settings: Any) -> RemoteCritic:
     url = server if isinstance(server, str) else server.url
-    return RemoteCritic(
-        url, "org/Big", **({"backoff": 0.01, "retries": 2, "timeout": 10} | settings)
-    )
+    given: dict[str, Any] = {"backoff": 0.01, "retries": 2, "timeout": 10} | settings
+    return RemoteCritic(Access(url, **given), "org/Big")
 
 
 def test_the_request_of_a_chat(server):

@@ -264,10 +264,7 @@ def test_the_hash_changes_with_every_text_and_not_with_the_layout(tmp_path):
 MIXED = made(a=("fraud",), b=(), c=("fraud", "cyber"), d=("drugs",), e=())
 
 
-def test_principles_for_categories():
-    assert ids(MIXED.for_categories(["fraud"])) == ["a", "b", "c", "e"]
-    assert ids(MIXED.for_categories(["cyber", "drugs"])) == ["b", "c", "d", "e"]
-    assert ids(MIXED.for_categories([])) == ["b", "e"]
+def test_general_principles_and_one_by_its_id():
     assert ids(MIXED.general) == ["b", "e"]
     assert MIXED.principle("d").categories == ("drugs",)
     with pytest.raises(ConstitutionError, match="made has no principle 'z'"):

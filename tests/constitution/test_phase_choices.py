@@ -10,7 +10,6 @@ import torch
 from fedrai.constitution import material, phase
 from fedrai.constitution.critics import LocalCritic
 from fedrai.constitution.gathering import Gathered
-from fedrai.constitution.likelihood import of_answers, still_fits
 from fedrai.constitution.material import read
 from fedrai.constitution.mixture import revision_pairs
 from fedrai.constitution.probe import READ
@@ -23,6 +22,7 @@ from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import Generated, generate
 from fedrai.records import Message
+from fedrai.training.likelihood import of_answers, still_fits
 from fedrai.training.prefer import Objective
 from staging import (
     EXAMPLES,

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedrai.constitution import likelihood, probe
-from fedrai.constitution.likelihood import of_answers, of_openings, still_fits
+from fedrai.constitution import probe
 from fedrai.constitution.probe import LENGTH, Opening, Probe, Probed, anchored, measure, openings
 from fedrai.constitution.records import Request
 from fedrai.errors import DataError
@@ -20,6 +19,8 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import Generated, generate
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import generation_operations
+from fedrai.training import likelihood
+from fedrai.training.likelihood import of_answers, of_openings, still_fits
 from fedrai.training.prefer import Pair
 from fedrai.training.sft import train
 

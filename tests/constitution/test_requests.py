@@ -160,7 +160,7 @@ def test_the_same_text_counts_once_and_the_first_stays(tmp_path):
         ("a.jsonl", '{"Goal": 5}', "a.jsonl, line 1: goal is not text but int"),
         ("a.jsonl", f'{{"prompt": "{SECRET}', "a.jsonl, line 1: not JSON"),
         ("a.jsonl", f'{{"messages": "{SECRET}"}}', "a.jsonl, line 1: messages is text"),
-        ("a.jsonl", f'{{"messages": ["{SECRET}"]}}', "line 1: messages is not a list of turns"),
+        ("a.jsonl", f'{{"messages": ["{SECRET}"]}}', "line 1: turn 1 is not an object"),
         ("a.jsonl", '{"messages": [{"role": "assistant", "content": "x"}]}', "user's turn"),
         ("a.jsonl", '{"messages": [{"role": "user", "content": null}]}', "turn is empty"),
         ("a.csv", f"{SECRET}\n{SECRET}\n", "a.csv, line 2: no request"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fedrai import data
 from fedrai.data.columns import ANSWERS, CONTEXT, REQUESTS, TALKS, places_of, shown
 from fedrai.errors import DataError
+from fedrai.guards import rows
 from fedrai.recipe.sections import Columns
 
 CANARY = "canary-e5e5"
@@ -130,3 +131,15 @@ def test_names_that_may_be_text_are_not_shown():
     assert shown({"How far is it?": 3, "yes": 3, "text": 3}) == "text"
     assert shown({"x" * 41: 3}) == ""
     assert shown({"geändert-am": 3, "a.b": 3}) == "geändert-am, a.b"
+
+
+@pytest.mark.parametrize("read", [
+    lambda path, where: len(data.load(path, where=where).examples),
+    lambda path, where: len(rows.read(path, where=where).rows),
+])  # fmt: skip
+def test_a_value_is_the_same_however_a_file_writes_it(tmp_path, read):
+    """True as pandas writes it, true and 1 are one value, to training and guards."""
+    path = tmp_path / "r.csv"
+    path.write_text("prompt,response,safe\na,b,True\nc,d,true\ne,f,1\ng,h,False\ni,j,\n")
+    assert read(str(path), {"safe": True}) == read(str(path), {"safe": "TRUE"}) == 3
+    assert read(str(path), {"safe": False}) == 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chat_server import Judge, Server, running
+from fedrai.endpoint import Access
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.asking import RemoteGrader
 from fedrai.evaluation.rubric import (
@@ -42,9 +43,8 @@ def server() -> Iterator[Server]:
 
 
 def grader(server: Server, **settings: Any) -> RemoteGrader:
-    return RemoteGrader(
-        server.url, "org/Judge-1", **({"retries": 1, "backoff": 0.01, "timeout": 10} | settings)
-    )
+    given = {"url": server.url, "retries": 1, "backoff": 0.01, "timeout": 10} | settings
+    return RemoteGrader(Access.taken_from(given), "org/Judge-1", **given)
 
 
 # --- replies --------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_keys_and_addresses(server, monkeypatch):
     with pytest.raises(EvaluationError, match="refuses access"):
         rate_answers(grader(server), ITEMS[:1], ["a"])
     with pytest.raises(EvaluationError, match="in clear"):
-        RemoteGrader("http://judge.example", "m")
+        RemoteGrader(Access("http://judge.example"), "m")
     with pytest.raises(EvaluationError, match="above 0"):
         grader(server, concurrency=0)
     monkeypatch.delenv("JUDGE_KEY", raising=False)

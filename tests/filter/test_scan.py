@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_no_half_copy(tmp_path, monkeypatch):
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fedrai.filter.scan.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match="No space left"):
         copy(tmp_path, "drop")
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """From a name to a guard: folders, tables, files of tables, hub names, and names that are none."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from transformers.utils import logging
 
 from fedrai import recipe
+from fedrai.endpoint import Access
 from fedrai.errors import FedRAIError, GuardError, RecipeError
 from fedrai.guards import loading
 from fedrai.guards.kinds import generative, trained
@@ -142,9 +144,9 @@ def test_an_endpoint(monkeypatch):
     seen: dict[str, Any] = {}
     plain = RemoteGuard.__init__
 
-    def init(self: RemoteGuard, url: str, model: str, **fields: Any) -> None:
-        seen.update(fields, url=url, model=model)
-        plain(self, url, model, **fields)
+    def init(self: RemoteGuard, access: Access, model: str, **fields: Any) -> None:
+        seen.update(fields, **asdict(access), model=model)
+        plain(self, access, model, **fields)
 
     monkeypatch.setattr(RemoteGuard, "__init__", init)
     guard = load("far", tables=tables(

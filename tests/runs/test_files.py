@@ -152,3 +152,25 @@ def test_a_digest_is_that_of_earlier_versions() -> None:
     assert files.digest_of(state) == (
         "2be758345a6f419ff9c71349a2b8a9d8485caa151394a4cd44d78284a711afe2"
     )
+
+
+def test_a_file_is_written_whole_with_its_permissions(tmp_path: Path) -> None:
+    place = tmp_path / "key"
+    place.write_text("before")
+    (tmp_path / ".new-key").write_text("of a process that was killed")
+    files.write_bytes(place, b"secret", mode=0o600)
+    assert (place.read_bytes(), place.stat().st_mode & 0o777) == (b"secret", 0o600)
+    with pytest.raises(FileNotFoundError), files.new_file(place, shared=True):
+        pass  # nothing was written
+    assert [f.name for f in tmp_path.iterdir()] == ["key"]
+    assert place.read_bytes() == b"secret"
+
+
+def test_a_folder_takes_the_place_of_one_only_where_it_is_meant_to(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "folder"
+    for text in ("one", "two"):
+        with files.new_folder(target, replaces=True) as fresh:
+            (fresh / text).write_text(text)
+    with pytest.raises(OSError, match="not empty"), files.new_folder(target):
+        pass
+    assert [f.name for f in target.parent.rglob("*")] == ["folder", "two"]

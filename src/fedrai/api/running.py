@@ -122,8 +122,8 @@ def read_run(path: Place) -> Run:
         RunError: no run there, or a file of it is damaged.
     """
     from fedrai.report import flat
-    from fedrai.report.read import read_run as read
     from fedrai.runs import RunFolder
+    from fedrai.runs.record import read
 
     folder = RunFolder.open(Path(path))
     found = read(folder, folder.path.name)

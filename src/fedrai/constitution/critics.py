@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedrai.endpoint import Endpoint
+from fedrai.endpoint import Access, Endpoint
 from fedrai.errors import ConstitutionError, GuardError
 from fedrai.evaluation.asking import PATH, Chats
 from fedrai.guards.base import Conversation
@@ -165,43 +165,18 @@ class RemoteCritic:
     whom. What stays without an answer is counted by reason.
 
     Args:
-        url: base address, such as `http://localhost:8000/v1`.
+        access: how to reach it.
         model: its name there.
-        api_key_env: environment variable with the key; empty for none.
-        concurrency: requests under way at once.
-        retries: how often a request is tried again.
-        timeout: seconds for one try.
-        backoff: seconds before the first retry, doubled with each.
-        allow_plain_http: whether texts may travel in clear to another machine.
 
     Raises:
-        ConstitutionError: the address cannot be used.
+        ConstitutionError: the address or a setting cannot be used.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        api_key_env: str = "",
-        concurrency: int = 8,
-        retries: int = 4,
-        timeout: float = 60.0,
-        backoff: float = 0.5,
-        allow_plain_http: bool = False,
-    ) -> None:
+    def __init__(self, access: Access, model: str) -> None:
         self._model = model
         with _as_ours():
-            self._endpoint = Endpoint(
-                url,
-                PATH,
-                key_variable=api_key_env,
-                retries=retries,
-                timeout=timeout,
-                backoff=backoff,
-                allow_plain_http=allow_plain_http,
-            )
-        self._chats = Chats(self._endpoint, concurrency, self._unusable, per_token=PER_TOKEN)
+            self._endpoint = Endpoint(access, PATH)
+        self._chats = Chats(self._endpoint, self._unusable, per_token=PER_TOKEN)
 
     def answer(
         self,

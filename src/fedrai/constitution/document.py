@@ -138,18 +138,6 @@ class Constitution:
             )
         return tuple(entry for entry in self.principles if wanted & set(entry.categories))
 
-    def for_categories(self, names: Iterable[str]) -> tuple[Principle, ...]:
-        """The principles that apply to requests of these categories, in the order of the file.
-
-        Args:
-            names: of `ledger.CATEGORIES`; none: only the general principles apply.
-
-        Raises:
-            ConstitutionError: a name is not in `ledger.CATEGORIES`.
-        """
-        named = self._naming(names)
-        return tuple(entry for entry in self.principles if entry in named or not entry.categories)
-
     def draw(
         self, seed: int, request_index: int, count: int = 1, category: str = ""
     ) -> tuple[Principle, ...]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from fedrai.constitution.storing import read_lines, read_records, write_lines, w
 from fedrai.errors import ChecksumError, RunError
 from fedrai.runs import files
 from fedrai.runs.costs import Cost
-from fedrai.runs.files import write_text
+from fedrai.runs.files import write_text, writing
 
 RECORDS, HARMLESS, SPENT, PROBE = "records.jsonl", "harmless.jsonl", "spent.json", "probe.json"
 STEP = ": "  # between a part and its step
@@ -125,19 +124,12 @@ def read(folder: Path) -> Material:
 def keep(kept: Path, number: int, work: Path, found: Material, probe: dict[str, Any]) -> None:
     """Leave the material for later rounds, whole or not at all; the work folder stays as it is."""
     target = _of(kept, number)
-    fresh = target.with_name(f".new-{target.name}")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+    with writing(target, RunError), files.new_folder(target, replaces=True) as fresh:
         write_records(fresh / RECORDS, found.records)
         write_answers(fresh / HARMLESS, found.harmless)
         _write_costs(fresh / SPENT, found.spent)
         _write(fresh / PROBE, probe)
         write_text(fresh / checksums.LISTING, checksums.listing(fresh))
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror}") from error
 
 
 def seal(file: Path) -> None:
@@ -208,7 +200,5 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, value: Any) -> None:
-    try:
+    with writing(path, RunError):
         write_text(path, files.json_text(value))
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error

@@ -25,7 +25,6 @@ from fedrai.constitution.accounting import (
 )
 from fedrai.constitution.anchoring import anchored_to
 from fedrai.constitution.harmless import HarmlessAnswer, answer
-from fedrai.constitution.likelihood import still_fits
 from fedrai.constitution.material import Material, Spending
 from fedrai.constitution.mixture import Mixture, mixture, revision_pairs
 from fedrai.constitution.outcome import Aligned
@@ -39,6 +38,7 @@ from fedrai.constitution.training import Run, Trained, train, untrained
 from fedrai.errors import ConstitutionError, DataError
 from fedrai.model import AdapterState
 from fedrai.runs.costs import Cost, reset_peak
+from fedrai.training.likelihood import still_fits
 
 
 class Phase:

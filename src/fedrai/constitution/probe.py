@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from fedrai.constitution.likelihood import of_openings
 from fedrai.constitution.records import Request
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import Generated, generate
 from fedrai.records import Message, Tokens
+from fedrai.training.likelihood import of_openings
 
 LENGTH = 4
 """Tokens that an opening has at most, and that scores are given for. Whether an answer refuses is

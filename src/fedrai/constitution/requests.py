@@ -13,7 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedrai import assets, data
@@ -212,19 +212,12 @@ def _columns(row: data.Row) -> tuple[str, str]:
 
 def _turns(turns: object) -> tuple[str, str]:
     """The first request of a conversation and the answer to it; a system turn is passed over."""
-    if isinstance(turns, str):  # CSV holds the list as JSON
-        try:
-            turns = json.loads(turns)
-        except (ValueError, RecursionError):
-            raise ValueError("messages is text, but not a JSON list") from None
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise ValueError("messages is not a list of turns")
-    talk = [turn for turn in turns if turn.get("role") != "system"]
-    if not talk or talk[0].get("role") != "user":
+    talk = [turn for turn in data.turns_of(turns, blank=True) if turn.role != "system"]
+    if not talk or talk[0].role != "user":
         raise ValueError("messages does not begin with a user's turn")
-    answered = len(talk) > 1 and talk[1].get("role") == "assistant"
-    answer = _text(talk[1].get("content"), "the answer") if answered else ""
-    return _text(talk[0].get("content"), "the user's turn"), answer
+    answered = len(talk) > 1 and talk[1].role == "assistant"
+    answer = _text(talk[1].content, "the answer") if answered else ""
+    return _text(talk[0].content, "the user's turn"), answer
 
 
 def _text(value: object, name: str) -> str:

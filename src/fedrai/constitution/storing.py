@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from fedrai.constitution.records import TRAINED, Outcome, Record
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply
-from fedrai.runs.files import json_line, sealed_part, sync
+from fedrai.runs.files import json_line, sealed_part, write_bytes, writing
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def write_records(path: Path, records: Sequence[Record], after: int = 0) -> None
         RunError: the file cannot be written, or has fewer lines.
     """
     body = b"".join(_line(record.to_json()) for record in records)
-    try:
+    with writing(path, RunError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if path.exists() else "w+b") as file:
             file.truncate(_end_of(file, after, path))
@@ -47,8 +47,6 @@ def write_records(path: Path, records: Sequence[Record], after: int = 0) -> None
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _end_of(lines: Iterable[bytes], count: int, path: Path) -> int:
@@ -143,14 +141,9 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    fresh = path.with_name(f".new-{path.name}")
-    try:
+    with writing(path, RunError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(b"".join(map(_line, rows)))
-        sync(fresh)
-        fresh.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error
+        write_bytes(path, b"".join(map(_line, rows)))
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -23,7 +23,7 @@ from fedrai.constitution.schedule import Bounds
 from fedrai.errors import ChecksumError, RunError
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens
-from fedrai.runs.files import load_sealed, save_sealed
+from fedrai.runs.files import load_sealed, save_sealed, writing
 from fedrai.training.prefer import AlignStep, Objective, Pair, align
 from fedrai.training.sft import learning_rates
 
@@ -283,10 +283,8 @@ def _unusable(file: Path) -> RunError:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], trace: Sequence[dict[str, float]]) -> None:
     """Write a safetensors file whole or not at all."""
-    try:
+    with writing(path, RunError):
         save_sealed(path, tensors, {"trace": json.dumps(list(trace))})
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def check_state(work: Path) -> None:

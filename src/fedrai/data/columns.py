@@ -33,6 +33,7 @@ LONGEST_NAME = 40
 KEY = "data.sources.columns"
 
 Row = Mapping[str, Any]
+Cell = str | bool | int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +174,29 @@ def unread_line(columns: Mapping[str, int]) -> str:
         f"{name} ({rows:,} {'row' if rows == 1 else 'rows'})" for name, rows in columns.items()
     )
     return f"columns with answers that are not trained on: {named}" if named else ""
+
+
+def matches(row: Row, where: Mapping[str, Cell]) -> bool:
+    """Whether the columns of a row have these values."""
+    return all(same(row.get(name), value) for name, value in where.items())
+
+
+def same(value: object, wanted: Cell) -> bool:
+    """Whether a cell has this value: text in any case, numbers as numbers, true as 1."""
+    return value is not None and _plain(value) == _plain(wanted)
+
+
+def _plain(value: object) -> str | float:
+    word = str(value).strip().lower()
+    number = number_of({"true": 1, "false": 0}.get(word, word))
+    return word if number is None else number
+
+
+def number_of(value: object) -> float | None:
+    """The number that a cell holds, as such or as text; None where it holds none."""
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedrai import assets
 from fedrai.data import embedded
-from fedrai.data.columns import Places, places_of, shown
+from fedrai.data.columns import Cell, Places, matches, places_of, shown
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
 from fedrai.data.opening import AS_IT_IS, ENCODING_HINT, Reading
 from fedrai.data.texts import (
@@ -59,7 +59,7 @@ def load(
     columns: Columns | None = None,
     harmful: bool = False,
     split: str = "train",
-    where: Mapping[str, str | bool | int | float] | None = None,
+    where: Mapping[str, Cell] | None = None,
     bad_rows: str = "stop",
     reading: Reading = AS_IT_IS,
     system_turns: SystemTurns = "keep",
@@ -71,7 +71,7 @@ def load(
         columns: names of the columns.
         harmful: whether the source is declared harmful.
         split: split of a hub dataset.
-        where: only rows whose columns have these values (CSV: compared as text).
+        where: only rows whose columns have these values (see `columns.same`).
         bad_rows: "stop" raises on a bad row, "skip" leaves bad rows out and returns them.
         reading: encoding, separator and limits of a file.
         system_turns: whether a system turn stays, is put before the first request, or goes.
@@ -88,7 +88,7 @@ def load(
         if isinstance(row, str):
             bad.append(BadRow(origin, row))
             continue
-        if not _wanted(row, where or {}):
+        if not matches(row, where or {}):
             continue
         seen.update(row.keys())
         try:
@@ -136,13 +136,6 @@ def load_source(source: Source, bad_rows: str) -> Loaded:
             max_unpacked_mb=source.max_unpacked_mb,
         ),
         system_turns=source.system_turns,
-    )
-
-
-def _wanted(row: Row, where: Mapping[str, str | bool | int | float]) -> bool:
-    return all(
-        row.get(key) == value or (isinstance(row.get(key), str) and row[key] == str(value).lower())
-        for key, value in where.items()
     )
 
 

@@ -8,7 +8,7 @@ Kappa is Cohen's (1960, Educational and Psychological Measurement 20, 37): agree
 two sets of labels would reach by chance. Several models answer the same prompts, so that answers
 are not independent: the intervals of accuracy and kappa are percentile intervals of a bootstrap
 over prompts, all answers to a prompt together. Missed and false refusals have Wilson's interval,
-which takes answers as independent.
+which takes answers as independent. It is written out here as `detection` is, for the same reasons.
 """
 
 from __future__ import annotations

@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import httpx
 
-from fedrai.endpoint import Endpoint, as_they_end, finished
+from fedrai.endpoint import Access, Endpoint, finished
 from fedrai.errors import EvaluationError, FedRAIError
 
 OnReply = Callable[[int, int], None]
 """Called after each reply with (replies so far, of how many); may raise to stop."""
 
 PATH = "/chat/completions"  # of an endpoint whose `Endpoint` is meant for `Chats`
-PATIENCE = 8  # requests without a reply, one after the other, until the endpoint is checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,6 @@ class Chats:
 
     Args:
         endpoint: for requests to `PATH`.
-        at_once: requests under way at once.
         unusable: the error for an endpoint without any reply, made from the reason.
         per_token: characters; a reply with more for each token asked for is none.
     """
@@ -57,13 +54,11 @@ class Chats:
     def __init__(
         self,
         endpoint: Endpoint,
-        at_once: int,
         unusable: Callable[[str], FedRAIError],
         *,
         per_token: float = math.inf,
     ) -> None:
-        self._endpoint, self._at_once = endpoint, at_once
-        self._unusable, self._per_token = unusable, per_token
+        self._endpoint, self._unusable, self._per_token = endpoint, unusable, per_token
 
     def replies(self, bodies: Sequence[Mapping[str, Any]], told: OnReply) -> Replies:
         """Reply to requests.
@@ -79,31 +74,21 @@ class Chats:
         return finished(self._replies(bodies, told))
 
     async def _replies(self, bodies: Sequence[Mapping[str, Any]], told: OnReply) -> Replies:
-        found: dict[int, _Reply] = {}
-        lost = 0
-        async with self._endpoint.client(self._at_once) as client:
-            jobs = (self._numbered(client, i, body) for i, body in enumerate(bodies))
-            async with aclosing(as_they_end(jobs, self._at_once)) as ended:
-                async for number, reply in ended:
-                    found[number] = reply
-                    lost = 0 if reply.text is not None else lost + 1
-                    if lost == PATIENCE:
-                        await self._check(client, bodies[0])
-                        lost = 0
-                    told(len(found), len(bodies))
-            if found and all(reply.text is None for reply in found.values()):
+        async with self._endpoint.client() as client:
+            replies = await self._endpoint.replies(
+                (self._one(client, body) for body in bodies),
+                len(bodies),
+                is_lost=lambda reply: reply.text is None,
+                check=lambda: self._check(client, bodies[0]),
+                told=told,
+            )
+            if replies and all(reply.text is None for reply in replies):
                 await self._check(client, bodies[0])
-        replies = [found[i] for i in range(len(bodies))]
         return Replies(
             tuple(reply.text for reply in replies),
             sum(reply.tokens for reply in replies),
             Counter(reply.problem for reply in replies if reply.problem),
         )
-
-    async def _numbered(
-        self, client: httpx.AsyncClient, number: int, body: Mapping[str, Any]
-    ) -> tuple[int, _Reply]:
-        return number, await self._one(client, body)
 
     async def _one(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> _Reply:
         """A reply; a refusal is final only if a greeting is refused too (gateways refuse texts)."""
@@ -177,47 +162,20 @@ class RemoteGrader:
     """A model behind an endpoint, asked greedily.
 
     Args:
-        url: base address, such as `http://localhost:8000/v1`.
+        access: how to reach it.
         model: its name there.
         max_tokens: longest reply.
-        api_key_env: environment variable with the key; empty for none.
-        concurrency: requests under way at once.
-        retries: how often a request is tried again.
-        timeout: seconds for one try.
-        backoff: seconds before the first retry, doubled with each.
-        allow_plain_http: whether prompts may travel in clear to another machine.
 
     Raises:
-        EvaluationError: the address cannot be used.
+        EvaluationError: the address or a setting cannot be used.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        max_tokens: int = 2048,
-        api_key_env: str = "",
-        concurrency: int = 8,
-        retries: int = 4,
-        timeout: float = 120.0,
-        backoff: float = 0.5,
-        allow_plain_http: bool = False,
-    ) -> None:
-        if min(max_tokens, concurrency) < 1 or retries < 0 or timeout <= 0:
-            raise EvaluationError("sizes, concurrency and timeout of a grader must be above 0")
+    def __init__(self, access: Access, model: str, *, max_tokens: int = 2048) -> None:
+        if max_tokens < 1:
+            raise EvaluationError(f"max_tokens of a grader must be above 0, got {max_tokens}")
         self._fixed = {"model": model, "max_tokens": max_tokens, "temperature": 0.0}
-        self._endpoint = Endpoint(
-            url,
-            PATH,
-            key_variable=api_key_env,
-            retries=retries,
-            timeout=timeout,
-            backoff=backoff,
-            allow_plain_http=allow_plain_http,
-            raises=EvaluationError,
-        )
-        self._chats = Chats(self._endpoint, concurrency, self._unusable)
+        self._endpoint = Endpoint(access, PATH, raises=EvaluationError)
+        self._chats = Chats(self._endpoint, self._unusable)
 
     def ask(
         self,

@@ -20,7 +20,7 @@ from fedrai.model import LanguageModel
 from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import Cost, Ledger, generation_operations
-from fedrai.training.prefer.scoring import score
+from fedrai.training.likelihood import score
 from fedrai.training.sft import label_count
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrai import assets
 from fedrai.data import AS_IT_IS, Reading
+from fedrai.data.columns import Cell
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import Detection, by_group, detect
 from fedrai.filter.rows import Finding, answers, weigh
@@ -24,7 +25,7 @@ from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache, judge
 from fedrai.guards.calibrated import Calibrated, CalibrationFile, calibrate
 from fedrai.guards.calibrated import read as read_calibration
-from fedrai.guards.labels import Cell, Labels
+from fedrai.guards.labels import Labels
 from fedrai.guards.rows import Row, RowColumns, Rows, Source, read_all
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import Literal
 from fedrai.data.embedded.refusals import OTHER, Refusals, embedded_refusals
 from fedrai.errors import GuardError
 from fedrai.filter.ledger import BINS, CATEGORIES, PROBLEMS, Confusion, FilterLedger, noisy, total
-from fedrai.guards.base import Conversation, Guard, OnProgress, Part, full_name, part_of
+from fedrai.guards.base import Conversation, Guard, OnProgress, Part, full_name, part_of, unsafest
 from fedrai.guards.cache import VerdictCache, conversation_key, judge
 from fedrai.records import Example, Message, Verdict
 
@@ -175,17 +175,10 @@ def weigh(
 
 
 def _finding(judged: Sequence[tuple[int, Verdict]], threshold: float) -> Finding:
-    unscored = [v for _, v in judged if v.probability is None]
-    unsafe = tuple((i, v) for i, v in judged if _probability(v) >= threshold)
-    worst = (
-        unscored[0] if unscored and not unsafe else max((v for _, v in judged), key=_probability)
-    )
-    return Finding(worst, unsafe, bool(unscored))
-
-
-def _probability(verdict: Verdict) -> float:
-    """That of a verdict; below every other where there is none."""
-    return -1.0 if verdict.probability is None else verdict.probability
+    chances = [(i, v, v.probability) for i, v in judged]
+    unsafe = tuple((i, v) for i, v, p in chances if p is not None and p >= threshold)
+    worst = unsafest([v for _, v in judged], threshold)
+    return Finding(worst, unsafe, any(p is None for _, _, p in chances))
 
 
 def decide(

@@ -14,11 +14,9 @@ import csv
 import io
 import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from datetime import time as time_of_day
@@ -34,7 +32,7 @@ from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache, judge
 from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message, Verdict
-from fedrai.runs.files import json_text
+from fedrai.runs.files import json_text, new_file, writing
 
 CopyMode = Literal["drop", "replace", "flag"]
 NAMES = 100  # rows of a table; the rarest names beyond that stand together
@@ -369,18 +367,10 @@ def _plain(value: Any, origin: str) -> Any:
 
 def _write(path: Path, lines: Iterable[str]) -> None:
     """Write lines whole or not at all."""
-    fresh = path.with_name(f".new-{path.name}-{os.getpid()}")
-    try:
+    with writing(path, DataError, "name another file, or make room"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("w", encoding="utf-8", newline="") as file:
+        with (
+            new_file(path, shared=True) as fresh,
+            fresh.open("w", encoding="utf-8", newline="") as file,
+        ):
             file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror}", hint="name another file, or make room"
-        ) from error
-    finally:
-        with suppress(OSError):
-            fresh.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from fedrai.records import Message, Verdict
 
@@ -16,6 +16,25 @@ OnProgress = Callable[[int, int], None]
 """Called now and then with (conversations judged, of how many); may raise to stop."""
 
 Part = Literal["prompt", "response", "pair"]
+
+
+class _Scored(Protocol):
+    @property
+    def probability(self) -> float | None: ...
+
+
+S = TypeVar("S", bound=_Scored)
+
+
+def unsafest(verdicts: Sequence[S], threshold: float) -> S:
+    """The verdict that counts of several on parts of one text: the unsafest.
+
+    One without a probability counts before it, unless the unsafest is unsafe anyway.
+    """
+    top = max(verdicts, key=lambda v: -1.0 if v.probability is None else v.probability)
+    missing = next((v for v in verdicts if v.probability is None), None)
+    unsafe = top.probability is not None and top.probability >= threshold
+    return top if missing is None or unsafe else missing
 
 
 @dataclass(frozen=True, slots=True)

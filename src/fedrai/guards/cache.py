@@ -28,6 +28,7 @@ from filelock import FileLock
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, full_name
 from fedrai.records import Problem, Verdict
+from fedrai.runs.files import write_bytes
 
 CHUNK = 256
 """Conversations that a guard gets at once: what a kill can lose, and what it can sort by length."""
@@ -190,15 +191,8 @@ def _known_salt(path: Path) -> bytes | None:
 
 def _write_salt(path: Path) -> bytes:
     """Make a salt whole or not at all; the caller holds the lock."""
-    fresh = path.with_name(f".new-salt-{os.getpid()}")
-    fresh.unlink(missing_ok=True)
     salt = secrets.token_bytes(SALT_BYTES)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(salt)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_bytes(path, salt, mode=0o600)
     return salt
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,6 +25,7 @@ from fedrai.evaluation.detection import scored
 from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
 from fedrai.records import Verdict
+from fedrai.runs.files import write_bytes, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +160,9 @@ def write(file: CalibrationFile, path: Path) -> None:
         GuardError: the file cannot be written.
     """
     body = json.dumps(asdict(file), indent=2) + "\n"
-    try:
+    with writing(path, GuardError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".new-", delete=False, encoding="utf-8"
-        ) as fresh:
-            fresh.write(body)
-            fresh.flush()
-            os.fsync(fresh.fileno())
-        Path(fresh.name).replace(path)
-    except OSError as error:
-        raise GuardError(f"cannot write {path}: {error.strerror}") from error
+        write_bytes(path, body.encode(), shared=True)
 
 
 def read(path: Path, part: str | None = None) -> CalibrationFile:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedrai.data.columns import Cell, number_of, same
 from fedrai.errors import DataError
-
-Cell = str | bool | int | float
 
 UNSAFE = frozenset({"unsafe", "harmful", "toxic", "hateful", "unacceptable", "true", "yes"})
 SAFE = frozenset({"safe", "harmless", "unharmful", "benign", "non-toxic", "acceptable", "false",
@@ -83,7 +82,7 @@ def _label(value: object, name: str, cut: float) -> bool | None:
         return word in UNSAFE
     if value is None or (isinstance(value, str) and word in ("", "null", "none")):
         return None
-    score = _number(value)
+    score = number_of(value)
     if score is not None and math.isnan(score):
         return None
     if score is None or not 0 <= score <= 1:
@@ -92,23 +91,3 @@ def _label(value: object, name: str, cut: float) -> bool | None:
             f" --unsafe-when {name}=VALUE"
         )
     return score >= cut
-
-
-def same(value: object, wanted: Cell) -> bool:
-    """Whether a cell has this value: text in any case, numbers as numbers, true as 1."""
-    return value is not None and _plain(value) == _plain(wanted)
-
-
-def _plain(value: object) -> str | float:
-    word = str(value).strip().lower()
-    number = _number({"true": 1, "false": 0}.get(word, word))
-    return word if number is None else number
-
-
-def _number(value: object) -> float | None:
-    if not isinstance(value, str | int | float):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None

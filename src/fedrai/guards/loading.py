@@ -204,10 +204,11 @@ def _of_table(name: str, places: _Places) -> Guard:
     if isinstance(table, InstalledGuard):
         return _of_plugin(table.plugin, table.settings)
     if isinstance(table, Endpoint):
+        from fedrai.endpoint import Access
         from fedrai.guards.kinds.remote import RemoteGuard
 
-        fields = table.model_dump(exclude={"kind", "url", "model"})
-        return RemoteGuard(table.url, table.model, **fields, name=name)
+        fields = table.model_dump(exclude={"kind", "model"})
+        return RemoteGuard(Access.taken_from(fields), table.model, **fields, name=name)
     return _of_weights(name, table, places.progress)
 
 

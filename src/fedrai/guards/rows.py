@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from fedrai import data
+from fedrai.data.columns import Cell, matches
 from fedrai.errors import DataError
 from fedrai.guards.columns import answers_of, described, holds_text, shown
-from fedrai.guards.labels import Cell, Labels, check_labels, same, truth_of
+from fedrai.guards.labels import Labels, check_labels, truth_of
 from fedrai.records import BadRow, Message
 
 Column = Literal["messages", "prompt", "response", "text", "category"]
@@ -217,7 +218,7 @@ def _read(
             bad.append(BadRow(origin, raw))
             continue
         seen.update(raw)
-        if not all(same(raw.get(column), value) for column, value in where.items()):
+        if not matches(raw, where):
             continue
         try:
             good.append(_row(raw, origin, name, columns, source.labels, where))

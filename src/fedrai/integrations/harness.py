@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from fedrai.errors import DependencyError, EvaluationError
-from fedrai.runs.files import write_text
+from fedrai.runs.files import write_text, writing
 
 if TYPE_CHECKING:
     from fedrai.model import AdapterState, LanguageModel
@@ -127,10 +127,8 @@ def save(file: Path, text: str) -> None:
     Raises:
         EvaluationError: it cannot be written.
     """
-    try:
+    with writing(file, EvaluationError):
         write_text(file, text + "\n")
-    except OSError as error:
-        raise EvaluationError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 @contextmanager

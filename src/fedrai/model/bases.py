@@ -10,9 +10,7 @@ base of that fingerprint was last seen.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from urllib.parse import quote
 from fedrai import assets
 from fedrai.errors import AssetError, ModelError
 from fedrai.model.loading import UPSTREAM, fingerprint, model_folder
+from fedrai.runs.files import write_bytes
 
 COPY = "base"
 RECORD = "base.json"
@@ -97,10 +96,7 @@ def remember(spec: str, digest: str) -> None:
     root = assets.cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        handle, new = tempfile.mkstemp(prefix=".new-", dir=root)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(places, indent=2) + "\n")
-        Path(new).replace(root / PLACES)
+        write_bytes(root / PLACES, f"{json.dumps(places, indent=2)}\n".encode(), shared=True)
     except OSError:
         return
 

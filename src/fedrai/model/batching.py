@@ -1,8 +1,8 @@
-"""Rows of tokens to padded batches."""
+"""Rows of tokens to padded batches, and which rows share one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,59 @@ def padded(length: int) -> int:
     return -(-length // PAD_TO) * PAD_TO
 
 
+def cut(
+    numbers: Iterable[int],
+    size: Callable[[int], int],
+    limit: int = 0,
+    *,
+    most: int = 0,
+    padded: bool = True,
+) -> Iterator[list[int]]:
+    """Cut numbers into what goes through a model at once, in their order.
+
+    Args:
+        numbers: of rows; those of like length beside each other need the least padding.
+        size: tokens of a row by its number.
+        limit: most tokens of a part, unless it has but one row; 0: any number.
+        most: most rows of a part; 0: any number.
+        padded: whether every row of a part takes as much as its longest.
+    """
+    part: list[int] = []
+    longest = total = 0
+    for number in numbers:
+        longest, total = max(longest, size(number)), total + size(number)
+        full = 0 < most <= len(part)
+        if part and (full or 0 < limit < ((len(part) + 1) * longest if padded else total)):
+            yield part
+            part, longest, total = [], size(number), size(number)
+        part.append(number)
+    if part:
+        yield part
+
+
+def pad(
+    rows: Sequence[Sequence[int]], fill: int, length: int, *, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Rows filled up to one length: ids, and where they are real.
+
+    Args:
+        rows: token ids.
+        fill: id that stands where a row has none.
+        length: of all rows then, T.
+        left: whether they are filled up at their beginning.
+
+    Returns:
+        Both (B, T), int64, on the CPU.
+    """
+    ids = torch.full((len(rows), length), fill)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for i, row in enumerate(rows):
+        start = length - len(row) if left else 0
+        ids[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, start : start + len(row)] = 1
+    return ids, mask
+
+
 def collate(
     rows: Sequence[Tokens], pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,11 +78,6 @@ def collate(
     CPU kernels keep a compiled copy for every shape they meet; few shapes keep memory from growing.
     """
     length = padded(max(len(row.ids) for row in rows))
-    ids = torch.full((len(rows), length), pad_id)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    wanted = torch.zeros((len(rows), length), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        mask[i, : len(row.ids)] = 1
-        wanted[i, : len(row.ids)] = torch.tensor(row.mask)
-    return ids.to(device), mask.to(device), wanted.to(device)
+    ids, mask = pad([row.ids for row in rows], pad_id, length)
+    labels, _ = pad([row.mask for row in rows], False, length)
+    return ids.to(device), mask.to(device), labels.bool().to(device)

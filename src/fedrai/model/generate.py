@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedrai.model import LanguageModel
-from fedrai.model.batching import padded
+from fedrai.model.batching import pad, padded
 from fedrai.records import Message
 from fedrai.runs.costs import generation_operations, release_memory
 
@@ -78,7 +78,8 @@ def _batch(
     model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, pick: _Picker
 ) -> list[list[int]]:
     """Ids of the answers to one batch; once half the rows are finished, they leave it."""
-    ids, mask = _left_pad(prompts, model.pad_id, model.device)
+    length = padded(max(map(len, prompts)))
+    ids, mask = (t.to(model.device) for t in pad(prompts, model.pad_id, length, left=True))
     answers: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which answer each row of the batch belongs to
     done = [False] * len(rows)
@@ -105,18 +106,6 @@ def _batch(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
         positions = positions[:, -1:] + 1
     return answers
-
-
-def _left_pad(
-    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    length = padded(max(map(len, prompts)))
-    ids = torch.full((len(prompts), length), pad_id)
-    mask = torch.zeros((len(prompts), length), dtype=torch.long)
-    for i, prompt in enumerate(prompts):
-        ids[i, length - len(prompt) :] = torch.tensor(prompt)
-        mask[i, length - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)
 
 
 class _Picker:

@@ -12,7 +12,7 @@ from typing import Any
 from fedrai.rates import rate_json
 from fedrai.report.comparing.differences import Difference
 from fedrai.report.comparing.figures import ArmFigures, Figure
-from fedrai.report.records import Evaluated, Removed, Run
+from fedrai.runs.record import Evaluation, Removed, Run
 
 Row = dict[str, Any]
 
@@ -22,7 +22,7 @@ def figures(run: Run) -> list[Row]:
     return [row for evaluated in run.evaluations for row in _measures(evaluated)]
 
 
-def _measures(evaluated: Evaluated) -> Iterator[Row]:
+def _measures(evaluated: Evaluation) -> Iterator[Row]:
     for name, rate in evaluated.rates.items():
         found = rate_json(rate)
         kept = {key: found[key] for key in ("value", "low", "high", "scored", "unscored")}

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: texts, strict JSON, tensors with notes.
+"""Files and folders that appear whole or not at all: texts, strict JSON, tensors with notes.
 
 A sealed file of tensors holds a digest of all that is in it, so that damage to a file that stands
 alone is seen when it is read. An error of the disk is an `OSError`, also where safetensors writes.
@@ -12,13 +12,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrai.assets import checksums
-from fedrai.errors import ChecksumError, RunError
+from fedrai.errors import ChecksumError, FedRAIError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,28 +29,76 @@ SEAL = "sha256"
 
 
 def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, body: bytes, *, mode: int = 0o666, shared: bool = False) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        path: the file.
+        body: what it holds.
+        mode: its permissions from its first byte, less those that the umask takes.
+        shared: see `new_file`.
 
     Raises:
         OSError: it cannot be written; what stood there stays.
     """
-    _replace(path, lambda fresh: _write(fresh, text))
+    with new_file(path, shared=shared) as fresh:
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+@contextmanager
+def new_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """The path of a file to write, which takes the place of `path` when the block ends well.
 
+    Args:
+        path: the file.
+        shared: whether other processes may write it at the same time.
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    fresh = path.with_name(f".new-{path.name}")
+    Raises:
+        OSError: the disk cannot keep it; what stood there stays.
+    """
+    fresh = path.with_name(f".new-{path.name}" + f"-{os.getpid()}" * shared)
+    fresh.unlink(missing_ok=True)
     try:
-        write(fresh)
+        yield fresh
         sync(fresh)
         fresh.replace(path)
-    except OSError:
+    finally:
         with suppress(OSError):  # what is left of it would take room on a full disk
             fresh.unlink()
-        raise
+
+
+@contextmanager
+def new_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `target` when the block ends well.
+
+    Args:
+        target: the folder; made with its parents.
+        replaces: whether one that is there already goes.
+
+    Raises:
+        OSError: the disk cannot keep it, or the target is there.
+    """
+    whole = target.absolute()
+    fresh = whole.with_name(f".new-{whole.name}")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        for file in fresh.rglob("*"):
+            if file.is_file():
+                sync(file)
+        if replaces:
+            shutil.rmtree(whole, ignore_errors=True)
+        fresh.rename(whole)
+        sync(whole.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # it takes room, maybe on a full disk
 
 
 def json_text(value: Any, indent: int = 2) -> str:
@@ -140,8 +189,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, s
     from safetensors.torch import save_file
 
     whole = {name: tensors[name].contiguous() for name in sorted(tensors)}
-    with disk_errors():
-        _replace(path, lambda fresh: save_file(whole, fresh, dict(note)))
+    with disk_errors(), new_file(path) as fresh:
+        save_file(whole, fresh, dict(note))
+
+
+@contextmanager
+def writing(path: Path, raises: type[FedRAIError], hint: str = "") -> Iterator[None]:
+    """Errors of the disk, within the block, as one of ours about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise raises(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
 
 
 @contextmanager

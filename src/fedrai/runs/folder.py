@@ -266,21 +266,13 @@ class RunFolder:
         Raises:
             RunError: it cannot be written.
         """
-        fresh = target.with_name(f".new-{target.name}")
         try:
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
-            with files.disk_errors():
-                write(fresh)
-            if listed:
-                write_text(fresh / checksums.LISTING, checksums.listing(fresh))
-            for file in fresh.rglob("*"):
-                if file.is_file():
-                    files.sync(file)
-            fresh.rename(target)
-            files.sync(target.parent)
+            with files.new_folder(target) as fresh:
+                with files.disk_errors():
+                    write(fresh)
+                if listed:
+                    write_text(fresh / checksums.LISTING, checksums.listing(fresh))
         except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)  # it takes room, maybe on a full disk
             raise unwritable(self.path, error) from error
 
     def check_round(self, number: int) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.adapted import Adapted
 from fedrai.model.batching import collate
 from fedrai.records import Step, Tokens, TrainResult
 from fedrai.runs.costs import release_memory, training_operations
@@ -46,10 +47,16 @@ class Master:
         model: its adapter is overwritten, now and at every step.
         start: the adapter to start from, float32.
         weight_decay: decoupled, as in AdamW.
+        beside: float32 weights that learn with the adapter, such as a head's.
     """
 
     def __init__(
-        self, model: LanguageModel, start: AdapterState, *, weight_decay: float = 0.0
+        self,
+        model: Adapted,
+        start: AdapterState,
+        *,
+        weight_decay: float = 0.0,
+        beside: Iterable[torch.nn.Parameter] = (),
     ) -> None:
         model.load_adapter(start)
         self._names = list(model.parameters)
@@ -60,7 +67,8 @@ class Master:
         with torch.no_grad():
             for copy, name in zip(self.copies, self._names, strict=True):
                 copy.copy_(start[name])
-        self._optimiser = torch.optim.AdamW(self.copies, weight_decay=weight_decay)
+        self._trained = [*self.copies, *beside]
+        self._optimiser = torch.optim.AdamW(self._trained, weight_decay=weight_decay)
 
     def collect(self) -> None:
         """Take the gradients of the weights that compute, which are left without."""
@@ -71,8 +79,9 @@ class Master:
     def step(self, learning_rate: float, clip_norm: float) -> None:
         """One step of AdamW along the gradients, after they are cut to a norm."""
         self._optimiser.param_groups[0]["lr"] = learning_rate
-        torch.nn.utils.clip_grad_norm_(self.copies, clip_norm)
+        torch.nn.utils.clip_grad_norm_(self._trained, clip_norm)
         self._optimiser.step()
+        self._optimiser.zero_grad()
         self.put()
 
     @torch.no_grad()

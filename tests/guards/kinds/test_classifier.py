@@ -369,7 +369,7 @@ def test_a_model_with_several_labels_at_once(tmp_path):
 def test_a_base_model_is_no_classifier(tmp_path, folder):
     BertForMaskedLM(BertConfig(**SIZES, vocab_size=len(WORDS))).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
-    with pytest.raises(GuardError, match="weights are missing and would be random"):
+    with pytest.raises(GuardError, match="Classification are missing and would be random"):
         load(str(tmp_path), unsafe_labels=["LABEL_1"])
 
 

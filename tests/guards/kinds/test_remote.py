@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_server import Reply, Server, running
+from fedrai.endpoint import PATIENCE, Access
 from fedrai.errors import GuardError
 from fedrai.guards.kinds.logprobs import Labels, read_places
-from fedrai.guards.kinds.remote import PATIENCE, RemoteGuard
+from fedrai.guards.kinds.remote import RemoteGuard
 from fedrai.records import Message
 
 CANARY = "canary-7d41"  # a text of a row, which no error may quote
@@ -56,8 +57,9 @@ def server() -> Iterator[Server]:
 
 def make(server: Server | str, **settings: Any) -> RemoteGuard:
     url = server if isinstance(server, str) else server.url
-    base = {"safe": ["safe"], "unsafe": ["unsafe"], "backoff": 0.01, "retries": 2, "timeout": 10}
-    return RemoteGuard(url, "org/Guard-1", **(base | settings))
+    access = {"url": url, "concurrency": 16, "backoff": 0.01, "retries": 2, "timeout": 10}
+    given = access | {"safe": ["safe"], "unsafe": ["unsafe"]} | settings
+    return RemoteGuard(Access.taken_from(given), "org/Guard-1", **given)
 
 
 def rows(*texts: str) -> list[tuple[Message, ...]]:

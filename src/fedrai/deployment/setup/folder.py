@@ -29,6 +29,7 @@ from fedrai.deployment.setup.settings import Address, Deployment
 from fedrai.errors import DeploymentError
 from fedrai.recipe.node import NAME_PATTERN
 from fedrai.recipe.toml_files import read_toml
+from fedrai.runs.files import write_bytes, writing
 
 RECORD = "consortium.toml"
 RESERVED = ("server", "ca")
@@ -54,7 +55,7 @@ def init(folder: Path, consortium: Consortium) -> tuple[Path, ...]:
             f"{folder} is there already; nothing was written over",
             hint=f"choose another folder, or add a node: fedrai deploy add-node {folder} NAME",
         )
-    try:
+    with writing(folder, DeploymentError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
@@ -63,8 +64,6 @@ def init(folder: Path, consortium: Consortium) -> tuple[Path, ...]:
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
-    except OSError as error:
-        raise DeploymentError(f"cannot write {folder}: {error.strerror}") from error
     return (folder / "server", *(folder / "nodes" / name for name in consortium.nodes))
 
 
@@ -99,11 +98,9 @@ def add_node(folder: Path, name: str) -> Path:
     target = folder / "nodes" / name
     if target.exists():
         raise DeploymentError(f"{target} is there already; nothing was written over")
-    try:
+    with writing(target, DeploymentError):
         _node(folder, grown, name)
-        _replace(folder / RECORD, texts.record(grown))
-    except OSError as error:
-        raise DeploymentError(f"cannot write {target}: {error.strerror}") from error
+        write_bytes(folder / RECORD, texts.record(grown).encode(), mode=0o600)
     return target
 
 
@@ -122,8 +119,8 @@ def renew(folder: Path, days: int) -> Path:
     try:
         ca = Issued((folder / "ca/ca.pem").read_bytes(), (folder / "ca/ca.key").read_bytes())
         issued = certificates.make_server(ca, _names(consortium), days=days)
-        _replace(folder / "server/server.key", issued.key)
-        _replace(folder / "server/server.pem", issued.certificate)
+        write_bytes(folder / "server/server.key", issued.key, mode=0o600)
+        write_bytes(folder / "server/server.pem", issued.certificate, mode=0o600)
     except OSError as error:
         raise DeploymentError(f"cannot renew in {folder}: {error.strerror}") from error
     return folder / "server/server.pem"
@@ -247,10 +244,3 @@ def _file(path: Path, content: str | bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-
-
-def _replace(path: Path, content: str | bytes) -> None:
-    other = path.with_name(f".{path.name}.new")
-    other.unlink(missing_ok=True)
-    _file(other, content)
-    other.replace(path)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from fedrai import data
+from fedrai.data.columns import same
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.suites.items import Item
 
@@ -54,7 +55,7 @@ def read(
 
 def _wanted(row: Row, where: tuple[str, str]) -> bool:
     column, value = where
-    return column not in row or row[column] == value
+    return column not in row or same(row[column], value)
 
 
 def _item(number: int, origin: str, row: Row, answers: Mapping[str, str]) -> Item:

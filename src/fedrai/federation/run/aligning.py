@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from fedrai import assets, model
 from fedrai.constitution import load as load_constitution
@@ -19,6 +18,7 @@ from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds
 from fedrai.constitution.verifying import Checks
 from fedrai.data.embedded.refusals import refusal_for
+from fedrai.endpoint import Access
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench, prompts_of
@@ -217,8 +217,7 @@ def _critic(
 ) -> Critic:
     chosen, size = section.critic, section.revising.batch_size
     if chosen.kind == "endpoint":
-        fields: dict[str, Any] = chosen.model_dump(exclude={"kind", "url", "model"})
-        return RemoteCritic(chosen.url, chosen.model, **fields)
+        return RemoteCritic(Access.taken_from(chosen.model_dump()), chosen.model)
     if chosen.kind == "local":
         other = model.load(
             chosen.model, rank=1, alpha=1, dropout=0.0, target_modules="all-linear",

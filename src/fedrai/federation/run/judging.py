@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrai import assets
+from fedrai.endpoint import Access
 from fedrai.evaluation import suites
 from fedrai.evaluation.asking import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
@@ -107,7 +108,7 @@ def rubric_for(settings: JudgeEndpoint) -> Rubric:
     file = Path(settings.template).expanduser()
     template = read_template(file) if settings.template else HARM
     source = file.stem if settings.template else "fedrai"
-    fields = settings.model_dump(exclude={"url", "model", "prompts", "template"})
-    grader: Grader = RemoteGrader(settings.url, settings.model, **fields)
+    access = Access.taken_from(settings.model_dump())
+    grader: Grader = RemoteGrader(access, settings.model, max_tokens=settings.max_tokens)
     grader.ask([("", "Hello.")])  # a wrong key or name shows here, not after hours of answers
     return Rubric(settings.model, grader, prompts, template, source)

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from fedrai import assets
-from fedrai.errors import GuardError
+from fedrai.errors import GuardError, ModelError
 from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
 from fedrai.guards.kinds.outputs import Reading, reading
 from fedrai.guards.kinds.prompting import valid
 from fedrai.model import loading
-from fedrai.model.batching import padded
+from fedrai.model.batching import cut, pad, padded
+from fedrai.model.pretrained import open_pretrained
 from fedrai.records import Verdict
 
 FORM = 1  # counts up when the same weights would be asked or read differently
@@ -217,15 +217,10 @@ class ClassifierGuard:
         self, windows: Sequence[tuple[int, dict[str, list[int]]]]
     ) -> Iterator[list[tuple[int, dict[str, list[int]]]]]:
         """Windows of like length, as many as the token budget holds, at least one."""
-        batch: list[tuple[int, dict[str, list[int]]]] = []
-        for window in sorted(windows, key=lambda w: len(w[1]["input_ids"])):
-            length = self._padded(len(window[1]["input_ids"]))
-            if batch and (len(batch) + 1) * length > self._batch_tokens:
-                yield batch
-                batch = []
-            batch.append(window)
-        if batch:
-            yield batch
+        ordered = sorted(windows, key=lambda w: len(w[1]["input_ids"]))
+        sizes = [self._padded(len(window["input_ids"])) for _, window in ordered]
+        for batch in cut(range(len(ordered)), sizes.__getitem__, self._batch_tokens):
+            yield [ordered[i] for i in batch]
 
     def _padded(self, length: int) -> int:
         return min(padded(length), self._length)
@@ -236,46 +231,22 @@ class ClassifierGuard:
         inputs = {}
         for name in batch[0][1]:
             fill = self._pad_id if name == "input_ids" else 0
-            rows = [w[name] + [fill] * (length - len(w[name])) for _, w in batch]
-            inputs[name] = torch.tensor(rows, device=self.model.device)
+            rows, _ = pad([window[name] for _, window in batch], fill, length)
+            inputs[name] = rows.to(self.model.device)
         found: list[list[float]] = self.reading.chances(self.model(**inputs).logits).tolist()
         return found
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForSequenceClassification
 
-    logging.disable_progress_bar()
-    said = logging.get_verbosity()
-    logging.set_verbosity_error()  # else it lists weights; what matters of that is an error below
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+        return open_pretrained(
+            AutoModelForSequenceClassification, folder, "a sequence classifier", dtype=dtype
         )
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [""])[0][:200]
-        raise GuardError(
-            f"{folder} cannot be loaded as a sequence classifier: {first}",
-            hint="expected a folder with config.json, *.safetensors and tokenizer files",
-        ) from error
-    finally:
-        logging.set_verbosity(said)
-    if report["missing_keys"]:
-        raise GuardError(
-            f"{folder} is not a sequence classifier: {len(report['missing_keys'])} of its weights "
-            "are missing and would be random",
-            hint="use a model that was trained to classify, not the base model of one",
-        )
-    return model, tokenizer
+    except ModelError as error:
+        hint = f"{error.hint}; a model that was trained to classify, not the base model of one"
+        raise GuardError(error.message, hint=hint) from error
 
 
 def _content(folder: Path) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedrai import assets
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress
+from fedrai.guards.base import Conversation, Judged, OnProgress, unsafest
 from fedrai.guards.kinds.formats import Format, Kind, Question, Step, format_for, format_named
 from fedrai.guards.kinds.prompting import Prompts
 from fedrai.guards.kinds.scoring import (
@@ -35,7 +35,7 @@ from fedrai.guards.kinds.scoring import (
     resolve,
 )
 from fedrai.model import loading
-from fedrai.model.batching import padded
+from fedrai.model.batching import cut, padded
 from fedrai.records import Problem, Verdict
 from fedrai.runs.costs import release_memory
 
@@ -227,14 +227,9 @@ class GenerativeGuard:
         warm = [job for job in jobs if job.ids[: len(shared)] == shared]
         cold = [job for job in jobs if job.ids[: len(shared)] != shared]
         for part in (warm, cold):
-            batch: list[_Job] = []
-            for job in part:
-                if batch and (len(batch) + 1) * padded(len(job.ids)) > self.batch_tokens:
-                    yield batch
-                    batch = []
-                batch.append(job)
-            if batch:
-                yield batch
+            sizes = [padded(len(job.ids)) for job in part]
+            for batch in cut(range(len(part)), sizes.__getitem__, self.batch_tokens):
+                yield [part[i] for i in batch]
 
     def _ask(self, key: tuple[Kind, int], jobs: list[_Job]) -> list[_Answer]:
         """Put a question about every row of a batch."""
@@ -321,13 +316,12 @@ class GenerativeGuard:
     def _verdict(self, answers: Sequence[_Answer]) -> Verdict:
         """The unsafest answer counts; one that is missing counts unless another says unsafe."""
         guard = f"{self.name}@{self.revision[:12]}"
-        said = [(a.probability, a) for a in answers if a.probability is not None]
-        said.sort(key=lambda pair: -pair[0])
-        problem = next((a.problem for a in answers if a.problem), None)
-        if not said or (problem and said[0][0] < self.thresholds["loose"]):
-            return Verdict(None, guard, problem=problem or "failed")
-        names = dict.fromkeys(name for _, answer in said for name in answer.categories)
-        return Verdict(said[0][0], guard, tuple(names))
+        worst = unsafest(answers, self.thresholds["loose"])
+        if worst.probability is None:
+            return Verdict(None, guard, problem=worst.problem)
+        by_risk = sorted(answers, key=lambda a: -(a.probability or 0.0))
+        names = dict.fromkeys(name for answer in by_risk for name in answer.categories)
+        return Verdict(worst.probability, guard, tuple(names))
 
     def _resolve(self, kind: Kind, question: Question) -> list[Reading]:
         """Find the token of every label where it would stand, and check that they differ."""

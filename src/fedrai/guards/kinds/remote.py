@@ -20,15 +20,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
 
-from fedrai.endpoint import Endpoint, as_they_end, finished
+from fedrai.endpoint import Access, Endpoint, finished
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, Judged, OnProgress, full_name, unsafest
 from fedrai.guards.kinds.logprobs import Labels, MissingLogprobsError, no_logprobs, read_places
 from fedrai.guards.kinds.prompting import arranged
 from fedrai.model.chat import any_of, broken
@@ -38,7 +37,6 @@ Api = Literal["chat", "completions"]
 
 FORM = 1  # counts up when the same settings would ask or read differently
 WINDOWS = 64  # most windows of one message
-PATIENCE = 8  # rows without an answer, one after the other, until the endpoint is checked
 MOST_UNANSWERED = 0.5  # part of the rows from which it is checked in the end
 NOT_UNDERSTOOD = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
 """What a reply of another form may raise."""
@@ -55,7 +53,7 @@ class RemoteGuard:
     """Asks an endpoint for verdicts.
 
     Args:
-        url: of the endpoint, such as `http://localhost:8000/v1`; without a path, `/v1` is meant.
+        access: how to reach the endpoint.
         model: name of the guard there.
         safe: first tokens of the labels that mean safe. Tokens are compared without the white space
             around them, letter by letter; only if none fits so, whatever their case.
@@ -76,13 +74,6 @@ class RemoteGuard:
         top_logprobs: likeliest tokens to ask for; vLLM allows 20 unless started otherwise.
         extra_body: more fields of every request (`chat_template_kwargs`, ...).
         thresholds: "strict" and "loose"; by default 0.5, the guard's own word, is the loose one.
-        api_key_env: environment variable that holds the key; empty for none.
-        concurrency: requests under way at once.
-        retries: how often a request is tried again if the endpoint is busy, fails or is silent.
-        timeout: seconds for one try.
-        backoff: seconds before the first retry, doubled with each and varied by half; the
-            endpoint's own wish (Retry-After) counts if it is longer, up to a minute.
-        allow_plain_http: whether conversations may travel in clear to another machine.
         revision: of the weights behind the endpoint, if you know it.
         name: short name; by default the model's.
 
@@ -92,7 +83,7 @@ class RemoteGuard:
 
     def __init__(
         self,
-        url: str,
+        access: Access,
         model: str,
         *,
         safe: Sequence[str],
@@ -108,17 +99,11 @@ class RemoteGuard:
         top_logprobs: int = 20,
         extra_body: Mapping[str, Any] | None = None,
         thresholds: Mapping[str, float] | None = None,
-        api_key_env: str = "",
-        concurrency: int = 16,
-        retries: int = 4,
-        timeout: float = 60.0,
-        backoff: float = 0.5,
-        allow_plain_http: bool = False,
         revision: str = "",
         name: str = "",
     ) -> None:
-        if min(max_characters, top_logprobs, concurrency) < 1 or retries < 0 or timeout <= 0:
-            raise GuardError("sizes, concurrency and timeout of a remote guard must be above 0")
+        if min(max_characters, top_logprobs) < 1:
+            raise GuardError("max_characters and top_logprobs of a remote guard must be above 0")
         if (template or api == "completions") and not _SLOT.search(template):
             raise GuardError(
                 "the template of a remote guard has no place for the conversation",
@@ -129,7 +114,7 @@ class RemoteGuard:
         self._labels = Labels(safe, unsafe, lead)
         self._names = dict(categories or {})
         self._api, self._template, self._prefill = api, template, prefill
-        self._marks, self._size, self._at_once = any_of(marks), max_characters, concurrency
+        self._marks, self._size = any_of(marks), max_characters
         wanted = {"logprobs": True, "top_logprobs": top_logprobs}
         limit = max_tokens or 2 + len(lead) // 2 + (24 if categories else 0)
         self._fixed = {
@@ -139,15 +124,7 @@ class RemoteGuard:
             "temperature": 0,
             "max_tokens": limit,
         }
-        self._endpoint = Endpoint(
-            url,
-            "/chat/completions" if api == "chat" else "/completions",
-            key_variable=api_key_env,
-            retries=retries,
-            timeout=timeout,
-            backoff=backoff,
-            allow_plain_http=allow_plain_http,
-        )
+        self._endpoint = Endpoint(access, "/chat/completions" if api == "chat" else "/completions")
         asked = [self._endpoint.place, self._fixed, api, template, prefill, max_characters]
         read = [sorted(self._labels.safe), sorted(self._labels.unsafe), lead, self._names]
         self.revision = _hash([FORM, asked, read, sorted(marks), revision])
@@ -164,25 +141,19 @@ class RemoteGuard:
         return finished(self._judge(conversations, on_progress))
 
     async def _judge(self, conversations: Sequence[Conversation], told: OnProgress) -> Judged:
-        rows: dict[int, _Row] = {}
-        lost = 0
-        async with self._endpoint.client(self._at_once) as client:
-            jobs = (self._numbered(client, i, c) for i, c in enumerate(conversations))
-            async with aclosing(as_they_end(jobs, self._at_once)) as ended:
-                async for number, row in ended:
-                    rows[number] = row
-                    if row.asked:
-                        lost = lost + 1 if row.problem == "no-answer" else 0
-                    if lost == PATIENCE:
-                        await self._check(client)
-                        lost = 0
-                    told(len(rows), len(conversations))
-            asked = [row for row in rows.values() if row.asked]
+        async with self._endpoint.client() as client:
+            rows = await self._endpoint.replies(
+                (self._row(client, conversation) for conversation in conversations),
+                len(conversations),
+                is_lost=lambda row: row.problem == "no-answer" if row.asked else None,
+                check=lambda: self._check(client),
+                told=told,
+            )
+            asked = [row for row in rows if row.asked]
             unanswered = sum(row.problem == "no-answer" for row in asked)
             if unanswered and unanswered >= MOST_UNANSWERED * len(asked):
                 await self._check(client)
-        found = [rows[number] for number in range(len(conversations))]
-        return Judged(tuple(map(self._verdict, found)), tokens=sum(row.tokens for row in found))
+        return Judged(tuple(map(self._verdict, rows)), tokens=sum(row.tokens for row in rows))
 
     async def _check(self, client: httpx.AsyncClient) -> None:
         """Raise unless the endpoint answers to a harmless text."""
@@ -201,11 +172,6 @@ class RemoteGuard:
             hint="look whether the server runs and what its log says of these requests",
         )
 
-    async def _numbered(
-        self, client: httpx.AsyncClient, number: int, conversation: Conversation
-    ) -> tuple[int, _Row]:
-        return number, await self._row(client, conversation)
-
     async def _row(self, client: httpx.AsyncClient, conversation: Conversation) -> _Row:
         if not conversation or not conversation[-1].content.strip():
             return _Row(None, "empty")
@@ -214,7 +180,8 @@ class RemoteGuard:
         if len(windows) > WINDOWS:
             return _Row(None, "failed")
         found = [await self._window(client, window) for window in windows]
-        return _unsafest(found, self.thresholds["loose"])
+        worst = unsafest(found, self.thresholds["loose"])
+        return replace(worst, tokens=sum(row.tokens for row in found))
 
     async def _window(self, client: httpx.AsyncClient, turns: Sequence[Message]) -> _Row:
         """What the endpoint says of turns; a refusal is final only if "Hello." is refused too.
@@ -293,16 +260,6 @@ class _Row:
     def asked(self) -> bool:
         """Whether the endpoint was asked."""
         return self.problem not in ("empty", "failed")
-
-
-def _unsafest(found: Sequence[_Row], loose: float) -> _Row:
-    """The unsafest window; one without a probability leaves only an unsafe one to decide."""
-    tokens = sum(row.tokens for row in found)
-    top = max(found, key=lambda row: -1.0 if row.probability is None else row.probability)
-    missing = next((row.problem for row in found if row.problem), None)
-    if missing and (top.probability is None or top.probability < loose):
-        return _Row(None, missing, tokens=tokens)
-    return _Row(top.probability, None, top.categories, tokens)
 
 
 def _windowed(turns: Sequence[Message], size: int) -> list[list[Message]]:

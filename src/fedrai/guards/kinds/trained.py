@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,8 +33,9 @@ from fedrai.guards.kinds.framing import REQUEST, Framing, Piece
 from fedrai.guards.windows import TooLongError
 from fedrai.model import AdapterState, Backbone, load_backbone
 from fedrai.model.adapters import check_adapter
-from fedrai.model.batching import padded
+from fedrai.model.batching import cut, pad, padded
 from fedrai.records import Verdict
+from fedrai.runs import files
 from fedrai.runs.costs import generation_operations, release_memory
 
 CONFIG, WEIGHTS = "guard.json", "guard.safetensors"
@@ -112,11 +112,7 @@ TOO_LONG = Reading(REQUEST, float("nan"), torch.zeros(0), 0, 0)
 def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> Tensor:
     """What the head says of each piece, (B, 2 + categories), float32; differentiable."""
     length = min(padded(max(len(p.ids) for p in pieces)), backbone.positions)
-    ids = torch.full((len(pieces), length), backbone.pad_id)
-    mask = torch.zeros((len(pieces), length), dtype=torch.long)
-    for i, piece in enumerate(pieces):
-        ids[i, : len(piece.ids)] = torch.tensor(piece.ids)
-        mask[i, : len(piece.ids)] = 1
+    ids, mask = pad([piece.ids for piece in pieces], backbone.pad_id, length)
     mask = mask.to(backbone.device)
     states = backbone.hidden(ids.to(backbone.device), mask)  # (B, T, D)
     if backbone.causal:
@@ -128,17 +124,11 @@ def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> 
     return out
 
 
-def token_batches(pieces: Sequence[Piece], order: Sequence[int], budget: int) -> list[list[int]]:
+def token_batches(
+    pieces: Sequence[Piece], order: Sequence[int], budget: int
+) -> Iterator[list[int]]:
     """Cut an order of pieces into batches of at most `budget` tokens with padding."""
-    batches: list[list[int]] = []
-    longest = 0
-    for index in order:
-        longest = max(longest, padded(len(pieces[index].ids)))
-        if not batches or (len(batches[-1]) + 1) * longest > budget:
-            batches.append([])
-            longest = padded(len(pieces[index].ids))
-        batches[-1].append(index)
-    return batches
+    return cut(order, lambda i: padded(len(pieces[i].ids)), budget)
 
 
 class TrainedGuard:
@@ -285,20 +275,14 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         GuardError: it cannot be written.
     """
-    whole = target.absolute()
-    fresh = whole.with_name(f".new-{whole.name}")
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        yield fresh
-        fresh.replace(whole)
+        with files.new_folder(target) as fresh:
+            yield fresh
     except OSError as error:
         raise GuardError(
             f"cannot write the guard in {target}: {error.strerror or error}",
             hint="--out names another folder",
         ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def save(folder: Path, config: Config, adapter: AdapterState, head: torch.nn.Linear) -> None:

@@ -33,7 +33,7 @@ from fedrai.guards.windows import TooLongError
 from fedrai.model import Backbone, load_backbone
 from fedrai.recipe.sections import GuardTraining, seed_for
 from fedrai.records import Step
-from fedrai.training.sft import learning_rates
+from fedrai.training.sft import Master, learning_rates
 
 __all__ = ["Labelled", "Trained", "divide", "read", "train"]
 
@@ -200,30 +200,25 @@ def _loop(fit: _Fit, on_step: Callable[[Step], None]) -> list[float]:
         warmup_steps=settings.warmup_steps,
         total_steps=steps,
     )
-    weights = [*backbone.parameters.values()]
-    master = [w.detach().float().clone() for w in weights]
-    trainable = [*master, *fit.head.parameters()]
-    optimiser = torch.optim.AdamW(trainable, lr=rate(0), weight_decay=settings.weight_decay)
+    master = Master(
+        backbone,
+        backbone.adapter(),
+        weight_decay=settings.weight_decay,
+        beside=fit.head.parameters(),
+    )
     torch.manual_seed(seed_for(settings.seed, "guard-dropout"))
     losses: list[float] = []
     with backbone.mode(training=True):
         for number, batch in enumerate(_order(fit, steps)):
             since = time.perf_counter()
-            optimiser.param_groups[0]["lr"] = rate(number)
             losses.append(_accumulate(fit, batch))
             if not math.isfinite(losses[-1]):
                 raise GuardError(
                     f"the loss of step {number + 1} of {steps} is {losses[-1]}",
                     hint="lower learning_rate",
                 )
-            for weight, copy in zip(weights, master, strict=True):
-                copy.grad = None if weight.grad is None else weight.grad.float()
-                weight.grad = None
-            torch.nn.utils.clip_grad_norm_(trainable, settings.clip_norm)
-            optimiser.step()
-            optimiser.zero_grad()
-            with torch.no_grad():
-                torch._foreach_copy_(weights, master)
+            master.collect()
+            master.step(rate(number), settings.clip_norm)
             tokens = sum(len(fit.pieces[i].ids) for i in batch)
             on_step(Step(number + 1, steps, losses[-1], tokens, time.perf_counter() - since))
     return losses

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedrai.errors import ModelError
 from fedrai.model import LanguageModel
-from fedrai.model.batching import padded
+from fedrai.model.batching import cut, padded
 from fedrai.records import Tokens
 from fedrai.runs.costs import Shape, generation_operations
 from fedrai.training.losses import sum_by_row, token_cross_entropy
@@ -42,13 +42,16 @@ class Work:
 
     def row_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
         """Cut rows, given by number, into what goes through the model at once."""
-        return _parts(
-            numbers, lambda i: padded(len(self.rows[i].ids)), self.micro_batch_tokens, most
-        )
+        return self._parts(numbers, lambda i: padded(len(self.rows[i].ids)), most)
 
     def pair_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
         """The same of pairs, whose answers go through together."""
-        return _parts(numbers, lambda i: 2 * width(self.pairs[i]), self.micro_batch_tokens, most)
+        return self._parts(numbers, lambda i: 2 * width(self.pairs[i]), most)
+
+    def _parts(
+        self, numbers: Sequence[int], size: Callable[[int], int], most: int
+    ) -> Iterator[list[int]]:
+        return cut(sorted(numbers, key=size), size, self.micro_batch_tokens, most=most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,22 +169,3 @@ def _by_row(states: Tensor, rows: Sequence[Tokens]) -> list[Tensor]:
     counts = [label_count(row) for row in rows]
     parts = torch.split(states[: sum(counts)].cpu(), counts)
     return [part.clone() for part in parts]
-
-
-def _parts(
-    numbers: Sequence[int], tokens: Callable[[int], int], limit: int, most: int
-) -> Iterator[list[int]]:
-    """Cut numbers into parts of like length.
-
-    Each part has at most `most` numbers (0: any) and, unless it has but one, `limit` tokens (0: any
-    number) when all are padded to the longest.
-    """
-    part: list[int] = []
-    for number in sorted(numbers, key=tokens):
-        full = len(part) == (most or len(numbers))
-        if part and (full or 0 < limit < (len(part) + 1) * tokens(number)):
-            yield part
-            part = []
-        part.append(number)
-    if part:
-        yield part

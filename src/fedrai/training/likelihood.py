@@ -1,13 +1,13 @@
 """How likely a model finds texts, by forward passes alone, with the adapter that is in it.
 
-`of_openings` reads short beginnings of many answers to one prompt: the prompt goes through the
-model once, and its keys and values serve all of them. `of_answers` reads whole answers, and
+`score` and `of_answers` read whole answers, `of_openings` short beginnings of many answers to one
+prompt: the prompt goes through the model once, and its keys and values serve all of them.
 `still_fits` says of how many pairs the rejected answer is still the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fedrai.errors import DataError
 from fedrai.model import LanguageModel
-from fedrai.model.batching import padded
+from fedrai.model.batching import cut, pad, padded
 from fedrai.records import Tokens
-from fedrai.runs.costs import generation_operations
+from fedrai.runs.costs import generation_operations, release_memory
 from fedrai.training.prefer import Pair, log_probabilities
 from fedrai.training.sft import label_count
 
@@ -96,14 +96,50 @@ def of_answers(model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: in
         DataError: a row has no label token.
     """
     _labelled(rows)
-    values = [0.0] * len(rows)
-    with torch.inference_mode(), model.mode(training=False):
-        for part in _parts([padded(len(row.ids)) for row in rows], batch_tokens):
-            found = log_probabilities(model, [rows[i] for i in part]).tolist()
-            for i, value in zip(part, found, strict=True):
-                values[i] = value / label_count(rows[i])
+    sizes = [padded(len(row.ids)) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: sizes[i])
+    sums = _sums(model, rows, cut(order, sizes.__getitem__, batch_tokens))
+    values = tuple(total / label_count(row) for total, row in zip(sums, rows, strict=True))
     tokens, labels = sum(len(row.ids) for row in rows), sum(map(label_count, rows))
-    return Read(tuple(values), tokens, _operations(model, rows, tokens, labels))
+    return Read(values, tokens, _operations(model, rows, tokens, labels))
+
+
+def score(
+    model: LanguageModel,
+    rows: Sequence[Tokens],
+    *,
+    batch_size: int,
+    on_batch: Callable[[int, int], None] = lambda _done, _of: None,
+) -> list[float]:
+    """Log-probability of all label tokens of each row together, in nats, in the order of rows.
+
+    Args:
+        model: the model with its adapter on or off.
+        rows: tokenized conversations; each has a label token after its first token.
+        batch_size: rows that are read at once; rows of like length share a batch.
+        on_batch: called after each batch with (rows done, of how many); may raise to stop.
+    """
+    lengths = [len(row.ids) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: lengths[i])
+    found = _sums(model, rows, cut(order, lengths.__getitem__, most=batch_size), on_batch)
+    release_memory()
+    return found
+
+
+def _sums(
+    model: LanguageModel,
+    rows: Sequence[Tokens],
+    parts: Iterable[Sequence[int]],
+    on_batch: Callable[[int, int], None] = lambda _done, _of: None,
+) -> list[float]:
+    """Log-probability of all label tokens of each row, read in these parts."""
+    found: dict[int, float] = {}
+    with torch.inference_mode(), model.mode(training=False):
+        for part in parts:
+            values = log_probabilities(model, [rows[i] for i in part]).tolist()
+            found.update(zip(part, values, strict=True))
+            on_batch(len(found), len(rows))
+    return [found[i] for i in range(len(rows))]
 
 
 def of_openings(model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: int = 0) -> Read:
@@ -129,7 +165,8 @@ def of_openings(model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: i
     sizes = [sum(padded(len(rows[i].ids)) for i in group) for group in members]
     values = [0.0] * len(rows)
     with torch.inference_mode(), model.mode(training=False):
-        for part in _parts(sizes, batch_tokens, summed=True):
+        order = sorted(range(len(members)), key=lambda k: sizes[k])
+        for part in cut(order, sizes.__getitem__, batch_tokens, padded=False):
             _read_groups(model, rows, [members[k] for k in part], values)
     outputs = len(groups) + sum(label_count(row) - 1 for row in rows)
     tokens = outputs + sum(len(prompt) - 1 for prompt in groups)
@@ -163,24 +200,6 @@ def _operations(model: LanguageModel, rows: Sequence[Tokens], tokens: int, outpu
     return generation_operations(model.shape(), tokens - outputs, outputs, length)
 
 
-def _parts(sizes: Sequence[int], limit: int, *, summed: bool = False) -> Iterator[list[int]]:
-    """Cut numbers into parts of like size, each within a limit unless it has but one.
-
-    A part's size is its largest times its count, as padding makes it, or the sum of its sizes.
-    """
-    part: list[int] = []
-    for number in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
-        size = sizes[number] + (
-            sum(sizes[i] for i in part) if summed else len(part) * sizes[number]
-        )
-        if part and 0 < limit < size:
-            yield part
-            part = []
-        part.append(number)
-    if part:
-        yield part
-
-
 def _read_groups(
     model: LanguageModel, rows: Sequence[Tokens], groups: Sequence[list[int]], values: list[float]
 ) -> None:
@@ -201,38 +220,23 @@ def _forced(
     answers: Sequence[Sequence[int]],
 ) -> Tensor:
     """Log-probability of each answer after the prompt that owns it, (B,) in nats."""
-    ids, mask = _left(prompts, model)
+    length = padded(max(map(len, prompts)))
+    ids, mask = (t.to(model.device) for t in pad(prompts, model.pad_id, length, left=True))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache: Any = None
     logits, cache = model.next_logits(ids, mask, positions, cache)  # (P, V)
     rows = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(rows)
     logits, mask, positions = logits[rows], mask[rows], positions[rows]
-    targets, wanted = _right(answers, model)  # (B, N)
+    longest = max(map(len, answers))
+    targets, real = (t.to(model.device) for t in pad(answers, model.pad_id, longest))  # (B, N)
     total = logits.new_zeros(len(answers), dtype=torch.float32)
     for step in range(targets.shape[1]):
         token = targets[:, step : step + 1]
         said = logits.float().log_softmax(-1).gather(1, token)[:, 0]
-        total += said.where(wanted[:, step], 0.0)
+        total += said.where(real[:, step].bool(), 0.0)
         if step + 1 < targets.shape[1]:
             mask = torch.cat([mask, mask.new_ones(len(answers), 1)], 1)
             positions = positions[:, -1:] + 1
             logits, cache = model.next_logits(token, mask, positions, cache)
     return total
-
-
-def _left(prompts: Sequence[Sequence[int]], model: LanguageModel) -> tuple[Tensor, Tensor]:
-    """Ids and mask (P, T), padded on the left, so that all prompts end together."""
-    length = padded(max(map(len, prompts)))
-    gaps = [length - len(prompt) for prompt in prompts]
-    ids = [[model.pad_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-    mask = [[0] * gap + [1] * (length - gap) for gap in gaps]
-    return torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
-
-
-def _right(answers: Sequence[Sequence[int]], model: LanguageModel) -> tuple[Tensor, Tensor]:
-    """Ids (B, N), padded on the right, and where they are real."""
-    length = max(map(len, answers))
-    ids = [[*answer, *[model.pad_id] * (length - len(answer))] for answer in answers]
-    real = [[i < len(answer) for i in range(length)] for answer in answers]
-    return torch.tensor(ids, device=model.device), torch.tensor(real, device=model.device)
