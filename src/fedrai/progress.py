@@ -115,7 +115,7 @@ class ProgressLines:
         if now_done <= done or at <= since or of <= now_done:
             return ""
         seconds = (of - now_done) * (at - since) / (now_done - done) - (self._clock() - at)
-        return f"{duration(max(0.0, seconds))} left"
+        return f"{duration(seconds)} left" if seconds >= 1 else "slower than before"
 
 
 def duration(seconds: float) -> str:

@@ -53,8 +53,8 @@ def poison(tensors: dict[str, torch.Tensor]) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut": (cut, "incomplete metadata, file not fully covered"),
-    "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), "header too small"),
+    "cut": (cut, "deserializing header"),
+    "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), "deserializing header"),
     "missing": (
         lambda f: reweigh(f, lambda t: t.pop("model.layers.0.self_attn.q_proj.weight")),
         r"1 weights of Llama\w+ are missing and would be random, such as .*q_proj",
