@@ -143,3 +143,13 @@ def test_a_value_is_the_same_however_a_file_writes_it(tmp_path, read):
     path.write_text("prompt,response,safe\na,b,True\nc,d,true\ne,f,1\ng,h,False\ni,j,\n")
     assert read(str(path), {"safe": True}) == read(str(path), {"safe": "TRUE"}) == 3
     assert read(str(path), {"safe": False}) == 1
+
+
+def test_the_worse_answer_of_a_pair_is_not_learnt_unless_it_is_named(tmp_path):
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "rejected": "r"}) + "\n")
+    with pytest.raises(DataError, match="line 1: its only answer stands in 'rejected'") as error:
+        data.load(str(file))
+    assert 'response = "rejected"' in f"{error.value.message} {error.value.hint}"
+    named = data.load(str(file), columns=Columns(response="rejected"))
+    assert named.examples[0].messages[-1].content == "r"

@@ -155,6 +155,8 @@ CELLS = st.text(alphabet='ab",;|\t \n\u00e9\u2028\x85#', max_size=6)
 )
 @example(text='a,"b\nc,d\ne,f', header="x,y")
 @example(text='"a"b,c', header="x,y")
+@example(text="\r,;", header="x,y")
+@example(text="a,b\r\r\r,c", header="x,y")
 @example(text="  \na,b", header="x,y")
 def test_whatever_a_csv_holds_it_is_read_as_pandas_reads_it_or_refused(
     tmp_path_factory, text, header

@@ -24,6 +24,8 @@ CONTEXT = "input"
 ANSWERS = ("response", "completion", "output", "answer", "reply", "generated_text", "chosen",
            "rejected")  # fmt: skip
 """Columns that hold an answer."""
+LOSER = "rejected"
+"""The answer of a preference pair that is never taken for the one to learn."""
 USUAL = ("prompt", "response", "instruction", "input", "output", "question", "answer", "query",
          "text", "completion", "messages", "conversations", "chosen", "rejected", "request",
          "reply", "generated_text", "conversation")  # fmt: skip
@@ -74,6 +76,11 @@ def places_of(row: Row, columns: Columns) -> Places:
             f" (it has {len(row)} columns{_among(row)})"
         )
     response = _one(row, "response", columns.response, ANSWERS)
+    if response == LOSER != columns.response:
+        raise ValueError(
+            f"its only answer stands in {LOSER!r}, the worse of a pair; to train on it all the same:"
+            f' {KEY} = {{ response = "{LOSER}" }}'
+        )
     prompt, context = _request(row, columns)
     return Places(None, prompt, context, response, _others(row, {prompt, context, response}))
 

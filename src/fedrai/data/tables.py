@@ -77,6 +77,8 @@ class _Lines:
                     raise self._too_long()
                 if "\0" in part:
                     raise self._not_text()
+                if self.last == "\r" and part[:1] in (*SEPARATORS, self._reading.separator):
+                    raise self._lost_separator()
                 comments = comments and part.startswith("#")
                 if not comments:
                     self.last = part
@@ -93,6 +95,13 @@ class _Lines:
             f"{self._name}, line {self.number} holds a NUL byte, which no text has",
             hint='if the file is UTF-16: data.sources.encoding = "utf-16-le", or --encoding'
             " utf-16-le",
+        )
+
+    def _lost_separator(self) -> DataError:
+        return DataError(
+            f"{self._name}, line {self.number} follows a blank line that ends with a carriage"
+            " return alone, and pandas would read it without its first separator",
+            hint="save the file with one kind of line end",
         )
 
     def separator(self, usual: str) -> str:
