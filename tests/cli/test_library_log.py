@@ -16,7 +16,7 @@ from fedrai.cli.library_log import FILE, captured, into
 LOUD = """
 import logging, sys, warnings
 from fedrai.cli import main
-from fedrai.federation.run import local
+from fedrai.federation.run import preparation
 
 def loud(load):
     def call(*given, **named):
@@ -31,7 +31,7 @@ def loud(load):
         return model
     return call
 
-local.load_model = loud(local.load_model)  # before `targets` takes it
+preparation.load_model = loud(preparation.load_model)  # before `targets` takes it
 main()
 """
 ADVICE = (
@@ -124,7 +124,7 @@ def test_our_own_warnings_are_messages(tmp_path: Path, capsys: pytest.CaptureFix
     assert [record.getMessage() for record in heard] == ["as a log line"]
     [line] = (tmp_path / FILE).read_text().splitlines()
     assert line.endswith(": a library's")
-    assert " UserWarning tests/cli/test_library_log.py:" in line
+    assert " UserWarning cli/test_library_log.py:" in line
 
 
 @pytest.mark.filterwarnings("default")

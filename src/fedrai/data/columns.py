@@ -78,7 +78,7 @@ def places_of(row: Row, columns: Columns) -> Places:
     response = _one(row, "response", columns.response, ANSWERS)
     if response == LOSER != columns.response:
         raise ValueError(
-            f"its only answer stands in {LOSER!r}, the worse of a pair; to train on it all the same:"
+            f"its only answer stands in {LOSER!r}, the worse of a pair; to train on it:"
             f' {KEY} = {{ response = "{LOSER}" }}'
         )
     prompt, context = _request(row, columns)
