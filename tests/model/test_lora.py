@@ -129,7 +129,7 @@ def test_what_is_followed_gives_pefts_own_logits(
                 warnings.simplefilter("ignore")
                 theirs = write(base, folder, options | layers, seed)
         except (ValueError, RuntimeError):
-            return  # PEFT finds no layer, or cannot read what it wrote: it sorts patterns that overlap
+            return  # PEFT finds no layer, or cannot read what it wrote: it sorts the patterns
         found = target(str(folder))
         assert found.adapter is not None
         mine = ours(found.model, found.adapter)
