@@ -77,6 +77,8 @@ def test_the_adapter_counts_and_no_gradient_is_kept(tiny):
     generator = torch.Generator().manual_seed(1)
     random = {n: torch.randn(p.shape, generator=generator) for n, p in tiny.parameters.items()}
     before = tiny.adapter()
+    for parameter in tiny.parameters.values():
+        parameter.grad = None  # of tests that trained the shared model
     tiny.load_adapter(random)
     tuned = prefer(tiny, ITEMS[:1]).choices[0]
     with tiny.without_adapter():

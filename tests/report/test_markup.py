@@ -4,7 +4,7 @@ import html
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedrai.report.figures import SHARES, Bar, Curve, Point, axis, bars, chart, whole
@@ -71,6 +71,7 @@ def test_axes_have_round_ticks_that_hold_all_values():
 
 
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=20))
+@example([5e-324])
 def test_every_value_lies_on_its_axis(values):
     made = axis(values)
     assert 2 <= len(made.ticks) <= 8

@@ -108,11 +108,16 @@ def axis(values: Sequence[float]) -> Axis:
     """An axis with at most eight round ticks that all values fit on; it need not begin at 0."""
     low, high = min(values), max(values)
     if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
+        low, high = low - _margin(low), high + _margin(high)
     step = _round_step((high - low) / 5)
     first, last = math.floor(low / step), math.ceil(high / step)
     ticks = tuple(float(f"{n * step:.12g}") for n in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks)
+
+
+def _margin(value: float) -> float:
+    """Half of a value, or of 1 where half of it would be no number any more."""
+    return 0.5 * (abs(value) if abs(value) > 1e-300 else 1.0)
 
 
 def whole(values: Sequence[float]) -> Axis:
