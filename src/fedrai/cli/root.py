@@ -15,6 +15,7 @@ import click
 
 from fedrai import __version__
 from fedrai.cli.align import align
+from fedrai.cli.captured_log import captured
 from fedrai.cli.compare import compare
 from fedrai.cli.constitution import constitution
 from fedrai.cli.deploy import deploy
@@ -22,7 +23,6 @@ from fedrai.cli.eval import eval_command
 from fedrai.cli.export import export
 from fedrai.cli.guards import guard, scan
 from fedrai.cli.judge import judge
-from fedrai.cli.library_log import captured
 from fedrai.cli.lm_eval import lm_eval
 from fedrai.cli.node import node
 from fedrai.cli.report import report

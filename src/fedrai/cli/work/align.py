@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrai import assets, recipe, runs
-from fedrai.cli import library_log
+from fedrai.cli import captured_log
 from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import COLUMNS, evaluation_cells
 from fedrai.cli.stopping import Stop, stoppable
@@ -219,7 +219,7 @@ def align(
     job = prepare(here, kept, settings, progress=progress)
     if not begun:
         _begin(run, job)
-    with run.lock(), library_log.into(out):
+    with run.lock(), captured_log.into(out):
         run.mend()
         _check_same(run, job)
         moved.keep(run, places or {})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrai import assets, recipe, runs
-from fedrai.cli import library_log
+from fedrai.cli import captured_log
 from fedrai.cli.show.display import Display
 from fedrai.cli.stopping import stoppable
 from fedrai.errors import EvaluationError
@@ -109,6 +109,6 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
         measured = preparation.evaluate(chosen.model, questions, [adapter], told)
     if out is not None:
         storing.write_evaluation(RunFolder(out.parent), out, measured)
-        with library_log.into(out):
+        with captured_log.into(out):
             pass  # what was said until now
     return measured

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedrai import assets, recipe, runs
-from fedrai.cli import library_log
+from fedrai.cli import captured_log
 from fedrai.cli.show import summary
 from fedrai.cli.show.display import Display
 from fedrai.cli.stopping import stoppable
@@ -77,7 +77,7 @@ def run(
     runs.check_free(out)
     prepared = _prepare(settings, loaded, engine, progress)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
-    with folder.lock(), library_log.into(out):
+    with folder.lock(), captured_log.into(out):
         folder.event("started", command=local.command_line())
         _share_base_evaluation(folder, settings, siblings)
         _go_on(prepared, folder, engine, progress)
@@ -140,7 +140,7 @@ def resume(
     resuming.check_engine(folder, engine.ENGINE)
     moved.check(folder, recipe.load(folder.recipe_file), places or {})
     settings = moved.settings_of(folder, places)
-    with folder.lock(), library_log.into(path):
+    with folder.lock(), captured_log.into(path):
         damage.make_good(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
             folder.write_json(

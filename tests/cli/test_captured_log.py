@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from driver import ENVIRONMENT, fill_cache, write_recipe
-from fedrai.cli import library_log
-from fedrai.cli.library_log import FILE, captured, into
+from fedrai.cli import captured_log
+from fedrai.cli.captured_log import FILE, captured, into
 
 LOUD = """
 import logging, sys, warnings
@@ -124,7 +124,7 @@ def test_our_own_warnings_are_messages(tmp_path: Path, capsys: pytest.CaptureFix
     assert [record.getMessage() for record in heard] == ["as a log line"]
     [line] = (tmp_path / FILE).read_text().splitlines()
     assert line.endswith(": a library's")
-    assert " UserWarning cli/test_library_log.py:" in line
+    assert " UserWarning cli/test_captured_log.py:" in line
 
 
 @pytest.mark.filterwarnings("default")
@@ -146,7 +146,7 @@ def test_each_run_has_its_own_lines(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     with captured():
-        for number in range(library_log.MOST_KEPT + 5):
+        for number in range(captured_log.MOST_KEPT + 5):
             logging.getLogger("peft").warning("before %d", number)
         with into(tmp_path / "one"):
             logging.getLogger("peft").warning("first")
@@ -154,6 +154,6 @@ def test_each_run_has_its_own_lines(tmp_path: Path) -> None:
         with into(tmp_path / "two"):
             logging.getLogger("peft").warning("first")
     one, two = ((tmp_path / name / FILE).read_text().splitlines() for name in ("one", "two"))
-    assert len(one) == library_log.MOST_KEPT + 1
+    assert len(one) == captured_log.MOST_KEPT + 1
     assert (one[0][26:], one[-1][26:]) == ("WARNING peft: before 5", "WARNING peft: first")
     assert [line[26:] for line in two] == ["WARNING peft: first"]
