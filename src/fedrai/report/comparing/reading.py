@@ -20,7 +20,7 @@ from fedrai.rates import Rate
 from fedrai.report.comparing.layout import Planned
 from fedrai.report.comparing.measures import counted, scored_on
 from fedrai.runs import RunFolder, record
-from fedrai.runs.record import Evaluation, Run, Score
+from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 from fedrai.runs.record.values import as_number
 
 Outcomes = Mapping[str, float | None]
@@ -39,7 +39,7 @@ class Taken:
         counted: those of the outcomes that are yes or no by what they are, such as refusals.
     """
 
-    figures: Evaluation
+    figures: EvaluationRecord
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     repeated: bool = False
     counted: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ class Made:
     seed: int
     value: str
     path: Path
-    run: Run
+    run: RunRecord
     before: Taken | None
     after: Taken | None
 
@@ -84,7 +84,7 @@ def _made(arm: str, seed: int, value: str, path: Path) -> Made:
     return Made(arm, seed, value, path, run, before, after)
 
 
-def _taken(path: Path, figures: Evaluation | None) -> Taken | None:
+def _taken(path: Path, figures: EvaluationRecord | None) -> Taken | None:
     if figures is None:
         return None
     folder = RunFolder(path).evaluation_folder(figures.number)
