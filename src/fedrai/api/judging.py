@@ -53,8 +53,8 @@ def judge(
     Args:
         answers: files as `fedrai judge eval` takes them, or dicts with prompt and answer, and with
             label (all of them, or none).
-        judge: `rule` (our refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm) or
-            `rubric` (an LLM).
+        judge: `rule` (the refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm), `rubric`
+            (an LLM), or the name of a judge that an installed package offers.
         guard: for the judge `guard`: see `fedrai guard list`.
         threshold: the guard's.
         endpoint: for the judge `rubric`: keys of a recipe's `[evaluation.endpoint]`, url and model
@@ -78,14 +78,13 @@ def _labels(
 ) -> tuple[list[Any], list[str]]:
     from fedrai.evaluation.agreement import JUDGES
 
-    if name == "rubric":
-        from fedrai.cli.work.judge import rubric_verdicts
+    if name in JUDGES:
+        return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
+    from fedrai.cli.work.judge import installed_verdicts, rubric_verdicts
 
+    if name == "rubric":
         return rubric_verdicts(rows, _endpoint(endpoint or {}), progress=progress)
-    if name not in JUDGES:
-        known = ", ".join([*JUDGES, "guard", "rubric"])
-        raise EvaluationError(f"there is no judge {name!r}", hint=f"judges are {known}")
-    return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
+    return installed_verdicts(name, rows, progress=progress), [""] * len(rows)
 
 
 def _endpoint(settings: Mapping[str, Any]) -> JudgeEndpoint:

@@ -31,10 +31,11 @@ def judge() -> None:
 @click.option(
     "--judge",
     "name",
-    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
+    metavar="rule|legacy|guard|rubric|NAME",
     default="rule",
     show_default=True,
-    help="Our refusal rule, the keyword score of OpenFedLLM, a guard, or an LLM.",
+    help="The refusal rule, the keyword score of OpenFedLLM, a guard, an LLM, or a judge of an"
+    " installed package.",
 )
 @click.option("--guard", default="", help="Name of the guard (default: embedded).")
 @click.option("--threshold", default="", metavar="NAME|NUMBER",
@@ -109,8 +110,10 @@ def _label_verdicts(
 
     if name in JUDGES:
         return judge_answers(rows, JUDGES[name])
-    from fedrai.cli.work.judge import endpoint, rubric_verdicts
+    from fedrai.cli.work.judge import endpoint, installed_verdicts, rubric_verdicts
 
+    if name != "rubric":
+        return with_verdicts(rows, installed_verdicts(name, rows))
     url, model, key_env = (options[f"judge_{key}"] for key in ("url", "model", "key_env"))
     return with_verdicts(rows, *rubric_verdicts(rows, endpoint(url, model, key_env)))
 

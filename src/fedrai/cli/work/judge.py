@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,8 +13,9 @@ from fedrai.cli.show.guards import Watch
 from fedrai.cli.stopping import stoppable
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import labelling
-from fedrai.evaluation.answer_judges import PromptAndAnswer, by_guard, by_rubric
-from fedrai.evaluation.labelled_answers import Label
+from fedrai.evaluation.answer_judges import by_guard, by_rubric
+from fedrai.evaluation.installed_judges import load
+from fedrai.evaluation.labelled_answers import Label, PromptAndAnswer
 from fedrai.evaluation.records import GuardJudge
 from fedrai.federation.run.judging import rubric_for
 from fedrai.filter.labelled import open_cache, open_guard, threshold_of
@@ -50,12 +52,21 @@ def rubric_verdicts(
     """
     grader = rubric_for(settings).grader
     with Display(0, quiet=not progress) as display, stoppable() as stop:
+        return by_rubric(rows, grader, stop.after(partial(display.answers, "labelled answers")))
 
-        def told(done: int, of: int) -> None:
-            display.answers("labelled answers", done, of)
-            stop.check()
 
-        return by_rubric(rows, grader, told)
+def installed_verdicts(
+    name: str, rows: Sequence[PromptAndAnswer], *, progress: bool = True
+) -> list[Label | None]:
+    """The labels that a judge of an installed package gives answers.
+
+    Raises:
+        EvaluationError: there is no such judge.
+        DependencyError: its package cannot be used.
+    """
+    judge = load(name)
+    with Display(0, quiet=not progress) as display, stoppable() as stop:
+        return judge.labels(rows, stop.after(partial(display.answers, "labelled answers")))
 
 
 def guard_for(spec: str, threshold: str, *, progress: bool = True) -> GuardJudge:

@@ -11,12 +11,14 @@ from fedrai.endpoint import Access
 from fedrai.evaluation import suites
 from fedrai.evaluation.chats import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
+from fedrai.evaluation.installed_judges import load as load_judge
 from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
 from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
 from fedrai.evaluation.suites.items import sample
 from fedrai.guards import loading
 from fedrai.guards.base import full_name
+from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 from fedrai.recipe.sections import Evaluation, JudgeEndpoint, Recipe
 
 NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and an endpoint)'
@@ -80,6 +82,7 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
     Raises:
         GuardError, AssetError, ModelError: the guard cannot be used.
         EvaluationError: the endpoint does not reply, or a file of prompts is not what it should be.
+        DependencyError: the package of an installed judge cannot be used.
     """
     settings = recipe.evaluation
     endpoint = settings.endpoint if "rubric" in settings.judges else None
@@ -88,6 +91,7 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
         legacy="legacy" in settings.judges,
         guard=_safety(recipe, progress) if "guard" in settings.judges else None,
         rubric=rubric_for(endpoint) if endpoint is not None else None,
+        installed=[load_judge(n) for n in settings.judges if n not in BUILT_IN_JUDGES],
     )
 
 
