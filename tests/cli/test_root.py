@@ -604,7 +604,7 @@ def test_chat_shows_base_and_tuned(
         return made.answers[0]
 
     tiny.load_adapter(read_adapter(folder / "runs/tiny/rounds/0002/adapter"))
-    with tiny.without_adapter():
+    with tiny.using(None):
         base = said()
     tuned = said()
     assert base != tuned

@@ -103,10 +103,9 @@ def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Me
     needs_endpoint(chosen.recipe, changes)
     settings = settings_with(chosen.recipe, changes)
     questions = questions_for(settings, chosen.model, assets.RichProgress())
-    adapter = chosen.adapter or chosen.model.fresh_adapter(0)  # a fresh one changes nothing
     with Display(0) as display, stoppable() as stop:
         told = stop.after(display.answers)
-        measured = preparation.evaluate(chosen.model, questions, [adapter], told)
+        measured = preparation.evaluate(chosen.model, questions, [chosen.adapter], told)
     if out is not None:
         storing.write_evaluation(RunFolder(out.parent), out, measured)
         with captured_log.into(out):

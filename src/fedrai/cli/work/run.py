@@ -4,7 +4,6 @@ where.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -222,10 +221,7 @@ def answer(
     seed: int,
 ) -> str:
     """One answer of the base or the tuned model to a conversation that ends with the user."""
-    if chosen.adapter is not None:
-        chosen.model.load_adapter(chosen.adapter)
-    context = contextlib.nullcontext() if tuned else chosen.model.without_adapter()
-    with context:
+    with chosen.model.using(chosen.adapter if tuned else None):
         made = generate(
             chosen.model,
             [list(history)],

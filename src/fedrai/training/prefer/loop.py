@@ -74,7 +74,7 @@ def align(
     """Train the adapter on rows and preference pairs together, for some steps of AdamW.
 
     Args:
-        model: the shared base model; its adapter is overwritten.
+        model: the shared base model; it gets the adapter that it had back.
         start: the adapter that training starts from, and the reference; float32.
         rows: tokenized rows; may be empty if `rows_per_step` is 0.
         pairs: preference pairs; may be empty if `pairs_per_step` is 0.
@@ -109,22 +109,22 @@ def align(
     _enough(rows, pairs, rows_per_step, pairs_per_step)
     work = Work(model, rows, pairs, objective, micro_batch_tokens, model.shape())
     plan = _plan(work, rows_per_step, pairs_per_step, steps, seed, group)
-    master = Master(model, start, weight_decay=weight_decay)
-    reference = read_reference(work, plan)
-    done = [] if resume is None else _restore(master, resume, steps)
-    while len(done) < steps:
-        if every and done and len(done) % every == 0 and stop(len(done)):
-            break
-        since = time.perf_counter()
-        master.put()
-        report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
-        master.collect()
-        master.step(learning_rate(len(done)), clip_norm)
-        done.append(replace(report, seconds=time.perf_counter() - since))
-        on_step(done[-1])
-        if every and len(done) % every == 0:
-            on_state({**master.state(), HISTORY: _history(done)})
-    master.put()
+    with model.using(start):
+        master = Master(model, start, weight_decay=weight_decay)
+        reference = read_reference(work, plan)
+        done = [] if resume is None else _restore(master, resume, steps)
+        while len(done) < steps:
+            if every and done and len(done) % every == 0 and stop(len(done)):
+                break
+            since = time.perf_counter()
+            master.put()
+            report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
+            master.collect()
+            master.step(learning_rate(len(done)), clip_norm)
+            done.append(replace(report, seconds=time.perf_counter() - since))
+            on_step(done[-1])
+            if every and len(done) % every == 0:
+                on_state({**master.state(), HISTORY: _history(done)})
     release_memory()
     return master.adapter(), _result(done, reference)
 
