@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrai.evaluation.suites import ADVBENCH_SIZE, known
 from fedrai.rates import Rate
-from fedrai.release.making import cell
+from fedrai.release.card_training import cell
 from fedrai.runs.record import Evaluation, Score
 
 SAFE = 0.9
