@@ -44,7 +44,7 @@ def server() -> Iterator[Server]:
 
 def grader(server: Server, **settings: Any) -> RemoteGrader:
     given = {"url": server.url, "retries": 1, "backoff": 0.01, "timeout": 10} | settings
-    return RemoteGrader(Access.taken_from(given), "org/Judge-1", **given)
+    return RemoteGrader(Access.from_settings(given), "org/Judge-1", **given)
 
 
 # --- replies --------------------------------------------------------------------------------------

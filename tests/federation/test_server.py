@@ -63,7 +63,7 @@ from fedrai.federation.run.summarising import summarise
 from fedrai.federation.server import GLOBAL, load_adapters, run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
-from fedrai.records import Step, Tokens
+from fedrai.records import Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.files import json_text
@@ -833,7 +833,7 @@ class Place:
     def seed(self, round_: int, client: str) -> int:
         return 0
 
-    def on_step(self, client: str, step: Step) -> None:
+    def on_step(self, client: str, step: TrainingStep) -> None:
         pass
 
     def log(self, client: str, line: str) -> None:

@@ -43,7 +43,7 @@ def compare(recipe_file: Path, out: Path | None, as_json: bool, **chosen: Any) -
     from fedrai.runs import find_runs
 
     form = _form(chosen["form"], chosen["table_out"])
-    settings = recipe.only(recipe.load(recipe_file, chosen["overrides"]), chosen["names"])
+    settings = recipe.select_arms(recipe.load(recipe_file, chosen["overrides"]), chosen["names"])
     path = out or Path("runs") / settings.name
     seeds = _seeds(chosen["each"], chosen["listed"])
     found = with_way_on(

@@ -19,7 +19,7 @@ from fedrai.assets import checksums
 from fedrai.errors import DataError, EvaluationError, RunError
 from fedrai.evaluation.labelled import asks_of
 from fedrai.runs import RunFolder
-from fedrai.runs.record import Evaluation
+from fedrai.runs.record import EvaluationRecord
 from fedrai.runs.record.values import json_of
 
 COLUMNS = ("suite", "number", "asks", "prompt", "answer", "label")
@@ -77,7 +77,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def _declared(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """What the evaluation says of its suites."""
     try:
-        return Evaluation.from_json(0, json_of(RunFolder(folder), "metrics.json")).suites
+        return EvaluationRecord.from_json(0, json_of(RunFolder(folder), "metrics.json")).suites
     except RunError:
         return {}
 

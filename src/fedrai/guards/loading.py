@@ -208,7 +208,7 @@ def _of_table(name: str, places: _Places) -> Guard:
         from fedrai.guards.kinds.remote import RemoteGuard
 
         fields = table.model_dump(exclude={"kind", "model"})
-        return RemoteGuard(Access.taken_from(fields), table.model, **fields, name=name)
+        return RemoteGuard(Access.from_settings(fields), table.model, **fields, name=name)
     return _of_weights(name, table, places.progress)
 
 

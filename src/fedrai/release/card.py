@@ -25,7 +25,7 @@ from fedrai.release.card_training import (
     trained_base,
     trained_on,
 )
-from fedrai.runs.record import Evaluation
+from fedrai.runs.record import EvaluationRecord
 
 UNKNOWN = "unknown"  # the hub's own word
 
@@ -67,18 +67,18 @@ class ExportedModel:
         return public(str(self.info["model"]))
 
     @property
-    def before(self) -> Evaluation | None:
+    def before(self) -> EvaluationRecord | None:
         """The evaluation of what training started from."""
         return self._after(0)
 
     @property
-    def after(self) -> Evaluation | None:
+    def after(self) -> EvaluationRecord | None:
         """The evaluation of what is exported."""
         return self._after(self.number)
 
-    def _after(self, number: int) -> Evaluation | None:
+    def _after(self, number: int) -> EvaluationRecord | None:
         body = self.summary["evaluations"].get(str(number))
-        return Evaluation.from_json(number, body) if body else None
+        return EvaluationRecord.from_json(number, body) if body else None
 
 
 def card(found: ExportedModel) -> str:

@@ -108,7 +108,7 @@ def rubric_for(settings: JudgeEndpoint) -> Rubric:
     file = Path(settings.template).expanduser()
     template = read_template(file) if settings.template else HARM
     source = file.stem if settings.template else "fedrai"
-    access = Access.taken_from(settings.model_dump())
+    access = Access.from_settings(settings.model_dump())
     grader: Grader = RemoteGrader(access, settings.model, max_tokens=settings.max_tokens)
     grader.ask([("", "Hello.")])  # a wrong key or name shows here, not after hours of answers
     return Rubric(settings.model, grader, prompts, template, source)

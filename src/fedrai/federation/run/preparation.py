@@ -22,7 +22,7 @@ from fedrai.filter.screening import Screening
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.run import PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
-from fedrai.records import BadRow, Step, Tokens
+from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import learning_rates
 
 LOCAL = "local"
@@ -36,7 +36,7 @@ class Watch:
     """Who hears of progress while a run goes on; each may raise KeyboardInterrupt to stop it."""
 
     event: Callable[..., None] = lambda _kind, **_fields: None
-    step: Callable[[str, Step], None] = lambda _client, _step: None
+    step: Callable[[str, TrainingStep], None] = lambda _client, _step: None
     answers: Callable[[str, int, int], None] = lambda _suite, _done, _of: None
 
 

@@ -225,13 +225,13 @@ def _score(name: str, having: Sequence[EvaluationOutcomes]) -> Figure:
 
 def _costs(made: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> dict[str, Figure]:
     """Operations without evaluations, and how many more than plain FedAvg's of the same seed."""
-    having = [one for one in made if one.run.finished and one.run.work.operations]
+    having = [one for one in made if one.run.finished and one.run.cost.operations]
     if not having:
         return {}
-    found = {TFLOP: ranged([one.run.work.operations / 1e12 for one in having])}
+    found = {TFLOP: ranged([one.run.cost.operations / 1e12 for one in having])}
     pairs = [(one, plain(one, runs)) for one in having]
     more = [
-        one.run.work.operations / other.run.work.operations - 1 for one, other in pairs if other
+        one.run.cost.operations / other.run.cost.operations - 1 for one, other in pairs if other
     ]
     return found | ({OVERHEAD: ranged(more)} if more else {})
 
@@ -245,7 +245,7 @@ def plain(made: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | None:
     others = [
         one
         for one in runs
-        if one.run.plain and one.run.finished and one.run.work.operations
+        if one.run.plain and one.run.finished and one.run.cost.operations
         and (one.seed, one.value, len(one.run.rounds))
         == (made.seed, made.value, len(made.run.rounds))
     ]  # fmt: skip

@@ -101,7 +101,7 @@ def plan_runs(
     same: dict[str, Path] = {}
     for seed in chosen:
         for value in axis.values if axis else ("",):
-            base = recipe.changed(settings, [f"{axis.key}={value}"]) if axis else settings
+            base = recipe.with_overrides(settings, [f"{axis.key}={value}"]) if axis else settings
             under = out / axis.folder(value) if axis else out
             for name, made in _arms(base, seed, len(chosen) > 1).items():
                 path = same.get(made.hash) or _place(under, made, seed, name, len(chosen) > 1)

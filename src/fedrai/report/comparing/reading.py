@@ -20,7 +20,7 @@ from fedrai.rates import Rate
 from fedrai.report.comparing.layout import PlannedRun
 from fedrai.report.comparing.measures import counted, scored_on
 from fedrai.runs import RunFolder, record
-from fedrai.runs.record import Evaluation, Run, Score
+from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 from fedrai.runs.record.values import as_number
 
 Outcomes = Mapping[str, float | None]
@@ -39,7 +39,7 @@ class EvaluationOutcomes:
         counted: those of the outcomes that are yes or no by what they are, such as refusals.
     """
 
-    figures: Evaluation
+    figures: EvaluationRecord
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     repeated: bool = False
     counted: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ class ComparedRun:
     seed: int
     value: str
     path: Path
-    run: Run
+    run: RunRecord
     before: EvaluationOutcomes | None
     after: EvaluationOutcomes | None
 
@@ -84,7 +84,7 @@ def _made(arm: str, seed: int, value: str, path: Path) -> ComparedRun:
     return ComparedRun(arm, seed, value, path, run, before, after)
 
 
-def _taken(path: Path, figures: Evaluation | None) -> EvaluationOutcomes | None:
+def _taken(path: Path, figures: EvaluationRecord | None) -> EvaluationOutcomes | None:
     if figures is None:
         return None
     folder = RunFolder(path).evaluation_folder(figures.number)
