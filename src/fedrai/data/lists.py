@@ -20,9 +20,9 @@ Row = dict[str, Any]
 NOT_JSON = "not JSON"
 NOT_OBJECT = "not a JSON object"
 FORMAT_HINT = (
-    "a .jsonl file must hold one JSON object per line, a .json file one list of objects; if the file"
-    " is CSV, rename it to .csv or .tsv, and name its separator if need be (--separator on the command"
-    " line, data.sources.separator in a recipe)"
+    "a .jsonl file must hold one JSON object per line, a .json file one list of objects; if the"
+    " file is CSV, rename it to .csv or .tsv, and name its separator if need be (--separator on the"
+    " command line, data.sources.separator in a recipe)"
 )
 TWICE = "a name stands twice in an object"
 
