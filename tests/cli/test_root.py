@@ -485,23 +485,27 @@ class Terminal(io.StringIO):
 def test_filter_has_a_bar_on_a_terminal(
     filtering: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tiny: LanguageModel
 ) -> None:
+    from fedrai.cli.show.display import Display
     from fedrai.federation.run import running
 
     screen = Terminal()
     for key, value in {"TERM": "xterm", "COLUMNS": "100", "FEDRAI_OFFLINE": "1"}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("FEDRAI_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.chdir(folder)
     bare = ["filter.on_guard_failure=continue", "guards.words={kind='rules', file='nowhere.txt'}"]
     lean = [text for text in LEAN if text != "-o"]
-    running.run(recipe.load(Path(filtering), lean), Path("seen/filtered"), tiny)
+    with Display(screen) as display:
+        settings = recipe.load(Path(filtering), lean)
+        running.run(settings, Path("seen/filtered"), tiny, observer=display)
     shown = screen.getvalue()
     for client in ("client-01", "client-02", "client-03"):
         assert re.search(rf"filter: {client} .*?[89]/[89]", shown), client
     assert "judges every row" not in shown
     assert "\x1b[1;31mNO SAFETY FILTER" not in shown
-    running.run(recipe.load(Path(filtering), [*lean, *bare]), Path("seen/bare"), tiny)
+    with Display(screen) as display:
+        settings = recipe.load(Path(filtering), [*lean, *bare])
+        running.run(settings, Path("seen/bare"), tiny, observer=display)
     assert "\x1b[1;31mNO SAFETY FILTER: nowhere.txt cannot be read" in screen.getvalue()
 
 
