@@ -22,7 +22,7 @@ from fedrai.guards.training import rows as training_rows
 from fedrai.guards.training.loop import Labelled, divide, read, train
 from fedrai.guards.training.outcome import Trained
 from fedrai.recipe.sections import GuardTraining
-from fedrai.records import Message, Step
+from fedrai.records import Message, TrainingStep
 from tiny_guards import encoder, rows, settings
 
 CANARY = "canary-7f3a"
@@ -34,7 +34,7 @@ class Case:
     rows: list[Labelled]
     folder: Path
     done: Trained
-    steps: list[Step]
+    steps: list[TrainingStep]
     judged: list[tuple[int, int]]
 
     @property
@@ -63,7 +63,7 @@ def make(
                     tiny_model, max_length=96, alpha=64, learning_rate=2e-3, epochs=10
                 )
             folder = tmp_path_factory.mktemp("trained") / kind
-            steps: list[Step] = []
+            steps: list[TrainingStep] = []
             judged: list[tuple[int, int]] = []
             done = train(recipe, some, folder, on_step=steps.append,
                          on_judged=lambda d, n: judged.append((d, n)))  # fmt: skip
@@ -130,12 +130,14 @@ def test_the_same_seed_gives_the_same_bits(bert, tmp_path):
     assert not same(tmp_path / "one", tmp_path / "three")
 
 
-def test_categories_are_learnt(make):
-    case = make("bert")
-    assert case.done.guard.config.categories == ("bird", "boat", "lamp")
-    unsafe = [row for row in case.aside if row.bad and row.category]
-    verdicts = case.done.guard.judge([row.conversation for row in unsafe]).verdicts
+def test_categories_are_learnt(bert, tmp_path):
+    recipe, some = settings(bert, epochs=10, category_weight=1.0), rows(288, pairs=False)
+    guard = train(recipe, some, tmp_path / "g").guard
+    assert guard.config.categories == ("bird", "boat", "lamp")
+    unsafe = [row for row in divide(some, recipe)[1] if row.bad]
+    verdicts = guard.judge([row.conversation for row in unsafe]).verdicts
     right = [v.categories[:1] == (row.category,) for v, row in zip(verdicts, unsafe, strict=True)]
+    assert len(right) > 40
     assert sum(right) > 0.7 * len(right)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fedrai import recipe, runs
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import storing
-from fedrai.evaluation.measure import Measured
+from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation.run import preparation
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.rows import questions_for
@@ -51,7 +51,7 @@ def settings_with(settings: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 def evaluate(
     chosen: Target, changes: Mapping[str, Any], out: Path | None, observer: Observer = SILENT
-) -> Measured:
+) -> EvaluationResult:
     """Measure a model.
 
     Args:

@@ -14,11 +14,11 @@ from fedrai import assets
 from fedrai.endpoint import Access
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
-from fedrai.evaluation.asking import Grader, RemoteGrader
+from fedrai.evaluation.answer_judges import PromptAndAnswer, by_rubric
+from fedrai.evaluation.chats import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
-from fedrai.evaluation.judging_answers import Answered, by_rubric
-from fedrai.evaluation.labelled import Label
-from fedrai.evaluation.records import Judges, Rubric, Safety
+from fedrai.evaluation.labelled_answers import Label
+from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
 from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
 from fedrai.evaluation.suites.items import sample
@@ -57,7 +57,7 @@ def asked_for(recipe: Recipe, progress: assets.Progress | None = None) -> Asked:
         AssetError: AdvBench, or a path that the user gave, cannot be had.
     """
     settings, seed = recipe.evaluation, recipe.seed_for("suites")
-    found = suites.chosen(settings.suites, settings.paths, 0, seed, progress)
+    found = suites.select(settings.suites, settings.paths, 0, seed, progress)
     here = [s for s in found if isinstance(s, Suite) and _has_figure(s, settings)]
     whole = next((s.items for s in here if s.declaration.name == ADVBENCH), ())
     missing = {s.name: f"{s.reason}; {s.hint}".rstrip("; ") for s in found
@@ -101,14 +101,14 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
     )
 
 
-def _safety(recipe: Recipe, progress: assets.Progress | None) -> Safety:
+def _safety(recipe: Recipe, progress: assets.Progress | None) -> GuardJudge:
     wanted = recipe.evaluation.guard_threshold
     guard = loading.load(recipe.evaluation.guard, tables=recipe.guards, progress=progress)
     threshold = guard.thresholds[wanted] if isinstance(wanted, str) else wanted
-    return Safety(full_name(guard), threshold, guard.judge)
+    return GuardJudge(full_name(guard), threshold, guard.judge)
 
 
-def rubric_for(settings: JudgeEndpoint) -> Rubric:
+def rubric_for(settings: JudgeEndpoint) -> RubricJudge:
     """The LLM that rates; it has replied to a greeting.
 
     Raises:
@@ -118,10 +118,10 @@ def rubric_for(settings: JudgeEndpoint) -> Rubric:
     file = Path(settings.template).expanduser()
     template = read_template(file) if settings.template else HARM
     source = file.stem if settings.template else "fedrai"
-    access = Access.taken_from(settings.model_dump())
+    access = Access.from_settings(settings.model_dump())
     grader: Grader = RemoteGrader(access, settings.model, max_tokens=settings.max_tokens)
     grader.ask([("", "Hello.")])  # a wrong key or name shows here, not after hours of answers
-    return Rubric(settings.model, grader, prompts, template, source)
+    return RubricJudge(settings.model, grader, prompts, template, source)
 
 
 def endpoint_for(settings: Mapping[str, Any]) -> JudgeEndpoint:
@@ -145,7 +145,7 @@ def endpoint_for(settings: Mapping[str, Any]) -> JudgeEndpoint:
 
 
 def rubric_verdicts(
-    rows: Sequence[Answered], endpoint: JudgeEndpoint, observer: Observer = SILENT
+    rows: Sequence[PromptAndAnswer], endpoint: JudgeEndpoint, observer: Observer = SILENT
 ) -> tuple[list[Label | None], list[str]]:
     """An LLM's labels of answers, and why some are missing; its endpoint is sent both texts.
 
@@ -157,7 +157,7 @@ def rubric_verdicts(
         return by_rubric(rows, grader, stop.after(partial(observer.answers, "labelled answers")))
 
 
-def guard_judge(spec: str, threshold: str, *, progress: bool = True) -> Safety:
+def guard_judge(spec: str, threshold: str, *, progress: bool = True) -> GuardJudge:
     """The guard of a name with a threshold; its verdicts are kept as those of `fedrai scan` are.
 
     Raises:
@@ -165,7 +165,7 @@ def guard_judge(spec: str, threshold: str, *, progress: bool = True) -> Safety:
     """
     guard = open_guard(spec, progress=progress)
     number, verdicts = threshold_of(guard, threshold), open_cache(True)
-    return Safety(
+    return GuardJudge(
         full_name(guard),
         number,
         lambda talks, on_progress: cache.judge(guard, talks, verdicts, on_progress),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrai import assets
-from fedrai.records import Step
+from fedrai.records import TrainingStep
 
 
 class Observer:
@@ -31,7 +31,7 @@ class Observer:
     def event(self, kind: str, /, **fields: Any) -> None:
         """An event of a run or an alignment."""
 
-    def step(self, client: str, step: Step) -> None:
+    def step(self, client: str, step: TrainingStep) -> None:
         """A step of local training."""
 
     def judged(self, client: str, done: int, of: int) -> None:

@@ -180,7 +180,7 @@ def align(
     if not begun:
         _begin(run, job)
     with run.lock(), captured_log.into(out):
-        run.mend()
+        run.repair()
         _check_same(run, job)
         moved.keep(run, places or {})
         run.event("resumed" if begun else "started", command=local.command_line())

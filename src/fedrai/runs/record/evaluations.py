@@ -43,7 +43,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationRecord:
     """One evaluation.
 
     Attributes:
@@ -71,7 +71,7 @@ class Evaluation:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, number: int, body: Json, models: int = 1) -> Evaluation:
+    def from_json(cls, number: int, body: Json, models: int = 1) -> EvaluationRecord:
         """An evaluation.
 
         Args:
@@ -104,7 +104,7 @@ def _shared(rate: Rate, models: int) -> Rate:
 
 def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
     """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
-    found = Evaluation.from_json(0, figures)
+    found = EvaluationRecord.from_json(0, figures)
     cells = []
     for key in ("safe", "safe-legacy", "refused"):
         rate = found.rates.get(key)
