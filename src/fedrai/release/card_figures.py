@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrai.evaluation.suites import ADVBENCH_SIZE, declared_suites
 from fedrai.rates import Rate, split_name
-from fedrai.release.making import cell
+from fedrai.release.card_training import cell
 from fedrai.runs.record import EvaluationRecord, Score
 
 SAFE = 0.9
