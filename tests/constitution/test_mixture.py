@@ -73,8 +73,10 @@ def test_shares_of_rows_by_hand():
     assert sorted(kinds["homonym"]) == [1, 2, 2]
     assert kinds["good"] == [1] * 10
     assert found.parts == {
-        "revisions": KindCount(10, 10), "look-alikes": KindCount(3, 5), "ordinary": KindCount(30, 10),
-    }  # fmt: skip
+        "revisions": KindCount(10, 10),
+        "look-alikes": KindCount(3, 5),
+        "ordinary": KindCount(30, 10),
+    }
     assert (found.pairs, found.left_out) == ((), {})
 
 

@@ -67,7 +67,7 @@ def counted(cost: Cost) -> dict[str, float]:
 def full_operations(
     plan: Plan, tools: PhaseTools, found: Material, mixed: Mixture, trained: TrainingOutcome
 ) -> float | None:
-    """TokenEstimate the operations of one epoch with fresh generation for all requests.
+    """Estimate the operations of one epoch with fresh generation for all requests.
 
     Each request, answer and step is taken to cost what those at hand did when they were made.
 

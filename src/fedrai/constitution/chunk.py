@@ -177,10 +177,16 @@ def _chains(work: Work, case: _Case, attempt: int) -> list[_Chain]:
     )
     case.tries += count
     shown = [
-        draw_demonstrations(case.request, work.constitution, settings.demonstrations, work.seed, case.index,
-                 attempt * settings.principles + number)
+        draw_demonstrations(
+            case.request,
+            work.constitution,
+            settings.demonstrations,
+            work.seed,
+            case.index,
+            attempt * settings.principles + number,
+        )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     return [_Chain(case, _turned(names, n, settings), shown[n]) for n in range(count)]
 
 

@@ -141,7 +141,7 @@ class TokenEstimate:
 def estimate(
     gathered: RequestSets, constitution: Constitution, settings: Settings, drawn: int
 ) -> TokenEstimate:
-    """TokenEstimate the tokens of answers, critiques, revisions and training.
+    """Estimate the tokens of answers, critiques, revisions and training.
 
     Args:
         gathered: the requests.
