@@ -59,7 +59,6 @@ from fedrai.federation.round_record import copy_evaluation, keep
 from fedrai.federation.run import local, preparation
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.roster import LateReplies
-from fedrai.federation.run.summarising import summarise
 from fedrai.federation.server import GLOBAL, load_adapters, run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
@@ -67,6 +66,8 @@ from fedrai.records import Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.files import json_text
+from fedrai.runs.record import summarise
+from fedrai.runs.record.summary import RoundLoss
 from fedrai.runs.tracking.figures import round_figures
 from fedrai.training.sft import train
 
@@ -784,11 +785,12 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
         run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
     assert heard.getvalue().count("loss not told  ? tokens/s") == 3
     found = summarise(run)
-    assert (found["rows"], found["clients"], found["filter"]["total"]) == (8, 3, None)
-    assert found["costs"]["training"]["seconds"] == 2.0
-    assert found["untold_costs"] == ["seconds", "tokens", "operations", "peak-bytes"]
+    assert found.filter is not None
+    assert (found.rows, found.clients, found.filter.total) == (8, 3, None)
+    assert found.costs["training"].seconds == 2.0
+    assert found.unreported_costs == ("seconds", "tokens", "operations", "peak-bytes")
     assert "without the seconds, tokens, operations, peak-bytes" in cost_line(found)
-    assert found["training_loss"] == [{"round": 1, "last": None}]
+    assert found.training_loss == (RoundLoss(1, None),)
     assert filter_note(found) == "filter (drop): the nodes do not tell what it did"
     cells = dict(zip(LIST_COLUMNS[1:], list_row(found), strict=True))
     assert (cells["harmful rows"], cells["filter"]) == ("0 of 8", "drop")

@@ -22,7 +22,6 @@ from fedrai.errors import DataError, GuardError, RunError
 from fedrai.federation import metrics
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.run import local, preparation
-from fedrai.federation.run.summarising import summarise
 from fedrai.filter import screening
 from fedrai.filter.ledger import FilterLedger, total
 from fedrai.guards import calibrated
@@ -34,6 +33,7 @@ from fedrai.recipe.sections import Recipe
 from fedrai.records import Example, Message, Tokens
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import summarise
 
 FILTER = """
 [guards.words]
@@ -227,8 +227,8 @@ def test_off_loads_no_guard_and_leaves_nothing(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert not (home.folder / "cache" / "verdicts").exists()
     figures = summarise(run)
-    assert figures["filter"] is None
-    assert "filter" not in figures["costs"]
+    assert figures.filter is None
+    assert "filter" not in figures.costs
     assert "filter" not in capsys.readouterr().err
 
 
@@ -545,8 +545,9 @@ def test_a_run_may_go_on_without_a_filter_and_says_so(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert ledgers(run) == {}
     figures = summarise(run)
-    assert said in figures["filter"]["skipped"]
-    assert figures["filter"]["total"] is None
+    assert figures.filter is not None
+    assert said in figures.filter.skipped
+    assert figures.filter.total is None
     assert "NO SAFETY FILTER" in list_row(figures)
     assert filter_note(figures).startswith("NO SAFETY FILTER: ")
 
@@ -680,7 +681,7 @@ def test_each_answer_is_judged_once(home: Home, use: Callable[[Any], Any]) -> No
     assert 0 < cost.seconds < 60
     assert cost.peak_bytes > 10_000_000
     figures = summarise(run)
-    assert figures["costs"]["filter"] == cost.to_json()
+    assert figures.costs["filter"] == cost
     assert re.search(r"(^|, )filter \d+ s[,;]", cost_line(figures))
 
     again = home.prepare("filter.mode=replace", "seed=9")

@@ -35,7 +35,7 @@ from fedrai.cli.show.summary import (
 )
 from fedrai.progress import ProgressLines, duration
 from fedrai.records import TrainingStep
-from fedrai.runs.record import EvaluationRecord
+from fedrai.runs.record import EvaluationRecord, Summary
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
 
@@ -329,7 +329,7 @@ def _print_rows(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def print_comparison(runs: Sequence[tuple[str, Summary]]) -> None:
     """Runs side by side on stdout: rates and loss, then what constitutions did, if there are any.
 
     Args:
@@ -352,7 +352,7 @@ def print_suites(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         print(line)
 
 
-def print_alignments(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def print_alignments(runs: Sequence[tuple[str, Summary]]) -> None:
     """What constitutions did, on stdout; nothing where no run has one.
 
     Args:

@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from fedrai import assets
 from fedrai.cli.show.display import about
 from fedrai.cli.work import run
 from fedrai.errors import RunError
 from fedrai.federation.run import preparation
-from fedrai.federation.run.summarising import summarise
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.report.comparing.differences import reference
@@ -27,6 +25,7 @@ from fedrai.report.comparing.layout import Axis, Planned, planned
 from fedrai.report.comparing.writing import Comparison, compared, write
 from fedrai.runs import RunFolder, record
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import Summary, summarise
 
 Announce = Callable[[str], None]
 
@@ -39,7 +38,7 @@ class Arm:
     seed: int
     value: str
     path: Path
-    summary: Mapping[str, Any]
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True)

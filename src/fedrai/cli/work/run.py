@@ -18,14 +18,14 @@ from fedrai.cli.show.display import Display
 from fedrai.cli.stopping import stoppable
 from fedrai.errors import AssetError
 from fedrai.federation import round_record
-from fedrai.federation.run import damage, local, moved, preparation, resuming, summarising
+from fedrai.federation.run import damage, local, moved, preparation, resuming
 from fedrai.federation.run.targets import Target
 from fedrai.federation.run.tracked import tracked
 from fedrai.model import LanguageModel
 from fedrai.model.generate import generate
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
-from fedrai.runs import RunFolder, tracking
+from fedrai.runs import RunFolder, record, tracking
 
 
 class Engine(Protocol):
@@ -143,9 +143,7 @@ def resume(
     with folder.lock(), captured_log.into(path):
         damage.make_good(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
-            folder.write_json(
-                "summary.json", summarising.summarise(folder)
-            )  # a kill may have lost it
+            record.write_summary(folder)  # a kill may have lost it
             if progress:
                 print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
             return path
@@ -188,7 +186,7 @@ def _go_on(
         if kind in preparation.UNRECORDED:
             stop.check()
 
-    for line in summary.rows_notes(folder.info):
+    for line in summary.rows_notes(record.summarise(folder)):
         display.say(line)
     display.event("suites-missing", unavailable=prepared.questions.unavailable)
     with (
