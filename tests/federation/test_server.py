@@ -50,7 +50,7 @@ from fedrai import recipe, report
 from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import LIST_COLUMNS, cost_line, filter_note, list_row
 from fedrai.errors import DataError, FederationError
-from fedrai.evaluation.measure import Measured
+from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation import client, protocol, server
 from fedrai.federation.aggregation import build, update_norm
 from fedrai.federation.metrics import WEIGHT
@@ -927,7 +927,7 @@ def test_evaluations_and_their_copies(
         other,
         tiny,
         ScriptedGrid(honest),
-        evaluate=lambda adapters: asked.append(1) or Measured({}, None, 0, Ledger()),
+        evaluate=lambda adapters: asked.append(1) or EvaluationResult({}, None, 0, Ledger()),
     )
     run_rounds(PLAN, given)
     assert asked == [1]  # after round 1; the base model is not asked again

@@ -754,16 +754,18 @@ def test_arms_share_verdicts(home: Home, use: Callable[[Any], Any]) -> None:
     outcome = compare.compare(settings, Path("arms"), lambda _line: None)
     arms = {arm.name: arm for arm in outcome.arms}
     assert guard.seen == 16  # each of the 16 rows once, for two arms
-    assert {name: arm.summary["harmful_rows"] for name, arm in arms.items()} == {
+    assert {name: arm.summary.harmful_rows for name, arm in arms.items()} == {
         "off": 8, "drop": 2, "replace": 2, "labels": 0,
     }  # fmt: skip
-    costs = {
-        name: arm.summary["costs"].get("filter", {}).get("tokens") for name, arm in arms.items()
-    }
-    assert costs == {"off": None, "drop": 160, "replace": 0, "labels": 0}
+    costs = {name: arm.summary.costs.get("filter") for name, arm in arms.items()}
+    tokens = {name: cost and cost.tokens for name, cost in costs.items()}
+    assert tokens == {"off": None, "drop": 160, "replace": 0, "labels": 0}
     notes = {name: filter_note(arm.summary) for name, arm in arms.items()}
     assert notes["off"] == "no filter"
-    unsafe = arms["drop"].summary["filter"]["total"]["unsafe"]
+    filtered = arms["drop"].summary.filter
+    assert filtered is not None
+    assert filtered.total is not None
+    unsafe = filtered.total["unsafe"]
     lost = unsafe - 6
     left = f"2 of 8 harmful rows left, {lost} of 8 harmless ones lost"
     assert notes["drop"] == f"filter (drop): {unsafe} of 16 rows unsafe, {unsafe} dropped, {left}"

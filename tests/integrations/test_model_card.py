@@ -20,7 +20,7 @@ from fedrai.cli.work import run as commands
 from fedrai.model import EMBEDDED, read_adapter
 from fedrai.rates import Rate, rate_json
 from fedrai.recipe.sections import Recipe
-from fedrai.release import Exported, card, export, relabelled
+from fedrai.release import ExportedModel, card, export, relabel_merged
 from fedrai.runs import RunFolder
 from fedrai.runs.files import write_text
 from fedrai.runs.record import Summary, summarise
@@ -59,8 +59,9 @@ INFO = {
     "device": "cpu", "versions": {"python": "3.12.1", "torch": "2.13.0"}, "constitution": None,
 }  # fmt: skip
 SUMMARY = {
-    "name": "run", "status": "finished", "rounds": 5, "clients": 4, "rows": 400, "harmful_rows": 0,
-    "bad_rows": 2, "filter": None, "constitution": None, "set_aside": [], "costs": {"training": COST},
+    "name": "run", "status": "finished", "rounds": 5, "clients": 4, "rows": 400,
+    "harmful_rows": 0, "bad_rows": 2, "filter": None, "constitution": None, "set_aside": [],
+    "costs": {"training": COST},
     "evaluations": {
         "0": evaluation(Rate(30, 100), Rate(1, 50), 3.25),
         "5": evaluation(Rate(510, 520), Rate(1, 50), 3.125),
@@ -75,7 +76,7 @@ TOTAL = {
 
 def made(**changes: Any) -> str:
     parts = {"settings": settings(), "info": INFO, "summary": summary(), "number": 5}
-    return card(Exported(**{**parts, **changes}))
+    return card(ExportedModel(**{**parts, **changes}))
 
 
 def summary(**changes: Any) -> Summary:
@@ -273,10 +274,10 @@ def test_paths_of_the_machine_stay_here() -> None:
 
 def test_a_kept_card_is_relabelled_when_merged() -> None:
     text = "---\nlicense: mit\nlibrary_name: peft\n---\n# A card\n---\nmore\n"
-    found = relabelled(text)
+    found = relabel_merged(text)
     assert ModelCard(found).data.to_dict()["library_name"] == "transformers"
     assert found.endswith("# A card\n---\nmore\n")
-    assert relabelled("# No metadata\n---\n") == "# No metadata\n---\n"
+    assert relabel_merged("# No metadata\n---\n") == "# No metadata\n---\n"
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fedrai.endpoint import Access, EndpointClient
 from fedrai.errors import ConstitutionError, GuardError
-from fedrai.evaluation.asking import PATH, Chats
+from fedrai.evaluation.chats import PATH, Chats
 from fedrai.guards.base import Conversation
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import generate

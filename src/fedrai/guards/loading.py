@@ -167,7 +167,7 @@ def _of_model(spec: str, places: _Places) -> Guard:
             " file, and no model whose format is known"
             + (f" (did you mean {near[0]}?)" if near else ""),
             hint="fedrai guard list; other models need a [guards.NAME] table with kind and model"
-            f" (formats: {', '.join(FORMATS)}); {plugins.listed(PLUGINS)}",
+            f" (formats: {', '.join(FORMATS)}); {plugins.installed(PLUGINS)}",
         ) from error
     from fedrai.guards.kinds import generative
 

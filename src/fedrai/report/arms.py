@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedrai.report.figures import COLOURS, SHARES, START, Axis, Curve, Point, axis, chart, legend
+from fedrai.report.charts import COLOURS, SHARES, START, Axis, Curve, Point, axis, chart, legend
 from fedrai.report.markup import Markup, Row, folded, table, tag
 from fedrai.report.records import ArmPoint, Compared
 from fedrai.report.wording import rate_name

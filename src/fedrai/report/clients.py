@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from fedrai.report.arms import styles
-from fedrai.report.figures import Curve, Point, chart
+from fedrai.report.charts import Curve, Point, chart
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.wording import MISSING, number_cell
 from fedrai.runs.record import FilterCounts, RunRecord

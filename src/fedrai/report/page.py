@@ -14,7 +14,7 @@ from string import Template
 
 from fedrai.report import clients, results, server_side
 from fedrai.report.arms import arms, shown, styles
-from fedrai.report.figures import swatch
+from fedrai.report.charts import swatch
 from fedrai.report.markup import Markup, escape, tag
 from fedrai.report.records import Answers, Compared
 from fedrai.runs.record import RunRecord

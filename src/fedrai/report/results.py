@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
-from fedrai.report.figures import Curve, Point, chart, legend
+from fedrai.report.charts import Curve, Point, chart, legend
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.verdict import Answer
 from fedrai.report.wording import MISSING, number_cell, rate_cell, rate_name, rate_text, time_text

@@ -8,7 +8,7 @@ from itertools import product
 from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
-from fedrai.report.figures import (
+from fedrai.report.charts import (
     Bar,
     Curve,
     Point,

@@ -14,7 +14,7 @@ from fedrai import assets, model, plugins
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
-from fedrai.evaluation.measure import Measured, Questions, measure, pooled
+from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
 from fedrai.federation import client, server
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
@@ -163,7 +163,7 @@ def kept_out_of(recipe: Recipe) -> dict[str, str]:
     paths = recipe.evaluation.paths
     if recipe.constitution.schedule == "off":
         return {}
-    return suites.present(paths, suites.trained_on(_requests(recipe), paths))
+    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths))
 
 
 def load_model(
@@ -252,10 +252,10 @@ def evaluate(
     questions: Questions,
     adapters: Sequence[AdapterState],
     on_progress: Callable[[str, int, int], None],
-) -> Measured:
+) -> EvaluationResult:
     """Measure each adapter; with several (local mode) pool their answers and average the loss."""
     found = []
     for adapter in adapters:
         lm.load_adapter(adapter)
         found.append(measure(lm, questions, on_progress))
-    return pooled(found)
+    return pool(found)

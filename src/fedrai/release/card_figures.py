@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedrai.evaluation.suites import ADVBENCH_SIZE, known
+from fedrai.evaluation.suites import ADVBENCH_SIZE, declared_suites
 from fedrai.rates import Rate
-from fedrai.release.making import cell
+from fedrai.release.card_training import cell
 from fedrai.runs.record import EvaluationRecord, Score
 
 SAFE = 0.9
@@ -138,7 +138,8 @@ def _suite(key: str, after: EvaluationRecord) -> str:
     if plain in ("safe", "refused"):
         return "AdvBench" if plain == "safe" else "ordinary instructions"
     name = plain.removesuffix("-safe").removesuffix("-refused")
-    title = known()[name].title if name in known() else _declared(plain, after).get("title", name)
+    suite = declared_suites().get(name)
+    title = suite.title if suite else _declared(plain, after).get("title", name)
     return cell(title).replace(", ", " ")
 
 
