@@ -21,7 +21,8 @@ from fedrai.training.sft import train
 
 
 def bare(prepared: preparation.Prepared) -> float:
-    settings, work = prepared.recipe, preparation.work_for(prepared.recipe)
+    settings = prepared.recipe
+    local_settings = preparation.sft_settings(settings)
     adapter = prepared.model.fresh_adapter(0)
     start = time.perf_counter()
     for number in range(1, settings.federation.rounds + 1):
@@ -30,11 +31,12 @@ def bare(prepared: preparation.Prepared) -> float:
         )
         for name in names:
             train(
-                prepared.model, adapter, prepared.rows[name], steps=work.steps,
-                batch_size=work.batch_size, micro_batch_size=work.micro_batch_size,
-                group_by_length=work.group_by_length,
-                learning_rate=work.learning_rate, seed=settings.seed_for("training", number, name),
-            )  # fmt: skip
+                prepared.model,
+                adapter,
+                prepared.rows[name],
+                local_settings,
+                seed=settings.seed_for("training", number, name),
+            )
     return time.perf_counter() - start
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from fedrai.data.columns import unread_line
 from fedrai.runs.costs import Cost
-from fedrai.runs.record import EvaluationRecord, Summary
+from fedrai.runs.record import Summary
+from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 from fedrai.runs.record.summary import AlignmentSummary
 
-COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
 NO_FILTER = "NO SAFETY FILTER"
 ALIGNED_COLUMNS = (
     "constitution", "aligned", "steps", "tokens", "Tflop", "time", "operations", "saving",
@@ -19,17 +19,6 @@ ALIGNED_NOTE = (
     "operations: more than clients' work and aggregation take\n"
     "saving: of what the full schedule would have taken (estimate)"
 )
-
-
-def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
-    """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
-    found = EvaluationRecord.from_json(0, figures)
-    cells = []
-    for key in ("safe", "safe-legacy", "refused"):
-        rate = found.rates.get(key)
-        unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
-        cells.append("not measured" if rate is None else rate.format() + unscored)
-    return [*cells, "not measured" if found.loss is None else f"{found.loss:.3f}"]
 
 
 def ends(summary: Summary) -> list[tuple[str, Mapping[str, Any]]]:

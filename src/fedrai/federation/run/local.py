@@ -26,7 +26,7 @@ from fedrai.federation.run.preparation import (
     alignment_of,
     kept_out_of,
     load_model,
-    work_for,
+    sft_settings,
 )
 from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
 from fedrai.filter.screening import Screening, screened
@@ -115,7 +115,11 @@ def execute(prepared: Prepared, run: RunFolder, watch: Watch) -> None:
         KeyboardInterrupt: raised by a watcher; the folder can be resumed.
     """
     nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
-    app = client.build_app(site(prepared, run, watch), work_for(prepared.recipe))
+    app = client.build_app(
+        site(prepared, run, watch),
+        sft_settings(prepared.recipe),
+        prepared.recipe.federation.rounds,
+    )
     rounds.go_through(prepared, run, watch, rounds.Clients(LocalGrid(app, nodes), nodes))
 
 

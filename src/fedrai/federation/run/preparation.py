@@ -16,14 +16,14 @@ from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
-from fedrai.federation import client, server
+from fedrai.federation import server
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import Screening
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.run import PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
-from fedrai.training.sft import learning_rates
+from fedrai.training.sft import SftSettings, learning_rates
 
 LOCAL = "local"
 PROBLEMS = 20  # kinds of bad rows that a run names
@@ -194,12 +194,11 @@ def load_model(
     )
 
 
-def work_for(recipe: Recipe) -> client.Work:
-    """The local work of a client, as the recipe sets it."""
+def sft_settings(recipe: Recipe) -> SftSettings:
+    """The local training of a client, as the recipe sets it."""
     steps = _steps(recipe)
     training = recipe.training
-    return client.Work(
-        rounds=recipe.federation.rounds,
+    return SftSettings(
         steps=steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,
@@ -250,12 +249,15 @@ def _steps(recipe: Recipe) -> int:
 def evaluate(
     lm: LanguageModel,
     questions: Questions,
-    adapters: Sequence[AdapterState],
+    adapters: Sequence[AdapterState | None],
     on_progress: Callable[[str, int, int], None],
 ) -> EvaluationResult:
-    """Measure each adapter; with several (local mode) pool their answers and average the loss."""
+    """Measure each adapter; with several (local mode) pool their answers and average the loss.
+
+    None in the place of an adapter stands for the base model alone.
+    """
     found = []
     for adapter in adapters:
-        lm.load_adapter(adapter)
-        found.append(measure(lm, questions, on_progress))
+        with lm.using(adapter):
+            found.append(measure(lm, questions, on_progress))
     return pool(found)

@@ -162,7 +162,9 @@ def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
     prepared = local.prepare(moved.settings_of(run))
     site = local.site(prepared, run, preparation.Watch())
-    handlers = client.build_app(site, preparation.work_for(prepared.recipe))
+    handlers = client.build_app(
+        site, preparation.sft_settings(prepared.recipe), prepared.recipe.federation.rounds
+    )
     return Actor(handlers, tuple(sorted(prepared.rows)), site)
 
 
