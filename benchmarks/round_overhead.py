@@ -21,7 +21,7 @@ from fedrai.training.sft import train
 
 
 def bare(prepared: preparation.Prepared) -> float:
-    settings, work = prepared.recipe, preparation.work_for(prepared.recipe)
+    settings, work = prepared.recipe, preparation.local_training(prepared.recipe)
     adapter = prepared.model.fresh_adapter(0)
     start = time.perf_counter()
     for number in range(1, settings.federation.rounds + 1):
@@ -44,7 +44,7 @@ def federated(prepared: preparation.Prepared) -> float:
             Path(folder) / "run", recipe.to_toml(prepared.recipe), prepared.info()
         )
         start = time.perf_counter()
-        local.execute(prepared, run, preparation.Watch())
+        local.execute(prepared, run, preparation.Callbacks())
         return time.perf_counter() - start
 
 

@@ -99,7 +99,7 @@ def _settings(
 def _run(settings: AlignRecipe, path: Path, moved: tuple[str, ...]) -> None:
     from fedrai.cli.stopping import with_way_on
     from fedrai.cli.work import align as work
-    from fedrai.federation.run.moved import parse
+    from fedrai.federation.run.moved_files import parse
 
     words = ["fedrai", "align", "--resume", str(path)]
     words += [word for pair in moved for word in ("--moved", pair)]

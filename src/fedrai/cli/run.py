@@ -96,7 +96,7 @@ def _start(
     moved: tuple[str, ...],
 ) -> None:
     from fedrai.cli.work import run
-    from fedrai.federation.run.moved import parse
+    from fedrai.federation.run.moved_files import parse
 
     chosen = _engine(engine, deployment)
     if settings is None:

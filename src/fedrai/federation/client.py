@@ -26,7 +26,7 @@ from fedrai.training.sft import train
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class LocalTraining:
     """How a client trains: plain numbers out of the recipe; see `train.train`.
 
     Attributes:
@@ -70,14 +70,14 @@ class Site(Protocol):
         """Keep a line in the client's own log."""
 
 
-def build_app(site: Site, work: Work) -> ClientApp:
+def build_app(site: Site, work: LocalTraining) -> ClientApp:
     """The ClientApp of a site."""
     app = ClientApp()
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
         client = site.name(context)
-        return answered(
+        return respond(
             message,
             lambda: _local_training(site, work, client, message),
             lambda line: site.log(client, line),
@@ -86,7 +86,7 @@ def build_app(site: Site, work: Work) -> ClientApp:
     return app
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedTaskError(Exception):
     """The client does not do what it is asked for; its reason is all that it says."""
 
     def __init__(self, reason: Reason) -> None:
@@ -94,7 +94,7 @@ class Refused(Exception):  # noqa: N818
         self.reason = reason
 
 
-def answered(
+def respond(
     message: Message, work: Callable[[], RecordDict], log: Callable[[str], None]
 ) -> Message:
     """The reply to a message: what the work gives, or the reason why it gives nothing.
@@ -112,10 +112,10 @@ def answered(
     return Message(content, reply_to=message)
 
 
-def _local_training(site: Site, work: Work, client: str, message: Message) -> RecordDict:
+def _local_training(site: Site, work: LocalTraining, client: str, message: Message) -> RecordDict:
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
     if not 1 <= task.round <= work.rounds:
-        raise Refused(Reason.TOO_MANY_ROUNDS)
+        raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
     rows = site.rows(client)
     if not rows:
         site.log(client, "no rows left to train on")
@@ -158,7 +158,7 @@ def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
 
 
 def _reason(error: Exception) -> Reason:
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedTaskError):
         return error.reason
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Reason.OUT_OF_MEMORY
@@ -171,6 +171,6 @@ def _reason(error: Exception) -> Reason:
 
 def describe(error: BaseException) -> str:
     """A refusal's reason, or the place of an error; see `errors.place_of`."""
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedTaskError):
         return f"refused: {error.reason.value}"
     return place_of(error)

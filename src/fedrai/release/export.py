@@ -11,7 +11,7 @@ from fedrai import assets, model, recipe, runs
 from fedrai.errors import ModelError
 from fedrai.federation.run.summarising import summarise
 from fedrai.federation.run.targets import base_spec, target
-from fedrai.federation.run.trained import of_recipe
+from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.model import is_adapter
 from fedrai.release import Exported, card, relabelled
 from fedrai.runs import RunFolder

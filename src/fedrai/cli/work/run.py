@@ -18,7 +18,7 @@ from fedrai.cli.show.display import Display
 from fedrai.cli.stopping import stoppable
 from fedrai.errors import AssetError
 from fedrai.federation import round_record
-from fedrai.federation.run import damage, local, moved, preparation, resuming, summarising
+from fedrai.federation.run import damage, local, moved_files, preparation, resuming, summarising
 from fedrai.federation.run.targets import Target
 from fedrai.federation.run.tracked import tracked
 from fedrai.model import LanguageModel
@@ -42,11 +42,11 @@ class Engine(Protocol):
         loaded: LanguageModel | None,
         tell: Callable[[str, int, int], None],
         /,
-    ) -> preparation.Prepared:
+    ) -> preparation.PreparedRun:
         """Load and check what a run needs."""
 
     def execute(
-        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch, /
+        self, prepared: preparation.PreparedRun, run: RunFolder, watch: preparation.Callbacks, /
     ) -> None:
         """Run the rounds that the run folder does not hold yet."""
 
@@ -86,7 +86,7 @@ def run(
 
 def _prepare(
     settings: Recipe, loaded: LanguageModel | None, engine: Engine, progress: bool
-) -> preparation.Prepared:
+) -> preparation.PreparedRun:
     """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
     tracking.check(settings.tracking.kind)
     shown = assets.RichProgress() if progress else None
@@ -136,12 +136,12 @@ def resume(
     Raises:
         RunError: no run there, or its data, model or engine are not what they were.
     """
-    folder = damage.opened(path)
+    folder = damage.open_run(path)
     resuming.check_engine(folder, engine.ENGINE)
-    moved.check(folder, recipe.load(folder.recipe_file), places or {})
-    settings = moved.settings_of(folder, places)
+    moved_files.check(folder, recipe.load(folder.recipe_file), places or {})
+    settings = moved_files.settings_of(folder, places)
     with folder.lock(), captured_log.into(path):
-        damage.make_good(folder)
+        damage.repair(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
             folder.write_json(
                 "summary.json", summarising.summarise(folder)
@@ -156,7 +156,7 @@ def resume(
             raise AssetError(error.message, hint=hint) from error
         folder.mend()  # before the first new event, which must not join a line that was cut
         now = resuming.info_of(folder, prepared)
-        if changed := resuming.check_same(folder, now):
+        if changed := resuming.check_unchanged(folder, now):
             note = (
                 f"versions changed since the run began: {', '.join(changed)};"
                 " the result may differ in the last bits"
@@ -165,14 +165,14 @@ def resume(
                 print(f"note: {note}", file=sys.stderr)
             else:
                 warnings.warn(note, stacklevel=2)
-        moved.keep(folder, places or {})
+        moved_files.record(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
         _go_on(prepared, folder, engine, progress)
     return path
 
 
 def _go_on(
-    prepared: preparation.Prepared, folder: RunFolder, engine: Engine, progress: bool
+    prepared: preparation.PreparedRun, folder: RunFolder, engine: Engine, progress: bool
 ) -> None:
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
     steps = plan.sampled * plan.steps_per_round
@@ -183,7 +183,7 @@ def _go_on(
 
     def event(kind: str, **fields: Any) -> None:
         display.event(kind, **fields)
-        resuming.keep_summary(folder, kind)
+        resuming.update_summary(folder, kind)
         tell(kind)
         if kind in preparation.UNRECORDED:
             stop.check()
@@ -196,7 +196,7 @@ def _go_on(
         stoppable() as stop,
         tracked(prepared.recipe, folder, display.say) as tell,
     ):
-        watch = preparation.Watch(event, stop.after(display.step), stop.after(display.answers))
+        watch = preparation.Callbacks(event, stop.after(display.step), stop.after(display.answers))
         engine.execute(prepared, folder, watch)
 
 
