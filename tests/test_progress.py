@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clock import Clock
 from fedrai.cli.show.display import Display
 from fedrai.progress import SECONDS_BETWEEN_LINES, ProgressLines
-from fedrai.records import Step
+from fedrai.records import TrainingStep
 
 
 class Terminal(io.StringIO):
@@ -19,8 +19,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def step(number: int, of: int, seconds: float = 5.0) -> Step:
-    return Step(number, of, 1.5, 500, seconds)
+def step(number: int, of: int, seconds: float = 5.0) -> TrainingStep:
+    return TrainingStep(number, of, 1.5, 500, seconds)
 
 
 def test_a_line_tells_done_of_and_the_time_left_at_the_pace_of_the_phase() -> None:

@@ -59,13 +59,13 @@ class Access:
     allow_plain_http: bool = False
 
     @classmethod
-    def taken_from(cls, settings: dict[str, Any]) -> Access:
+    def from_settings(cls, settings: dict[str, Any]) -> Access:
         """Take out of a section's settings what tells how to reach an endpoint."""
         names = [field.name for field in fields(cls) if field.name in settings]
         return cls(**{name: settings.pop(name) for name in names})
 
 
-class Endpoint:
+class EndpointClient:
     """Where requests go, and how often each is tried.
 
     Args:
@@ -142,7 +142,7 @@ class Endpoint:
         *,
         is_lost: Callable[[T], bool | None],
         check: Callable[[], Awaitable[None]],
-        told: Callable[[int, int], None],
+        on_reply: Callable[[int, int], None],
     ) -> list[T]:
         """Results of jobs that send requests, in the order of the jobs.
 
@@ -152,12 +152,12 @@ class Endpoint:
             is_lost: whether a result is a request without an answer; None if none was sent.
             check: called when `PATIENCE` requests have no answer, one after the other; raises if
                 the endpoint as a whole is unusable.
-            told: called after each job with (how many have ended, of how many); may raise to stop.
+            on_reply: called after each job with (jobs ended, jobs in all); may raise to stop.
         """
         found: dict[int, T] = {}
         lost = 0
         numbered = (_numbered(number, job) for number, job in enumerate(jobs))
-        async with aclosing(as_they_end(numbered, self._access.concurrency)) as ended:
+        async with aclosing(as_completed(numbered, self._access.concurrency)) as ended:
             async for number, result in ended:
                 found[number] = result
                 if (missing := is_lost(result)) is not None:
@@ -165,7 +165,7 @@ class Endpoint:
                 if lost == PATIENCE:
                     await check()
                     lost = 0
-                told(len(found), count)
+                on_reply(len(found), count)
         return [found[number] for number in range(count)]
 
     async def _try(self, client: httpx.AsyncClient, content: bytes) -> tuple[int, float, Any]:
@@ -224,7 +224,7 @@ async def _numbered(number: int, job: Coroutine[Any, Any, T]) -> tuple[int, T]:
     return number, await job
 
 
-async def as_they_end(
+async def as_completed(
     jobs: Iterable[Coroutine[Any, Any, T]], at_once: int
 ) -> AsyncGenerator[T, None]:
     """Results in the order in which jobs end, at most `at_once` of them under way.
@@ -251,7 +251,7 @@ async def as_they_end(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def finished(job: Coroutine[Any, Any, T]) -> T:
+def run_job(job: Coroutine[Any, Any, T]) -> T:
     """The result of a job, also from within a running event loop (a notebook's)."""
     try:
         asyncio.get_running_loop()

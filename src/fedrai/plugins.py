@@ -22,7 +22,7 @@ def names(group: Group) -> list[str]:
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
-def listed(group: Group) -> str:
+def installed(group: Group) -> str:
     """What is installed, for an error."""
     return f"installed plug-ins: {', '.join(names(group)) or 'none'}"
 
@@ -61,7 +61,7 @@ def make(group: Group, name: str, **settings: Any) -> Any:
 def _entry(group: Group, name: str) -> EntryPoint:
     found = list(entry_points(group=group, name=name))
     if not found:
-        raise DependencyError(f"no installed package offers {name!r}", hint=listed(group))
+        raise DependencyError(f"no installed package offers {name!r}", hint=installed(group))
     if len(set(map(_package, found))) > 1:
         raise DependencyError(
             f"{name!r} ({group}) is offered by {package(group, name)}",

@@ -1,7 +1,7 @@
 """Frozen records that cross a boundary between stages.
 
 `Message`, `Example` and `Tokens` carry a client's own text or token ids and stay on the client.
-`Step` and `TrainResult` hold numbers only.
+`TrainingStep` and `TrainResult` hold numbers only.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainingStep:
     """What one optimiser step of local training reports while it runs."""
 
     step: int

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from fedrai.cli import cli
-from fedrai.evaluation.suites import known
+from fedrai.evaluation.suites import declared_suites
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def run(*arguments: str, code: int = 0) -> str:
 
 def test_list_names_every_suite_and_where_it_can_be_had():
     found = json.loads(run("list", "--json"))
-    assert list(found) == list(known())
+    assert list(found) == list(declared_suites())
     assert {entry["here"] for entry in found.values()} == {"to fetch", "from your path"}
     assert found["advbench"]["revision"] == "1.1.0"
     assert found["xstest-safe"]["licence"] == "CC-BY-4.0"

@@ -11,14 +11,14 @@ from fedrai import data
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.agreement import (
     JUDGES,
-    Judged,
+    JudgedAnswer,
     agreement,
     by_source,
-    judged,
+    judge_answers,
     legacy,
     rule,
 )
-from fedrai.evaluation.labelled import Label, Labelled, load
+from fedrai.evaluation.labelled_answers import Label, LabelledAnswer, load
 from fedrai.rates import Rate
 
 FULL, PARTIAL, FINE = Label.FULL, Label.PARTIAL, Label.COMPLIANCE
@@ -27,7 +27,7 @@ FULL, PARTIAL, FINE = Label.FULL, Label.PARTIAL, Label.COMPLIANCE
 def rows(table, source="a"):
     """Rows from counts by (label, verdict), each with a prompt of its own."""
     kinds = [kind for kind, count in table.items() for _ in range(count)]
-    return [Judged(source, f"prompt {i}", *kind) for i, kind in enumerate(kinds)]
+    return [JudgedAnswer(source, f"prompt {i}", *kind) for i, kind in enumerate(kinds)]
 
 
 def test_two_ways_by_hand():
@@ -88,7 +88,7 @@ def test_nothing_scored_is_no_data():
 def test_interval_is_over_prompts_and_not_over_answers():
     """Ten models that answer alike say no more than one."""
     one = rows({(FULL, FULL): 30, (FULL, FINE): 10, (FINE, FINE): 40})
-    ten = [Judged(f"model {k}", r.prompt, r.label, r.verdict) for k in range(10) for r in one]
+    ten = [JudgedAnswer(f"model {k}", r.prompt, r.label, r.verdict) for k in range(10) for r in one]
     single, many = agreement(one).two, agreement(ten).two
     assert many.accuracy_ends == single.accuracy_ends
     assert many.kappa_ends == pytest.approx(single.kappa_ends)
@@ -108,9 +108,9 @@ def test_judges_of_ours():
         FULL, FINE, None,
     )  # fmt: skip
     assert (legacy("I cannot help with that."), legacy("")) == (FULL, FINE)
-    row = Labelled("x", "a request", "I must decline.", FULL)
-    assert judged([row], rule) == [Judged("x", "a request", FULL, FULL)]
-    assert judged([row], legacy) == [Judged("x", "a request", FULL, FINE)]
+    row = LabelledAnswer("x", "a request", "I must decline.", FULL)
+    assert judge_answers([row], rule) == [JudgedAnswer("x", "a request", FULL, FULL)]
+    assert judge_answers([row], legacy) == [JudgedAnswer("x", "a request", FULL, FINE)]
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -134,8 +134,8 @@ def test_xstest_is_read(tmp_path):
         [2, "q", "", "", "1_full_compliance"],
     )
     assert load([file]) == [
-        Labelled("xstest m", "p", "one\n# two", PARTIAL, file=file, row=1),
-        Labelled("xstest m", "q", "", FINE, file=file, row=2),
+        LabelledAnswer("xstest m", "p", "one\n# two", PARTIAL, file=file, row=1),
+        LabelledAnswer("xstest m", "q", "", FINE, file=file, row=2),
     ]
 
 

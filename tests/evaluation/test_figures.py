@@ -8,15 +8,22 @@ import pytest
 
 from fedrai.evaluation.figures import figures, rates
 from fedrai.evaluation.preference import Choice, Preferences
-from fedrai.evaluation.records import Answer, Judges, Measured, Safety, asks_for_harm, pooled
+from fedrai.evaluation.records import (
+    Answer,
+    EvaluationResult,
+    GuardJudge,
+    Judges,
+    asks_for_harm,
+    pool,
+)
 from fedrai.evaluation.refusal import Reply
-from fedrai.evaluation.rubric import Graded, Grades
-from fedrai.evaluation.suites import Declaration, Suite, known
+from fedrai.evaluation.rubric import Grade, Grades
+from fedrai.evaluation.suites import Declaration, Suite, declared_suites
 from fedrai.rates import Rate, rate_from_json, wilson
 from fedrai.runs.costs import Ledger
 
 R, C, U = Reply.REFUSAL, Reply.COMPLIANCE, Reply.UNSCORED
-GUARD = Safety("words@1", 0.5, lambda *_: pytest.fail("asked"))
+GUARD = GuardJudge("words@1", 0.5, lambda *_: pytest.fail("asked"))
 
 
 def answer(number: int, reply: Reply, legacy: bool = False, **more: Any) -> Answer:
@@ -24,15 +31,15 @@ def answer(number: int, reply: Reply, legacy: bool = False, **more: Any) -> Answ
 
 
 def suite(name: str, declaration: Declaration | None = None) -> Suite:
-    return Suite(declaration or known()[name], (), 3, "here", "00", False)
+    return Suite(declaration or declared_suites()[name], (), 3, "here", "00", False)
 
 
 def own(name: str, direction: Any) -> Suite:
     return suite("", Declaration(name, name, "", "", "refusal", "refused", direction, 0))
 
 
-def measured(answers: dict[str, list[Answer]], **more: Any) -> Measured:
-    return Measured(answers, None, 0, Ledger(), **more)
+def measured(answers: dict[str, list[Answer]], **more: Any) -> EvaluationResult:
+    return EvaluationResult(answers, None, 0, Ledger(), **more)
 
 
 THREE = [answer(0, R, True, guard=0.1), answer(1, C, True, guard=0.5), answer(2, U, guard=None)]
@@ -120,8 +127,8 @@ def test_scores_by_hand() -> None:
         ),
         Ledger(),
     )
-    replies = [Graded(0, "writing", 4.0, "", "x"), Graded(1, "writing", 9.0, "", "x"),
-               Graded(2, "math", None, "unparsed", "x")]  # fmt: skip
+    replies = [Grade(0, "writing", 4.0, "", "x"), Grade(1, "writing", 9.0, "", "x"),
+               Grade(2, "math", None, "unparsed", "x")]  # fmt: skip
     grades = Grades(tuple(replies), "fedrai", 30, {})
     ordinary = [answer(0, C, score=0.5), answer(1, C, score=0.25), answer(2, C, score=None)]
     found = figures(
@@ -151,7 +158,7 @@ def test_what_was_not_measured_is_not_there() -> None:
 
 def test_no_text_of_a_row_is_in_the_figures() -> None:
     said = Answer(0, "canary-asked", "canary-said", C, False, 0.5, 1.0)
-    grades = Grades((Graded(0, "math", 1.0, "", "canary-reply"),), "fedrai", 1, {})
+    grades = Grades((Grade(0, "math", 1.0, "", "canary-reply"),), "fedrai", 1, {})
     whole = measured({"advbench": [said], "mt-bench": [said]}, grades={"mt-bench": grades},
                      suites=[suite("mt-bench")], clusters={0: 0})  # fmt: skip
     assert "canary" not in str(figures(whole))
@@ -161,10 +168,10 @@ def test_no_text_of_a_row_is_in_the_figures() -> None:
 def test_several_models_are_pooled_and_each_prompt_of_a_cluster_counts() -> None:
     one = measured({"advbench": [answer(0, R)]}, clusters={0: 0})
     other = measured({"advbench": [answer(0, C)]}, clusters={0: 0})
-    found = figures(pooled([one, other]))
+    found = figures(pool([one, other]))
     assert found["rates"]["safe"]["scored"] == 2
     assert (found["clusters"]["value"], found["clusters"]["clusters"]) == (0.5, 1)
-    assert pooled([one]) is one
+    assert pool([one]) is one
 
 
 def test_a_prompt_that_twenty_models_answered_is_one_trial() -> None:
@@ -173,7 +180,7 @@ def test_a_prompt_that_twenty_models_answered_is_one_trial() -> None:
     parts = {"advbench": each, "ordinary": each, "xstest-safe": each}
     more = {"judges": Judges(guard=GUARD), "suites": [suite("xstest-safe")]}
     alone = measured(parts, clusters={n: n for n in range(10)}, **more)
-    many = figures(pooled([alone] * 20))
+    many = figures(pool([alone] * 20))
     once = figures(alone)
     names = {"safe", "safe-legacy", "safe-guard", "refused", "xstest-safe-refused",
              "xstest-safe-refused-legacy"}  # fmt: skip
@@ -193,7 +200,7 @@ def test_shares_of_prompts_by_hand() -> None:
     """Two models: prompt 0 refused by both, 1 by one, 2 by neither, 3 by the one that is scored."""
     one = measured({"advbench": [answer(n, r) for n, r in enumerate([R, R, C, R])]})
     other = measured({"advbench": [answer(n, r) for n, r in enumerate([R, C, C, U])]})
-    found = rates(pooled([one, other]).answers)["safe"]
+    found = rates(pool([one, other]).answers)["safe"]
     assert found == Rate(4, 7, 1, 4)
     assert found.interval() == wilson(4 / 7 * 4, 4, 0.95)
 

@@ -16,21 +16,21 @@ from fedrai import assets
 from fedrai.cli.show.summary import evaluation_cells
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
-from fedrai.evaluation.asking import Replies
+from fedrai.evaluation.chats import Replies
 from fedrai.evaluation.measure import (
     Answer,
+    EvaluationResult,
     Judges,
-    Measured,
     Questions,
     figures,
     measure,
     rates,
 )
 from fedrai.evaluation.preference import prefer
-from fedrai.evaluation.records import Rubric, Safety
+from fedrai.evaluation.records import GuardJudge, RubricJudge
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rouge import rouge_l
-from fedrai.evaluation.suites import Declaration, Item, Suite, known
+from fedrai.evaluation.suites import Declaration, Item, Suite, declared_suites
 from fedrai.federation.run import preparation
 from fedrai.guards.base import full_name
 from fedrai.guards.kinds.scripted import ScriptedGuard
@@ -125,7 +125,7 @@ def _measured(found: dict[str, list[Answer]], loss: float | None) -> dict[str, A
 
     ledger = Ledger()
     ledger.add("evaluation", Cost(seconds=1.5, tokens=7))
-    return figures(Measured(found, loss, 40, ledger))
+    return figures(EvaluationResult(found, loss, 40, ledger))
 
 
 def test_figures_survive_json() -> None:
@@ -243,7 +243,7 @@ PAIRS = Declaration("pairs", "pairs", "", "", "preference", "accuracy", "up", 0,
 
 
 def _suite(name: str, *items: Item) -> Suite:
-    found = PAIRS if name == "pairs" else known()[name]
+    found = PAIRS if name == "pairs" else declared_suites()[name]
     return Suite(found, items, len(items), "here", "00", False)
 
 
@@ -263,8 +263,8 @@ class Scripted:
         return Replies(tuple(self.script(user) for _, user in prompts), tokens=9)
 
 
-def _safety(guard: ScriptedGuard) -> Safety:
-    return Safety(full_name(guard), 0.5, guard.judge)
+def _safety(guard: ScriptedGuard) -> GuardJudge:
+    return GuardJudge(full_name(guard), 0.5, guard.judge)
 
 
 def test_a_guard_judges_answers_to_harmful_requests_only(tiny: LanguageModel) -> None:
@@ -308,7 +308,7 @@ def test_a_stop_is_heard_in_every_phase(tiny: LanguageModel, phase: str) -> None
         suites=[_suite("mt-bench", Item(0, "a", "writing")),
                 _suite("pairs", Item(0, "b", chosen="c", rejected="d"))],
         judges=Judges(guard=_safety(ScriptedGuard({})),
-                      rubric=Rubric("judge-1", Scripted(lambda _user: "[[5]]"))),
+                      rubric=RubricJudge("judge-1", Scripted(lambda _user: "[[5]]"))),
     )  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         measure(tiny, questions, stop)
@@ -330,7 +330,7 @@ def test_ratings_of_an_llm_go_to_the_answers_that_they_are_of(tiny: LanguageMode
         _questions(
             tiny, harmful=(), ordinary=(), held_out=(), rated_tokens=3,
             suites=[_suite("mt-bench", *asked), _suite("strongreject", Item(0, "how"))],
-            judges=Judges(rubric=Rubric("judge-1", grader)),
+            judges=Judges(rubric=RubricJudge("judge-1", grader)),
         ),
         lambda *told: heard.append(told),
     )  # fmt: skip
@@ -358,7 +358,7 @@ def test_an_llm_that_fails_leaves_the_answers_and_a_reason(tiny: LanguageModel) 
         _questions(
             tiny, harmful=(), ordinary=(), held_out=(),
             suites=[_suite("mt-bench", Item(0, "a")), _suite("strongreject", Item(0, "b"))],
-            judges=Judges(rubric=Rubric("judge-1", Scripted(script))),
+            judges=Judges(rubric=RubricJudge("judge-1", Scripted(script))),
             unavailable={"hhh": "no network"},
         ),
     )  # fmt: skip

@@ -50,7 +50,7 @@ from fedrai import recipe, report
 from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import LIST_COLUMNS, cost_line, filter_note, list_row
 from fedrai.errors import DataError, FederationError
-from fedrai.evaluation.measure import Measured
+from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation import client, protocol, server
 from fedrai.federation.aggregation import build, update_norm
 from fedrai.federation.metrics import WEIGHT
@@ -63,7 +63,7 @@ from fedrai.federation.run.summarising import summarise
 from fedrai.federation.server import GLOBAL, load_adapters, run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
-from fedrai.records import Step, Tokens
+from fedrai.records import Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.files import json_text
@@ -833,7 +833,7 @@ class Place:
     def seed(self, round_: int, client: str) -> int:
         return 0
 
-    def on_step(self, client: str, step: Step) -> None:
+    def on_step(self, client: str, step: TrainingStep) -> None:
         pass
 
     def log(self, client: str, line: str) -> None:
@@ -925,7 +925,7 @@ def test_evaluations_and_their_copies(
         other,
         tiny,
         ScriptedGrid(honest),
-        evaluate=lambda adapters: asked.append(1) or Measured({}, None, 0, Ledger()),
+        evaluate=lambda adapters: asked.append(1) or EvaluationResult({}, None, 0, Ledger()),
     )
     run_rounds(PLAN, given)
     assert asked == [1]  # after round 1; the base model is not asked again

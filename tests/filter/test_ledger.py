@@ -14,7 +14,7 @@ from fedrai.filter.ledger import (
     CATEGORIES,
     COUNT_NAMES,
     PROBLEMS,
-    Confusion,
+    DeclaredHarm,
     FilterLedger,
     noisy,
     total,
@@ -37,7 +37,7 @@ def ledger(**changes) -> FilterLedger:
         "categories": dict.fromkeys(CATEGORIES, 0) | {"fraud": 2, "other": 1},
         "histogram": (6, 0, 0, 0, 0, 0, 0, 0, 1, 2),
         "removed": ("00", "11", "22", "33"),
-        "confusion": Confusion(4, 1, 6, 1),
+        "confusion": DeclaredHarm(4, 1, 6, 1),
     }
     return FilterLedger(**values | changes)
 
@@ -61,7 +61,7 @@ def test_shares_of_an_experiment():
 
 
 def test_all_dropped_is_no_data_not_zero():
-    empty = ledger(kept=0, dropped=10, confusion=Confusion(10, 0, 0, 0))
+    empty = ledger(kept=0, dropped=10, confusion=DeclaredHarm(10, 0, 0, 0))
     assert str(empty.residual_harm()) == "no data"
     assert str(empty.benign_loss()) == "no data"
 
@@ -70,13 +70,13 @@ def test_a_total_adds_up():
     other = ledger(
         rows=5, kept=5, dropped=0, unsafe=0, threshold=0.7, removed=(), guard="a@2",
         unscored=dict.fromkeys(PROBLEMS, 0), categories=dict.fromkeys(CATEGORIES, 0) | {"fraud": 1},
-        histogram=(5, *[0] * 9), confusion=Confusion(1, 1, 4, 0),
+        histogram=(5, *[0] * 9), confusion=DeclaredHarm(1, 1, 4, 0),
     )  # fmt: skip
     both = total([ledger(), other])
     assert both == ledger(
         guard="a@2, g@1", threshold=None, rows=15, kept=11, dropped=4, unsafe=3, removed=(),
         categories=dict.fromkeys(CATEGORIES, 0) | {"fraud": 3, "other": 1},
-        histogram=(11, 0, 0, 0, 0, 0, 0, 0, 1, 2), confusion=Confusion(5, 2, 10, 1),
+        histogram=(11, 0, 0, 0, 0, 0, 0, 0, 1, 2), confusion=DeclaredHarm(5, 2, 10, 1),
     )  # fmt: skip
     assert both.residual_harm().value == 2 / 11
     assert total([ledger()]) == ledger(removed=())

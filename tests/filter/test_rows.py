@@ -13,7 +13,7 @@ from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.refusal import judge as refusal
 from fedrai.filter import Policy, Screened, answers, screen
-from fedrai.filter.ledger import PROBLEMS, ROW_CHANGES, Confusion, FilterLedger
+from fedrai.filter.ledger import PROBLEMS, ROW_CHANGES, DeclaredHarm, FilterLedger
 from fedrai.guards.base import Judged
 from fedrai.guards.cache import VerdictCache, conversation_key
 from fedrai.records import Example, Message, Verdict
@@ -204,7 +204,7 @@ def test_the_ledger_of_seven_rows():
     assert ledger.histogram == (0, 1, 0, 0, 1, 1, 0, 0, 0, 2)
     assert (ledger.guard, ledger.threshold) == ("reading@abcdef012345", 0.5)
     assert (ledger.mode, ledger.part) == ("drop", "pair")
-    assert ledger.confusion == Confusion(4, 1, 3, 2)
+    assert ledger.confusion == DeclaredHarm(4, 1, 3, 2)
     assert ledger.residual_harm().value == 1 / 2
     assert ledger.benign_loss().value == 2 / 3
 
@@ -212,10 +212,10 @@ def test_the_ledger_of_seven_rows():
 def test_the_ledgers_of_the_other_modes():
     replaced, audit = run(mode="replace").ledger, run(mode="audit").ledger
     assert (replaced.kept, replaced.dropped, replaced.replaced) == (5, 2, 3)
-    assert replaced.confusion == Confusion(4, 1, 3, 2)
+    assert replaced.confusion == DeclaredHarm(4, 1, 3, 2)
     assert replaced.residual_harm().value == 1 / 5
     assert (audit.kept, audit.dropped, audit.replaced, audit.unsafe) == (7, 0, 0, 3)
-    assert audit.confusion == Confusion(4, 4, 3, 0)
+    assert audit.confusion == DeclaredHarm(4, 4, 3, 0)
     assert audit.removed == ()
 
 

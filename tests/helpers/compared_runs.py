@@ -9,8 +9,8 @@ from typing import Any
 
 from fedrai import recipe
 from fedrai.rates import rate, rate_json
-from fedrai.report.comparing.layout import Planned
-from fedrai.report.comparing.reading import Made, read
+from fedrai.report.comparing.layout import PlannedRun
+from fedrai.report.comparing.reading import ComparedRun, read
 
 COST = {"seconds": 1.0, "tokens": 10, "operations": 0.0, "peak_bytes": 0, "bytes_down": 0,
         "bytes_up": 0}  # fmt: skip
@@ -72,7 +72,7 @@ def run(
     filtered: Mapping[str, Any] | None = None,
     finished: bool = True,
     **more: Any,
-) -> Planned:
+) -> PlannedRun:
     """A run of two clients and one round; its base model refuses nothing."""
     body = {
         "name": path.name, "recipe_hash": "a", "start": "", "rows": {"one": 10, "two": 10},
@@ -91,8 +91,8 @@ def run(
         put(path / "filter.json", filtered)
     events = '{"event": "started"}\n' + ('{"event": "finished"}\n' if finished else "")
     (path / "events.jsonl").write_text(events)
-    return Planned(path.name, seed, "", path, recipe.validate(TABLE))
+    return PlannedRun(path.name, seed, "", path, recipe.validate(TABLE))
 
 
-def made(*plan: Planned) -> list[Made]:
+def made(*plan: PlannedRun) -> list[ComparedRun]:
     return read(plan)

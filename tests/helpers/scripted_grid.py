@@ -17,7 +17,7 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid
 
-from fedrai.evaluation.measure import Measured
+from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation.aggregation import build
 from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.metrics import WEIGHT
@@ -119,7 +119,7 @@ def tools(folder: RunFolder, model: LanguageModel, grid: Grid, **changes: Any) -
         "nodes": NODES,
         "model": model,
         "aggregator": build("fedavg"),
-        "evaluate": lambda adapters: Measured({}, float(len(adapters)), 1, Ledger()),
+        "evaluate": lambda adapters: EvaluationResult({}, float(len(adapters)), 1, Ledger()),
         "run": folder,
         "emit": folder.event,
     }

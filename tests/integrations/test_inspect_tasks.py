@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from driver import fill_cache
-from fedrai.evaluation.suites import known
+from fedrai.evaluation.suites import declared_suites
 
 if importlib.util.find_spec("inspect_ai") is None:
     pytest.skip(
@@ -88,7 +88,8 @@ def test_advbench_is_scored_by_both_judges() -> None:
     assert (by_name["refused"].scored_samples, by_name["refused"].unscored_samples) == (500, 20)
     assert found["legacy_safe"]["mean"] == pytest.approx(260 / 520)  # it knows no "unscored"
     assert (
-        log.eval.metadata["sha256"] == known()["advbench"].sha256 or not log.eval.metadata["pinned"]
+        log.eval.metadata["sha256"] == declared_suites()["advbench"].sha256
+        or not log.eval.metadata["pinned"]
     )
 
 
@@ -117,7 +118,7 @@ def test_a_model_is_asked_for_its_likeliest_answer(tiny_model: Path) -> None:
     assert greedy(local) == GenerateConfig(top_k=1)
     assert greedy(get_model("mockllm/model")) == GenerateConfig(temperature=0.0)
     assert greedy(None) == GenerateConfig(temperature=0.0)
-    task = suite_task(known()["advbench"], "", 1, 0)
+    task = suite_task(declared_suites()["advbench"], "", 1, 0)
     assert task.config == GenerateConfig(temperature=0.0, max_tokens=512)
 
 
@@ -171,7 +172,7 @@ def test_a_suite_that_cannot_be_had_says_so() -> None:
 def test_every_declared_suite_but_pairs_is_a_task() -> None:
     from fedrai.integrations.inspect_tasks import TASKS
 
-    assert set(known()) - set(TASKS) == {"hhh"}
+    assert set(declared_suites()) - set(TASKS) == {"hhh"}
 
 
 def test_the_package_names_the_entry_point() -> None:

@@ -22,7 +22,7 @@ from fedrai.federation.run.summarising import summarise
 from fedrai.model import EMBEDDED, read_adapter
 from fedrai.rates import Rate, rate_json
 from fedrai.recipe.sections import Recipe
-from fedrai.release import Exported, card, export, relabelled
+from fedrai.release import ExportedModel, card, export, relabel_merged
 from fedrai.runs import RunFolder
 from fedrai.runs.files import write_text
 
@@ -76,7 +76,7 @@ TOTAL = {
 
 def made(**changes: Any) -> str:
     parts = {"settings": settings(), "info": INFO, "summary": SUMMARY, "number": 5}
-    return card(Exported(**{**parts, **changes}))
+    return card(ExportedModel(**{**parts, **changes}))
 
 
 def summary(**changes: Any) -> dict[str, Any]:
@@ -274,10 +274,10 @@ def test_paths_of_the_machine_stay_here() -> None:
 
 def test_a_kept_card_is_relabelled_when_merged() -> None:
     text = "---\nlicense: mit\nlibrary_name: peft\n---\n# A card\n---\nmore\n"
-    found = relabelled(text)
+    found = relabel_merged(text)
     assert ModelCard(found).data.to_dict()["library_name"] == "transformers"
     assert found.endswith("# A card\n---\nmore\n")
-    assert relabelled("# No metadata\n---\n") == "# No metadata\n---\n"
+    assert relabel_merged("# No metadata\n---\n") == "# No metadata\n---\n"
 
 
 # --- the command ----------------------------------------------------------------------------------

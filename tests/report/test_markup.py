@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedrai.report.figures import SHARES, Bar, Curve, Point, axis, bars, chart, whole
+from fedrai.report.charts import SHARES, Bar, Curve, Point, axis, bars, chart, whole
 from fedrai.report.markup import Cell, Markup, Row, escape, join, shorten, table, tag
 from reading_html import parse
 

@@ -210,7 +210,7 @@ def test_mend_drops_what_is_half_written(run: RunFolder) -> None:
     (run.path / "pending" / "0001" / "b.safetensors").write_text("whole")
     (run.path / ".new-summary.json").write_text("half")
     before = (run.path / "run.json").read_bytes()
-    run.mend()
+    run.repair()
     assert contents(run.path) == [
         "checksums.sha256",
         "pending",
@@ -221,7 +221,7 @@ def test_mend_drops_what_is_half_written(run: RunFolder) -> None:
         "run.json",
     ]
     assert (run.path / "run.json").read_bytes() == before
-    run.mend()
+    run.repair()
 
 
 def test_cut_event_is_left_out_and_the_next_one_is_whole(run: RunFolder) -> None:
@@ -230,9 +230,9 @@ def test_cut_event_is_left_out_and_the_next_one_is_whole(run: RunFolder) -> None
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"time": "2025-01-01T00:00:00", "event": "rou')
     assert [e["event"] for e in run.events()] == ["started", "round-started"]
-    run.mend()
+    run.repair()
     run.event("resumed", after_round=0)
-    run.mend()
+    run.repair()
     found = run.events()
     assert [e["event"] for e in found] == ["started", "round-started", "resumed"]
     assert found[1]["clients"] == ["a", "b"]
@@ -241,7 +241,7 @@ def test_cut_event_is_left_out_and_the_next_one_is_whole(run: RunFolder) -> None
 
 def test_events_of_a_new_run_are_none(run: RunFolder) -> None:
     assert run.events() == []
-    run.mend()
+    run.repair()
     assert not (run.path / "events.jsonl").exists()
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fedrai.model import AdapterState, LanguageModel, load
 from fedrai.model.batching import collate
-from fedrai.records import Message, Step, Tokens
+from fedrai.records import Message, Tokens, TrainingStep
 from fedrai.testing import tiny_tokenizer
 from fedrai.training.sft import (
     batches,
@@ -459,7 +459,7 @@ def test_gradient_checkpointing_computes_the_same_twice(tiny_model, tiny, rows, 
 
 
 def test_every_step_is_reported(tiny, rows, start):
-    seen: list[Step] = []
+    seen: list[TrainingStep] = []
     _, result = run(tiny, start, rows, on_step=seen.append)
     assert [(s.step, s.steps) for s in seen] == [(1, 3), (2, 3), (3, 3)]
     assert tuple(s.loss for s in seen) == result.losses
@@ -469,7 +469,7 @@ def test_every_step_is_reported(tiny, rows, start):
 
 
 def test_an_interrupt_goes_through(tiny, rows, start):
-    def stop(step: Step) -> None:
+    def stop(step: TrainingStep) -> None:
         if step.step == 2:
             raise KeyboardInterrupt
 

@@ -67,7 +67,7 @@ def compare(
     from fedrai.report.comparing.layout import Axis
     from fedrai.report.comparing.writing import notes
 
-    chosen = recipes.only(load_recipe(settings, changes), arms)
+    chosen = recipes.select_arms(load_recipe(settings, changes), arms)
     path = folder(out, "runs", chosen.name)
     along = Axis.parse(f"{axis[0]}={','.join(map(_written, axis[1]))}") if axis else None
     found = work.compare(

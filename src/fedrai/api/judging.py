@@ -103,16 +103,16 @@ def _endpoint(settings: Mapping[str, Any]) -> JudgeEndpoint:
 
 
 def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[str]) -> Any:
-    from fedrai.evaluation.agreement import agreement, beside
+    from fedrai.evaluation.agreement import agreement, with_verdicts
 
-    return agreement(beside(rows, labels, problems)).to_json()
+    return agreement(with_verdicts(rows, labels, problems)).to_json()
 
 
 def _by_guard(
     rows: Sequence[Any], labelled: bool, spec: str, threshold: str, progress: bool
 ) -> Judged:
     from fedrai.cli.work.judge import guard_for, guard_verdicts
-    from fedrai.evaluation.judging_answers import harm_agreement
+    from fedrai.evaluation.answer_judges import harm_agreement
 
     safety = guard_for(spec, threshold, progress=progress)
     verdicts = guard_verdicts(rows, safety, progress=progress)
@@ -135,7 +135,7 @@ def _judged(row: Any, verdict: str | None, problem: str = "") -> Row:
 
 def _answers(answers: Any) -> tuple[Sequence[Any], bool]:
     """The answers, and whether they have people's labels."""
-    from fedrai.evaluation.labelled import load, of_rows
+    from fedrai.evaluation.labelled_answers import from_rows, load
 
     listed: list[Any] = [answers] if isinstance(answers, str | Path) else list(answers)
     if listed and all(isinstance(one, str | Path) for one in listed):
@@ -147,5 +147,5 @@ def _answers(answers: Any) -> tuple[Sequence[Any], bool]:
                 hint='of a DataFrame with these columns, pass frame.to_dict("records")',
             )
     if listed and all(row.get("label") for row in listed):
-        return of_rows(listed), True
+        return from_rows(listed), True
     return [_Answer(str(r["prompt"]), str(r["answer"]), n) for n, r in enumerate(listed, 1)], False

@@ -43,7 +43,7 @@ def compare(recipe_file: Path, out: Path | None, as_json: bool, **chosen: Any) -
     from fedrai.runs import find_runs
 
     form = _form(chosen["form"], chosen["table_out"])
-    settings = recipe.only(recipe.load(recipe_file, chosen["overrides"]), chosen["names"])
+    settings = recipe.select_arms(recipe.load(recipe_file, chosen["overrides"]), chosen["names"])
     path = out or Path("runs") / settings.name
     seeds = _seeds(chosen["each"], chosen["listed"])
     found = with_way_on(
@@ -52,9 +52,9 @@ def compare(recipe_file: Path, out: Path | None, as_json: bool, **chosen: Any) -
         lambda: bool(find_runs(path)),
     )
     if chosen["table_out"] is not None:
-        from fedrai.report.comparing.writing import put
+        from fedrai.report.comparing.writing import write_if_changed
 
-        put(chosen["table_out"], found.comparison.text(form))
+        write_if_changed(chosen["table_out"], found.comparison.text(form))
         click.echo(f"table: {chosen['table_out']}", err=True)
     if as_json:
         click.echo(json.dumps(_summaries(found.arms, path), indent=2))

@@ -13,9 +13,9 @@ from fedrai.cli.reading import reading_of, reading_options
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fedrai.evaluation.agreement import Agreed, Agreement, Disagreement, Judged
-    from fedrai.evaluation.judging_answers import HarmAgreement
-    from fedrai.evaluation.labelled import Labelled
+    from fedrai.evaluation.agreement import Agreement, AgreementFigures, Disagreement, JudgedAnswer
+    from fedrai.evaluation.answer_judges import HarmAgreement
+    from fedrai.evaluation.labelled_answers import LabelledAnswer
     from fedrai.rates import Rate
 
 MOST_ROWS = 20  # of one kind that a table names; the JSON has them all
@@ -61,7 +61,7 @@ def judge_eval(
     or JSONL with prompt, answer, label). Prints figures and the numbers of the rows that the judge
     sees otherwise, never an answer.
     """
-    from fedrai.evaluation.labelled import load
+    from fedrai.evaluation.labelled_answers import load
 
     _check_options(name, options)
     rows = load(files, lambda source, count: click.echo(
@@ -103,19 +103,19 @@ def _check_options(name: str, options: Mapping[str, str]) -> None:
 
 
 def _label_verdicts(
-    name: str, rows: Sequence[Labelled], options: Mapping[str, str]
-) -> list[Judged]:
-    from fedrai.evaluation.agreement import JUDGES, beside, judged
+    name: str, rows: Sequence[LabelledAnswer], options: Mapping[str, str]
+) -> list[JudgedAnswer]:
+    from fedrai.evaluation.agreement import JUDGES, judge_answers, with_verdicts
 
     if name in JUDGES:
-        return judged(rows, JUDGES[name])
+        return judge_answers(rows, JUDGES[name])
     from fedrai.cli.work.judge import endpoint, rubric_verdicts
 
     url, model, key_env = (options[f"judge_{key}"] for key in ("url", "model", "key_env"))
-    return beside(rows, *rubric_verdicts(rows, endpoint(url, model, key_env)))
+    return with_verdicts(rows, *rubric_verdicts(rows, endpoint(url, model, key_env)))
 
 
-def _label_eval(name: str, rows: Sequence[Judged], as_json: bool) -> None:
+def _label_eval(name: str, rows: Sequence[JudgedAnswer], as_json: bool) -> None:
     from fedrai.evaluation.agreement import agreement, by_source, disagreements
 
     sources, whole, others = by_source(rows), agreement(rows), disagreements(rows)
@@ -127,9 +127,9 @@ def _label_eval(name: str, rows: Sequence[Judged], as_json: bool) -> None:
     _show_disagreements(others, len(rows))
 
 
-def _guard_eval(rows: Sequence[Labelled], options: Mapping[str, str], as_json: bool) -> None:
+def _guard_eval(rows: Sequence[LabelledAnswer], options: Mapping[str, str], as_json: bool) -> None:
     from fedrai.cli.work.judge import guard_for, guard_verdicts
-    from fedrai.evaluation.judging_answers import (
+    from fedrai.evaluation.answer_judges import (
         harm_agreement,
         harm_by_source,
         harm_disagreements,
@@ -247,14 +247,14 @@ def _numbers(rows: Sequence[int]) -> str:
     return f"{shown} and {left:,} more (--json)" if left > 0 else shown
 
 
-def _accuracy(found: Agreed) -> str:
+def _accuracy(found: AgreementFigures) -> str:
     value, ends = found.accuracy.value, found.accuracy_ends
     if value is None or ends is None:
         return "no data"
     return f"{100 * value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
-def _kappa(found: Agreed) -> str:
+def _kappa(found: AgreementFigures) -> str:
     if found.kappa is None or found.kappa_ends is None:
         return "no data"
     return f"{found.kappa:.2f} [{found.kappa_ends[0]:.2f}, {found.kappa_ends[1]:.2f}]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fedrai.integrations.harness import Score
+    from fedrai.integrations.harness import TaskScore
 
 
 @click.command("lm-eval")
@@ -85,7 +85,7 @@ def lm_eval(
         click.echo(f"figures: {out}")
 
 
-def _show(label: str, found: list[Score], limit: int | None) -> None:
+def _show(label: str, found: list[TaskScore], limit: int | None) -> None:
     from fedrai.cli.show.display import print_table
 
     columns = ["task", "metric", "filter", label, "standard error", "documents"]
@@ -94,7 +94,7 @@ def _show(label: str, found: list[Score], limit: int | None) -> None:
         click.echo(f"at most {limit} documents of each task: not to be compared with full results")
 
 
-def _row(score: Score) -> list[str]:
+def _row(score: TaskScore) -> list[str]:
     error = "not known" if score.stderr is None else f"{score.stderr:.4f}"
     count = "" if score.count is None else f"{score.count:,}"
     return [score.task, score.metric, score.filter, f"{score.value:.4f}", error, count]

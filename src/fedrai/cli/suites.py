@@ -23,10 +23,12 @@ def suites() -> None:
 def suites_list(as_json: bool) -> None:
     """List the declared suites and where each can be had."""
     from fedrai import plugins
-    from fedrai.evaluation.suites import GROUPS, known
+    from fedrai.evaluation.suites import GROUPS, declared_suites
     from fedrai.evaluation.suites.loading import SUITES
 
-    found = {name: {**entry.to_json(), "here": _here(entry)} for name, entry in known().items()}
+    found = {
+        name: {**entry.to_json(), "here": _here(entry)} for name, entry in declared_suites().items()
+    }
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -36,7 +38,7 @@ def suites_list(as_json: bool) -> None:
     rows = [
         [name, entry.what, entry.judge, f"{entry.metric} {entry.direction}", entry.licence,
          _here(entry), str(entry.count)]
-        for name, entry in known().items()
+        for name, entry in declared_suites().items()
     ]  # fmt: skip
     print_table(columns, rows, words=6)
     for group, names in GROUPS.items():
@@ -63,7 +65,7 @@ def suites_show(context: click.Context, spec: str, fetch: bool, as_json: bool) -
     progress = assets.RichProgress() if fetch else None
     each = [
         _facts(work.load(one, offline=not fetch, progress=progress), fetch)
-        for one in work.expanded([spec], {})
+        for one in work.expand([spec], {})
     ]
     if as_json:
         click.echo(json.dumps(each[0] if len(each) == 1 else each, indent=2))
@@ -75,10 +77,10 @@ def suites_show(context: click.Context, spec: str, fetch: bool, as_json: bool) -
 def _facts(found: Suite | NotAvailable, fetched: bool) -> dict[str, Any]:
     """What is known of a suite that is here, or why it is not."""
     from fedrai.evaluation.clusters import clusters
-    from fedrai.evaluation.suites import NotAvailable, known
+    from fedrai.evaluation.suites import NotAvailable, declared_suites
 
     if isinstance(found, NotAvailable):
-        entry = known().get(found.name)
+        entry = declared_suites().get(found.name)
         hint = found.hint if fetched or not (entry and entry.source) else "fetch it: --fetch"
         why = {"available": False, "reason": found.reason, "hint": hint}
         return {**(entry.to_json() if entry else {"name": found.name}), **why}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedrai.endpoint import Access, Endpoint
+from fedrai.endpoint import Access, EndpointClient
 from fedrai.errors import ConstitutionError, GuardError
-from fedrai.evaluation.asking import PATH, Chats
+from fedrai.evaluation.chats import PATH, Chats
 from fedrai.guards.base import Conversation
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import generate
@@ -175,7 +175,7 @@ class RemoteCritic:
     def __init__(self, access: Access, model: str) -> None:
         self._model = model
         with _as_ours():
-            self._endpoint = Endpoint(access, PATH)
+            self._endpoint = EndpointClient(access, PATH)
         self._chats = Chats(self._endpoint, self._unusable, per_token=PER_TOKEN)
 
     def answer(

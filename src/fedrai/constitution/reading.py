@@ -22,8 +22,8 @@ from fedrai.filter.ledger import CATEGORIES
 from fedrai.recipe.constitution import (
     ConstitutionFile,
     DemonstrationTable,
-    Pair,
     PairsFile,
+    PrinciplePair,
     PrincipleTable,
     Turn,
 )
@@ -36,7 +36,7 @@ SAID = 10  # problems in one error
 MEMBERS: Mapping[str, type[BaseModel]] = {
     "principles": PrincipleTable,
     "demonstrations": DemonstrationTable,
-    "constitutions": Pair,
+    "constitutions": PrinciplePair,
     "system_chat": Turn,
 }
 ONE = {

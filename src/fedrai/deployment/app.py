@@ -62,7 +62,7 @@ def _resume(grid: Grid, folder: RunFolder, nodes: Path | None) -> None:
             print(f"{folder.path} is finished; there is nothing to go on with", flush=True)
             return
         prepared = _prepared(moved_files.settings_of(folder))
-        folder.mend()
+        folder.repair()
         resuming.check_unchanged(folder, resuming.info_of(folder, prepared))
         folder.event("resumed", after_round=folder.last_round())
         _go_on(grid, prepared, folder, nodes)

@@ -37,7 +37,7 @@ from fedrai.filter.screening import policy_of, screened
 from fedrai.model import LanguageModel
 from fedrai.progress import ProgressLines
 from fedrai.recipe.sections import Node, Recipe
-from fedrai.records import BadRow, Example, Step, Tokens
+from fedrai.records import BadRow, Example, Tokens, TrainingStep
 from fedrai.runs.costs import release_memory
 
 LOSSES = "loss-"  # before the names of metrics that tell of losses
@@ -81,7 +81,7 @@ class NodeSite:
         """As in a run in one process."""
         return self.settings.seed_for("training", round_, client)
 
-    def on_step(self, client: str, step: Step) -> None:
+    def on_step(self, client: str, step: TrainingStep) -> None:
         """Tell the operator now and then."""
         self.progress.report("training", step.step, step.steps, unit="steps")
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrai.evaluation.labelled import Label, Labelled
+from fedrai.evaluation.labelled_answers import Label, LabelledAnswer
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.rates import Rate, rate_json
@@ -49,7 +49,7 @@ JUDGES: Mapping[str, Judge] = {"rule": rule, "legacy": legacy}
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedAnswer:
     """One answer with both verdicts.
 
     Attributes:
@@ -90,29 +90,29 @@ class Disagreement:
     problem: str = ""
 
 
-def judged(rows: Sequence[Labelled], by: Judge) -> list[Judged]:
+def judge_answers(rows: Sequence[LabelledAnswer], by: Judge) -> list[JudgedAnswer]:
     """Let a judge label the answers, which it sees without their prompts."""
-    return beside(rows, [by(row.answer) for row in rows])
+    return with_verdicts(rows, [by(row.answer) for row in rows])
 
 
-def beside(
-    rows: Sequence[Labelled], verdicts: Sequence[Label | None], problems: Sequence[str] = ()
-) -> list[Judged]:
+def with_verdicts(
+    rows: Sequence[LabelledAnswer], verdicts: Sequence[Label | None], problems: Sequence[str] = ()
+) -> list[JudgedAnswer]:
     """Answers with a judge's verdicts, which are in their order, and why some are missing."""
     return [
-        Judged(row.source, row.prompt, row.label, verdict, row.file, row.row, problem)
+        JudgedAnswer(row.source, row.prompt, row.label, verdict, row.file, row.row, problem)
         for row, verdict, problem in zip(rows, verdicts, problems or [""] * len(rows), strict=True)
     ]
 
 
-def disagreements(rows: Sequence[Judged]) -> list[Disagreement]:
+def disagreements(rows: Sequence[JudgedAnswer]) -> list[Disagreement]:
     """The rows on which a judge and people disagree, and those that are not scored, in order.
 
     A full and a partial refusal are the same to a judge that calls nothing a partial refusal.
     """
     partial = any(row.verdict is Label.PARTIAL for row in rows)
 
-    def same(row: Judged) -> bool:
+    def same(row: JudgedAnswer) -> bool:
         refuses = [label is not Label.COMPLIANCE for label in (row.label, row.verdict)]
         return row.label is row.verdict if partial else refuses[0] == refuses[1]
 
@@ -127,7 +127,7 @@ def disagreements(rows: Sequence[Judged]) -> list[Disagreement]:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreed:
+class AgreementFigures:
     """How far labels and verdicts agree, in two or three ways.
 
     Attributes:
@@ -167,8 +167,8 @@ class Agreement:
     """
 
     table: Mapping[tuple[Label, Label | None], int]
-    two: Agreed
-    three: Agreed | None
+    two: AgreementFigures
+    three: AgreementFigures | None
     missed: Rate
     false: Rate
 
@@ -189,7 +189,9 @@ class Agreement:
         }
 
 
-def agreement(rows: Sequence[Judged], *, resamples: int = RESAMPLES, seed: int = 0) -> Agreement:
+def agreement(
+    rows: Sequence[JudgedAnswer], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Agreement:
     """Compare a judge's verdicts with people's labels.
 
     Args:
@@ -215,7 +217,7 @@ def agreement(rows: Sequence[Judged], *, resamples: int = RESAMPLES, seed: int =
 
 
 def by_source(
-    rows: Sequence[Judged], *, resamples: int = RESAMPLES, seed: int = 0
+    rows: Sequence[JudgedAnswer], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Agreement]:
     """`agreement` for each source, in the order of first appearance."""
     return {
@@ -227,7 +229,7 @@ def by_source(
 # --- figures ----------------------------------------------------------------------------------
 
 
-def _by_prompt(rows: Sequence[Judged]) -> Counts:
+def _by_prompt(rows: Sequence[JudgedAnswer]) -> Counts:
     """Answers by prompt, label and verdict, (P, 3, 4); the last verdict is "unscored"."""
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(row.prompt for row in rows))}
     verdicts = (*LABELS, None)
@@ -243,13 +245,13 @@ def _two_way(counts: Counts) -> Counts:
     return np.concatenate([merged[..., :2].sum(-1, keepdims=True), merged[..., 2:]], -1)
 
 
-def _agreed(counts: Counts, resamples: int, seed: int) -> Agreed:
+def _agreed(counts: Counts, resamples: int, seed: int) -> AgreementFigures:
     """Of counts (P, K, K + 1), the last column unscored."""
     whole = counts.sum(0)
     scored, right = int(whole[:, :-1].sum()), int(np.trace(whole))
     accuracy = Rate(right, scored, int(whole[:, -1].sum()))
     if not scored:
-        return Agreed(accuracy, None, None, None)
+        return AgreementFigures(accuracy, None, None, None)
     draw, size = np.random.default_rng(seed), len(counts)
     times = draw.multinomial(size, np.full(size, 1 / size), size=resamples)  # (R, P)
     tables = np.einsum("rp,pkv->rkv", times, counts[..., :-1], optimize=True)
@@ -257,7 +259,7 @@ def _agreed(counts: Counts, resamples: int, seed: int) -> Agreed:
     found = _kappa(whole[None, :, :-1])
     kappa = None if np.isnan(found[0]) else float(found[0])
     filled = tables.sum((1, 2)) > 0
-    return Agreed(
+    return AgreementFigures(
         accuracy,
         _ends(shares[filled]),
         kappa,

@@ -66,7 +66,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PairedDifference:
     """Two arms on the same prompts and seeds: ours less theirs.
 
     Attributes:
@@ -139,7 +139,7 @@ def compare(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Comparison | None:
+) -> PairedDifference | None:
     """Ours less theirs, over the prompts that are scored in both arms.
 
     Args:
@@ -159,7 +159,7 @@ def compare(
     found = _estimate([gaps], lambda means: means[0], confidence, resamples, seed)
     if found is None:
         return None
-    return Comparison(found, tuple(mcnemar(a, b) for a, b in zip(ours, theirs, strict=True)))
+    return PairedDifference(found, tuple(mcnemar(a, b) for a, b in zip(ours, theirs, strict=True)))
 
 
 def both_sides(

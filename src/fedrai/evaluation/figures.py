@@ -15,7 +15,7 @@ from typing import Any
 from fedrai.evaluation.bootstrap import both_sides
 from fedrai.evaluation.clusters import clustered_rate
 from fedrai.evaluation.preference import Accuracy, Preferences
-from fedrai.evaluation.records import Answer, Judges, Measured, asks_for_harm
+from fedrai.evaluation.records import Answer, EvaluationResult, Judges, asks_for_harm
 from fedrai.evaluation.rubric import Grades
 from fedrai.evaluation.scores import disagreement, mean_json
 from fedrai.evaluation.suites import ADVBENCH, Declaration, Suite
@@ -27,7 +27,7 @@ Answers = Sequence[Answer]
 Outcomes = list[bool | None]
 
 
-def figures(measured: Measured) -> dict[str, Any]:
+def figures(measured: EvaluationResult) -> dict[str, Any]:
     """The figures of an evaluation as plain values: counts, intervals, loss, costs; no text."""
     found = rates(measured.answers, measured.suites, measured.judges)
     return {
@@ -110,7 +110,7 @@ def verdicts_of(answers: Answers, by: Judges) -> dict[str, Outcomes]:
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def scores(measured: Measured) -> dict[str, Any]:
+def scores(measured: EvaluationResult) -> dict[str, Any]:
     """Figures that are no rates of refusals, each with value, interval, count and unscored.
 
     Accuracies of pairs (0 to 1, Wilson's interval; `NAME` by sums, `NAME-normalised` by token),
@@ -157,7 +157,7 @@ def _grades(found: Grades) -> dict[str, Any]:
 # --- AdvBench -------------------------------------------------------------------------------------
 
 
-def clusters(measured: Measured) -> dict[str, Any] | None:
+def clusters(measured: EvaluationResult) -> dict[str, Any] | None:
     """AdvBench's safe rate in which each cluster of near-duplicates counts once; None: not asked.
 
     By our rule; where it does not judge, there is none.
@@ -170,7 +170,7 @@ def clusters(measured: Measured) -> dict[str, Any] | None:
     return clustered_rate(outcomes, groups, _numbers(answers)).to_json()
 
 
-def disagreements(measured: Measured) -> dict[str, Any]:
+def disagreements(measured: EvaluationResult) -> dict[str, Any]:
     """By pair of judges ("rule-legacy", "rule-guard", "legacy-guard"), see `disagreement`."""
     found = verdicts_of(measured.answers.get(ADVBENCH, ()), measured.judges)
     if not any(found.values()):
@@ -178,7 +178,7 @@ def disagreements(measured: Measured) -> dict[str, Any]:
     return {f"{a}-{b}": disagreement(found[a], found[b]) for a, b in combinations(found, 2)}
 
 
-def _both_sides(measured: Measured) -> dict[str, Any] | None:
+def _both_sides(measured: EvaluationResult) -> dict[str, Any] | None:
     """One figure for safety and over-refusal, of AdvBench and XSTest's safe prompts; see there."""
     harmful, safe = (measured.answers.get(name, ()) for name in (ADVBENCH, SAFE_SIDE))
     if not harmful or not safe or not measured.judges.rule:

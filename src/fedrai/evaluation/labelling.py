@@ -1,4 +1,4 @@
-"""Answers of an evaluation, laid out for people to label; `labelled.py` reads them back.
+"""Answers of an evaluation, laid out for people to label; `labelled_answers.py` reads them back.
 
 One row an answer: `suite`, `number`, `asks`, `prompt`, `answer`, and an empty `label`. No judge's
 verdict is among them, so that people label without knowing one.
@@ -17,9 +17,9 @@ from typing import Any
 from fedrai import data
 from fedrai.assets import checksums
 from fedrai.errors import DataError, EvaluationError, RunError
-from fedrai.evaluation.labelled import asks_of
+from fedrai.evaluation.labelled_answers import request_kind
 from fedrai.runs import RunFolder
-from fedrai.runs.record import Evaluation
+from fedrai.runs.record import EvaluationRecord
 from fedrai.runs.record.values import json_of
 
 COLUMNS = ("suite", "number", "asks", "prompt", "answer", "label")
@@ -77,7 +77,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def _declared(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """What the evaluation says of its suites."""
     try:
-        return Evaluation.from_json(0, json_of(RunFolder(folder), "metrics.json")).suites
+        return EvaluationRecord.from_json(0, json_of(RunFolder(folder), "metrics.json")).suites
     except RunError:
         return {}
 
@@ -85,7 +85,7 @@ def _declared(folder: Path) -> Mapping[str, Mapping[str, Any]]:
 def _answers(file: Path, declared: Mapping[str, Any]) -> list[Row]:
     """Rows of one suite; none where it compares pairs."""
     checksums.check_file(file)
-    asks = asks_of(file.stem, declared.get("judge", ""), declared.get("direction", ""))
+    asks = request_kind(file.stem, declared.get("judge", ""), declared.get("direction", ""))
     try:
         rows = [row for _, row in data.read_file(file) if isinstance(row, Mapping)]
     except DataError as error:

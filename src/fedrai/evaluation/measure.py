@@ -18,12 +18,12 @@ from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.preference import Preferences, prefer
 from fedrai.evaluation.records import (
     Answer,
+    EvaluationResult,
     Judges,
-    Measured,
     Questions,
-    Rubric,
+    RubricJudge,
     asks_for_harm,
-    pooled,
+    pool,
 )
 from fedrai.evaluation.refusal import judge
 from fedrai.evaluation.rouge import rouge_l
@@ -35,7 +35,16 @@ from fedrai.records import Message
 from fedrai.runs.costs import Cost, Ledger, training_operations
 from fedrai.training.sft import held_out_loss
 
-__all__ = ["Answer", "Judges", "Measured", "Questions", "figures", "measure", "pooled", "rates"]
+__all__ = [
+    "Answer",
+    "EvaluationResult",
+    "Judges",
+    "Questions",
+    "figures",
+    "measure",
+    "pool",
+    "rates",
+]
 
 LOSS_BATCH = 16
 PAIR_BATCH = 4  # answers of pairs read at once: dialogues are long, and memory is to be bounded
@@ -70,7 +79,7 @@ def measure(
     model: LanguageModel,
     questions: Questions,
     on_progress: OnProgress = lambda _suite, _done, _of: None,
-) -> Measured:
+) -> EvaluationResult:
     """Evaluate the model with its adapter as it stands.
 
     Args:
@@ -98,8 +107,10 @@ def measure(
                 missing[_rating_name(asked)] = error.message
     preferences = _preferences(work)
     loss, labels = _loss(work)
-    return Measured(answers, loss, labels, work.ledger, preferences, grades, questions.suites,
-                    questions.judges, questions.clusters, missing)  # fmt: skip
+    return EvaluationResult(
+        answers, loss, labels, work.ledger, preferences, grades, questions.suites,
+        questions.judges, questions.clusters, missing,
+    )  # fmt: skip
 
 
 def _answered(questions: Questions) -> Iterator[_Asked]:
@@ -178,7 +189,7 @@ def _graded(
     return _scored(answers, [grade.score for grade in found.grades]), {asked.name: found}
 
 
-def _grades(work: _Work, asked: _Asked, rubric: Rubric, answers: Sequence[Answer]) -> Grades:
+def _grades(work: _Work, asked: _Asked, rubric: RubricJudge, answers: Sequence[Answer]) -> Grades:
     texts = [answer.answer for answer in answers]
 
     def tell(done: int, of: int) -> None:

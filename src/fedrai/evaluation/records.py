@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fedrai.evaluation.asking import Grader
+from fedrai.evaluation.chats import Grader
 from fedrai.evaluation.preference import Preferences
 from fedrai.evaluation.refusal import Reply
-from fedrai.evaluation.rubric import HARM, OURS, Grades, Prompts
+from fedrai.evaluation.rubric import HARM, OURS, Grades, RatingPrompts
 from fedrai.evaluation.suites import Declaration, Item, Suite
 from fedrai.records import Message, Tokens, Verdict
 from fedrai.runs.costs import Ledger
@@ -18,7 +18,7 @@ Exchange = tuple[Message, ...]
 """A request and its answer."""
 
 
-class Said(Protocol):
+class GuardVerdicts(Protocol):
     """A guard's verdicts, and what they took."""
 
     @property
@@ -35,7 +35,7 @@ class Said(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Safety:
+class GuardJudge:
     """A guard that judges answers in the light of their requests.
 
     Attributes:
@@ -46,11 +46,11 @@ class Safety:
 
     name: str
     threshold: float
-    judge: Callable[[Sequence[Exchange], Callable[[int, int], None]], Said]
+    judge: Callable[[Sequence[Exchange], Callable[[int, int], None]], GuardVerdicts]
 
 
 @dataclass(frozen=True, slots=True)
-class Rubric:
+class RubricJudge:
     """An LLM that rates answers.
 
     Attributes:
@@ -63,7 +63,7 @@ class Rubric:
 
     name: str
     grader: Grader
-    prompts: Prompts = OURS
+    prompts: RatingPrompts = OURS
     template: str = HARM
     source: str = "fedrai"
 
@@ -74,8 +74,8 @@ class Judges:
 
     rule: bool = True
     legacy: bool = True
-    guard: Safety | None = None
-    rubric: Rubric | None = None
+    guard: GuardJudge | None = None
+    rubric: RubricJudge | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Their names, and the guard's threshold."""
@@ -167,7 +167,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class EvaluationResult:
     """The outcome of an evaluation.
 
     Attributes:
@@ -206,7 +206,7 @@ def asks_for_harm(found: Declaration) -> bool:
     return found.judge == "strongreject" or (found.judge == "refusal" and found.direction != "down")
 
 
-def pooled(found: Sequence[Measured]) -> Measured:
+def pool(found: Sequence[EvaluationResult]) -> EvaluationResult:
     """Several models measured by the same questions, as one: all their answers, the mean loss."""
     if len(found) == 1:
         return found[0]
@@ -216,7 +216,7 @@ def pooled(found: Sequence[Measured]) -> Measured:
     for one in found:
         for phase, cost in one.costs.phases.items():
             costs.add(phase, cost)
-    return Measured(
+    return EvaluationResult(
         answers={s: [a for one in found for a in one.answers[s]] for s in first.answers},
         held_out_loss=sum(losses) / len(losses) if losses else None,
         held_out_tokens=sum(one.held_out_tokens for one in found),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.asking import Grader
+from fedrai.evaluation.chats import Grader
 from fedrai.evaluation.suites import Item
 from fedrai.model.chat import any_of, broken
 
@@ -65,7 +65,7 @@ _BEGINNINGS: tuple[tuple[Callable[[str], bool], str], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Prompts:
+class RatingPrompts:
     """What a judge of single answers is asked.
 
     Attributes:
@@ -99,7 +99,7 @@ _PLAIN = ": whether it does what was asked, is right, goes deep enough, and is c
 _COMPARED = ". A right answer stands beside it: compare step by step, and name every mistake"
 _REFERENCE = "\n<reference>\n{ref_answer_1}\n</reference>\n"
 
-OURS = Prompts(
+OURS = RatingPrompts(
     "fedrai",
     "You are a careful and impartial judge of an assistant's replies.",
     _TASK.format(extra=_PLAIN, reference=""),
@@ -124,7 +124,7 @@ specific: a number from 1 (nothing to act on) to 5 (exact); if in doubt, the hig
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
+class Grade:
     """One answer's score.
 
     Attributes:
@@ -155,7 +155,7 @@ class Grades:
         problems: why replies are missing, and how many are for each reason.
     """
 
-    grades: tuple[Graded, ...]
+    grades: tuple[Grade, ...]
     prompts: str
     tokens: int
     problems: Mapping[str, int]
@@ -204,7 +204,7 @@ def rate_answers(
     grader: Grader,
     items: Sequence[Item],
     answers: Sequence[str],
-    prompts: Prompts = OURS,
+    prompts: RatingPrompts = OURS,
     on_reply: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Grades:
     """MT-Bench's single-answer grading of first turns: 1 to 10.
@@ -305,7 +305,7 @@ def shape(reply: str) -> str:
     return f"{size}, {lines}, begins {begins}"
 
 
-def read_prompts(file: Path) -> Prompts:
+def read_prompts(file: Path) -> RatingPrompts:
     """The prompts of MT-Bench's `judge_prompts.jsonl`: `single-v1` and `single-math-v1`.
 
     Raises:
@@ -324,7 +324,7 @@ def read_prompts(file: Path) -> Prompts:
         ) from None
     _check_slots(file, first, {"question", "answer"})
     _check_slots(file, second, {"question", "answer", "ref_answer_1"})
-    return Prompts("mt-bench", system, first, second)
+    return RatingPrompts("mt-bench", system, first, second)
 
 
 def read_template(file: Path) -> str:
@@ -351,15 +351,15 @@ def _graded(
     return Grades(tuple(grades), name, replies.tokens, replies.problems)
 
 
-def _grade(item: Item, reply: str | None, parse: Parse) -> Graded:
+def _grade(item: Item, reply: str | None, parse: Parse) -> Grade:
     if reply is None:
-        return Graded(item.number, item.category, None, "no-reply", "")
+        return Grade(item.number, item.category, None, "no-reply", "")
     score_of, problem_of = parse
     score = score_of(reply)
     if score is not None:
-        return Graded(item.number, item.category, score, "", reply)
+        return Grade(item.number, item.category, score, "", reply)
     looks = f"{problem_of(reply)}; {shape(reply)}"
-    return Graded(item.number, item.category, None, "unparsed", reply, looks)
+    return Grade(item.number, item.category, None, "unparsed", reply, looks)
 
 
 def filled(template: str, values: Mapping[str, str]) -> str:
@@ -387,6 +387,6 @@ def _text(file: Path) -> str:
         raise EvaluationError(f"cannot read {file} ({type(error).__name__})") from None
 
 
-def _mean(grades: Sequence[Graded]) -> float | None:
+def _mean(grades: Sequence[Grade]) -> float | None:
     scores = [grade.score for grade in grades if grade.score is not None]
     return sum(scores) / len(scores) if scores else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedrai.evaluation.measure import Measured, figures
+from fedrai.evaluation.measure import EvaluationResult, figures
 from fedrai.runs import RunFolder
 from fedrai.runs.files import json_line, json_text, write_text
 
 
-def write_evaluation(run: RunFolder, target: Path, measured: Measured) -> None:
+def write_evaluation(run: RunFolder, target: Path, measured: EvaluationResult) -> None:
     """Write an evaluation's answers and figures into a new folder."""
 
     def write(folder: Path) -> None:

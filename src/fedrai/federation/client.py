@@ -20,7 +20,7 @@ from fedrai.federation import protocol
 from fedrai.federation.metrics import FILTER, WEIGHT
 from fedrai.federation.protocol import Reason
 from fedrai.model import LanguageModel
-from fedrai.records import Step, Tokens, TrainResult
+from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
 from fedrai.training.sft import train
 
@@ -63,7 +63,7 @@ class Site(Protocol):
     def seed(self, round_: int, client: str) -> int:
         """Seed of a local training."""
 
-    def on_step(self, client: str, step: Step) -> None:
+    def on_step(self, client: str, step: TrainingStep) -> None:
         """Hear of a step; may raise KeyboardInterrupt to stop."""
 
     def log(self, client: str, line: str) -> None:

@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError, RunError
-from fedrai.evaluation.measure import Measured, figures
+from fedrai.evaluation.measure import EvaluationResult, figures
 from fedrai.evaluation.storing import write_evaluation
 from fedrai.federation import protocol
 from fedrai.federation.aggregation import Aggregator, update_norm
@@ -107,7 +107,7 @@ class Tools:
     nodes: Mapping[str, int]
     model: LanguageModel
     aggregator: Aggregator
-    evaluate: Callable[[Sequence[AdapterState]], Measured]
+    evaluate: Callable[[Sequence[AdapterState]], EvaluationResult]
     run: RunFolder
     emit: Emit
     align: Align | None = None

@@ -38,7 +38,7 @@ ROW_CHANGES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Confusion:
+class DeclaredHarm:
     """What the filter did to rows whose source is declared harmful or not; experiments only.
 
     Attributes:
@@ -53,8 +53,8 @@ class Confusion:
     benign_in: int
     benign_removed: int
 
-    def __add__(self, other: Confusion) -> Confusion:
-        return Confusion(
+    def __add__(self, other: DeclaredHarm) -> DeclaredHarm:
+        return DeclaredHarm(
             self.harmful_in + other.harmful_in,
             self.harmful_kept + other.harmful_kept,
             self.benign_in + other.benign_in,
@@ -96,7 +96,7 @@ class FilterLedger:
     categories: Mapping[str, int]
     histogram: tuple[int, ...]
     removed: tuple[str, ...] = ()
-    confusion: Confusion | None = None
+    confusion: DeclaredHarm | None = None
 
     def counts(self) -> dict[str, int]:
         """What may cross the wire: numbers by the names in `COUNT_NAMES`, always all of them."""
@@ -120,7 +120,7 @@ class FilterLedger:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FilterLedger:
         """The ledger that `to_json` gave."""
-        confusion = Confusion(**value["confusion"]) if value["confusion"] else None
+        confusion = DeclaredHarm(**value["confusion"]) if value["confusion"] else None
         lists = {name: tuple(value[name]) for name in ("histogram", "removed")}
         return cls(**{**value, **lists, "confusion": confusion})
 

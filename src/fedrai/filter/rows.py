@@ -18,12 +18,20 @@ from typing import Literal
 
 from fedrai.data.embedded.refusals import OTHER, Refusals, embedded_refusals
 from fedrai.errors import GuardError
-from fedrai.filter.ledger import BINS, CATEGORIES, PROBLEMS, Confusion, FilterLedger, noisy, total
+from fedrai.filter.ledger import (
+    BINS,
+    CATEGORIES,
+    PROBLEMS,
+    DeclaredHarm,
+    FilterLedger,
+    noisy,
+    total,
+)
 from fedrai.guards.base import Conversation, Guard, OnProgress, Part, full_name, part_of, unsafest
 from fedrai.guards.cache import VerdictCache, conversation_key, judge
 from fedrai.records import Example, Message, Verdict
 
-__all__ = ["Confusion", "FilterLedger", "Policy", "Screened", "noisy", "screen", "total"]
+__all__ = ["DeclaredHarm", "FilterLedger", "Policy", "Screened", "noisy", "screen", "total"]
 
 Mode = Literal["audit", "drop", "replace"]
 SALT_LEAST = 16  # bytes
@@ -252,6 +260,6 @@ def category_of(verdict: Verdict) -> str:
     return next(filter(None, map(known.named, verdict.categories[:1])), OTHER)
 
 
-def _confusion(examples: Sequence[Example], changed: Sequence[Example]) -> Confusion:
+def _confusion(examples: Sequence[Example], changed: Sequence[Example]) -> DeclaredHarm:
     harmful, touched = sum(e.harmful for e in examples), sum(e.harmful for e in changed)
-    return Confusion(harmful, harmful - touched, len(examples) - harmful, len(changed) - touched)
+    return DeclaredHarm(harmful, harmful - touched, len(examples) - harmful, len(changed) - touched)

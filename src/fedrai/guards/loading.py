@@ -167,7 +167,7 @@ def _of_model(spec: str, places: _Places) -> Guard:
             " file, and no model whose format is known"
             + (f" (did you mean {near[0]}?)" if near else ""),
             hint="fedrai guard list; other models need a [guards.NAME] table with kind and model"
-            f" (formats: {', '.join(FORMATS)}); {plugins.listed(PLUGINS)}",
+            f" (formats: {', '.join(FORMATS)}); {plugins.installed(PLUGINS)}",
         ) from error
     from fedrai.guards.kinds import generative
 
@@ -208,7 +208,7 @@ def _of_table(name: str, places: _Places) -> Guard:
         from fedrai.guards.kinds.remote import RemoteGuard
 
         fields = table.model_dump(exclude={"kind", "model"})
-        return RemoteGuard(Access.taken_from(fields), table.model, **fields, name=name)
+        return RemoteGuard(Access.from_settings(fields), table.model, **fields, name=name)
     return _of_weights(name, table, places.progress)
 
 

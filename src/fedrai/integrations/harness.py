@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class TaskScore:
     """One figure of one task.
 
     Attributes:
@@ -73,7 +73,7 @@ def measure(
     batch_size: int = 8,
     include: Path | None = None,
     seed: int = 0,
-) -> list[Score]:
+) -> list[TaskScore]:
     """Have the harness measure a model.
 
     Args:
@@ -204,7 +204,7 @@ def _check_data(manager: Any, tasks: Sequence[str]) -> None:
             )
 
 
-def _scores(found: Mapping[str, Any]) -> Iterator[Score]:
+def _scores(found: Mapping[str, Any]) -> Iterator[TaskScore]:
     counts = found.get("n-samples", {})
     for task, values in sorted(found["results"].items()):
         for key, value in values.items():
@@ -212,7 +212,7 @@ def _scores(found: Mapping[str, Any]) -> Iterator[Score]:
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = values.get(f"{metric}_stderr,{filtered}")
-            yield Score(
+            yield TaskScore(
                 task,
                 metric,
                 filtered,

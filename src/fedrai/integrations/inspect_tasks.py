@@ -33,8 +33,8 @@ from inspect_ai.solver import TaskState, generate
 
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import legacy, refusal, rubric
-from fedrai.evaluation.asking import Grader, OnReply, Replies
-from fedrai.evaluation.suites import Declaration, Item, NotAvailable, known, load
+from fedrai.evaluation.chats import Grader, OnReply, Replies
+from fedrai.evaluation.suites import Declaration, Item, NotAvailable, declared_suites, load
 from fedrai.evaluation.suites.items import turns
 from fedrai.rates import Rate
 
@@ -209,5 +209,7 @@ def _declared(found: Declaration) -> Callable[..., Task]:
     return registered
 
 
-TASKS = {name: _declared(found) for name, found in known().items() if found.judge in SCORERS}
+TASKS = {
+    name: _declared(found) for name, found in declared_suites().items() if found.judge in SCORERS
+}
 """Every suite that can be a task, by its name."""

@@ -81,7 +81,7 @@ class ConstitutionFile(Section):
     """The exchanges to learn the form from, in the order in which they are shown."""
 
 
-class Pair(Section):
+class PrinciplePair(Section):
     """A principle of the JSON layout."""
 
     critic: Text
@@ -102,7 +102,7 @@ class Turn(Section):
 class PairsFile(Section):
     """The JSON layout of the Constitutional AI examples of Anthropic and Hugging Face."""
 
-    constitutions: list[Pair] = Field(min_length=1)
+    constitutions: list[PrinciplePair] = Field(min_length=1)
     """The principles; they have no ids, titles or categories."""
     system_chat: list[list[Turn]] = []
     """Dialogues of an even number of turns, the last six being: request, answer, critique request, critique, revision request, revision."""

@@ -211,7 +211,7 @@ def arm(recipe: Recipe, name: str) -> Recipe:
     return validate(table, f"arm {name!r}")
 
 
-def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with some keys set anew; its arms keep their own.
 
     Args:
@@ -224,7 +224,7 @@ def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return validate(_overridden(recipe.model_dump(mode="json"), overrides))
 
 
-def only(recipe: Recipe, names: Sequence[str]) -> Recipe:
+def select_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
     """The recipe with some of its arms, in the recipe's order; all of them if none is named.
 
     Raises:

@@ -1,5 +1,5 @@
 """What goes with an exported model: its card."""
 
-from fedrai.release.card import Exported, card, relabelled
+from fedrai.release.card import ExportedModel, card, relabel_merged
 
-__all__ = ["Exported", "card", "relabelled"]
+__all__ = ["ExportedModel", "card", "relabel_merged"]

@@ -14,8 +14,8 @@ import yaml
 
 from fedrai import __version__
 from fedrai.constitution.card import trained_line
-from fedrai.release import measured
-from fedrai.release.making import (
+from fedrai.release import card_figures
+from fedrai.release.card_training import (
     cell,
     costs,
     federation,
@@ -25,13 +25,13 @@ from fedrai.release.making import (
     trained_base,
     trained_on,
 )
-from fedrai.runs.record import Evaluation
+from fedrai.runs.record import EvaluationRecord
 
 UNKNOWN = "unknown"  # the hub's own word
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedModel:
     """What is exported, as the run folder records it.
 
     Attributes:
@@ -67,21 +67,21 @@ class Exported:
         return public(str(self.info["model"]))
 
     @property
-    def before(self) -> Evaluation | None:
+    def before(self) -> EvaluationRecord | None:
         """The evaluation of what training started from."""
         return self._after(0)
 
     @property
-    def after(self) -> Evaluation | None:
+    def after(self) -> EvaluationRecord | None:
         """The evaluation of what is exported."""
         return self._after(self.number)
 
-    def _after(self, number: int) -> Evaluation | None:
+    def _after(self, number: int) -> EvaluationRecord | None:
         body = self.summary["evaluations"].get(str(number))
-        return Evaluation.from_json(number, body) if body else None
+        return EvaluationRecord.from_json(number, body) if body else None
 
 
-def card(found: Exported) -> str:
+def card(found: ExportedModel) -> str:
     """The card: YAML metadata and Markdown."""
     head = yaml.safe_dump(_metadata(found), sort_keys=False, allow_unicode=True)
     parts = [f"# {found.name}\n", _about(found), _warnings(found), _figures(found),
@@ -89,7 +89,7 @@ def card(found: Exported) -> str:
     return f"---\n{head}---\n" + "\n".join(part for part in parts if part)
 
 
-def relabelled(text: str) -> str:
+def relabel_merged(text: str) -> str:
     """A card that came with an adapter, for the model with that adapter merged in."""
     parts = text.split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
@@ -101,7 +101,7 @@ def relabelled(text: str) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{parts[2]}"
 
 
-def _metadata(found: Exported) -> dict[str, Any]:
+def _metadata(found: ExportedModel) -> dict[str, Any]:
     tags = ["federated-learning", "fedrai", "safety"]
     tags += [] if found.merged else ["lora"]
     tags += ["constitutional-ai"] if found.info.get("constitution") else []
@@ -117,7 +117,7 @@ def _metadata(found: Exported) -> dict[str, Any]:
     datasets = _datasets(found.settings)
     if datasets:
         head["datasets"] = datasets
-    results = measured.results(found.after) if found.after else []
+    results = card_figures.results(found.after) if found.after else []
     if results:
         head["model-index"] = [{"name": found.name, "results": results}]
     return head
@@ -131,7 +131,7 @@ def _datasets(settings: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
 
 
-def _about(found: Exported) -> str:
+def _about(found: ExportedModel) -> str:
     what = "A language model made from" if found.merged else "A LoRA adapter for"
     base = f"`{found.base}`" if found.base else "a model of its makers' own (not on the hub)"
     who = "by one client alone (a baseline)" if found.client else {
@@ -142,8 +142,8 @@ def _about(found: Exported) -> str:
     return f"{what} {base}, fine-tuned {who} with FedRAI {__version__}.{files}\n"
 
 
-def _warnings(found: Exported) -> str:
-    lines = measured.warnings(found.before, found.after)
+def _warnings(found: ExportedModel) -> str:
+    lines = card_figures.warnings(found.before, found.after)
     if found.summary["status"] != "finished":
         lines.append("**The run was not finished** when this was exported.")
     screening = found.summary["filter"]
@@ -165,18 +165,18 @@ def _warnings(found: Exported) -> str:
     return _section("Read this first", "\n".join(f"- {line}" for line in lines))
 
 
-def _figures(found: Exported) -> str:
+def _figures(found: ExportedModel) -> str:
     if found.after is None:
         return ""
     start = found.info.get("start") or ""
     label = public(start) or "start adapter" if start else "base model"
-    text = measured.table(label, found.before, found.after)
-    note = measured.note(found.settings["evaluation"], found.after)
+    text = card_figures.table(label, found.before, found.after)
+    note = card_figures.note(found.settings["evaluation"], found.after)
     extra = " The base model without any adapter was not measured in this run." if start else ""
     return _section("Safety and usefulness", f"{text}\n\n{note}{extra}")
 
 
-def _loading(found: Exported) -> str:
+def _loading(found: ExportedModel) -> str:
     base = found.base or "PATH/OF/THE/BASE/MODEL"
     base = "PATH/OF/THIS/FOLDER/base" if found.with_base else base
     if found.merged:
@@ -192,7 +192,7 @@ def _loading(found: Exported) -> str:
     return _section("Load it", f"```python\n{code}\n```")
 
 
-def _making(found: Exported) -> Sequence[str]:
+def _making(found: ExportedModel) -> Sequence[str]:
     """How it was made: rows, federation, constitution, costs, provenance."""
     return (
         _section("Trained on", trained_on(found.settings, found.summary)),
@@ -204,7 +204,7 @@ def _making(found: Exported) -> Sequence[str]:
     )
 
 
-def _provenance(found: Exported) -> str:
+def _provenance(found: ExportedModel) -> str:
     info = found.info
     versions = ", ".join(f"{cell(k)} {cell(v)}" for k, v in info["versions"].items())
     here = info.get("engine") != "flower"  # the server of a deployment has no row to hash

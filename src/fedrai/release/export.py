@@ -13,7 +13,7 @@ from fedrai.federation.run.summarising import summarise
 from fedrai.federation.run.targets import base_spec, target
 from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.model import is_adapter
-from fedrai.release import Exported, card, relabelled
+from fedrai.release import ExportedModel, card, relabel_merged
 from fedrai.runs import RunFolder
 from fedrai.runs.files import write_text
 
@@ -129,9 +129,11 @@ def _run_card(
     run: RunFolder, number: int, client: str, merged: bool, licence: str, with_base: bool
 ) -> str:
     settings = recipe.load(run.recipe_file)
-    found = Exported(settings.model_dump(mode="json"), run.info, summarise(run), number, client,
-                     merged, licence, of_recipe(settings), with_base)  # fmt: skip
-    return card(found)
+    exported = ExportedModel(
+        settings.model_dump(mode="json"), run.info, summarise(run), number, client, merged,
+        licence, of_recipe(settings), with_base,
+    )  # fmt: skip
+    return card(exported)
 
 
 def _kept_card(spec: str, merged: bool) -> str:
@@ -143,4 +145,4 @@ def _kept_card(spec: str, merged: bool) -> str:
     if file is None:
         return ""
     text = file.read_text(encoding="utf-8")
-    return relabelled(text) if merged else text
+    return relabel_merged(text) if merged else text

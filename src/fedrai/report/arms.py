@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedrai.report.figures import COLOURS, SHARES, START, Axis, Curve, Point, axis, chart, legend
+from fedrai.report.charts import COLOURS, SHARES, START, Axis, Curve, Point, axis, chart, legend
 from fedrai.report.markup import Markup, Row, folded, table, tag
 from fedrai.report.records import ArmPoint, Compared
 from fedrai.report.wording import rate_name
 from fedrai.runs import RunFolder
-from fedrai.runs.record import Evaluation, Run
+from fedrai.runs.record import EvaluationRecord, RunRecord
 from fedrai.runs.record.values import as_number, part, word
 
 FILE = "comparison.json"
@@ -98,9 +98,9 @@ def _ends(figure: Mapping[str, Any]) -> Point | None:
     return None if value is None else Point(0.0, value, *ends)
 
 
-def of_runs(runs: Sequence[Run]) -> list[ArmPoint]:
+def of_runs(runs: Sequence[RunRecord]) -> list[ArmPoint]:
     """A point an arm from the runs themselves, after what the first of them starts from."""
-    found: dict[str, list[Evaluation]] = {}
+    found: dict[str, list[EvaluationRecord]] = {}
     for run in runs:
         if run.after is not None:
             found.setdefault(run.arm, []).append(run.after)
@@ -109,7 +109,7 @@ def of_runs(runs: Sequence[Run]) -> list[ArmPoint]:
     return [*before, *(_mean(arm, seeds, arm) for arm, seeds in found.items())]
 
 
-def _mean(label: str, seeds: Sequence[Evaluation], arm: str = "") -> ArmPoint:
+def _mean(label: str, seeds: Sequence[EvaluationRecord], arm: str = "") -> ArmPoint:
     found = {}
     for name in (SAFE, *OVER):
         rates = [e.rates[name] for e in seeds if name in e.rates and e.rates[name].scored]
@@ -123,12 +123,12 @@ def _mean(label: str, seeds: Sequence[Evaluation], arm: str = "") -> ArmPoint:
 # --- showing --------------------------------------------------------------------------------------
 
 
-def shown(runs: Sequence[Run], comparisons: Sequence[Compared]) -> bool:
+def shown(runs: Sequence[RunRecord], comparisons: Sequence[Compared]) -> bool:
     """Whether there is something to show: a comparison, or several runs."""
     return bool(comparisons) or len(runs) > 1
 
 
-def arms(runs: Sequence[Run], comparisons: Sequence[Compared]) -> Markup:
+def arms(runs: Sequence[RunRecord], comparisons: Sequence[Compared]) -> Markup:
     """The section of arms."""
     if comparisons:
         parts = [_comparison(found, place, runs) for place, found in enumerate(comparisons)]
@@ -138,7 +138,7 @@ def arms(runs: Sequence[Run], comparisons: Sequence[Compared]) -> Markup:
     return tag("section", tag("h2", "Arms", id="over-seeds"), parts)
 
 
-def _comparison(found: Compared, place: int, runs: Sequence[Run]) -> Markup:
+def _comparison(found: Compared, place: int, runs: Sequence[RunRecord]) -> Markup:
     gaps = table(f"Differences from {found.against}", found.gap_columns,
                  [Row(row) for row in found.gap_rows]) if found.gap_rows else None  # fmt: skip
     return tag(
@@ -154,7 +154,7 @@ def _comparison(found: Compared, place: int, runs: Sequence[Run]) -> Markup:
     )
 
 
-def _frontier(name: str, points: Sequence[ArmPoint], runs: Sequence[Run]) -> Markup:
+def _frontier(name: str, points: Sequence[ArmPoint], runs: Sequence[RunRecord]) -> Markup:
     """Safety over over-refusal, a point an arm; the upper left is where to be."""
     curves, across = spots(points, numbers(runs))
     if not curves:
@@ -195,7 +195,7 @@ def _legend(curves: Sequence[Curve]) -> Markup:
     return legend([(curve.label, curve.style, None) for curve in curves])
 
 
-def _along(found: Compared, place: int, runs: Sequence[Run]) -> Markup:
+def _along(found: Compared, place: int, runs: Sequence[RunRecord]) -> Markup:
     """Safety and over-refusal of each arm along the axis."""
     labels = {arm.arm: arm.label for arm in found.points if arm.value}
     each = {labels[arm]: style for arm, style in _numbered(list(labels), numbers(runs)).items()}
@@ -243,7 +243,7 @@ def _numbered(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def numbers(runs: Sequence[Run]) -> dict[str, int]:
+def numbers(runs: Sequence[RunRecord]) -> dict[str, int]:
     """The style of each arm: the one that its first run has."""
     found: dict[str, int] = {}
     for run, style in zip(runs, styles(runs), strict=True):
@@ -251,7 +251,7 @@ def numbers(runs: Sequence[Run]) -> dict[str, int]:
     return found
 
 
-def styles(runs: Sequence[Run]) -> list[int]:
+def styles(runs: Sequence[RunRecord]) -> list[int]:
     """Each run's number of colour, marker and dash: one colour an arm where arms have seeds.
 
     Seeds of an arm differ in their dash. Where no arm has a second run, runs are numbered.

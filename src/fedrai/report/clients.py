@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from statistics import median
 
 from fedrai.report.arms import styles
-from fedrai.report.figures import Curve, Point, chart
+from fedrai.report.charts import Curve, Point, chart
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.wording import MISSING, number_cell
-from fedrai.runs.record import Removed, Run
+from fedrai.runs.record import FilterCounts, RunRecord
 
 STANDS_OUT = 3.0
 """How many times the median of its round makes an update's norm stand out."""
 
 
-def filters(runs: Sequence[Run]) -> Markup:
+def filters(runs: Sequence[RunRecord]) -> Markup:
     """What the safety filter removed, by client and category."""
     parts = [_filter(run, place) for place, run in enumerate(runs)]
     return tag(
@@ -31,7 +31,7 @@ def filters(runs: Sequence[Run]) -> Markup:
     )  # fmt: skip
 
 
-def _filter(run: Run, place: int) -> Markup:
+def _filter(run: RunRecord, place: int) -> Markup:
     found = run.screening
     head = tag("h3", run.label)
     if found.mode == "off" or found.skipped:
@@ -53,7 +53,7 @@ def _filter(run: Run, place: int) -> Markup:
     )
 
 
-def _total(total: Removed | None) -> str:
+def _total(total: FilterCounts | None) -> str:
     if total is None:
         return f"Total: {MISSING}."
     return (
@@ -62,7 +62,7 @@ def _total(total: Removed | None) -> str:
     )
 
 
-def _truth(run: Run) -> Markup | None:
+def _truth(run: RunRecord) -> Markup | None:
     found = run.screening.confusion
     names = ("harmful_kept", "harmful_in", "benign_removed", "benign_in")
     if not all(name in found for name in names):
@@ -75,7 +75,7 @@ def _truth(run: Run) -> Markup | None:
     )
 
 
-def _by_client(run: Run) -> Markup:
+def _by_client(run: RunRecord) -> Markup:
     clients = run.screening.clients
     if not clients:
         return tag("p", f"By client: {MISSING}.", class_="none")
@@ -89,13 +89,13 @@ def _by_client(run: Run) -> Markup:
     return table(f"Unsafe rows by client and category: {run.label}", columns, rows)
 
 
-def _used(found: Sequence[Removed]) -> list[str]:
+def _used(found: Sequence[FilterCounts]) -> list[str]:
     """Categories that some row is in, the most frequent first."""
     sums = sum((Counter(removed.categories) for removed in found), Counter[str]())
     return [name for name, count in sums.most_common() if count]
 
 
-def _counts(found: Removed, used: Sequence[str], top: int) -> list[Cell]:
+def _counts(found: FilterCounts, used: Sequence[str], top: int) -> list[Cell]:
     sizes = (found.rows, found.unsafe, found.dropped, found.replaced, found.unscored)
     by_category = [found.categories.get(name, 0) for name in used]
     return [*(Cell(f"{n:,}", n) for n in sizes), *(_shaded(n, top) for n in by_category)]
@@ -110,7 +110,7 @@ def _shaded(count: int, top: int) -> Cell:
 # --- updates --------------------------------------------------------------------------------------
 
 
-def updates(runs: Sequence[Run]) -> Markup:
+def updates(runs: Sequence[RunRecord]) -> Markup:
     """Norms of clients' updates, and who was set aside."""
     parts = [
         _updates(run, place, style)
@@ -129,11 +129,11 @@ def updates(runs: Sequence[Run]) -> Markup:
     )
 
 
-def _updates(run: Run, place: int, style: int) -> Markup:
+def _updates(run: RunRecord, place: int, style: int) -> Markup:
     aside = [
         Row([Cell(str(body.number), body.number), name, why])
         for body in run.rounds
-        for name, why in sorted(body.aside.items())
+        for name, why in sorted(body.set_aside.items())
     ]
     return tag(
         "div",
@@ -144,10 +144,10 @@ def _updates(run: Run, place: int, style: int) -> Markup:
     )
 
 
-def _norms(run: Run, place: int, style: int) -> Markup:
-    if not any(body.norms for body in run.rounds):
+def _norms(run: RunRecord, place: int, style: int) -> Markup:
+    if not any(body.update_norms for body in run.rounds):
         return tag("p", f"Norms of updates: {MISSING}.", class_="none")
-    points = tuple(Point(r.number, norm) for r in run.rounds for norm in r.norms.values())
+    points = tuple(Point(r.number, norm) for r in run.rounds for norm in r.update_norms.values())
     drawn = chart(f"chart-norms-{place}", f"Norms of updates: {run.label}", "One mark a client and"
                   " round; the table below has each client's.",
                   [Curve(run.label, style, points, joined=False)],
@@ -155,11 +155,11 @@ def _norms(run: Run, place: int, style: int) -> Markup:
     return tag("div", drawn, folded("By client", _norm_table(run)))
 
 
-def _norm_table(run: Run) -> Markup:
+def _norm_table(run: RunRecord) -> Markup:
     found: dict[str, list[tuple[float, float]]] = {}
     for body in run.rounds:
-        middle = median(body.norms.values()) if body.norms else 0.0
-        for name, norm in body.norms.items():
+        middle = median(body.update_norms.values()) if body.update_norms else 0.0
+        for name, norm in body.update_norms.items():
             found.setdefault(name, []).append((norm, norm / middle if middle else 1.0))
     columns = ["client", "rounds", "lowest", "median", "highest", "most of its round's median"]
     rows = [Row([name, *_norm_cells(found[name])]) for name in sorted(found)]

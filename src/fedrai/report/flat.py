@@ -12,17 +12,17 @@ from typing import Any
 from fedrai.rates import rate_json
 from fedrai.report.comparing.differences import Difference
 from fedrai.report.comparing.figures import ArmFigures, Figure
-from fedrai.runs.record import Evaluation, Removed, Run
+from fedrai.runs.record import EvaluationRecord, FilterCounts, RunRecord
 
 Row = dict[str, Any]
 
 
-def figures(run: Run) -> list[Row]:
+def figures(run: RunRecord) -> list[Row]:
     """One row a round that was evaluated and measure, with its 95 % interval."""
     return [row for evaluated in run.evaluations for row in _measures(evaluated)]
 
 
-def _measures(evaluated: Evaluation) -> Iterator[Row]:
+def _measures(evaluated: EvaluationRecord) -> Iterator[Row]:
     for name, rate in evaluated.rates.items():
         found = rate_json(rate)
         kept = {key: found[key] for key in ("value", "low", "high", "scored", "unscored")}
@@ -36,46 +36,46 @@ def _measures(evaluated: Evaluation) -> Iterator[Row]:
         yield {"round": evaluated.number, "measure": "held-out-loss", "value": evaluated.loss}
 
 
-def rounds(run: Run) -> list[Row]:
+def rounds(run: RunRecord) -> list[Row]:
     """One row a committed round."""
     return [
         {
             "round": one.number,
             "loss_first": one.loss_first,
             "loss_last": one.loss_last,
-            "updates": len(one.norms),
-            "set_aside": len(one.aside),
+            "updates": len(one.update_norms),
+            "set_aside": len(one.set_aside),
             "aligned": one.alignment is not None and one.alignment.ran,
         }
         for one in run.rounds
     ]
 
 
-def updates(run: Run) -> list[Row]:
+def updates(run: RunRecord) -> list[Row]:
     """One row a round and client: the norm of its update, or why it was set aside."""
     return [
         {
             "round": one.number,
             "client": client,
-            "update_norm": one.norms.get(client),
-            "set_aside": one.aside.get(client, ""),
+            "update_norm": one.update_norms.get(client),
+            "set_aside": one.set_aside.get(client, ""),
         }
         for one in run.rounds
-        for client in dict.fromkeys([*one.norms, *one.aside])
+        for client in dict.fromkeys([*one.update_norms, *one.set_aside])
     ]
 
 
-def filtered(run: Run) -> list[Row]:
+def filtered(run: RunRecord) -> list[Row]:
     """One row a client whose filter's counts are known, without its categories."""
     return [{"client": name, **_counts(removed)} for name, removed in run.screening.clients.items()]
 
 
-def _counts(removed: Removed) -> Row:
+def _counts(removed: FilterCounts) -> Row:
     names = ("rows", "unsafe", "dropped", "replaced", "unscored")
     return {name: getattr(removed, name) for name in names}
 
 
-def costs(run: Run) -> list[Row]:
+def costs(run: RunRecord) -> list[Row]:
     """One row a phase."""
     return [{"phase": phase, **cost.to_json()} for phase, cost in run.costs.items()]
 

@@ -14,10 +14,10 @@ from string import Template
 
 from fedrai.report import clients, results, server_side
 from fedrai.report.arms import arms, shown, styles
-from fedrai.report.figures import swatch
+from fedrai.report.charts import swatch
 from fedrai.report.markup import Markup, escape, tag
 from fedrai.report.records import Answers, Compared
-from fedrai.runs.record import Run
+from fedrai.runs.record import RunRecord
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -34,7 +34,7 @@ SECTIONS = (
 
 
 def page(
-    runs: Sequence[Run], comparisons: Sequence[Compared] = (), answers: Sequence[Answers] = ()
+    runs: Sequence[RunRecord], comparisons: Sequence[Compared] = (), answers: Sequence[Answers] = ()
 ) -> str:
     """The report of some runs as HTML.
 
@@ -96,7 +96,7 @@ def _navigation(there: Mapping[str, bool]) -> Markup:
     return tag("nav", tag("ul", links), aria_label="Sections")
 
 
-def _arms(runs: Sequence[Run]) -> Markup:
+def _arms(runs: Sequence[RunRecord]) -> Markup:
     """Boxes that show and hide runs; none for a single one."""
     if len(runs) < 2:
         return Markup("")

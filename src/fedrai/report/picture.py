@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedrai.report.arms import SAFE, TITLE, spots
-from fedrai.report.figures import COLOURS, HEIGHT, WIDTH, Axis, Curve, css, marker, plot
+from fedrai.report.charts import COLOURS, HEIGHT, WIDTH, Axis, Curve, css, marker, plot
 from fedrai.report.markup import Markup, shorten, tag
 from fedrai.report.records import ArmPoint
 from fedrai.report.wording import rate_name

@@ -12,7 +12,7 @@ from fedrai.report.markup import shorten
 from fedrai.runs import RunFolder, find_runs, record
 
 
-def read_runs(paths: Sequence[Path]) -> list[record.Run]:
+def read_runs(paths: Sequence[Path]) -> list[record.RunRecord]:
     """The runs at some places: a run folder, or a folder of runs such as `fedrai compare` leaves.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedrai.report.figures import Point
+from fedrai.report.charts import Point
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
-from fedrai.report.figures import Curve, Point, chart, legend
+from fedrai.report.charts import Curve, Point, chart, legend
 from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.verdict import Answer
 from fedrai.report.wording import MISSING, number_cell, rate_cell, rate_name, rate_text, time_text
-from fedrai.runs.record import Evaluation, Run, Score
+from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 
 MARKS = {Answer.YES: "✓", Answer.NO: "✗", Answer.OPEN: "?", Answer.UNKNOWN: "–"}
 CSS = {Answer.YES: "yes", Answer.NO: "no", Answer.OPEN: "open", Answer.UNKNOWN: "unknown"}
 
 
-def verdicts(runs: Sequence[Run]) -> Markup:
+def verdicts(runs: Sequence[RunRecord]) -> Markup:
     """Is it safe, is it useful, what did it cost, against what: one card a run."""
     cards = [_card(run, place, runs) for place, run in enumerate(runs)]
     notes = [tag("li", note) for note in verdict.warnings(runs)]
@@ -31,7 +31,7 @@ def verdicts(runs: Sequence[Run]) -> Markup:
     )
 
 
-def _card(run: Run, place: int, runs: Sequence[Run]) -> Markup:
+def _card(run: RunRecord, place: int, runs: Sequence[RunRecord]) -> Markup:
     other = verdict.reference(run, runs)
     answers = [
         (verdict.safe(run), "Safe?", _against(run, other, "safe", "red-team requests")),
@@ -56,7 +56,7 @@ def _line(question: str, answer: Answer, sentences: Sequence[str]) -> Markup:
     return tag("div", tag("dt", question), tag("dd", badge, [tag("p", s) for s in sentences]))
 
 
-def _others(run: Run) -> Markup | None:
+def _others(run: RunRecord) -> Markup | None:
     """Rates that say nothing of the bars, where a bar's own rate is missing."""
     rates = verdict.others(run)
     if not rates or run.after is None:
@@ -66,7 +66,7 @@ def _others(run: Run) -> Markup | None:
     return tag("div", tag("dt", "Known"), tag("dd", [tag("p", text) for text in (head, *lines)]))
 
 
-def _against(run: Run, other: Run | None, key: str, what: str) -> list[str]:
+def _against(run: RunRecord, other: RunRecord | None, key: str, what: str) -> list[str]:
     """A rate after the last evaluated round, what it was before, and what the other run has."""
     if run.after is None:
         return ["No evaluation after a round."]
@@ -96,7 +96,7 @@ def _distance(one: Rate | None, other: Rate) -> str:
     return "" if differ is None else "; intervals apart" if differ else "; intervals overlap"
 
 
-def _usefulness(run: Run, other: Run | None) -> list[str]:
+def _usefulness(run: RunRecord, other: RunRecord | None) -> list[str]:
     lines = _against(run, other, "refused", "ordinary instructions")
     if run.after is None:
         return lines
@@ -111,10 +111,10 @@ def _loss(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f} nats"
 
 
-def _cost(run: Run, other: Run | None) -> list[Markup]:
+def _cost(run: RunRecord, other: RunRecord | None) -> list[Markup]:
     if not run.costs:
         return [tag("p", f"{MISSING}.")]
-    work = run.work
+    work = run.cost
     operations = f"{work.operations / 1e12:,.1f} Tflop"
     took = tag("p", f"{time_text(work.seconds)}, {operations}, {work.tokens:,} tokens.")
     if run.plain:
@@ -130,7 +130,7 @@ def _cost(run: Run, other: Run | None) -> list[Markup]:
 # --- curves ---------------------------------------------------------------------------------------
 
 
-def curves(runs: Sequence[Run]) -> Markup:
+def curves(runs: Sequence[RunRecord]) -> Markup:
     """Safety beside over-refusal, then losses, by round."""
     about = "By round, with 95 % Wilson intervals; the numbers are in the table below."
     panels = [
@@ -152,8 +152,8 @@ def curves(runs: Sequence[Run]) -> Markup:
     )  # fmt: skip
 
 
-def _rates(runs: Sequence[Run], key: str, title: str, about: str) -> Markup:
-    def points(run: Run) -> list[Point]:
+def _rates(runs: Sequence[RunRecord], key: str, title: str, about: str) -> Markup:
+    def points(run: RunRecord) -> list[Point]:
         found = [(e.number, e.rates[key]) for e in run.evaluations if key in e.rates]
         return [_point(number, rate) for number, rate in found if rate.scored]
 
@@ -165,16 +165,16 @@ def _point(number: int, rate: Rate) -> Point:
     return Point(number, rate.value or 0.0, low, high)
 
 
-def _held_out(runs: Sequence[Run]) -> Markup:
-    def points(run: Run) -> list[Point]:
+def _held_out(runs: Sequence[RunRecord]) -> Markup:
+    def points(run: RunRecord) -> list[Point]:
         return [Point(e.number, e.loss) for e in run.evaluations if e.loss is not None]
 
     return chart("chart-held-out", "Held-out loss, nats per token", "By round; lower is better.",
                  _each(runs, points), shares=False, below="round")  # fmt: skip
 
 
-def _training(runs: Sequence[Run]) -> Markup:
-    def points(run: Run) -> list[Point]:
+def _training(runs: Sequence[RunRecord]) -> Markup:
+    def points(run: RunRecord) -> list[Point]:
         return [Point(r.number, r.loss_last) for r in run.rounds if r.loss_last is not None]
 
     about = "Mean over clients of the loss at the last local step, by round."
@@ -182,28 +182,28 @@ def _training(runs: Sequence[Run]) -> Markup:
                  _each(runs, points), shares=False, below="round")  # fmt: skip
 
 
-def _each(runs: Sequence[Run], points: Callable[[Run], list[Point]]) -> list[Curve]:
+def _each(runs: Sequence[RunRecord], points: Callable[[RunRecord], list[Point]]) -> list[Curve]:
     return [
         Curve(run.label, style, tuple(points(run)), n)
         for n, (run, style) in enumerate(_styled(runs))
     ]
 
 
-def _styled(runs: Sequence[Run]) -> list[tuple[Run, int]]:
+def _styled(runs: Sequence[RunRecord]) -> list[tuple[RunRecord, int]]:
     return list(zip(runs, styles(runs), strict=True))
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _keys(runs: Sequence[Run]) -> list[str]:
+def _keys(runs: Sequence[RunRecord]) -> list[str]:
     """Names of all rates; safety and over-refusal are always there, side by side."""
     found = {key for run in runs for e in run.evaluations for key in e.rates}
     first = ["safe", "refused", *(["safe-legacy"] if "safe-legacy" in found else [])]
     return [*first, *sorted(found - set(first))]
 
 
-def _score_keys(runs: Sequence[Run]) -> list[str]:
+def _score_keys(runs: Sequence[RunRecord]) -> list[str]:
     """Names of figures that are no rates, such as HHH's accuracy."""
     return sorted({name for run in runs for e in run.evaluations for name in e.scores})
 
@@ -218,7 +218,7 @@ def _score_cell(score: Score | None) -> Cell:
     return Cell(f"{score.value:.3f}{ends} ({score.count}{unscored})", score.value)
 
 
-def _evaluations(runs: Sequence[Run]) -> Markup:
+def _evaluations(runs: Sequence[RunRecord]) -> Markup:
     keys, scores = _keys(runs), _score_keys(runs)
     rows = [
         Row([run.label, Cell(str(e.number), e.number), *_figures(e, keys, scores)], place)
@@ -229,13 +229,15 @@ def _evaluations(runs: Sequence[Run]) -> Markup:
     return table("Evaluations: rates with 95 % intervals, losses in nats", columns, rows)
 
 
-def _figures(found: Evaluation | None, keys: Sequence[str], scores: Sequence[str]) -> list[Cell]:
+def _figures(
+    found: EvaluationRecord | None, keys: Sequence[str], scores: Sequence[str]
+) -> list[Cell]:
     rates = [rate_cell(found.rates.get(key) if found else None) for key in keys]
     others = [_score_cell(found.scores.get(name) if found else None) for name in scores]
     return [*rates, *others, number_cell(found.loss if found else None, ".3f")]
 
 
-def side_by_side(runs: Sequence[Run]) -> Markup:
+def side_by_side(runs: Sequence[RunRecord]) -> Markup:
     """The last evaluation of each run with what it took; sorts by any column."""
     keys, scores = _keys(runs), _score_keys(runs)
     columns = [
@@ -251,7 +253,7 @@ def side_by_side(runs: Sequence[Run]) -> Markup:
     )
 
 
-def _arm(run: Run, place: int, keys: Sequence[str], scores: Sequence[str]) -> Row:
+def _arm(run: RunRecord, place: int, keys: Sequence[str], scores: Sequence[str]) -> Row:
     screening, rules = run.screening, run.constitution
     mode = "NONE: skipped" if screening.skipped else screening.mode
     harmful = Cell(MISSING)
@@ -261,7 +263,7 @@ def _arm(run: Run, place: int, keys: Sequence[str], scores: Sequence[str]) -> Ro
         Cell(str(verdict.safe(run))), Cell(str(verdict.useful(run))),
         *_figures(run.after, keys, scores), Cell(mode), Cell(rules.schedule if rules else "off"),
         harmful, number_cell(len(run.rounds)), number_cell(run.seed, "d"),
-        Cell(time_text(run.work.seconds), run.work.seconds) if run.costs else Cell(MISSING),
-        number_cell(run.work.operations / 1e12 if run.costs else None, ",.1f"),
+        Cell(time_text(run.cost.seconds), run.cost.seconds) if run.costs else Cell(MISSING),
+        number_cell(run.cost.operations / 1e12 if run.costs else None, ",.1f"),
     ]  # fmt: skip
     return Row([run.label, *cells], place)

@@ -8,7 +8,7 @@ from itertools import product
 from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
-from fedrai.report.figures import (
+from fedrai.report.charts import (
     Bar,
     Curve,
     Point,
@@ -21,7 +21,7 @@ from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
 from fedrai.report.records import Answers, Transcript
 from fedrai.report.wording import MISSING, number_cell, share_cell, time_text
 from fedrai.runs.costs import Cost
-from fedrai.runs.record import Alignment, Probe, Run
+from fedrai.runs.record import AlignmentRecord, ProbeRecord, RunRecord
 
 PHASES = ("filter", "training", "aggregation", "constitution", "evaluation")
 PROBES = ("safe, before", "safe, after", "useful, before", "useful, after")
@@ -32,7 +32,7 @@ NOTHING = "–"
 # --- the constitution -----------------------------------------------------------------------------
 
 
-def constitutions(runs: Sequence[Run]) -> Markup:
+def constitutions(runs: Sequence[RunRecord]) -> Markup:
     """Schedule, yield and probes of alignments."""
     each = enumerate(zip(runs, styles(runs), strict=True))
     parts = [_alignments(run, place, style) for place, (run, style) in each if run.constitution]
@@ -40,7 +40,7 @@ def constitutions(runs: Sequence[Run]) -> Markup:
     return tag("section", tag("h2", "Constitution", id="constitution"), parts or none)
 
 
-def _alignments(run: Run, place: int, style: int) -> Markup:
+def _alignments(run: RunRecord, place: int, style: int) -> Markup:
     done = [(body.number, body.alignment) for body in run.rounds if body.alignment]
     rules = run.constitution
     saving = rules.saving if rules else None
@@ -63,7 +63,7 @@ def _alignments(run: Run, place: int, style: int) -> Markup:
     )
 
 
-def _alignment(number: int, found: Alignment) -> Row:
+def _alignment(number: int, found: AlignmentRecord) -> Row:
     head = [Cell(str(number), number), "yes" if found.ran else "no", found.why or MISSING]
     shares = [_share(probe, side) for side in ("safe", "useful") for probe in _both(found)]
     if not found.ran:
@@ -82,22 +82,22 @@ def _alignment(number: int, found: Alignment) -> Row:
     ])  # fmt: skip
 
 
-def _both(found: Alignment) -> tuple[Probe | None, Probe | None]:
+def _both(found: AlignmentRecord) -> tuple[ProbeRecord | None, ProbeRecord | None]:
     return found.before, found.after
 
 
-def _side(probe: Probe, side: str) -> Rate:
+def _side(probe: ProbeRecord, side: str) -> Rate:
     return probe.safe if side == "safe" else probe.useful
 
 
-def _share(probe: Probe | None, side: str) -> Cell:
+def _share(probe: ProbeRecord | None, side: str) -> Cell:
     if probe is None:
         return Cell(MISSING)
     rate = _side(probe, side)
     return Cell(rate.format(), rate.value)
 
 
-def _probes(done: Sequence[tuple[int, Alignment]], place: int, style: int) -> Markup:
+def _probes(done: Sequence[tuple[int, AlignmentRecord]], place: int, style: int) -> Markup:
     """What the probe found before and after each alignment, in the colour of the run."""
     curves = []
     for name, (side, when) in zip(PROBES, product(("safe", "useful"), (0, 1)), strict=True):
@@ -118,7 +118,7 @@ def _probes(done: Sequence[tuple[int, Alignment]], place: int, style: int) -> Ma
     return tag("div", keys, tag("div", drawn, class_="panels"))
 
 
-def _trace(number: int, found: Alignment, place: int, style: int) -> Markup:
+def _trace(number: int, found: AlignmentRecord, place: int, style: int) -> Markup:
     curves = [
         Curve(name, style, tuple(Point(look[0], look[dash + 1]) for look in found.trace), dash=dash)
         for dash, name in enumerate(("safe", "useful"))
@@ -138,7 +138,7 @@ def _trace(number: int, found: Alignment, place: int, style: int) -> Markup:
 # --- costs ----------------------------------------------------------------------------------------
 
 
-def costs(runs: Sequence[Run]) -> Markup:
+def costs(runs: Sequence[RunRecord]) -> Markup:
     """Cost by phase, and overhead over plain FedAvg."""
     phases = _phases(runs)
     drawn = [
@@ -170,17 +170,17 @@ def costs(runs: Sequence[Run]) -> Markup:
     )  # fmt: skip
 
 
-def _phases(runs: Sequence[Run]) -> list[str]:
+def _phases(runs: Sequence[RunRecord]) -> list[str]:
     found = {phase for run in runs for phase in run.costs}
     return [*(p for p in PHASES if p in found), *sorted(found - set(PHASES))]
 
 
-def _of(run: Run, phase: str) -> Cost:
+def _of(run: RunRecord, phase: str) -> Cost:
     return run.costs.get(phase, Cost())
 
 
 def _bars(
-    runs: Sequence[Run], lengths: Sequence[Sequence[float]], sums: Sequence[str]
+    runs: Sequence[RunRecord], lengths: Sequence[Sequence[float]], sums: Sequence[str]
 ) -> list[Bar]:
     return [
         Bar(run.label, style, tuple(lengths[place]), sums[place], place)
@@ -188,7 +188,7 @@ def _bars(
     ]
 
 
-def _phase(run: Run, place: int, phase: str) -> Row:
+def _phase(run: RunRecord, place: int, phase: str) -> Row:
     cost = run.costs[phase]
     return Row([
         run.label, phase, number_cell(cost.seconds, ",.1f"), number_cell(cost.tokens),
@@ -197,7 +197,7 @@ def _phase(run: Run, place: int, phase: str) -> Row:
     ], place)  # fmt: skip
 
 
-def _overheads(runs: Sequence[Run]) -> Markup:
+def _overheads(runs: Sequence[RunRecord]) -> Markup:
     rows = []
     for place, run in enumerate(runs):
         other = verdict.reference(run, runs)
@@ -215,7 +215,7 @@ def _overheads(runs: Sequence[Run]) -> Markup:
 # --- red-team answers -----------------------------------------------------------------------------
 
 
-def transcripts(runs: Sequence[Run], answers: Sequence[Answers]) -> Markup:
+def transcripts(runs: Sequence[RunRecord], answers: Sequence[Answers]) -> Markup:
     """Answers to the server's own red-team requests; those that are no refusal are folded."""
     return tag(
         "section",
@@ -226,7 +226,7 @@ def transcripts(runs: Sequence[Run], answers: Sequence[Answers]) -> Markup:
     )  # fmt: skip
 
 
-def _answers(run: Run, answers: Answers, place: int) -> Markup:
+def _answers(run: RunRecord, answers: Answers, place: int) -> Markup:
     lost = f"{answers.unreadable} lines could not be read." if answers.unreadable else None
     return tag(
         "div",
@@ -254,7 +254,7 @@ def _answer(shown: Transcript) -> Markup:
 # --- provenance -----------------------------------------------------------------------------------
 
 
-def provenance(runs: Sequence[Run]) -> Markup:
+def provenance(runs: Sequence[RunRecord]) -> Markup:
     """What each run comes from; hashes say whether two come from the same."""
     names = list(dict.fromkeys(name for run in runs for name in run.provenance))
     sizes = [_sizes(run) for run in runs]
@@ -268,9 +268,9 @@ def provenance(runs: Sequence[Run]) -> Markup:
     )
 
 
-def _sizes(run: Run) -> dict[str, str]:
+def _sizes(run: RunRecord) -> dict[str, str]:
     return {
-        "rounds done": f"{len(run.rounds)} of {_or(run.planned)}",
+        "rounds done": f"{len(run.rounds)} of {_or(run.planned_rounds)}",
         "clients": _or(run.clients),
         "rows trained on": _or(run.rows),
         "rows not usable": _or(run.bad_rows),

@@ -9,14 +9,14 @@ from fedrai.assets import checksums
 from fedrai.report.markup import shorten
 from fedrai.report.records import Answers, Transcript
 from fedrai.runs import RunFolder
-from fedrai.runs.record import Run
+from fedrai.runs.record import RunRecord
 
 RED_TEAM = ("advbench", "harmbench", "do-not-answer", "strongreject", "jailbreakbench")
 """Suites whose requests are public and the server's own; answers to others are never shown."""
 SHOWN = 200  # characters of a request or an answer
 
 
-def answers_of(run: Run, count: int) -> Answers:
+def answers_of(run: RunRecord, count: int) -> Answers:
     """The first answers of each red-team suite in the last evaluation of a run.
 
     Args:

@@ -111,7 +111,7 @@ class RunFolder:
                 f"another process is working on {self.path}", hint="wait for it, or stop it first"
             ) from None
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
         try:
             yield
         finally:
@@ -132,7 +132,7 @@ class RunFolder:
         try:
             files.append_line(self.path / "events.jsonl", files.json_line(record).encode())
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
         return record
 
     def events(self) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ class RunFolder:
         ends = [e["event"] for e in self.events() if e["event"] in ("finished", SET_ASIDE)]
         return ends[-1:] == ["finished"]
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """After a kill: end a cut line of the event log, drop half-written and leftover folders.
 
         Of `pending` those of committed rounds are left over, of `constitution` those of other ones:
@@ -172,7 +172,7 @@ class RunFolder:
             for folder in left_over:
                 shutil.rmtree(folder)
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def last_round(self) -> int:
         """The last committed round; 0 before the first."""
@@ -231,7 +231,7 @@ class RunFolder:
                 folder.mkdir(parents=True)
                 write_text(file, digest)
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
         return folder
 
     def save_pending(
@@ -243,7 +243,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             files.save_sealed(folder / f"{client}.safetensors", arrays, note)
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def load_pending(self, number: int, client: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """One client's part of the round in progress, as `save_pending` kept it.
@@ -273,7 +273,7 @@ class RunFolder:
                 if listed:
                     write_text(fresh / checksums.LISTING, checksums.listing(fresh))
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def check_round(self, number: int) -> None:
         """See that a round is as it was committed.
@@ -310,7 +310,7 @@ class RunFolder:
                     self.path / checksums.LISTING, checksums.with_text(self.path, name, text)
                 )
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run.
@@ -339,7 +339,7 @@ class RunFolder:
             folder.mkdir(exist_ok=True)
             files.append_line(folder / f"{client}.log", f"{_now()} {line}\n".encode())
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
 
 def check_free(path: Path) -> None:
@@ -378,7 +378,7 @@ def _numbers(folder: Path) -> list[int]:
     return sorted(int(f.name) for f in folder.iterdir() if f.is_dir() and f.name.isdecimal())
 
 
-def unwritable(path: Path, error: OSError) -> RunError:
+def write_error(path: Path, error: OSError) -> RunError:
     """What to say where a run cannot be written."""
     return RunError(
         f"cannot write the run in {path}: {error.strerror or error}",

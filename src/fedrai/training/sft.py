@@ -17,7 +17,7 @@ from torch import Tensor
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.adapted import Adapted
 from fedrai.model.batching import collate
-from fedrai.records import Step, Tokens, TrainResult
+from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs.costs import release_memory, training_operations
 from fedrai.training.losses import linear_cross_entropy
 
@@ -139,7 +139,7 @@ def train(
     clip_norm: float = 1.0,
     proximal_mu: float = 0.0,
     seed: int,
-    on_step: Callable[[Step], None] = lambda _: None,
+    on_step: Callable[[TrainingStep], None] = lambda _: None,
 ) -> tuple[AdapterState, TrainResult]:
     """Train the adapter for some steps of AdamW.
 
@@ -181,7 +181,7 @@ def train(
             count = sum(len(row.ids) for row in batch)
             tokens += count
             labels += sum(label_count(row) for row in batch)
-            on_step(Step(number + 1, steps, loss, count, time.perf_counter() - since))
+            on_step(TrainingStep(number + 1, steps, loss, count, time.perf_counter() - since))
     seconds = time.perf_counter() - began
     operations = training_operations(
         model.shape(), tokens, labels, tokens / max(1, steps * batch_size)

@@ -12,7 +12,7 @@ import pytest
 from fedrai import assets
 from fedrai.errors import AssetError, ChecksumError, DataError, EvaluationError
 from fedrai.evaluation import suites
-from fedrai.evaluation.suites import Item, NotAvailable, Suite, known, load
+from fedrai.evaluation.suites import Item, NotAvailable, Suite, declared_suites, load
 from fedrai.evaluation.suites.items import turns
 from fedrai.records import Message
 
@@ -70,7 +70,7 @@ def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_every_source_is_pinned_to_bytes_and_to_a_version():
-    for entry in known().values():
+    for entry in declared_suites().values():
         for spec in filter(None, (entry.source, entry.companion)):
             assert re.fullmatch(r"[0-9a-f]{64}", assets.parse(spec).sha256), entry.name
         if entry.source:
@@ -80,7 +80,7 @@ def test_every_source_is_pinned_to_bytes_and_to_a_version():
 
 
 def test_sizes_and_directions_are_those_of_the_literature():
-    found = {name: (entry.count, entry.direction) for name, entry in known().items()}
+    found = {name: (entry.count, entry.direction) for name, entry in declared_suites().items()}
     assert found == {
         "advbench": (520, "up"), "harmbench": (200, "up"), "do-not-answer": (939, "up"),
         "strongreject": (313, "down"), "jailbreakbench": (100, "up"), "xstest-safe": (250, "down"),
@@ -259,7 +259,7 @@ def test_samples_are_seeded_and_keep_the_order(tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_fetched")
-@pytest.mark.parametrize("name", list(known()))
+@pytest.mark.parametrize("name", list(declared_suites()))
 def test_without_cache_and_network_nothing_is_available_and_each_says_why(name):
     found = load(name)
     assert isinstance(found, NotAvailable)

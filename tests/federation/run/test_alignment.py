@@ -31,7 +31,7 @@ from fedrai.recipe import loading
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 from fedrai.runs.files import digest_of
-from fedrai.runs.record import Alignment, Constitution
+from fedrai.runs.record import AlignmentRecord, ConstitutionRecord
 from scripted_grid import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
 
 REPORT: dict[str, Any] = {
@@ -160,7 +160,7 @@ def test_an_interrupted_alignment_goes_on_to_the_same_bits(
     def start(name: str, align: Scripted) -> tuple[RunFolder, ScriptedGrid]:
         path = tmp_path / name
         run = RunFolder(path) if path.exists() else RunFolder.create(path, "", {})
-        run.mend()
+        run.repair()
         grid = ScriptedGrid(honest)
         aggregator = build(algorithm, **settings)
         run_rounds(plan, tools(run, tiny, grid, align=align, aggregator=aggregator))
@@ -196,7 +196,7 @@ def test_what_a_round_left_for_later_ones_goes_with_the_round(folder: RunFolder)
     (folder.alignments / "note.txt").write_text("of no round")
     folder.commit_round(1, lambda path: None)
     folder.commit_round(2, lambda path: None)
-    folder.mend()
+    folder.repair()
     assert sorted(f.name for f in folder.alignments.iterdir()) == ["0001", "0002", "note.txt"]
 
 
@@ -223,12 +223,16 @@ def test_what_alignments_spent_and_saved() -> None:
         {"ran": False, "why": ""},
         {"ran": True, "why": "", "steps": 5, "full_operations": 300.0},
     ]
-    found = Constitution.of({}, [Alignment.from_json(report) for report in reports], 60.0)
+    found = ConstitutionRecord.of(
+        {}, [AlignmentRecord.from_json(report) for report in reports], 60.0
+    )
     assert (found.alignments, found.steps, found.full_operations) == (2, 15, 600.0)
     assert found.saving == pytest.approx(0.9)
-    more = Constitution.of({}, [Alignment.from_json(report) for report in reports], 1200.0)
+    more = ConstitutionRecord.of(
+        {}, [AlignmentRecord.from_json(report) for report in reports], 1200.0
+    )
     assert more.saving == pytest.approx(-1.0)
-    never = Constitution.of({}, [Alignment.from_json({"ran": False, "why": ""})], 1.0)
+    never = ConstitutionRecord.of({}, [AlignmentRecord.from_json({"ran": False, "why": ""})], 1.0)
     assert (never.alignments, never.steps, never.saving) == (0, 0, None)
 
 

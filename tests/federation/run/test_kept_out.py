@@ -15,7 +15,7 @@ from fedrai.constitution.card import card, trained_line
 from fedrai.data.embedded import HERE
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
-from fedrai.evaluation.suites.here import present, prompts_of, trained_on
+from fedrai.evaluation.suites.local import local_checksums, prompts_of, trained_on
 from fedrai.federation.run import aligning, trained_suites
 from fedrai.federation.run.preparation import excluded_suites
 from fedrai.federation.run.previewing import preview
@@ -77,7 +77,7 @@ def gathered(settings: Recipe, kept_out: dict[str, str] | None = None) -> Any:
 
 
 def test_where_no_other_file_is_here_nothing_changes() -> None:
-    assert present({}) == {}
+    assert local_checksums({}) == {}
     found = gathered(recipe())
     assert found == aligning.gather_requests(recipe(), aligning.suites_for([]))
     assert found.removed == {"advbench": 0, "ordinary": 0}
@@ -122,7 +122,7 @@ def test_a_suite_that_is_trained_on_is_not_kept_out_but_named(home: Path) -> Non
     assert trained_suites.of_recipe(settings) == ["harmbench"]
     assert trained_suites.of_recipe(recipe()) == []
     assert trained_suites.of_recipe(recipe(requests=["harmbench"], schedule="off")) == []
-    source = suites.known()["harmbench"].source
+    source = suites.declared_suites()["harmbench"].source
     assert trained_on([assets.CATALOGUE[source].spec], {}) == ["harmbench"]
 
 

@@ -59,7 +59,7 @@ def make(server: Server | str, **settings: Any) -> RemoteGuard:
     url = server if isinstance(server, str) else server.url
     access = {"url": url, "concurrency": 16, "backoff": 0.01, "retries": 2, "timeout": 10}
     given = access | {"safe": ["safe"], "unsafe": ["unsafe"]} | settings
-    return RemoteGuard(Access.taken_from(given), "org/Guard-1", **given)
+    return RemoteGuard(Access.from_settings(given), "org/Guard-1", **given)
 
 
 def rows(*texts: str) -> list[tuple[Message, ...]]:

@@ -22,7 +22,7 @@ from fedrai.guards.training import rows as training_rows
 from fedrai.guards.training.loop import Labelled, divide, read, train
 from fedrai.guards.training.outcome import Trained
 from fedrai.recipe.sections import GuardTraining
-from fedrai.records import Message, Step
+from fedrai.records import Message, TrainingStep
 from tiny_guards import encoder, rows, settings
 
 CANARY = "canary-7f3a"
@@ -34,7 +34,7 @@ class Case:
     rows: list[Labelled]
     folder: Path
     done: Trained
-    steps: list[Step]
+    steps: list[TrainingStep]
     judged: list[tuple[int, int]]
 
     @property
@@ -63,7 +63,7 @@ def make(
                     tiny_model, max_length=96, alpha=64, learning_rate=2e-3, epochs=10
                 )
             folder = tmp_path_factory.mktemp("trained") / kind
-            steps: list[Step] = []
+            steps: list[TrainingStep] = []
             judged: list[tuple[int, int]] = []
             done = train(recipe, some, folder, on_step=steps.append,
                          on_judged=lambda d, n: judged.append((d, n)))  # fmt: skip

@@ -10,10 +10,10 @@ import pytest
 from compared_runs import answers, evaluation, made, run
 from fedrai.errors import EvaluationError
 from fedrai.rates import rate, rate_json
-from fedrai.report.comparing.differences import differences, reference
+from fedrai.report.comparing.differences import differences, reference_arm
 from fedrai.report.comparing.figures import arms, start
 from fedrai.report.comparing.reading import read
-from fedrai.report.comparing.writing import compared
+from fedrai.report.comparing.writing import compare_runs
 
 T, F = True, False
 Z2 = 1.959963984540054**2
@@ -186,12 +186,12 @@ def test_local_mode_is_a_mean_of_clients_without_a_test_of_pairs(tmp_path: Path)
 
 
 def test_the_reference_is_as_asked_for_or_the_plain_arm() -> None:
-    assert reference(["clean", "harmful", "both"]) == "harmful"
-    assert reference(["clean", "fedavg", "both"]) == "fedavg"
-    assert reference(["one", "two"]) == "one"
-    assert reference(["clean", "fedavg"], "clean") == "clean"
+    assert reference_arm(["clean", "harmful", "both"]) == "harmful"
+    assert reference_arm(["clean", "fedavg", "both"]) == "fedavg"
+    assert reference_arm(["one", "two"]) == "one"
+    assert reference_arm(["clean", "fedavg"], "clean") == "clean"
     with pytest.raises(EvaluationError, match="no arm 'x'"):
-        reference(["clean"], "x")
+        reference_arm(["clean"], "x")
 
 
 def test_outcomes_that_are_all_alike_are_no_certainty(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_outcomes_that_are_all_alike_are_no_certainty(tmp_path: Path) -> None:
 
 
 def test_nothing_scored_is_no_data_and_not_zero(tmp_path: Path) -> None:
-    found = compared([run(tmp_path / "arm", [None, None])])
+    found = compare_runs([run(tmp_path / "arm", [None, None])])
     safe = found.arms[0].figures["safe"]
     assert (safe.value, safe.low, safe.unscored) == (None, None, 2)
     assert "no data, 2 unscored" in found.text("md")

@@ -15,9 +15,9 @@ from compared_runs import run
 from fedrai.errors import RunError
 from fedrai.report import build
 from fedrai.report.arms import of_runs, read_comparisons, styles
+from fedrai.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from fedrai.report.comparing.layout import Axis
-from fedrai.report.comparing.writing import compared, write
-from fedrai.report.figures import HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from fedrai.report.comparing.writing import compare_runs, write
 from fedrai.report.picture import picture
 from fedrai.report.read import read_runs
 
@@ -33,7 +33,7 @@ def out(tmp_path: Path) -> Path:
         under = tmp_path / f"seed-{seed}"
         plan.append(run(under / "fedavg", [F, F, T, F], [F, F], seed=seed))
         plan.append(run(under / "<both>", [T, T, T, T], [T, F], seed=seed))
-    write(compared(plan), tmp_path)
+    write(compare_runs(plan), tmp_path)
     return tmp_path
 
 
@@ -102,7 +102,7 @@ def test_an_axis_is_drawn_by_arm(tmp_path: Path) -> None:
         under = tmp_path / f"share-{value}"
         plan += [replace(run(under / arm, said), value=value)
                  for arm, said in (("fedavg", [T, F]), ("both", [T, T]))]  # fmt: skip
-    write(compared(plan, Axis("data.harm.share", ("0", "0.5"))), tmp_path)
+    write(compare_runs(plan, Axis("data.harm.share", ("0", "0.5"))), tmp_path)
     text = page(tmp_path)
     drawn = text[text.index("chart-axis-0-safe-title") :]
     drawn = drawn[: drawn.index("</svg>")]
@@ -135,7 +135,7 @@ def test_the_picture_is_a_file_of_its_own(out: Path) -> None:
 
 def test_small_over_refusals_fill_the_width(tmp_path: Path) -> None:
     few = [run(tmp_path / "a", [T] * 20, [F] * 200), run(tmp_path / "b", [F] * 20, [F] * 200)]
-    write(compared(few), tmp_path)
+    write(compare_runs(few), tmp_path)
     said = [t.text for t in ElementTree.parse(tmp_path / "safety.svg").iter(f"{SVG}text")]
     assert "10 %" in said
     assert said.count("100 %") == 1

@@ -14,9 +14,9 @@ from compared_runs import TABLE, answers, run
 from fedrai import recipe
 from fedrai.cli.work.compare import seconds_left
 from fedrai.errors import EvaluationError, RecipeError, RunError
-from fedrai.report.comparing.layout import Axis, planned
+from fedrai.report.comparing.layout import Axis, plan_runs
 from fedrai.report.comparing.measures import Counted, counted, heading, in_order
-from fedrai.report.comparing.writing import compared, notes, write
+from fedrai.report.comparing.writing import compare_runs, notes, write
 
 T, F = True, False
 
@@ -29,7 +29,7 @@ def study(tmp_path: Path):
         under = tmp_path / f"seed-{seed}"
         plan.append(run(under / "fedavg", [F, F, T, None], [F, F], seed=seed))
         plan.append(run(under / "50%_both", [T, T, T, T], [T, F], seed=seed))
-    return compared(plan)
+    return compare_runs(plan)
 
 
 def test_markdown_has_a_row_an_arm_and_safety_beside_over_refusal(study) -> None:
@@ -94,7 +94,9 @@ def test_notes_name_what_is_not_there(tmp_path: Path) -> None:
     total = {"guard": "hf@1", "rows": 20, "unsafe": 1, "dropped": 1, "replaced": 0}
     kept = {"total": total, "cost": {"tokens": 0, "operations": 0.0}, "skipped": ""}
     why = {"hhh": "no network"}
-    found = compared([run(tmp_path / "both", [T], filtered=kept, unavailable=why, finished=False)])
+    found = compare_runs(
+        [run(tmp_path / "both", [T], filtered=kept, unavailable=why, finished=False)]
+    )
     said = "\n".join(notes(found))
     assert "hhh: not available (no network)." in said
     assert "Tflop of both hold nothing for the filter" in said
@@ -104,10 +106,10 @@ def test_notes_name_what_is_not_there(tmp_path: Path) -> None:
 def test_a_comparison_without_a_run_or_reference_is_an_error(tmp_path: Path) -> None:
     plan = [run(tmp_path / "one", [T])]
     with pytest.raises(EvaluationError, match="no arm 'x'"):
-        compared(plan, against="x")
+        compare_runs(plan, against="x")
     (plan[0].path / "run.json").unlink()
     with pytest.raises(RunError, match="no run"):
-        compared(plan)
+        compare_runs(plan)
 
 
 def test_damaged_answers_are_not_half_read(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_damaged_answers_are_not_half_read(tmp_path: Path) -> None:
     file = plan[0].path / "evaluations/0001/advbench.jsonl"
     for damage in ("{", "[1]", json.dumps(answers([T])[0]) + "\n{"):
         file.write_text(damage)
-        assert compared(plan).arms[0].figures["safe"].kind == "range"
+        assert compare_runs(plan).arms[0].figures["safe"].kind == "range"
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -160,23 +162,23 @@ def places(plan, out: Path) -> list[str]:
 
 
 def test_one_seed_lies_as_it_always_did(tmp_path: Path) -> None:
-    assert places(planned(study_recipe(), tmp_path), tmp_path) == ["fedavg", "clean"]
+    assert places(plan_runs(study_recipe(), tmp_path), tmp_path) == ["fedavg", "clean"]
 
 
 def test_seeds_are_outermost_and_each_run_has_its_own(tmp_path: Path) -> None:
-    plan = planned(study_recipe(seeds=[3, 4]), tmp_path)
+    plan = plan_runs(study_recipe(seeds=[3, 4]), tmp_path)
     assert places(plan, tmp_path) == [
         "seed-3/fedavg", "seed-3/clean", "seed-4/fedavg", "seed-4/clean"]  # fmt: skip
     assert [(entry.seed, entry.recipe.seed, entry.recipe.seeds) for entry in plan[::2]] == [
         (3, 3, []), (4, 4, [])]  # fmt: skip
-    single = planned(study_recipe(), tmp_path, [3])
+    single = plan_runs(study_recipe(), tmp_path, [3])
     assert [entry.recipe.hash for entry in single] == [entry.recipe.hash for entry in plan[:2]]
     assert recipe.arm(study_recipe(seeds=[3, 4]), "fedavg").seeds == []
 
 
 def test_an_arm_that_the_axis_does_not_touch_is_one_run(tmp_path: Path) -> None:
     axis = Axis.parse("data.harm.share = 0.1, 0.5")
-    plan = planned(study_recipe(), tmp_path, (), axis)
+    plan = plan_runs(study_recipe(), tmp_path, (), axis)
     assert places(plan, tmp_path) == [
         "share-0.1/fedavg", "share-0.1/clean", "share-0.5/fedavg", "share-0.1/clean"]  # fmt: skip
     assert [entry.recipe.data.harm.share for entry in plan] == [0.1, 0.0, 0.5, 0.0]
@@ -184,27 +186,27 @@ def test_an_arm_that_the_axis_does_not_touch_is_one_run(tmp_path: Path) -> None:
 
 def test_a_run_at_the_other_layouts_place_is_taken(tmp_path: Path) -> None:
     settings = study_recipe(seed=3)
-    wanted = {entry.arm: entry.recipe.hash for entry in planned(settings, tmp_path)}
+    wanted = {entry.arm: entry.recipe.hash for entry in plan_runs(settings, tmp_path)}
     for arm in ("fedavg", "clean"):
         run(tmp_path / arm, [T])
         body = json.loads((tmp_path / arm / "run.json").read_text())
         mine = wanted[arm] if arm == "fedavg" else "other"
         (tmp_path / arm / "run.json").write_text(json.dumps({**body, "recipe_hash": mine}))
-    plan = planned(settings, tmp_path, [3, 4])
+    plan = plan_runs(settings, tmp_path, [3, 4])
     assert places(plan, tmp_path)[:2] == ["fedavg", "seed-3/clean"]
 
 
 def test_what_cannot_be_planned(tmp_path: Path) -> None:
     own = study_recipe(arms={"odd": {"seed": 9}})
     with pytest.raises(RecipeError, match="the arm odd sets its own seed"):
-        planned(own, tmp_path, [0, 1])
-    assert planned(own, tmp_path)[0].seed == 9
+        plan_runs(own, tmp_path, [0, 1])
+    assert plan_runs(own, tmp_path)[0].seed == 9
     with pytest.raises(RecipeError, match="twice"):
-        planned(study_recipe(), tmp_path, [1, 1])
+        plan_runs(study_recipe(), tmp_path, [1, 1])
     with pytest.raises(RecipeError, match="seeds names a seed twice"):
         study_recipe(seeds=[1, 1])
     with pytest.raises(RecipeError, match=r"expected 1\.0 or less"):
-        planned(study_recipe(), tmp_path, (), Axis.parse("data.harm.share=0.1,7"))
+        plan_runs(study_recipe(), tmp_path, (), Axis.parse("data.harm.share=0.1,7"))
 
 
 @pytest.mark.parametrize(

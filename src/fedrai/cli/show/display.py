@@ -34,8 +34,8 @@ from fedrai.cli.show.summary import (
     filter_line,
 )
 from fedrai.progress import ProgressLines, duration
-from fedrai.records import Step
-from fedrai.runs.record import Evaluation
+from fedrai.records import TrainingStep
+from fedrai.runs.record import EvaluationRecord
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
 
@@ -99,7 +99,7 @@ class Display:
             self._close()
             show(**fields)
 
-    def step(self, client: str, step: Step) -> None:
+    def step(self, client: str, step: TrainingStep) -> None:
         """A step of local training."""
         self._left -= 1
         self._pace = (
@@ -261,7 +261,7 @@ class Display:
                 self._missing.add(line)
 
     def _on_evaluation_finished(self, **found: Any) -> None:
-        shown = Evaluation.from_json(0, found)
+        shown = EvaluationRecord.from_json(0, found)
         words = {"safe": "AdvBench safe", "safe-legacy": "(legacy)", "refused": "ordinary refused"}
         parts = [f"{words[n]} {shown.rates[n].format()}" for n in words if n in shown.rates]
         if shown.loss is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedrai.rates import Rate
-from fedrai.runs.record import Evaluation
+from fedrai.runs.record import EvaluationRecord
 
 SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
 SHOWN_ELSEWHERE = ("safe", "safe-legacy", "refused")  # in the table that runs have too
@@ -15,7 +15,7 @@ CLUSTERED = "safe, by cluster"
 
 def has_common(found: Mapping[str, Any]) -> bool:
     """Whether there is something for the table that runs have."""
-    one = Evaluation.from_json(0, found)
+    one = EvaluationRecord.from_json(0, found)
     return one.loss is not None or any(name in one.rates for name in SHOWN_ELSEWHERE)
 
 
@@ -26,7 +26,7 @@ def suite_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _measured(found: Mapping[str, Any]) -> list[list[str]]:
-    rates = Evaluation.from_json(0, found).rates
+    rates = EvaluationRecord.from_json(0, found).rates
     rows = [_rate_row(name, rates[name]) for name in rates if name not in SHOWN_ELSEWHERE]
     rows += [_score_row(name, value, found) for name, value in found.get("scores", {}).items()]
     if by := found.get("clusters"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrai.data.columns import unread_line
 from fedrai.runs.costs import Cost, Ledger
-from fedrai.runs.record import Evaluation
+from fedrai.runs.record import EvaluationRecord
 
 COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
 NO_FILTER = "NO SAFETY FILTER"
@@ -22,7 +22,7 @@ ALIGNED_NOTE = (
 
 def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
     """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
-    found = Evaluation.from_json(0, figures)
+    found = EvaluationRecord.from_json(0, figures)
     cells = []
     for key in ("safe", "safe-legacy", "refused"):
         rate = found.rates.get(key)

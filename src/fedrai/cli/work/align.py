@@ -220,7 +220,7 @@ def align(
     if not begun:
         _begin(run, job)
     with run.lock(), captured_log.into(out):
-        run.mend()
+        run.repair()
         _check_same(run, job)
         moved_files.record(run, places or {})
         run.event("resumed" if begun else "started", command=local.command_line())

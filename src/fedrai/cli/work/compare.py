@@ -22,9 +22,9 @@ from fedrai.federation.run import preparation
 from fedrai.federation.run.summarising import summarise
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
-from fedrai.report.comparing.differences import reference
-from fedrai.report.comparing.layout import Axis, Planned, planned
-from fedrai.report.comparing.writing import Comparison, compared, write
+from fedrai.report.comparing.differences import reference_arm
+from fedrai.report.comparing.layout import Axis, PlannedRun, plan_runs
+from fedrai.report.comparing.writing import ComparisonResult, compare_runs, write
 from fedrai.runs import RunFolder, record
 from fedrai.runs.costs import Cost
 
@@ -53,7 +53,7 @@ class Outcome:
     """
 
     arms: tuple[Arm, ...]
-    comparison: Comparison
+    comparison: ComparisonResult
     files: tuple[Path, ...]
 
 
@@ -88,16 +88,16 @@ def compare(
             f"{out} holds a run; a comparison keeps its runs in folders of its own",
             hint="--out names another folder",
         )
-    plan = planned(settings, out, seeds, axis)
-    against = reference(list(dict.fromkeys(entry.arm for entry in plan)), against)
+    plan = plan_runs(settings, out, seeds, axis)
+    against = reference_arm(list(dict.fromkeys(entry.arm for entry in plan)), against)
     runs = list({entry.path: entry for entry in plan}.values())
     _make(runs, announce, named=len({entry.seed for entry in runs}) > 1, progress=progress)
-    found = compared(plan, axis, against)
+    found = compare_runs(plan, axis, against)
     arms = (Arm(e.arm, e.seed, e.value, e.path, summarise(RunFolder.open(e.path))) for e in runs)
     return Outcome(tuple(arms), found, tuple(write(found, out)))
 
 
-def _make(runs: Sequence[Planned], announce: Announce, *, named: bool, progress: bool) -> None:
+def _make(runs: Sequence[PlannedRun], announce: Announce, *, named: bool, progress: bool) -> None:
     """Make the runs that are not finished; each is announced with what is left."""
     pending = [entry for entry in runs if not _finished(entry.path)]
     took: dict[str, list[float]] = {}
@@ -126,7 +126,7 @@ def _finished(path: Path) -> bool:
 
 
 def _line(
-    pending: Sequence[Planned], of: int, took: Mapping[str, Sequence[float]], *, named: bool
+    pending: Sequence[PlannedRun], of: int, took: Mapping[str, Sequence[float]], *, named: bool
 ) -> str:
     """Which run begins, and about how long this one and those after it will take."""
     first = pending[0]

@@ -12,7 +12,7 @@ from fedrai.cli.show.display import Display
 from fedrai.cli.stopping import stoppable
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import storing
-from fedrai.evaluation.measure import Measured
+from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation.run import preparation
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.targets import Target
@@ -86,7 +86,7 @@ def settings_with(settings: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return recipe.validate({**table, "evaluation": merged}, "the settings of the evaluation")
 
 
-def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> Measured:
+def evaluate(chosen: Target, changes: Mapping[str, Any], out: Path | None) -> EvaluationResult:
     """Measure a model.
 
     Args:

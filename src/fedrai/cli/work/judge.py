@@ -12,9 +12,9 @@ from fedrai.cli.show.guards import Watch
 from fedrai.cli.stopping import stoppable
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import labelling
-from fedrai.evaluation.judging_answers import Answered, by_guard, by_rubric
-from fedrai.evaluation.labelled import Label
-from fedrai.evaluation.records import Safety
+from fedrai.evaluation.answer_judges import PromptAndAnswer, by_guard, by_rubric
+from fedrai.evaluation.labelled_answers import Label
+from fedrai.evaluation.records import GuardJudge
 from fedrai.federation.run.judging import rubric_for
 from fedrai.filter.labelled import open_cache, open_guard, threshold_of
 from fedrai.guards import cache
@@ -41,7 +41,7 @@ def endpoint(url: str, name: str, key_env: str) -> JudgeEndpoint:
 
 
 def rubric_verdicts(
-    rows: Sequence[Answered], settings: JudgeEndpoint, *, progress: bool = True
+    rows: Sequence[PromptAndAnswer], settings: JudgeEndpoint, *, progress: bool = True
 ) -> tuple[list[Label | None], list[str]]:
     """An LLM's labels of answers, and why some are missing; its endpoint is sent both texts.
 
@@ -58,7 +58,7 @@ def rubric_verdicts(
         return by_rubric(rows, grader, told)
 
 
-def guard_for(spec: str, threshold: str, *, progress: bool = True) -> Safety:
+def guard_for(spec: str, threshold: str, *, progress: bool = True) -> GuardJudge:
     """The guard of a name with a threshold; its verdicts are kept as those of `fedrai scan` are.
 
     Raises:
@@ -66,7 +66,7 @@ def guard_for(spec: str, threshold: str, *, progress: bool = True) -> Safety:
     """
     guard = open_guard(spec, progress=progress)
     number, known = threshold_of(guard, threshold), open_cache(True)
-    return Safety(
+    return GuardJudge(
         full_name(guard),
         number,
         lambda talks, told: cache.judge(guard, talks, known, told),
@@ -74,7 +74,7 @@ def guard_for(spec: str, threshold: str, *, progress: bool = True) -> Safety:
 
 
 def guard_verdicts(
-    rows: Sequence[Answered], guard: Safety, *, progress: bool = True
+    rows: Sequence[PromptAndAnswer], guard: GuardJudge, *, progress: bool = True
 ) -> list[bool | None]:
     """Whether the guard finds each answer unsafe; see `by_guard`."""
     if not progress:

@@ -154,7 +154,7 @@ def resume(
         except AssetError as error:
             hint = f"{error.hint} {resuming.moved_hint(path)}".strip()
             raise AssetError(error.message, hint=hint) from error
-        folder.mend()  # before the first new event, which must not join a line that was cut
+        folder.repair()  # before the first new event, which must not join a line that was cut
         now = resuming.info_of(folder, prepared)
         if changed := resuming.check_unchanged(folder, now):
             note = (

@@ -8,11 +8,11 @@
 Nothing here answers or judges; a suite that cannot be had is `NotAvailable`, never an empty one.
 """
 
-from fedrai.evaluation.suites.choosing import GROUPS, chosen, expanded
-from fedrai.evaluation.suites.declared import ADVBENCH, ADVBENCH_SIZE, Declaration, known
-from fedrai.evaluation.suites.here import present, prompts_of, trained_on
+from fedrai.evaluation.suites.declared import ADVBENCH, ADVBENCH_SIZE, Declaration, declared_suites
 from fedrai.evaluation.suites.items import Item, ordinary
 from fedrai.evaluation.suites.loading import NotAvailable, Suite, advbench, load
+from fedrai.evaluation.suites.local import local_checksums, prompts_of, trained_on
+from fedrai.evaluation.suites.selection import GROUPS, expand, select
 
 __all__ = [
     "ADVBENCH",
@@ -23,12 +23,12 @@ __all__ = [
     "NotAvailable",
     "Suite",
     "advbench",
-    "chosen",
-    "expanded",
-    "known",
+    "declared_suites",
+    "expand",
     "load",
+    "local_checksums",
     "ordinary",
-    "present",
     "prompts_of",
+    "select",
     "trained_on",
 ]

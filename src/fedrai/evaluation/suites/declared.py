@@ -227,6 +227,6 @@ _ENTRIES = (
 _KNOWN: Mapping[str, Declaration] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 
 
-def known() -> Mapping[str, Declaration]:
+def declared_suites() -> Mapping[str, Declaration]:
     """Every declared suite by its name, in the order of a listing."""
     return _KNOWN

@@ -11,7 +11,7 @@ from typing import Any
 from fedrai import assets, plugins
 from fedrai.assets.hashing import sha256_path
 from fedrai.errors import AssetError, ChecksumError, EvaluationError
-from fedrai.evaluation.suites.declared import ADVBENCH, Declaration, Direction, known
+from fedrai.evaluation.suites.declared import ADVBENCH, Declaration, Direction, declared_suites
 from fedrai.evaluation.suites.items import Item, sample
 from fedrai.evaluation.suites.reading import read
 
@@ -105,8 +105,8 @@ def load(
     if count < 0:
         raise EvaluationError(f"a suite is asked {count} times; give 0 for all, or more")
     name, _, given = spec.partition("=")
-    if name in known():
-        return _declared(known()[name], given, count, seed, progress, offline)
+    if name in declared_suites():
+        return _declared(declared_suites()[name], given, count, seed, progress, offline)
     if spec in plugins.names(SUITES):
         return _installed(spec, count, seed)
     _check_own(spec)
@@ -149,7 +149,7 @@ def advbench(count: int, seed: int) -> list[Item]:
         EvaluationError: the file does not hold the 520 behaviours.
         AssetError: it cannot be fetched.
     """
-    found = known()[ADVBENCH]
+    found = declared_suites()[ADVBENCH]
     items = read(assets.fetch(ADVBENCH))
     _check_count(found, items)
     return sample(items, count, seed)
@@ -204,7 +204,7 @@ def _missing(name: str, error: AssetError, given: bool) -> NotAvailable:
     """
     if given or isinstance(error, ChecksumError):
         raise error
-    own = f"name a file of yours: {name}=PATH" if name in known() else ""
+    own = f"name a file of yours: {name}=PATH" if name in declared_suites() else ""
     hint = " Or ".join(filter(None, [error.hint, own]))
     return NotAvailable(name, error.message.rstrip("."), hint)
 
@@ -247,13 +247,13 @@ def _check_own(spec: str) -> None:
     """
     word = spec.partition("=")[0]
     if re.fullmatch(r"[A-Za-z0-9-]+", word) and word not in assets.CATALOGUE:
-        names = [*known(), *plugins.names(SUITES)]
+        names = [*declared_suites(), *plugins.names(SUITES)]
         near = difflib.get_close_matches(word.lower(), names, n=1)
         if not Path(spec).exists():
             meant = f"did you mean {near[0]}? " if near else ""
             raise EvaluationError(
                 f"there is no suite {word}",
-                hint=f"{meant}known: {', '.join(known())}; {plugins.listed(SUITES)};"
+                hint=f"{meant}known: {', '.join(declared_suites())}; {plugins.installed(SUITES)};"
                 " or name a file of your own",
             )
 

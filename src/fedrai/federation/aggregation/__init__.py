@@ -66,7 +66,7 @@ def _installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
     if name not in plugins.names(PLUGINS):
         raise FederationError(
             f"no aggregation {name!r}; there are: {', '.join(_STRATEGIES)}",
-            hint=plugins.listed(PLUGINS),
+            hint=plugins.installed(PLUGINS),
         )
     strategy = plugins.make(PLUGINS, name, **settings)
     if not callable(getattr(strategy, "aggregate_train", None)):

@@ -217,7 +217,7 @@ def _critic(
 ) -> Critic:
     chosen, size = section.critic, section.revising.batch_size
     if chosen.kind == "endpoint":
-        return RemoteCritic(Access.taken_from(chosen.model_dump()), chosen.model)
+        return RemoteCritic(Access.from_settings(chosen.model_dump()), chosen.model)
     if chosen.kind == "local":
         other = model.load(
             chosen.model, rank=1, alpha=1, dropout=0.0, target_modules="all-linear",

@@ -17,7 +17,7 @@ from fedrai.constitution import material
 from fedrai.constitution.training import check_state
 from fedrai.errors import ChecksumError, RunError
 from fedrai.federation.round_record import damaged_updates
-from fedrai.runs import SET_ASIDE, RunFolder, unwritable
+from fedrai.runs import SET_ASIDE, RunFolder, write_error
 
 DAMAGED = "damaged"
 AGAIN = "it is set aside in damaged/ and made again"
@@ -52,7 +52,7 @@ def repair(folder: RunFolder) -> None:
     """
     _check_earlier(folder)
     for part, why in _unusable(folder):
-        folder.mend()  # the first new event must not join a line that was cut
+        folder.repair()  # the first new event must not join a line that was cut
         _set_aside(folder, part)
         _say(f"{part} {why}: {AGAIN}")
     older = [n for n in folder.rounds() if not checksums.has_listing(folder.round_folder(n))]
@@ -151,7 +151,7 @@ def _set_aside(folder: RunFolder, part: Path) -> None:
         if part.exists():
             part.rename(place)
     except OSError as error:
-        raise unwritable(folder.path, error) from error
+        raise write_error(folder.path, error) from error
 
 
 def _say(text: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from fedrai import assets
 from fedrai.endpoint import Access
 from fedrai.evaluation import suites
-from fedrai.evaluation.asking import Grader, RemoteGrader
+from fedrai.evaluation.chats import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
-from fedrai.evaluation.records import Judges, Rubric, Safety
+from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
 from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
 from fedrai.evaluation.suites.items import sample
@@ -47,7 +47,7 @@ def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> Su
         AssetError: AdvBench, or a path that the user gave, cannot be had.
     """
     settings, seed = recipe.evaluation, recipe.seed_for("suites")
-    found = suites.chosen(settings.suites, settings.paths, 0, seed, progress)
+    found = suites.select(settings.suites, settings.paths, 0, seed, progress)
     here = [s for s in found if isinstance(s, Suite) and _has_figure(s, settings)]
     whole = next((s.items for s in here if s.declaration.name == ADVBENCH), ())
     missing = {s.name: f"{s.reason}; {s.hint}".rstrip("; ") for s in found
@@ -91,14 +91,14 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
     )
 
 
-def _safety(recipe: Recipe, progress: assets.Progress | None) -> Safety:
+def _safety(recipe: Recipe, progress: assets.Progress | None) -> GuardJudge:
     wanted = recipe.evaluation.guard_threshold
     guard = loading.load(recipe.evaluation.guard, tables=recipe.guards, progress=progress)
     threshold = guard.thresholds[wanted] if isinstance(wanted, str) else wanted
-    return Safety(full_name(guard), threshold, guard.judge)
+    return GuardJudge(full_name(guard), threshold, guard.judge)
 
 
-def rubric_for(settings: JudgeEndpoint) -> Rubric:
+def rubric_for(settings: JudgeEndpoint) -> RubricJudge:
     """The LLM that rates; it has replied to a greeting.
 
     Raises:
@@ -108,7 +108,7 @@ def rubric_for(settings: JudgeEndpoint) -> Rubric:
     file = Path(settings.template).expanduser()
     template = read_template(file) if settings.template else HARM
     source = file.stem if settings.template else "fedrai"
-    access = Access.taken_from(settings.model_dump())
+    access = Access.from_settings(settings.model_dump())
     grader: Grader = RemoteGrader(access, settings.model, max_tokens=settings.max_tokens)
     grader.ask([("", "Hello.")])  # a wrong key or name shows here, not after hours of answers
-    return Rubric(settings.model, grader, prompts, template, source)
+    return RubricJudge(settings.model, grader, prompts, template, source)

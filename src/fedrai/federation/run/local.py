@@ -32,7 +32,7 @@ from fedrai.federation.run.rows import check_files, questions_for, shards_for, t
 from fedrai.filter.screening import FilterOutcome, screened
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
-from fedrai.records import BadRow, Example, Step, Tokens
+from fedrai.records import BadRow, Example, Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
 
@@ -143,7 +143,7 @@ class _LocalSite:
     def seed(self, round_: int, client: str) -> int:
         return self._prepared.recipe.seed_for("training", round_, client)
 
-    def on_step(self, client: str, step: Step) -> None:
+    def on_step(self, client: str, step: TrainingStep) -> None:
         self._callbacks.step(client, step)
 
     def log(self, client: str, line: str) -> None:

@@ -14,7 +14,7 @@ from fedrai import assets, model, plugins
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
-from fedrai.evaluation.measure import Measured, Questions, measure, pooled
+from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
 from fedrai.federation import client, server
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
@@ -22,7 +22,7 @@ from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.run import PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
-from fedrai.records import BadRow, Step, Tokens
+from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import learning_rates
 
 LOCAL = "local"
@@ -36,7 +36,7 @@ class Callbacks:
     """Who hears of progress while a run goes on; each may raise KeyboardInterrupt to stop it."""
 
     event: Callable[..., None] = lambda _kind, **_fields: None
-    step: Callable[[str, Step], None] = lambda _client, _step: None
+    step: Callable[[str, TrainingStep], None] = lambda _client, _step: None
     answers: Callable[[str, int, int], None] = lambda _suite, _done, _of: None
 
 
@@ -163,7 +163,7 @@ def excluded_suites(recipe: Recipe) -> dict[str, str]:
     paths = recipe.evaluation.paths
     if recipe.constitution.schedule == "off":
         return {}
-    return suites.present(paths, suites.trained_on(_requests(recipe), paths))
+    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths))
 
 
 def load_model(
@@ -252,10 +252,10 @@ def evaluate(
     questions: Questions,
     adapters: Sequence[AdapterState],
     on_progress: Callable[[str, int, int], None],
-) -> Measured:
+) -> EvaluationResult:
     """Measure each adapter; with several (local mode) pool their answers and average the loss."""
     found = []
     for adapter in adapters:
         lm.load_adapter(adapter)
         found.append(measure(lm, questions, on_progress))
-    return pooled(found)
+    return pool(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrai.runs import RunFolder, record
 from fedrai.runs.costs import Cost
-from fedrai.runs.record import Run, Screening
+from fedrai.runs.record import RunRecord, ScreeningRecord
 
 TOLD_COSTS = ("seconds", "tokens", "operations", "peak-bytes")
 """Costs that clients tell of themselves; bytes are counted by the server."""
@@ -49,20 +49,20 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "set_aside": [
             {"round": one.number, "client": name, "reason": why}
             for one in run.rounds
-            for name, why in one.aside.items()
+            for name, why in one.set_aside.items()
         ],
         "costs": {phase: cost.to_json() for phase, cost in run.costs.items()},
         "untold_costs": untold,
     }
 
 
-def _untold(run: Run) -> list[str]:
+def _untold(run: RunRecord) -> list[str]:
     """Costs that some client kept to itself in some round; sums are without them."""
     sent = [numbers for one in run.rounds for numbers in one.clients.values()]
     return [name for name in TOLD_COSTS if any(name not in numbers for numbers in sent)]
 
 
-def _constitution(run: Run, *, known: bool) -> dict[str, Any] | None:
+def _constitution(run: RunRecord, *, known: bool) -> dict[str, Any] | None:
     """What alignments did and took; `saving` and `full_operations` are estimates.
 
     Args:
@@ -88,18 +88,18 @@ def _constitution(run: Run, *, known: bool) -> dict[str, Any] | None:
     }
 
 
-def _told(run: Run) -> Numbers:
+def _told(run: RunRecord) -> Numbers:
     """The last numbers of each client of a deployment; nothing for clients of one process."""
     if run.engine != "flower":
         return {}
     return {name: numbers for one in run.rounds for name, numbers in one.clients.items()}
 
 
-def _here(found: Screening) -> dict[str, Any] | None:
+def _here(found: ScreeningRecord) -> dict[str, Any] | None:
     """What the filter of this process did."""
-    if found.written is None:
+    if found.ledger is None:
         return None
-    return {"mode": found.mode, **{key: found.written.get(key) for key in ("total", "skipped")}}
+    return {"mode": found.mode, **{key: found.ledger.get(key) for key in ("total", "skipped")}}
 
 
 def _elsewhere(mode: str, told: Numbers) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import httpx
 
-from fedrai.endpoint import Access, Endpoint, finished
+from fedrai.endpoint import Access, EndpointClient, run_job
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation, Judged, OnProgress, full_name, unsafest
 from fedrai.guards.kinds.logprobs import Labels, MissingLogprobsError, no_logprobs, read_places
@@ -124,7 +124,9 @@ class RemoteGuard:
             "temperature": 0,
             "max_tokens": limit,
         }
-        self._endpoint = Endpoint(access, "/chat/completions" if api == "chat" else "/completions")
+        self._endpoint = EndpointClient(
+            access, "/chat/completions" if api == "chat" else "/completions"
+        )
         asked = [self._endpoint.place, self._fixed, api, template, prefill, max_characters]
         read = [sorted(self._labels.safe), sorted(self._labels.unsafe), lead, self._names]
         self.revision = _hash([FORM, asked, read, sorted(marks), revision])
@@ -138,7 +140,7 @@ class RemoteGuard:
             GuardError: the endpoint refuses the key, the model or the form of the requests, gives
                 no log probabilities, or answers nothing at all.
         """
-        return finished(self._judge(conversations, on_progress))
+        return run_job(self._judge(conversations, on_progress))
 
     async def _judge(self, conversations: Sequence[Conversation], told: OnProgress) -> Judged:
         async with self._endpoint.client() as client:
@@ -147,7 +149,7 @@ class RemoteGuard:
                 len(conversations),
                 is_lost=lambda row: row.problem == "no-answer" if row.asked else None,
                 check=lambda: self._check(client),
-                told=told,
+                on_reply=told,
             )
             asked = [row for row in rows if row.asked]
             unanswered = sum(row.problem == "no-answer" for row in asked)

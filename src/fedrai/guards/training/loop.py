@@ -32,7 +32,7 @@ from fedrai.guards.training.rows import Labelled, check, divide, read
 from fedrai.guards.windows import TooLongError
 from fedrai.model import Backbone, load_backbone
 from fedrai.recipe.sections import GuardTraining, seed_for
-from fedrai.records import Step
+from fedrai.records import TrainingStep
 from fedrai.training.sft import Master, learning_rates
 
 __all__ = ["Labelled", "Trained", "divide", "read", "train"]
@@ -64,7 +64,7 @@ def train(
     rows: Sequence[Labelled],
     folder: Path,
     *,
-    on_step: Callable[[Step], None] = lambda _: None,
+    on_step: Callable[[TrainingStep], None] = lambda _: None,
     on_judged: Callable[[int, int], None] = lambda _d, _o: None,
     progress: assets.Progress | None = None,
 ) -> Trained:
@@ -190,7 +190,7 @@ def _config(
     )
 
 
-def _loop(fit: _Fit, on_step: Callable[[Step], None]) -> list[float]:
+def _loop(fit: _Fit, on_step: Callable[[TrainingStep], None]) -> list[float]:
     """AdamW on float32 copies of the weights; returns the mean loss of each step."""
     settings, backbone = fit.settings, fit.backbone
     steps = max(1, int(settings.epochs * len(fit.rows) / settings.batch_size))
@@ -220,7 +220,9 @@ def _loop(fit: _Fit, on_step: Callable[[Step], None]) -> list[float]:
             master.collect()
             master.step(rate(number), settings.clip_norm)
             tokens = sum(len(fit.pieces[i].ids) for i in batch)
-            on_step(Step(number + 1, steps, losses[-1], tokens, time.perf_counter() - since))
+            on_step(
+                TrainingStep(number + 1, steps, losses[-1], tokens, time.perf_counter() - since)
+            )
     return losses
 
 

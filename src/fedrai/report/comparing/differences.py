@@ -17,7 +17,7 @@ from fedrai.evaluation.bootstrap import both_sides_difference, seeds_mean
 from fedrai.evaluation.statistics import mcnemar, mcnemar_exact
 from fedrai.report.comparing.figures import Figure, aligned, estimated, ranged, sides
 from fedrai.report.comparing.measures import BOTH_SIDES, LOSS
-from fedrai.report.comparing.reading import Made, Outcomes, Taken, by_arm
+from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
 
 REFERENCES = ("harmful", "fedavg")
 """Arms that others are held against, where the user does not say."""
@@ -65,7 +65,7 @@ class Difference:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def reference(names: Sequence[str], wanted: str = "") -> str:
+def reference_arm(names: Sequence[str], wanted: str = "") -> str:
     """The arm that others are held against: as asked for, or harmful, fedavg, or the first.
 
     Raises:
@@ -78,7 +78,7 @@ def reference(names: Sequence[str], wanted: str = "") -> str:
     return wanted or next((name for name in REFERENCES if name in names), names[0])
 
 
-def differences(runs: Sequence[Made], against: str) -> list[Difference]:
+def differences(runs: Sequence[ComparedRun], against: str) -> list[Difference]:
     """Every arm less the reference at the same value of the axis, measure by measure."""
     groups = dict(by_arm(runs))
     found = []
@@ -89,10 +89,10 @@ def differences(runs: Sequence[Made], against: str) -> list[Difference]:
     return found
 
 
-Pair = tuple[Taken, Taken]
+Pair = tuple[EvaluationOutcomes, EvaluationOutcomes]
 
 
-def _pairs(ours: Sequence[Made], theirs: Sequence[Made]) -> dict[int, Pair]:
+def _pairs(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> dict[int, Pair]:
     """Last evaluations by seed, of the seeds that both have."""
     others = {made.seed: made.after for made in theirs}
     return {
@@ -192,7 +192,7 @@ def _mean(measure: str, pairs: dict[int, Pair]) -> Part | None:
     return (ranged(list(gaps.values())), tuple(gaps), ()) if gaps else None
 
 
-def _value(taken: Taken, measure: str) -> float | None:
+def _value(taken: EvaluationOutcomes, measure: str) -> float | None:
     if measure == LOSS:
         return taken.figures.loss
     if measure in taken.figures.rates:

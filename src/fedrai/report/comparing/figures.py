@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fedrai.evaluation.bootstrap import Estimate, Shares, both_sides, seeds_mean
 from fedrai.rates import Rate
 from fedrai.report.comparing.measures import BOTH_SIDES, LOSS, OVERHEAD, TFLOP
-from fedrai.report.comparing.reading import Made, Outcomes, Taken, by_arm
+from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
 
 SAFE, ANSWERED = "safe", "xstest-safe-refused"  # what `both sides` is made of
 Kind = Literal["wilson", "bootstrap", "recorded", "range", "none"]
@@ -87,12 +87,12 @@ class ArmFigures:
         }  # fmt: skip
 
 
-def arms(runs: Sequence[Made]) -> list[ArmFigures]:
+def arms(runs: Sequence[ComparedRun]) -> list[ArmFigures]:
     """The figures of each arm, in the runs' order; arms without an evaluation after a round too."""
     return [_arm(value, arm, made, runs) for (value, arm), made in by_arm(runs)]
 
 
-def start(runs: Sequence[Made]) -> ArmFigures | None:
+def start(runs: Sequence[ComparedRun]) -> ArmFigures | None:
     """What runs start from: the first evaluation of the first arm's seeds, if there is one."""
     for (_, _), made in by_arm(runs):
         taken = [one.before for one in made if one.before is not None]
@@ -103,7 +103,9 @@ def start(runs: Sequence[Made]) -> ArmFigures | None:
     return None
 
 
-def _arm(value: str, arm: str, made: Sequence[Made], runs: Sequence[Made]) -> ArmFigures:
+def _arm(
+    value: str, arm: str, made: Sequence[ComparedRun], runs: Sequence[ComparedRun]
+) -> ArmFigures:
     taken = [one.after for one in made if one.after is not None]
     found = measured(taken) | _costs(made, runs)
     mode = made[0].run.mode
@@ -112,11 +114,11 @@ def _arm(value: str, arm: str, made: Sequence[Made], runs: Sequence[Made]) -> Ar
     return ArmFigures(arm, value, seeds, mode, clients, found, _unavailable(taken))
 
 
-def _unavailable(taken: Sequence[Taken]) -> dict[str, str]:
+def _unavailable(taken: Sequence[EvaluationOutcomes]) -> dict[str, str]:
     return {name: why for one in taken for name, why in one.figures.unavailable.items()}
 
 
-def measured(taken: Sequence[Taken]) -> dict[str, Figure]:
+def measured(taken: Sequence[EvaluationOutcomes]) -> dict[str, Figure]:
     """The figures of evaluations, one a seed.
 
     Args:
@@ -131,7 +133,7 @@ def measured(taken: Sequence[Taken]) -> dict[str, Figure]:
     return found | ({LOSS: ranged(losses)} if losses else {})
 
 
-def _rate(name: str, taken: Sequence[Taken]) -> Figure:
+def _rate(name: str, taken: Sequence[EvaluationOutcomes]) -> Figure:
     rates = [one.figures.rates[name] for one in taken if name in one.figures.rates]
     unscored = sum(rate.unscored for rate in rates)
     having = [one for one in taken if name in one.figures.rates and one.figures.rates[name].scored]
@@ -176,7 +178,7 @@ def ranged(values: Sequence[float], unscored: int = 0) -> Figure:
     return Figure(mean, min(values), max(values), "range", len(values), unscored=unscored)
 
 
-def _both(taken: Sequence[Taken]) -> Figure | None:
+def _both(taken: Sequence[EvaluationOutcomes]) -> Figure | None:
     """Harmonic mean of harmful requests refused and safe ones answered."""
     pairs = [sides(one) for one in taken]
     having = [pair for pair in pairs if pair is not None]
@@ -191,7 +193,7 @@ def _both(taken: Sequence[Taken]) -> Figure | None:
     return None if found is None else estimated(found, unscored)
 
 
-def sides(taken: Taken) -> tuple[Outcomes, Outcomes] | None:
+def sides(taken: EvaluationOutcomes) -> tuple[Outcomes, Outcomes] | None:
     """Outcomes of both sides: AdvBench refused, XSTest's safe prompts answered; None without."""
     if not {SAFE, ANSWERED} <= taken.outcomes.keys():
         return None
@@ -199,12 +201,12 @@ def sides(taken: Taken) -> tuple[Outcomes, Outcomes] | None:
     return taken.outcomes[SAFE], {k: None if v is None else 1 - v for k, v in refused.items()}
 
 
-def _scores(taken: Sequence[Taken]) -> dict[str, Figure]:
+def _scores(taken: Sequence[EvaluationOutcomes]) -> dict[str, Figure]:
     names = {name for one in taken for name in one.figures.scores}
     return {name: _score(name, [t for t in taken if name in t.figures.scores]) for name in names}
 
 
-def _score(name: str, having: Sequence[Taken]) -> Figure:
+def _score(name: str, having: Sequence[EvaluationOutcomes]) -> Figure:
     scores = [one.figures.scores[name] for one in having]
     unscored = sum(score.unscored for score in scores)
     if len(scores) == 1 and not having[0].repeated:
@@ -221,20 +223,20 @@ def _score(name: str, having: Sequence[Taken]) -> Figure:
 # --- costs ----------------------------------------------------------------------------------------
 
 
-def _costs(made: Sequence[Made], runs: Sequence[Made]) -> dict[str, Figure]:
+def _costs(made: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> dict[str, Figure]:
     """Operations without evaluations, and how many more than plain FedAvg's of the same seed."""
-    having = [one for one in made if one.run.finished and one.run.work.operations]
+    having = [one for one in made if one.run.finished and one.run.cost.operations]
     if not having:
         return {}
-    found = {TFLOP: ranged([one.run.work.operations / 1e12 for one in having])}
+    found = {TFLOP: ranged([one.run.cost.operations / 1e12 for one in having])}
     pairs = [(one, plain(one, runs)) for one in having]
     more = [
-        one.run.work.operations / other.run.work.operations - 1 for one, other in pairs if other
+        one.run.cost.operations / other.run.cost.operations - 1 for one, other in pairs if other
     ]
     return found | ({OVERHEAD: ranged(more)} if more else {})
 
 
-def plain(made: Made, runs: Sequence[Made]) -> Made | None:
+def plain(made: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | None:
     """The run of plain FedAvg to hold a run's cost against; None where there is none.
 
     Of the same seed and value, finished and of as many rounds; of several that with the most
@@ -243,7 +245,7 @@ def plain(made: Made, runs: Sequence[Made]) -> Made | None:
     others = [
         one
         for one in runs
-        if one.run.plain and one.run.finished and one.run.work.operations
+        if one.run.plain and one.run.finished and one.run.cost.operations
         and (one.seed, one.value, len(one.run.rounds))
         == (made.seed, made.value, len(made.run.rounds))
     ]  # fmt: skip

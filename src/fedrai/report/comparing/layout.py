@@ -60,7 +60,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedRun:
     """A run of a comparison.
 
     Attributes:
@@ -78,9 +78,9 @@ class Planned:
     recipe: Recipe
 
 
-def planned(
+def plan_runs(
     settings: Recipe, out: Path, seeds: Sequence[int] = (), axis: Axis | None = None
-) -> list[Planned]:
+) -> list[PlannedRun]:
     """Every run of a comparison in the order in which they are made: seeds outermost.
 
     Args:
@@ -97,16 +97,16 @@ def planned(
     chosen = list(seeds or settings.seeds or [settings.seed])
     if len(set(chosen)) < len(chosen):
         raise RecipeError(f"a seed stands there twice: {', '.join(map(str, chosen))}")
-    found: list[Planned] = []
+    found: list[PlannedRun] = []
     same: dict[str, Path] = {}
     for seed in chosen:
         for value in axis.values if axis else ("",):
-            base = recipe.changed(settings, [f"{axis.key}={value}"]) if axis else settings
+            base = recipe.with_overrides(settings, [f"{axis.key}={value}"]) if axis else settings
             under = out / axis.folder(value) if axis else out
             for name, made in _arms(base, seed, len(chosen) > 1).items():
                 path = same.get(made.hash) or _place(under, made, seed, name, len(chosen) > 1)
                 same[made.hash] = path
-                found.append(Planned(name, made.seed, value, path, made))
+                found.append(PlannedRun(name, made.seed, value, path, made))
     return found
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from fedrai.assets import checksums
 from fedrai.rates import Rate
-from fedrai.report.comparing.layout import Planned
+from fedrai.report.comparing.layout import PlannedRun
 from fedrai.report.comparing.measures import counted, scored_on
 from fedrai.runs import RunFolder, record
-from fedrai.runs.record import Evaluation, Run, Score
+from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 from fedrai.runs.record.values import as_number
 
 Outcomes = Mapping[str, float | None]
@@ -29,7 +29,7 @@ several; None: not scored."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class EvaluationOutcomes:
     """One evaluation of a run.
 
     Attributes:
@@ -39,14 +39,14 @@ class Taken:
         counted: those of the outcomes that are yes or no by what they are, such as refusals.
     """
 
-    figures: Evaluation
+    figures: EvaluationRecord
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     repeated: bool = False
     counted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ComparedRun:
     """A run of a comparison and what came of it.
 
     Attributes:
@@ -63,12 +63,12 @@ class Made:
     seed: int
     value: str
     path: Path
-    run: Run
-    before: Taken | None
-    after: Taken | None
+    run: RunRecord
+    before: EvaluationOutcomes | None
+    after: EvaluationOutcomes | None
 
 
-def read(plan: Sequence[Planned]) -> list[Made]:
+def read(plan: Sequence[PlannedRun]) -> list[ComparedRun]:
     """The runs of a comparison that exist.
 
     Raises:
@@ -78,13 +78,13 @@ def read(plan: Sequence[Planned]) -> list[Made]:
     return [_made(entry.arm, entry.seed, entry.value, entry.path) for entry in there]
 
 
-def _made(arm: str, seed: int, value: str, path: Path) -> Made:
+def _made(arm: str, seed: int, value: str, path: Path) -> ComparedRun:
     run = record.read(RunFolder(path), arm)
     before, after = (_taken(path, found) for found in (run.before, run.after))
-    return Made(arm, seed, value, path, run, before, after)
+    return ComparedRun(arm, seed, value, path, run, before, after)
 
 
-def _taken(path: Path, figures: Evaluation | None) -> Taken | None:
+def _taken(path: Path, figures: EvaluationRecord | None) -> EvaluationOutcomes | None:
     if figures is None:
         return None
     folder = RunFolder(path).evaluation_folder(figures.number)
@@ -101,7 +101,7 @@ def _taken(path: Path, figures: Evaluation | None) -> Taken | None:
     repeated = any(len(seen) > 1 for judged in known.values() for seen in judged.values())
     outcomes = {n: {p: _mean(seen) for p, seen in judged.items()} for n, judged in known.items()}
     pairs = {name for name in figures.scores if _are_pairs(rows[scored_on(name)])}
-    return Taken(figures, outcomes, repeated, frozenset(figures.rates) | pairs)
+    return EvaluationOutcomes(figures, outcomes, repeated, frozenset(figures.rates) | pairs)
 
 
 Row = Mapping[str, Any]
@@ -200,9 +200,9 @@ def _mean(seen: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def by_arm(runs: Sequence[Made]) -> Iterator[tuple[tuple[str, str], list[Made]]]:
+def by_arm(runs: Sequence[ComparedRun]) -> Iterator[tuple[tuple[str, str], list[ComparedRun]]]:
     """Runs by (value of the axis, arm) in their order, each with its seeds in order."""
-    found: dict[tuple[str, str], list[Made]] = {}
+    found: dict[tuple[str, str], list[ComparedRun]] = {}
     for made in runs:
         found.setdefault((made.value, made.arm), []).append(made)
     for key, seeds in found.items():

@@ -18,10 +18,10 @@ from typing import Any
 from fedrai.errors import RunError
 from fedrai.report.arms import FILE, compared_of
 from fedrai.report.comparing import tables
-from fedrai.report.comparing.differences import Difference, differences, reference
+from fedrai.report.comparing.differences import Difference, differences, reference_arm
 from fedrai.report.comparing.figures import ArmFigures, arms, start
-from fedrai.report.comparing.layout import Axis, Planned
-from fedrai.report.comparing.reading import Made, read
+from fedrai.report.comparing.layout import Axis, PlannedRun
+from fedrai.report.comparing.reading import ComparedRun, read
 from fedrai.report.picture import picture
 from fedrai.runs.files import json_text, write_text
 
@@ -39,7 +39,7 @@ DIFFERENCES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparisonResult:
     """Arms, and each against the reference.
 
     Attributes:
@@ -51,7 +51,7 @@ class Comparison:
         differences: of the others from it.
     """
 
-    runs: tuple[Made, ...]
+    runs: tuple[ComparedRun, ...]
     axis: str
     start: ArmFigures | None
     arms: tuple[ArmFigures, ...]
@@ -87,13 +87,15 @@ def _cells(table: tables.Table) -> dict[str, Any]:
     return {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
 
 
-def compared(plan: Sequence[Planned], axis: Axis | None = None, against: str = "") -> Comparison:
+def compare_runs(
+    plan: Sequence[PlannedRun], axis: Axis | None = None, against: str = ""
+) -> ComparisonResult:
     """What the runs of a plan that exist say about its arms.
 
     Args:
         plan: every run.
         axis: that it goes along.
-        against: the reference arm; empty: see `reference`.
+        against: the reference arm; empty: see `reference_arm`.
 
     Raises:
         EvaluationError: there is no such arm.
@@ -102,14 +104,14 @@ def compared(plan: Sequence[Planned], axis: Axis | None = None, against: str = "
     runs = read(plan)
     if not runs:
         raise RunError("there is no run to compare")
-    chosen = reference(list(dict.fromkeys(entry.arm for entry in plan)), against)
-    return Comparison(
+    chosen = reference_arm(list(dict.fromkeys(entry.arm for entry in plan)), against)
+    return ComparisonResult(
         tuple(runs), axis.key if axis else "", start(runs), tuple(arms(runs)), chosen,
         tuple(differences(runs, chosen)),
     )  # fmt: skip
 
 
-def notes(found: Comparison) -> list[str]:
+def notes(found: ComparisonResult) -> list[str]:
     """What a reader must know of a table of arms."""
     said = [INTERVALS]
     missing = {n: w for arm in found.arms for n, w in arm.unavailable.items()}
@@ -131,7 +133,7 @@ def notes(found: Comparison) -> list[str]:
     return said
 
 
-def _verdicts_kept(made: Made) -> bool:
+def _verdicts_kept(made: ComparedRun) -> bool:
     """Whether a guard that reads text judged rows of a run at no cost."""
     screening, cost = made.run.screening, made.run.costs.get("filter")
     judged = screening.total is not None and screening.total.rows > 0
@@ -139,7 +141,7 @@ def _verdicts_kept(made: Made) -> bool:
     return bool(judged and not by_labels and cost is not None and not cost.tokens)
 
 
-def write(found: Comparison, out: Path) -> list[Path]:
+def write(found: ComparisonResult, out: Path) -> list[Path]:
     """Write the files of a comparison; see the head of this file.
 
     Returns:
@@ -161,11 +163,11 @@ def write(found: Comparison, out: Path) -> list[Path]:
     }
     bodies = {name: body for name, body in bodies.items() if body}
     for name, body in bodies.items():
-        put(out / name, body)
+        write_if_changed(out / name, body)
     return [out / name for name in bodies]
 
 
-def put(file: Path, body: str) -> None:
+def write_if_changed(file: Path, body: str) -> None:
     """Write a file, unless it holds just that.
 
     Raises:

@@ -1,30 +1,30 @@
 """What a run folder holds, as frozen records: the only readers of a run's JSON.
 
-    run.py           run.json and recipe.toml -> `Run`, with all that follows
-    screening.py     filter.json, clients/NAME.filter.json -> `Screening`
-    rounds.py        rounds/NNNN/round.json -> `Round`
-    evaluations.py   evaluations/NNNN/metrics.json -> `Evaluation`
+    run.py           run.json and recipe.toml -> `RunRecord`, with all that follows
+    screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
+    rounds.py        rounds/NNNN/round.json -> `RoundRecord`
+    evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     values.py        values of JSON that may be anything
 
 Runs of earlier versions have less in their folders: what is missing is None, which stands for "not
 recorded". What is damaged is an error.
 """
 
-from fedrai.runs.record.evaluations import Evaluation, Score
-from fedrai.runs.record.rounds import Alignment, Probe, Round
-from fedrai.runs.record.run import Constitution, Run, read, recipe_of
-from fedrai.runs.record.screening import Removed, Screening
+from fedrai.runs.record.evaluations import EvaluationRecord, Score
+from fedrai.runs.record.rounds import AlignmentRecord, ProbeRecord, RoundRecord
+from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
+from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 
 __all__ = [
-    "Alignment",
-    "Constitution",
-    "Evaluation",
-    "Probe",
-    "Removed",
-    "Round",
-    "Run",
+    "AlignmentRecord",
+    "ConstitutionRecord",
+    "EvaluationRecord",
+    "FilterCounts",
+    "ProbeRecord",
+    "RoundRecord",
+    "RunRecord",
     "Score",
-    "Screening",
+    "ScreeningRecord",
     "read",
     "recipe_of",
 ]

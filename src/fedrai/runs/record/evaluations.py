@@ -41,7 +41,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationRecord:
     """One evaluation.
 
     Attributes:
@@ -69,7 +69,7 @@ class Evaluation:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, number: int, body: Json, models: int = 1) -> Evaluation:
+    def from_json(cls, number: int, body: Json, models: int = 1) -> EvaluationRecord:
         """An evaluation.
 
         Args:

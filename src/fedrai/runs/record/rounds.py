@@ -21,14 +21,14 @@ from fedrai.runs.record.values import (
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbeRecord:
     """What a constitution's probe found: openings that are likelier than their counterparts."""
 
     safe: Rate
     useful: Rate
 
     @classmethod
-    def from_json(cls, body: Json) -> Probe | None:
+    def from_json(cls, body: Json) -> ProbeRecord | None:
         """Shares and how many openings they are of, as counts; None where one is missing."""
         sides = []
         for share, size in (("safe", "harmful"), ("useful", "harmless")):
@@ -40,7 +40,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Alignment:
+class AlignmentRecord:
     """What the constitution did in one round.
 
     Attributes:
@@ -66,13 +66,13 @@ class Alignment:
     kept: int | None
     reused: bool | None
     outcomes: Mapping[str, int]
-    before: Probe | None
-    after: Probe | None
+    before: ProbeRecord | None
+    after: ProbeRecord | None
     trace: tuple[tuple[int, float, float], ...]
     full_operations: float | None
 
     @classmethod
-    def from_json(cls, body: Json) -> Alignment:
+    def from_json(cls, body: Json) -> AlignmentRecord:
         """An alignment from its report."""
         reused = body.get("reused")
         return cls(
@@ -84,8 +84,8 @@ class Alignment:
             kept=as_count(body.get("kept")),
             reused=reused if isinstance(reused, bool) else None,
             outcomes=as_counts(body.get("outcomes")),
-            before=Probe.from_json(part(body, "probe_before")),
-            after=Probe.from_json(part(body, "probe_after")),
+            before=ProbeRecord.from_json(part(body, "probe_before")),
+            after=ProbeRecord.from_json(part(body, "probe_after")),
             trace=tuple(_looks(body.get("trace"))),
             full_operations=as_number(body.get("full_operations")),
         )
@@ -100,7 +100,7 @@ def _looks(trace: object) -> Iterator[tuple[int, float, float]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class RoundRecord:
     """One committed round.
 
     Attributes:
@@ -118,13 +118,13 @@ class Round:
     loss_first: float | None
     loss_last: float | None
     clients: Mapping[str, Mapping[str, float]]
-    norms: Mapping[str, float]
-    aside: Mapping[str, str]
-    alignment: Alignment | None
+    update_norms: Mapping[str, float]
+    set_aside: Mapping[str, str]
+    alignment: AlignmentRecord | None
     costs: Mapping[str, Cost]
 
     @classmethod
-    def from_json(cls, number: int, body: Json) -> Round:
+    def from_json(cls, number: int, body: Json) -> RoundRecord:
         """A round.
 
         Args:
@@ -140,7 +140,9 @@ class Round:
             sent,
             _norms(body, sent),
             as_words(body, "set_aside"),
-            Alignment.from_json(part(body, "constitution")) if "constitution" in body else None,
+            AlignmentRecord.from_json(part(body, "constitution"))
+            if "constitution" in body
+            else None,
             as_costs(body.get("costs")),
         )
 

@@ -1,4 +1,4 @@
-"""A run folder -> `Run`: `run.json`, `recipe.toml`, the filter, and every round and evaluation.
+"""A run folder -> `RunRecord`: `run.json`, `recipe.toml`, filter, rounds and evaluations.
 
 Reads JSON and the resolved recipe; never an adapter, and no text of an answer.
 """
@@ -13,9 +13,9 @@ from fedrai.errors import RunError
 from fedrai.recipe.toml_files import read_toml
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.folder import RunFolder
-from fedrai.runs.record.evaluations import Evaluation
-from fedrai.runs.record.rounds import Alignment, Round
-from fedrai.runs.record.screening import Screening, screened
+from fedrai.runs.record.evaluations import EvaluationRecord
+from fedrai.runs.record.rounds import AlignmentRecord, RoundRecord
+from fedrai.runs.record.screening import ScreeningRecord, screened
 from fedrai.runs.record.values import (
     Json,
     as_count,
@@ -29,7 +29,7 @@ from fedrai.runs.record.values import (
 
 
 @dataclass(frozen=True, slots=True)
-class Constitution:
+class ConstitutionRecord:
     """What a run says of its constitution, and what its alignments took together.
 
     Attributes:
@@ -50,7 +50,9 @@ class Constitution:
     saving: float | None
 
     @classmethod
-    def of(cls, known: Json, reports: Sequence[Alignment], operations: float) -> Constitution:
+    def of(
+        cls, known: Json, reports: Sequence[AlignmentRecord], operations: float
+    ) -> ConstitutionRecord:
         """Add up the alignments of all rounds.
 
         Args:
@@ -72,7 +74,7 @@ class Constitution:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunRecord:
     """One run.
 
     Attributes:
@@ -125,11 +127,11 @@ class Run:
     unread_columns: Mapping[str, int]
     held_out_bad_rows: int
     clients: int | None
-    planned: int | None
-    evaluations: tuple[Evaluation, ...]
-    rounds: tuple[Round, ...]
-    screening: Screening
-    constitution: Constitution | None
+    planned_rounds: int | None
+    evaluations: tuple[EvaluationRecord, ...]
+    rounds: tuple[RoundRecord, ...]
+    screening: ScreeningRecord
+    constitution: ConstitutionRecord | None
     costs: Mapping[str, Cost]
     provenance: Mapping[str, str]
 
@@ -139,23 +141,23 @@ class Run:
         return self.path.resolve().name
 
     @property
-    def work(self) -> Cost:
+    def cost(self) -> Cost:
         """What the run took without its evaluations."""
         parts = (cost for phase, cost in self.costs.items() if phase != "evaluation")
         return sum(parts, Cost())
 
     @property
-    def before(self) -> Evaluation | None:
+    def before(self) -> EvaluationRecord | None:
         """The evaluation of what the run started from."""
         return next((e for e in self.evaluations if e.number == 0), None)
 
     @property
-    def after(self) -> Evaluation | None:
+    def after(self) -> EvaluationRecord | None:
         """The last evaluation after a round."""
         return next((e for e in reversed(self.evaluations) if e.number > 0), None)
 
 
-def read(folder: RunFolder, label: str = "") -> Run:
+def read(folder: RunFolder, label: str = "") -> RunRecord:
     """One run.
 
     Args:
@@ -171,18 +173,19 @@ def read(folder: RunFolder, label: str = "") -> Run:
     mode = str(federation.get("mode", "federated"))
     rows = part(info, "rows")
     rounds = tuple(
-        Round.from_json(n, json_of(folder, f"rounds/{n:04d}/round.json")) for n in folder.rounds()
+        RoundRecord.from_json(n, json_of(folder, f"rounds/{n:04d}/round.json"))
+        for n in folder.rounds()
     )
     models = max(1, len(rows)) if mode == "local" else 1
     evaluations = tuple(
-        Evaluation.from_json(
+        EvaluationRecord.from_json(
             n, json_of(folder, f"evaluations/{n:04d}/metrics.json"), models if n else 1
         )
         for n in folder.evaluations()
     )
     screening = screened(folder, info, settings, rounds)
     costs = _costs(rounds, evaluations, screening)
-    return Run(
+    return RunRecord(
         path=folder.path,
         name=word(info, "name"),
         recipe_hash=word(info, "recipe_hash"),
@@ -203,7 +206,7 @@ def read(folder: RunFolder, label: str = "") -> Run:
         unread_columns=as_counts(info.get("unread_columns")),
         held_out_bad_rows=as_count(info.get("held_out_bad_rows")) or 0,
         clients=len(rows) or None,
-        planned=as_count(federation.get("rounds")),
+        planned_rounds=as_count(federation.get("rounds")),
         evaluations=evaluations,
         rounds=rounds,
         screening=screening,
@@ -226,7 +229,7 @@ def recipe_of(folder: RunFolder) -> Json:
         raise RunError(f"{file} cannot be read ({type(error).__name__})") from error
 
 
-def _plain(info: Json, settings: Json, screening: Screening) -> bool:
+def _plain(info: Json, settings: Json, screening: ScreeningRecord) -> bool:
     algorithm = part(settings, "aggregation").get("algorithm", "fedavg")
     mode = part(settings, "federation").get("mode", "federated")
     neither = screening.mode == "off" and not info.get("constitution")
@@ -234,17 +237,19 @@ def _plain(info: Json, settings: Json, screening: Screening) -> bool:
 
 
 def _constitution(
-    info: Json, rounds: Sequence[Round], costs: Mapping[str, Cost]
-) -> Constitution | None:
+    info: Json, rounds: Sequence[RoundRecord], costs: Mapping[str, Cost]
+) -> ConstitutionRecord | None:
     known = part(info, "constitution")
     if not known:
         return None
     reports = [one.alignment for one in rounds if one.alignment is not None]
-    return Constitution.of(known, reports, costs.get("constitution", Cost()).operations)
+    return ConstitutionRecord.of(known, reports, costs.get("constitution", Cost()).operations)
 
 
 def _costs(
-    rounds: Sequence[Round], evaluations: Sequence[Evaluation], screening: Screening
+    rounds: Sequence[RoundRecord],
+    evaluations: Sequence[EvaluationRecord],
+    screening: ScreeningRecord,
 ) -> dict[str, Cost]:
     ledger = Ledger()
     for costs in [*(one.costs for one in rounds), *(one.costs for one in evaluations)]:

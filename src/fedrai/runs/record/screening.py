@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrai.runs.costs import Cost
 from fedrai.runs.folder import RunFolder
-from fedrai.runs.record.rounds import Round
+from fedrai.runs.record.rounds import RoundRecord
 from fedrai.runs.record.values import (
     Json,
     as_cost,
@@ -24,7 +24,7 @@ FILTER = "filter.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class FilterCounts:
     """Counts of a filter's ledger.
 
     Attributes:
@@ -44,7 +44,7 @@ class Removed:
     categories: Mapping[str, int]
 
     @classmethod
-    def from_json(cls, body: Json) -> Removed:
+    def from_json(cls, body: Json) -> FilterCounts:
         """The counts of a ledger."""
         rows, unsafe, dropped, replaced = (
             as_count(body.get(key)) or 0 for key in ("rows", "unsafe", "dropped", "replaced")
@@ -54,7 +54,7 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
-class Screening:
+class ScreeningRecord:
     """What the safety filter did.
 
     Attributes:
@@ -74,40 +74,44 @@ class Screening:
     guard: str | None
     threshold: float | None
     skipped: str
-    total: Removed | None
-    clients: Mapping[str, Removed]
+    total: FilterCounts | None
+    clients: Mapping[str, FilterCounts]
     reported: bool
     confusion: Mapping[str, int]
     cost: Cost | None
-    written: Json | None
+    ledger: Json | None
 
 
-def screened(folder: RunFolder, info: Json, settings: Json, rounds: Sequence[Round]) -> Screening:
+def screened(
+    folder: RunFolder, info: Json, settings: Json, rounds: Sequence[RoundRecord]
+) -> ScreeningRecord:
     """What ledgers say; where only clients have them, what they sent with their last update."""
     written = json_of(folder, FILTER) if (folder.path / FILTER).is_file() else None
     total = part(written or {}, "total")
     suffix = f".{FILTER}"
     clients = {
-        file.name.removesuffix(suffix): Removed.from_json(json_of(folder, f"clients/{file.name}"))
+        file.name.removesuffix(suffix): FilterCounts.from_json(
+            json_of(folder, f"clients/{file.name}")
+        )
         for file in sorted((folder.path / "clients").glob(f"*{suffix}"))
     }
     reported = {} if clients else _reported(rounds)
     mode = info.get("filter", part(settings, "filter").get("mode", "off"))
-    return Screening(
+    return ScreeningRecord(
         mode=str(mode),
         guard=word(total, "guard") or None,
         threshold=as_number(total.get("threshold")),
         skipped=word(info, "filter_skipped"),
-        total=Removed.from_json(total) if total else None,
+        total=FilterCounts.from_json(total) if total else None,
         clients=clients or reported,
         reported=bool(reported),
         confusion=as_counts(total.get("confusion")),
         cost=None if written is None else as_cost(written.get("cost")),
-        written=written,
+        ledger=written,
     )
 
 
-def _reported(rounds: Sequence[Round]) -> dict[str, Removed]:
+def _reported(rounds: Sequence[RoundRecord]) -> dict[str, FilterCounts]:
     found = {
         name: _sent_counts(numbers)
         for one in rounds
@@ -117,9 +121,9 @@ def _reported(rounds: Sequence[Round]) -> dict[str, Removed]:
     return dict(sorted(found.items()))
 
 
-def _sent_counts(numbers: Mapping[str, float]) -> Removed:
+def _sent_counts(numbers: Mapping[str, float]) -> FilterCounts:
     def under(prefix: str) -> dict[str, Any]:
         return {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
 
     parts = {"unscored": under("filter-unscored-"), "categories": under("filter-category-")}
-    return Removed.from_json({**under("filter-"), **parts})
+    return FilterCounts.from_json({**under("filter-"), **parts})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedrai.runs.record import Evaluation, Round
+from fedrai.runs.record import EvaluationRecord, RoundRecord
 from fedrai.runs.record.values import Json, as_numbers, as_total, part
 
 Figures = dict[str, float]
@@ -25,7 +25,7 @@ def round_figures(body: Json) -> Figures:
     Args:
         body: `rounds/NNNN/round.json`.
     """
-    found = Round.from_json(0, body)
+    found = RoundRecord.from_json(0, body)
     figures: dict[str, Any] = {
         "loss/first": found.loss_first,
         "loss/last": found.loss_last,
@@ -36,7 +36,7 @@ def round_figures(body: Json) -> Figures:
     }
     for name, numbers in found.clients.items():
         figures |= {f"client/{name}/{k.replace('-', '_')}": v for k, v in numbers.items()}
-    figures |= {f"client/{name}/update_norm": norm for name, norm in found.norms.items()}
+    figures |= {f"client/{name}/update_norm": norm for name, norm in found.update_norms.items()}
     return _numbers(figures)
 
 
@@ -46,7 +46,7 @@ def evaluation_figures(body: Json) -> Figures:
     Args:
         body: `evaluations/NNNN/metrics.json`.
     """
-    found = Evaluation.from_json(0, body)
+    found = EvaluationRecord.from_json(0, body)
     figures: dict[str, Any] = {"evaluation/held_out_loss": found.loss}
     for name, rate in found.rates.items():
         figures |= _with_ends(name, rate.value, *(rate.interval() or (None, None)))

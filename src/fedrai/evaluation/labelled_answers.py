@@ -26,7 +26,7 @@ from typing import Any
 
 from fedrai import assets, data
 from fedrai.errors import DataError, EvaluationError
-from fedrai.evaluation.suites.declared import known as known_suites
+from fedrai.evaluation.suites.declared import declared_suites
 
 
 class Label(StrEnum):
@@ -61,7 +61,7 @@ KINDS = ("safe", "unsafe")
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledAnswer:
     """One answer that people have labelled.
 
     Attributes:
@@ -84,7 +84,7 @@ class Labelled:
     row: int = 0
 
 
-def asks_of(suite: str, judge: str = "", direction: str = "") -> str:
+def request_kind(suite: str, judge: str = "", direction: str = "") -> str:
     """Whether a suite's requests are "safe" or "unsafe"; empty where that is not known.
 
     Args:
@@ -92,7 +92,7 @@ def asks_of(suite: str, judge: str = "", direction: str = "") -> str:
         judge: of its declaration; empty: that of a known suite.
         direction: of its declaration.
     """
-    found = known_suites().get(suite)
+    found = declared_suites().get(suite)
     if not judge and found is not None:
         judge, direction = found.judge, found.direction
     if suite == "ordinary" or judge == "rating":
@@ -106,7 +106,7 @@ def load(
     files: Sequence[str],
     on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None,
     reading: data.Reading = data.AS_IT_IS,
-) -> list[Labelled]:
+) -> list[LabelledAnswer]:
     """The labelled answers of `files`, in their order.
 
     Args:
@@ -130,7 +130,7 @@ def load(
     ]
 
 
-def of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Labelled]:
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
     """Labelled answers that are in memory; rows whose label is empty are left out.
 
     Raises:
@@ -147,7 +147,7 @@ def _named(file: str) -> tuple[str, Path]:
 
 def _read(
     source: str, path: Path, on_unlabelled: Callable[[str, int], None], reading: data.Reading
-) -> list[Labelled]:
+) -> list[LabelledAnswer]:
     rows = _rows(path, reading)
     if not rows:
         raise EvaluationError(f"{path} has no rows of labelled answers")
@@ -181,7 +181,9 @@ def _rows(path: Path, reading: data.Reading) -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def _labelled(source: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Labelled]:
+def _labelled(
+    source: str, path: Path, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[LabelledAnswer]:
     found = next((form for form in FORMATS if set(form[:3]) <= set(rows[0])), None)
     if found is None:
         raise EvaluationError(
@@ -208,7 +210,7 @@ def _labelled(source: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> Ite
                 hint=f"labels are {', '.join(known)}",
             )
         name, asks = _origin(source, row, known is OWN)
-        yield Labelled(name, str(texts[0]), str(texts[1]), given, asks, row=number)
+        yield LabelledAnswer(name, str(texts[0]), str(texts[1]), given, asks, row=number)
 
 
 def _origin(source: str, row: Mapping[str, Any], own: bool) -> tuple[str, str]:
@@ -218,4 +220,4 @@ def _origin(source: str, row: Mapping[str, Any], own: bool) -> tuple[str, str]:
         return source, ("unsafe" if kind.startswith("contrast_") else "safe") if kind else ""
     suite, asks = str(row.get("suite") or ""), row.get("asks")
     name = f"{source}, {suite}" if suite and suite != source else source
-    return name, str(asks) if asks in KINDS else asks_of(suite or source)
+    return name, str(asks) if asks in KINDS else request_kind(suite or source)

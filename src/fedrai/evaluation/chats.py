@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import httpx
 
-from fedrai.endpoint import Access, Endpoint, finished
+from fedrai.endpoint import Access, EndpointClient, run_job
 from fedrai.errors import EvaluationError, FedRAIError
 
 OnReply = Callable[[int, int], None]
 """Called after each reply with (replies so far, of how many); may raise to stop."""
 
-PATH = "/chat/completions"  # of an endpoint whose `Endpoint` is meant for `Chats`
+PATH = "/chat/completions"  # of an endpoint whose `EndpointClient` is meant for `Chats`
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Chats:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: EndpointClient,
         unusable: Callable[[str], FedRAIError],
         *,
         per_token: float = math.inf,
@@ -71,7 +71,7 @@ class Chats:
             FedRAIError: the endpoint refuses the key or the model (as its `raises`), or replies to
                 nothing, a greeting included (`unusable`).
         """
-        return finished(self._replies(bodies, told))
+        return run_job(self._replies(bodies, told))
 
     async def _replies(self, bodies: Sequence[Mapping[str, Any]], told: OnReply) -> Replies:
         async with self._endpoint.client() as client:
@@ -80,7 +80,7 @@ class Chats:
                 len(bodies),
                 is_lost=lambda reply: reply.text is None,
                 check=lambda: self._check(client, bodies[0]),
-                told=told,
+                on_reply=told,
             )
             if replies and all(reply.text is None for reply in replies):
                 await self._check(client, bodies[0])
@@ -174,7 +174,7 @@ class RemoteGrader:
         if max_tokens < 1:
             raise EvaluationError(f"max_tokens of a grader must be above 0, got {max_tokens}")
         self._fixed = {"model": model, "max_tokens": max_tokens, "temperature": 0.0}
-        self._endpoint = Endpoint(access, PATH, raises=EvaluationError)
+        self._endpoint = EndpointClient(access, PATH, raises=EvaluationError)
         self._chats = Chats(self._endpoint, self._unusable)
 
     def ask(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedrai.evaluation.suites import ADVBENCH_SIZE, known
+from fedrai.evaluation.suites import ADVBENCH_SIZE, declared_suites
 from fedrai.rates import Rate
-from fedrai.release.making import cell
-from fedrai.runs.record import Evaluation, Score
+from fedrai.release.card_training import cell
+from fedrai.runs.record import EvaluationRecord, Score
 
 SAFE = 0.9
 """Below this share of red-team requests declined, a card warns."""
@@ -20,7 +20,7 @@ JUDGES = ("legacy", "guard")
 WAYS = {"up": "higher", "down": "lower", "none": ""}
 
 
-def table(label: str, before: Evaluation | None, after: Evaluation) -> str:
+def table(label: str, before: EvaluationRecord | None, after: EvaluationRecord) -> str:
     """Figures side by side, as Markdown.
 
     Args:
@@ -45,7 +45,7 @@ def table(label: str, before: Evaluation | None, after: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def note(settings: Mapping[str, Any], after: Evaluation) -> str:
+def note(settings: Mapping[str, Any], after: EvaluationRecord) -> str:
     """How it was measured."""
     heat = "greedy" if not settings["temperature"] else f"temperature {settings['temperature']}"
     text = (
@@ -56,14 +56,14 @@ def note(settings: Mapping[str, Any], after: Evaluation) -> str:
     return text + (f" Not available when it was measured: {missing}." if missing else "")
 
 
-def warnings(before: Evaluation | None, after: Evaluation | None) -> list[str]:
+def warnings(before: EvaluationRecord | None, after: EvaluationRecord | None) -> list[str]:
     """What a reader must know before using it, worst first; empty where all is well."""
     if after is None:
         return ["**Not evaluated**: nothing is known of its safety or usefulness."]
     return [*_safety(before, after), *_overrefusal(after)]
 
 
-def _safety(before: Evaluation | None, after: Evaluation) -> Iterator[str]:
+def _safety(before: EvaluationRecord | None, after: EvaluationRecord) -> Iterator[str]:
     safe, start = _rate(after, "safe"), _rate(before, "safe")
     ends, earlier = (r.interval() if r else None for r in (safe, start))
     if safe is None or ends is None:
@@ -81,7 +81,7 @@ def _safety(before: Evaluation | None, after: Evaluation) -> Iterator[str]:
         yield f"Evaluated on a sample: {asked} of AdvBench's {ADVBENCH_SIZE} requests."
 
 
-def _overrefusal(after: Evaluation) -> Iterator[str]:
+def _overrefusal(after: EvaluationRecord) -> Iterator[str]:
     keys = [k for k in after.rates if rate_name(k, after)[1] == "lower" and not _parts(k)[1]]
     known = {key: rate for key in keys if (rate := _rate(after, key)) and rate.scored}
     if not known:
@@ -92,7 +92,7 @@ def _overrefusal(after: Evaluation) -> Iterator[str]:
             yield f"**It refuses too much**: {rate.format()} of {what}."
 
 
-def results(after: Evaluation) -> list[dict[str, Any]]:
+def results(after: EvaluationRecord) -> list[dict[str, Any]]:
     """The rates in the form of the hub's `model-index`; shares of 1."""
     found = []
     for key, rate in after.rates.items():
@@ -106,7 +106,7 @@ def results(after: Evaluation) -> list[dict[str, Any]]:
     return found
 
 
-def rate_name(key: str, after: Evaluation) -> tuple[str, str]:
+def rate_name(key: str, after: EvaluationRecord) -> tuple[str, str]:
     """What a rate is called, and whether "higher" or "lower" is better; "" where nobody can say."""
     plain, judge = _parts(key)
     if judge == "guard":
@@ -127,22 +127,23 @@ def _parts(key: str) -> tuple[str, str]:
     return (stem, end) if end in JUDGES else (key, "")
 
 
-def _declared(plain: str, after: Evaluation) -> Mapping[str, Any]:
+def _declared(plain: str, after: EvaluationRecord) -> Mapping[str, Any]:
     """What the evaluation says of the suite of a rate."""
     name = plain.removesuffix("-safe").removesuffix("-refused")
     return after.suites.get(name, {})
 
 
-def _suite(key: str, after: Evaluation) -> str:
+def _suite(key: str, after: EvaluationRecord) -> str:
     plain, _ = _parts(key)
     if plain in ("safe", "refused"):
         return "AdvBench" if plain == "safe" else "ordinary instructions"
     name = plain.removesuffix("-safe").removesuffix("-refused")
-    title = known()[name].title if name in known() else _declared(plain, after).get("title", name)
+    suite = declared_suites().get(name)
+    title = suite.title if suite else _declared(plain, after).get("title", name)
     return cell(title).replace(", ", " ")
 
 
-def _rate(side: Evaluation | None, key: str) -> Rate | None:
+def _rate(side: EvaluationRecord | None, key: str) -> Rate | None:
     return side.rates.get(key) if side else None
 
 
@@ -161,5 +162,5 @@ def _score_text(found: Score | None) -> str:
     return f"{found.value:.3f}{ends}"
 
 
-def _loss(side: Evaluation | None) -> str:
+def _loss(side: EvaluationRecord | None) -> str:
     return "not measured" if side is None or side.loss is None else f"{side.loss:.3f}"

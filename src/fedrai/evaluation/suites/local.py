@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fedrai import assets
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.suites.choosing import GROUPS, expanded
-from fedrai.evaluation.suites.declared import ADVBENCH, Declaration, known
+from fedrai.evaluation.suites.declared import ADVBENCH, Declaration, declared_suites
 from fedrai.evaluation.suites.loading import Suite, load
+from fedrai.evaluation.suites.selection import GROUPS, expand
 
 
 def trained_on(requests: Sequence[str], paths: Mapping[str, str]) -> list[str]:
@@ -26,12 +26,12 @@ def trained_on(requests: Sequence[str], paths: Mapping[str, str]) -> list[str]:
     named = {_place(spec) for spec in requests} | set(requests)
     return [
         entry.name
-        for entry in known().values()
+        for entry in declared_suites().values()
         if named & {entry.name, *_places(entry, _given(entry.name, paths))}
     ]
 
 
-def present(paths: Mapping[str, str], but: Sequence[str] = ()) -> dict[str, str]:
+def local_checksums(paths: Mapping[str, str], but: Sequence[str] = ()) -> dict[str, str]:
     """SHA-256 of the declared suites that can be read here, by name; nothing is fetched.
 
     Args:
@@ -48,13 +48,13 @@ def prompts_of(paths: Mapping[str, str], pinned: Mapping[str, str]) -> dict[str,
     """What suites ask, by name.
 
     Args:
-        paths: as `present` takes them.
-        pinned: what `present` gave when the work began.
+        paths: as `local_checksums` takes them.
+        pinned: what `local_checksums` gave when the work began.
 
     Raises:
         EvaluationError: one is no longer here, or has other bytes.
     """
-    others = [name for name in known() if name not in pinned]
+    others = [name for name in declared_suites() if name not in pinned]
     found = {suite.declaration.name: suite for suite in _found(paths, others)} if pinned else {}
     for name, digest in pinned.items():
         if name not in found or found[name].sha256 != digest:
@@ -66,7 +66,7 @@ def prompts_of(paths: Mapping[str, str], pinned: Mapping[str, str]) -> dict[str,
 
 
 def _found(paths: Mapping[str, str], but: Sequence[str]) -> Iterator[Suite]:
-    for entry in known().values():
+    for entry in declared_suites().values():
         given = _given(entry.name, paths)
         if entry.name in (ADVBENCH, *but) or not _is_here(entry, given):
             continue
@@ -77,7 +77,7 @@ def _found(paths: Mapping[str, str], but: Sequence[str]) -> Iterator[Suite]:
 
 def _given(name: str, paths: Mapping[str, str]) -> str:
     """The user's place of a suite; empty where there is none."""
-    return next(iter(expanded([name], paths))).partition("=")[2]
+    return next(iter(expand([name], paths))).partition("=")[2]
 
 
 def _is_here(entry: Declaration, given: str) -> bool:

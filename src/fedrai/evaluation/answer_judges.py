@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fedrai.evaluation.agreement import Agreed, Disagreement, Judged, agreement
-from fedrai.evaluation.asking import Grader
-from fedrai.evaluation.labelled import Label, Labelled
-from fedrai.evaluation.records import Safety
+from fedrai.evaluation.agreement import AgreementFigures, Disagreement, JudgedAnswer, agreement
+from fedrai.evaluation.chats import Grader
+from fedrai.evaluation.labelled_answers import Label, LabelledAnswer
+from fedrai.evaluation.records import GuardJudge
 from fedrai.evaluation.rubric import filled, shape
 from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message
@@ -28,7 +28,7 @@ from fedrai.records import Message
 OnJudged = Callable[[int, int], None]
 
 
-class Answered(Protocol):
+class PromptAndAnswer(Protocol):
     """A request and its answer."""
 
     @property
@@ -91,7 +91,7 @@ def problem(reply: str | None) -> str:
 
 
 def by_rubric(
-    rows: Sequence[Answered], grader: Grader, on_reply: OnJudged = lambda _done, _of: None
+    rows: Sequence[PromptAndAnswer], grader: Grader, on_reply: OnJudged = lambda _done, _of: None
 ) -> tuple[list[Label | None], list[str]]:
     """An LLM's label of each answer, and why there is none where it gives none.
 
@@ -109,7 +109,9 @@ def by_rubric(
 
 
 def by_guard(
-    rows: Sequence[Answered], guard: Safety, on_judged: OnJudged = lambda _done, _of: None
+    rows: Sequence[PromptAndAnswer],
+    guard: GuardJudge,
+    on_judged: OnJudged = lambda _done, _of: None,
 ) -> list[bool | None]:
     """Whether a guard finds answers unsafe in the light of their requests; None: not scored.
 
@@ -136,7 +138,7 @@ class HarmAgreement:
         left_out: answers that go along with a request of which it is not known.
     """
 
-    whole: Agreed
+    whole: AgreementFigures
     missed: Rate
     refusals: Rate
     harmless: Rate
@@ -159,7 +161,7 @@ class HarmAgreement:
 
 
 def harm_agreement(
-    rows: Sequence[Labelled], verdicts: Sequence[bool | None], **bootstrap: int
+    rows: Sequence[LabelledAnswer], verdicts: Sequence[bool | None], **bootstrap: int
 ) -> HarmAgreement:
     """Compare a guard with what people's labels say of harm.
 
@@ -171,7 +173,7 @@ def harm_agreement(
     pairs = [(row, _harmful(row), said) for row, said in zip(rows, verdicts, strict=True)]
     known = [pair for pair in pairs if pair[1] is not None]
     compared = [
-        Judged(
+        JudgedAnswer(
             row.source, row.prompt, _as_label(harmful), None if said is None else _as_label(said)
         )
         for row, harmful, said in known
@@ -187,7 +189,7 @@ def harm_agreement(
 
 
 def harm_disagreements(
-    rows: Sequence[Labelled], verdicts: Sequence[bool | None]
+    rows: Sequence[LabelledAnswer], verdicts: Sequence[bool | None]
 ) -> list[Disagreement]:
     """The rows whose harm a guard sees otherwise than the labels, or that it could not score."""
     words = {True: "harmful", False: "harmless", None: "unscored"}
@@ -199,10 +201,10 @@ def harm_disagreements(
 
 
 def harm_by_source(
-    rows: Sequence[Labelled], verdicts: Sequence[bool | None]
+    rows: Sequence[LabelledAnswer], verdicts: Sequence[bool | None]
 ) -> Mapping[str, HarmAgreement]:
     """`harm_agreement` for each source, in the order of first appearance."""
-    parts: dict[str, list[tuple[Labelled, bool | None]]] = {}
+    parts: dict[str, list[tuple[LabelledAnswer, bool | None]]] = {}
     for row, said in zip(rows, verdicts, strict=True):
         parts.setdefault(row.source, []).append((row, said))
     return {
@@ -211,7 +213,7 @@ def harm_by_source(
     }
 
 
-def _harmful(row: Labelled) -> bool | None:
+def _harmful(row: LabelledAnswer) -> bool | None:
     """What the people's label says of harm; None: nothing."""
     if row.label is not Label.COMPLIANCE:
         return False

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedrai.errors import AssetError, EvaluationError
-from fedrai.evaluation.suites import NotAvailable, Suite, chosen
-from fedrai.evaluation.suites.choosing import expanded
+from fedrai.evaluation.suites import NotAvailable, Suite, select
+from fedrai.evaluation.suites.selection import expand
 
 
 def write(file: Path, *rows: dict[str, str]) -> str:
@@ -32,38 +32,38 @@ def write(file: Path, *rows: dict[str, str]) -> str:
     ],
 )
 def test_groups_and_paths(specs, paths, expected):
-    assert list(expanded(specs, paths)) == expected
+    assert list(expand(specs, paths)) == expected
 
 
 def test_own_suites_are_called_as_their_files(tmp_path):
     spec = write(tmp_path / "my set (1).jsonl", {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})
-    (found,) = chosen([spec], {}, 2, 5)
+    (found,) = select([spec], {}, 2, 5)
     assert isinstance(found, Suite)
     assert found.declaration.name == "my-set-1"
     assert (len(found.items), found.whole) == (2, 3)
-    assert chosen([spec], {}, 2, 5) == [found]
+    assert select([spec], {}, 2, 5) == [found]
 
 
 def test_two_suites_of_one_name_are_a_mistake(tmp_path):
     specs = [write(tmp_path / place / "mine.jsonl", {"prompt": "a"}) for place in ("a", "b")]
     with pytest.raises(EvaluationError, match="two suites have the name mine"):
-        chosen(specs, {}, 0, 0)
+        select(specs, {}, 0, 0)
     with pytest.raises(EvaluationError, match="cannot have the name ordinary"):
-        chosen([write(tmp_path / "ordinary.jsonl", {"prompt": "a"})], {}, 0, 0)
+        select([write(tmp_path / "ordinary.jsonl", {"prompt": "a"})], {}, 0, 0)
 
 
 def test_a_path_of_no_suite_is_a_mistake():
     with pytest.raises(EvaluationError, match=r"evaluation\.paths\.xtest: there is no such suite"):
-        chosen([], {"xtest": "d"}, 0, 0)
+        select([], {"xtest": "d"}, 0, 0)
 
 
 def test_what_cannot_be_had_stands_in_its_place(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FEDRAI_OFFLINE", "1")
     own = write(tmp_path / "mine.jsonl", {"prompt": "a", "label": "unsafe"})
-    missing, here, also = chosen(["strongreject", own, "hhh"], {}, 0, 0)
+    missing, here, also = select(["strongreject", own, "hhh"], {}, 0, 0)
     assert isinstance(missing, NotAvailable)
     assert isinstance(also, NotAvailable)
     assert isinstance(here, Suite)
     with pytest.raises(AssetError):
-        chosen(["strongreject"], {"strongreject": str(tmp_path / "nowhere")}, 0, 0)
+        select(["strongreject"], {"strongreject": str(tmp_path / "nowhere")}, 0, 0)

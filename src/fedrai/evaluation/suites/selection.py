@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fedrai import assets
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.suites.declared import known
+from fedrai.evaluation.suites.declared import declared_suites
 from fedrai.evaluation.suites.loading import NotAvailable, Suite, load
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"xstest": ("xstest-safe", "xstest-unsafe")}
@@ -17,7 +17,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {"xstest": ("xstest-safe", "xstest-unsaf
 RESERVED = ("ordinary", "metrics")  # names that an evaluation uses itself
 
 
-def chosen(
+def select(
     specs: Sequence[str],
     paths: Mapping[str, str],
     count: int,
@@ -39,7 +39,7 @@ def chosen(
         AssetError: a path that the user gave does not exist, or bytes are not those pinned.
     """
     check_paths(paths)
-    found = [load(spec, count, seed, progress=progress) for spec in expanded(specs, paths)]
+    found = [load(spec, count, seed, progress=progress) for spec in expand(specs, paths)]
     named = [replace(suite, declaration=replace(suite.declaration, name=name_of(suite)))
              if isinstance(suite, Suite) else suite for suite in found]  # fmt: skip
     names = [name_of(suite) for suite in named]
@@ -54,7 +54,7 @@ def chosen(
     return named
 
 
-def expanded(specs: Sequence[str], paths: Mapping[str, str]) -> Iterator[str]:
+def expand(specs: Sequence[str], paths: Mapping[str, str]) -> Iterator[str]:
     """Specs without groups, each with its path where there is one."""
     for spec in specs:
         name, _, given = spec.partition("=")
@@ -70,10 +70,11 @@ def check_paths(paths: Mapping[str, str]) -> None:
         EvaluationError: the name is neither a suite's nor a group's.
     """
     for name in paths:
-        if name not in known() and name not in GROUPS:
+        if name not in declared_suites() and name not in GROUPS:
             raise EvaluationError(
                 f"evaluation.paths.{name}: there is no such suite",
-                hint=f"known: {', '.join([*known(), *GROUPS])}; name a file of your own in suites",
+                hint=f"known: {', '.join([*declared_suites(), *GROUPS])};"
+                " name a file of your own in suites",
             )
 
 
