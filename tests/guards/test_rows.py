@@ -475,6 +475,23 @@ def test_labels_in_other_words_get_a_hint(tmp_path):
     assert [row.unsafe for row in named.rows] == [True, False]
 
 
+@pytest.mark.parametrize(("name", "content", "advice"), [
+    ("r.jsonl", b"prompt;response\na;b\n", "rename it to .csv"),
+    ("r.jsonl", b"some words\nand more\n", "one JSON object per line"),
+    ("r.jsonl", b'"a"\n"b"\n', "one JSON object per line"),
+    ("r.json", b"some words\n", "one list of objects"),
+    ("r.jsonl", b"\xff\xfa\xfe\n", "--encoding"),
+    ("r.jsonl", b'{"prompt": "' + b"x" * 2000 + b'"}\n', "--max-row-mb"),
+    ("r.jsonl", b'{"question": "a"}\n', "--column"),
+])  # fmt: skip
+def test_a_file_without_a_readable_row_gets_the_hint_that_helps(tmp_path, name, content, advice):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_all([Source(str(tmp_path / name))], reading=data.Reading(max_row_mb=0.001))
+    assert advice in caught.value.hint
+    assert (advice == "--column") == ("--column" in caught.value.hint)
+
+
 def test_a_score_has_its_cut(tmp_path):
     rows = [{"score": s} for s in (0.2, 0.3, 0.31)]
     assert truths(tmp_path, *rows, columns=("score",), cut=0.3) == [False, True, True]

@@ -17,7 +17,13 @@ from fedrai.data.texts import characters, half_character
 from fedrai.errors import DataError
 
 Row = dict[str, Any]
+NOT_JSON = "not JSON"
 NOT_OBJECT = "not a JSON object"
+FORMAT_HINT = (
+    "a .jsonl file must hold one JSON object per line, a .json file one list of objects; if the"
+    " file is CSV, rename it to .csv or .tsv, and name its separator if need be (--separator on the"
+    " command line, data.sources.separator in a recipe)"
+)
 TWICE = "a name stands twice in an object"
 
 
@@ -92,7 +98,9 @@ def _listed(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
     except _TwiceError:
         raise DataError(f"{path.name}: {TWICE}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name} is not JSON that can be read{_at(error)}") from None
+        raise DataError(
+            f"{path.name} is not JSON that can be read{_at(error)}", hint=FORMAT_HINT
+        ) from None
     if not isinstance(rows, list):
         raise DataError(
             f"{path.name} holds no list of rows", hint="one object a line goes into .jsonl"
@@ -126,9 +134,9 @@ def _row(line: bytes | str) -> Row | str:
     except UnicodeDecodeError:
         return "not UTF-8"
     except json.JSONDecodeError as error:
-        return f"not JSON (column {error.colno})"
+        return f"{NOT_JSON} (column {error.colno})"
     except (ValueError, RecursionError):  # numbers and nesting beyond what Python reads
-        return "not JSON that can be read"
+        return f"{NOT_JSON} that can be read"
 
 
 def _checked(row: Any, text: str) -> Row | str:

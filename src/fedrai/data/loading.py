@@ -15,6 +15,7 @@ from fedrai import assets
 from fedrai.data import embedded
 from fedrai.data.columns import Cell, Places, matches, places_of, shown
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
+from fedrai.data.lists import FORMAT_HINT, NOT_JSON, NOT_OBJECT
 from fedrai.data.opening import AS_IT_IS, ENCODING_HINT, Reading
 from fedrai.data.texts import (
     SystemTurns,
@@ -139,9 +140,17 @@ def load_source(source: Source, bad_rows: str) -> Loaded:
     )
 
 
-def hint_for(bad: Sequence[BadRow]) -> str:
-    """What helps where rows are in another encoding; empty where none is."""
-    return ENCODING_HINT if any(row.problem == "not UTF-8" for row in bad) else ""
+def hint_for(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
+    """What helps where rows are in another encoding, or a file in another format; else empty.
+
+    Args:
+        bad: rows that could not be read.
+        is_whole: whether these are all rows of a file.
+    """
+    if any(row.problem == "not UTF-8" for row in bad):
+        return ENCODING_HINT
+    formless = all(row.problem.startswith((NOT_JSON, NOT_OBJECT)) for row in bad)
+    return FORMAT_HINT if is_whole and formless else ""
 
 
 def summary(bad: Sequence[BadRow]) -> str:
@@ -159,8 +168,8 @@ def commonest(bad: Sequence[BadRow]) -> str:
 
 
 def _hints(bad: Sequence[BadRow], seen: Mapping[str, int], columns: Columns) -> list[str]:
-    """What else may help: the encoding, or the columns that there are."""
-    if hint := hint_for(bad):
+    """What else may help: the encoding, the format, or the columns of the file."""
+    if hint := hint_for(bad, is_whole=not seen):
         return [hint]
     pair = {columns.prompt, columns.response}
     names = shown(seen)

@@ -380,7 +380,8 @@ def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
         " one text by itself"
     )
     label = "--unsafe-when" in bad[0].problem
+    too_long = "raise --max-row-mb" if "max_row_mb" in bad[0].problem else ""
     return DataError(
         f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint=unsafe_when if label else data.hint_for(bad) or columns,
+        hint=unsafe_when if label else too_long or data.hint_for(bad, is_whole=True) or columns,
     )

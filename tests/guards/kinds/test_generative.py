@@ -251,16 +251,42 @@ def test_progress_is_told_and_may_interrupt():
         guard.judge(ASKED, stop)
 
 
-def test_too_little_memory_says_what_to_change(monkeypatch):
-    guard = make()
+def with_memory_for(guard: GenerativeGuard, tokens: int) -> GenerativeGuard:
+    """The guard on a device that holds so many tokens at once, padding included."""
 
-    def full(*_args: object) -> None:
-        raise torch.OutOfMemoryError("x")
+    def check(_model, _args, kwargs) -> None:
+        if kwargs["input_ids"].numel() > tokens:
+            raise torch.OutOfMemoryError("canary-7f3a")
 
-    monkeypatch.setattr(generative, "Flight", full)
+    guard._engine.model.register_forward_pre_hook(check, with_kwargs=True)
+    return guard
+
+
+def test_a_batch_too_large_for_memory_is_judged_in_parts():
+    guard, small = make(), with_memory_for(make(), 200)
+    verdicts = small.judge(ASKED).verdicts
+    for verdict, expected in zip(verdicts, guard.judge(ASKED).verdicts, strict=True):
+        assert verdict.problem == expected.problem
+        assert verdict.probability == pytest.approx(expected.probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_prompt_too_large_for_memory_is_failed_and_the_others_are_judged(alone):
+    huge = (user("y" * 400),)
+    talks = [huge] if alone else [*ASKED, huge, *ASKED]
+    verdicts = with_memory_for(make(), 300).judge(talks).verdicts
+    problems = [v.problem for v, talk in zip(verdicts, talks, strict=True) if talk is huge]
+    assert problems == ["failed"]
+    others = [v for v, talk in zip(verdicts, talks, strict=True) if talk is not huge]
+    assert "failed" not in {v.problem for v in others}
+    assert all(v.probability is not None or v.problem == "unparsed" for v in others)
+
+
+def test_a_device_with_memory_for_no_prompt_is_an_error():
     with pytest.raises(GuardError, match="too little memory") as caught:
-        guard.judge(ASKED)
-    assert "batch_tokens" in caught.value.hint
+        with_memory_for(make(), 0).judge(ASKED)
+    assert "smaller guard" in caught.value.hint
+    assert "canary" not in str(caught.value)
 
 
 # --- several questions ----------------------------------------------------------------------------

@@ -130,12 +130,14 @@ def test_the_same_seed_gives_the_same_bits(bert, tmp_path):
     assert not same(tmp_path / "one", tmp_path / "three")
 
 
-def test_categories_are_learnt(make):
-    case = make("bert")
-    assert case.done.guard.config.categories == ("bird", "boat", "lamp")
-    unsafe = [row for row in case.aside if row.bad and row.category]
-    verdicts = case.done.guard.judge([row.conversation for row in unsafe]).verdicts
+def test_categories_are_learnt(bert, tmp_path):
+    recipe, some = settings(bert, epochs=10, category_weight=1.0), rows(288, pairs=False)
+    guard = train(recipe, some, tmp_path / "g").guard
+    assert guard.config.categories == ("bird", "boat", "lamp")
+    unsafe = [row for row in divide(some, recipe)[1] if row.bad]
+    verdicts = guard.judge([row.conversation for row in unsafe]).verdicts
     right = [v.categories[:1] == (row.category,) for v, row in zip(verdicts, unsafe, strict=True)]
+    assert len(right) > 40
     assert sum(right) > 0.7 * len(right)
 
 

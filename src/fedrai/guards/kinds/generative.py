@@ -106,6 +106,10 @@ class _Answer:
     problem: Problem | None = None
 
 
+TOO_LARGE = _Answer(None, problem="failed")
+"""The answer to a prompt that does not fit into the device's memory, even by itself."""
+
+
 class GenerativeGuard:
     """A causal language model that judges conversations (`base.Guard`).
 
@@ -163,8 +167,10 @@ class GenerativeGuard:
     ) -> Judged:
         """Judge conversations; see `base.Guard`.
 
+        A prompt that does not fit into the device's memory leaves its conversation "failed".
+
         Raises:
-            GuardError: the device has too little memory for a batch.
+            GuardError: the device has too little memory for any prompt.
         """
         self._engine.reset()
         answers: dict[int, list[_Answer]] = {row: [] for row in range(len(conversations))}
@@ -179,6 +185,9 @@ class GenerativeGuard:
                         answers[job.row].append(answer)
                         open_jobs[job.row] -= 1
                     on_progress(sum(not n for n in open_jobs.values()), len(conversations))
+        asked = [answer for key_answers in answers.values() for answer in key_answers]
+        if asked and all(answer is TOO_LARGE for answer in asked):
+            self._check_memory()
         release_memory()
         verdicts = tuple(self._verdict(answers[row]) for row in range(len(conversations)))
         return Judged(verdicts, self._engine.tokens, self._engine.operations())
@@ -232,17 +241,31 @@ class GenerativeGuard:
                 yield [part[i] for i in batch]
 
     def _ask(self, key: tuple[Kind, int], jobs: list[_Job]) -> list[_Answer]:
-        """Put a question about every row of a batch."""
+        """Put a question about every row of a batch; in halves where memory is too small for it."""
         shared = self._shared[key]
         warm = jobs[0].ids[: len(shared)] == shared
         try:
             flight = Flight(self._engine, shared if warm else [], len(jobs))
             return self._answers(key, flight, jobs)
         except torch.OutOfMemoryError:
+            pass  # the error holds on to the batch's tensors until this block ends
+        release_memory()
+        if len(jobs) == 1:
+            return [TOO_LARGE]
+        half = len(jobs) // 2
+        return [*self._ask(key, jobs[:half]), *self._ask(key, jobs[half:])]
+
+    @torch.inference_mode()
+    def _check_memory(self) -> None:
+        """Raise unless the shortest prompt fits into memory."""
+        key = next(iter(self._readings))
+        question = self.format.questions(key[0])[key[1]]
+        text = begun(self.prompts.probes(question, key[0])[0], question.steps[0])
+        if self._ask(key, self._tokenized(key, [(0, text)])) == [TOO_LARGE]:
             raise GuardError(
-                f"the device has too little memory for {len(jobs)} prompts at once",
-                hint=f"set batch_tokens below {self.batch_tokens}",
-            ) from None
+                f"the device has too little memory for a single prompt of {self.name}",
+                hint="free memory on the device, or use another device or a smaller guard",
+            )
 
     def _answers(self, key: tuple[Kind, int], flight: Flight, jobs: list[_Job]) -> list[_Answer]:
         question = self.format.questions(key[0])[key[1]]
