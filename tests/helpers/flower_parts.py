@@ -65,5 +65,5 @@ INTERNALS: Mapping[str, Internal] = {
 
 def __getattr__(name: str) -> Any:
     if name in INTERNALS:
-        return flower_internals.part(name, INTERNALS)
+        return flower_internals.internal(name, INTERNALS)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
