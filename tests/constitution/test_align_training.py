@@ -14,12 +14,13 @@ from fedrai.constitution.schedule import Bounds
 from fedrai.constitution.training import BEST, STATE, Run, Trained, train
 from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Message, Tokens
-from fedrai.training.prefer import Objective, Pair
+from fedrai.training.prefer import Pair
 from staging import same
 
 RUN = Run(
-    objective=Objective(),
+    objective=Goal(),
     steps=7,
     rows=2,
     pairs=1,

@@ -21,9 +21,9 @@ from fedrai.errors import ConstitutionError, DataError
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import Generated, generate
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Message
 from fedrai.training.likelihood import of_answers, still_fits
-from fedrai.training.prefer import Objective
 from staging import (
     EXAMPLES,
     HARMFUL,
@@ -357,7 +357,7 @@ def test_where_no_refusal_can_be_borrowed_harmful_pairs_are_left(stage, start):
     assert moved(found, start)
 
 
-@pytest.mark.parametrize("changes", [{"rows": 0}, {"objective": Objective(sft=0.0)}])
+@pytest.mark.parametrize("changes", [{"rows": 0}, {"objective": Goal(sft=0.0)}])
 def test_where_nothing_is_left_no_step_is_taken(stage, start, monkeypatch, changes):
     safe_answers(stage, monkeypatch)
     found = stage(harmless_pairs=0.0, **changes)

@@ -21,7 +21,7 @@ from fedrai.deployment.offer import (
 from fedrai.errors import RecipeError
 from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.protocol import Reason
-from fedrai.federation.run.preparation import local_training
+from fedrai.federation.run.preparation import sft_settings
 from fedrai.recipe import load_node
 from fedrai.recipe.sections import Node, Offer, Recipe
 
@@ -77,7 +77,7 @@ def test_the_document_is_canonical_and_holds_nothing_of_the_servers() -> None:
 def test_a_client_trains_as_the_server_would() -> None:
     settings = recipe(aggregation={"algorithm": "fedprox", "proximal_mu": 0.25})
     mine = recipe_for(read_offer(make_offer(settings, "")), node(), Path("/nowhere"))
-    there, here = local_training(settings), local_training(mine)
+    there, here = sft_settings(settings), sft_settings(mine)
     assert [here.learning_rate(s) for s in range(20)] == [there.learning_rate(s) for s in range(20)]
     assert (here.steps, here.batch_size, here.proximal_mu) == (5, there.batch_size, 0.25)
     for purpose in ("training", "refusals"):

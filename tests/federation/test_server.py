@@ -68,7 +68,7 @@ from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.files import json_text
 from fedrai.runs.tracking.figures import round_figures
-from fedrai.training.sft import train
+from fedrai.training.sft import SftSettings, train
 
 
 @pytest.fixture
@@ -631,17 +631,19 @@ def trained(
 ) -> AdapterState:
     """What a client's local training gives, by the local loop itself."""
     given = prepared.recipe
-    work = preparation.local_training(given)
+    local = preparation.sft_settings(given)
     adapter, _ = train(
         prepared.model,
         dict(begin),
         prepared.rows[name],
-        steps=work.steps,
-        batch_size=given.training.batch_size,
-        learning_rate=work.learning_rate,
-        first_step=(number - 1) * work.steps,
-        clip_norm=given.training.clip_norm,
-        proximal_mu=work.proximal_mu,
+        SftSettings(
+            steps=local.steps,
+            batch_size=given.training.batch_size,
+            learning_rate=local.learning_rate,
+            first_step=(number - 1) * local.steps,
+            clip_norm=given.training.clip_norm,
+            proximal_mu=local.proximal_mu,
+        ),
         seed=given.seed_for("training", number, name),
     )
     return adapter
@@ -840,7 +842,7 @@ class Place:
         self.lines.append(f"{client}: {line}")
 
 
-WORK = client.LocalTraining(9, 2, 1, 0, True, lambda step: 0.01, 0.0, 1.0, 0.0)
+LOCAL = SftSettings(steps=2, batch_size=1, learning_rate=lambda step: 0.01)
 
 
 @pytest.mark.parametrize(
@@ -856,7 +858,7 @@ def test_failing_client_says_why_and_keeps_the_rest(
 ) -> None:
     place = Place(tiny, error)
     patient = dataclasses.replace(PLAN, timeout=60)  # every client answers, on a busy machine too
-    run_rounds(patient, tools(folder, tiny, LocalGrid(client.build_app(place, WORK), NODES)))
+    run_rounds(patient, tools(folder, tiny, LocalGrid(client.build_app(place, LOCAL, 9), NODES)))
     assert record(folder)["set_aside"] == {"b": reason.value}
     assert len(place.lines) == 1
     assert place.lines[0].startswith(f"b: {type(error).__name__} at test_server.py:")
@@ -874,7 +876,7 @@ def test_a_client_whose_log_is_full_still_says_why(
     prepared = dataclasses.replace(prepared, rows={"client-01": []})
     watch = preparation.Callbacks(event=lambda kind, **fields: heard.append((kind, fields)))
     site = local.site(prepared, folder, watch)
-    grid = LocalGrid(client.build_app(site, WORK), {"client-01": 1})
+    grid = LocalGrid(client.build_app(site, LOCAL, 9), {"client-01": 1})
     message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")
     (reply,) = grid.send_and_receive([message])
     assert protocol.read_reply(reply, {}) is Reason.NO_ROWS
@@ -885,7 +887,7 @@ def test_a_client_whose_log_is_full_still_says_why(
 
 def test_client_that_cannot_use_the_task_says_so(tiny: LanguageModel) -> None:
     place = Place(tiny)
-    grid = LocalGrid(client.build_app(place, WORK), NODES)
+    grid = LocalGrid(client.build_app(place, LOCAL, 9), NODES)
     cut = dict(list(start(tiny).items())[1:])
     message = Message(protocol.pack_task(1, 0, cut), 1, "train")
     expected = {name: tuple(p.shape) for name, p in tiny.parameters.items()}
@@ -899,7 +901,7 @@ def test_app_that_raises_is_an_error_without_text(tiny: LanguageModel) -> None:
         def name(self, context: Context) -> str:
             raise RuntimeError("my secret")
 
-    grid = LocalGrid(client.build_app(Nameless(tiny), WORK), NODES)
+    grid = LocalGrid(client.build_app(Nameless(tiny), LOCAL, 9), NODES)
     message = Message(protocol.pack_task(1, 0, start(tiny)), 2, "train")
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason == "client-app-raised"

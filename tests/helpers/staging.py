@@ -27,8 +27,8 @@ from fedrai.constitution.verifying import Checks
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.recipe.sections import seed_for
-from fedrai.training.prefer import Objective
 
 RULES = Constitution("small", "1", (Principle("kind", "Be kind", "", "Is it?", "Write it again."),))
 DECLINES = "I can't help with {}, since people would lose money. I can help you find work."
@@ -57,7 +57,7 @@ PLAN = Plan(
     harmless_pairs=0.5,
     reference_share=0.0,
     base_answers=False,
-    objective=Objective(),
+    objective=Goal(),
     learning_rate=0.01,
     warmup_steps=1,
     cooldown_steps=0,

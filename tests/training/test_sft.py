@@ -16,6 +16,7 @@ from fedrai.model.batching import collate
 from fedrai.records import Message, Tokens, TrainingStep
 from fedrai.testing import tiny_tokenizer
 from fedrai.training.sft import (
+    SftSettings,
     batches,
     held_out_loss,
     label_count,
@@ -55,8 +56,9 @@ def start(tiny: LanguageModel) -> AdapterState:
 
 
 def run(model: LanguageModel, start: AdapterState, rows: list[Tokens], **options: object):
-    settings = {"steps": 3, "batch_size": 4, "learning_rate": lambda _: RATE, "seed": 0}
-    return train(model, start, rows, **(settings | options))
+    call = {name: options.pop(name) for name in ("seed", "on_step") if name in options}
+    settings = {"steps": 3, "batch_size": 4, "learning_rate": lambda _: RATE}
+    return train(model, start, rows, SftSettings(**(settings | options)), **({"seed": 0} | call))
 
 
 def distance(a: AdapterState, b: AdapterState) -> float:

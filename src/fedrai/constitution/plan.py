@@ -15,7 +15,7 @@ from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds, Schedule
 from fedrai.constitution.verifying import Checks
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.training.prefer import Objective
+from fedrai.recipe.alignment import Goal
 
 Tell = Callable[..., None]
 """Hears of what happens: a kind of event and its fields; may raise to stop."""
@@ -36,7 +36,7 @@ class Plan:
     harmless_pairs: float
     reference_share: float
     base_answers: bool
-    objective: Objective
+    objective: Goal
     learning_rate: float
     warmup_steps: int
     cooldown_steps: int

@@ -22,9 +22,10 @@ from fedrai.constitution.probe import Probed
 from fedrai.constitution.schedule import Bounds
 from fedrai.errors import ChecksumError, RunError
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
 from fedrai.runs.files import load_sealed, save_sealed, writing
-from fedrai.training.prefer import AlignStep, Objective, Pair, align
+from fedrai.training.prefer import AlignHooks, AlignSettings, AlignStep, Pair, align
 from fedrai.training.sft import learning_rates
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -52,7 +53,7 @@ class Run:
         bounds: that end it.
     """
 
-    objective: Objective
+    objective: Goal
     steps: int
     rows: int
     pairs: int
@@ -211,27 +212,20 @@ def train(
         warmup_steps=run.warmup_steps,
         total_steps=run.steps,
     )
-    adapter, result = align(
-        model,
-        start,
-        rows,
-        pairs,
+    settings = AlignSettings(
         objective=run.objective,
         steps=run.steps,
         rows_per_step=run.rows,
         pairs_per_step=run.pairs,
         learning_rate=watch.rate if look else cosine,
+        seed=run.seed,
         clip_norm=run.clip_norm,
         weight_decay=run.weight_decay,
         micro_batch_tokens=run.micro_batch_tokens,
         group=1,
-        seed=run.seed,
-        on_step=on_step,
-        every=every,
-        stop=stop,
-        on_state=on_state,
-        resume=resume,
     )
+    hooks = AlignHooks(on_step, every, stop, on_state, resume)
+    adapter, result = align(model, start, rows, pairs, settings, hooks)
     done = len(result.steps)
     at, why = done, f"{run.steps} steps"
     if look is not None:

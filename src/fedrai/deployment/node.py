@@ -170,8 +170,9 @@ class NodeApp:
             self._ready = None  # two big models at once may not fit
             release_memory()
             loaded = load(document, self.node, self._folder, self.note, self._progress)
-            work = preparation.local_training(loaded.settings)
-            self._ready = (document, loaded, client.build_app(loaded, work))
+            settings = preparation.sft_settings(loaded.settings)
+            app = client.build_app(loaded, settings, loaded.settings.federation.rounds)
+            self._ready = (document, loaded, app)
         return self._ready[2]
 
 

@@ -8,7 +8,7 @@ text of an exception, which may hold a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -22,26 +22,7 @@ from fedrai.federation.protocol import Reason
 from fedrai.model import LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
-from fedrai.training.sft import train
-
-
-@dataclass(frozen=True, slots=True)
-class LocalTraining:
-    """How a client trains: plain numbers out of the recipe; see `train.train`.
-
-    Attributes:
-        rounds: a task of a later one is refused.
-    """
-
-    rounds: int
-    steps: int
-    batch_size: int
-    micro_batch_size: int
-    group_by_length: bool
-    learning_rate: Callable[[int], float]
-    weight_decay: float
-    clip_norm: float
-    proximal_mu: float
+from fedrai.training.sft import SftSettings, train
 
 
 class Site(Protocol):
@@ -70,8 +51,14 @@ class Site(Protocol):
         """Keep a line in the client's own log."""
 
 
-def build_app(site: Site, work: LocalTraining) -> ClientApp:
-    """The ClientApp of a site."""
+def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
+    """The ClientApp of a site.
+
+    Args:
+        site: the client's model, rows and log.
+        settings: of local training.
+        rounds: of the federation; tasks of later rounds are refused.
+    """
     app = ClientApp()
 
     @app.train()  # type: ignore[untyped-decorator]
@@ -79,7 +66,7 @@ def build_app(site: Site, work: LocalTraining) -> ClientApp:
         client = site.name(context)
         return respond(
             message,
-            lambda: _local_training(site, work, client, message),
+            lambda: _local_training(site, settings, rounds, client, message),
             lambda line: site.log(client, line),
         )
 
@@ -112,9 +99,11 @@ def respond(
     return Message(content, reply_to=message)
 
 
-def _local_training(site: Site, work: LocalTraining, client: str, message: Message) -> RecordDict:
+def _local_training(
+    site: Site, settings: SftSettings, rounds: int, client: str, message: Message
+) -> RecordDict:
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
-    if not 1 <= task.round <= work.rounds:
+    if not 1 <= task.round <= rounds:
         raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
     rows = site.rows(client)
     if not rows:
@@ -125,15 +114,7 @@ def _local_training(site: Site, work: LocalTraining, client: str, message: Messa
         site.model,
         task.adapter,
         rows,
-        steps=work.steps,
-        batch_size=work.batch_size,
-        micro_batch_size=work.micro_batch_size,
-        group_by_length=work.group_by_length,
-        learning_rate=work.learning_rate,
-        first_step=task.first_step,
-        weight_decay=work.weight_decay,
-        clip_norm=work.clip_norm,
-        proximal_mu=work.proximal_mu,
+        replace(settings, first_step=task.first_step),
         seed=site.seed(task.round, client),
         on_step=lambda step: site.on_step(client, step),
     )

@@ -23,10 +23,10 @@ from fedrai.federation.run.preparation import Callbacks, PreparedRun, alignment_
 from fedrai.federation.run.rows import Questions
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
 from fedrai.testing import make_tiny_model
-from fedrai.training.prefer import Objective
 
 QUESTIONS = Questions(
     (), (), (), max_new_tokens=8, batch_size=1, temperature=0.0, top_p=1.0, seed=0
@@ -83,7 +83,7 @@ def test_the_plan_is_what_the_recipe_says():
     assert (plan.rows, plan.pairs, plan.refusals, plan.look_alikes) == (5, 3, 0.3, 0.1)
     assert (plan.harmless_pairs, plan.reuse, plan.learning_rate) == (0.6, 0.75, 0.25)
     assert plan.reference_share == pytest.approx(0.2)  # what the model does not answer itself
-    assert plan.objective == Objective(2.0, 0.5, 0.1, 0.2, "sigmoid", 0.05)
+    assert plan.objective == Goal(sft=2.0, preference=0.5, kl=0.1, beta=0.2, smoothing=0.05)
     assert (plan.probe_harmful, plan.probe_harmless, plan.probe_every) == (4, 6, 8)
     assert (plan.bounds, plan.max_length) == (Bounds(0.7, 0.6, 0.2), 160)
     assert plan.seed("a", 1) == plan.seed("a", 1) != plan.seed("a", 2) != plan.seed("b", 2)

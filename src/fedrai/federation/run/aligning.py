@@ -28,7 +28,6 @@ from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.starting import read_start
 from fedrai.recipe.sections import Alignment, Recipe
-from fedrai.training.prefer import Objective
 
 
 def phase_for(
@@ -175,7 +174,7 @@ def settings_for(section: Alignment) -> Settings:
 def plan_for(recipe: Recipe) -> Plan:
     """Settings of the alignment, as the recipe has them."""
     section = recipe.constitution
-    goal, probe, mix = section.objective, section.probe, section.mix
+    probe, mix = section.probe, section.mix
     benign = section.style == "benign"
     return Plan(
         schedule=section.schedule,
@@ -189,9 +188,7 @@ def plan_for(recipe: Recipe) -> Plan:
         harmless_pairs=0.0 if benign else mix.harmless_pairs,
         reference_share=1 - mix.self_answered,
         base_answers=mix.answered_by == "base",
-        objective=Objective(
-            goal.sft, goal.preference, goal.kl, goal.beta, goal.kind, goal.smoothing
-        ),
+        objective=section.objective,
         learning_rate=section.learning_rate,
         warmup_steps=section.warmup_steps,
         cooldown_steps=section.cooldown_steps,

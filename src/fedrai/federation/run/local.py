@@ -26,7 +26,7 @@ from fedrai.federation.run.preparation import (
     alignment_of,
     excluded_suites,
     load_model,
-    local_training,
+    sft_settings,
 )
 from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
 from fedrai.filter.screening import FilterOutcome, screened
@@ -115,7 +115,11 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
         KeyboardInterrupt: raised by a watcher; the folder can be resumed.
     """
     nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
-    app = client.build_app(site(prepared, run, callbacks), local_training(prepared.recipe))
+    app = client.build_app(
+        site(prepared, run, callbacks),
+        sft_settings(prepared.recipe),
+        prepared.recipe.federation.rounds,
+    )
     rounds.execute(prepared, run, callbacks, rounds.Clients(LocalGrid(app, nodes), nodes))
 
 

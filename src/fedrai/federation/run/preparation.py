@@ -16,14 +16,14 @@ from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
-from fedrai.federation import client, server
+from fedrai.federation import server
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.run import PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
-from fedrai.training.sft import learning_rates
+from fedrai.training.sft import SftSettings, learning_rates
 
 LOCAL = "local"
 PROBLEMS = 20  # kinds of bad rows that a run names
@@ -194,12 +194,11 @@ def load_model(
     )
 
 
-def local_training(recipe: Recipe) -> client.LocalTraining:
-    """The local work of a client, as the recipe sets it."""
+def sft_settings(recipe: Recipe) -> SftSettings:
+    """The local training of a client, as the recipe sets it."""
     steps = _steps(recipe)
     training = recipe.training
-    return client.LocalTraining(
-        rounds=recipe.federation.rounds,
+    return SftSettings(
         steps=steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,

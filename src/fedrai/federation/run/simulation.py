@@ -162,7 +162,9 @@ def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
     prepared = local.prepare(moved_files.settings_of(run))
     site = local.site(prepared, run, preparation.Callbacks())
-    handlers = client.build_app(site, preparation.local_training(prepared.recipe))
+    handlers = client.build_app(
+        site, preparation.sft_settings(prepared.recipe), prepared.recipe.federation.rounds
+    )
     return Actor(handlers, tuple(sorted(prepared.rows)), site)
 
 
