@@ -50,7 +50,7 @@ def test_a_local_critic_says_what_the_model_says_with_the_adapter_asked_for(mode
     texts, other = ("How far?", "Why is that so?", "x"), adapter(model, 2)
     own = direct(model, *texts)
     assert ask(LocalCritic(model, 2), *texts).answers == own
-    with model.without_adapter():
+    with model.using(None):
         bare = direct(model, *texts)
     assert ask(LocalCritic(model, 2, use_adapter=False), *texts).answers == bare
     assert ask(LocalCritic(model, 2), *texts).answers == own  # it is on again

@@ -18,7 +18,6 @@ from staging import (
     NEVER,
     PLAN,
     check_same,
-    moved,
     same,
 )
 

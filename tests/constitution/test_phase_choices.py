@@ -33,7 +33,6 @@ from staging import (
     SETTINGS,
     Stage,
     check_same,
-    moved,
     safe_answers,
     same,
 )
@@ -112,7 +111,7 @@ def test_without_first_answers_that_gave_way_only_rows_are_reused(
 def texts_of(stage: Stage) -> Generated:
     """What the base model says to the requests of the probe."""
     talks = [[Message("user", r.prompt)] for side in stage.phase()._asked for r in side]
-    with stage.model.without_adapter():
+    with stage.model.using(None):
         return generate(stage.model, talks, max_new_tokens=READ, batch_size=2)
 
 
@@ -132,12 +131,13 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, AdapterState]]:
 
 def test_adapters_are_measured_and_not_the_one_that_anchors(stage, start, probes):
     anchor = {name: -part for name, part in start.items()}
+    before = stage.model.adapter()
     found = stage(schedule="adaptive", bounds=NEVER, start=anchor)
     assert len(probes) == 3  # before, after 2 and 4 steps; the better of these is handed on
     assert same(probes[0][1], start)
     assert found.report["adapter_step"] == 2
     assert same(probes[1][1], found.adapter)
-    assert same(stage.model.adapter(), found.adapter)
+    assert same(stage.model.adapter(), before)
     assert not any(same(adapter, anchor) for _, adapter in probes)
     assert {id(probe) for probe, _ in probes} == {id(probes[0][0])}
 

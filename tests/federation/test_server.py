@@ -176,7 +176,8 @@ def test_a_claim_of_rows_does_not_own_the_mean(folder: RunFolder, tiny: Language
     """Rows 1, 3 and a billion: the liar counts as all others together, and that is said."""
     grid = misbehaving(_metrics(**{WEIGHT: 1e9}), "b")
     heard = io.StringIO()
-    with Display(12, stream=heard) as display:
+    with Display(heard) as display:
+        display.plan(12, 0, {})
         plan = dataclasses.replace(PLAN, weight_cap=10)
         run_rounds(plan, tools(folder, tiny, grid, emit=display.event))
     # (1 * 1 + 5 * 4 + 4 * -2) / 10
@@ -782,7 +783,8 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     info = dataclasses.replace(prepared, recipe=given, rows={}, engine="flower").info()
     run = RunFolder.create(tmp_path / "told", recipe.to_toml(given), info)
     heard = io.StringIO()
-    with Display(12, stream=heard) as display:
+    with Display(heard) as display:
+        display.plan(12, 0, {})
         run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
     assert heard.getvalue().count("loss not told  ? tokens/s") == 3
     found = summarise(run)

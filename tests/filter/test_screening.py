@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from chat_server import Server, running
+from chat_server import Server
+from chat_server import running as serving
 from driver import write_recipe
 from fedrai import recipe
+from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import cost_line, filter_note, list_row
-from fedrai.cli.work import compare
-from fedrai.cli.work import run as commands
 from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.errors import DataError, GuardError, RunError
 from fedrai.federation import metrics
 from fedrai.federation.metrics import WEIGHT
-from fedrai.federation.run import local, preparation
+from fedrai.federation.run import local, preparation, running
 from fedrai.federation.run.summarising import summarise
 from fedrai.filter import screening
 from fedrai.filter.ledger import FilterLedger, total
@@ -32,6 +32,7 @@ from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Example, Message, Tokens
+from fedrai.report.comparing import running as comparing
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 
@@ -83,7 +84,8 @@ class Home:
         return local.prepare(self.settings(*changes, **options), loaded=self.model)
 
     def run(self, name: str, *changes: str, **options: Any) -> RunFolder:
-        path = commands.run(self.settings(*changes, **options), Path(name), self.model)
+        settings = self.settings(*changes, **options)
+        path = running.run(settings, Path(name), self.model, observer=Display())
         return RunFolder.open(path)
 
     def said(self, prepared: preparation.PreparedRun) -> dict[str, list[str]]:
@@ -490,7 +492,7 @@ def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
         reply = {"choices": [choice | {"finish_reason": "content_filter"}]}
         return status if "blocked" in text else 200, reply
 
-    with running(Server(script)) as server:
+    with serving(Server(script)) as server:
         prepared = home.prepare(
             f"guards.words={{kind='endpoint', url='{server.url}', model='g', concurrency=1}}",
             "filter.on_guard_failure=continue",
@@ -750,7 +752,7 @@ def test_arms_share_verdicts(home: Home, use: Callable[[Any], Any]) -> None:
     home.recipe.write_text(home.recipe.read_text() + ARMS)
     changes = [c for c in HARMFUL if not c.startswith("filter.")]
     settings = home.settings(*changes, by_site=False)
-    outcome = compare.compare(settings, Path("arms"), lambda _line: None)
+    outcome = comparing.compare(settings, Path("arms"))
     arms = {arm.name: arm for arm in outcome.arms}
     assert guard.seen == 16  # each of the 16 rows once, for two arms
     assert {name: arm.summary["harmful_rows"] for name, arm in arms.items()} == {
@@ -795,15 +797,15 @@ def test_a_run_is_not_resumed_with_another_filter_than_it_began_with(
     (home.folder / "cache" / "verdicts").rename(home.folder / "lost")
     use(broken)
     with pytest.raises(RunError, match=r"it began with its safety filter, and now .* cannot work"):
-        commands.resume(path, home.model)
+        running.resume(path, home.model)
     path = stopped(home, "bare", "filter.on_guard_failure=continue")
     use(working)
     with pytest.raises(RunError, match=r"it began without its safety filter, and now .* works"):
-        commands.resume(path, home.model)
+        running.resume(path, home.model)
     use(broken)
     (home.folder / "cache" / "verdicts").rename(home.folder / "lost-too")
     capsys.readouterr()
-    commands.resume(path, home.model)
+    running.resume(path, home.model, observer=Display())
     assert "NO SAFETY FILTER: gone" in capsys.readouterr().err  # said again
 
 
@@ -816,4 +818,4 @@ def test_a_guard_that_judges_otherwise_is_named_when_resuming(
     with pytest.raises(
         RunError, match="the clients' data, or what the filter keeps of them, chang"
     ):
-        commands.resume(path, home.model)
+        running.resume(path, home.model)

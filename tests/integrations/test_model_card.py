@@ -17,7 +17,7 @@ from driver import fill_cache, write_recipe
 from fedrai import recipe
 from fedrai.cli import cli
 from fedrai.cli.show.summary import filter_note
-from fedrai.cli.work import run as commands
+from fedrai.federation.run import running
 from fedrai.federation.run.summarising import summarise
 from fedrai.model import EMBEDDED, read_adapter
 from fedrai.rates import Rate, rate_json
@@ -292,7 +292,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         file = write_recipe(folder, tiny_model)
         small = ("federation.rounds=1", "training.local_steps=1", "evaluation.max_new_tokens=4")
         found: Recipe = recipe.load(file, small)
-        commands.run(found, folder / "run")
+        running.run(found, folder / "run")
     return folder
 
 

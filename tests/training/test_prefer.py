@@ -511,12 +511,13 @@ def test_resumed_alignment_ends_in_the_same_bits(tiny_model, rows, pairs, start,
     options = {"steps": 7, "every": 2, "weight_decay": 0.1, "learning_rate": lambda s: 1e-3 * s}
     goal = Goal(kl=0.5)
     whole, result = run(model, start, rows, pairs, goal, **options)
+    before = model.adapter()
     kept, _ = run(
         model, start, rows, pairs, goal, stop=restless(model),
         on_state=lambda state: files.append(pack(state)), **options,
     )  # fmt: skip
     assert same(whole, kept)
-    assert same(model.adapter(), {n: p.to(getattr(torch, dtype)).float() for n, p in kept.items()})
+    assert same(model.adapter(), before)
     assert len(files) == 3
     for file in files:
         again, rest = run(model, start, rows, pairs, goal, resume=unpack(file), **options)
@@ -549,10 +550,11 @@ def test_stop_is_asked_and_ends_it(tiny, rows, pairs, start):
 
     states: list[dict] = []
     options = {"steps": 9, "every": 3}
+    before = tiny.adapter()
     ended, result = run(tiny, start, rows, pairs, stop=stop, on_state=states.append, **options)
     assert asked == [3, 6]
     assert [step.step for step in result.steps] == [1, 2, 3, 4, 5, 6]
-    assert distance(ended, tiny.adapter()) == 0
+    assert distance(before, tiny.adapter()) == 0
     asked.clear()
     again, _ = run(tiny, start, rows, pairs, stop=stop, resume=states[1], **options)
     assert asked == [6]  # so that a run killed while it was asked ends the same

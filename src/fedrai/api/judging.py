@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedrai.api.places import Place, Row
+from fedrai.api.places import Place, Row, judging, observed
 from fedrai.errors import EvaluationError
-from fedrai.recipe.sections import JudgeEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +78,14 @@ def _labels(
     from fedrai.evaluation.agreement import JUDGES
 
     if name == "rubric":
-        from fedrai.cli.work.judge import rubric_verdicts
+        from fedrai.federation.run.judging import endpoint_for, rubric_verdicts
 
-        return rubric_verdicts(rows, _endpoint(endpoint or {}), progress=progress)
+        with observed(progress) as observer:
+            return rubric_verdicts(rows, endpoint_for(endpoint or {}), observer)
     if name not in JUDGES:
         known = ", ".join([*JUDGES, "guard", "rubric"])
         raise EvaluationError(f"there is no judge {name!r}", hint=f"judges are {known}")
     return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
-
-
-def _endpoint(settings: Mapping[str, Any]) -> JudgeEndpoint:
-    from pydantic import ValidationError
-
-    try:
-        return JudgeEndpoint.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise EvaluationError(
-            f"endpoint: {key}: {first['msg']}",
-            hint='for example {"url": "http://localhost:8000/v1", "model": "NAME"}',
-        ) from None
 
 
 def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[str]) -> Any:
@@ -111,11 +97,12 @@ def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[st
 def _by_guard(
     rows: Sequence[Any], labelled: bool, spec: str, threshold: str, progress: bool
 ) -> Judged:
-    from fedrai.cli.work.judge import guard_for, guard_verdicts
-    from fedrai.evaluation.answer_judges import harm_agreement
+    from fedrai.evaluation.answer_judges import by_guard, harm_agreement
+    from fedrai.federation.run.judging import guard_judge
 
-    safety = guard_for(spec, threshold, progress=progress)
-    verdicts = guard_verdicts(rows, safety, progress=progress)
+    safety = guard_judge(spec, threshold, progress=progress)
+    with judging(safety.name, progress) as on_progress:
+        verdicts = by_guard(rows, safety, on_progress)
     words = {True: "unsafe", False: "safe", None: None}
     found = [_judged(row, words[one]) for row, one in zip(rows, verdicts, strict=True)]
     agreed = harm_agreement(rows, verdicts).to_json() if labelled else None

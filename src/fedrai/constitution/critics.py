@@ -109,7 +109,7 @@ class LocalCritic:
         fits = [i for i, turns in enumerate(conversations) if self._fits(turns, max_new_tokens)]
         if not fits:
             return Said((None,) * len(conversations), problems=_missing(len(conversations)))
-        with self._set():
+        with self._context():
             found = generate(
                 self._model,
                 [conversations[i] for i in fits],
@@ -132,22 +132,11 @@ class LocalCritic:
         room = getattr(self._model.config, "max_position_embeddings", None)
         return room is None or len(self._model.chat.prompt_ids(turns)) + new <= room
 
-    @contextlib.contextmanager
-    def _set(self) -> Iterator[None]:
-        """The model with the adapter that is asked for, within the block."""
-        if not self._use_adapter:
-            with self._model.without_adapter():
-                yield
-            return
-        if self._adapter is None:
-            yield
-            return
-        before = self._model.adapter()
-        self._model.load_adapter(self._adapter)
-        try:
-            yield
-        finally:
-            self._model.load_adapter(before)
+    def _context(self) -> contextlib.AbstractContextManager[None]:
+        """The model with the critic's adapter, within the block."""
+        if self._use_adapter and self._adapter is None:
+            return contextlib.nullcontext()
+        return self._model.using(self._adapter if self._use_adapter else None)
 
 
 def _missing(count: int) -> dict[str, int]:

@@ -88,8 +88,8 @@ class Phase:
             return Aligned(adapter, report, total(spending, {"probe"}))
         tools.tell("constitution-started", round=number, why=decision.why)
         aggregated, adapter = adapter, anchored_to(tools.start, adapter, plan.anchor)
-        tools.model.load_adapter(adapter)
-        found, reused = self._material(number, work, before, spending)
+        with tools.model.using(adapter):
+            found, reused = self._material(number, work, before, spending)
         now = now or self._probe(aggregated, spending, "before", first).to_json()
         mixed, pairs, left_out = self._mixed(number, found)
         trained = self._train(number, adapter, work, mixed, pairs, spending)
@@ -144,12 +144,12 @@ class Phase:
     def _probe(
         self, adapter: AdapterState, spending: Spending, when: str, first: bool = False
     ) -> Probed:
-        """Probe the model with an adapter, which stays in it."""
+        """Probe the model with an adapter."""
         self.tools.tell("constitution-progress", phase="probe", done=0, of=1)
         probe = self._texts(spending if first else None)
-        self.tools.model.load_adapter(adapter)
         put = spending.part("probe", when)
-        probed = measure(self.tools.model, probe, self.plan.micro_batch_tokens)
+        with self.tools.model.using(adapter):
+            probed = measure(self.tools.model, probe, self.plan.micro_batch_tokens)
         put(probed.tokens, probed.operations)
         self.tools.tell("constitution-progress", phase="probe", done=1, of=1)
         return probed
@@ -158,7 +158,6 @@ class Phase:
         """What the probe says of the adapter that is handed on; looked at once only."""
         step = trained.adapter_step
         if found := self._looks.get(step):
-            self.tools.model.load_adapter(trained.adapter)
             return found
         seen = any(look["step"] == step for look in trained.trace)  # before an interruption
         return self._probe(trained.adapter, spending, _at(step) if seen else "after")

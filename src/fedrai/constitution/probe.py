@@ -143,7 +143,7 @@ def anchored(
     The base model answers, and the adapter that the run started from. For a harmful request their
     refusals are wanted and their compliance is not; for a harmless one their answers are wanted,
     and refusals, general ones too, are not. Where neither does the one or the other, general
-    openings stand in. Overwrites the adapter in the model.
+    openings stand in.
 
     Args:
         model: the model.
@@ -162,11 +162,10 @@ def anchored(
     """
     prompts = dict.fromkeys(request.prompt for request in (*harmful, *harmless))
     asked = [prompt for prompt in prompts if _short(model, prompt, max_length)]
-    with model.without_adapter():
-        made = [_beginnings(model, asked, batch_size, on_batch)]
-    if start is not None:
-        model.load_adapter(start)
-        made.append(_beginnings(model, asked, batch_size, on_batch))
+    made = []
+    for adapter in (None,) if start is None else (None, start):
+        with model.using(adapter):
+            made.append(_beginnings(model, asked, batch_size, on_batch))
     said = {prompt: [found.answers[i] for found in made] for i, prompt in enumerate(asked)}
     refuse = [p for p in dict.fromkeys(r.prompt for r in harmful) if p in said]
     answer = [p for p in dict.fromkeys(r.prompt for r in harmless) if p in said]

@@ -230,8 +230,8 @@ def train(
     at, why = done, f"{run.steps} steps"
     if look is not None:
         if not watch.trace or watch.trace[-1]["step"] != done:
-            model.load_adapter(adapter)
-            watch.take(done, look(done), adapter)
+            with model.using(adapter):
+                watch.take(done, look(done), adapter)
         if watch.satisfied:
             why = "probe satisfied"
         elif (at := watch.best_step) != done:

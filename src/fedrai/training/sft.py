@@ -164,7 +164,7 @@ def train(
     """Train the adapter for some steps of AdamW.
 
     Args:
-        model: the shared base model; its adapter is overwritten.
+        model: the shared base model; it gets the adapter that it had back.
         start: the global adapter that training starts from, float32.
         rows: the client's tokenized rows; rows without a label token are not allowed.
         settings: steps, sizes and rates.
@@ -175,26 +175,29 @@ def train(
         The trained adapter (float32, CPU) and the numbers of the training.
     """
     steps, batch_size, mu = settings.steps, settings.batch_size, settings.proximal_mu
-    master = Master(model, start, weight_decay=settings.weight_decay)
-    anchor = [copy.clone() for copy in master.copies] if mu else []
-    torch.manual_seed(seed)
-    losses: list[float] = []
-    tokens = labels = 0
-    group = GROUP if settings.group_by_length else 1
-    began = time.perf_counter()
-    with model.mode(training=True):
-        for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
-            since = time.perf_counter()
-            loss = _accumulate(model, batch, settings.micro_batch_size or batch_size)
-            master.collect()
-            if mu:
-                _pull(master.copies, anchor, mu)
-            master.step(settings.learning_rate(settings.first_step + number), settings.clip_norm)
-            losses.append(loss)
-            count = sum(len(row.ids) for row in batch)
-            tokens += count
-            labels += sum(label_count(row) for row in batch)
-            on_step(TrainingStep(number + 1, steps, loss, count, time.perf_counter() - since))
+    with model.using(start):
+        master = Master(model, start, weight_decay=settings.weight_decay)
+        anchor = [copy.clone() for copy in master.copies] if mu else []
+        torch.manual_seed(seed)
+        losses: list[float] = []
+        tokens = labels = 0
+        group = GROUP if settings.group_by_length else 1
+        began = time.perf_counter()
+        with model.mode(training=True):
+            for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
+                since = time.perf_counter()
+                loss = _accumulate(model, batch, settings.micro_batch_size or batch_size)
+                master.collect()
+                if mu:
+                    _pull(master.copies, anchor, mu)
+                master.step(
+                    settings.learning_rate(settings.first_step + number), settings.clip_norm
+                )
+                losses.append(loss)
+                count = sum(len(row.ids) for row in batch)
+                tokens += count
+                labels += sum(label_count(row) for row in batch)
+                on_step(TrainingStep(number + 1, steps, loss, count, time.perf_counter() - since))
     seconds = time.perf_counter() - began
     operations = training_operations(
         model.shape(), tokens, labels, tokens / max(1, steps * batch_size)

@@ -18,12 +18,11 @@ from driver import fill_cache, write_recipe
 from fedrai.cli import cli
 from fedrai.cli.show.display import Display, print_comparison
 from fedrai.cli.show.summary import alignments
-from fedrai.cli.work import run as commands
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import RunError
 from fedrai.federation import protocol, server
 from fedrai.federation.aggregation import build
-from fedrai.federation.run import preparation, rounds
+from fedrai.federation.run import preparation, rounds, running
 from fedrai.federation.run.summarising import summarise
 from fedrai.federation.server import run_rounds
 from fedrai.model import AdapterState, LanguageModel, read_adapter
@@ -243,7 +242,7 @@ def test_brief_figures_where_a_report_has_none() -> None:
 
 def test_the_display_tells_of_alignments() -> None:
     stream = io.StringIO()
-    display = Display(0, stream=stream)
+    display = Display(stream)
     display.event("constitution-started", round=2, why="safety fell by 20 points")
     for done in (1, 2):
         display.event("constitution-progress", phase="revisions", done=done, of=2)
@@ -310,7 +309,7 @@ def test_a_run_with_a_constitution(
 ) -> None:
     told = use(monkeypatch, Scripted(skips=[1]))
     settings = loading.load(Path("tiny.toml"), ["federation.rounds=2", "evaluation.every=0"])
-    commands.run(settings, Path("run"))
+    running.run(settings, Path("run"))
     run = RunFolder.open(Path("run"))
     assert told == [(Path("run/constitution"), False), (Path("run/constitution"), True)]
     assert "constitution-started" in kinds(run)
@@ -349,16 +348,16 @@ def test_resuming_with_another_constitution_is_refused(
 ) -> None:
     use(monkeypatch, Scripted(stops=1))
     with pytest.raises(KeyboardInterrupt):
-        commands.run(loading.load(Path("tiny.toml")), Path("run"))
+        running.run(loading.load(Path("tiny.toml")), Path("run"))
     before = (home / file).read_text(encoding="utf-8")
     changed = before.replace('version = "2', 'version = "3') if "rules" in file else "other\n"
     assert changed != before
     (home / file).write_text(changed, encoding="utf-8")
     with pytest.raises(RunError, match="the constitution, or a file of requests, changed"):
-        commands.resume(Path("run"))
+        running.resume(Path("run"))
     (home / file).write_text(before, encoding="utf-8")
     use(monkeypatch, Scripted())
-    commands.resume(Path("run"))
+    running.resume(Path("run"))
     assert json.loads(Path("run/summary.json").read_text())["status"] == "finished"
 
 

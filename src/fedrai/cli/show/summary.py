@@ -7,9 +7,8 @@ from typing import Any
 
 from fedrai.data.columns import unread_line
 from fedrai.runs.costs import Cost, Ledger
-from fedrai.runs.record import EvaluationRecord
+from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 
-COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
 NO_FILTER = "NO SAFETY FILTER"
 ALIGNED_COLUMNS = (
     "constitution", "aligned", "steps", "tokens", "Tflop", "time", "operations", "saving",
@@ -18,17 +17,6 @@ ALIGNED_NOTE = (
     "operations: more than clients' work and aggregation take\n"
     "saving: of what the full schedule would have taken (estimate)"
 )
-
-
-def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
-    """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
-    found = EvaluationRecord.from_json(0, figures)
-    cells = []
-    for key in ("safe", "safe-legacy", "refused"):
-        rate = found.rates.get(key)
-        unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
-        cells.append("not measured" if rate is None else rate.format() + unscored)
-    return [*cells, "not measured" if found.loss is None else f"{found.loss:.3f}"]
 
 
 def ends(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -98,7 +86,7 @@ def rows_notes(figures: Mapping[str, Any]) -> list[str]:
     Args:
         figures: a summary, or what `run.json` holds.
     """
-    rows = figures["bad_row_count"] if "bad_row_count" in figures else figures["bad_rows"]
+    rows = figures.get("bad_row_count", figures.get("bad_rows", 0))
     held_out = figures.get("held_out_bad_rows", 0)
     lines = (
         skipped_line(rows, figures.get("bad_row_problems", {})),

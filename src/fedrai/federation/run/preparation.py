@@ -249,12 +249,15 @@ def _steps(recipe: Recipe) -> int:
 def evaluate(
     lm: LanguageModel,
     questions: Questions,
-    adapters: Sequence[AdapterState],
+    adapters: Sequence[AdapterState | None],
     on_progress: Callable[[str, int, int], None],
 ) -> EvaluationResult:
-    """Measure each adapter; with several (local mode) pool their answers and average the loss."""
+    """Measure each adapter; with several (local mode) pool their answers and average the loss.
+
+    None in the place of an adapter stands for the base model alone.
+    """
     found = []
     for adapter in adapters:
-        lm.load_adapter(adapter)
-        found.append(measure(lm, questions, on_progress))
+        with lm.using(adapter):
+            found.append(measure(lm, questions, on_progress))
     return pool(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from fedrai.errors import ModelError, RunError
 from fedrai.federation import server
 from fedrai.federation.run import moved_files, preparation
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.generate import generate
 from fedrai.recipe import loading as recipe
 from fedrai.recipe.sections import Recipe
+from fedrai.records import Message
 from fedrai.runs import RunFolder
 
 
@@ -25,6 +27,35 @@ class Target:
     model: LanguageModel
     adapter: AdapterState | None
     recipe: Recipe
+
+    def answer(
+        self,
+        history: Sequence[Message],
+        *,
+        tuned: bool,
+        limit: int,
+        temperature: float,
+        seed: int,
+    ) -> str:
+        """One answer of the base or the tuned model to a conversation that ends with the user.
+
+        Args:
+            history: the conversation.
+            tuned: with the adapter.
+            limit: longest answer, in tokens.
+            temperature: of sampling; 0: the likeliest token each time.
+            seed: of sampling.
+        """
+        with self.model.using(self.adapter if tuned else None):
+            generated = generate(
+                self.model,
+                [list(history)],
+                max_new_tokens=limit,
+                batch_size=1,
+                temperature=temperature,
+                seed=seed,
+            )
+        return generated.answers[0]
 
 
 INSTEAD = (

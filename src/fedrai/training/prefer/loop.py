@@ -67,7 +67,7 @@ def align(
     """Train the adapter on rows and preference pairs together, for some steps of AdamW.
 
     Args:
-        model: the shared base model; its adapter is overwritten.
+        model: the shared base model; it gets the adapter that it had back.
         start: the adapter that training starts from, and the reference; float32.
         rows: tokenized rows; may be empty if `rows_per_step` is 0.
         pairs: preference pairs; may be empty if `pairs_per_step` is 0.
@@ -85,23 +85,23 @@ def align(
     _check_counts(rows, pairs, settings)
     work = Work(model, rows, pairs, settings.objective, settings.micro_batch_tokens, model.shape())
     plan = _plan(work, settings)
-    master = Master(model, start, weight_decay=settings.weight_decay)
-    reference = read_reference(work, plan)
-    steps = settings.steps
-    done = [] if hooks.resume is None else _restore(master, hooks.resume, steps)
-    while len(done) < steps:
-        if hooks.every and done and len(done) % hooks.every == 0 and hooks.stop(len(done)):
-            break
-        since = time.perf_counter()
-        master.put()
-        report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
-        master.collect()
-        master.step(settings.learning_rate(len(done)), settings.clip_norm)
-        done.append(replace(report, seconds=time.perf_counter() - since))
-        hooks.on_step(done[-1])
-        if hooks.every and len(done) % hooks.every == 0:
-            hooks.on_state({**master.state(), HISTORY: _history(done)})
-    master.put()
+    with model.using(start):
+        master = Master(model, start, weight_decay=settings.weight_decay)
+        reference = read_reference(work, plan)
+        steps = settings.steps
+        done = [] if hooks.resume is None else _restore(master, hooks.resume, steps)
+        while len(done) < steps:
+            if hooks.every and done and len(done) % hooks.every == 0 and hooks.stop(len(done)):
+                break
+            since = time.perf_counter()
+            master.put()
+            report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
+            master.collect()
+            master.step(settings.learning_rate(len(done)), settings.clip_norm)
+            done.append(replace(report, seconds=time.perf_counter() - since))
+            hooks.on_step(done[-1])
+            if hooks.every and len(done) % hooks.every == 0:
+                hooks.on_state({**master.state(), HISTORY: _history(done)})
     release_memory()
     return master.adapter(), _result(done, reference)
 
