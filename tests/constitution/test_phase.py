@@ -18,6 +18,7 @@ from staging import (
     NEVER,
     PLAN,
     check_same,
+    moved,
     same,
 )
 

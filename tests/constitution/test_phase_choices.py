@@ -33,6 +33,7 @@ from staging import (
     SETTINGS,
     Stage,
     check_same,
+    moved,
     safe_answers,
     same,
 )

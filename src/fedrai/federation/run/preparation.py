@@ -20,7 +20,7 @@ from fedrai.federation import server
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.run import PLUGINS
+from fedrai.recipe.run import DEFENCES, PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
@@ -123,6 +123,8 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
              if name in suites}  # fmt: skip
     if isinstance(rule, InstalledRule):
         found[rule.algorithm] = plugins.package(PLUGINS, rule.algorithm)
+    if method := recipe.defence.method:
+        found[method] = plugins.package(DEFENCES, method)
     return {f"plug-in {name}": package for name, package in found.items()}
 
 
