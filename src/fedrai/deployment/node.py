@@ -223,7 +223,7 @@ def load(
     kept, counts = _screened(examples, settings, node, note, progress)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
-    why = f"; {data.commonest(bad)}" if bad else ""
+    why = f"; {data.most_common_problem(bad)}" if bad else ""
     note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable{why}")
     return Loaded(node, settings, lm, rows, counts, note, progress)
 

@@ -37,7 +37,7 @@ from fedrai.federation.round_record import (
     round_figures,
     shown,
 )
-from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
+from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start_adapter
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Ledger
@@ -167,7 +167,7 @@ def _first(run: RunFolder, model: LanguageModel, plan: Plan) -> AdapterState:
     """
     if not plan.start:
         return model.fresh_adapter(seed_for(plan.seed, "adapter"))
-    adapter = read_start(plan.start, model)
+    adapter = read_start_adapter(plan.start, model)
     if digest_of(adapter) != run.info.get("start_sha256"):
         raise RunError(
             f"{run.path}: {plan.start} is not the adapter that the run started from any more",

@@ -61,7 +61,7 @@ def prepare(
     check_files(recipe)
     alignment = alignment_of(recipe)
     lm = loaded or load_model(recipe, progress)
-    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     tokens: dict[Example, Tokens] = {}
     unread: Counter[str] = Counter()
     shards, bad = shards_for(
