@@ -9,7 +9,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from fedrai import assets, model
-from fedrai.federation import aggregation, server
+from fedrai.federation import aggregation, defences, server
 from fedrai.federation.run import aligning, preparation
 from fedrai.federation.run.preparation import UNRECORDED, Prepared, Watch
 from fedrai.federation.run.rows import questions_for
@@ -102,6 +102,7 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
             ),
             run=run,
             emit=emit,
+            defend=defences.build(prepared.recipe.defence),
             align=_aligner(prepared, run, replace(watch, event=emit)),
             present=clients.present,
             offer=clients.offer,
