@@ -1,7 +1,5 @@
 """The probe against plain forward passes, and by hand where all tokens are as likely."""
 
-import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -369,9 +367,10 @@ def test_general_openings_are_taken_for_what_they_are():
     assert {judge(text) for text in probe.COMPLYING} == {Reply.COMPLIANCE}
 
 
-def test_the_report_has_no_text(model, small):
-    said = json.dumps(measure(model, small).to_json())
-    assert not any(text in said for text in itertools.chain(HARMFUL, HARMLESS, WANTED, UNWANTED))
+def test_the_report_holds_numbers_only(model, small):
+    values = measure(model, small).to_json()
+    assert len(values) == 9
+    assert {type(value) for value in values.values()} <= {int, float}
 
 
 # --- pairs that still fit -------------------------------------------------------------------------
