@@ -23,7 +23,7 @@ def cut(
     limit: int = 0,
     *,
     most: int = 0,
-    padded_length: bool = True,
+    padded: bool = True,
 ) -> Iterator[list[int]]:
     """Cut numbers into what goes through a model at once, in their order.
 
@@ -39,7 +39,7 @@ def cut(
     for number in numbers:
         longest, total = max(longest, size(number)), total + size(number)
         full = 0 < most <= len(part)
-        if part and (full or 0 < limit < ((len(part) + 1) * longest if padded_length else total)):
+        if part and (full or 0 < limit < ((len(part) + 1) * longest if padded else total)):
             yield part
             part, longest, total = [], size(number), size(number)
         part.append(number)

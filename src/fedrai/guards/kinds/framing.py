@@ -13,8 +13,13 @@ from typing import Any
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.prompting import arranged
+<<<<<<< HEAD
 from fedrai.guards.windows import starts
 from fedrai.model.chat import any_of, break_marks, control_tokens
+=======
+from fedrai.guards.windows import window_starts
+from fedrai.model.chat import any_of, broken, control_tokens
+>>>>>>> main
 
 REQUEST, ANSWER = 0, 1  # rows of the head
 WINDOWS = 256  # most windows of one text; a longer one is not judged in part
@@ -100,7 +105,7 @@ class Framing:
 
     @staticmethod
     def _windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
-        return [ids[start : start + size] for start in starts(len(ids), size, WINDOWS)]
+        return [ids[start : start + size] for start in window_starts(len(ids), size, WINDOWS)]
 
 
 def _ends(ids: Sequence[int], size: int) -> Sequence[int]:
