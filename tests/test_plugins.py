@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import fedrai
 from driver import fill_cache, write_recipe
 from fedrai import plugins
+from fedrai.cli import cli
 from fedrai.deployment.offer import check_offer, make_offer, read_offer
 from fedrai.errors import (
     DependencyError,
@@ -179,6 +181,86 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     check_offer(offer, Node.model_validate(listed))
     own = {**table, "guards": {"acme-words": {"kind": "plugin", "plugin": "acme-words"}}}
     check_offer(offer, Node.model_validate(own))
+
+
+# --- judges ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judges(install: Install) -> Path:
+    entry = "acme-phrases = acme_judges:phrases"
+    return install("acme_judges", example("acme_judges.py"), "fedrai.judges", entry)
+
+
+ANSWERS = [
+    {"prompt": "a?", "answer": "By the house rules, no.", "label": "full refusal"},
+    {"prompt": "b?", "answer": "I will say only half of it.", "label": "compliance"},
+    {"prompt": "c?", "answer": "Sure.", "label": "compliance"},
+    {"prompt": "d?", "answer": " ", "label": "compliance"},
+]
+
+
+def test_a_judge_is_compared_with_labels(judges: Path) -> None:
+    result = fedrai.judge(ANSWERS, "acme-phrases")
+    verdicts = [row["verdict"] for row in result.rows]
+    assert verdicts == ["full refusal", "partial refusal", "compliance", None]
+    assert result.agreement is not None
+    assert result.agreement["two_way"]["accuracy"]["successes"] == 2
+    assert result.agreement["false_refusals"]["successes"] == 1
+    assert result.agreement["table"]["compliance"]["unscored"] == 1
+
+
+def test_a_judge_is_named_on_the_command_line(judges: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ANSWERS))
+    words = ["judge", "eval", str(file), "--judge", "acme-phrases", "--json"]
+    body = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+    assert body["judge"] == "acme-phrases"
+    assert [row["row"] for row in body["disagreements"]] == [2, 4]
+
+
+def test_a_judge_judges_a_run(judges: Path, home: Path) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "evaluation.ordinary": 3,
+               "evaluation.judges": ["rule", "acme-phrases"]}  # fmt: skip
+    plan = fedrai.load_recipe("tiny.toml", changes)
+    assert plan.evaluation.judges == ["rule", "acme-phrases"]
+    assert "acme_judges" not in sys.modules
+    outcome = fedrai.run("tiny.toml", "made", changes=changes)
+    rows = [row for row in outcome.figures if row["measure"] == "refused:acme-phrases"]
+    assert [row["scored"] + row["unscored"] for row in rows] == [3, 3]
+    folder = home / "made/evaluations/0001"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["judges"]["installed"] == ["acme-phrases@1"]
+    lines = [json.loads(line) for line in (folder / "ordinary.jsonl").read_text().splitlines()]
+    expected = ["compliance" if line["answer"].strip() else None for line in lines]
+    assert [line["labels"]["acme-phrases"] for line in lines] == expected
+    info = json.loads((home / "made/run.json").read_text())
+    assert info["versions"]["plug-in acme-phrases"] == "acme 1.0"
+
+
+def test_no_such_judge_lists_what_is_installed(judges: Path, home: Path) -> None:
+    with pytest.raises(EvaluationError, match="no judge 'acme-phrase'") as error:
+        fedrai.judge(ANSWERS, "acme-phrase")
+    assert "did you mean acme-phrases?" in error.value.message
+    assert "installed plug-ins: acme-phrases" in error.value.hint
+    with pytest.raises(RecipeError, match="no judge 'acme-phrase'"):
+        fedrai.load_recipe("tiny.toml", {"evaluation.judges": ["acme-phrase"]})
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("def make(): return object()", r"'odd' of acme 1\.0 gives no judge"),
+        ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return []\n"
+         "def make(): return J()", "one verdict for each of 4 answers"),
+        ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return ['bad'] * 4\n"
+         "def make(): return J()", "full refusal, partial refusal, compliance, or None"),
+    ],
+)  # fmt: skip
+def test_what_is_no_judge_is_refused(install: Install, code: str, problem: str) -> None:
+    install("acme_odd", code, "fedrai.judges", "odd = acme_odd:make")
+    with pytest.raises(EvaluationError, match=problem):
+        fedrai.judge(ANSWERS, "odd")
 
 
 # --- suites ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chat_server import Reply, Server, completion, running
-from fedrai.constitution.critics import PER_TOKEN, LocalCritic, RemoteCritic, Said
+from fedrai.constitution.critics import PER_TOKEN, CriticAnswers, LocalCritic, RemoteCritic
 from fedrai.endpoint import PATIENCE, Access
 from fedrai.errors import ConstitutionError
 from fedrai.model import LanguageModel
@@ -22,7 +22,7 @@ def talks(*texts: str) -> list[tuple[Message, ...]]:
     return [(Message("user", text),) for text in texts]
 
 
-def ask(critic, *texts: str, **settings: Any) -> Said:
+def ask(critic, *texts: str, **settings: Any) -> CriticAnswers:
     base = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 5}
     return critic.answer(talks(*texts), **(base | settings))
 
@@ -119,7 +119,7 @@ def test_the_request_of_a_chat(server):
     said = remote(server).answer(
         [turns, turns], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=2**31 - 1
     )
-    assert said == Said(("To c", "To c"), 14, 0.0, {})
+    assert said == CriticAnswers(("To c", "To c"), 14, 0.0, {})
     first, second = sorted(server.bodies, key=lambda body: -body["seed"])
     assert first == {
         "model": "org/Big", "max_tokens": 40, "temperature": 0.7, "top_p": 0.9, "seed": 2**31 - 1,

@@ -9,11 +9,11 @@ import torch
 
 from fedrai.constitution import material, phase
 from fedrai.constitution.critics import LocalCritic
-from fedrai.constitution.gathering import Gathered
+from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.material import read
 from fedrai.constitution.mixture import revision_pairs
 from fedrai.constitution.probe import READ
-from fedrai.constitution.records import Outcome, Record
+from fedrai.constitution.records import Outcome, RevisionRecord
 from fedrai.constitution.schedule import Bounds
 from fedrai.constitution.training import STATE
 from fedrai.constitution.verifying import Checks
@@ -298,14 +298,14 @@ def test_the_control_learns_from_revisions_that_comply(stage):
     assert not any("can't" in text for text in texts)
 
 
-def _sides(stage: Stage, records: Sequence[Record]) -> list[tuple[str, str]]:
+def _sides(stage: Stage, records: Sequence[RevisionRecord]) -> list[tuple[str, str]]:
     decode = stage.model.tokenizer.decode
     pairs = revision_pairs(stage.model.chat, records, PLAN.max_length)
     return [(decode(p.chosen.ids), decode(p.rejected.ids)) for p in pairs]
 
 
 def test_examples_alone_are_enough(stage, start):
-    gathered = Gathered((), HARMLESS, {}, 0)
+    gathered = RequestSets((), HARMLESS, {}, 0)
     found = stage(gathered=gathered, pool=(), examples=EXAMPLES, pairs=0)
     assert moved(found, start)
     assert stage.critic.calls == 0
@@ -420,7 +420,7 @@ def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monke
 def test_rows_that_are_missing_are_an_error(stage):
     plain = tuple(request for request in HARMLESS if not request.kind)
     with pytest.raises(DataError, match="look-alikes are to be 25%"):
-        stage(gathered=Gathered(HARMFUL, plain, {}, 0))
+        stage(gathered=RequestSets(HARMFUL, plain, {}, 0))
 
 
 def test_harmless_answers_have_a_threshold_of_their_own(stage):
@@ -433,4 +433,4 @@ def test_harmless_answers_have_a_threshold_of_their_own(stage):
 
 def test_a_probe_has_two_sides(stage):
     with pytest.raises(DataError, match="both sides"):
-        stage(gathered=Gathered(HARMFUL, (), {}, 0))
+        stage(gathered=RequestSets(HARMFUL, (), {}, 0))

@@ -60,7 +60,6 @@ from fedrai.federation.round_record import copy_evaluation, keep
 from fedrai.federation.run import local, preparation
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.roster import LateReplies
-from fedrai.federation.run.summarising import summarise
 from fedrai.federation.server import run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
@@ -68,6 +67,8 @@ from fedrai.records import Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.files import json_text
+from fedrai.runs.record import Summary, summarise
+from fedrai.runs.record.summary import RoundLoss
 from fedrai.runs.tracking.figures import round_figures
 from fedrai.training.sft import SftSettings, train
 
@@ -178,7 +179,7 @@ def test_a_claim_of_rows_does_not_own_the_mean(folder: RunFolder, tiny: Language
     grid = misbehaving(_metrics(**{WEIGHT: 1e9}), "b")
     heard = io.StringIO()
     with Display(heard) as display:
-        display.plan(12, 0, {})
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         plan = dataclasses.replace(PLAN, weight_cap=10)
         run_rounds(plan, tools(folder, tiny, grid, emit=display.event))
     # (1 * 1 + 5 * 4 + 4 * -2) / 10
@@ -785,15 +786,16 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     run = RunFolder.create(tmp_path / "told", recipe.to_toml(given), info)
     heard = io.StringIO()
     with Display(heard) as display:
-        display.plan(12, 0, {})
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
     assert heard.getvalue().count("loss not told  ? tokens/s") == 3
     found = summarise(run)
-    assert (found["rows"], found["clients"], found["filter"]["total"]) == (8, 3, None)
-    assert found["costs"]["training"]["seconds"] == 2.0
-    assert found["untold_costs"] == ["seconds", "tokens", "operations", "peak-bytes"]
+    assert found.filter is not None
+    assert (found.rows, found.clients, found.filter.total) == (8, 3, None)
+    assert found.costs["training"].seconds == 2.0
+    assert found.unreported_costs == ("seconds", "tokens", "operations", "peak-bytes")
     assert "without the seconds, tokens, operations, peak-bytes" in cost_line(found)
-    assert found["training_loss"] == [{"round": 1, "last": None}]
+    assert found.training_loss == (RoundLoss(1, None),)
     assert filter_note(found) == "filter (drop): the nodes do not tell what it did"
     cells = dict(zip(LIST_COLUMNS[1:], list_row(found), strict=True))
     assert (cells["harmful rows"], cells["filter"]) == ("0 of 8", "drop")

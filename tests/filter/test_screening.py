@@ -22,7 +22,6 @@ from fedrai.errors import DataError, GuardError, RunError
 from fedrai.federation import metrics
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.run import local, preparation, running
-from fedrai.federation.run.summarising import summarise
 from fedrai.filter import screening
 from fedrai.filter.ledger import FilterLedger, total
 from fedrai.guards import calibrated
@@ -35,6 +34,7 @@ from fedrai.records import Example, Message, Tokens
 from fedrai.report.comparing import running as comparing
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import summarise
 
 FILTER = """
 [guards.words]
@@ -229,8 +229,8 @@ def test_off_loads_no_guard_and_leaves_nothing(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert not (home.folder / "cache" / "verdicts").exists()
     figures = summarise(run)
-    assert figures["filter"] is None
-    assert "filter" not in figures["costs"]
+    assert figures.filter is None
+    assert "filter" not in figures.costs
     assert "filter" not in capsys.readouterr().err
 
 
@@ -547,8 +547,9 @@ def test_a_run_may_go_on_without_a_filter_and_says_so(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert ledgers(run) == {}
     figures = summarise(run)
-    assert said in figures["filter"]["skipped"]
-    assert figures["filter"]["total"] is None
+    assert figures.filter is not None
+    assert said in figures.filter.skipped
+    assert figures.filter.total is None
     assert "NO SAFETY FILTER" in list_row(figures)
     assert filter_note(figures).startswith("NO SAFETY FILTER: ")
 
@@ -682,7 +683,7 @@ def test_each_answer_is_judged_once(home: Home, use: Callable[[Any], Any]) -> No
     assert 0 < cost.seconds < 60
     assert cost.peak_bytes > 10_000_000
     figures = summarise(run)
-    assert figures["costs"]["filter"] == cost.to_json()
+    assert figures.costs["filter"] == cost
     assert re.search(r"(^|, )filter \d+ s[,;]", cost_line(figures))
 
     again = home.prepare("filter.mode=replace", "seed=9")
@@ -755,16 +756,18 @@ def test_arms_share_verdicts(home: Home, use: Callable[[Any], Any]) -> None:
     outcome = comparing.compare(settings, Path("arms"))
     arms = {arm.name: arm for arm in outcome.arms}
     assert guard.seen == 16  # each of the 16 rows once, for two arms
-    assert {name: arm.summary["harmful_rows"] for name, arm in arms.items()} == {
+    assert {name: arm.summary.harmful_rows for name, arm in arms.items()} == {
         "off": 8, "drop": 2, "replace": 2, "labels": 0,
     }  # fmt: skip
-    costs = {
-        name: arm.summary["costs"].get("filter", {}).get("tokens") for name, arm in arms.items()
-    }
-    assert costs == {"off": None, "drop": 160, "replace": 0, "labels": 0}
+    costs = {name: arm.summary.costs.get("filter") for name, arm in arms.items()}
+    tokens = {name: cost and cost.tokens for name, cost in costs.items()}
+    assert tokens == {"off": None, "drop": 160, "replace": 0, "labels": 0}
     notes = {name: filter_note(arm.summary) for name, arm in arms.items()}
     assert notes["off"] == "no filter"
-    unsafe = arms["drop"].summary["filter"]["total"]["unsafe"]
+    filtered = arms["drop"].summary.filter
+    assert filtered is not None
+    assert filtered.total is not None
+    unsafe = filtered.total["unsafe"]
     lost = unsafe - 6
     left = f"2 of 8 harmful rows left, {lost} of 8 harmless ones lost"
     assert notes["drop"] == f"filter (drop): {unsafe} of 16 rows unsafe, {unsafe} dropped, {left}"

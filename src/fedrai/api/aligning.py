@@ -11,7 +11,7 @@ from fedrai import recipe as recipes
 from fedrai.api.places import Place, Row, folder, observed
 
 if TYPE_CHECKING:
-    from fedrai.constitution.records import Record
+    from fedrai.constitution.records import RevisionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def read_alignment(path: Place) -> Alignment:
     return Alignment(place, place / "adapter", report, records)
 
 
-def _record(record: Record) -> Row:
+def _record(record: RevisionRecord) -> Row:
     return {
         "request": record.request.prompt,
         "category": record.request.category,

@@ -112,7 +112,7 @@ def _call(settings: Any, out: Path, seeds: tuple[int, ...], axis: str | None, ag
 def _summaries(arms: tuple[Arm, ...], out: Path) -> dict[str, Any]:
     """Summaries by arm; by folder where arms have several runs."""
     single = len({arm.name for arm in arms}) == len(arms)
-    return {arm.name if single else _place(arm, out): dict(arm.summary) for arm in arms}
+    return {arm.name if single else _place(arm, out): arm.summary.to_json() for arm in arms}
 
 
 def _place(arm: Arm, out: Path) -> str:
@@ -152,7 +152,7 @@ def _show_runs(arms: tuple[Arm, ...]) -> None:
     """What each run took, and what its filter did."""
     from fedrai.cli.show.summary import cost_line, filter_note, rows_notes
 
-    filtered = any(arm.summary["filter"] for arm in arms)
+    filtered = any(arm.summary.filter for arm in arms)
     for arm in arms:
         click.echo(f"{arm.name}: {arm.path}  ({cost_line(arm.summary)})")
         if filtered:

@@ -26,7 +26,7 @@ KEPT_BATCHES = "finished batches are kept: the same command goes on after them"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CriticAnswers:
     """Answers in the order of the conversations, and what they took.
 
     Attributes:
@@ -42,7 +42,7 @@ class Said:
     problems: Mapping[str, int] = field(default_factory=dict)
 
 
-class Critic(Protocol):
+class CriticModel(Protocol):
     """Answers conversations that end with a user's turn."""
 
     def answer(
@@ -54,7 +54,7 @@ class Critic(Protocol):
         top_p: float,
         seed: int,
         on_batch: OnBatch = lambda _done, _of: None,
-    ) -> Said:
+    ) -> CriticAnswers:
         """Answer conversations.
 
         Args:
@@ -104,11 +104,12 @@ class LocalCritic:
         top_p: float,
         seed: int,
         on_batch: OnBatch = lambda _done, _of: None,
-    ) -> Said:
-        """Answer those conversations that fit the model's context; see `Critic`."""
+    ) -> CriticAnswers:
+        """Answer those conversations that fit the model's context; see `CriticModel`."""
         fits = [i for i, turns in enumerate(conversations) if self._fits(turns, max_new_tokens)]
         if not fits:
-            return Said((None,) * len(conversations), problems=_missing(len(conversations)))
+            missing = len(conversations)
+            return CriticAnswers((None,) * missing, problems=_missing(missing))
         with self._context():
             found = generate(
                 self._model,
@@ -121,7 +122,7 @@ class LocalCritic:
                 on_batch=on_batch,
             )
         by_number = dict(zip(fits, found.answers, strict=True))
-        return Said(
+        return CriticAnswers(
             tuple(map(by_number.get, range(len(conversations)))),
             found.prompt_tokens + found.new_tokens,
             found.operations,
@@ -176,8 +177,8 @@ class RemoteCritic:
         top_p: float,
         seed: int,
         on_batch: OnBatch = lambda _done, _of: None,
-    ) -> Said:
-        """Answer conversations, several at once; see `Critic`.
+    ) -> CriticAnswers:
+        """Answer conversations, several at once; see `CriticModel`.
 
         Raises:
             ConstitutionError: the endpoint refuses the key or the model, or has no answer to
@@ -190,7 +191,7 @@ class RemoteCritic:
         ]
         with _as_ours():
             found = self._chats.replies(bodies, on_batch)
-        return Said(found.texts, found.tokens, problems=found.problems)
+        return CriticAnswers(found.texts, found.tokens, problems=found.problems)
 
     def _unusable(self, problem: str) -> ConstitutionError:
         return ConstitutionError(

@@ -65,7 +65,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbeRows:
     """What is measured; at least one request a side.
 
     Raises:
@@ -86,7 +86,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeResult:
     """What a probe found.
 
     Attributes:
@@ -128,7 +128,7 @@ class Probed:
         }
 
 
-def anchored(
+def build_probe(
     model: LanguageModel,
     harmful: Sequence[Request],
     harmless: Sequence[Request],
@@ -137,7 +137,7 @@ def anchored(
     batch_size: int,
     max_length: int = 1024,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
-) -> tuple[Probe, int, float]:
+) -> tuple[ProbeRows, int, float]:
     """Make a probe whose texts are the models' own: how they begin, greedily.
 
     The base model answers, and the adapter that the run started from. For a harmful request their
@@ -169,7 +169,7 @@ def anchored(
     said = {prompt: [found.answers[i] for found in made] for i, prompt in enumerate(asked)}
     refuse = [p for p in dict.fromkeys(r.prompt for r in harmful) if p in said]
     answer = [p for p in dict.fromkeys(r.prompt for r in harmless) if p in said]
-    probe = Probe(
+    probe = ProbeRows(
         tuple(_anchored(model, prompt, said[prompt], harmful=True) for prompt in refuse),
         tuple(_anchored(model, prompt, said[prompt], harmful=False) for prompt in answer),
     )
@@ -237,7 +237,7 @@ def _beginning(model: LanguageModel, request: str, text: str) -> Tokens:
     return Tokens(row.ids[:end], row.mask[:end])
 
 
-def measure(model: LanguageModel, probe: Probe, batch_tokens: int = 0) -> Probed:
+def measure(model: LanguageModel, probe: ProbeRows, batch_tokens: int = 0) -> ProbeResult:
     """Read the margins with the adapter that is in the model.
 
     Args:
@@ -252,7 +252,7 @@ def measure(model: LanguageModel, probe: Probe, batch_tokens: int = 0) -> Probed
     values = iter(read.values)
     margins = [_margin(entry, [next(values) for _ in _all(entry)]) for entry in asked]
     count = len(probe.harmful)
-    return Probed(
+    return ProbeResult(
         tuple(margins[:count]),
         tuple(margins[count:]),
         read.tokens,

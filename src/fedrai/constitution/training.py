@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedrai.constitution.probe import Probed
+from fedrai.constitution.probe import ProbeResult
 from fedrai.constitution.schedule import Bounds
 from fedrai.errors import ChecksumError, RunError
 from fedrai.model import AdapterState, LanguageModel
@@ -69,7 +69,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingOutcome:
     """What came of it.
 
     Attributes:
@@ -97,9 +97,9 @@ class Trained:
     seconds: float = 0.0
 
 
-def untrained(start: AdapterState, why: str) -> Trained:
+def untrained(start: AdapterState, why: str) -> TrainingOutcome:
     """What comes of no training at all: the adapter that there was."""
-    return Trained(start, 0, 0, why, (), None, None)
+    return TrainingOutcome(start, 0, 0, why, (), None, None)
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class _Watch:
         falling = min(1.0, (self.end - step) / run.cooldown_steps) if run.cooldown_steps else 1.0
         return run.learning_rate * min(rising, falling)
 
-    def ends(self, step: int, look: Callable[[int], Probed], model: LanguageModel) -> bool:
+    def ends(self, step: int, look: Callable[[int], ProbeResult], model: LanguageModel) -> bool:
         """Whether to stop after so many steps; looks unless the rate is falling already."""
         if not any(self._satisfies(x) and x["step"] < step for x in self.trace):
             self.take(step, look(step), model.adapter())
@@ -138,7 +138,7 @@ class _Watch:
     def _satisfies(self, look: Mapping[str, float]) -> bool:
         return self.run.bounds.satisfied(look["safe"], look["useful"])
 
-    def take(self, step: int, probed: Probed, adapter: AdapterState) -> None:
+    def take(self, step: int, probed: ProbeResult, adapter: AdapterState) -> None:
         """Note a look, and keep the adapter if it is the best so far."""
         self.trace = [look for look in self.trace if look["step"] < step]  # asked again on resume
         score = self.run.bounds.score(probed.safe, probed.useful)
@@ -173,9 +173,9 @@ def train(
     run: Run,
     work: Path,
     *,
-    look: Callable[[int], Probed] | None,
+    look: Callable[[int], ProbeResult] | None,
     tell: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Trained:
+) -> TrainingOutcome:
     """Train, or go on with a training that was interrupted.
 
     Args:
@@ -237,7 +237,7 @@ def train(
         elif (at := watch.best_step) != done:
             adapter = watch.best()
             why = f"{why}; the best look was after {at}"
-    return Trained(
+    return TrainingOutcome(
         adapter,
         done,
         at,

@@ -11,7 +11,7 @@ import torch
 
 from chat_server import Server, completion, running
 from driver import fill_cache, write_rows
-from fedrai.constitution.gathering import Gathered
+from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.material import read
 from fedrai.constitution.records import Outcome, Request
 from fedrai.constitution.schedule import Bounds
@@ -99,7 +99,7 @@ def test_the_settings_of_revising_are_what_the_recipe_says():
 def test_the_control_revises_ordinary_requests_and_prefers_no_answer_to_a_refusal():
     harmful = (Request("trick"),)
     plain, like = Request("bread", harmful=False), Request("toast", kind="homonym", harmful=False)
-    gathered = Gathered(harmful, (plain, like), {}, 0)
+    gathered = RequestSets(harmful, (plain, like), {}, 0)
     benign = recipe(style="benign", mix={"pairs": 2, "harmless_pairs": 0.5})
     assert aligning.pool_for(benign.constitution, gathered) == [plain]
     assert aligning.plan_for(benign).harmless_pairs == 0.0

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from fedrai import assets, model
 from fedrai.constitution import load as load_constitution
-from fedrai.constitution.critics import Critic, LocalCritic, RemoteCritic
-from fedrai.constitution.gathering import Gathered, Suites, gather
-from fedrai.constitution.overlap import Cleaned, without_overlap
+from fedrai.constitution.critics import CriticModel, LocalCritic, RemoteCritic
+from fedrai.constitution.gathering import RequestSets, Suites, gather
+from fedrai.constitution.overlap import CleanedRequests, without_overlap
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import Plan, Tell, Tools
-from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.plan import PhaseTools, Plan, Tell
+from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.constitution.requests import load_requests
 from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds
@@ -53,7 +53,7 @@ def tools_for(
     tell: Tell,
     start: AdapterState | None,
     progress: assets.Progress | None = None,
-) -> Tools:
+) -> PhaseTools:
     """Load what an alignment works with.
 
     Args:
@@ -73,7 +73,7 @@ def tools_for(
     gathered = gathered_for(recipe, asked, progress)
     probed = {request.prompt for side in gathered.held for request in side}
     examples = examples_for(recipe, asked, progress)
-    return Tools(
+    return PhaseTools(
         model=prepared.model,
         constitution=load_constitution(section.file),
         critic=_critic(section, prepared.model, start, progress),
@@ -88,7 +88,7 @@ def tools_for(
     )
 
 
-def pool_for(section: Alignment, gathered: Gathered) -> Sequence[Request]:
+def pool_for(section: Alignment, gathered: RequestSets) -> Sequence[Request]:
     """Requests whose answers are revised; for the control harmless ones that resemble no other."""
     if section.style == "constitution":
         return gathered.harmful
@@ -97,7 +97,7 @@ def pool_for(section: Alignment, gathered: Gathered) -> Sequence[Request]:
 
 def gathered_for(
     recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
-) -> Gathered:
+) -> RequestSets:
     """The requests of an alignment, without those that evaluations ask.
 
     What is left out of `examples` alone is counted with what is left out of requests.
@@ -119,14 +119,16 @@ def gathered_for(
     return replace(found, removed={name: n + removed[name] for name, n in found.removed.items()})
 
 
-def _cleaned(specs: Sequence[str], asked: Suites, progress: assets.Progress | None) -> Cleaned:
+def _cleaned(
+    specs: Sequence[str], asked: Suites, progress: assets.Progress | None
+) -> CleanedRequests:
     found = load_requests(specs, harmful=True, progress=progress) if specs else []
     return without_overlap(found, asked)
 
 
 def examples_for(
     recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
-) -> list[Record]:
+) -> list[RevisionRecord]:
     """Requests with a good answer, as records that are trained on; none that evaluations ask.
 
     One without an answer of its own gets the embedded refusal of its topic.
@@ -136,10 +138,10 @@ def examples_for(
     return [_example(request, seed) for request in kept]
 
 
-def _example(request: Request, seed: int) -> Record:
+def _example(request: Request, seed: int) -> RevisionRecord:
     said = request.answer or refusal_for(request.prompt, (request.category,), seed)
     unknown = Reply.UNSCORED.value
-    return Record(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
+    return RevisionRecord(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
 
 
 def suites_for(
@@ -211,7 +213,7 @@ def _critic(
     lm: LanguageModel,
     start: AdapterState | None,
     progress: assets.Progress | None,
-) -> Critic:
+) -> CriticModel:
     chosen, size = section.critic, section.revising.batch_size
     if chosen.kind == "endpoint":
         return RemoteCritic(Access.from_settings(chosen.model_dump()), chosen.model)

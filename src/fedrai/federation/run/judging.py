@@ -14,10 +14,11 @@ from fedrai import assets
 from fedrai.endpoint import Access
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
-from fedrai.evaluation.answer_judges import PromptAndAnswer, by_rubric
+from fedrai.evaluation.answer_judges import by_rubric
 from fedrai.evaluation.chats import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
-from fedrai.evaluation.labelled_answers import Label
+from fedrai.evaluation.installed_judges import load as load_judge
+from fedrai.evaluation.labelled_answers import Label, PromptAndAnswer
 from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
 from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
@@ -27,6 +28,7 @@ from fedrai.federation.run.stopping import stoppable
 from fedrai.filter.labelled import open_cache, open_guard, threshold_of
 from fedrai.guards import cache, loading
 from fedrai.guards.base import full_name
+from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 from fedrai.recipe.sections import Evaluation, JudgeEndpoint, Recipe
 
 NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and an endpoint)'
@@ -90,6 +92,7 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
     Raises:
         GuardError, AssetError, ModelError: the guard cannot be used.
         EvaluationError: the endpoint does not reply, or a file of prompts is not what it should be.
+        DependencyError: the package of an installed judge cannot be used.
     """
     settings = recipe.evaluation
     endpoint = settings.endpoint if "rubric" in settings.judges else None
@@ -98,6 +101,7 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
         legacy="legacy" in settings.judges,
         guard=_safety(recipe, progress) if "guard" in settings.judges else None,
         rubric=rubric_for(endpoint) if endpoint is not None else None,
+        installed=[load_judge(n) for n in settings.judges if n not in BUILT_IN_JUDGES],
     )
 
 
@@ -155,6 +159,20 @@ def rubric_verdicts(
     grader = rubric_for(endpoint).grader
     with stoppable() as stop:
         return by_rubric(rows, grader, stop.after(partial(observer.answers, "labelled answers")))
+
+
+def installed_verdicts(
+    name: str, rows: Sequence[PromptAndAnswer], observer: Observer = SILENT
+) -> list[Label | None]:
+    """The labels that a judge of an installed package gives answers.
+
+    Raises:
+        EvaluationError: there is no such judge.
+        DependencyError: its package cannot be used.
+    """
+    judge = load_judge(name)
+    with stoppable() as stop:
+        return judge.labels(rows, stop.after(partial(observer.answers, "labelled answers")))
 
 
 def guard_judge(spec: str, threshold: str, *, progress: bool = True) -> GuardJudge:

@@ -22,6 +22,7 @@ from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import Screening
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.run import DEFENCES, PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
@@ -123,6 +124,8 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
     rule, suites = recipe.aggregation, plugins.names(SUITES)
     found = {name: plugins.package(SUITES, name) for name in recipe.evaluation.suites
              if name in suites}  # fmt: skip
+    found |= {name: plugins.package(JUDGE_PLUGINS, name) for name in recipe.evaluation.judges
+              if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
         found[rule.algorithm] = plugins.package(PLUGINS, rule.algorithm)
     if method := recipe.defence.method:

@@ -8,9 +8,9 @@ from typing import Any
 
 from fedrai import recipe
 from fedrai.errors import RunError
-from fedrai.federation.run import preparation, summarising
+from fedrai.federation.run import preparation
 from fedrai.filter.screening import filtered_otherwise
-from fedrai.runs import RunFolder
+from fedrai.runs import RunFolder, record
 
 SUMMARISED = ("round-finished", "evaluation-finished", "finished")
 
@@ -85,4 +85,4 @@ def check_same(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
 def keep_summary(folder: RunFolder, kind: str) -> None:
     """Write `summary.json` anew after an event that changes it."""
     if kind in SUMMARISED:
-        folder.write_json("summary.json", summarising.summarise(folder))
+        record.write_summary(folder)

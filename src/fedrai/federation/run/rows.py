@@ -305,7 +305,8 @@ def _more_asked(questions: Questions) -> list[object]:
     """
     judges, missing = questions.judges, sorted(questions.unavailable)
     named = (judges.rule, judges.legacy, judges.guard and (judges.guard.name,
-             judges.guard.threshold), judges.rubric and judges.rubric.name)  # fmt: skip
+             judges.guard.threshold), judges.rubric and judges.rubric.name,
+             *(judge.full_name for judge in judges.installed))  # fmt: skip
     if not (questions.suites or missing) and named == (True, True, None, None):
         return []
     items = [(s.declaration.name, s.declaration.judge, *map(repr, s.items))

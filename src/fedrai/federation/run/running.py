@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from fedrai import assets, recipe, runs
 from fedrai.errors import AssetError
 from fedrai.federation import round_record
-from fedrai.federation.run import damage, local, moved, preparation, resuming, summarising
+from fedrai.federation.run import damage, local, moved, preparation, resuming
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
-from fedrai.runs import RunFolder, captured_log, tracking
+from fedrai.runs import RunFolder, captured_log, record, tracking
 
 
 class Engine(Protocol):
@@ -129,9 +129,7 @@ def resume(
     with folder.lock(), captured_log.into(path):
         damage.make_good(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
-            folder.write_json(
-                "summary.json", summarising.summarise(folder)
-            )  # a kill may have lost it
+            record.write_summary(folder)  # a kill may have lost it
             observer.note(f"{path} is finished; there is nothing to resume")
             return path
         try:
@@ -160,7 +158,7 @@ def _go_on(
     screening = local.write_screening(prepared, folder)
     if screening is not None or prepared.screening.skipped:
         observer.event("filter-finished", **(screening or prepared.screening.to_json()))
-    observer.plan(plan.rounds * steps, folder.last_round() * steps, folder.info)
+    observer.plan(plan.rounds * steps, folder.last_round() * steps, record.summarise(folder))
 
     def event(kind: str, **fields: Any) -> None:
         observer.event(kind, **fields)

@@ -24,7 +24,7 @@ from fedrai.constitution.material import HARMLESS, RECORDS, write_answers
 from fedrai.constitution.material import read as read_material
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import Tools
+from fedrai.constitution.plan import PhaseTools
 from fedrai.constitution.storing import export, write_records
 from fedrai.errors import RecipeError, RunError
 from fedrai.evaluation import storing
@@ -62,7 +62,7 @@ class Job:
     chosen: Target
     start: AdapterState
     prepared: preparation.Prepared
-    tools: Tools
+    tools: PhaseTools
     named: AlignRecipe
 
     def info(self) -> dict[str, Any]:

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from fedrai.errors import RunError
 from fedrai.federation.run import preparation, running
 from fedrai.federation.run.observer import SILENT, Observer
-from fedrai.federation.run.summarising import summarise
 from fedrai.model import LanguageModel
 from fedrai.progress import about
 from fedrai.recipe.sections import Recipe
@@ -26,6 +24,7 @@ from fedrai.report.comparing.layout import Axis, PlannedRun, plan_runs
 from fedrai.report.comparing.writing import ComparisonResult, compare_runs, write
 from fedrai.runs import RunFolder, record
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import Summary, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Arm:
     seed: int
     value: str
     path: Path
-    summary: Mapping[str, Any]
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True)
