@@ -27,7 +27,7 @@ from fedrai.errors import (
 )
 from fedrai.evaluation.suites import load as load_suite
 from fedrai.federation import aggregation
-from fedrai.federation.client import Refused
+from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.defences import build as build_defence
 from fedrai.federation.protocol import Reason
 from fedrai.guards import loading
@@ -173,7 +173,7 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     changes = {"filter.mode": "drop", "filter.guard": "acme-words", "filter.threshold": 0.5}
     offer = read_offer(make_offer(fedrai.load_recipe("tiny.toml", changes), "f" * 64))
     table = {"name": "north", "data": {"sources": [{"path": "rows.jsonl"}]}}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedTaskError) as refused:
         check_offer(offer, Node.model_validate(table))
     assert refused.value.reason is Reason.GUARD_REFUSED
     assert "acme_guards" not in sys.modules

@@ -622,15 +622,15 @@ def settings(
 
 def execute(
     given: Recipe, tiny: LanguageModel, path: Path, **changes: Any
-) -> tuple[RunFolder, preparation.Prepared]:
+) -> tuple[RunFolder, preparation.PreparedRun]:
     prepared = dataclasses.replace(local.prepare(given, loaded=tiny), **changes)
     run = RunFolder.create(path, recipe.to_toml(given), prepared.info())
-    local.execute(prepared, run, preparation.Watch())
+    local.execute(prepared, run, preparation.Callbacks())
     return run, prepared
 
 
 def trained(
-    prepared: preparation.Prepared, name: str, number: int, begin: Mapping[str, torch.Tensor]
+    prepared: preparation.PreparedRun, name: str, number: int, begin: Mapping[str, torch.Tensor]
 ) -> AdapterState:
     """What a client's local training gives, by the local loop itself."""
     given = prepared.recipe
@@ -652,7 +652,7 @@ def trained(
     return adapter
 
 
-def fresh(prepared: preparation.Prepared) -> AdapterState:
+def fresh(prepared: preparation.PreparedRun) -> AdapterState:
     return prepared.model.fresh_adapter(prepared.recipe.seed_for("adapter"))
 
 
@@ -879,7 +879,7 @@ def test_a_client_whose_log_is_full_still_says_why(
     heard: list[tuple[str, dict[str, Any]]] = []
     prepared = local.prepare(settings("evaluation.advbench=0"), loaded=tiny)
     prepared = dataclasses.replace(prepared, rows={"client-01": []})
-    watch = preparation.Watch(event=lambda kind, **fields: heard.append((kind, fields)))
+    watch = preparation.Callbacks(event=lambda kind, **fields: heard.append((kind, fields)))
     site = local.site(prepared, folder, watch)
     grid = LocalGrid(client.build_app(site, LOCAL, 9), {"client-01": 1})
     message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")

@@ -80,7 +80,7 @@ class Home:
     def settings(self, *changes: str, by_site: bool = True) -> Recipe:
         return recipe.load(self.recipe, [*LEAN, *(SITES if by_site else []), *changes])
 
-    def prepare(self, *changes: str, **options: Any) -> preparation.Prepared:
+    def prepare(self, *changes: str, **options: Any) -> preparation.PreparedRun:
         return local.prepare(self.settings(*changes, **options), loaded=self.model)
 
     def run(self, name: str, *changes: str, **options: Any) -> RunFolder:
@@ -88,7 +88,7 @@ class Home:
         path = running.run(settings, Path(name), self.model, observer=Display())
         return RunFolder.open(path)
 
-    def said(self, prepared: preparation.Prepared) -> dict[str, list[str]]:
+    def said(self, prepared: preparation.PreparedRun) -> dict[str, list[str]]:
         """The assistant's text that is trained on, by client."""
         return {name: [self._answer(row) for row in rows] for name, rows in prepared.rows.items()}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedrai import assets, model, recipe, runs
 from fedrai.errors import ModelError
 from fedrai.federation.run.targets import base_spec, target
-from fedrai.federation.run.trained import of_recipe
+from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.model import is_adapter
 from fedrai.release import ExportedModel, card, relabel_merged
 from fedrai.runs import RunFolder

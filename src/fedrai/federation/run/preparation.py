@@ -20,7 +20,7 @@ from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
 from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
-from fedrai.filter.screening import Screening
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.run import DEFENCES, PLUGINS
@@ -35,7 +35,7 @@ PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Callbacks:
     """Who hears of progress while a run goes on; each may raise KeyboardInterrupt to stop it."""
 
     event: Callable[..., None] = lambda _kind, **_fields: None
@@ -44,7 +44,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """Everything a run needs, checked.
 
     Attributes:
@@ -58,7 +58,7 @@ class Prepared:
         alignment: what `run.json` says of the constitution; None where the recipe has none.
         start_sha256: of the adapter that training starts from; empty: a fresh one.
         engine: how clients are reached, as `fedrai run --engine` names it.
-        kept_out: suites that are here, by name, with their checksums: an alignment trains on
+        excluded: suites that are here, by name, with their checksums: an alignment trains on
             nothing near them, and one that is resumed keeps to those that there were.
         held_out_bad: held-out rows that cannot be used, so the held-out loss is without them.
         unread: columns that hold further answers and are not trained on, in how many rows.
@@ -70,11 +70,11 @@ class Prepared:
     harmful: Mapping[str, int]
     bad_rows: Sequence[BadRow]
     questions: Questions
-    screening: Screening
+    screening: FilterOutcome
     alignment: Mapping[str, str] | None = None
     start_sha256: str = ""
     engine: str = LOCAL
-    kept_out: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
     held_out_bad: int = 0
 
@@ -100,7 +100,7 @@ class Prepared:
             "filter": self.recipe.filter.mode,
             "filter_skipped": self.screening.skipped,
             "constitution": self.alignment and dict(self.alignment),
-            "kept_out": dict(self.kept_out),
+            "kept_out": dict(self.excluded),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
             "bad_row_count": len(self.bad_rows),
             "bad_row_problems": dict(
@@ -161,7 +161,7 @@ def _requests(recipe: Recipe) -> list[str]:
     return [*section.requests, *section.harmless, *section.examples]
 
 
-def kept_out_of(recipe: Recipe) -> dict[str, str]:
+def excluded_suites(recipe: Recipe) -> dict[str, str]:
     """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedrai import assets, model
 from fedrai.errors import ModelError, RunError
 from fedrai.federation.plan import GLOBAL, load_adapters
-from fedrai.federation.run import moved, preparation
+from fedrai.federation.run import moved_files, preparation
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import generate
 from fedrai.recipe import loading as recipe
@@ -109,7 +109,7 @@ def target(
 def _run_target(
     folder: RunFolder, number: int | None, client: str, load: Load, base: str
 ) -> Target:
-    settings = moved.settings_of(folder)
+    settings = moved_files.settings_of(folder)
     if base:
         settings = with_base(settings, base)
     number = folder.last_round() if number is None else number
@@ -165,8 +165,8 @@ def _maker(path: Path) -> Path | None:
 def _base_in(folder: Path) -> str:
     """The spec of the base model in the recipe of a run, or of a folder of `fedrai align`."""
     if (folder / "run.json").is_file():
-        return moved.settings_of(RunFolder.open(folder)).model.base
-    settings = moved.alignment_of(RunFolder(folder))
+        return moved_files.settings_of(RunFolder.open(folder)).model.base
+    settings = moved_files.alignment_of(RunFolder(folder))
     started = settings.adapter_base or settings.model.base
     if (Path(started) / "run.json").is_file():
         return _base_in(Path(started))
