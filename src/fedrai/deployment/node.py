@@ -33,7 +33,7 @@ from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import prover
 from fedrai.federation.run.rows import tokenized, usable_rows
-from fedrai.filter.screening import policy_of, screened
+from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.progress import ProgressLines
 from fedrai.recipe.sections import Node, Recipe
@@ -278,7 +278,7 @@ def _screened(
     if needs_guard(settings.filter, node.policy):
         _check_threshold(settings, node, note)
     try:
-        kept, screening = screened(
+        kept, screening = screen_clients(
             settings,
             {node.name: list(examples)},
             tell=lambda _name, done, of: progress.report("filter", done, of, unit="judged"),

@@ -27,7 +27,7 @@ from fedrai.federation.run.preparation import (
     sft_settings,
 )
 from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
-from fedrai.filter.screening import FilterOutcome, screened
+from fedrai.filter.screening import FilterOutcome, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import BadRow, Example, Tokens, TrainingStep
@@ -65,7 +65,7 @@ def prepare(
     shards, bad = shards_for(
         recipe, lambda part: tokenized(lm, part, recipe.data, tokens), unread.update
     )
-    kept, screening = screened(recipe, shards, progress, tell)
+    kept, screening = screen_clients(recipe, shards, progress, tell)
     for part in kept.values():  # rows that got a refusal in place of their answer are new
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}

@@ -13,7 +13,7 @@ from typing import Any
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.prompting import arranged
-from fedrai.guards.windows import starts
+from fedrai.guards.windows import window_starts
 from fedrai.model.chat import any_of, broken, control_tokens
 
 REQUEST, ANSWER = 0, 1  # rows of the head
@@ -100,7 +100,7 @@ class Framing:
 
     @staticmethod
     def _windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
-        return [ids[start : start + size] for start in starts(len(ids), size, WINDOWS)]
+        return [ids[start : start + size] for start in window_starts(len(ids), size, WINDOWS)]
 
 
 def _ends(ids: Sequence[int], size: int) -> Sequence[int]:

@@ -27,8 +27,8 @@ import httpx
 
 from fedrai.endpoint import Access, EndpointClient, run_job
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name, unsafest
-from fedrai.guards.kinds.logprobs import Labels, MissingLogprobsError, no_logprobs, read_places
+from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name, unsafest
+from fedrai.guards.kinds.logprobs import LabelWords, MissingLogprobsError, no_logprobs, read_places
 from fedrai.guards.kinds.prompting import arranged
 from fedrai.model.chat import any_of, broken
 from fedrai.records import Message, Problem, Verdict
@@ -111,7 +111,7 @@ class RemoteGuard:
             )
         self.name = name or model.rsplit("/", 1)[-1].lower()
         self.thresholds = dict(thresholds or {"strict": 0.2, "loose": 0.5})
-        self._labels = Labels(safe, unsafe, lead)
+        self._labels = LabelWords(safe, unsafe, lead)
         self._names = dict(categories or {})
         self._api, self._template, self._prefill = api, template, prefill
         self._marks, self._size = any_of(marks), max_characters
@@ -133,7 +133,7 @@ class RemoteGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations.
 
         Raises:
@@ -142,7 +142,7 @@ class RemoteGuard:
         """
         return run_job(self._judge(conversations, on_progress))
 
-    async def _judge(self, conversations: Sequence[Conversation], told: OnProgress) -> Judged:
+    async def _judge(self, conversations: Sequence[Conversation], told: OnProgress) -> VerdictBatch:
         async with self._endpoint.client() as client:
             rows = await self._endpoint.replies(
                 (self._row(client, conversation) for conversation in conversations),
@@ -155,7 +155,7 @@ class RemoteGuard:
             unanswered = sum(row.problem == "no-answer" for row in asked)
             if unanswered and unanswered >= MOST_UNANSWERED * len(asked):
                 await self._check(client)
-        return Judged(tuple(map(self._verdict, rows)), tokens=sum(row.tokens for row in rows))
+        return VerdictBatch(tuple(map(self._verdict, rows)), tokens=sum(row.tokens for row in rows))
 
     async def _check(self, client: httpx.AsyncClient) -> None:
         """Raise unless the endpoint answers to a harmless text."""
