@@ -15,7 +15,7 @@ from fedrai import recipe
 from fedrai.cli import main
 from fedrai.data import embedded
 from fedrai.errors import AssetError, ModelError, RecipeError, RunError
-from fedrai.federation import server
+from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.run import local, preparation, standalone
 from fedrai.model import (
     EMBEDDED,
@@ -159,7 +159,7 @@ def test_a_run_starts_from_it(
     assert run.info["start_sha256"] == digest_of(whole)
     settings = recipe.load(run.path / "recipe.toml")
     prepared = local.prepare(settings, loaded=tiny)
-    first = server.load_adapters(run, tiny, preparation.plan_for(settings, 3), 0)[server.GLOBAL]
+    first = load_adapters(run, tiny, preparation.plan_for(settings, 3), 0)[GLOBAL]
     assert digest_of(first) == digest_of(whole)
     measured = preparation.evaluate(tiny, prepared.questions, [whole], lambda *_: None)
     fresh = preparation.evaluate(tiny, prepared.questions, [tiny.fresh_adapter(0)], lambda *_: None)
@@ -233,7 +233,7 @@ def test_resuming_with_another_adapter_is_refused(
     run = RunFolder.open(folder / "runs" / "cut")
     plan = preparation.plan_for(recipe.load(run.path / "recipe.toml"), 3)
     with pytest.raises(RunError, match="not the adapter that the run started from"):
-        server.load_adapters(run, tiny, plan, 0)
+        load_adapters(run, tiny, plan, 0)
 
 
 ARMS = """

@@ -6,10 +6,8 @@ exists; `execute` builds the ClientApp, the Grid and the ServerApp's loop and go
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -155,9 +153,3 @@ class _LocalSite:
             self._run.client_log(client, line)
         except RunError as error:  # the client's reason matters more than its details
             self._callbacks.event("client-log-lost", client=client, why=error.message)
-
-
-def command_line() -> str:
-    """The command that started this process, without folders."""
-    name = Path(sys.argv[0]).name
-    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

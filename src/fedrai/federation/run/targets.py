@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedrai import assets, model
 from fedrai.errors import ModelError, RunError
-from fedrai.federation import server
+from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.run import moved_files, preparation
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import generate
@@ -123,8 +123,8 @@ def _run_target(
     lm = load(settings, assets.RichProgress())
     _note_other(folder.path.name, lm, str(folder.info.get("model_fingerprint") or ""))
     plan = preparation.plan_for(settings, settings.federation.clients)
-    adapters = server.load_adapters(folder, lm, plan, number)
-    key = client or server.GLOBAL
+    adapters = load_adapters(folder, lm, plan, number)
+    key = client or GLOBAL
     if key not in adapters:
         raise RunError(f"name a client with --client: {', '.join(sorted(adapters))}")
     label = f"{folder.path.name}, round {number}" + (f", {client}" if client else "")

@@ -13,13 +13,8 @@ from typing import Any
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.prompting import arranged
-<<<<<<< HEAD
-from fedrai.guards.windows import starts
-from fedrai.model.chat import any_of, break_marks, control_tokens
-=======
 from fedrai.guards.windows import window_starts
-from fedrai.model.chat import any_of, broken, control_tokens
->>>>>>> main
+from fedrai.model.chat import any_of, break_marks, control_tokens
 
 REQUEST, ANSWER = 0, 1  # rows of the head
 WINDOWS = 256  # most windows of one text; a longer one is not judged in part

@@ -14,13 +14,8 @@ from typing import Any
 from fedrai.errors import GuardError
 from fedrai.guards.kinds.formats import Format, Kind, Question
 from fedrai.guards.kinds.policies import NEMOGUARD_TURNS
-<<<<<<< HEAD
-from fedrai.guards.windows import starts
-from fedrai.model.chat import BREAK, DATE, any_of, break_marks, control_tokens
-=======
 from fedrai.guards.windows import window_starts
-from fedrai.model.chat import BREAK, DATE, any_of, broken, control_tokens
->>>>>>> main
+from fedrai.model.chat import BREAK, DATE, any_of, break_marks, control_tokens
 from fedrai.model.templates import check_templates
 from fedrai.records import Message
 
