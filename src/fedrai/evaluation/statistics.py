@@ -129,7 +129,8 @@ def cohen_kappa(tables: NDArray[np.int64]) -> NDArray[np.float64]:
     chance = (tables.sum(2) * tables.sum(1)).sum(1)
     kappa: NDArray[np.float64] = np.full(len(tables), np.nan)
     beyond = total * total - chance
-    return np.divide(agreed * total - chance, beyond, out=kappa, where=beyond > 0)
+    np.divide(agreed * total - chance, beyond, out=kappa, where=beyond > 0)
+    return kappa
 
 
 def draw_counts(size: int, resamples: int, seed: int) -> NDArray[np.int64]:
