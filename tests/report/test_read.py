@@ -9,8 +9,8 @@ from fedrai.errors import FedRAIError, RunError
 from fedrai.rates import Rate, rate_json
 from fedrai.report import build, verdict
 from fedrai.report.read import read_runs
-from fedrai.report.transcripts import SHOWN, answers_of
-from fedrai.report.verdict import Answer
+from fedrai.report.transcripts import LIMIT, transcripts_of
+from fedrai.report.verdict import Verdict
 from run_folders import answer, put, report_body, write_answers, write_run
 
 
@@ -115,7 +115,7 @@ def test_answers_of_several_models_are_no_more_trials_than_prompts(tmp_path):
     assert run.after.rates["safe"].interval() == Rate(9, 10).interval()
     assert run.before.rates["safe"].interval() == Rate(9, 10).interval()  # one model answered
     assert shared.interval() == Rate(18, 20).interval()
-    assert verdict.safe(run) is Answer.OPEN  # 90 % of ten is no proof of 90 %
+    assert verdict.safe(run) is Verdict.OPEN  # 90 % of ten is no proof of 90 %
     metrics = path / "evaluations/0002/metrics.json"
     body = json.loads(metrics.read_text())
     body["rates"]["safe"] = rate_json(Rate(18, 20, 0, 5))
@@ -190,10 +190,10 @@ def test_answers_are_cut_and_only_those_asked_for(tmp_path):
     file.write_text(lines[0] + '{"number": 1, "prompt"\n' + lines[2])
     (path / "evaluations/0002/ordinary.jsonl").write_text(lines[0])
     run = read_runs([path])[0]
-    assert answers_of(run, 0).shown == ()
-    answers = answers_of(run, 2)
-    assert [(t.suite, t.number, t.length) for t in answers.shown] == [("advbench", 0, 1_000_000)]
-    assert len(answers.shown[0].answer) == SHOWN
+    assert transcripts_of(run, 0).answers == ()
+    answers = transcripts_of(run, 2)
+    assert [(t.suite, t.number, t.length) for t in answers.answers] == [("advbench", 0, 1_000_000)]
+    assert len(answers.answers[0].answer) == LIMIT
     assert (answers.unreadable, answers.number) == (1, 2)
 
 
@@ -211,9 +211,9 @@ def judged(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("safe", "refused", "expected"),
     [
-        (100, 0, (Answer.YES, Answer.YES)),
-        (95, 10, (Answer.OPEN, Answer.OPEN)),
-        (80, 20, (Answer.NO, Answer.NO)),
+        (100, 0, (Verdict.YES, Verdict.YES)),
+        (95, 10, (Verdict.OPEN, Verdict.OPEN)),
+        (80, 20, (Verdict.NO, Verdict.NO)),
     ],
 )
 def test_a_bar_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused, expected):
@@ -224,20 +224,20 @@ def test_a_bar_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused,
 
 def test_no_data_is_no_verdict(tmp_path):
     nothing = (Rate(0, 0, 10), Rate(0, 0, 10))
-    assert judged(tmp_path, safe=nothing, refused=nothing) == (Answer.UNKNOWN, Answer.UNKNOWN)
+    assert judged(tmp_path, safe=nothing, refused=nothing) == (Verdict.UNKNOWN, Verdict.UNKNOWN)
 
 
 def test_a_model_that_unlearned_is_not_useful(tmp_path):
     answers = (Rate(0, 100), Rate(0, 100))
-    assert judged(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is Answer.YES
+    assert judged(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is Verdict.YES
     (tmp_path / "second").mkdir()
-    assert judged(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is Answer.NO
+    assert judged(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is Verdict.NO
 
 
 def test_a_run_that_only_has_its_first_evaluation_is_not_judged(tmp_path):
     run = read_runs([write_run(tmp_path / "r")])[0]
     early = replace(run, evaluations=run.evaluations[:1])
-    assert (verdict.safe(early), verdict.useful(early)) == (Answer.UNKNOWN, Answer.UNKNOWN)
+    assert (verdict.safe(early), verdict.useful(early)) == (Verdict.UNKNOWN, Verdict.UNKNOWN)
 
 
 def test_overhead_is_held_against_the_plain_run_alike(tmp_path):
@@ -247,11 +247,11 @@ def test_overhead_is_held_against_the_plain_run_alike(tmp_path):
     write_run(tmp_path / "other", info={"model_fingerprint": "f"}, harmful=9)
     write_run(tmp_path / "safe", filtered=True, training=13.0)
     runs = {run.label: run for run in read_runs([tmp_path])}
-    found = verdict.reference(runs["safe"], list(runs.values()))
+    found = verdict.baseline(runs["safe"], list(runs.values()))
     assert found is runs["harmful"]
     more = verdict.overhead(runs["safe"], found)
-    assert (more.against, more.seconds, more.operations) == ("harmful", 0.5, 0.25)
-    assert verdict.reference(runs["clean"], list(runs.values())) is None
+    assert (more.baseline, more.seconds, more.operations) == ("harmful", 0.5, 0.25)
+    assert verdict.baseline(runs["clean"], list(runs.values())) is None
 
 
 def test_the_plain_run_of_the_same_seed_comes_first(tmp_path):
@@ -259,7 +259,7 @@ def test_the_plain_run_of_the_same_seed_comes_first(tmp_path):
     write_run(tmp_path / "b", seed=2, harmful=1)
     write_run(tmp_path / "c", seed=2, filtered=True)
     runs = read_runs([tmp_path])
-    assert verdict.reference(runs[2], runs) is runs[1]
+    assert verdict.baseline(runs[2], runs) is runs[1]
 
 
 def test_intervals_that_touch_are_not_apart():
