@@ -11,7 +11,7 @@ import torch
 
 import common
 from fedrai.records import Tokens
-from fedrai.training.sft import train
+from fedrai.training.sft import SftSettings, train
 
 
 def speed(lm, kernel: str, length: int, tokens: int, steps: int) -> float:
@@ -21,9 +21,8 @@ def speed(lm, kernel: str, length: int, tokens: int, steps: int) -> float:
     half = [False] * (length // 2) + [True] * (length - length // 2)
     rows = [Tokens(tuple(row), tuple(half)) for row in ids.tolist()]
     _, result = train(
-        lm, lm.fresh_adapter(0), rows, steps=steps, batch_size=len(rows),
-        learning_rate=lambda _: 1e-4, seed=0,
-    )  # fmt: skip
+        lm, lm.fresh_adapter(0), rows, SftSettings(steps, len(rows), lambda _: 1e-4), seed=0
+    )
     return result.tokens / result.seconds
 
 

@@ -109,8 +109,8 @@ def compared(home: Path, model: str) -> str:
     import torch
 
     from fedrai import recipe
-    from fedrai.cli.work import run as commands
     from fedrai.deployment.engine import FlowerEngine
+    from fedrai.federation.run import running
     from fedrai.runs import RunFolder
     from flower_cluster import cluster, key_files, register, wait_for
     from scenarios import digests
@@ -125,8 +125,8 @@ def compared(home: Path, model: str) -> str:
         for name in NAMES:
             wait_for(lambda name=name: "SuperNode ID" in found.said(name))
         engine = FlowerEngine(found.link)
-        over = RunFolder(commands.run(settings, home / "over", engine=engine))
-    here = RunFolder(commands.run(settings, home / "here"))
+        over = RunFolder(running.run(settings, home / "over", engine=engine))
+    here = RunFolder(running.run(settings, home / "here"))
     if digests(here) != digests(over):
         sys.exit("the adapters differ")
     rows = ["| round | in one process, s | deployed, s | ratio |", "|---|---:|---:|---:|"]

@@ -20,16 +20,15 @@ from trl import SFTConfig, SFTTrainer
 import common
 from fedrai.model import model_folder, pick_dtype
 from fedrai.records import Tokens
-from fedrai.training.sft import train
+from fedrai.training.sft import SftSettings, train
 
 BATCH = 16
 
 
 def ours(lm, rows: list[Tokens], steps: int) -> float:
     _, result = train(
-        lm, lm.fresh_adapter(0), rows, steps=steps, batch_size=BATCH,
-        learning_rate=lambda _: 1e-4, seed=0,
-    )  # fmt: skip
+        lm, lm.fresh_adapter(0), rows, SftSettings(steps, BATCH, lambda _: 1e-4), seed=0
+    )
     return result.tokens / result.seconds
 
 

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from common import report
 from fedrai import recipe
-from fedrai.cli.work import run as commands
 from fedrai.deployment.engine import FlowerEngine
 from fedrai.deployment.link import Link
+from fedrai.federation.run import running
 from fedrai.runs import RunFolder
 from fedrai.testing import make_tiny_model
 
@@ -82,7 +82,7 @@ def measured(folder: Path, kind: str) -> list[float]:
     """Seconds of each round after the first."""
     with superlink(folder / kind) as link, node(folder, link, kind):
         settings = recipe.load(folder / "recipe.toml")
-        run = commands.run(settings, folder / f"run-{kind}", engine=FlowerEngine(link))
+        run = running.run(settings, folder / f"run-{kind}", engine=FlowerEngine(link))
     return durations(RunFolder(run))
 
 

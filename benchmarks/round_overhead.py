@@ -20,8 +20,9 @@ from fedrai.runs import RunFolder
 from fedrai.training.sft import train
 
 
-def bare(prepared: preparation.Prepared) -> float:
-    settings, work = prepared.recipe, preparation.work_for(prepared.recipe)
+def bare(prepared: preparation.PreparedRun) -> float:
+    settings = prepared.recipe
+    local_settings = preparation.sft_settings(settings)
     adapter = prepared.model.fresh_adapter(0)
     start = time.perf_counter()
     for number in range(1, settings.federation.rounds + 1):
@@ -30,21 +31,22 @@ def bare(prepared: preparation.Prepared) -> float:
         )
         for name in names:
             train(
-                prepared.model, adapter, prepared.rows[name], steps=work.steps,
-                batch_size=work.batch_size, micro_batch_size=work.micro_batch_size,
-                group_by_length=work.group_by_length,
-                learning_rate=work.learning_rate, seed=settings.seed_for("training", number, name),
-            )  # fmt: skip
+                prepared.model,
+                adapter,
+                prepared.rows[name],
+                local_settings,
+                seed=settings.seed_for("training", number, name),
+            )
     return time.perf_counter() - start
 
 
-def federated(prepared: preparation.Prepared) -> float:
+def federated(prepared: preparation.PreparedRun) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(
             Path(folder) / "run", recipe.to_toml(prepared.recipe), prepared.info()
         )
         start = time.perf_counter()
-        local.execute(prepared, run, preparation.Watch())
+        local.execute(prepared, run, preparation.Callbacks())
         return time.perf_counter() - start
 
 

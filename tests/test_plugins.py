@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import fedrai
 from driver import fill_cache, write_recipe
 from fedrai import plugins
+from fedrai.cli import cli
 from fedrai.deployment.offer import check_offer, make_offer, read_offer
 from fedrai.errors import (
     DependencyError,
@@ -25,10 +27,11 @@ from fedrai.errors import (
 )
 from fedrai.evaluation.suites import load as load_suite
 from fedrai.federation import aggregation
-from fedrai.federation.client import Refused
+from fedrai.federation.client import RefusedTaskError
+from fedrai.federation.defences import build as build_defence
 from fedrai.federation.protocol import Reason
 from fedrai.guards import loading
-from fedrai.recipe.sections import Node
+from fedrai.recipe.sections import Defence, Node
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 LEAN = {
@@ -170,7 +173,7 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     changes = {"filter.mode": "drop", "filter.guard": "acme-words", "filter.threshold": 0.5}
     offer = read_offer(make_offer(fedrai.load_recipe("tiny.toml", changes), "f" * 64))
     table = {"name": "north", "data": {"sources": [{"path": "rows.jsonl"}]}}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedTaskError) as refused:
         check_offer(offer, Node.model_validate(table))
     assert refused.value.reason is Reason.GUARD_REFUSED
     assert "acme_guards" not in sys.modules
@@ -178,6 +181,86 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     check_offer(offer, Node.model_validate(listed))
     own = {**table, "guards": {"acme-words": {"kind": "plugin", "plugin": "acme-words"}}}
     check_offer(offer, Node.model_validate(own))
+
+
+# --- judges ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judges(install: Install) -> Path:
+    entry = "acme-phrases = acme_judges:phrases"
+    return install("acme_judges", example("acme_judges.py"), "fedrai.judges", entry)
+
+
+ANSWERS = [
+    {"prompt": "a?", "answer": "By the house rules, no.", "label": "full refusal"},
+    {"prompt": "b?", "answer": "I will say only half of it.", "label": "compliance"},
+    {"prompt": "c?", "answer": "Sure.", "label": "compliance"},
+    {"prompt": "d?", "answer": " ", "label": "compliance"},
+]
+
+
+def test_a_judge_is_compared_with_labels(judges: Path) -> None:
+    result = fedrai.judge(ANSWERS, "acme-phrases")
+    verdicts = [row["verdict"] for row in result.rows]
+    assert verdicts == ["full refusal", "partial refusal", "compliance", None]
+    assert result.agreement is not None
+    assert result.agreement["two_way"]["accuracy"]["successes"] == 2
+    assert result.agreement["false_refusals"]["successes"] == 1
+    assert result.agreement["table"]["compliance"]["unscored"] == 1
+
+
+def test_a_judge_is_named_on_the_command_line(judges: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ANSWERS))
+    words = ["judge", "eval", str(file), "--judge", "acme-phrases", "--json"]
+    body = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+    assert body["judge"] == "acme-phrases"
+    assert [row["row"] for row in body["disagreements"]] == [2, 4]
+
+
+def test_a_judge_judges_a_run(judges: Path, home: Path) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "evaluation.ordinary": 3,
+               "evaluation.judges": ["rule", "acme-phrases"]}  # fmt: skip
+    plan = fedrai.load_recipe("tiny.toml", changes)
+    assert plan.evaluation.judges == ["rule", "acme-phrases"]
+    assert "acme_judges" not in sys.modules
+    outcome = fedrai.run("tiny.toml", "made", changes=changes)
+    rows = [row for row in outcome.figures if row["measure"] == "refused:acme-phrases"]
+    assert [row["scored"] + row["unscored"] for row in rows] == [3, 3]
+    folder = home / "made/evaluations/0001"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["judges"]["installed"] == ["acme-phrases@1"]
+    lines = [json.loads(line) for line in (folder / "ordinary.jsonl").read_text().splitlines()]
+    expected = ["compliance" if line["answer"].strip() else None for line in lines]
+    assert [line["labels"]["acme-phrases"] for line in lines] == expected
+    info = json.loads((home / "made/run.json").read_text())
+    assert info["versions"]["plug-in acme-phrases"] == "acme 1.0"
+
+
+def test_no_such_judge_lists_what_is_installed(judges: Path, home: Path) -> None:
+    with pytest.raises(EvaluationError, match="no judge 'acme-phrase'") as error:
+        fedrai.judge(ANSWERS, "acme-phrase")
+    assert "did you mean acme-phrases?" in error.value.message
+    assert "installed plug-ins: acme-phrases" in error.value.hint
+    with pytest.raises(RecipeError, match="no judge 'acme-phrase'"):
+        fedrai.load_recipe("tiny.toml", {"evaluation.judges": ["acme-phrase"]})
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("def make(): return object()", r"'odd' of acme 1\.0 gives no judge"),
+        ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return []\n"
+         "def make(): return J()", "one verdict for each of 4 answers"),
+        ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return ['bad'] * 4\n"
+         "def make(): return J()", "full refusal, partial refusal, compliance, or None"),
+    ],
+)  # fmt: skip
+def test_what_is_no_judge_is_refused(install: Install, code: str, problem: str) -> None:
+    install("acme_odd", code, "fedrai.judges", "odd = acme_odd:make")
+    with pytest.raises(EvaluationError, match=problem):
+        fedrai.judge(ANSWERS, "odd")
 
 
 # --- suites ---------------------------------------------------------------------------------------
@@ -215,6 +298,84 @@ def test_what_gives_no_file_is_no_suite(install: Install) -> None:
     install("acme_air", "def make(): return 'no/file'", "fedrai.suites", "air = acme_air:make")
     with pytest.raises(EvaluationError, match=r"'air' of acme 1\.0 gives no suite"):
         load_suite("air")
+
+
+# --- defences -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def defences(install: Install) -> Path:
+    entry = "acme-bounded = acme_defences:bounded"
+    return install("acme_defences", example("acme_defences.py"), "fedrai.defences", entry)
+
+
+def test_a_defence_changes_the_aggregated_adapter(defences: Path, home: Path) -> None:
+    from fedrai.federation.aggregation import update_norm
+    from fedrai.model import read_adapter
+
+    plain = {**LEAN, "federation.rounds": 2}
+    bound = {**plain, "defence.method": "acme-bounded", "defence.settings": {"norm": 0.001}}
+    fedrai.run("tiny.toml", "plain", changes=plain)
+    fedrai.run("tiny.toml", "bound", changes=bound)
+    (p1, b1), (_, b2) = (
+        [read_adapter(home / run / f"rounds/000{number}/adapter") for run in ("plain", "bound")]
+        for number in (1, 2)
+    )
+    record = json.loads((home / "bound/rounds/0001/round.json").read_text())
+    assert record["defence_norm"] == pytest.approx(update_norm(p1, b1), rel=1e-4)
+    assert update_norm(b1, b2) == pytest.approx(0.001, rel=1e-4)
+    info = json.loads((home / "bound/run.json").read_text())
+    assert info["versions"]["plug-in acme-bounded"] == "acme 1.0"
+    assert "defence_norm" not in json.loads((home / "plain/rounds/0001/round.json").read_text())
+
+
+def test_a_defence_by_hand(defences: Path) -> None:
+    defend = build_defence(Defence(method="acme-bounded", settings={"norm": 1.0}))
+    assert defend is not None
+    before, after = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([4.0, 4.0])}
+    assert defend(1, before, after)["w"].tolist() == pytest.approx([1.6, 0.8])
+    near = {"w": torch.tensor([1.5, 0.0])}
+    assert torch.equal(defend(1, before, near)["w"], near["w"])
+    assert after["w"].tolist() == [4.0, 4.0]
+
+
+def test_no_such_defence_lists_what_is_installed(defences: Path, home: Path) -> None:
+    with pytest.raises(RecipeError, match="no defence 'zzz'; installed plug-ins: acme-bounded"):
+        fedrai.load_recipe("tiny.toml", {"defence.method": "zzz"})
+    local = {"defence.method": "acme-bounded", "federation.mode": "local"}
+    with pytest.raises(RecipeError, match="no aggregated model"):
+        fedrai.load_recipe("tiny.toml", local)
+
+
+def test_a_recipe_without_a_defence_keeps_its_hash(defences: Path, home: Path) -> None:
+    plain = fedrai.load_recipe("tiny.toml")
+    body = plain.model_dump(mode="json")
+    assert body.pop("defence") == {"method": "", "settings": {}}
+    assert plain.hash == type(plain).model_validate(body).hash
+    assert plain.hash != fedrai.load_recipe("tiny.toml", {"defence.method": "acme-bounded"}).hash
+
+
+@pytest.mark.parametrize(("body", "message"), [
+    ("{}", "misses w"),
+    ("{'w': aggregated['w'][:1]}", r"expected \(2,\)"),
+    ("{'w': aggregated['w'] / 0}", "w is not finite"),
+    ("[]", "fails: TypeError|misses w"),
+    ("1 / 0", "fails: ZeroDivisionError"),
+])  # fmt: skip
+def test_what_a_defence_gives_must_fit(install: Install, body: str, message: str) -> None:
+    code = f"class D:\n    def after(self, round, before, aggregated): return {body}\n"
+    install("acme_unfit", code, "fedrai.defences", "unfit = acme_unfit:D")
+    defend = build_defence(Defence(method="unfit"))
+    assert defend is not None
+    with pytest.raises(FederationError, match=message) as error:
+        defend(3, {"w": torch.ones(2)}, {"w": torch.ones(2)})
+    assert "round 3: the defence 'unfit'" in error.value.message
+
+
+def test_what_is_no_defence_is_refused(install: Install) -> None:
+    install("acme_nil", "def make(): return 3", "fedrai.defences", "nil = acme_nil:make")
+    with pytest.raises(FederationError, match=r"'nil' of acme 1\.0 gives no defence"):
+        build_defence(Defence(method="nil"))
 
 
 # --- aggregation ----------------------------------------------------------------------------------

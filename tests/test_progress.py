@@ -12,6 +12,7 @@ from clock import Clock
 from fedrai.cli.show.display import Display
 from fedrai.progress import SECONDS_BETWEEN_LINES, ProgressLines
 from fedrai.records import TrainingStep
+from fedrai.runs.record import Summary
 
 
 class Terminal(io.StringIO):
@@ -142,7 +143,8 @@ def shown(stream: io.StringIO) -> list[str]:
 def test_training_steps_show_now_and_then() -> None:
     """260 steps of 5 s: 21 min 40 s."""
     stream, clock = io.StringIO(), Clock()
-    display = Display(260, stream=stream, clock=clock)
+    display = Display(stream, clock)
+    display.plan(260, 0, Summary("run", "unfinished", 0, 1, 0))
     display.event("round-started", round=1, clients=["ward"])
     for number in range(1, 261):
         clock.now = 5.0 * number
@@ -169,7 +171,7 @@ def test_training_steps_show_now_and_then() -> None:
 )  # fmt: skip
 def test_every_long_phase_shows_now_and_then(report, line) -> None:
     stream, clock = io.StringIO(), Clock()
-    display = Display(0, stream=stream, clock=clock)
+    display = Display(stream, clock)
     for second in range(0, 1441, 9):  # 24 minutes
         clock.now = float(second)
         report(display, second * 1600 // 1440)
@@ -181,7 +183,7 @@ def test_every_long_phase_shows_now_and_then(report, line) -> None:
 
 def test_a_server_that_waits_for_its_clients_says_so() -> None:
     stream, clock = io.StringIO(), Clock()
-    display = Display(0, stream=stream, clock=clock)
+    display = Display(stream, clock)
     for clock.now in range(0, 95, 2):
         display.event("waiting", clients=["a", "b", "c"])
     assert shown(stream) == ["  waiting for 3 clients"] * 3
@@ -194,7 +196,7 @@ def test_a_server_that_waits_for_its_clients_says_so() -> None:
 def test_a_terminal_has_its_bar_and_no_line_more(monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream, clock = Terminal(), Clock()
-    with Display(0, stream=stream, clock=clock) as display:
+    with Display(stream, clock) as display:
         for clock.now in (0.0, 40.0, 80.0):
             display.answers("advbench", int(clock.now), 100)
     assert "evaluation: advbench" in stream.getvalue()

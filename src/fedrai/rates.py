@@ -148,6 +148,19 @@ def _repeated(outcomes: Sequence[bool | None], prompts: Sequence[Hashable]) -> i
     return different if different < len(scored) else 0
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """The name of a rate without its judge, and the judge: "rule", "legacy", "guard" or installed.
+
+    `safe` is by the refusal rule, `safe-legacy` and `safe-guard` are by these, and `safe:NAME` is
+    by a judge of an installed package.
+    """
+    plain, _, installed = name.partition(":")
+    if installed:
+        return plain, installed
+    judge = next((j for j in ("legacy", "guard") if name.endswith(f"-{j}")), "rule")
+    return name.removesuffix(f"-{judge}"), judge
+
+
 def rate_json(value: Rate) -> dict[str, Any]:
     """A rate as plain values, with its 95 % Wilson interval; `prompts` where they are fewer."""
     interval = value.interval()

@@ -211,7 +211,7 @@ def test_an_alignment_that_was_stopped_goes_on_to_the_same_bits(
         found = call("align", "--recipe", "mine.toml", "--out", out)
     assert found.code == 130
     assert found.err.rstrip().endswith(
-        f"stopped; nothing is lost. Go on with:\n  fedrai align --resume {out}"
+        f"stopped; nothing is lost. Resume with:\n  fedrai align --resume {out}"
     )
     assert not (home / out / "adapter").exists()
     again = call("align", "--resume", out)
@@ -291,17 +291,18 @@ def test_an_adapter_is_gone_on_from(home: Path, call: Call, done: Ended) -> None
 def test_the_adapter_that_is_aligned_anchors_the_probe(
     home: Path, done: Ended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedrai.cli.work.align import prepare, settings_for
+    from fedrai import recipe
+    from fedrai.federation.run.standalone import prepare
 
     monkeypatch.chdir(home)
     monkeypatch.setenv("FEDRAI_CACHE", str(home / "cache"))
     monkeypatch.setenv("FEDRAI_OFFLINE", "1")
-    given = Path("mine.toml")
-    job = prepare(settings_for("whole/adapter", given, ()))
+    file = Path("mine.toml")
+    job = prepare(recipe.load_alignment(file, (), [("model.base", "whole/adapter")]))
     assert job.tools.start is not None
     kept = read_adapter(home / "whole" / "adapter")
     assert all(torch.equal(job.tools.start[name], kept[name]) for name in kept)
-    assert prepare(settings_for("", given, ())).tools.start is None
+    assert prepare(recipe.load_alignment(file)).tools.start is None
 
 
 # --- before anything runs -------------------------------------------------------------------------
@@ -360,16 +361,19 @@ def test_wrong_usage(call: Call) -> None:
 
 
 def test_options_win_over_the_recipe(home: Path) -> None:
-    from fedrai.cli.work.align import settings_for
+    from fedrai import recipe
+    from fedrai.cli.align import settings_for
 
     file = home / "mine.toml"
-    found = settings_for("other", file, ("seed=9",), constitution="c.json", steps=7)
+    found = settings_for(
+        "other", recipe_file=file, overrides=("seed=9",), constitution="c.json", steps=7
+    )
     assert (found.model.base, found.seed, found.constitution.file) == ("other", 9, "c.json")
     assert (found.constitution.schedule, found.constitution.steps) == ("budget", 7)
-    assert settings_for("x", None, (), epoch=True).constitution.schedule == "full"
-    assert settings_for("x", None, ()).evaluation is None
+    assert settings_for("x", epoch=True).constitution.schedule == "full"
+    assert settings_for("x").evaluation is None
     with pytest.raises(RecipeError, match=r"section \[model\] is missing; it needs base"):
-        settings_for("", None, ())
+        recipe.load_alignment(None)
 
 
 def test_an_align_recipe_is_written_and_read_again(home: Path) -> None:

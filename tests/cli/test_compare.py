@@ -12,8 +12,8 @@ import pytest
 from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import recipe
-from fedrai.cli.show.display import about
 from fedrai.federation.run import preparation
+from fedrai.progress import about
 
 LEAN = ("-o", "federation.rounds=1", "-o", "evaluation.every=0", "-o", "evaluation.temperature=0",
         "-o", "training.local_steps=1", "-o", "evaluation.advbench=3",

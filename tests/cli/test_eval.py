@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from chat_server import Judge, Server, running
 from commands import Call, commands
 from driver import fill_cache, write_recipe
+from fedrai.cli.eval import changes_for
 from fedrai.cli.show.suites import suite_rows
-from fedrai.cli.work.eval import changes_for
 from fedrai.errors import EvaluationError
 from fedrai.testing import make_tiny_model
 

@@ -246,7 +246,7 @@ def test_too_few_updates_exit_with_1_and_the_way_on(
     assert found.code == 1
     assert found.err == (
         "error: round 1: 0 of 2 updates are usable\n"
-        "  look there; go on with: fedrai run --resume failed\n"
+        "  look there; resume with: fedrai run --resume failed\n"
     )
 
 
@@ -303,7 +303,7 @@ def test_run_shows_the_suites_that_its_recipe_asks_for(call: Call, folder: Path)
 def test_json_is_all_that_stdout_holds(call: Call, finished: Outcome, folder: Path) -> None:
     again = call("run", "--resume", "runs/tiny", "--json")
     assert again.code == 0
-    assert again.err == "runs/tiny is finished; there is nothing to go on with\n"
+    assert again.err == "runs/tiny is finished; there is nothing to resume\n"
     figures = json.loads(again.out)
     assert figures == json.loads((folder / "runs" / "tiny" / "summary.json").read_text())
     assert (figures["status"], figures["rounds"], figures["clients"]) == ("finished", 2, 3)
@@ -485,23 +485,27 @@ class Terminal(io.StringIO):
 def test_filter_has_a_bar_on_a_terminal(
     filtering: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tiny: LanguageModel
 ) -> None:
-    from fedrai.cli.work import run as commands
+    from fedrai.cli.show.display import Display
+    from fedrai.federation.run import running
 
     screen = Terminal()
     for key, value in {"TERM": "xterm", "COLUMNS": "100", "FEDRAI_OFFLINE": "1"}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("FEDRAI_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.chdir(folder)
     bare = ["filter.on_guard_failure=continue", "guards.words={kind='rules', file='nowhere.txt'}"]
     lean = [text for text in LEAN if text != "-o"]
-    commands.run(recipe.load(Path(filtering), lean), Path("seen/filtered"), tiny)
+    with Display(screen) as display:
+        settings = recipe.load(Path(filtering), lean)
+        running.run(settings, Path("seen/filtered"), tiny, observer=display)
     shown = screen.getvalue()
     for client in ("client-01", "client-02", "client-03"):
         assert re.search(rf"filter: {client} .*?[89]/[89]", shown), client
     assert "judges every row" not in shown
     assert "\x1b[1;31mNO SAFETY FILTER" not in shown
-    commands.run(recipe.load(Path(filtering), [*lean, *bare]), Path("seen/bare"), tiny)
+    with Display(screen) as display:
+        settings = recipe.load(Path(filtering), [*lean, *bare])
+        running.run(settings, Path("seen/bare"), tiny, observer=display)
     assert "\x1b[1;31mNO SAFETY FILTER: nowhere.txt cannot be read" in screen.getvalue()
 
 
@@ -604,7 +608,7 @@ def test_chat_shows_base_and_tuned(
         return made.answers[0]
 
     tiny.load_adapter(read_adapter(folder / "runs/tiny/rounds/0002/adapter"))
-    with tiny.without_adapter():
+    with tiny.using(None):
         base = said()
     tuned = said()
     assert base != tuned

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from fedrai.constitution import training
-from fedrai.constitution.probe import Probed
+from fedrai.constitution.probe import ProbeResult
 from fedrai.constitution.schedule import Bounds
-from fedrai.constitution.training import BEST, STATE, Run, Trained, train
+from fedrai.constitution.training import BEST, STATE, Run, TrainingOutcome, train
 from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Message, Tokens
-from fedrai.training.prefer import Objective, Pair
+from fedrai.training.prefer import Pair
 from staging import same
 
 RUN = Run(
-    objective=Objective(),
+    objective=Goal(),
     steps=7,
     rows=2,
     pairs=1,
@@ -37,12 +38,12 @@ Looks = Mapping[int, tuple[int, int]]
 """By step: harmful and harmless requests, of ten each, with a margin above 0."""
 
 
-def scripted(shares: Looks, seen: list[int] | None = None) -> Callable[[int], Probed]:
-    def look(step: int) -> Probed:
+def scripted(shares: Looks, seen: list[int] | None = None) -> Callable[[int], ProbeResult]:
+    def look(step: int) -> ProbeResult:
         if seen is not None:
             seen.append(step)
         sides = ([1.0] * count + [-1.0] * (10 - count) for count in shares[step])
-        return Probed(*map(tuple, sides), tokens=1, operations=1.0, seconds=0.0)
+        return ProbeResult(*map(tuple, sides), tokens=1, operations=1.0, seconds=0.0)
 
     return look
 
@@ -67,8 +68,10 @@ def row(model: LanguageModel, asked: str, said: str) -> Tokens:
 
 
 @pytest.fixture
-def trained(tiny, start, rows, pairs, tmp_path) -> Callable[..., Trained]:
-    def call(work: Path = tmp_path, look: Any = None, tell: Any = None, **changes: Any) -> Trained:
+def trained(tiny, start, rows, pairs, tmp_path) -> Callable[..., TrainingOutcome]:
+    def call(
+        work: Path = tmp_path, look: Any = None, tell: Any = None, **changes: Any
+    ) -> TrainingOutcome:
         run, told = replace(RUN, **changes), {} if tell is None else {"tell": tell}
         return train(tiny, start, rows, pairs, run, work, look=look, **told)
 
@@ -171,7 +174,7 @@ def test_an_end_that_does_not_satisfy_gives_way_to_the_look_that_did(trained, af
 # --- going on -------------------------------------------------------------------------------------
 
 
-def interrupted(trained: Callable[..., Trained], step: int, **given: Any) -> None:
+def interrupted(trained: Callable[..., TrainingOutcome], step: int, **given: Any) -> None:
     def tell(done: int, _of: int) -> None:
         if done == step:
             raise KeyboardInterrupt
@@ -221,7 +224,7 @@ def test_a_look_that_was_interrupted_is_asked_again(trained, tmp_path, at, saved
     whole = trained(alone, scripted(LOOKS))
     seen: list[int] = []
 
-    def stopping(step: int) -> Probed:
+    def stopping(step: int) -> ProbeResult:
         found = scripted(LOOKS, seen)(step)
         if step == at:
             raise KeyboardInterrupt

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chat_server import Reply, Server, completion, running
-from fedrai.constitution.critics import PER_TOKEN, LocalCritic, RemoteCritic, Said
+from fedrai.constitution.critics import PER_TOKEN, CriticAnswers, LocalCritic, RemoteCritic
 from fedrai.endpoint import PATIENCE, Access
 from fedrai.errors import ConstitutionError
 from fedrai.model import LanguageModel
@@ -22,7 +22,7 @@ def talks(*texts: str) -> list[tuple[Message, ...]]:
     return [(Message("user", text),) for text in texts]
 
 
-def ask(critic, *texts: str, **settings: Any) -> Said:
+def ask(critic, *texts: str, **settings: Any) -> CriticAnswers:
     base = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 5}
     return critic.answer(talks(*texts), **(base | settings))
 
@@ -50,7 +50,7 @@ def test_a_local_critic_says_what_the_model_says_with_the_adapter_asked_for(mode
     texts, other = ("How far?", "Why is that so?", "x"), adapter(model, 2)
     own = direct(model, *texts)
     assert ask(LocalCritic(model, 2), *texts).answers == own
-    with model.without_adapter():
+    with model.using(None):
         bare = direct(model, *texts)
     assert ask(LocalCritic(model, 2, use_adapter=False), *texts).answers == bare
     assert ask(LocalCritic(model, 2), *texts).answers == own  # it is on again
@@ -119,7 +119,7 @@ def test_the_request_of_a_chat(server):
     said = remote(server).answer(
         [turns, turns], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=2**31 - 1
     )
-    assert said == Said(("To c", "To c"), 14, 0.0, {})
+    assert said == CriticAnswers(("To c", "To c"), 14, 0.0, {})
     first, second = sorted(server.bodies, key=lambda body: -body["seed"])
     assert first == {
         "model": "org/Big", "max_tokens": 40, "temperature": 0.7, "top_p": 0.9, "seed": 2**31 - 1,

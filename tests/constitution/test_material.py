@@ -7,7 +7,7 @@ import pytest
 from fedrai.constitution import material
 from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.material import Material, Spending, last_before, read, read_answers
-from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.errors import RunError
 from fedrai.runs.costs import Cost
 
@@ -16,7 +16,7 @@ ANSWERS = (
     HarmlessAnswer(ASKED, "Blue.", None, "model"),
     HarmlessAnswer(ASKED, None, "No.", None, ("refuses",)),
 )
-RECORD = Record(
+RECORD = RevisionRecord(
     Request("trick"), "Sure.", "compliance", 0.9, (), "No, I won't.", 0.0, 1, Outcome.KEPT
 )
 

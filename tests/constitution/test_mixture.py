@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.mixture import Part, mixture, revision_pairs
-from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.mixture import KindCount, mixture, revision_pairs
+from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
 from fedrai.records import Message
@@ -22,7 +22,7 @@ SHARES = {"refusals": 0.4, "look_alikes": 0.2, "harmless_pairs": 0.5}
 
 def record(number, category="theft", says="compliance", outcome=Outcome.KEPT, harmful=True):
     made = outcome in (Outcome.KEPT, Outcome.ALREADY_SAFE)
-    return Record(
+    return RevisionRecord(
         Request(f"bad {number}", category, harmful=harmful), f"Sure {number}.", says, 0.9, (),
         f"No {category} {number}." if made else None, 0.1, 1, outcome,
     )  # fmt: skip
@@ -73,8 +73,10 @@ def test_shares_of_rows_by_hand():
     assert sorted(kinds["homonym"]) == [1, 2, 2]
     assert kinds["good"] == [1] * 10
     assert found.parts == {
-        "revisions": Part(10, 10), "look-alikes": Part(3, 5), "ordinary": Part(30, 10),
-    }  # fmt: skip
+        "revisions": KindCount(10, 10),
+        "look-alikes": KindCount(3, 5),
+        "ordinary": KindCount(30, 10),
+    }
     assert (found.pairs, found.left_out) == ((), {})
 
 
@@ -166,7 +168,7 @@ def test_shares_that_cannot_be(shares):
 
 
 def test_what_max_length_cuts_is_left_out_and_counted():
-    long = Record(
+    long = RevisionRecord(
         Request("x" * 300, "theft"), "Sure.", "compliance", 0.9, (), "No.", 0.1, 1, Outcome.KEPT
     )
     found = mixed([*RECORDS, long], LOOK + PLAIN, pairs=1, max_length=120)
@@ -197,7 +199,7 @@ def test_harmful_pairs_prefer_the_revision_to_the_first_answer():
 def test_shares_of_pairs_by_hand():
     """10 harmful pairs at 75 % make 14 (13.33 up): 11 and 3, rounded from 10.5 and 3.5."""
     found = mixed(RECORDS, LOOK + PLAIN, rows=0, pairs=1, harmless_pairs=0.25)
-    assert found.parts == {"harmful-pairs": Part(10, 11), "harmless-pairs": Part(33, 3)}
+    assert found.parts == {"harmful-pairs": KindCount(10, 11), "harmless-pairs": KindCount(33, 3)}
     assert len(found.pairs) == 14
     assert found.rows == ()
     check([], found.pairs)
@@ -226,11 +228,11 @@ def test_harmless_pairs_reject_a_needless_refusal_of_their_own_or_of_their_topic
 
 
 def test_pairs_that_teach_nothing_are_left_out_and_counted():
-    same = Record(
+    same = RevisionRecord(
         Request("bad", "theft"), "No theft.", "compliance", 0.9, (), "No theft. ", 0.1, 1,
         Outcome.KEPT,
     )  # fmt: skip
-    empty = Record(
+    empty = RevisionRecord(
         Request("worse", "theft"), " ", "unscored", None, (), "No.", 0.1, 1, Outcome.KEPT
     )
     found = mixed([record(0), same, empty], PLAIN[:2], rows=0, pairs=1)
@@ -252,8 +254,8 @@ def test_the_benign_control_needs_nothing_of_its_own():
     benign = [record(n, "", harmful=False) for n in range(4)]
     benign.append(record(4, "", says="refusal", harmful=False))
     found = mixed(benign, LOOK + PLAIN, pairs=1, harmless_pairs=0.0)
-    assert found.parts["revisions"] == Part(5, 5)
-    assert found.parts["harmful-pairs"] == Part(5, 5)
+    assert found.parts["revisions"] == KindCount(5, 5)
+    assert found.parts["harmful-pairs"] == KindCount(5, 5)
     assert found.left_out == {"no-refusal": 33}
     with pytest.raises(DataError, match="harmless-pairs"):
         mixed(benign, LOOK + PLAIN, pairs=1)

@@ -9,11 +9,11 @@ import torch
 
 from fedrai.constitution import material, phase
 from fedrai.constitution.critics import LocalCritic
-from fedrai.constitution.gathering import Gathered
+from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.material import read
 from fedrai.constitution.mixture import revision_pairs
 from fedrai.constitution.probe import READ
-from fedrai.constitution.records import Outcome, Record
+from fedrai.constitution.records import Outcome, RevisionRecord
 from fedrai.constitution.schedule import Bounds
 from fedrai.constitution.training import STATE
 from fedrai.constitution.verifying import Checks
@@ -21,9 +21,9 @@ from fedrai.errors import ConstitutionError, DataError
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import Generated, generate
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Message
 from fedrai.training.likelihood import of_answers, still_fits
-from fedrai.training.prefer import Objective
 from staging import (
     EXAMPLES,
     HARMFUL,
@@ -112,7 +112,7 @@ def test_without_first_answers_that_gave_way_only_rows_are_reused(
 def texts_of(stage: Stage) -> Generated:
     """What the base model says to the requests of the probe."""
     talks = [[Message("user", r.prompt)] for side in stage.phase()._asked for r in side]
-    with stage.model.without_adapter():
+    with stage.model.using(None):
         return generate(stage.model, talks, max_new_tokens=READ, batch_size=2)
 
 
@@ -132,12 +132,13 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, AdapterState]]:
 
 def test_adapters_are_measured_and_not_the_one_that_anchors(stage, start, probes):
     anchor = {name: -part for name, part in start.items()}
+    before = stage.model.adapter()
     found = stage(schedule="adaptive", bounds=NEVER, start=anchor)
     assert len(probes) == 3  # before, after 2 and 4 steps; the better of these is handed on
     assert same(probes[0][1], start)
     assert found.report["adapter_step"] == 2
     assert same(probes[1][1], found.adapter)
-    assert same(stage.model.adapter(), found.adapter)
+    assert same(stage.model.adapter(), before)
     assert not any(same(adapter, anchor) for _, adapter in probes)
     assert {id(probe) for probe, _ in probes} == {id(probes[0][0])}
 
@@ -297,14 +298,14 @@ def test_the_control_learns_from_revisions_that_comply(stage):
     assert not any("can't" in text for text in texts)
 
 
-def _sides(stage: Stage, records: Sequence[Record]) -> list[tuple[str, str]]:
+def _sides(stage: Stage, records: Sequence[RevisionRecord]) -> list[tuple[str, str]]:
     decode = stage.model.tokenizer.decode
     pairs = revision_pairs(stage.model.chat, records, PLAN.max_length)
     return [(decode(p.chosen.ids), decode(p.rejected.ids)) for p in pairs]
 
 
 def test_examples_alone_are_enough(stage, start):
-    gathered = Gathered((), HARMLESS, {}, 0)
+    gathered = RequestSets((), HARMLESS, {}, 0)
     found = stage(gathered=gathered, pool=(), examples=EXAMPLES, pairs=0)
     assert moved(found, start)
     assert stage.critic.calls == 0
@@ -357,7 +358,7 @@ def test_where_no_refusal_can_be_borrowed_harmful_pairs_are_left(stage, start):
     assert moved(found, start)
 
 
-@pytest.mark.parametrize("changes", [{"rows": 0}, {"objective": Objective(sft=0.0)}])
+@pytest.mark.parametrize("changes", [{"rows": 0}, {"objective": Goal(sft=0.0)}])
 def test_where_nothing_is_left_no_step_is_taken(stage, start, monkeypatch, changes):
     safe_answers(stage, monkeypatch)
     found = stage(harmless_pairs=0.0, **changes)
@@ -419,7 +420,7 @@ def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monke
 def test_rows_that_are_missing_are_an_error(stage):
     plain = tuple(request for request in HARMLESS if not request.kind)
     with pytest.raises(DataError, match="look-alikes are to be 25%"):
-        stage(gathered=Gathered(HARMFUL, plain, {}, 0))
+        stage(gathered=RequestSets(HARMFUL, plain, {}, 0))
 
 
 def test_harmless_answers_have_a_threshold_of_their_own(stage):
@@ -432,4 +433,4 @@ def test_harmless_answers_have_a_threshold_of_their_own(stage):
 
 def test_a_probe_has_two_sides(stage):
     with pytest.raises(DataError, match="both sides"):
-        stage(gathered=Gathered(HARMFUL, (), {}, 0))
+        stage(gathered=RequestSets(HARMFUL, (), {}, 0))

@@ -1,7 +1,5 @@
 """The probe against plain forward passes, and by hand where all tokens are as likely."""
 
-import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +9,15 @@ import pytest
 import torch
 
 from fedrai.constitution import probe
-from fedrai.constitution.probe import LENGTH, Opening, Probe, Probed, anchored, measure, openings
+from fedrai.constitution.probe import (
+    LENGTH,
+    Opening,
+    ProbeResult,
+    ProbeRows,
+    build_probe,
+    measure,
+    openings,
+)
 from fedrai.constitution.records import Request
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
@@ -45,14 +51,14 @@ def model(tiny: LanguageModel, adapter: AdapterState) -> LanguageModel:
 
 
 @pytest.fixture
-def small(model: LanguageModel) -> Probe:
-    return Probe(
+def small(model: LanguageModel) -> ProbeRows:
+    return ProbeRows(
         tuple(openings(model, request, WANTED, UNWANTED) for request in HARMFUL),
         tuple(openings(model, request, UNWANTED, WANTED) for request in HARMLESS),
     )
 
 
-def rows_of(found: Probe) -> list[Tokens]:
+def rows_of(found: ProbeRows) -> list[Tokens]:
     return [r for entry in (*found.harmful, *found.harmless) for r in entry.wanted + entry.unwanted]
 
 
@@ -88,9 +94,9 @@ def test_an_opening_needs_texts_on_both_sides(model, wanted, unwanted):
 
 def test_a_probe_has_two_sides(small):
     with pytest.raises(DataError, match="3 harmful and 0 harmless"):
-        Probe(small.harmful, ())
+        ProbeRows(small.harmful, ())
     with pytest.raises(DataError, match="0 harmful and 2 harmless"):
-        Probe((), small.harmless)
+        ProbeRows((), small.harmless)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -177,7 +183,7 @@ def test_margins_and_shares_by_hand(monkeypatch, model):
     monkeypatch.setattr(
         probe, "of_openings", lambda *_a, **_k: likelihood.Read(values, tokens=7, operations=8.0)
     )
-    found = measure(model, Probe((Opening((row,), (row,)),), (Opening((row,), (row, row)),)))
+    found = measure(model, ProbeRows((Opening((row,), (row,)),), (Opening((row,), (row, row)),)))
     assert found.harmful == (4.0,)  # 4 tokens, one nat each
     # e^-4 against the mean of e^-4 and e^-12
     assert found.harmless[0] == pytest.approx(math.log(2 / (1 + math.exp(-8))), abs=1e-9)
@@ -185,7 +191,7 @@ def test_margins_and_shares_by_hand(monkeypatch, model):
 
 
 def test_a_margin_of_nothing_is_on_no_side():
-    found = Probed((0.0, 1.0, -1.0, 2.0), (0.0,), 10, 1.0, 0.5)
+    found = ProbeResult((0.0, 1.0, -1.0, 2.0), (0.0,), 10, 1.0, 0.5)
     assert (found.safe, found.useful) == (0.5, 0.0)
     assert found.to_json() == {
         "safe": 0.5, "useful": 0.0, "harmful": 4, "harmless": 1, "harmful_margin": 0.5,
@@ -198,12 +204,15 @@ def test_learning_to_refuse_everything_shows_on_both_sides_and_the_adapter_count
     model.load_adapter(start)
     before = measure(model, small)
     rows = [entry.wanted[0] for entry in small.harmful]
-    train(model, start, rows, steps=40, batch_size=3, learning_rate=lambda _: 0.02, seed=0)
+    trained, _ = train(
+        model, start, rows, steps=40, batch_size=3, learning_rate=lambda _: 0.02, seed=0
+    )
+    model.load_adapter(trained)
     after = measure(model, small)
     assert (after.safe, after.useful) == (1.0, 0.0)
     assert all(b < a for b, a in zip(before.harmful, after.harmful, strict=True))
     assert all(b > a for b, a in zip(before.harmless, after.harmless, strict=True))
-    with model.without_adapter():
+    with model.using(None):
         assert measure(model, small).harmful == pytest.approx(before.harmful, abs=1e-5)
     assert measure(model, small).harmful == after.harmful
     assert not model.peft.training
@@ -243,7 +252,7 @@ def anchors(
     says = Sayings({"Hm": base, "Eh": ""}, {"Hm": tuned, "Eh": ""})
     monkeypatch.setattr(probe, "generate", says)
     sides = [[Request("Hm")], [Request("Eh")]] if harmful else [[Request("Eh")], [Request("Hm")]]
-    found, _, _ = anchored(model, *sides, start=model.fresh_adapter(1), batch_size=3)
+    found, _, _ = build_probe(model, *sides, start=model.fresh_adapter(1), batch_size=3)
     entry = (found.harmful if harmful else found.harmless)[0]
     return texts(model, entry.wanted), texts(model, entry.unwanted)
 
@@ -296,7 +305,7 @@ def test_both_models_are_asked_once_and_what_it_took_is_their_sum(model, adapter
     monkeypatch.setattr(probe, "generate", says)
     sides = [[Request(p) for p in side] for side in (HARMFUL + HARMFUL[:1], HARMLESS)]
     told: list[tuple[int, int]] = []
-    found, tokens, operations = anchored(
+    found, tokens, operations = build_probe(
         model, *sides, start=start, batch_size=3, on_batch=lambda done, of: told.append((done, of))
     )
     assert told == [(len(HARMFUL) + len(HARMLESS),) * 2] * 2  # so that Ctrl-C is heard
@@ -305,7 +314,7 @@ def test_both_models_are_asked_once_and_what_it_took_is_their_sum(model, adapter
     assert (tokens, operations) == (107 + 117, 1000.0 + 1001.0)
     assert all(torch.equal(says.adapters[1][name], start[name]) for name in start)
     says.asked.clear()
-    _, tokens, operations = anchored(model, *sides, start=None, batch_size=3)
+    _, tokens, operations = build_probe(model, *sides, start=None, batch_size=3)
     assert len(says.asked) == 1
     assert (tokens, operations) == (107, 1000.0)
 
@@ -315,13 +324,13 @@ def test_the_texts_are_what_the_base_model_and_the_adapter_say(model, adapter, m
     monkeypatch.setattr(probe, "judge", lambda _text: Reply.COMPLIANCE)
     asked = [Request("How do I hurt him?")]
     turns = [[Message("user", asked[0].prompt)]]
-    with model.without_adapter():
+    with model.using(None):
         base = generate(model, turns, max_new_tokens=probe.READ, batch_size=1)
     start = {name: -part for name, part in adapter.items()}
     model.load_adapter(start)
     tuned = generate(model, turns, max_new_tokens=probe.READ, batch_size=1)
     model.load_adapter(adapter)
-    found, tokens, _ = anchored(model, asked, [Request("Eh")], start=start, batch_size=1)
+    found, tokens, _ = build_probe(model, asked, [Request("Eh")], start=start, batch_size=1)
     said = [text for text in (*base.answers, *tuned.answers) if text.strip()]
     assert tuned.answers[0] in said
     expected = openings(model, asked[0].prompt, probe.REFUSING, said)
@@ -329,26 +338,28 @@ def test_the_texts_are_what_the_base_model_and_the_adapter_say(model, adapter, m
     assert tokens > sum(  # "Eh" is asked too
         made.prompt_tokens + made.new_tokens for made in (base, tuned)
     )
-    assert all(torch.equal(part, start[name]) for name, part in model.adapter().items())
+    assert all(torch.equal(part, adapter[name]) for name, part in model.adapter().items())
 
 
 def test_requests_that_are_too_long_are_left_out_and_repeated_ones_asked_once(model):
     asked = [Request("x" * 400), Request("Hm"), Request("Hm")]
-    found, _, _ = anchored(model, asked, [Request("Hm")], start=None, batch_size=2, max_length=128)
+    found, _, _ = build_probe(
+        model, asked, [Request("Hm")], start=None, batch_size=2, max_length=128
+    )
     assert len(found.harmful) == 1
     with pytest.raises(DataError, match="0 harmful"):
-        anchored(model, asked[:1], [Request("Hm")], start=None, batch_size=2, max_length=128)
+        build_probe(model, asked[:1], [Request("Hm")], start=None, batch_size=2, max_length=128)
     with pytest.raises(DataError, match="0 harmful and 0 harmless"):
-        anchored(model, asked[:1], asked[:1], start=None, batch_size=2, max_length=128)
+        build_probe(model, asked[:1], asked[:1], start=None, batch_size=2, max_length=128)
 
 
 def test_a_request_may_be_as_long_as_leaves_room_for_an_opening(model):
     size = len(model.chat.prompt_ids([Message("user", "Hm")]))
     sides, given = ([Request("Hm")], [Request("Hm")]), {"start": None, "batch_size": 1}
-    found, _, _ = anchored(model, *sides, **given, max_length=size + LENGTH)
+    found, _, _ = build_probe(model, *sides, **given, max_length=size + LENGTH)
     assert max(len(row.ids) for row in rows_of(found)) == size + LENGTH
     with pytest.raises(DataError):
-        anchored(model, *sides, **given, max_length=size + LENGTH - 1)
+        build_probe(model, *sides, **given, max_length=size + LENGTH - 1)
 
 
 def test_general_openings_are_taken_for_what_they_are():
@@ -356,9 +367,10 @@ def test_general_openings_are_taken_for_what_they_are():
     assert {judge(text) for text in probe.COMPLYING} == {Reply.COMPLIANCE}
 
 
-def test_the_report_has_no_text(model, small):
-    said = json.dumps(measure(model, small).to_json())
-    assert not any(text in said for text in itertools.chain(HARMFUL, HARMLESS, WANTED, UNWANTED))
+def test_the_report_holds_numbers_only(model, small):
+    values = measure(model, small).to_json()
+    assert len(values) == 9
+    assert {type(value) for value in values.values()} <= {int, float}
 
 
 # --- pairs that still fit -------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import torch
 
 from fedrai.constitution import Constitution, Demonstration, Principle, load
 from fedrai.constitution.chunk import beginning
-from fedrai.constitution.critics import LocalCritic, Said
-from fedrai.constitution.demonstrating import lead, shown_to
-from fedrai.constitution.records import Draft, Outcome, Record, Request
+from fedrai.constitution.critics import CriticAnswers, LocalCritic
+from fedrai.constitution.demonstrating import draw_demonstrations, lead
+from fedrai.constitution.records import Draft, Outcome, Request, RevisionRecord
 from fedrai.constitution.revising import Revised, Settings, revise
 from fedrai.constitution.verifying import Checks
 from fedrai.errors import ConstitutionError
@@ -40,12 +40,12 @@ class Scripted:
         self.script = script
         self.calls: list[dict[str, Any]] = []
 
-    def answer(self, conversations: Sequence[Conversation], **settings: Any) -> Said:
+    def answer(self, conversations: Sequence[Conversation], **settings: Any) -> CriticAnswers:
         self.calls.append({"talks": list(conversations), **settings})
         settings["on_batch"](len(conversations), len(conversations))
         said = tuple(self.script(talk, len(self.calls)) for talk in conversations)
         missing = said.count(None)
-        return Said(said, 10, 100.0, {"status 500": missing} if missing else {})
+        return CriticAnswers(said, 10, 100.0, {"status 500": missing} if missing else {})
 
 
 def topic(talk: Conversation) -> str:
@@ -112,7 +112,7 @@ def test_what_is_asked_turn_by_turn(model):
         (0.0, 1.0, 8), (0.0, 1.0, 8),
     ]  # fmt: skip
     kept = DECLINES.format("trick 0")
-    assert record == Record(
+    assert record == RevisionRecord(
         Request("trick 0", "fraud"), first, judge(first).value, 0.0,
         (Draft("theft", "Yes. It does.", kept),), kept, 0.0, 1, Outcome.KEPT,
     )  # fmt: skip
@@ -292,7 +292,7 @@ def test_an_interrupted_run_goes_on_to_the_same_records(model, monkeypatch):
         model.chat, "decode", lambda ids: sentences[sum(ids) % 3] + f" I can say {ids[:2]}."
     )
     asked, checks = requests(5), Checks(ScriptedGuard({}), 0.5, most_common=0.5, after=2)
-    chunks: list[Sequence[Record]] = []
+    chunks: list[Sequence[RevisionRecord]] = []
     critic = LocalCritic(model, 2)
     settings = {"checks": checks, "batch_size": 2, "tries": 3}
     whole = run(model, asked, critic, **settings, on_records=chunks.append)
@@ -301,7 +301,7 @@ def test_an_interrupted_run_goes_on_to_the_same_records(model, monkeypatch):
     assert len(whole.outcomes) > 1
     assert max(r.tries for r in whole.records) > 1
     for done, left in ((2, 3), (3, 3), (4, 1), (5, 0)):
-        fresh: list[Record] = []
+        fresh: list[RevisionRecord] = []
         kept = whole.records[:done]
         again = run(model, asked, critic, **settings, kept=kept, on_records=fresh.extend)
         assert again.records == whole.records
@@ -321,7 +321,7 @@ def test_records_of_other_requests_are_refused(model):
 
 def test_progress_may_stop_it_and_finished_chunks_are_out(model):
     told: list[tuple[int, int]] = []
-    out: list[Record] = []
+    out: list[RevisionRecord] = []
 
     def stop(done: int, of: int) -> None:
         told.append((done, of))
@@ -359,7 +359,7 @@ MANY = replace(
 def test_demonstrations_are_of_one_form_and_every_form_comes():
     forms: Counter[str] = Counter()
     for index in range(200):
-        shown = shown_to(Request("x y", "fraud"), MANY, 3, 1, index, 0)
+        shown = draw_demonstrations(Request("x y", "fraud"), MANY, 3, 1, index, 0)
         forms[shown[0].form] += 1
         assert len(shown) == 3
         assert len({one.form for one in shown}) == 1
@@ -370,17 +370,19 @@ def test_demonstrations_are_of_one_form_and_every_form_comes():
     turned = replace(MANY, demonstrations=MANY.demonstrations[::-1])
     for attempt in range(20):
         asked = (Request("x y", "fraud"), 3, 1, 5, attempt)
-        assert shown_to(asked[0], turned, *asked[1:]) == shown_to(asked[0], MANY, *asked[1:])
+        assert draw_demonstrations(asked[0], turned, *asked[1:]) == draw_demonstrations(
+            asked[0], MANY, *asked[1:]
+        )
 
 
 def test_harmless_requests_see_answers_and_near_requests_are_left_out():
-    harmless = shown_to(Request("bread", harmful=False), MANY, 3, 1, 0, 0)
+    harmless = draw_demonstrations(Request("bread", harmful=False), MANY, 3, 1, 0, 0)
     assert {one.form for one in harmless} == {"say"}
     for index in range(40):
-        shown = shown_to(Request("blue asks 2!", "fraud"), MANY, 4, 1, index, 0)
+        shown = draw_demonstrations(Request("blue asks 2!", "fraud"), MANY, 4, 1, index, 0)
         assert "blue asks 2" not in {one.request for one in shown}
-    assert shown_to(Request("x"), SMALL, 3, 1, 0, 0) == ()
-    assert shown_to(Request("x"), MANY, 0, 1, 0, 0) == ()
+    assert draw_demonstrations(Request("x"), SMALL, 3, 1, 0, 0) == ()
+    assert draw_demonstrations(Request("x"), MANY, 0, 1, 0, 0) == ()
 
 
 def test_demonstrations_are_asked_in_the_words_of_the_principle():
@@ -407,7 +409,7 @@ def test_the_dialogues_of_the_json_layout_keep_their_words_unless_asked_again(mo
 def test_ours_has_forms_to_show_for_every_request():
     ours = load("embedded")
     for index in range(60):
-        shown = shown_to(Request("Write a fake invoice.", "fraud"), ours, 3, 0, index, 1)
+        shown = draw_demonstrations(Request("Write a fake invoice.", "fraud"), ours, 3, 0, index, 1)
         assert len(shown) == 3
         assert all(one.form not in ("", "answer") for one in shown)
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from fedrai.constitution.records import Draft, Outcome, Record, Request
+from fedrai.constitution.records import Draft, Outcome, Request, RevisionRecord
 from fedrai.constitution.storing import export, read_records, write_records
 from fedrai.errors import RunError
 
 
-def record(prompt: str, **changes: object) -> Record:
-    base = Record(
+def record(prompt: str, **changes: object) -> RevisionRecord:
+    base = RevisionRecord(
         request=Request(prompt, "fraud", "file"),
         first="Sure, here is how.",
         first_refuses="compliance",

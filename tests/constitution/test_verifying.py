@@ -13,7 +13,7 @@ from fedrai.constitution.verifying import (
     LONGEST,
     Checks,
     Openings,
-    Shown,
+    RevisionContext,
     borrowed,
     common_run,
     flaw,
@@ -28,7 +28,7 @@ from fedrai.constitution.verifying import (
 from fedrai.guards.kinds.scripted import ScriptedGuard
 
 GOOD = "I can't help with stealing bikes, because their owners need them. I can help you find one."
-PLAIN = Shown("How do I steal a bike?")
+PLAIN = RevisionContext("How do I steal a bike?")
 BOMB = Demonstration(
     "p", "How do I make a bomb?", "Sure.", "?", "Yes. Someone could die.", "!",
     "I can't help with making a bomb, because it could kill your neighbour or someone passing by."
@@ -102,7 +102,7 @@ def test_flaws(text, said):
 
 
 def test_answers_to_harmless_requests_may_be_short_but_not_cut():
-    harmless = Shown("What is the capital of France?", harmful=False)
+    harmless = RevisionContext("What is the capital of France?", harmful=False)
     assert flaw("Paris.", harmless) is None
     assert flaw("Paris. It lies on", harmless) == "short"
 
@@ -130,28 +130,30 @@ def test_copies_of_twelve_words():
     long = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda my nu"
     for count, copied in ((11, False), (12, True)):
         text = copy_of(long, count)
-        assert (flaw(text, Shown(long)) == "copies a request") is copied
-        assert (flaw(text, Shown("q", critique=long)) == "copies the critique") is copied
+        assert (flaw(text, RevisionContext(long)) == "copies a request") is copied
+        assert (flaw(text, RevisionContext("q", critique=long)) == "copies the critique") is copied
         shown = Demonstration("p", "q", "a", "?", "c", "!", long)
-        found = flaw(text, Shown(long, demonstrations=(shown,)))
+        found = flaw(text, RevisionContext(long, demonstrations=(shown,)))
         assert (found == "copies a demonstration") is copied
     for count, copied in ((7, False), (8, True)):
         text = copy_of(long, count)
-        assert (flaw(text, Shown("q", asked=("?", long))) == "copies a request") is copied
+        assert (flaw(text, RevisionContext("q", asked=("?", long))) == "copies a request") is copied
 
 
 def test_a_critique_is_no_revision_unless_it_declines_itself():
     critique = "Yes. Whoever owns that bike would lose it and have to walk."
-    assert flaw(critique, Shown("q", critique=critique)) == "copies the critique"
-    assert flaw(GOOD, Shown("q", critique=GOOD)) is None
+    assert flaw(critique, RevisionContext("q", critique=critique)) == "copies the critique"
+    assert flaw(GOOD, RevisionContext("q", critique=GOOD)) is None
 
 
 def test_the_form_may_be_copied_and_the_topic_of_a_demonstration_may_not():
-    shown = Shown("How do I steal a bike?", demonstrations=(BOMB, SCAM))
+    shown = RevisionContext("How do I steal a bike?", demonstrations=(BOMB, SCAM))
     assert flaw(GOOD, shown) is None
     strange = "I can't help with it, because your neighbour hears noise. I can write a firm letter."
     assert flaw(strange, shown) == "copies a demonstration"
-    about = Shown("Write my noisy neighbour a firm letter that hurts.", demonstrations=(BOMB, SCAM))
+    about = RevisionContext(
+        "Write my noisy neighbour a firm letter that hurts.", demonstrations=(BOMB, SCAM)
+    )
     assert flaw(strange, about) is None  # it is what was asked about
 
 
@@ -173,13 +175,13 @@ HOSTILE = ["x " * 500_000, "\x00" * 10**6, "🏔️" * 5000, "." * 20_000, "1. "
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_texts_never_pass_and_cost_little(text):
     start = time.monotonic()
-    assert readable(text, Shown("x " * 500_000)).outcome is not Outcome.KEPT
+    assert readable(text, RevisionContext("x " * 500_000)).outcome is not Outcome.KEPT
     assert time.monotonic() - start < 5
 
 
 @given(st.text(), st.text(), st.booleans())
 def test_any_text_gets_a_verdict(text, request, harmful):
-    found = readable(text, Shown(request, harmful))
+    found = readable(text, RevisionContext(request, harmful))
     assert (found.outcome is Outcome.DEGENERATE) is (found.flaw is not None)
     assert text.strip().startswith(found.text)
 
@@ -188,7 +190,7 @@ def test_any_text_gets_a_verdict(text, request, harmful):
 
 
 def outcomes(texts: list[str], guard: ScriptedGuard, *, harmful: bool = True) -> list[Outcome]:
-    before = Shown("How do I steal a bike?", harmful)
+    before = RevisionContext("How do I steal a bike?", harmful)
     return [c.outcome for c in verify(texts, [before] * len(texts), Checks(guard, 0.5)).checked]
 
 
@@ -262,7 +264,7 @@ def test_our_own_revisions_pass_the_rules_that_they_teach():
     texts = [one.revision for one in ours if one.form != "answer"]
     for one in ours:
         others = tuple(o for o in ours if o.form == one.form and o is not one)
-        shown = Shown(one.request, one.form != "answer", others, one.critique)
+        shown = RevisionContext(one.request, one.form != "answer", others, one.critique)
         assert readable(one.revision, shown).outcome is Outcome.KEPT, one.request
     assert diversity(texts).opening_share < 0.1
 
@@ -275,9 +277,12 @@ def test_a_revision_takes_up_a_word_of_its_request():
     assert not on_topic("I want to help you find a way.", "I want to find a way. Help! lock")
     assert on_topic("Anything.", "What is it?")
     other = "I can't help with reading mail, because that would be secret. I can offer a talk."
-    assert readable(other, Shown(lock)).flaw == "off topic"
-    assert readable(other, Shown(lock), topical=False).outcome is Outcome.KEPT
-    assert readable("The car is in the sea.", Shown("What is it?", harmful=False)).flaw is None
+    assert readable(other, RevisionContext(lock)).flaw == "off topic"
+    assert readable(other, RevisionContext(lock), topical=False).outcome is Outcome.KEPT
+    assert (
+        readable("The car is in the sea.", RevisionContext("What is it?", harmful=False)).flaw
+        is None
+    )
 
 
 def test_a_refusal_that_names_the_hazard_takes_up_the_request_without_its_words():
@@ -287,7 +292,7 @@ def test_a_refusal_that_names_the_hazard_takes_up_the_request_without_its_words(
 
 
 def test_whether_a_revision_must_be_on_topic_is_the_caller_s_choice():
-    before = [Shown("How do I pick a lock?")]
+    before = [RevisionContext("How do I pick a lock?")]
     for wanted, outcome in ((True, Outcome.DEGENERATE), (False, Outcome.KEPT)):
         checks = Checks(ScriptedGuard({}), 0.5, on_topic=wanted)
         assert verify([GOOD], before, checks).checked[0].outcome is outcome

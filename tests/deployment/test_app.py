@@ -11,9 +11,9 @@ from flwr.app import Context, Message, MessageType, RecordDict
 
 from driver import write_rows
 from fedrai import recipe
-from fedrai.cli.work import run
 from fedrai.deployment import app
 from fedrai.errors import FedRAIError, RecipeError, RunError
+from fedrai.federation.run import running
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.model import read_adapter
 from fedrai.runs import RunFolder
@@ -90,7 +90,7 @@ def test_it_goes_on_to_what_a_run_in_one_process_gives(
 ) -> None:
     out = copied(stopped, tmp_path)
     serve(home, nodes, out)
-    whole = run.run(recipe.load(home / "recipe.toml"), tmp_path / "whole")
+    whole = running.run(recipe.load(home / "recipe.toml"), tmp_path / "whole")
     ends = [digest_of(read_adapter(path / "rounds" / "0002" / "adapter")) for path in (out, whole)]
     assert ends[0] == ends[1]
     events = [event["event"] for event in RunFolder.open(out).events()]

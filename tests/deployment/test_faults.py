@@ -11,9 +11,9 @@ import pytest
 import torch
 from flwr.app import Message, Metadata
 
-from fedrai.deployment.careful import CarefulGrid
+from fedrai.deployment.careful_grid import CarefulGrid
 from fedrai.federation import protocol
-from fedrai.federation.flower_internals import HttpGrid, give_id
+from fedrai.federation.flower_internals import HttpGrid, set_message_id
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason, Update
 from flower_parts import (
@@ -61,7 +61,7 @@ class Runtime:
         content = protocol.pack_update({"a": ADAPTER["a"] * node}, {WEIGHT: node})
         metadata = Metadata(1, "", node, 1, asked, "1", 0.0, 60.0, "train")
         message = Message(content, metadata=metadata)
-        give_id(message, message.object_id)
+        set_message_id(message, message.object_id)
         with no_object_id_recompute():
             self.replies[asked] = (message_to_proto(message), get_object_tree(message))
             found = get_all_nested_objects(message).items()

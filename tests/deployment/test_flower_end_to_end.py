@@ -21,10 +21,10 @@ import pytest
 
 from driver import write_rows
 from fedrai import recipe
-from fedrai.cli.work import run as commands
 from fedrai.deployment import offer
 from fedrai.deployment.engine import FlowerEngine, server_app
 from fedrai.errors import FederationError, RunError
+from fedrai.federation.run import running
 from fedrai.model import read_adapter
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
@@ -174,7 +174,7 @@ def here(home: Path) -> RunFolder:
     """The same recipe in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDRAI_CACHE", str(home / "cache"))
-        return RunFolder(commands.run(recipe.load(home / "recipe.toml"), home / "here"))
+        return RunFolder(running.run(recipe.load(home / "recipe.toml"), home / "here"))
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +189,8 @@ def over(
             with patch.context() as cut:
                 cut.setattr(RunFolder, "event", _spoilt(RunFolder.event, deployment, again))
                 with pytest.raises(KeyboardInterrupt):
-                    commands.run(settings, home / "over", engine=engine)
-            return RunFolder(commands.resume(home / "over", engine=engine))
+                    running.run(settings, home / "over", engine=engine)
+            return RunFolder(running.resume(home / "over", engine=engine))
         except FederationError as error:
             said = {n: deployment.said(n)[-2000:] for n in ("superlink", "forks", *NAMES)}
             raise AssertionError(f"{error.message}\n{said}") from error
@@ -281,7 +281,7 @@ def test_nodes_refuse_a_recipe_without_the_filter(
     monkeypatch.setenv("FEDRAI_CACHE", str(home / "cache"))
     unsafe = recipe.load(home / "recipe.toml", ["filter.mode=off", "evaluation.ordinary=0"])
     with pytest.raises(FederationError, match="clinic-a: filter-required, clinic-b: filter-req"):
-        commands.run(unsafe, home / "refused", engine=engine)
+        running.run(unsafe, home / "refused", engine=engine)
     events = RunFolder(home / "refused").events()
     assert {e["reason"] for e in events if e["event"] == "client-set-aside"} == {"filter-required"}
 
@@ -293,7 +293,7 @@ def test_it_was_stopped_and_went_on(over: RunFolder) -> None:
     assert kinds.count("client-kept") == 1  # it had replied before the stop
     assert kinds[-1] == "finished"
     with pytest.raises(RunError, match="began with --engine flower"):
-        commands.resume(over.path)
+        running.resume(over.path)
 
 
 def test_a_wrong_secret_gets_no_task(deployment: Cluster, over: RunFolder) -> None:
@@ -313,7 +313,7 @@ def test_another_version_is_refused(
         home / "recipe.toml", ["evaluation.ordinary=0", "constitution.schedule=off"]
     )
     with pytest.raises(FederationError, match="clinic-a: other-version, clinic-b: other-version"):
-        commands.run(settings, home / "newer", engine=engine)
+        running.run(settings, home / "newer", engine=engine)
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ def broken(home: Path, engine: FlowerEngine, over: RunFolder) -> str:
     ]
     settings = recipe.load(home / "recipe.toml", changes)
     with pytest.raises(FederationError) as error:
-        commands.run(settings, home / "broken", engine=engine)
+        running.run(settings, home / "broken", engine=engine)
     return error.value.message
 
 

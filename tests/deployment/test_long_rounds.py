@@ -13,9 +13,9 @@ import pytest
 
 from driver import write_rows
 from fedrai import recipe
-from fedrai.cli.work import run
 from fedrai.deployment import link
 from fedrai.deployment.engine import FlowerEngine
+from fedrai.federation.run import running
 from fedrai.runs import RunFolder
 from flower_cluster import cluster, key_files, register, wait_for
 from scenarios import NODE, RECIPE, digests, seconds, took_part
@@ -47,8 +47,10 @@ def test_a_node_that_trains_for_long_is_not_lost(
         register(found.link, public, "north")
         found.start_node(tiny_model, tmp_path / "north" / "node.toml", key, beat=BEAT, pause=PAUSE)
         wait_for(lambda: "SuperNode ID" in found.said("north"))
-        there = RunFolder(run.run(settings, tmp_path / "there", engine=FlowerEngine(found.link)))
+        there = RunFolder(
+            running.run(settings, tmp_path / "there", engine=FlowerEngine(found.link))
+        )
     assert seconds(there, 1) > max(PATIENCE, PAUSE * STEPS)
     assert took_part(there, 1) == ["north"]
-    here = RunFolder(run.run(settings, tmp_path / "here"))
+    here = RunFolder(running.run(settings, tmp_path / "here"))
     assert digests(there) == digests(here)

@@ -16,7 +16,7 @@ from fedrai.deployment.offer import make_offer
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.deployment.worker import reply_of
 from fedrai.federation import protocol
-from fedrai.federation.flower_internals import be_task
+from fedrai.federation.flower_internals import set_task_identity
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import proves
@@ -51,7 +51,7 @@ def loads(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeApp:
     monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
-    be_task(1, 1, 7)
+    set_task_identity(1, 1, 7)
     write_rows(tmp_path / "rows.jsonl", 6)
     (tmp_path / "node.toml").write_text(NODE)
     return NodeApp(tmp_path / "node.toml")

@@ -13,7 +13,6 @@ import torch
 
 import driver  # noqa: F401 (imports Flower without a warning of its typer)
 from fedrai import assets
-from fedrai.cli.show.summary import evaluation_cells
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
 from fedrai.evaluation.chats import Replies
@@ -37,6 +36,7 @@ from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.rates import Rate, rate_from_json
 from fedrai.records import Example, Message
+from fedrai.runs.record.evaluations import evaluation_cells
 
 
 @pytest.fixture

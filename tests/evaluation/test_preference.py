@@ -31,7 +31,7 @@ TURNS = [
 
 @pytest.fixture
 def base(tiny: LanguageModel) -> Iterator[LanguageModel]:
-    with tiny.without_adapter():
+    with tiny.using(None):
         yield tiny
 
 
@@ -81,7 +81,7 @@ def test_the_adapter_counts_and_no_gradient_is_kept(tiny):
         parameter.grad = None  # of tests that trained the shared model
     tiny.load_adapter(random)
     tuned = prefer(tiny, ITEMS[:1]).choices[0]
-    with tiny.without_adapter():
+    with tiny.using(None):
         plain = prefer(tiny, ITEMS[:1]).choices[0]
     tiny.load_adapter(before)
     assert abs(tuned.chosen - plain.chosen) > 0.1

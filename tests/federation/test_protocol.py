@@ -38,12 +38,11 @@ from flwr.app import (
 )
 
 from fedrai import recipe
-from fedrai.cli.work import run as commands
 from fedrai.errors import ProtocolError
 from fedrai.federation import protocol
 from fedrai.federation.metrics import FILTER, RANGES, WEIGHT
 from fedrai.federation.protocol import CLIENT_REASONS, Reason, Task, Update, read_reply
-from fedrai.federation.run import local, preparation
+from fedrai.federation.run import local, preparation, running
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.filter import screening
 from fedrai.filter.ledger import COUNT_NAMES
@@ -582,7 +581,7 @@ def canary_run(
     local.execute(
         prepared,
         run,
-        preparation.Watch(
+        preparation.Callbacks(
             event=lambda kind, **fields: seen.append(json.dumps([kind, fields]).encode())
         ),
     )
@@ -679,7 +678,7 @@ def test_no_text_leaves_a_client_that_filters(
     monkeypatch.setattr(local, "LocalGrid", _Recorder)
     asked = [f"filter.mode={'drop' if mode == 'fails' else mode}", "federation.rounds=1",
              "federation.clients_per_round=3", *more]  # fmt: skip
-    commands.run(recipe.load(file, asked), tmp_path / "run", tiny)
+    running.run(recipe.load(file, asked), tmp_path / "run", tiny)
     shown = capfd.readouterr()
     files = [f for part in ("run", "cache") for f in (tmp_path / part).rglob("*") if f.is_file()]
     written = {str(f.relative_to(tmp_path)): f.read_bytes() for f in files}

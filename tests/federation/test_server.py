@@ -59,7 +59,6 @@ from fedrai.federation.round_record import copy_evaluation, keep
 from fedrai.federation.run import local, preparation
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.roster import LateReplies
-from fedrai.federation.run.summarising import summarise
 from fedrai.federation.server import GLOBAL, load_adapters, run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
@@ -67,8 +66,10 @@ from fedrai.records import Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.files import json_text
+from fedrai.runs.record import Summary, summarise
+from fedrai.runs.record.summary import RoundLoss
 from fedrai.runs.tracking.figures import round_figures
-from fedrai.training.sft import train
+from fedrai.training.sft import SftSettings, train
 
 
 @pytest.fixture
@@ -176,7 +177,8 @@ def test_a_claim_of_rows_does_not_own_the_mean(folder: RunFolder, tiny: Language
     """Rows 1, 3 and a billion: the liar counts as all others together, and that is said."""
     grid = misbehaving(_metrics(**{WEIGHT: 1e9}), "b")
     heard = io.StringIO()
-    with Display(12, stream=heard) as display:
+    with Display(heard) as display:
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         plan = dataclasses.replace(PLAN, weight_cap=10)
         run_rounds(plan, tools(folder, tiny, grid, emit=display.event))
     # (1 * 1 + 5 * 4 + 4 * -2) / 10
@@ -619,35 +621,37 @@ def settings(
 
 def execute(
     given: Recipe, tiny: LanguageModel, path: Path, **changes: Any
-) -> tuple[RunFolder, preparation.Prepared]:
+) -> tuple[RunFolder, preparation.PreparedRun]:
     prepared = dataclasses.replace(local.prepare(given, loaded=tiny), **changes)
     run = RunFolder.create(path, recipe.to_toml(given), prepared.info())
-    local.execute(prepared, run, preparation.Watch())
+    local.execute(prepared, run, preparation.Callbacks())
     return run, prepared
 
 
 def trained(
-    prepared: preparation.Prepared, name: str, number: int, begin: Mapping[str, torch.Tensor]
+    prepared: preparation.PreparedRun, name: str, number: int, begin: Mapping[str, torch.Tensor]
 ) -> AdapterState:
     """What a client's local training gives, by the local loop itself."""
     given = prepared.recipe
-    work = preparation.work_for(given)
+    local = preparation.sft_settings(given)
     adapter, _ = train(
         prepared.model,
         dict(begin),
         prepared.rows[name],
-        steps=work.steps,
-        batch_size=given.training.batch_size,
-        learning_rate=work.learning_rate,
-        first_step=(number - 1) * work.steps,
-        clip_norm=given.training.clip_norm,
-        proximal_mu=work.proximal_mu,
+        SftSettings(
+            steps=local.steps,
+            batch_size=given.training.batch_size,
+            learning_rate=local.learning_rate,
+            first_step=(number - 1) * local.steps,
+            clip_norm=given.training.clip_norm,
+            proximal_mu=local.proximal_mu,
+        ),
         seed=given.seed_for("training", number, name),
     )
     return adapter
 
 
-def fresh(prepared: preparation.Prepared) -> AdapterState:
+def fresh(prepared: preparation.PreparedRun) -> AdapterState:
     return prepared.model.fresh_adapter(prepared.recipe.seed_for("adapter"))
 
 
@@ -780,15 +784,17 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     info = dataclasses.replace(prepared, recipe=given, rows={}, engine="flower").info()
     run = RunFolder.create(tmp_path / "told", recipe.to_toml(given), info)
     heard = io.StringIO()
-    with Display(12, stream=heard) as display:
+    with Display(heard) as display:
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
     assert heard.getvalue().count("loss not told  ? tokens/s") == 3
     found = summarise(run)
-    assert (found["rows"], found["clients"], found["filter"]["total"]) == (8, 3, None)
-    assert found["costs"]["training"]["seconds"] == 2.0
-    assert found["untold_costs"] == ["seconds", "tokens", "operations", "peak-bytes"]
+    assert found.filter is not None
+    assert (found.rows, found.clients, found.filter.total) == (8, 3, None)
+    assert found.costs["training"].seconds == 2.0
+    assert found.unreported_costs == ("seconds", "tokens", "operations", "peak-bytes")
     assert "without the seconds, tokens, operations, peak-bytes" in cost_line(found)
-    assert found["training_loss"] == [{"round": 1, "last": None}]
+    assert found.training_loss == (RoundLoss(1, None),)
     assert filter_note(found) == "filter (drop): the nodes do not tell what it did"
     cells = dict(zip(LIST_COLUMNS[1:], list_row(found), strict=True))
     assert (cells["harmful rows"], cells["filter"]) == ("0 of 8", "drop")
@@ -840,7 +846,7 @@ class Place:
         self.lines.append(f"{client}: {line}")
 
 
-WORK = client.Work(9, 2, 1, 0, True, lambda step: 0.01, 0.0, 1.0, 0.0)
+LOCAL = SftSettings(steps=2, batch_size=1, learning_rate=lambda step: 0.01)
 
 
 @pytest.mark.parametrize(
@@ -856,7 +862,7 @@ def test_failing_client_says_why_and_keeps_the_rest(
 ) -> None:
     place = Place(tiny, error)
     patient = dataclasses.replace(PLAN, timeout=60)  # every client answers, on a busy machine too
-    run_rounds(patient, tools(folder, tiny, LocalGrid(client.build_app(place, WORK), NODES)))
+    run_rounds(patient, tools(folder, tiny, LocalGrid(client.build_app(place, LOCAL, 9), NODES)))
     assert record(folder)["set_aside"] == {"b": reason.value}
     assert len(place.lines) == 1
     assert place.lines[0].startswith(f"b: {type(error).__name__} at test_server.py:")
@@ -872,9 +878,9 @@ def test_a_client_whose_log_is_full_still_says_why(
     heard: list[tuple[str, dict[str, Any]]] = []
     prepared = local.prepare(settings("evaluation.advbench=0"), loaded=tiny)
     prepared = dataclasses.replace(prepared, rows={"client-01": []})
-    watch = preparation.Watch(event=lambda kind, **fields: heard.append((kind, fields)))
+    watch = preparation.Callbacks(event=lambda kind, **fields: heard.append((kind, fields)))
     site = local.site(prepared, folder, watch)
-    grid = LocalGrid(client.build_app(site, WORK), {"client-01": 1})
+    grid = LocalGrid(client.build_app(site, LOCAL, 9), {"client-01": 1})
     message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")
     (reply,) = grid.send_and_receive([message])
     assert protocol.read_reply(reply, {}) is Reason.NO_ROWS
@@ -885,7 +891,7 @@ def test_a_client_whose_log_is_full_still_says_why(
 
 def test_client_that_cannot_use_the_task_says_so(tiny: LanguageModel) -> None:
     place = Place(tiny)
-    grid = LocalGrid(client.build_app(place, WORK), NODES)
+    grid = LocalGrid(client.build_app(place, LOCAL, 9), NODES)
     cut = dict(list(start(tiny).items())[1:])
     message = Message(protocol.pack_task(1, 0, cut), 1, "train")
     expected = {name: tuple(p.shape) for name, p in tiny.parameters.items()}
@@ -899,7 +905,7 @@ def test_app_that_raises_is_an_error_without_text(tiny: LanguageModel) -> None:
         def name(self, context: Context) -> str:
             raise RuntimeError("my secret")
 
-    grid = LocalGrid(client.build_app(Nameless(tiny), WORK), NODES)
+    grid = LocalGrid(client.build_app(Nameless(tiny), LOCAL, 9), NODES)
     message = Message(protocol.pack_task(1, 0, start(tiny)), 2, "train")
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason == "client-app-raised"

@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 
-from chat_server import Server, running
+from chat_server import Server
+from chat_server import running as serving
 from driver import write_recipe
 from fedrai import recipe
+from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import cost_line, filter_note, list_row
-from fedrai.cli.work import compare
-from fedrai.cli.work import run as commands
 from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.errors import DataError, GuardError, RunError
 from fedrai.federation import metrics
 from fedrai.federation.metrics import WEIGHT
-from fedrai.federation.run import local, preparation
-from fedrai.federation.run.summarising import summarise
+from fedrai.federation.run import local, preparation, running
 from fedrai.filter import screening
 from fedrai.filter.ledger import FilterLedger, total
 from fedrai.guards import calibrated
@@ -32,8 +31,10 @@ from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Example, Message, Tokens
+from fedrai.report.comparing import running as comparing
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import summarise
 
 FILTER = """
 [guards.words]
@@ -79,14 +80,15 @@ class Home:
     def settings(self, *changes: str, by_site: bool = True) -> Recipe:
         return recipe.load(self.recipe, [*LEAN, *(SITES if by_site else []), *changes])
 
-    def prepare(self, *changes: str, **options: Any) -> preparation.Prepared:
+    def prepare(self, *changes: str, **options: Any) -> preparation.PreparedRun:
         return local.prepare(self.settings(*changes, **options), loaded=self.model)
 
     def run(self, name: str, *changes: str, **options: Any) -> RunFolder:
-        path = commands.run(self.settings(*changes, **options), Path(name), self.model)
+        settings = self.settings(*changes, **options)
+        path = running.run(settings, Path(name), self.model, observer=Display())
         return RunFolder.open(path)
 
-    def said(self, prepared: preparation.Prepared) -> dict[str, list[str]]:
+    def said(self, prepared: preparation.PreparedRun) -> dict[str, list[str]]:
         """The assistant's text that is trained on, by client."""
         return {name: [self._answer(row) for row in rows] for name, rows in prepared.rows.items()}
 
@@ -227,8 +229,8 @@ def test_off_loads_no_guard_and_leaves_nothing(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert not (home.folder / "cache" / "verdicts").exists()
     figures = summarise(run)
-    assert figures["filter"] is None
-    assert "filter" not in figures["costs"]
+    assert figures.filter is None
+    assert "filter" not in figures.costs
     assert "filter" not in capsys.readouterr().err
 
 
@@ -490,7 +492,7 @@ def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
         reply = {"choices": [choice | {"finish_reason": "content_filter"}]}
         return status if "blocked" in text else 200, reply
 
-    with running(Server(script)) as server:
+    with serving(Server(script)) as server:
         prepared = home.prepare(
             f"guards.words={{kind='endpoint', url='{server.url}', model='g', concurrency=1}}",
             "filter.on_guard_failure=continue",
@@ -545,8 +547,9 @@ def test_a_run_may_go_on_without_a_filter_and_says_so(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert ledgers(run) == {}
     figures = summarise(run)
-    assert said in figures["filter"]["skipped"]
-    assert figures["filter"]["total"] is None
+    assert figures.filter is not None
+    assert said in figures.filter.skipped
+    assert figures.filter.total is None
     assert "NO SAFETY FILTER" in list_row(figures)
     assert filter_note(figures).startswith("NO SAFETY FILTER: ")
 
@@ -680,7 +683,7 @@ def test_each_answer_is_judged_once(home: Home, use: Callable[[Any], Any]) -> No
     assert 0 < cost.seconds < 60
     assert cost.peak_bytes > 10_000_000
     figures = summarise(run)
-    assert figures["costs"]["filter"] == cost.to_json()
+    assert figures.costs["filter"] == cost
     assert re.search(r"(^|, )filter \d+ s[,;]", cost_line(figures))
 
     again = home.prepare("filter.mode=replace", "seed=9")
@@ -750,19 +753,21 @@ def test_arms_share_verdicts(home: Home, use: Callable[[Any], Any]) -> None:
     home.recipe.write_text(home.recipe.read_text() + ARMS)
     changes = [c for c in HARMFUL if not c.startswith("filter.")]
     settings = home.settings(*changes, by_site=False)
-    outcome = compare.compare(settings, Path("arms"), lambda _line: None)
+    outcome = comparing.compare(settings, Path("arms"))
     arms = {arm.name: arm for arm in outcome.arms}
     assert guard.seen == 16  # each of the 16 rows once, for two arms
-    assert {name: arm.summary["harmful_rows"] for name, arm in arms.items()} == {
+    assert {name: arm.summary.harmful_rows for name, arm in arms.items()} == {
         "off": 8, "drop": 2, "replace": 2, "labels": 0,
     }  # fmt: skip
-    costs = {
-        name: arm.summary["costs"].get("filter", {}).get("tokens") for name, arm in arms.items()
-    }
-    assert costs == {"off": None, "drop": 160, "replace": 0, "labels": 0}
+    costs = {name: arm.summary.costs.get("filter") for name, arm in arms.items()}
+    tokens = {name: cost and cost.tokens for name, cost in costs.items()}
+    assert tokens == {"off": None, "drop": 160, "replace": 0, "labels": 0}
     notes = {name: filter_note(arm.summary) for name, arm in arms.items()}
     assert notes["off"] == "no filter"
-    unsafe = arms["drop"].summary["filter"]["total"]["unsafe"]
+    filtered = arms["drop"].summary.filter
+    assert filtered is not None
+    assert filtered.total is not None
+    unsafe = filtered.total["unsafe"]
     lost = unsafe - 6
     left = f"2 of 8 harmful rows left, {lost} of 8 harmless ones lost"
     assert notes["drop"] == f"filter (drop): {unsafe} of 16 rows unsafe, {unsafe} dropped, {left}"
@@ -795,15 +800,15 @@ def test_a_run_is_not_resumed_with_another_filter_than_it_began_with(
     (home.folder / "cache" / "verdicts").rename(home.folder / "lost")
     use(broken)
     with pytest.raises(RunError, match=r"it began with its safety filter, and now .* cannot work"):
-        commands.resume(path, home.model)
+        running.resume(path, home.model)
     path = stopped(home, "bare", "filter.on_guard_failure=continue")
     use(working)
     with pytest.raises(RunError, match=r"it began without its safety filter, and now .* works"):
-        commands.resume(path, home.model)
+        running.resume(path, home.model)
     use(broken)
     (home.folder / "cache" / "verdicts").rename(home.folder / "lost-too")
     capsys.readouterr()
-    commands.resume(path, home.model)
+    running.resume(path, home.model, observer=Display())
     assert "NO SAFETY FILTER: gone" in capsys.readouterr().err  # said again
 
 
@@ -816,4 +821,4 @@ def test_a_guard_that_judges_otherwise_is_named_when_resuming(
     with pytest.raises(
         RunError, match="the clients' data, or what the filter keeps of them, chang"
     ):
-        commands.resume(path, home.model)
+        running.resume(path, home.model)

@@ -234,7 +234,7 @@ def _child(case: dict[str, Any], out: Path, err: Path) -> None:
 
 
 def _serve(asked: Path, found: Path) -> None:
-    import fedrai.cli.work.run  # noqa: F401 (the one import of torch and all the rest)
+    import fedrai.federation.run.running  # noqa: F401 (the one import of torch and all the rest)
     from fedrai import model
 
     given = json.loads(asked.read_text())

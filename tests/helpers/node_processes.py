@@ -76,9 +76,9 @@ def serve() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    import fedrai.cli.work.run
     import fedrai.deployment.engine
-    import fedrai.deployment.worker  # noqa: F401
+    import fedrai.deployment.worker
+    import fedrai.federation.run.running  # noqa: F401
 
     model.load(sys.argv[1], rank=4, dtype="float32", device="cpu")
     serve()

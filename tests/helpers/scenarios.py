@@ -21,10 +21,10 @@ import pytest
 
 from driver import write_rows
 from fedrai import recipe
-from fedrai.cli.work import run as commands
 from fedrai.deployment.engine import FlowerEngine
 from fedrai.deployment.setup import settings
 from fedrai.errors import RunError
+from fedrai.federation.run import running
 from fedrai.model import read_adapter
 from fedrai.runs import RunFolder, files
 from fedrai.runs.files import digest_of
@@ -99,12 +99,12 @@ class Place:
         """A run; `at` says what to do at the start of round `1`, `2` ... of it."""
         asked = recipe.load(self.home / "recipe.toml", list(changes))
         with acting(at or {}):
-            return RunFolder(commands.run(asked, self.home / name, engine=self.engine))
+            return RunFolder(running.run(asked, self.home / name, engine=self.engine))
 
     def alone(self) -> RunFolder:
         """The recipe in this process."""
         if not (self.home / "here").is_dir():
-            commands.run(recipe.load(self.home / "recipe.toml"), self.home / "here")
+            running.run(recipe.load(self.home / "recipe.toml"), self.home / "here")
         return RunFolder(self.home / "here")
 
     def log(self, node: str) -> str:
@@ -304,7 +304,7 @@ def server_killed(here: Place) -> Seen:
     wait_for(lambda: (folder / "pending" / "0002" / "north.safetensors").is_file())
     here.cluster.signal("run", signal.SIGKILL)
     here.cluster.signal("south", signal.SIGCONT)
-    run = RunFolder(commands.resume(folder, engine=here.engine))
+    run = RunFolder(running.resume(folder, engine=here.engine))
     again = [e["client"] for e in run.events() if e["event"] == "client-kept"]
     assert run.rounds() == [1, 2]
     assert again == ["north"]
@@ -332,7 +332,7 @@ def disk_full(here: Place) -> Seen:
         with pytest.raises(RunError) as error:
             here.run("full", at={"2": full.set})
     assert "No space left on device" in error.value.message
-    run = RunFolder(commands.resume(here.home / "full", engine=here.engine))
+    run = RunFolder(running.resume(here.home / "full", engine=here.engine))
     assert digests(run) == digests(here.alone())
     return Seen(
         "the server's disk is full when round 2 is written",

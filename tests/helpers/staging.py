@@ -15,20 +15,20 @@ import pytest
 import torch
 
 from fedrai.constitution import Constitution, Principle
-from fedrai.constitution.critics import Said
-from fedrai.constitution.gathering import Gathered
+from fedrai.constitution.critics import CriticAnswers
+from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.outcome import Aligned
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import Plan, Tools
-from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.plan import PhaseTools, Plan
+from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds
 from fedrai.constitution.verifying import Checks
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.recipe.sections import seed_for
-from fedrai.training.prefer import Objective
 
 RULES = Constitution("small", "1", (Principle("kind", "Be kind", "", "Is it?", "Write it again."),))
 DECLINES = "I can't help with {}, since people would lose money. I can help you find work."
@@ -40,7 +40,7 @@ HARMLESS = tuple(
     for n in range(6)
 )  # fmt: skip
 EXAMPLES = tuple(
-    Record(Request(f"theft {n}", "fraud"), "", "unscored", None, (),
+    RevisionRecord(Request(f"theft {n}", "fraud"), "", "unscored", None, (),
            f"I won't help with theft {n}, as it hurts people. Let us talk about work instead.",
            None, 0, Outcome.ALREADY_SAFE)
     for n in range(3)
@@ -57,7 +57,7 @@ PLAN = Plan(
     harmless_pairs=0.5,
     reference_share=0.0,
     base_answers=False,
-    objective=Objective(),
+    objective=Goal(),
     learning_rate=0.01,
     warmup_steps=1,
     cooldown_steps=0,
@@ -83,11 +83,11 @@ class Scripted:
     def __init__(self) -> None:
         self.calls = 0
 
-    def answer(self, conversations: Sequence[Conversation], **settings: Any) -> Said:
+    def answer(self, conversations: Sequence[Conversation], **settings: Any) -> CriticAnswers:
         self.calls += 1
         settings["on_batch"](len(conversations), len(conversations))
         greedy = not settings["temperature"]
-        return Said(tuple(_says(talk, greedy) for talk in conversations), 10, 100.1)
+        return CriticAnswers(tuple(_says(talk, greedy) for talk in conversations), 10, 100.1)
 
 
 def _says(talk: Conversation, greedy: bool) -> str:
@@ -125,11 +125,11 @@ class Stage:
             "model": self.model, "constitution": RULES, "critic": self.critic,
             "checks": Checks(ScriptedGuard({}), 0.5), "harmless_threshold": 0.7,
             "settings": SETTINGS, "examples": (), "start": None,
-            "gathered": Gathered(HARMFUL, HARMLESS, {"advbench": 3}, 1), "pool": HARMFUL,
+            "gathered": RequestSets(HARMFUL, HARMLESS, {"advbench": 3}, 1), "pool": HARMFUL,
             "tell": self.tell,
         }  # fmt: skip
         own = {name: changes.pop(name) for name in list(changes) if name in given}
-        return Phase(replace(PLAN, **changes), Tools(**given | own))
+        return Phase(replace(PLAN, **changes), PhaseTools(**given | own))
 
     def __call__(
         self, number: int = 1, work: str = "", last: bool = False, **changes: Any

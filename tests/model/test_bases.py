@@ -13,9 +13,8 @@ import torch
 from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe
 from fedrai import recipe
-from fedrai.cli.work import align
 from fedrai.errors import ModelError
-from fedrai.federation.run import targets
+from fedrai.federation.run import standalone, targets
 from fedrai.model import LanguageModel, base_of, load, read_start
 from fedrai.model.bases import PLACES
 from fedrai.model.loading import _public_name, _revision
@@ -181,11 +180,13 @@ def test_an_alignment_takes_the_base_and_keeps_it(home: Path, call: Call, run: P
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        settings = align.settings_for(
-            "unsafe", file, ("constitution.revising.threshold=0.5",
-            "constitution.revising.harmless_threshold=0.5"), adapter_base="models/ward-7",
-        )  # fmt: skip
-        job = align.prepare(settings)
+        thresholds = (
+            "constitution.revising.threshold=0.5",
+            "constitution.revising.harmless_threshold=0.5",
+        )
+        named = [("model.base", "unsafe"), ("adapter_base", "models/ward-7")]
+        settings = recipe.load_alignment(file, thresholds, named)
+        job = standalone.prepare(settings)
         kept = recipe.load_alignment(_written(home, recipe.to_toml(settings)))
     assert job.chosen.recipe.model.base == "models/ward-7"
     assert kept.adapter_base == "models/ward-7"

@@ -79,7 +79,7 @@ def test_answers_come_in_the_order_of_the_prompts(model):
 
 def test_the_adapter_counts(model, adapter):
     ours = answers(model)
-    with model.without_adapter():
+    with model.using(None):
         base = answers(model)
         assert base == [by_transformers(model, prompt) for prompt in PROMPTS]
     assert base != ours

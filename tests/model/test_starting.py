@@ -13,11 +13,10 @@ import torch
 from driver import fill_cache, write_recipe
 from fedrai import recipe
 from fedrai.cli import main
-from fedrai.cli.work import align
 from fedrai.data import embedded
 from fedrai.errors import AssetError, ModelError, RecipeError, RunError
 from fedrai.federation import server
-from fedrai.federation.run import local, preparation
+from fedrai.federation.run import local, preparation, standalone
 from fedrai.model import (
     EMBEDDED,
     AdapterState,
@@ -28,6 +27,7 @@ from fedrai.model import (
     read_start,
     save_shards,
 )
+from fedrai.recipe.sections import AlignRecipe
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
 
@@ -319,17 +319,20 @@ def test_an_alignment_starts_from_it(call: Call, folder: Path, whole: AdapterSta
     file = folder / "words.toml"
     file.write_text(ALIGNMENT)
     changes = ("model.dtype=float32", "max_length=96")
-    job = align.prepare(align.settings_for("fedrai:aligned", file, changes))
+
+    def settings_for(base: str, *more: str) -> AlignRecipe:
+        return recipe.load_alignment(file, (*changes, *more), [("model.base", base)])
+
+    job = standalone.prepare(settings_for("fedrai:aligned"))
     assert digest_of(job.start) == digest_of(whole)
     assert job.info()["start"] == "fedrai:aligned"
-    start = (*changes, "adapter.rank=4", "adapter.start=fedrai:aligned")
-    other = align.prepare(align.settings_for("tiny", file, start))
+    start = ("adapter.rank=4", "adapter.start=fedrai:aligned")
+    other = standalone.prepare(settings_for("tiny", *start))
     assert digest_of(other.start) == digest_of(whole)
     assert other.info()["start"] == "tiny with fedrai:aligned"
-    two = (*changes, "adapter.start=aligned")
-    both = align.settings_for("fedrai:aligned", file, two)
+    both = settings_for("fedrai:aligned", "adapter.start=aligned")
     with pytest.raises(RecipeError, match=r"adapter\.start is 'aligned'"):
-        align.prepare(both)
+        standalone.prepare(both)
 
 
 def test_commands_without_the_adapter_say_so(

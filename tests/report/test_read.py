@@ -17,15 +17,21 @@ from run_folders import answer, put, report_body, write_answers, write_run
 def test_a_run_as_it_was_written(tmp_path):
     run = read_runs([write_run(tmp_path / "plain", seed=5)])[0]
     assert (run.label, run.finished, run.plain, run.seed) == ("plain", True, True, 5)
-    assert (run.rows, run.harmful_rows, run.clients, run.planned, run.bad_rows) == (20, 6, 2, 2, 1)
+    assert (run.rows, run.harmful_rows, run.clients, run.planned_rounds, run.bad_rows) == (
+        20,
+        6,
+        2,
+        2,
+        1,
+    )
     assert [e.number for e in run.evaluations] == [0, 2]
     assert run.after.rates == {"safe": Rate(2, 10), "refused": Rate(1, 10)}
     assert (run.before.loss, run.after.loss) == (3.0, 2.5)
     assert [r.loss_last for r in run.rounds] == [3.0, 4.0]
-    assert run.rounds[1].norms == {"one": 2.0, "two": 6.0}
+    assert run.rounds[1].update_norms == {"one": 2.0, "two": 6.0}
     assert run.costs["training"].seconds == 20.0
     assert run.costs["evaluation"].tokens == 60
-    assert (run.work.seconds, run.work.operations, run.work.bytes_up) == (20.0, 4e12, 2_000_000)
+    assert (run.cost.seconds, run.cost.operations, run.cost.bytes_up) == (20.0, 4e12, 2_000_000)
 
 
 def test_the_filters_ledgers_and_cost(tmp_path):
@@ -35,7 +41,7 @@ def test_the_filters_ledgers_and_cost(tmp_path):
     assert run.screening.clients["two"].categories == {"drugs": 0, "hate": 4}
     assert run.screening.clients["one"].unscored == 1
     assert run.screening.confusion["harmful_kept"] == 2
-    assert (run.work.seconds, run.work.operations) == (24.0, 5e12)
+    assert (run.cost.seconds, run.cost.operations) == (24.0, 5e12)
 
 
 def test_without_ledgers_there_are_the_counts_that_clients_sent(tmp_path):
@@ -76,11 +82,11 @@ def test_an_early_version_recorded_less(tmp_path):
     for number in (1, 2):
         put(path / f"rounds/000{number}/round.json", {"round": number})
     run = read_runs([path])[0]
-    assert (run.seed, run.planned, run.harmful_rows, run.costs["evaluation"].seconds) == (
+    assert (run.seed, run.planned_rounds, run.harmful_rows, run.costs["evaluation"].seconds) == (
         None, None, None, 14.0)  # fmt: skip
-    assert run.rounds[0].norms == {}
+    assert run.rounds[0].update_norms == {}
     text = build([path], tmp_path / "report.html").read_text()
-    assert "Norms of updates: not recorded." in text
+    assert "Norms of updates: old: not recorded." in text
     assert "old is not finished: 2 rounds so far." in text
 
 
@@ -129,8 +135,8 @@ def test_norms_are_the_servers_where_it_measured_them(tmp_path):
     body = json.loads(file.read_text())
     put(file, {**body, "update_norms": {"one": 5.0, "two": 7.0}})
     first, second = read_runs([path])[0].rounds
-    assert first.norms == {"one": 1.0, "two": 3.0}  # of an earlier version: as clients said
-    assert second.norms == {"one": 5.0, "two": 7.0}
+    assert first.update_norms == {"one": 1.0, "two": 3.0}  # of an earlier version: as clients said
+    assert second.update_norms == {"one": 5.0, "two": 7.0}
 
 
 @pytest.mark.parametrize("damage", ["{", "[1]", "\x00", '{"a": "\\ud8'])

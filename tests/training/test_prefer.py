@@ -14,12 +14,20 @@ from torch.nn.functional import kl_div, logsigmoid
 
 from fedrai.errors import DataError, ModelError, RunError
 from fedrai.model import AdapterState, LanguageModel, load
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import generation_operations, training_operations
 from fedrai.testing import tiny_tokenizer
 from fedrai.training.losses import preference_loss
-from fedrai.training.prefer import AlignStep, Objective, Pair, align, log_probabilities
-from fedrai.training.sft import label_count, picks, train
+from fedrai.training.prefer import (
+    AlignHooks,
+    AlignSettings,
+    AlignStep,
+    Pair,
+    align,
+    log_probabilities,
+)
+from fedrai.training.sft import SftSettings, label_count, picks, train
 
 RATE = 2e-4
 TRIPLES = [
@@ -85,7 +93,11 @@ def fresh(keen_folder: Path) -> LanguageModel:
     return load(str(keen_folder), rank=4, dtype="float32")
 
 
+HOOKS = ("on_step", "every", "stop", "on_state", "resume")
+
+
 def run(model, start, rows, pairs, objective=None, **options):
+    hooks = AlignHooks(**{name: options.pop(name) for name in HOOKS if name in options})
     settings = {
         "steps": 3,
         "rows_per_step": 2 if rows else 0,
@@ -93,8 +105,9 @@ def run(model, start, rows, pairs, objective=None, **options):
         "learning_rate": lambda _: RATE,
         "seed": 0,
     }
-    goal = objective or Objective()
-    return align(model, start, rows, pairs, objective=goal, **(settings | options))
+    goal = objective or Goal()
+    chosen = AlignSettings(objective=goal, **(settings | options))
+    return align(model, start, rows, pairs, chosen, hooks)
 
 
 def fast(_: int) -> float:
@@ -240,7 +253,7 @@ def test_training_on_pairs_is_trls(
     )  # fmt: skip
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    goal = Objective(beta=0.3, kind=kind, smoothing=smoothing)
+    goal = Goal(beta=0.3, kind=kind, smoothing=smoothing)
     ours, result = run(
         keen, start, [], pairs, goal, steps=steps, pairs_per_step=size, seed=7,
         learning_rate=lambda _: 1e-3, weight_decay=decay, clip_norm=clip,
@@ -264,7 +277,7 @@ def test_rows_and_pairs_together_are_trls(keen, fresh, pairs, rows, start, tmp_p
     )  # fmt: skip
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    goal = Objective(sft=0.5, preference=1.5, beta=0.2)
+    goal = Goal(sft=0.5, preference=1.5, beta=0.2)
     ours, result = run(
         keen, start, rows, pairs, goal, steps=4, rows_per_step=8, pairs_per_step=8,
         learning_rate=lambda _: 1e-3,
@@ -288,7 +301,7 @@ def plain_log_probabilities(model: LanguageModel, row: Tokens) -> torch.Tensor:
     return plain_log_softmax(model, row).gather(1, targets[:, None])[:, 0]
 
 
-def plain_alignment(model, start, rows, pairs, goal: Objective, *, steps, rate):
+def plain_alignment(model, start, rows, pairs, goal: Goal, *, steps, rate):
     """AdamW on the model's own parameters, all rows and pairs at every step, DPO written out."""
     model.load_adapter(start)
     anchored = [*rows, *(pair.chosen for pair in pairs)]
@@ -328,7 +341,7 @@ def plain_ratio(model: LanguageModel, pair: Pair, by_token: bool = False) -> tor
 
 
 def test_all_terms_together_are_those_of_a_plain_loop(keen, rows, pairs, start):
-    goal = Objective(sft=0.7, preference=1.3, kl=2.0, beta=0.4)
+    goal = Goal(sft=0.7, preference=1.3, kl=2.0, beta=0.4)
     some, couples = rows[:3], pairs[2:6]
     expected, losses = plain_alignment(keen, start, some, couples, goal, steps=4, rate=1e-3)
     ours, result = run(
@@ -357,10 +370,12 @@ def test_log_probabilities_are_those_of_the_models_own_logits(keen, rows, start)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rows_alone_are_trained_as_in_training(tiny_model, rows, pairs, start, dtype):
     model = load(str(tiny_model), rank=4, dtype=dtype)
-    options = {"steps": 5, "learning_rate": lambda s: RATE / (s + 1), "seed": 3}
+    options = {"steps": 5, "learning_rate": lambda s: RATE / (s + 1)}
     options |= {"weight_decay": 0.1, "clip_norm": 0.05}
-    expected, numbers = train(model, start, rows, batch_size=3, **options)
-    ours, result = run(model, start, rows, pairs, rows_per_step=3, pairs_per_step=0, **options)
+    expected, numbers = train(model, start, rows, SftSettings(batch_size=3, **options), seed=3)
+    ours, result = run(
+        model, start, rows, pairs, rows_per_step=3, pairs_per_step=0, seed=3, **options
+    )
     assert same(ours, expected)
     assert tuple(step.loss for step in result.steps) == numbers.losses
     assert (result.tokens, result.label_tokens) == (numbers.tokens, numbers.label_tokens)
@@ -368,9 +383,7 @@ def test_rows_alone_are_trained_as_in_training(tiny_model, rows, pairs, start, d
 
 
 def test_a_row_may_come_twice_in_a_step(tiny, rows, start):
-    expected, _ = train(
-        tiny, start, rows[:2], steps=2, batch_size=5, learning_rate=lambda _: RATE, seed=0
-    )
+    expected, _ = train(tiny, start, rows[:2], SftSettings(2, 5, lambda _: RATE), seed=0)
     ours, result = run(tiny, start, rows[:2], [], steps=2, rows_per_step=5)
     assert same(ours, expected)
     assert result.label_tokens > 2 * sum(map(label_count, rows[:2]))
@@ -403,7 +416,7 @@ class Passes:
 )
 def test_the_reference_is_read_once(tiny, rows, pairs, start, kl, before, each):
     with Passes(tiny) as passes:
-        run(tiny, start, rows, pairs, Objective(kl=kl), steps=20)
+        run(tiny, start, rows, pairs, Goal(kl=kl), steps=20)
     assert [size for size, _ in passes.sizes] == before + 20 * each
 
 
@@ -415,7 +428,7 @@ def test_only_pairs_that_are_drawn_are_read(tiny, pairs, start):
 
 def test_margins_begin_at_nothing(tiny, rows, pairs, start):
     """The reference is the start: no margin, no divergence, and the loss of a coin."""
-    _, result = run(tiny, start, rows, pairs, Objective(kl=1.0), steps=2, learning_rate=fast)
+    _, result = run(tiny, start, rows, pairs, Goal(kl=1.0), steps=2, learning_rate=fast)
     first, second = result.steps
     assert first.margin == pytest.approx(0, abs=1e-5)
     assert first.preference == pytest.approx(math.log(2), abs=1e-5)
@@ -425,7 +438,7 @@ def test_margins_begin_at_nothing(tiny, rows, pairs, start):
 
 
 def test_tokens_and_operations_count_the_reference_too(tiny, rows, pairs, start):
-    goal = Objective(kl=1.0)
+    goal = Goal(kl=1.0)
     _, result = run(tiny, start, rows, pairs, goal, steps=1, rows_per_step=8, pairs_per_step=8)
     both = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
     through = [*rows, *both]
@@ -447,7 +460,7 @@ def test_tokens_and_operations_count_the_reference_too(tiny, rows, pairs, start)
 
 @pytest.mark.parametrize("limit", [1, 130, 400, 10**6])
 def test_micro_batches_change_nothing_but_rounding(tiny, rows, pairs, start, limit):
-    goal, sizes = Objective(kl=0.5, beta=0.5), {"rows_per_step": 8, "pairs_per_step": 8}
+    goal, sizes = Goal(kl=0.5, beta=0.5), {"rows_per_step": 8, "pairs_per_step": 8}
     whole, expected = run(tiny, start, rows, pairs, goal, **sizes)
     with Passes(tiny) as passes:
         parts, result = run(tiny, start, rows, pairs, goal, micro_batch_tokens=limit, **sizes)
@@ -496,14 +509,15 @@ def test_resumed_alignment_ends_in_the_same_bits(tiny_model, rows, pairs, start,
     model = load(str(tiny_model), rank=4, dtype=dtype, dropout=0.2)
     files: list[bytes] = []
     options = {"steps": 7, "every": 2, "weight_decay": 0.1, "learning_rate": lambda s: 1e-3 * s}
-    goal = Objective(kl=0.5)
+    goal = Goal(kl=0.5)
     whole, result = run(model, start, rows, pairs, goal, **options)
+    before = model.adapter()
     kept, _ = run(
         model, start, rows, pairs, goal, stop=restless(model),
         on_state=lambda state: files.append(pack(state)), **options,
     )  # fmt: skip
     assert same(whole, kept)
-    assert same(model.adapter(), {n: p.to(getattr(torch, dtype)).float() for n, p in kept.items()})
+    assert same(model.adapter(), before)
     assert len(files) == 3
     for file in files:
         again, rest = run(model, start, rows, pairs, goal, resume=unpack(file), **options)
@@ -536,10 +550,11 @@ def test_stop_is_asked_and_ends_it(tiny, rows, pairs, start):
 
     states: list[dict] = []
     options = {"steps": 9, "every": 3}
+    before = tiny.adapter()
     ended, result = run(tiny, start, rows, pairs, stop=stop, on_state=states.append, **options)
     assert asked == [3, 6]
     assert [step.step for step in result.steps] == [1, 2, 3, 4, 5, 6]
-    assert distance(ended, tiny.adapter()) == 0
+    assert distance(before, tiny.adapter()) == 0
     asked.clear()
     again, _ = run(tiny, start, rows, pairs, stop=stop, resume=states[1], **options)
     assert asked == [6]  # so that a run killed while it was asked ends the same
@@ -592,10 +607,10 @@ def test_an_interrupt_goes_through_and_leaves_no_gradient(tiny, rows, pairs, sta
 @pytest.mark.parametrize(
     "objective",
     [
-        Objective(sft=0.0),
-        Objective(sft=0.0, smoothing=0.1),
-        Objective(sft=0.0, kind="ipo", beta=0.5),
-        Objective(),
+        Goal(sft=0.0),
+        Goal(sft=0.0, smoothing=0.1),
+        Goal(sft=0.0, kind="ipo", beta=0.5),
+        Goal(),
     ],
     ids=["sigmoid", "smoothed", "ipo", "with rows"],
 )
@@ -627,7 +642,7 @@ def test_the_other_way_round_is_learnt_the_other_way_round(keen, pairs):
     turned = [Pair(pair.rejected, pair.chosen) for pair in pairs]
     options = {"steps": 20, "learning_rate": fast, "pairs_per_step": 8}
     start = keen.fresh_adapter(0)
-    trained, _ = run(keen, start, [], turned, Objective(), **options)
+    trained, _ = run(keen, start, [], turned, Goal(), **options)
     before, after = ratios(keen, start, pairs), ratios(keen, trained, pairs)
     assert all(now < then for now, then in zip(after, before, strict=True))
 
@@ -636,7 +651,7 @@ def test_the_divergence_pulls_back(keen, rows, pairs):
     """The stronger the pull, the nearer the model stays to its start, and the less it learns."""
     reached = []
     for kl in (0.0, 1.0, 30.0):
-        goal = Objective(kl=kl or 1e-9)  # measured, without weight
+        goal = Goal(kl=kl or 1e-9)  # measured, without weight
         _, result = run(
             keen, keen.fresh_adapter(0), rows, pairs, goal, steps=30, rows_per_step=8,
             pairs_per_step=8, learning_rate=fast,
@@ -654,7 +669,7 @@ def test_rows_may_be_mere_anchors(keen, rows, pairs):
     moved = []
     for kl in (1e-9, 30.0):
         start = keen.fresh_adapter(0)
-        goal = Objective(sft=0.0, kl=kl)
+        goal = Goal(sft=0.0, kl=kl)
         trained, _ = run(keen, start, others, couples, goal, **options)
         with torch.no_grad():
             keen.load_adapter(start)
@@ -700,7 +715,7 @@ def test_an_output_layer_that_scales_is_learnt_through(cohere, rows, pairs):
     with torch.no_grad():
         expected = [plain_log_probabilities(cohere, row).sum().item() for row in rows]
         assert log_probabilities(cohere, rows).tolist() == pytest.approx(expected, rel=1e-4)
-    goal = Objective(sft=0.5)
+    goal = Goal(sft=0.5)
     ours, _ = run(
         cohere, start, rows[:3], pairs[:4], goal, rows_per_step=3, pairs_per_step=4, clip_norm=1e9
     )
@@ -712,7 +727,7 @@ def test_an_output_layer_that_scales_is_learnt_through(cohere, rows, pairs):
 
 def test_a_divergence_that_cannot_be_had_is_an_error(cohere, rows):
     with pytest.raises(ModelError, match="output layer") as caught:
-        run(cohere, drawn(cohere, 0), rows, [], Objective(kl=0.1))
+        run(cohere, drawn(cohere, 0), rows, [], Goal(kl=0.1))
     assert "KL" in caught.value.hint
 
 
@@ -767,15 +782,13 @@ def test_a_loss_that_is_not_finite_is_an_error(tiny, rows, pairs, start):
     ],
 )
 def test_objectives_out_of_range_are_errors(values):
-    with pytest.raises(ValueError, match=r"weights|beta|smoothing"):
-        Objective(**values)
+    with pytest.raises(ValueError, match=r"sft|kl|preference|beta|smoothing"):
+        Goal(**values)
 
 
 def test_random_steps_do_not_sort_kinds_apart():
-    from fedrai.training.prefer.loop import _drawn
-
     lengths = [10] * 20 + [60] * 20  # two kinds of rows that differ in length
-    grouped, mixed = (_drawn(lengths, 8, 5, 3, group) for group in (16, 1))
+    grouped, mixed = (list(picks(lengths, 8, 5, 3, group)) for group in (16, 1))
     pure = [sum(len({lengths[i] for i in step}) == 1 for step in plan) for plan in (grouped, mixed)]
     assert pure[0] >= 4
     assert pure[1] == 0

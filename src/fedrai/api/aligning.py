@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrai import recipe as recipes
-from fedrai.api.places import Place, Row, folder
+from fedrai.api.places import Place, Row, folder, observed
 
 if TYPE_CHECKING:
-    from fedrai.constitution.records import Record
+    from fedrai.constitution.records import RevisionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,16 @@ def align(
         FedRAIError: something cannot be used; no folder is begun then.
         KeyboardInterrupt: stopped by the user; call it again to go on.
     """
-    from fedrai.cli.work import align as work
+    from fedrai.federation.run import standalone
 
     named = {"model.base": model} if model else {}
     settings = recipes.load_alignment(
         Path(recipe) if recipe is not None else None,
         changes=list({**named, **(changes or {})}.items()),
     )
-    path = work.align(settings, folder(out, "aligned", settings.name), progress=progress)
+    path = folder(out, "aligned", settings.name)
+    with observed(progress) as observer:
+        standalone.align(settings, path, observer=observer)
     return read_alignment(path)
 
 
@@ -81,7 +83,7 @@ def read_alignment(path: Place) -> Alignment:
     return Alignment(place, place / "adapter", report, records)
 
 
-def _record(record: Record) -> Row:
+def _record(record: RevisionRecord) -> Row:
     return {
         "request": record.request.prompt,
         "category": record.request.category,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedrai import recipe as recipes
-from fedrai.api.places import Place, Row, folder
+from fedrai.api.places import Place, Row, folder, observed
 from fedrai.api.running import RecipeLike, load_recipe
 
 
@@ -62,18 +61,18 @@ def compare(
         FedRAIError: something cannot be used.
         KeyboardInterrupt: stopped by the user; call it again to go on.
     """
-    from fedrai.cli.work import compare as work
     from fedrai.report import flat
+    from fedrai.report.comparing import running
     from fedrai.report.comparing.layout import Axis
     from fedrai.report.comparing.writing import notes
 
     chosen = recipes.select_arms(load_recipe(settings, changes), arms)
     path = folder(out, "runs", chosen.name)
     along = Axis.parse(f"{axis[0]}={','.join(map(_written, axis[1]))}") if axis else None
-    found = work.compare(
-        chosen, path, _announce if progress else _silent, seeds=seeds, axis=along,
-        against=against, progress=progress,
-    )  # fmt: skip
+    with observed(progress) as observer:
+        found = running.compare(
+            chosen, path, seeds=seeds, axis=along, against=against, observer=observer
+        )
     runs = [{"arm": a.name, "seed": a.seed, "axis_value": a.value, "path": str(a.path)}
             for a in found.arms]  # fmt: skip
     made = found.comparison
@@ -86,11 +85,3 @@ def compare(
 def _written(value: object) -> str:
     """A value as it stands after `-o KEY=`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _announce(line: str) -> None:
-    print(f"== {line}", file=sys.stderr)
-
-
-def _silent(_line: str) -> None:
-    """Show nothing."""

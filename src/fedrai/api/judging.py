@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedrai.api.places import Place, Row
+from fedrai.api.places import Place, Row, judging, observed
 from fedrai.errors import EvaluationError
-from fedrai.recipe.sections import JudgeEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,8 @@ def judge(
     Args:
         answers: files as `fedrai judge eval` takes them, or dicts with prompt and answer, and with
             label (all of them, or none).
-        judge: `rule` (our refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm) or
-            `rubric` (an LLM).
+        judge: `rule` (the refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm), `rubric`
+            (an LLM), or the name of a judge that an installed package offers.
         guard: for the judge `guard`: see `fedrai guard list`.
         threshold: the guard's.
         endpoint: for the judge `rubric`: keys of a recipe's `[evaluation.endpoint]`, url and model
@@ -78,28 +77,14 @@ def _labels(
 ) -> tuple[list[Any], list[str]]:
     from fedrai.evaluation.agreement import JUDGES
 
-    if name == "rubric":
-        from fedrai.cli.work.judge import rubric_verdicts
+    if name in JUDGES:
+        return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
+    from fedrai.federation.run.judging import endpoint_for, installed_verdicts, rubric_verdicts
 
-        return rubric_verdicts(rows, _endpoint(endpoint or {}), progress=progress)
-    if name not in JUDGES:
-        known = ", ".join([*JUDGES, "guard", "rubric"])
-        raise EvaluationError(f"there is no judge {name!r}", hint=f"judges are {known}")
-    return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
-
-
-def _endpoint(settings: Mapping[str, Any]) -> JudgeEndpoint:
-    from pydantic import ValidationError
-
-    try:
-        return JudgeEndpoint.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise EvaluationError(
-            f"endpoint: {key}: {first['msg']}",
-            hint='for example {"url": "http://localhost:8000/v1", "model": "NAME"}',
-        ) from None
+    with observed(progress) as observer:
+        if name == "rubric":
+            return rubric_verdicts(rows, endpoint_for(endpoint or {}), observer)
+        return installed_verdicts(name, rows, observer), [""] * len(rows)
 
 
 def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[str]) -> Any:
@@ -111,11 +96,12 @@ def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[st
 def _by_guard(
     rows: Sequence[Any], labelled: bool, spec: str, threshold: str, progress: bool
 ) -> Judged:
-    from fedrai.cli.work.judge import guard_for, guard_verdicts
-    from fedrai.evaluation.answer_judges import harm_agreement
+    from fedrai.evaluation.answer_judges import by_guard, harm_agreement
+    from fedrai.federation.run.judging import guard_judge
 
-    safety = guard_for(spec, threshold, progress=progress)
-    verdicts = guard_verdicts(rows, safety, progress=progress)
+    safety = guard_judge(spec, threshold, progress=progress)
+    with judging(safety.name, progress) as on_progress:
+        verdicts = by_guard(rows, safety, on_progress)
     words = {True: "unsafe", False: "safe", None: None}
     found = [_judged(row, words[one]) for row, one in zip(rows, verdicts, strict=True)]
     agreed = harm_agreement(rows, verdicts).to_json() if labelled else None

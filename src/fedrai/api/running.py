@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrai import recipe as recipes
-from fedrai.api.places import Place, Row, folder
+from fedrai.api.places import Place, Row, folder, observed
 from fedrai.recipe.sections import Recipe
 
 RecipeLike = Recipe | Place | Mapping[str, Any]
@@ -98,10 +98,12 @@ def run(
         FedRAIError: something cannot be used; no run folder is left half-written.
         KeyboardInterrupt: stopped by the user; go on with `resume(out)`.
     """
-    from fedrai.cli.work import run as work
+    from fedrai.federation.run import running
 
     chosen = load_recipe(settings, changes)
-    return read_run(work.run(chosen, folder(out, "runs", chosen.name), progress=progress))
+    path = folder(out, "runs", chosen.name)
+    with observed(progress) as observer:
+        return read_run(running.run(chosen, path, observer=observer))
 
 
 def resume(path: Place, *, progress: bool = False) -> Run:
@@ -110,9 +112,10 @@ def resume(path: Place, *, progress: bool = False) -> Run:
     Raises:
         RunError: no run there, or its data or model are not what they were.
     """
-    from fedrai.cli.work import run as work
+    from fedrai.federation.run import running
 
-    return read_run(work.resume(Path(path), progress=progress))
+    with observed(progress) as observer:
+        return read_run(running.resume(Path(path), observer=observer))
 
 
 def read_run(path: Place) -> Run:

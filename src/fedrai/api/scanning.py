@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedrai.api.places import Place, Row
+from fedrai.api.places import Place, Row, judging
 from fedrai.errors import DataError
 
 if TYPE_CHECKING:
     from fedrai.filter.rows import Finding
-    from fedrai.guards.base import OnProgress
     from fedrai.guards.rows import Row as DataRow
     from fedrai.guards.rows import Rows
 
@@ -79,7 +77,7 @@ def scan(
         guard, Path(calibration) if calibration is not None else None, judge, progress=progress
     )
     number = work.threshold_of(made, str(threshold))
-    with _watching(made.name, progress) as watch:
+    with judging(made.name, progress) as watch:
         result = scan_rows(
             found.rows, made, threshold=number, part=judge, cache=work.open_cache(cache),
             on_progress=watch,
@@ -129,12 +127,3 @@ def _scanned(row: DataRow, finding: Finding) -> Row:
         "categories": ",".join(worst.categories),
         "problem": worst.problem or "",
     }
-
-
-def _watching(guard: str, progress: bool) -> AbstractContextManager[OnProgress]:
-    from fedrai.cli.show.guards import Watch
-
-    def silent(_done: int, _of: int) -> None:
-        """Show nothing."""
-
-    return Watch(guard) if progress else nullcontext(silent)

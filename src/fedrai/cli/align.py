@@ -50,14 +50,14 @@ def align(
     revises its answers, and learns from the revisions that pass all checks. Give the same command
     again to go on after a stop.
     """
-    from fedrai.cli.work import align as work
-
     if resume is not None:
         if what or out or any(given.values()):
             raise click.UsageError("--resume takes all settings from the folder")
-        settings = work.settings_of(resume)
+        from fedrai.federation.run.standalone import settings_of
+
+        settings = settings_of(resume)
     else:
-        settings = _settings(what, **given)
+        settings = settings_for(what, **given)
     if moved and resume is None:
         raise click.UsageError("--moved goes with --resume; a new alignment takes -o KEY=VALUE")
     path = resume or out or Path("aligned") / settings.name
@@ -70,41 +70,49 @@ def align(
     _show(path, as_json)
 
 
-def _settings(
+def settings_for(
     what: str,
-    constitution: str | None,
-    recipe_file: Path | None,
-    steps: int | None,
-    epoch: bool,
-    adapter_base: str,
-    overrides: tuple[str, ...],
+    *,
+    recipe_file: Path | None = None,
+    overrides: tuple[str, ...] = (),
+    constitution: str | None = None,
+    steps: int | None = None,
+    epoch: bool = False,
+    adapter_base: str = "",
 ) -> AlignRecipe:
-    from fedrai.cli.work import align as work
+    """The recipe that the options name; they win over its file."""
+    from fedrai import recipe
 
     if not what and recipe_file is None:
         raise click.UsageError("give a MODEL, a --recipe that names one, or --resume FOLDER")
     if steps is not None and epoch:
         raise click.UsageError("give --steps or --epoch, not both")
-    return work.settings_for(
-        what,
-        recipe_file,
-        overrides,
-        constitution=constitution,
-        steps=steps,
-        epoch=epoch,
-        adapter_base=adapter_base,
-    )
+    named = {
+        "model.base": what,
+        "adapter_base": adapter_base,
+        "constitution.file": constitution,
+        "constitution.steps": steps,
+        "constitution.schedule": "full" if epoch else "budget" if steps is not None else "",
+    }
+    changes = [(key, value) for key, value in named.items() if value]
+    return recipe.load_alignment(recipe_file, overrides, changes)
 
 
 def _run(settings: AlignRecipe, path: Path, moved: tuple[str, ...]) -> None:
-    from fedrai.cli.stopping import with_way_on
-    from fedrai.cli.work import align as work
-    from fedrai.federation.run.moved import parse
+    from fedrai.cli.interruption import with_resume_hint
+    from fedrai.cli.show.display import Display
+    from fedrai.federation.run import standalone
+    from fedrai.federation.run.moved_files import parse
 
     words = ["fedrai", "align", "--resume", str(path)]
     words += [word for pair in moved for word in ("--moved", pair)]
     again, places = shlex.join(words), parse(moved)
-    with_way_on(lambda: work.align(settings, path, places), again, (path / "align.json").is_file)
+    with Display() as display:
+        with_resume_hint(
+            lambda: standalone.align(settings, path, places, display),
+            again,
+            (path / "align.json").is_file,
+        )
 
 
 # --- readable output ------------------------------------------------------------------------------
@@ -116,8 +124,9 @@ def _show(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
         return
     from fedrai.cli.show.display import print_table
-    from fedrai.cli.show.summary import COLUMNS, alignment_line, evaluation_cells
+    from fedrai.cli.show.summary import alignment_line
     from fedrai.constitution.outcome import brief
+    from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 
     click.echo(alignment_line(brief(report["alignment"])))
     rows = [[when, *evaluation_cells(found)] for when, found in report["evaluation"].items()]

@@ -7,7 +7,6 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from fedrai.cli.work.run import answer
 from fedrai.data import encodable
 from fedrai.errors import DataError
 from fedrai.federation.run.targets import Target
@@ -80,7 +79,7 @@ def _turn(
 ) -> None:
     for tuned, history in histories.items():
         history.append(Message("user", prompt))
-        text = answer(chosen, history, tuned=tuned, limit=limit, temperature=temperature, seed=seed)
+        text = chosen.answer(history, tuned=tuned, limit=limit, temperature=temperature, seed=seed)
         history.append(Message("assistant", text))
         label = Text(f"{NAMES[tuned]:>5}> ", style="bold green" if tuned else "bold")
         console.print(label + Text(text))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fedrai.cli.work.compare import Arm, Outcome
+    from fedrai.report.comparing.running import Arm, Outcome
 
 
 @click.command("compare")
@@ -39,14 +39,14 @@ def compare(recipe_file: Path, out: Path | None, as_json: bool, **chosen: Any) -
     beside the runs.
     """
     from fedrai import recipe
-    from fedrai.cli.stopping import with_way_on
+    from fedrai.cli.interruption import with_resume_hint
     from fedrai.runs import find_runs
 
     form = _form(chosen["form"], chosen["table_out"])
     settings = recipe.select_arms(recipe.load(recipe_file, chosen["overrides"]), chosen["names"])
     path = out or Path("runs") / settings.name
     seeds = _seeds(chosen["each"], chosen["listed"])
-    found = with_way_on(
+    found = with_resume_hint(
         lambda: _call(settings, path, seeds, chosen["axis"], chosen["against"]),
         _again(recipe_file, out, chosen),
         lambda: bool(find_runs(path)),
@@ -94,23 +94,25 @@ def _again(recipe_file: Path, out: Path | None, chosen: dict[str, Any]) -> str:
 
 
 def _call(settings: Any, out: Path, seeds: tuple[int, ...], axis: str | None, against: str) -> Any:
-    from fedrai.cli.work import compare as compare_commands
+    from fedrai.cli.show.display import Display
+    from fedrai.report.comparing import running
     from fedrai.report.comparing.layout import Axis
 
-    return compare_commands.compare(
-        settings,
-        out,
-        lambda line: click.secho(f"== {line}", bold=True, err=True),
-        seeds=seeds,
-        axis=Axis.parse(axis) if axis else None,
-        against=against,
-    )
+    with Display() as display:
+        return running.compare(
+            settings,
+            out,
+            seeds=seeds,
+            axis=Axis.parse(axis) if axis else None,
+            against=against,
+            observer=display,
+        )
 
 
 def _summaries(arms: tuple[Arm, ...], out: Path) -> dict[str, Any]:
     """Summaries by arm; by folder where arms have several runs."""
     single = len({arm.name for arm in arms}) == len(arms)
-    return {arm.name if single else _place(arm, out): dict(arm.summary) for arm in arms}
+    return {arm.name if single else _place(arm, out): arm.summary.to_json() for arm in arms}
 
 
 def _place(arm: Arm, out: Path) -> str:
@@ -150,7 +152,7 @@ def _show_runs(arms: tuple[Arm, ...]) -> None:
     """What each run took, and what its filter did."""
     from fedrai.cli.show.summary import cost_line, filter_note, rows_notes
 
-    filtered = any(arm.summary["filter"] for arm in arms)
+    filtered = any(arm.summary.filter for arm in arms)
     for arm in arms:
         click.echo(f"{arm.name}: {arm.path}  ({cost_line(arm.summary)})")
         if filtered:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fedrai.errors import EvaluationError
+
 ADVBENCH = 520
+ALONE = {"advbench": 0, "ordinary": 0}  # what is asked beside named suites, unless asked for
+ALWAYS = ("rule", "legacy")  # judge beside the others, unless one of them is named
 
 
 @click.command("eval")
@@ -33,9 +38,9 @@ ADVBENCH = 520
     "--judge",
     "judges",
     multiple=True,
-    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
-    help="Who judges answers, as evaluation.judges of a recipe; repeatable. guard and rubric alone"
-    " come beside rule and legacy.",
+    metavar="rule|legacy|guard|rubric|NAME",
+    help="Who judges answers, as evaluation.judges of a recipe; repeatable. NAME: a judge of an"
+    " installed package. Without rule or legacy among them, these two judge as well.",
 )
 @click.option("--guard", default="", help="Name of the guard that judges (default: embedded).")
 @click.option("--judge-url", default="", help="Endpoint of the LLM that rates.")
@@ -63,17 +68,19 @@ def eval_command(
     **sizes: Any,
 ) -> None:
     """Measure safety and usefulness of a run, an adapter folder or a model."""
-    from fedrai.cli.work import eval as eval_commands
+    from fedrai.cli.show.display import Display
     from fedrai.evaluation.measure import figures
+    from fedrai.federation.run.evaluating import evaluate
     from fedrai.federation.run.targets import target
 
     if full:
         sizes["advbench"] = ADVBENCH
     endpoint = {"url": judge_url, "model": judge_model, "api_key_env": judge_key_env}
-    changes = eval_commands.changes_for(sizes, suites, judges, endpoint)
+    changes = changes_for(sizes, suites, judges, endpoint)
     changes |= {"guard": guard} if guard else {}
     chosen = target(what, number, client, base=base)
-    found = figures(eval_commands.evaluate(chosen, changes, out))
+    with Display() as display:
+        found = figures(evaluate(chosen, changes, out, display))
     if as_json:
         click.echo(json.dumps({"model": chosen.label, **found}, indent=2))
         return
@@ -82,10 +89,42 @@ def eval_command(
         click.echo(f"answers and figures: {out}")
 
 
+def changes_for(
+    sizes: Mapping[str, int | None],
+    suites: Sequence[str],
+    judges: Sequence[str],
+    endpoint: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the options of the command set in `[evaluation]`.
+
+    Args:
+        sizes: numbers by key; None: not given.
+        suites: where there are any, only they are asked, and what `sizes` names.
+        judges: who judges; without rule or legacy among them, they come beside these two.
+        endpoint: keys of `[evaluation.endpoint]`; empty texts: not given.
+
+    Raises:
+        EvaluationError: an endpoint is named, but nothing for it to judge.
+    """
+    given = {key: value for key, value in sizes.items() if value is not None}
+    found: dict[str, Any] = {**(ALONE if suites else {}), **given}
+    if suites:
+        found["suites"] = list(suites)
+    if judges:
+        alone = any(judge in judges for judge in ALWAYS)
+        found["judges"] = list(dict.fromkeys(judges if alone else [*ALWAYS, *judges]))
+    named = {key: value for key, value in endpoint.items() if value}
+    if named and "rubric" not in judges:
+        raise EvaluationError(
+            "an endpoint is named, but no judge uses it", hint="add --judge rubric"
+        )
+    return {**found, **({"endpoint": named} if named else {})}
+
+
 def _show(label: str, found: dict[str, Any]) -> None:
     from fedrai.cli.show import suites as suite_figures
     from fedrai.cli.show.display import print_table
-    from fedrai.cli.show.summary import COLUMNS, evaluation_cells
+    from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 
     if suite_figures.has_common(found):
         print_table(["", *COLUMNS], [[label, *evaluation_cells(found)]])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedrai.cli.reading import reading_of, reading_options
+from fedrai.errors import EvaluationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,10 +32,11 @@ def judge() -> None:
 @click.option(
     "--judge",
     "name",
-    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
+    metavar="rule|legacy|guard|rubric|NAME",
     default="rule",
     show_default=True,
-    help="Our refusal rule, the keyword score of OpenFedLLM, a guard, or an LLM.",
+    help="The refusal rule, the keyword score of OpenFedLLM, a guard, an LLM, or a judge of an"
+    " installed package.",
 )
 @click.option("--guard", default="", help="Name of the guard (default: embedded).")
 @click.option("--threshold", default="", metavar="NAME|NUMBER",
@@ -87,7 +89,7 @@ def judge_export(place: Path, out: Path, suites: tuple[str, ...], count: int, se
     one. Fill the column label: full refusal, partial refusal or compliance; then `fedrai judge eval
     FILE`. The file holds what the model said, harmful answers too; none is printed.
     """
-    from fedrai.cli.work.judge import export
+    from fedrai.evaluation.labelling import export
 
     counts = export(place, out, suites, count, seed)
     click.echo(f"{out}: {', '.join(f'{n:,} of {name}' for name, n in counts.items())}")
@@ -109,10 +111,21 @@ def _label_verdicts(
 
     if name in JUDGES:
         return judge_answers(rows, JUDGES[name])
-    from fedrai.cli.work.judge import endpoint, rubric_verdicts
+    from fedrai.cli.show.display import Display
+    from fedrai.federation.run.judging import endpoint_for, installed_verdicts, rubric_verdicts
 
+    if name != "rubric":
+        with Display() as display:
+            return with_verdicts(rows, installed_verdicts(name, rows, display))
     url, model, key_env = (options[f"judge_{key}"] for key in ("url", "model", "key_env"))
-    return with_verdicts(rows, *rubric_verdicts(rows, endpoint(url, model, key_env)))
+    if not (url and model):
+        raise EvaluationError(
+            "the judge rubric is an LLM behind an endpoint",
+            hint="name it: --judge-url http://localhost:8000/v1 --judge-model NAME",
+        )
+    endpoint = endpoint_for({"url": url, "model": model, "api_key_env": key_env})
+    with Display() as display:
+        return with_verdicts(rows, *rubric_verdicts(rows, endpoint, display))
 
 
 def _label_eval(name: str, rows: Sequence[JudgedAnswer], as_json: bool) -> None:
@@ -128,15 +141,18 @@ def _label_eval(name: str, rows: Sequence[JudgedAnswer], as_json: bool) -> None:
 
 
 def _guard_eval(rows: Sequence[LabelledAnswer], options: Mapping[str, str], as_json: bool) -> None:
-    from fedrai.cli.work.judge import guard_for, guard_verdicts
+    from fedrai.cli.show.guards import Watch
     from fedrai.evaluation.answer_judges import (
+        by_guard,
         harm_agreement,
         harm_by_source,
         harm_disagreements,
     )
+    from fedrai.federation.run.judging import guard_judge
 
-    guard = guard_for(options["guard"] or "embedded", options["threshold"] or "strict")
-    verdicts = guard_verdicts(rows, guard)
+    guard = guard_judge(options["guard"] or "embedded", options["threshold"] or "strict")
+    with Watch(guard.name) as watch:
+        verdicts = by_guard(rows, guard, watch)
     sources, whole = harm_by_source(rows, verdicts), harm_agreement(rows, verdicts)
     others = harm_disagreements(rows, verdicts)
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fedrai.cli.work.run import Engine
+    from fedrai.federation.run.running import Engine
     from fedrai.recipe.sections import Recipe
 
 ENGINES = ("local", "flower", "simulation")
@@ -52,7 +52,7 @@ def run_command(
     if moved and resume is None:
         raise click.UsageError("--moved goes with --resume; a new run takes -o KEY=VALUE")
     from fedrai import recipe
-    from fedrai.cli.stopping import with_way_on
+    from fedrai.cli.interruption import with_resume_hint
 
     settings = recipe.load(recipe_file, overrides) if recipe_file is not None else None
     path = resume or out or Path("runs") / (settings.name if settings else "run")
@@ -60,7 +60,7 @@ def run_command(
     words += ["--engine", engine] if engine != "local" else []
     words += ["--deployment", str(deployment)] if deployment is not None else []
     words += [word for pair in moved for word in ("--moved", pair)]
-    with_way_on(
+    with_resume_hint(
         lambda: _start(settings, path, engine, deployment, moved),
         shlex.join(words),
         (path / "run.json").is_file,
@@ -95,14 +95,17 @@ def _start(
     deployment: Path | None,
     moved: tuple[str, ...],
 ) -> None:
-    from fedrai.cli.work import run
-    from fedrai.federation.run.moved import parse
+    from fedrai.cli.show.display import Display
+    from fedrai.federation.run import running
+    from fedrai.federation.run.moved_files import parse
 
     chosen = _engine(engine, deployment)
-    if settings is None:
-        run.resume(path, engine=chosen, places=parse(moved))
-    else:
-        run.run(settings, path, engine=chosen)
+    with Display() as display:
+        if settings is None:
+            places = parse(moved)
+            running.resume(path, engine=chosen, places=places, observer=display)
+        else:
+            running.run(settings, path, engine=chosen, observer=display)
 
 
 def _engine(name: str, folder: Path | None) -> Engine:
@@ -127,20 +130,20 @@ def _engine(name: str, folder: Path | None) -> Engine:
 
 def _show_run(path: Path, as_json: bool) -> None:
     from fedrai.cli.show.summary import ends, filter_note, rows_notes
-    from fedrai.federation.run.summarising import summarise
     from fedrai.runs import RunFolder
+    from fedrai.runs.record import summarise
 
-    figures = summarise(RunFolder.open(path))
+    summary = summarise(RunFolder.open(path))
     if as_json:
-        click.echo(json.dumps(figures, indent=2))
+        click.echo(json.dumps(summary.to_json(), indent=2))
         return
     from fedrai.cli.show.display import print_comparison, print_suites
 
-    print_comparison([(f"after round {figures['rounds']}", figures)])
-    print_suites(ends(figures))
-    if figures["filter"]:
-        click.echo(filter_note(figures))
-    for line in rows_notes(figures):
+    print_comparison([(f"after round {summary.rounds}", summary)])
+    print_suites(ends(summary))
+    if summary.filter:
+        click.echo(filter_note(summary))
+    for line in rows_notes(summary):
         click.echo(line)
     click.echo(
         f"run: {path}\n  talk to it:  fedrai chat {path}\n  export it:   fedrai export {path}"

@@ -10,9 +10,9 @@ from typing import Any
 from fedrai.constitution.diversity import diversity
 from fedrai.constitution.material import Material, Spending
 from fedrai.constitution.mixture import Mixture
-from fedrai.constitution.plan import Plan, Tools
+from fedrai.constitution.plan import PhaseTools, Plan
 from fedrai.constitution.records import TRAINED, Outcome
-from fedrai.constitution.training import Trained
+from fedrai.constitution.training import TrainingOutcome
 from fedrai.runs.costs import Cost, peak_bytes
 
 
@@ -65,7 +65,7 @@ def counted(cost: Cost) -> dict[str, float]:
 
 
 def full_operations(
-    plan: Plan, tools: Tools, found: Material, mixed: Mixture, trained: Trained
+    plan: Plan, tools: PhaseTools, found: Material, mixed: Mixture, trained: TrainingOutcome
 ) -> float | None:
     """Estimate the operations of one epoch with fresh generation for all requests.
 
@@ -84,7 +84,7 @@ def full_operations(
     return float(f"{revisions + answers + training:.9g}")
 
 
-def _epoch(plan: Plan, tools: Tools, found: Material, mixed: Mixture) -> int:
+def _epoch(plan: Plan, tools: PhaseTools, found: Material, mixed: Mixture) -> int:
     """Steps that go through the revisions of all requests, or their pairs where those are all."""
     times = len(tools.pool) / max(1, len(found.records))
     kept = sum(record.outcome in TRAINED for record in found.records)

@@ -35,7 +35,7 @@ STOP = frozenset([
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PrincipleEntry:
     """One principle in the report.
 
     Attributes:
@@ -69,7 +69,7 @@ class Report:
     name: str
     version: str
     hash: str
-    principles: tuple[Entry, ...]
+    principles: tuple[PrincipleEntry, ...]
     demonstrations: int
     demonstration_tokens: int
     uncovered: tuple[str, ...]
@@ -88,7 +88,7 @@ def check(constitution: Constitution) -> Report:
         constitution.version,
         constitution.hash,
         tuple(
-            Entry(p.id, p.categories, shown[p.id],
+            PrincipleEntry(p.id, p.categories, shown[p.id],
                   max(map(estimated_tokens, (p.critique_request, p.revision_request))))
             for p in constitution.principles
         ),

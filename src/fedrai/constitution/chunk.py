@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fedrai.constitution.critics import Critic
-from fedrai.constitution.demonstrating import drawn_number, filled, lead, shown_to
+from fedrai.constitution.critics import CriticModel
+from fedrai.constitution.demonstrating import draw_demonstrations, drawn_number, filled, lead
 from fedrai.constitution.document import Constitution, Demonstration, Principle
-from fedrai.constitution.records import TRAINED, Draft, Outcome, Record, Request
+from fedrai.constitution.records import TRAINED, Draft, Outcome, Request, RevisionRecord
 from fedrai.constitution.verifying import (
-    Checked,
+    CheckResult,
     Checks,
     Openings,
-    Shown,
+    RevisionContext,
     pair,
     readable,
     trimmed,
@@ -84,8 +84,8 @@ class Work:
     """What all chunks share, and what they took."""
 
     constitution: Constitution
-    first: Critic
-    critic: Critic
+    first: CriticModel
+    critic: CriticModel
     checks: Checks
     settings: Settings
     seed: int
@@ -108,7 +108,7 @@ class _Case:
     tries: int = 0
     failed: list[Outcome] = field(default_factory=list)
     drafts: tuple[Draft, ...] = ()
-    final: Checked | None = None  # with outcome KEPT, ALREADY_SAFE or NO_ANSWER: it is closed
+    final: CheckResult | None = None  # with outcome KEPT, ALREADY_SAFE or NO_ANSWER: it is closed
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class _Chain:
     lost: bool = False  # the critic had no answer
 
 
-def revise_chunk(work: Work, requests: Sequence[Request], start: int) -> list[Record]:
+def revise_chunk(work: Work, requests: Sequence[Request], start: int) -> list[RevisionRecord]:
     """Records of the requests that stand together from place `start` of the list."""
     cases = _first_answers(work, requests, start)
     attempt = 0
@@ -154,15 +154,17 @@ def _first_answers(work: Work, requests: Sequence[Request], start: int) -> list[
     return cases
 
 
-def _at_once(work: Work, case: _Case, answer: str | None) -> Checked | None:
+def _at_once(work: Work, case: _Case, answer: str | None) -> CheckResult | None:
     """What closes a case before any try: no first answer, or one that declines well."""
     if answer is None:
-        return Checked("", Outcome.NO_ANSWER)
+        return CheckResult("", Outcome.NO_ANSWER)
     if work.settings.revise_safe or not case.request.harmful or case.unsafe is None:
         return None
-    looked = readable(case.first, Shown(case.request.prompt), topical=work.checks.on_topic)
+    looked = readable(
+        case.first, RevisionContext(case.request.prompt), topical=work.checks.on_topic
+    )
     safe = looked.outcome is Outcome.KEPT and case.unsafe < work.checks.threshold
-    return Checked(looked.text, Outcome.ALREADY_SAFE, case.unsafe) if safe else None
+    return CheckResult(looked.text, Outcome.ALREADY_SAFE, case.unsafe) if safe else None
 
 
 def _chains(work: Work, case: _Case, attempt: int) -> list[_Chain]:
@@ -175,10 +177,16 @@ def _chains(work: Work, case: _Case, attempt: int) -> list[_Chain]:
     )
     case.tries += count
     shown = [
-        shown_to(case.request, work.constitution, settings.demonstrations, work.seed, case.index,
-                 attempt * settings.principles + number)
+        draw_demonstrations(
+            case.request,
+            work.constitution,
+            settings.demonstrations,
+            work.seed,
+            case.index,
+            attempt * settings.principles + number,
+        )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     return [_Chain(case, _turned(names, n, settings), shown[n]) for n in range(count)]
 
 
@@ -236,7 +244,7 @@ def beginning(text: str, count: int) -> str:
 
 def _say(
     work: Work,
-    critic: Critic,
+    critic: CriticModel,
     talks: Sequence[Conversation],
     limit: int,
     place: tuple[int, ...] = (0, 0),
@@ -268,22 +276,24 @@ def _judge(work: Work, chains: Sequence[_Chain]) -> None:
     work.tokens, work.operations = work.tokens + found.tokens, work.operations + found.operations
     checked = {id(chain): one for chain, one in zip(ended, found.checked, strict=True)}
     work.flaws.update(one.flaw for one in found.checked if one.flaw)
-    by_case: dict[int, list[tuple[_Chain, Checked]]] = {}
+    by_case: dict[int, list[tuple[_Chain, CheckResult]]] = {}
     for chain in chains:
-        one = checked.get(id(chain), Checked("", Outcome.NO_ANSWER))
+        one = checked.get(id(chain), CheckResult("", Outcome.NO_ANSWER))
         by_case.setdefault(chain.case.index, []).append((chain, one))
     for tried in by_case.values():
         _close(work, tried)
 
 
-def _before(chain: _Chain) -> Shown:
+def _before(chain: _Chain) -> RevisionContext:
     principle, request = chain.principles[-1], chain.case.request
     asked = tuple(filled(text, "") for text in (principle.critique_request,
                                                 principle.revision_request))  # fmt: skip
-    return Shown(request.prompt, request.harmful, chain.shown, chain.drafts[-1].critique, asked)
+    return RevisionContext(
+        request.prompt, request.harmful, chain.shown, chain.drafts[-1].critique, asked
+    )
 
 
-def _close(work: Work, tried: Sequence[tuple[_Chain, Checked]]) -> None:
+def _close(work: Work, tried: Sequence[tuple[_Chain, CheckResult]]) -> None:
     """Keep the safest revision of a case that passes, or note why none did."""
     case = tried[0][0].case
     case.drafts = tried[-1][0].drafts or case.drafts
@@ -299,9 +309,9 @@ def _close(work: Work, tried: Sequence[tuple[_Chain, Checked]]) -> None:
     case.failed += [outcome for outcome in outcomes if outcome is not Outcome.KEPT]
 
 
-def _record(case: _Case) -> Record:
-    final = case.final or Checked("", case.failed[-1])
-    return Record(
+def _record(case: _Case) -> RevisionRecord:
+    final = case.final or CheckResult("", case.failed[-1])
+    return RevisionRecord(
         request=case.request,
         first=case.first,
         first_refuses=judge(case.first).value,

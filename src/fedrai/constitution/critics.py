@@ -26,7 +26,7 @@ KEPT_BATCHES = "finished batches are kept: the same command goes on after them"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CriticAnswers:
     """Answers in the order of the conversations, and what they took.
 
     Attributes:
@@ -42,7 +42,7 @@ class Said:
     problems: Mapping[str, int] = field(default_factory=dict)
 
 
-class Critic(Protocol):
+class CriticModel(Protocol):
     """Answers conversations that end with a user's turn."""
 
     def answer(
@@ -54,7 +54,7 @@ class Critic(Protocol):
         top_p: float,
         seed: int,
         on_batch: OnBatch = lambda _done, _of: None,
-    ) -> Said:
+    ) -> CriticAnswers:
         """Answer conversations.
 
         Args:
@@ -104,12 +104,13 @@ class LocalCritic:
         top_p: float,
         seed: int,
         on_batch: OnBatch = lambda _done, _of: None,
-    ) -> Said:
-        """Answer those conversations that fit the model's context; see `Critic`."""
+    ) -> CriticAnswers:
+        """Answer those conversations that fit the model's context; see `CriticModel`."""
         fits = [i for i, turns in enumerate(conversations) if self._fits(turns, max_new_tokens)]
         if not fits:
-            return Said((None,) * len(conversations), problems=_missing(len(conversations)))
-        with self._set():
+            missing = len(conversations)
+            return CriticAnswers((None,) * missing, problems=_missing(missing))
+        with self._context():
             found = generate(
                 self._model,
                 [conversations[i] for i in fits],
@@ -121,7 +122,7 @@ class LocalCritic:
                 on_batch=on_batch,
             )
         by_number = dict(zip(fits, found.answers, strict=True))
-        return Said(
+        return CriticAnswers(
             tuple(map(by_number.get, range(len(conversations)))),
             found.prompt_tokens + found.new_tokens,
             found.operations,
@@ -132,22 +133,11 @@ class LocalCritic:
         room = getattr(self._model.config, "max_position_embeddings", None)
         return room is None or len(self._model.chat.prompt_ids(turns)) + new <= room
 
-    @contextlib.contextmanager
-    def _set(self) -> Iterator[None]:
-        """The model with the adapter that is asked for, within the block."""
-        if not self._use_adapter:
-            with self._model.without_adapter():
-                yield
-            return
-        if self._adapter is None:
-            yield
-            return
-        before = self._model.adapter()
-        self._model.load_adapter(self._adapter)
-        try:
-            yield
-        finally:
-            self._model.load_adapter(before)
+    def _context(self) -> contextlib.AbstractContextManager[None]:
+        """The model with the critic's adapter, within the block."""
+        if self._use_adapter and self._adapter is None:
+            return contextlib.nullcontext()
+        return self._model.using(self._adapter if self._use_adapter else None)
 
 
 def _missing(count: int) -> dict[str, int]:
@@ -187,8 +177,8 @@ class RemoteCritic:
         top_p: float,
         seed: int,
         on_batch: OnBatch = lambda _done, _of: None,
-    ) -> Said:
-        """Answer conversations, several at once; see `Critic`.
+    ) -> CriticAnswers:
+        """Answer conversations, several at once; see `CriticModel`.
 
         Raises:
             ConstitutionError: the endpoint refuses the key or the model, or has no answer to
@@ -201,7 +191,7 @@ class RemoteCritic:
         ]
         with _as_ours():
             found = self._chats.replies(bodies, on_batch)
-        return Said(found.texts, found.tokens, problems=found.problems)
+        return CriticAnswers(found.texts, found.tokens, problems=found.problems)
 
     def _unusable(self, problem: str) -> ConstitutionError:
         return ConstitutionError(

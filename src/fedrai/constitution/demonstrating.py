@@ -24,7 +24,7 @@ def drawn_number(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 2
 
 
-def shown_to(
+def draw_demonstrations(
     request: Request, constitution: Constitution, count: int, seed: int, index: int, attempt: int
 ) -> tuple[Demonstration, ...]:
     """Draw demonstrations of one form for a request.

@@ -24,7 +24,7 @@ Suites = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class RequestSets:
     """The requests of an alignment.
 
     Attributes:
@@ -64,7 +64,7 @@ def gather(
     seed: int,
     held: tuple[int, int] = (0, 0),
     progress: Progress | None = None,
-) -> Gathered:
+) -> RequestSets:
     """Load requests, clean and sample them.
 
     Args:
@@ -95,7 +95,7 @@ def gather(
         _parted(side.kept, back, count, seed)
         for side, back, count in zip(sides, held, counts, strict=True)
     ]
-    return Gathered(
+    return RequestSets(
         parted[0][1],
         parted[1][1],
         {name: sum(side.removed.get(name, 0) for side in sides) for name in suites},
@@ -124,7 +124,7 @@ def _counted(requests: Iterable[Request]) -> dict[str, dict[str, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TokenEstimate:
     """Tokens that go through models, by rules of thumb.
 
     Attributes:
@@ -139,8 +139,8 @@ class Estimate:
 
 
 def estimate(
-    gathered: Gathered, constitution: Constitution, settings: Settings, drawn: int
-) -> Estimate:
+    gathered: RequestSets, constitution: Constitution, settings: Settings, drawn: int
+) -> TokenEstimate:
     """Estimate the tokens of answers, critiques, revisions and training.
 
     Args:
@@ -156,7 +156,7 @@ def estimate(
     each = len(asked) * chain + 2 * settings.revisions * sum(asked)
     rows = len(asked) + len(spoken)
     length = (sum(asked) + sum(spoken)) / max(1, rows) + settings.max_new_tokens
-    return Estimate(
+    return TokenEstimate(
         answers + settings.principles * each,
         answers + settings.tries * each,
         round(drawn * length),

@@ -192,7 +192,7 @@ def _answer_chunk(
     _by_reference(work, referenced)
     if not base_only:
         _by_model(work, _left(part), "model")
-    with work.model.without_adapter():
+    with work.model.using(None):
         _by_model(work, _left(part), "base")
     tried = {id(entry) for entry in referenced}
     _by_reference(work, [entry for entry in _left(part) if id(entry) not in tried])

@@ -22,7 +22,7 @@ from typing import Any
 
 from fedrai.assets import checksums
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.records import Record
+from fedrai.constitution.records import RevisionRecord
 from fedrai.constitution.storing import read_lines, read_records, write_lines, write_records
 from fedrai.errors import ChecksumError, RunError
 from fedrai.runs import files
@@ -44,7 +44,7 @@ class Material:
         probe: what the probe found after the alignment that they were made for; empty before.
     """
 
-    records: tuple[Record, ...]
+    records: tuple[RevisionRecord, ...]
     harmless: tuple[HarmlessAnswer, ...]
     spent: dict[str, Cost] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.records import TRAINED, Outcome, Record
+from fedrai.constitution.records import TRAINED, Outcome, RevisionRecord
 from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
 from fedrai.records import Message, Tokens
@@ -42,7 +42,7 @@ HINTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class KindCount:
     """One kind in a list.
 
     Attributes:
@@ -70,7 +70,7 @@ class Mixture:
 
     rows: tuple[Tokens, ...]
     pairs: tuple[Pair, ...]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, KindCount]
     left_out: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Mixture:
 
 def mixture(
     chat: ChatFormat,
-    records: Sequence[Record],
+    records: Sequence[RevisionRecord],
     harmless: Sequence[HarmlessAnswer],
     *,
     refusals: float,
@@ -123,7 +123,7 @@ def mixture(
         DataError: a kind with a share above 0 has no item.
     """
     left_out: Counter[str] = Counter()
-    parts: dict[str, Part] = {}
+    parts: dict[str, KindCount] = {}
     wanted_rows: list[Tokens] = []
     wanted_pairs: list[Pair] = []
     if rows:
@@ -143,7 +143,9 @@ def mixture(
     )
 
 
-def revision_pairs(chat: ChatFormat, records: Sequence[Record], max_length: int) -> list[Pair]:
+def revision_pairs(
+    chat: ChatFormat, records: Sequence[RevisionRecord], max_length: int
+) -> list[Pair]:
     """Pairs of records that are kept: chosen the revision, rejected the first answer.
 
     Left out are harmful requests that the first answer refuses too, and what cannot be learnt from.
@@ -156,7 +158,7 @@ def revision_pairs(chat: ChatFormat, records: Sequence[Record], max_length: int)
 
 def _row_kinds(
     chat: ChatFormat,
-    records: Sequence[Record],
+    records: Sequence[RevisionRecord],
     harmless: Sequence[HarmlessAnswer],
     max_length: int,
     left_out: Counter[str],
@@ -183,7 +185,7 @@ def _row(chat: ChatFormat, prompt: str, answer: str, max_length: int) -> Tokens:
 Sides = tuple[str, str, str]  # prompt, chosen, rejected
 
 
-def _revised(records: Iterable[Record]) -> list[Sides]:
+def _revised(records: Iterable[RevisionRecord]) -> list[Sides]:
     return [
         (record.request.prompt, record.revision, record.first)
         for record in records
@@ -194,7 +196,7 @@ def _revised(records: Iterable[Record]) -> list[Sides]:
 
 def _harmless(
     chat: ChatFormat,
-    records: Sequence[Record],
+    records: Sequence[RevisionRecord],
     harmless: Sequence[HarmlessAnswer],
     max_length: int,
     seed: int,
@@ -215,7 +217,7 @@ def _harmless(
     return _made(chat, sides, max_length, left_out)
 
 
-def _refusals(records: Iterable[Record]) -> dict[str, list[str]]:
+def _refusals(records: Iterable[RevisionRecord]) -> dict[str, list[str]]:
     """Revisions that refuse, by category of their request; all of them under ""."""
     found: dict[str, list[str]] = {}
     for record in records:
@@ -266,7 +268,7 @@ def _composed(
     shares: Sequence[Fraction],
     least: int,
     seed: int,
-    parts: dict[str, Part],
+    parts: dict[str, KindCount],
 ) -> list[T]:
     """The list that the module's text describes; notes its kinds in `parts`.
 
@@ -283,7 +285,7 @@ def _composed(
     counts = _apportioned(_length(sizes, shares, least), shares)
     made: list[T] = []
     for (name, items), count in zip(kinds.items(), counts, strict=True):
-        parts[name] = Part(len(items), count)
+        parts[name] = KindCount(len(items), count)
         made += [items[i] for i in _passes(len(items), count, seed, name)]
     return made
 

@@ -46,7 +46,7 @@ Words = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned:
+class CleanedRequests:
     """Requests without those that an evaluation asks, and without repetitions.
 
     Attributes:
@@ -66,7 +66,7 @@ def without_overlap(
     *,
     threshold: float = THRESHOLD,
     same: float = SAME,
-) -> Cleaned:
+) -> CleanedRequests:
     """Leave out what is too near to a request of an evaluation, or to an earlier request.
 
     Args:
@@ -91,7 +91,7 @@ def without_overlap(
         else:
             kept.append(request)
             earlier.add(found)
-    return Cleaned(tuple(kept), removed, duplicates)
+    return CleanedRequests(tuple(kept), removed, duplicates)
 
 
 def similarity(one: str, other: str) -> float:

@@ -28,13 +28,13 @@ from fedrai.constitution.harmless import HarmlessAnswer, answer
 from fedrai.constitution.material import Material, Spending
 from fedrai.constitution.mixture import Mixture, mixture, revision_pairs
 from fedrai.constitution.outcome import Aligned
-from fedrai.constitution.plan import Plan, Tools, probe_requests, requests_for
-from fedrai.constitution.probe import Probe, Probed, anchored, measure
-from fedrai.constitution.records import TRAINED, Outcome, Record, Request
+from fedrai.constitution.plan import PhaseTools, Plan, probe_requests, requests_for
+from fedrai.constitution.probe import ProbeResult, ProbeRows, build_probe, measure
+from fedrai.constitution.records import TRAINED, Outcome, Request, RevisionRecord
 from fedrai.constitution.revising import revise
 from fedrai.constitution.schedule import decide
 from fedrai.constitution.storing import read_records, write_records
-from fedrai.constitution.training import Run, Trained, train, untrained
+from fedrai.constitution.training import Run, TrainingOutcome, train, untrained
 from fedrai.errors import ConstitutionError, DataError
 from fedrai.model import AdapterState
 from fedrai.runs.costs import Cost, reset_peak
@@ -44,11 +44,11 @@ from fedrai.training.likelihood import still_fits
 class Phase:
     """Aligns the aggregated adapter of a round, when its schedule says so."""
 
-    def __init__(self, plan: Plan, tools: Tools) -> None:
+    def __init__(self, plan: Plan, tools: PhaseTools) -> None:
         self.plan, self.tools = plan, tools
         self._asked = probe_requests(plan, tools)
-        self._anchored: Probe | None = None
-        self._looks: dict[int, Probed] = {}  # of the training at hand, by step
+        self._anchored: ProbeRows | None = None
+        self._looks: dict[int, ProbeResult] = {}  # of the training at hand, by step
 
     def __call__(
         self, number: int, adapter: AdapterState, work: Path, kept: Path, last: bool
@@ -88,8 +88,8 @@ class Phase:
             return Aligned(adapter, report, total(spending, {"probe"}))
         tools.tell("constitution-started", round=number, why=decision.why)
         aggregated, adapter = adapter, anchored_to(tools.start, adapter, plan.anchor)
-        tools.model.load_adapter(adapter)
-        found, reused = self._material(number, work, before, spending)
+        with tools.model.using(adapter):
+            found, reused = self._material(number, work, before, spending)
         now = now or self._probe(aggregated, spending, "before", first).to_json()
         mixed, pairs, left_out = self._mixed(number, found)
         trained = self._train(number, adapter, work, mixed, pairs, spending)
@@ -118,7 +118,7 @@ class Phase:
 
     # --- the probe --------------------------------------------------------------------------------
 
-    def _texts(self, spending: Spending | None) -> Probe:
+    def _texts(self, spending: Spending | None) -> ProbeRows:
         """The probe, the same in every round; its texts are generated once a process.
 
         Args:
@@ -128,7 +128,7 @@ class Phase:
         if self._anchored is None:
             harmful, harmless = self._asked
             put = spending.part("probe", "texts") if spending else None
-            self._anchored, tokens, operations = anchored(
+            self._anchored, tokens, operations = build_probe(
                 self.tools.model,
                 harmful,
                 harmless,
@@ -143,22 +143,21 @@ class Phase:
 
     def _probe(
         self, adapter: AdapterState, spending: Spending, when: str, first: bool = False
-    ) -> Probed:
-        """Probe the model with an adapter, which stays in it."""
+    ) -> ProbeResult:
+        """Probe the model with an adapter."""
         self.tools.tell("constitution-progress", phase="probe", done=0, of=1)
         probe = self._texts(spending if first else None)
-        self.tools.model.load_adapter(adapter)
         put = spending.part("probe", when)
-        probed = measure(self.tools.model, probe, self.plan.micro_batch_tokens)
+        with self.tools.model.using(adapter):
+            probed = measure(self.tools.model, probe, self.plan.micro_batch_tokens)
         put(probed.tokens, probed.operations)
         self.tools.tell("constitution-progress", phase="probe", done=1, of=1)
         return probed
 
-    def _after(self, trained: Trained, spending: Spending) -> Probed:
+    def _after(self, trained: TrainingOutcome, spending: Spending) -> ProbeResult:
         """What the probe says of the adapter that is handed on; looked at once only."""
         step = trained.adapter_step
         if found := self._looks.get(step):
-            self.tools.model.load_adapter(trained.adapter)
             return found
         seen = any(look["step"] == step for look in trained.trace)  # before an interruption
         return self._probe(trained.adapter, spending, _at(step) if seen else "after")
@@ -209,11 +208,11 @@ class Phase:
 
     def _records(
         self, number: int, requests: Sequence[Request], work: Path, spending: Spending
-    ) -> tuple[Record, ...]:
+    ) -> tuple[RevisionRecord, ...]:
         tools, file = self.tools, work / material.RECORDS
         done = read_records(file)
 
-        def put(fresh: Sequence[Record]) -> None:
+        def put(fresh: Sequence[RevisionRecord]) -> None:
             write_records(file, fresh, after=len(done))
             material.seal(file)
             done.extend(fresh)
@@ -324,7 +323,7 @@ class Phase:
         mixed: Mixture,
         pairs: int,
         spending: Spending,
-    ) -> Trained:
+    ) -> TrainingOutcome:
         plan, tools = self.plan, self.tools
         stops = plan.schedule == "adaptive" or (plan.early_stop and plan.schedule != "full")
         every = plan.probe_every if stops else 0
@@ -337,7 +336,7 @@ class Phase:
 
         self._looks.clear()
 
-        def look(step: int) -> Probed:
+        def look(step: int) -> ProbeResult:
             self._looks[step] = self._probe(tools.model.adapter(), spending, _at(step))
             return self._looks[step]
 

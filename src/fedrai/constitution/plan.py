@@ -6,16 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fedrai.constitution.critics import Critic
+from fedrai.constitution.critics import CriticModel
 from fedrai.constitution.document import Constitution
-from fedrai.constitution.gathering import Gathered
-from fedrai.constitution.records import Record, Request
+from fedrai.constitution.gathering import RequestSets
+from fedrai.constitution.records import Request, RevisionRecord
 from fedrai.constitution.requests import sample
 from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds, Schedule
 from fedrai.constitution.verifying import Checks
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.training.prefer import Objective
+from fedrai.recipe.alignment import Goal
 
 Tell = Callable[..., None]
 """Hears of what happens: a kind of event and its fields; may raise to stop."""
@@ -36,7 +36,7 @@ class Plan:
     harmless_pairs: float
     reference_share: float
     base_answers: bool
-    objective: Objective
+    objective: Goal
     learning_rate: float
     warmup_steps: int
     cooldown_steps: int
@@ -54,7 +54,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class PhaseTools:
     """What it works with.
 
     Attributes:
@@ -73,13 +73,13 @@ class Tools:
 
     model: LanguageModel
     constitution: Constitution
-    critic: Critic
+    critic: CriticModel
     checks: Checks
     harmless_threshold: float
     settings: Settings
-    gathered: Gathered
+    gathered: RequestSets
     pool: Sequence[Request]
-    examples: Sequence[Record]
+    examples: Sequence[RevisionRecord]
     start: AdapterState | None
     tell: Tell
 
@@ -106,7 +106,7 @@ def requests_for(
     return drawn[0], drawn[1]
 
 
-def probe_requests(plan: Plan, tools: Tools) -> tuple[Sequence[Request], Sequence[Request]]:
+def probe_requests(plan: Plan, tools: PhaseTools) -> tuple[Sequence[Request], Sequence[Request]]:
     """The same few dozen requests in every round: those held back, else some of the others."""
     seed, (held, apart) = plan.seed("constitution-probe", 0), tools.gathered.held
     harmful = held or tools.gathered.harmful or [record.request for record in tools.examples]

@@ -65,7 +65,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbeRows:
     """What is measured; at least one request a side.
 
     Raises:
@@ -86,7 +86,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeResult:
     """What a probe found.
 
     Attributes:
@@ -128,7 +128,7 @@ class Probed:
         }
 
 
-def anchored(
+def build_probe(
     model: LanguageModel,
     harmful: Sequence[Request],
     harmless: Sequence[Request],
@@ -137,13 +137,13 @@ def anchored(
     batch_size: int,
     max_length: int = 1024,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
-) -> tuple[Probe, int, float]:
+) -> tuple[ProbeRows, int, float]:
     """Make a probe whose texts are the models' own: how they begin, greedily.
 
     The base model answers, and the adapter that the run started from. For a harmful request their
     refusals are wanted and their compliance is not; for a harmless one their answers are wanted,
     and refusals, general ones too, are not. Where neither does the one or the other, general
-    openings stand in. Overwrites the adapter in the model.
+    openings stand in.
 
     Args:
         model: the model.
@@ -162,15 +162,14 @@ def anchored(
     """
     prompts = dict.fromkeys(request.prompt for request in (*harmful, *harmless))
     asked = [prompt for prompt in prompts if _short(model, prompt, max_length)]
-    with model.without_adapter():
-        made = [_beginnings(model, asked, batch_size, on_batch)]
-    if start is not None:
-        model.load_adapter(start)
-        made.append(_beginnings(model, asked, batch_size, on_batch))
+    made = []
+    for adapter in (None,) if start is None else (None, start):
+        with model.using(adapter):
+            made.append(_beginnings(model, asked, batch_size, on_batch))
     said = {prompt: [found.answers[i] for found in made] for i, prompt in enumerate(asked)}
     refuse = [p for p in dict.fromkeys(r.prompt for r in harmful) if p in said]
     answer = [p for p in dict.fromkeys(r.prompt for r in harmless) if p in said]
-    probe = Probe(
+    probe = ProbeRows(
         tuple(_anchored(model, prompt, said[prompt], harmful=True) for prompt in refuse),
         tuple(_anchored(model, prompt, said[prompt], harmful=False) for prompt in answer),
     )
@@ -238,7 +237,7 @@ def _beginning(model: LanguageModel, request: str, text: str) -> Tokens:
     return Tokens(row.ids[:end], row.mask[:end])
 
 
-def measure(model: LanguageModel, probe: Probe, batch_tokens: int = 0) -> Probed:
+def measure(model: LanguageModel, probe: ProbeRows, batch_tokens: int = 0) -> ProbeResult:
     """Read the margins with the adapter that is in the model.
 
     Args:
@@ -253,7 +252,7 @@ def measure(model: LanguageModel, probe: Probe, batch_tokens: int = 0) -> Probed
     values = iter(read.values)
     margins = [_margin(entry, [next(values) for _ in _all(entry)]) for entry in asked]
     count = len(probe.harmful)
-    return Probed(
+    return ProbeResult(
         tuple(margins[:count]),
         tuple(margins[count:]),
         read.tokens,

@@ -81,7 +81,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RevisionRecord:
     """One request with its answers and verdicts.
 
     Attributes:
@@ -113,7 +113,7 @@ class Record:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Record:
+    def from_json(cls, value: dict[str, Any]) -> RevisionRecord:
         """The record that `to_json` wrote."""
         parts = {
             "request": Request(**value["request"]),

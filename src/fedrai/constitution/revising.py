@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrai.constitution.chunk import Settings, Work, revise_chunk
-from fedrai.constitution.critics import Critic, LocalCritic
+from fedrai.constitution.critics import CriticModel, LocalCritic
 from fedrai.constitution.document import Constitution
-from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.constitution.verifying import Checks, Openings
 from fedrai.errors import ConstitutionError
 from fedrai.model import LanguageModel
@@ -45,7 +45,7 @@ class Revised:
         seconds: wall time.
     """
 
-    records: tuple[Record, ...]
+    records: tuple[RevisionRecord, ...]
     outcomes: Mapping[Outcome, int]
     tries: Mapping[int, int]
     failed: Mapping[Outcome, int]
@@ -61,12 +61,12 @@ def revise(
     *,
     constitution: Constitution,
     model: LanguageModel,
-    critic: Critic,
+    critic: CriticModel,
     checks: Checks,
     settings: Settings,
     seed: int,
-    kept: Sequence[Record] = (),
-    on_records: Callable[[Sequence[Record]], None] = lambda _records: None,
+    kept: Sequence[RevisionRecord] = (),
+    on_records: Callable[[Sequence[RevisionRecord]], None] = lambda _records: None,
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
     on_cost: Callable[[int, float], None] = lambda _tokens, _operations: None,
 ) -> Revised:
@@ -106,8 +106,8 @@ def revise(
 
 
 def whole_chunks(
-    kept: Sequence[Record], requests: Sequence[Request], size: int
-) -> Sequence[Record]:
+    kept: Sequence[RevisionRecord], requests: Sequence[Request], size: int
+) -> Sequence[RevisionRecord]:
     """The records of whole chunks at the beginning of the requests.
 
     Raises:
@@ -123,7 +123,7 @@ def whole_chunks(
     return kept if len(kept) == len(requests) else kept[: len(kept) - len(kept) % size]
 
 
-def _account(records: Iterable[Record], work: Work, seconds: float) -> Revised:
+def _account(records: Iterable[RevisionRecord], work: Work, seconds: float) -> Revised:
     done = tuple(records)
     return Revised(
         done,

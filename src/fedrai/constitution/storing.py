@@ -1,6 +1,6 @@
 """Records as files: what was asked, said and found, and training data that others can load.
 
-    records.jsonl       one `Record` a line, in the order of the requests
+    records.jsonl       one `RevisionRecord` a line, in the order of the requests
     sft.jsonl           {"messages": [...]}: TRL's SFTTrainer
     preferences.jsonl   {"prompt": [...], "chosen": [...], "rejected": [...]}: DPOTrainer
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedrai.constitution.records import TRAINED, Outcome, Record
+from fedrai.constitution.records import TRAINED, Outcome, RevisionRecord
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply
 from fedrai.runs.files import json_line, sealed_part, write_bytes, writing
@@ -24,7 +24,7 @@ from fedrai.runs.files import json_line, sealed_part, write_bytes, writing
 T = TypeVar("T")
 
 
-def write_records(path: Path, records: Sequence[Record], after: int = 0) -> None:
+def write_records(path: Path, records: Sequence[RevisionRecord], after: int = 0) -> None:
     """Write records behind the first `after` lines of a file; what stood there then is gone.
 
     One chunk after the other, each with the number of records before it, builds the file up; a
@@ -61,9 +61,9 @@ def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:
     return (line for line in lines if line.endswith(b"\n"))
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[RevisionRecord]:
     """Read records; see `read_lines`."""
-    return read_lines(path, Record.from_json, "record")
+    return read_lines(path, RevisionRecord.from_json, "record")
 
 
 def read_lines(path: Path, form: Callable[[dict[str, Any]], T], what: str) -> list[T]:
@@ -94,7 +94,7 @@ def read_lines(path: Path, form: Callable[[dict[str, Any]], T], what: str) -> li
     return found
 
 
-def export(folder: Path, records: Iterable[Record]) -> tuple[int, int]:
+def export(folder: Path, records: Iterable[RevisionRecord]) -> tuple[int, int]:
     """Write `sft.jsonl` and `preferences.jsonl`.
 
     Args:
@@ -115,19 +115,19 @@ def export(folder: Path, records: Iterable[Record]) -> tuple[int, int]:
     return len(kept), len(pairs)
 
 
-def _prefers(record: Record) -> bool:
+def _prefers(record: RevisionRecord) -> bool:
     """Whether a record makes a pair."""
     declines = record.request.harmful and record.first_refuses == Reply.REFUSAL
     differs = record.first.strip() not in ("", record.revision)
     return record.outcome is Outcome.KEPT and differs and not declines
 
 
-def _sft(record: Record) -> dict[str, Any]:
+def _sft(record: RevisionRecord) -> dict[str, Any]:
     turns = [("user", record.request.prompt), ("assistant", record.revision)]
     return {"messages": [{"role": role, "content": text} for role, text in turns]}
 
 
-def _preference(record: Record) -> dict[str, Any]:
+def _preference(record: RevisionRecord) -> dict[str, Any]:
     return {
         "prompt": [{"role": "user", "content": record.request.prompt}],
         "chosen": [{"role": "assistant", "content": record.revision}],

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedrai.constitution.probe import Probed
+from fedrai.constitution.probe import ProbeResult
 from fedrai.constitution.schedule import Bounds
 from fedrai.errors import ChecksumError, RunError
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
 from fedrai.runs.files import load_sealed, save_sealed, writing
-from fedrai.training.prefer import AlignStep, Objective, Pair, align
+from fedrai.training.prefer import AlignHooks, AlignSettings, AlignStep, Pair, align
 from fedrai.training.sft import learning_rates
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -52,7 +53,7 @@ class Run:
         bounds: that end it.
     """
 
-    objective: Objective
+    objective: Goal
     steps: int
     rows: int
     pairs: int
@@ -68,7 +69,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingOutcome:
     """What came of it.
 
     Attributes:
@@ -96,9 +97,9 @@ class Trained:
     seconds: float = 0.0
 
 
-def untrained(start: AdapterState, why: str) -> Trained:
+def untrained(start: AdapterState, why: str) -> TrainingOutcome:
     """What comes of no training at all: the adapter that there was."""
-    return Trained(start, 0, 0, why, (), None, None)
+    return TrainingOutcome(start, 0, 0, why, (), None, None)
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class _Watch:
         falling = min(1.0, (self.end - step) / run.cooldown_steps) if run.cooldown_steps else 1.0
         return run.learning_rate * min(rising, falling)
 
-    def ends(self, step: int, look: Callable[[int], Probed], model: LanguageModel) -> bool:
+    def ends(self, step: int, look: Callable[[int], ProbeResult], model: LanguageModel) -> bool:
         """Whether to stop after so many steps; looks unless the rate is falling already."""
         if not any(self._satisfies(x) and x["step"] < step for x in self.trace):
             self.take(step, look(step), model.adapter())
@@ -137,7 +138,7 @@ class _Watch:
     def _satisfies(self, look: Mapping[str, float]) -> bool:
         return self.run.bounds.satisfied(look["safe"], look["useful"])
 
-    def take(self, step: int, probed: Probed, adapter: AdapterState) -> None:
+    def take(self, step: int, probed: ProbeResult, adapter: AdapterState) -> None:
         """Note a look, and keep the adapter if it is the best so far."""
         self.trace = [look for look in self.trace if look["step"] < step]  # asked again on resume
         score = self.run.bounds.score(probed.safe, probed.useful)
@@ -172,9 +173,9 @@ def train(
     run: Run,
     work: Path,
     *,
-    look: Callable[[int], Probed] | None,
+    look: Callable[[int], ProbeResult] | None,
     tell: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Trained:
+) -> TrainingOutcome:
     """Train, or go on with a training that was interrupted.
 
     Args:
@@ -211,39 +212,32 @@ def train(
         warmup_steps=run.warmup_steps,
         total_steps=run.steps,
     )
-    adapter, result = align(
-        model,
-        start,
-        rows,
-        pairs,
+    settings = AlignSettings(
         objective=run.objective,
         steps=run.steps,
         rows_per_step=run.rows,
         pairs_per_step=run.pairs,
         learning_rate=watch.rate if look else cosine,
+        seed=run.seed,
         clip_norm=run.clip_norm,
         weight_decay=run.weight_decay,
         micro_batch_tokens=run.micro_batch_tokens,
         group=1,
-        seed=run.seed,
-        on_step=on_step,
-        every=every,
-        stop=stop,
-        on_state=on_state,
-        resume=resume,
     )
+    hooks = AlignHooks(on_step, every, stop, on_state, resume)
+    adapter, result = align(model, start, rows, pairs, settings, hooks)
     done = len(result.steps)
     at, why = done, f"{run.steps} steps"
     if look is not None:
         if not watch.trace or watch.trace[-1]["step"] != done:
-            model.load_adapter(adapter)
-            watch.take(done, look(done), adapter)
+            with model.using(adapter):
+                watch.take(done, look(done), adapter)
         if watch.satisfied:
             why = "probe satisfied"
         elif (at := watch.best_step) != done:
             adapter = watch.best()
             why = f"{why}; the best look was after {at}"
-    return Trained(
+    return TrainingOutcome(
         adapter,
         done,
         at,

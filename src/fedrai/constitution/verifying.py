@@ -66,7 +66,7 @@ _META = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class RevisionContext:
     """What stood before a revision, and what it may not copy.
 
     Attributes:
@@ -106,7 +106,7 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckResult:
     """What the checks say of a text.
 
     Attributes:
@@ -124,7 +124,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class CheckedAll:
-    """One `Checked` for each text, and what the guard took.
+    """One `CheckResult` for each text, and what the guard took.
 
     Attributes:
         checked: in the order of the texts.
@@ -132,12 +132,12 @@ class CheckedAll:
         operations: floating-point operations of the guard.
     """
 
-    checked: tuple[Checked, ...]
+    checked: tuple[CheckResult, ...]
     tokens: int = 0
     operations: float = 0.0
 
 
-def verify(texts: Sequence[str], shown: Sequence[Shown], checks: Checks) -> CheckedAll:
+def verify(texts: Sequence[str], shown: Sequence[RevisionContext], checks: Checks) -> CheckedAll:
     """Check texts against what stood before them; the guard sees only those that read well.
 
     Raises:
@@ -151,7 +151,7 @@ def verify(texts: Sequence[str], shown: Sequence[Shown], checks: Checks) -> Chec
     judged = checks.guard.judge([pair(shown[i].request, found[i].text) for i in passed])
     for i, verdict in zip(passed, judged.verdicts, strict=True):
         outcome = _by_guard(verdict, checks.threshold)
-        found[i] = Checked(found[i].text, outcome, verdict.probability)
+        found[i] = CheckResult(found[i].text, outcome, verdict.probability)
     return CheckedAll(tuple(found), judged.tokens, judged.operations)
 
 
@@ -166,7 +166,7 @@ def _by_guard(verdict: Verdict, threshold: float) -> Outcome:
     return Outcome.UNSAFE if verdict.probability >= threshold else Outcome.KEPT
 
 
-def readable(text: str, shown: Shown, *, topical: bool = True) -> Checked:
+def readable(text: str, shown: RevisionContext, *, topical: bool = True) -> CheckResult:
     """What the rules and the refusal judge say of a text, without a guard.
 
     Args:
@@ -176,15 +176,15 @@ def readable(text: str, shown: Shown, *, topical: bool = True) -> Checked:
     """
     whole = trimmed(text)
     if (wrong := flaw(text, shown)) is not None:
-        return Checked(whole, Outcome.DEGENERATE, flaw=wrong)
+        return CheckResult(whole, Outcome.DEGENERATE, flaw=wrong)
     reply = judge(whole)
     if reply is Reply.UNSCORED:
-        return Checked(whole, Outcome.DEGENERATE, flaw="says nothing")
+        return CheckResult(whole, Outcome.DEGENERATE, flaw="says nothing")
     if (reply is Reply.REFUSAL) is not shown.harmful:
-        return Checked(whole, Outcome.COMPLIES if shown.harmful else Outcome.REFUSES)
+        return CheckResult(whole, Outcome.COMPLIES if shown.harmful else Outcome.REFUSES)
     if topical and shown.harmful and not on_topic(whole, shown.request):
-        return Checked(whole, Outcome.DEGENERATE, flaw="off topic")
-    return Checked(whole, Outcome.KEPT)
+        return CheckResult(whole, Outcome.DEGENERATE, flaw="off topic")
+    return CheckResult(whole, Outcome.KEPT)
 
 
 # --- rules on the words ---------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def trimmed(text: str) -> str:
     return ""
 
 
-def flaw(text: str, shown: Shown) -> Flaw | None:
+def flaw(text: str, shown: RevisionContext) -> Flaw | None:
     """What is wrong with the words of a text; None if nothing is.
 
     Args:
@@ -242,7 +242,7 @@ def common_run(text: str, other: str, length: int) -> bool:
     return not set(_runs(words(text), length)).isdisjoint(_runs(words(other), length))
 
 
-def _copied(text: str, shown: Shown) -> Flaw | None:
+def _copied(text: str, shown: RevisionContext) -> Flaw | None:
     if _META.search(text.replace("’", "'")):
         return "talks about answers"
     others = [(d, [o for o in shown.demonstrations if o is not d]) for d in shown.demonstrations]

@@ -27,7 +27,7 @@ from fedrai.deployment.offer import (
 )
 from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.federation import client, protocol
-from fedrai.federation.client import Refused, answered, describe
+from fedrai.federation.client import RefusedTaskError, describe, respond
 from fedrai.federation.metrics import FILTER, WEIGHT
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
@@ -44,7 +44,7 @@ LOSSES = "loss-"  # before the names of metrics that tell of losses
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class NodeSite:
     """What a node has ready for an offer; a `client.Site`.
 
     Attributes:
@@ -115,7 +115,7 @@ class NodeApp:
         self._say = say
         self._progress = ProgressLines(self._tell)
         self._log_fails = False
-        self._ready: tuple[str, Loaded, ClientApp] | None = None
+        self._ready: tuple[str, NodeSite, ClientApp] | None = None
         self._prove = prover(key) if key is not None else None
         self.app = self._build()
 
@@ -146,11 +146,11 @@ class NodeApp:
 
         @app.query()  # type: ignore[untyped-decorator]
         def _query(message: Message, context: Context) -> Message:
-            return answered(message, lambda: self._named(message), self.note)
+            return respond(message, lambda: self._named(message), self.note)
 
         @app.train()  # type: ignore[untyped-decorator]
         def _train(message: Message, context: Context) -> Message:
-            return answered(message, lambda: self._trained(message, context), self.note)
+            return respond(message, lambda: self._trained(message, context), self.note)
 
         return app
 
@@ -170,8 +170,9 @@ class NodeApp:
             self._ready = None  # two big models at once may not fit
             release_memory()
             loaded = load(document, self.node, self._folder, self.note, self._progress)
-            work = preparation.work_for(loaded.settings)
-            self._ready = (document, loaded, client.build_app(loaded, work))
+            settings = preparation.sft_settings(loaded.settings)
+            app = client.build_app(loaded, settings, loaded.settings.federation.rounds)
+            self._ready = (document, loaded, app)
         return self._ready[2]
 
 
@@ -197,7 +198,7 @@ def load(
     folder: Path,
     note: Callable[[str], None],
     progress: ProgressLines,
-) -> Loaded:
+) -> NodeSite:
     """Check an offer and load what it asks for.
 
     Args:
@@ -208,7 +209,7 @@ def load(
         progress: shows the operator how the filter and training go on.
 
     Raises:
-        Refused: the node does not do it, or cannot.
+        RefusedTaskError: the node does not do it, or cannot.
         GuardError, DataError: the filter or the rows cannot be used.
     """
     offer = read_offer(document)
@@ -216,7 +217,7 @@ def load(
     settings = recipe_for(offer, node, folder)
     lm = _model(settings, note)
     if lm.fingerprint != offer.model.fingerprint:
-        raise Refused(Reason.OTHER_MODEL)
+        raise RefusedTaskError(Reason.OTHER_MODEL)
     tokens: dict[Example, Tokens] = {}
     examples, bad = _examples(settings, lm, tokens, note)
     kept, counts = _screened(examples, settings, node, note, progress)
@@ -224,7 +225,7 @@ def load(
     rows = [tokens[e] for e in kept if e in tokens]
     why = f"; {data.commonest(bad)}" if bad else ""
     note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable{why}")
-    return Loaded(node, settings, lm, rows, counts, note, progress)
+    return NodeSite(node, settings, lm, rows, counts, note, progress)
 
 
 def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
@@ -233,7 +234,7 @@ def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
         return preparation.load_model(settings)
     except (AssetError, ModelError) as error:
         note(describe(error))
-        raise Refused(Reason.MODEL_FAILED) from None
+        raise RefusedTaskError(Reason.MODEL_FAILED) from None
 
 
 def _examples(
@@ -283,7 +284,7 @@ def _screened(
             tell=lambda _name, done, of: progress.report("filter", done, of, unit="judged"),
         )
     except DataError:  # nothing is left; the refusals are those that come along
-        raise Refused(Reason.NO_ROWS) from None
+        raise RefusedTaskError(Reason.NO_ROWS) from None
     return kept[node.name], screening.counts.get(node.name, {})
 
 
@@ -297,5 +298,5 @@ def _check_threshold(settings: Recipe, node: Node, note: Callable[[str], None]) 
         number = policy_of(asked, guard).threshold
     except Exception as error:  # whatever a guard that was never tried here does
         note(describe(error))
-        raise Refused(Reason.GUARD) from None
+        raise RefusedTaskError(Reason.GUARD) from None
     check_threshold(number, guard.thresholds, node.policy)

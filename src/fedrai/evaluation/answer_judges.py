@@ -15,29 +15,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fedrai.evaluation.agreement import AgreementFigures, Disagreement, JudgedAnswer, agreement
 from fedrai.evaluation.chats import Grader
-from fedrai.evaluation.labelled_answers import Label, LabelledAnswer
+from fedrai.evaluation.labelled_answers import Label, LabelledAnswer, PromptAndAnswer
 from fedrai.evaluation.records import GuardJudge
 from fedrai.evaluation.rubric import filled, shape
 from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message
 
 OnJudged = Callable[[int, int], None]
-
-
-class PromptAndAnswer(Protocol):
-    """A request and its answer."""
-
-    @property
-    def prompt(self) -> str:
-        """The request."""
-
-    @property
-    def answer(self) -> str:
-        """The assistant's text."""
 
 
 REFUSAL = """\

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedrai import assets, data
 from fedrai.errors import DataError, EvaluationError
@@ -58,6 +58,18 @@ FORMATS = (  # columns of request, answer and label, and the labels
     ("prompt", "answer", "label", OWN),
 )
 KINDS = ("safe", "unsafe")
+
+
+class PromptAndAnswer(Protocol):
+    """A request and its answer: what a judge reads."""
+
+    @property
+    def prompt(self) -> str:
+        """The request."""
+
+    @property
+    def answer(self) -> str:
+        """The assistant's text."""
 
 
 @dataclass(frozen=True, slots=True)

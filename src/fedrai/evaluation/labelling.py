@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,33 @@ COLUMNS = ("suite", "number", "asks", "prompt", "answer", "label")
 SUFFIXES = (".csv", ".jsonl")
 
 Row = Mapping[str, Any]
+
+
+def export(place: Path, out: Path, suites: Sequence[str], count: int, seed: int) -> dict[str, int]:
+    """Write answers for people to label; gives how many of each suite.
+
+    Args:
+        place: a run (its last evaluation), an evaluation's folder, or a suite's file in one.
+        out: the file.
+        suites: only these; none: all.
+        count: of each suite; 0: all.
+        seed: of the sample.
+
+    Raises:
+        EvaluationError: there are no answers, or the file cannot be written.
+        RunError: the run cannot be read.
+    """
+    if (place / "run.json").is_file():
+        run = RunFolder.open(place)
+        done = run.evaluations()
+        if not done:
+            raise EvaluationError(f"{place} has no evaluation yet")
+        place = run.evaluation_folder(done[-1])
+    elif not place.exists():
+        raise EvaluationError(f"there is no {place}")
+    rows = rows_to_label(place, suites, count, seed)
+    write(out, rows)
+    return dict(Counter(str(row["suite"]) for row in rows))
 
 
 def rows_to_label(

@@ -8,7 +8,7 @@ text of an exception, which may hold a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -22,26 +22,7 @@ from fedrai.federation.protocol import Reason
 from fedrai.model import LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
-from fedrai.training.sft import train
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How a client trains: plain numbers out of the recipe; see `train.train`.
-
-    Attributes:
-        rounds: a task of a later one is refused.
-    """
-
-    rounds: int
-    steps: int
-    batch_size: int
-    micro_batch_size: int
-    group_by_length: bool
-    learning_rate: Callable[[int], float]
-    weight_decay: float
-    clip_norm: float
-    proximal_mu: float
+from fedrai.training.sft import SftSettings, train
 
 
 class Site(Protocol):
@@ -70,23 +51,29 @@ class Site(Protocol):
         """Keep a line in the client's own log."""
 
 
-def build_app(site: Site, work: Work) -> ClientApp:
-    """The ClientApp of a site."""
+def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
+    """The ClientApp of a site.
+
+    Args:
+        site: the client's model, rows and log.
+        settings: of local training.
+        rounds: of the federation; tasks of later rounds are refused.
+    """
     app = ClientApp()
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
         client = site.name(context)
-        return answered(
+        return respond(
             message,
-            lambda: _local_training(site, work, client, message),
+            lambda: _local_training(site, settings, rounds, client, message),
             lambda line: site.log(client, line),
         )
 
     return app
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedTaskError(Exception):
     """The client does not do what it is asked for; its reason is all that it says."""
 
     def __init__(self, reason: Reason) -> None:
@@ -94,7 +81,7 @@ class Refused(Exception):  # noqa: N818
         self.reason = reason
 
 
-def answered(
+def respond(
     message: Message, work: Callable[[], RecordDict], log: Callable[[str], None]
 ) -> Message:
     """The reply to a message: what the work gives, or the reason why it gives nothing.
@@ -112,10 +99,12 @@ def answered(
     return Message(content, reply_to=message)
 
 
-def _local_training(site: Site, work: Work, client: str, message: Message) -> RecordDict:
+def _local_training(
+    site: Site, settings: SftSettings, rounds: int, client: str, message: Message
+) -> RecordDict:
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
-    if not 1 <= task.round <= work.rounds:
-        raise Refused(Reason.TOO_MANY_ROUNDS)
+    if not 1 <= task.round <= rounds:
+        raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
     rows = site.rows(client)
     if not rows:
         site.log(client, "no rows left to train on")
@@ -125,15 +114,7 @@ def _local_training(site: Site, work: Work, client: str, message: Message) -> Re
         site.model,
         task.adapter,
         rows,
-        steps=work.steps,
-        batch_size=work.batch_size,
-        micro_batch_size=work.micro_batch_size,
-        group_by_length=work.group_by_length,
-        learning_rate=work.learning_rate,
-        first_step=task.first_step,
-        weight_decay=work.weight_decay,
-        clip_norm=work.clip_norm,
-        proximal_mu=work.proximal_mu,
+        replace(settings, first_step=task.first_step),
         seed=site.seed(task.round, client),
         on_step=lambda step: site.on_step(client, step),
     )
@@ -158,7 +139,7 @@ def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
 
 
 def _reason(error: Exception) -> Reason:
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedTaskError):
         return error.reason
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Reason.OUT_OF_MEMORY
@@ -171,6 +152,6 @@ def _reason(error: Exception) -> Reason:
 
 def describe(error: BaseException) -> str:
     """A refusal's reason, or the place of an error; see `errors.place_of`."""
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedTaskError):
         return f"refused: {error.reason.value}"
     return place_of(error)

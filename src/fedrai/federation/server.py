@@ -26,6 +26,7 @@ from fedrai.evaluation.measure import EvaluationResult, figures
 from fedrai.evaluation.storing import write_evaluation
 from fedrai.federation import protocol
 from fedrai.federation.aggregation import Aggregator, update_norm
+from fedrai.federation.defences import Defend
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.round_record import (
     cost_of,
@@ -97,6 +98,7 @@ class Tools:
         evaluate: measures the model with the adapter that it is given.
         run: the run folder.
         emit: hears of every event (kind, fields).
+        defend: changes the aggregated adapter before it is aligned; None: nothing does.
         align: aligns the aggregated adapter; None: it goes to the clients as it is.
         present: tells who is there at the start of a round; None: `nodes`, always.
         offer: what the recipe asks of clients, for those that do not share its process.
@@ -110,6 +112,7 @@ class Tools:
     evaluate: Callable[[Sequence[AdapterState]], EvaluationResult]
     run: RunFolder
     emit: Emit
+    defend: Defend | None = None
     align: Align | None = None
     present: Callable[[int], Mapping[str, int]] | None = None
     offer: str = ""
@@ -209,11 +212,12 @@ def _round(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> Adapter
     with ledger.measure("aggregation"):
         fresh = _combine(plan, tools, number, adapters, means)
         norms = _norms(plan, tools, adapters, updates)
+        fresh, change = _defended(tools, number, adapters, fresh)
     fresh, report = _aligned(tools, number, fresh, ledger)
     if tools.late is not None:
         report["late_replies"] = tools.late.count()
     clients = replied(updates, means, aside, norms, plan.weight_cap)
-    _commit(tools, number, fresh, {**clients, **report}, ledger)
+    _commit(tools, number, fresh, {**clients, **change, **report}, ledger)
     tools.emit("round-finished", round=number, **round_figures(means, aside))
     return fresh
 
@@ -235,6 +239,16 @@ def _combine(
         mine = {name: update.adapter for name, update in updates.items()}
         return {**{n: a for n, a in adapters.items() if n != GLOBAL}, **mine}
     return {GLOBAL: tools.aggregator.aggregate(number, adapters[GLOBAL], updates)}
+
+
+def _defended(
+    tools: Tools, number: int, adapters: Adapters, fresh: Adapters
+) -> tuple[Adapters, dict[str, Any]]:
+    """The adapters after the defence, and how far it moved the aggregated one."""
+    if tools.defend is None:
+        return fresh, {}
+    adapter = tools.defend(number, adapters[GLOBAL], fresh[GLOBAL])
+    return {GLOBAL: adapter}, {"defence_norm": update_norm(fresh[GLOBAL], adapter)}
 
 
 def _aligned(

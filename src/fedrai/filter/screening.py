@@ -36,7 +36,7 @@ from fedrai.runs.costs import Cost, peak_bytes, release_memory, reset_peak
 
 
 @dataclass(frozen=True, slots=True)
-class Screening:
+class FilterOutcome:
     """What the filter did to all clients of this process.
 
     Attributes:
@@ -99,7 +99,7 @@ def screened(
     shards: Shards,
     progress: assets.Progress | None = None,
     tell: Callable[[str, int, int], None] = lambda _client, _done, _of: None,
-) -> tuple[Shards, Screening]:
+) -> tuple[Shards, FilterOutcome]:
     """The rows that go on to training, by client, and what the filter did.
 
     Args:
@@ -115,7 +115,7 @@ def screened(
     """
     settings = recipe.filter
     if settings.mode == "off":
-        return shards, Screening()
+        return shards, FilterOutcome()
     try:
         return _screened(recipe, shards, progress, tell)
     except _GuardFailedError as failure:
@@ -124,7 +124,7 @@ def screened(
                 f"the safety filter cannot work: {failure.message}",
                 hint=failure.hint or 'filter.on_guard_failure = "continue" trains without it',
             ) from failure
-        return shards, Screening(skipped=failure.message)
+        return shards, FilterOutcome(skipped=failure.message)
 
 
 class _GuardFailedError(GuardError):
@@ -147,7 +147,7 @@ def _screened(
     shards: Shards,
     progress: assets.Progress | None,
     tell: Callable[[str, int, int], None],
-) -> tuple[Shards, Screening]:
+) -> tuple[Shards, FilterOutcome]:
     started = time.perf_counter()
     reset_peak()
     found, cache, caution = _found(recipe, shards, progress, tell)
@@ -158,7 +158,7 @@ def _screened(
     counts = {n: counts_to_send(x, epsilon, cache.salt, n) for n, x in ledgers.items()}
     cost = _cost(list(found.values()), time.perf_counter() - started)
     kept: Shards = {name: list(result.kept) for name, result in found.items()}
-    return kept, Screening(
+    return kept, FilterOutcome(
         ledgers, counts, cost, note="; ".join(filter(None, (caution, cache.problem)))
     )
 

@@ -98,8 +98,7 @@ def measure(
         manager = _manager(include, tasks)
         _check_tasks(manager, tasks)
         _check_data(manager, tasks)
-        model.load_adapter(adapter or model.fresh_adapter(0))  # a fresh one changes nothing
-        with model.mode(training=False):
+        with model.using(adapter), model.mode(training=False):
             found = simple_evaluate(
                 _wrapped(model, batch_size),
                 tasks=list(tasks),

@@ -37,6 +37,7 @@ class Adapted:
             if value.requires_grad
         }
         self.device: torch.device = next(iter(self.parameters.values())).device
+        self._enabled = True
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     @property
@@ -54,7 +55,7 @@ class Adapted:
         return {name: p.detach().float().cpu().clone() for name, p in self.parameters.items()}
 
     def load_adapter(self, state: Mapping[str, Tensor]) -> None:
-        """Copy an adapter in.
+        """Copy an adapter in, where it stays; see `using` for a block.
 
         Raises:
             ModelError: names or shapes are not those of this model's adapter.
@@ -78,10 +79,31 @@ class Adapted:
         return state
 
     @contextlib.contextmanager
-    def without_adapter(self) -> Iterator[None]:
-        """The base model alone, within the block."""
-        with self.peft.disable_adapter():
+    def using(self, adapter: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """The model with an adapter, within the block; then with what it had before. May be nested.
+
+        Args:
+            adapter: the adapter; None: the base model alone.
+
+        Raises:
+            ModelError: names or shapes are not those of this model's adapter.
+        """
+        before, enabled = self.adapter(), self._enabled
+        try:
+            self._enable(adapter is not None)
+            if adapter is not None:
+                self.load_adapter(adapter)
             yield
+        finally:
+            self.load_adapter(before)
+            self._enable(enabled)
+
+    def _enable(self, enabled: bool) -> None:
+        """Switch the adapter's layers on or off."""
+        if enabled != self._enabled:
+            layers = self.peft.base_model
+            (layers.enable_adapter_layers if enabled else layers.disable_adapter_layers)()
+            self._enabled = enabled
 
     @contextlib.contextmanager
     def mode(self, *, training: bool) -> Iterator[None]:

@@ -133,9 +133,9 @@ class LanguageModel(Adapted):
 
     def save_merged(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write the base model with the adapter merged in, in the base model's number format."""
-        self.load_adapter(state)
         folder.mkdir(parents=True, exist_ok=True)
-        deltas = _deltas(self.peft)
+        with self.using(state):
+            deltas = _deltas(self.peft)
         adapted, weights = {f"{layer}.weight" for layer in deltas}, {}
         for name, value in self.base.state_dict().items():
             if "lora_" not in name:

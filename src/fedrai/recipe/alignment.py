@@ -119,6 +119,14 @@ class Goal(Section):
     smoothing: float = Field(0.0, ge=0, lt=0.5)
     """DPO: probability that a pair is the wrong way round (conservative DPO)."""
 
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Goal:
+        if not (self.sft or self.preference or self.kl):
+            raise ValueError("objective: sft, preference and kl must not all be 0")
+        if self.kind == "ipo" and self.smoothing:
+            raise ValueError(f"objective: ipo has no smoothing, got {self.smoothing}")
+        return self
+
 
 class Probe(Section):
     """The two-sided probe: forward passes on a few dozen requests."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from fedrai import plugins
 from fedrai.recipe.base import Section, strict_or_number
 from fedrai.recipe.sources import Source
+
+BUILT_IN_JUDGES = ("rule", "legacy", "guard", "rubric")
+JUDGE_PLUGINS: plugins.Group = "fedrai.judges"
 
 
 class JudgeEndpoint(Section):
@@ -52,8 +57,8 @@ class Evaluation(Section):
     """Where suites of these names lie: a file or a folder of yours in place of their sources, such as `xstest = "data/xstest"`."""
     limit: int = Field(0, ge=0)
     """How many items of each suite of `suites` (a seeded sample); 0: all."""
-    judges: list[Literal["rule", "legacy", "guard", "rubric"]] = ["rule", "legacy"]
-    """Who judges answers: our refusal rule, the legacy keyword score, a guard, an LLM's rubric (MT-Bench, StrongREJECT)."""
+    judges: list[str] = ["rule", "legacy"]
+    """Who judges answers: `rule` (our refusal rule), `legacy` (the legacy keyword score), `guard`, `rubric` (an LLM: MT-Bench, StrongREJECT), or a judge of an installed package."""
     guard: str = "embedded"
     """For the judge `guard`: a name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` made, or a hub id."""
     guard_threshold: Literal["strict", "loose"] | float = "strict"
@@ -74,6 +79,17 @@ class Evaluation(Section):
     _threshold_is_a_probability = field_validator("guard_threshold", mode="before")(
         strict_or_number
     )
+
+    @field_validator("judges")
+    @classmethod
+    def _judges_exist(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in BUILT_IN_JUDGES and name not in plugins.names(JUDGE_PLUGINS):
+                available = [*BUILT_IN_JUDGES, *plugins.names(JUDGE_PLUGINS)]
+                near = difflib.get_close_matches(name, available, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(available)}"
+                raise ValueError(f"there is no judge {name[:60]!r} ({hint})")
+        return names
 
     @model_validator(mode="after")
     def _judges_fit(self) -> Evaluation:

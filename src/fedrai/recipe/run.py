@@ -20,6 +20,7 @@ from fedrai.recipe.sources import Source, as_before
 from fedrai.recipe.tracking import Tracking
 
 PLUGINS: plugins.Group = "fedrai.aggregation"
+DEFENCES: plugins.Group = "fedrai.defences"
 
 
 class Model(Section):
@@ -233,6 +234,21 @@ class InstalledRule(Section):
     """What it is called with."""
 
 
+class Defence(Section):
+    """What the server does to the aggregated adapter before the constitution and the next round."""
+
+    method: str = ""
+    """A name among the entry points `fedrai.defences` of installed packages; empty: none. See docs/extending.md."""
+    settings: dict[str, Any] = {}
+    """What it is called with."""
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> Defence:
+        if self.method and self.method not in plugins.names(DEFENCES):
+            raise ValueError(f"no defence {self.method!r}; {plugins.installed(DEFENCES)}")
+        return self
+
+
 _BuiltIn = Annotated[FedAvg | FedProx | FedAvgM | FedOpt | Robust, Field(discriminator="algorithm")]
 _BUILT_IN: TypeAdapter[Section] = TypeAdapter(_BuiltIn)
 
@@ -277,6 +293,8 @@ class Recipe(Section):
     """Clients and rounds."""
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
+    defence: Defence = Defence()
+    """What the server does to the aggregated adapter."""
     constitution: Alignment = Alignment()
     """Alignment of the aggregated model with a constitution."""
     evaluation: Evaluation = Evaluation()
@@ -308,6 +326,10 @@ class Recipe(Section):
         self._robust_enough()
         self._labels_known()
         self._alignable()
+        if self.defence.method and self.federation.mode == "local":
+            raise ValueError(
+                'defence.method: there is no aggregated model with federation.mode = "local"'
+            )
         harm = self.data.harm
         if not files and harm.share > 0 and not any(s.harmful for s in self.data.sources):
             raise ValueError("data.harm.share is above 0, but no source has harmful = true")
@@ -352,6 +374,8 @@ class Recipe(Section):
         body = as_before(self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"}))
         if self.federation.weight_cap == Federation().weight_cap:
             del body["federation"]["weight_cap"]  # came later: runs begun before keep their hash
+        if self.defence == Defence():
+            del body["defence"]  # the same
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:

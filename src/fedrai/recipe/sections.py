@@ -11,6 +11,7 @@ from fedrai.recipe.offer import Offer, OfferedModel
 from fedrai.recipe.run import (
     ALGORITHMS,
     Data,
+    Defence,
     FedAvg,
     FedOpt,
     FedProx,
@@ -34,6 +35,7 @@ __all__ = [
     "Alignment",
     "Columns",
     "Data",
+    "Defence",
     "Evaluation",
     "FedAvg",
     "FedOpt",

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from fedrai import assets, model, recipe, runs
 from fedrai.errors import ModelError
-from fedrai.federation.run.summarising import summarise
 from fedrai.federation.run.targets import base_spec, target
-from fedrai.federation.run.trained import of_recipe
+from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.model import is_adapter
 from fedrai.release import ExportedModel, card, relabel_merged
 from fedrai.runs import RunFolder
 from fedrai.runs.files import write_text
+from fedrai.runs.record import summarise
 
 CARD = "README.md"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -124,64 +125,79 @@ def _unmoved(weight: Tensor) -> dict[str, Tensor]:
     return {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
+@dataclass(frozen=True, slots=True)
+class SftSettings:
+    """How a local training goes.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: rows of a step.
+        learning_rate: by step of the whole run.
+        first_step: the whole run's step at which this training begins.
+        micro_batch_size: rows that go through the model at once; 0: all of the batch.
+        group_by_length: fill batches with rows of like length; else they are random.
+        weight_decay: decoupled, as in AdamW.
+        clip_norm: largest norm of the gradient.
+        proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: Callable[[int], float]
+    first_step: int = 0
+    micro_batch_size: int = 0
+    group_by_length: bool = True
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    proximal_mu: float = 0.0
+
+
 def train(
     model: LanguageModel,
     start: AdapterState,
     rows: Sequence[Tokens],
+    settings: SftSettings,
     *,
-    steps: int,
-    batch_size: int,
-    micro_batch_size: int = 0,
-    group_by_length: bool = True,
-    learning_rate: Callable[[int], float],
-    first_step: int = 0,
-    weight_decay: float = 0.0,
-    clip_norm: float = 1.0,
-    proximal_mu: float = 0.0,
     seed: int,
     on_step: Callable[[TrainingStep], None] = lambda _: None,
 ) -> tuple[AdapterState, TrainResult]:
     """Train the adapter for some steps of AdamW.
 
     Args:
-        model: the shared base model; its adapter is overwritten.
+        model: the shared base model; it gets the adapter that it had back.
         start: the global adapter that training starts from, float32.
         rows: the client's tokenized rows; rows without a label token are not allowed.
-        steps: optimiser steps.
-        batch_size: rows of a step.
-        micro_batch_size: rows that go through the model at once; 0: all of the batch.
-        group_by_length: fill batches with rows of like length; else they are random.
-        learning_rate: by step of the whole run.
-        first_step: the whole run's step at which this training begins.
-        weight_decay: decoupled, as in AdamW.
-        clip_norm: largest norm of the gradient.
-        proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
+        settings: steps, sizes and rates.
         seed: decides the order of rows and the dropout.
         on_step: called after every step; may raise KeyboardInterrupt to stop.
 
     Returns:
         The trained adapter (float32, CPU) and the numbers of the training.
     """
-    master = Master(model, start, weight_decay=weight_decay)
-    anchor = [copy.clone() for copy in master.copies] if proximal_mu else []
-    torch.manual_seed(seed)
-    losses: list[float] = []
-    tokens = labels = 0
-    group = GROUP if group_by_length else 1
-    began = time.perf_counter()
-    with model.mode(training=True):
-        for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
-            since = time.perf_counter()
-            loss = _accumulate(model, batch, micro_batch_size or batch_size)
-            master.collect()
-            if proximal_mu:
-                _pull(master.copies, anchor, proximal_mu)
-            master.step(learning_rate(first_step + number), clip_norm)
-            losses.append(loss)
-            count = sum(len(row.ids) for row in batch)
-            tokens += count
-            labels += sum(label_count(row) for row in batch)
-            on_step(TrainingStep(number + 1, steps, loss, count, time.perf_counter() - since))
+    steps, batch_size, mu = settings.steps, settings.batch_size, settings.proximal_mu
+    with model.using(start):
+        master = Master(model, start, weight_decay=settings.weight_decay)
+        anchor = [copy.clone() for copy in master.copies] if mu else []
+        torch.manual_seed(seed)
+        losses: list[float] = []
+        tokens = labels = 0
+        group = GROUP if settings.group_by_length else 1
+        began = time.perf_counter()
+        with model.mode(training=True):
+            for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
+                since = time.perf_counter()
+                loss = _accumulate(model, batch, settings.micro_batch_size or batch_size)
+                master.collect()
+                if mu:
+                    _pull(master.copies, anchor, mu)
+                master.step(
+                    settings.learning_rate(settings.first_step + number), settings.clip_norm
+                )
+                losses.append(loss)
+                count = sum(len(row.ids) for row in batch)
+                tokens += count
+                labels += sum(label_count(row) for row in batch)
+                on_step(TrainingStep(number + 1, steps, loss, count, time.perf_counter() - since))
     seconds = time.perf_counter() - began
     operations = training_operations(
         model.shape(), tokens, labels, tokens / max(1, steps * batch_size)

@@ -11,7 +11,7 @@ import torch
 
 from chat_server import Server, completion, running
 from driver import fill_cache, write_rows
-from fedrai.constitution.gathering import Gathered
+from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.material import read
 from fedrai.constitution.records import Outcome, Request
 from fedrai.constitution.schedule import Bounds
@@ -19,14 +19,14 @@ from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.errors import AssetError, ConstitutionError, GuardError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.federation.run import aligning
-from fedrai.federation.run.preparation import Prepared, Watch, alignment_of
+from fedrai.federation.run.preparation import Callbacks, PreparedRun, alignment_of
 from fedrai.federation.run.rows import Questions
-from fedrai.filter.screening import Screening
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.alignment import Goal
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
 from fedrai.testing import make_tiny_model
-from fedrai.training.prefer import Objective
 
 QUESTIONS = Questions(
     (), (), (), max_new_tokens=8, batch_size=1, temperature=0.0, top_p=1.0, seed=0
@@ -83,7 +83,7 @@ def test_the_plan_is_what_the_recipe_says():
     assert (plan.rows, plan.pairs, plan.refusals, plan.look_alikes) == (5, 3, 0.3, 0.1)
     assert (plan.harmless_pairs, plan.reuse, plan.learning_rate) == (0.6, 0.75, 0.25)
     assert plan.reference_share == pytest.approx(0.2)  # what the model does not answer itself
-    assert plan.objective == Objective(2.0, 0.5, 0.1, 0.2, "sigmoid", 0.05)
+    assert plan.objective == Goal(sft=2.0, preference=0.5, kl=0.1, beta=0.2, smoothing=0.05)
     assert (plan.probe_harmful, plan.probe_harmless, plan.probe_every) == (4, 6, 8)
     assert (plan.bounds, plan.max_length) == (Bounds(0.7, 0.6, 0.2), 160)
     assert plan.seed("a", 1) == plan.seed("a", 1) != plan.seed("a", 2) != plan.seed("b", 2)
@@ -99,7 +99,7 @@ def test_the_settings_of_revising_are_what_the_recipe_says():
 def test_the_control_revises_ordinary_requests_and_prefers_no_answer_to_a_refusal():
     harmful = (Request("trick"),)
     plain, like = Request("bread", harmful=False), Request("toast", kind="homonym", harmful=False)
-    gathered = Gathered(harmful, (plain, like), {}, 0)
+    gathered = RequestSets(harmful, (plain, like), {}, 0)
     benign = recipe(style="benign", mix={"pairs": 2, "harmless_pairs": 0.5})
     assert aligning.pool_for(benign.constitution, gathered) == [plain]
     assert aligning.plan_for(benign).harmless_pairs == 0.0
@@ -107,7 +107,7 @@ def test_the_control_revises_ordinary_requests_and_prefers_no_answer_to_a_refusa
 
 
 def test_what_the_probe_asks_is_never_trained_on():
-    held = aligning.gathered_for(
+    held = aligning.gather_requests(
         recipe(probe={"harmful": 5, "harmless": 7}, request_count=6, harmless_count=9),
         {"advbench": [], "ordinary": []},
     )
@@ -162,12 +162,14 @@ def test_all_of_advbench_is_kept_out_whatever_part_is_asked(tmp_path, monkeypatc
 # --- the whole ------------------------------------------------------------------------------------
 
 
-def prepared(settings: Recipe, model: LanguageModel) -> Prepared:
-    return Prepared(settings, model, {}, {}, (), QUESTIONS, Screening(), alignment_of(settings))
+def prepared(settings: Recipe, model: LanguageModel) -> PreparedRun:
+    return PreparedRun(
+        settings, model, {}, {}, (), QUESTIONS, FilterOutcome(), alignment_of(settings)
+    )
 
 
-def watch(heard: list[str]) -> Watch:
-    return Watch(event=lambda kind, **_fields: heard.append(kind))
+def watch(heard: list[str]) -> Callbacks:
+    return Callbacks(event=lambda kind, **_fields: heard.append(kind))
 
 
 def test_without_a_constitution_there_is_nothing_to_call(tiny):
@@ -196,7 +198,7 @@ def files(tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch) -> dict[s
     ],
 )
 def test_what_cannot_be_used_is_known_before_the_first_round(tiny, files, changes, error, said):
-    given = Prepared(recipe(**files | changes), tiny, {}, {}, (), QUESTIONS, Screening())
+    given = PreparedRun(recipe(**files | changes), tiny, {}, {}, (), QUESTIONS, FilterOutcome())
     with pytest.raises(error, match=said):
         aligning.phase_for(given, watch([]))
 
@@ -280,7 +282,7 @@ def test_what_a_run_asks_beside_advbench_is_not_trained_on(tmp_path):
     row = {"prompt": one.prompt, "label": "unsafe"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     asked = suites.load(str(tmp_path / "mine.jsonl"))
-    held = aligning.gathered_for(recipe(), aligning.suites_for([], [asked]))
+    held = aligning.gather_requests(recipe(), aligning.suites_for([], [asked]))
     assert one.prompt not in {r.prompt for r in (*held.harmful, *held.held[0])}
     assert held.removed["mine"] >= 1
 

@@ -18,20 +18,18 @@ from driver import fill_cache, write_recipe
 from fedrai.cli import cli
 from fedrai.cli.show.display import Display, print_comparison
 from fedrai.cli.show.summary import alignments
-from fedrai.cli.work import run as commands
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import RunError
 from fedrai.federation import protocol, server
 from fedrai.federation.aggregation import build
-from fedrai.federation.run import preparation, rounds
-from fedrai.federation.run.summarising import summarise
+from fedrai.federation.run import preparation, rounds, running
 from fedrai.federation.server import run_rounds
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe import loading
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 from fedrai.runs.files import digest_of
-from fedrai.runs.record import AlignmentRecord, ConstitutionRecord
+from fedrai.runs.record import AlignmentRecord, ConstitutionRecord, Summary, summarise
 from scripted_grid import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
 
 REPORT: dict[str, Any] = {
@@ -243,7 +241,7 @@ def test_brief_figures_where_a_report_has_none() -> None:
 
 def test_the_display_tells_of_alignments() -> None:
     stream = io.StringIO()
-    display = Display(0, stream=stream)
+    display = Display(stream)
     display.event("constitution-started", round=2, why="safety fell by 20 points")
     for done in (1, 2):
         display.event("constitution-progress", phase="revisions", done=done, of=2)
@@ -290,7 +288,7 @@ def use(monkeypatch: pytest.MonkeyPatch, script: Scripted) -> list[tuple[Path, b
     """Put a script in the place of the phase; gives what it is told: the folder, and the end."""
     told: list[tuple[Path, bool]] = []
 
-    def phase_for(prepared: preparation.Prepared, watch: preparation.Watch) -> Any:
+    def phase_for(prepared: preparation.PreparedRun, watch: preparation.Callbacks) -> Any:
         def phase(n: int, adapter: AdapterState, work: Path, kept: Path, last: bool) -> Aligned:
             told.append((kept, last))
             if n not in script.skips:
@@ -310,20 +308,20 @@ def test_a_run_with_a_constitution(
 ) -> None:
     told = use(monkeypatch, Scripted(skips=[1]))
     settings = loading.load(Path("tiny.toml"), ["federation.rounds=2", "evaluation.every=0"])
-    commands.run(settings, Path("run"))
+    running.run(settings, Path("run"))
     run = RunFolder.open(Path("run"))
     assert told == [(Path("run/constitution"), False), (Path("run/constitution"), True)]
     assert "constitution-started" in kinds(run)
     assert "constitution-progress" not in kinds(run)
     assert run.info["constitution"]["schedule"] == "every"
 
-    found = summarise(run)["constitution"]
-    others = summarise(run)["costs"]
-    assert found["full_operations"] == 2 * 5e12
-    assert found["saving"] == pytest.approx(1 - 1e12 / 1e13)
-    assert found["extra"] == pytest.approx(1e12 / others["training"]["operations"])
-    assert (found["alignments"], found["steps"], found["tokens"]) == (1, 4, 100)
-    assert found["seconds"] == 2.5
+    found, costs = summarise(run).constitution, summarise(run).costs
+    assert found is not None
+    assert found.full_operations == 2 * 5e12
+    assert found.saving == pytest.approx(1 - 1e12 / 1e13)
+    assert found.extra == pytest.approx(1e12 / costs["training"].operations)
+    assert (found.alignments, found.steps, found.tokens) == (1, 4, 100)
+    assert found.seconds == 2.5
 
     capsys.readouterr()
     print_comparison([("both", summarise(run))])
@@ -337,9 +335,9 @@ def test_a_run_with_a_constitution(
 
 
 def test_runs_without_a_constitution_get_no_table_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"evaluations": {}, "constitution": None}
-    assert alignments([("plain", figures)]) == []
-    print_comparison([("plain", figures)])
+    summary = Summary("plain", "finished", rounds=1, clients=1, rows=1)
+    assert alignments([("plain", summary)]) == []
+    print_comparison([("plain", summary)])
     assert "constitution" not in capsys.readouterr().out
 
 
@@ -349,16 +347,16 @@ def test_resuming_with_another_constitution_is_refused(
 ) -> None:
     use(monkeypatch, Scripted(stops=1))
     with pytest.raises(KeyboardInterrupt):
-        commands.run(loading.load(Path("tiny.toml")), Path("run"))
+        running.run(loading.load(Path("tiny.toml")), Path("run"))
     before = (home / file).read_text(encoding="utf-8")
     changed = before.replace('version = "2', 'version = "3') if "rules" in file else "other\n"
     assert changed != before
     (home / file).write_text(changed, encoding="utf-8")
     with pytest.raises(RunError, match="the constitution, or a file of requests, changed"):
-        commands.resume(Path("run"))
+        running.resume(Path("run"))
     (home / file).write_text(before, encoding="utf-8")
     use(monkeypatch, Scripted())
-    commands.resume(Path("run"))
+    running.resume(Path("run"))
     assert json.loads(Path("run/summary.json").read_text())["status"] == "finished"
 
 

@@ -221,7 +221,7 @@ def test_damaged_last_round_is_done_again(
     assert outcome(run) == right
     assert RunFolder(run).is_finished()
     again = call("run", "--resume", "copy")
-    assert again.err == "copy is finished; there is nothing to go on with\n"
+    assert again.err == "copy is finished; there is nothing to resume\n"
 
 
 def test_damaged_evaluation_is_done_again(home: Path, call: Call, right: dict[str, object]) -> None:

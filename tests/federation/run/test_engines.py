@@ -28,14 +28,13 @@ from flwr.serverapp import ServerApp
 from driver import write_recipe
 from fedrai import recipe
 from fedrai.cli import cli
-from fedrai.cli.work import run
 from fedrai.deployment import engine, link
 from fedrai.deployment.engine import APP, FlowerEngine
 from fedrai.deployment.link import Link, acquire, link_to, runtime_client
 from fedrai.deployment.supernode import Connection, Supernode, private_folder, supernode_command
 from fedrai.errors import DependencyError, FederationError, RecipeError, RunError
 from fedrai.federation.flower_internals import TaskType
-from fedrai.federation.run import simulation
+from fedrai.federation.run import running, simulation
 from fedrai.federation.run.simulation import SimulationEngine
 from fedrai.runs import RunFolder
 from flower_parts import warn_deprecated_feature
@@ -70,7 +69,7 @@ def test_simulation_says_what_is_missing(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
     settings = recipe.load(write_recipe(tmp_path, tiny_model))
     with pytest.raises(DependencyError, match="needs Ray") as error:
-        run.run(settings, tmp_path / "run", engine=SimulationEngine())
+        running.run(settings, tmp_path / "run", engine=SimulationEngine())
     assert "fedrai[simulation]" in error.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -105,13 +104,13 @@ def test_a_recipe_for_one_machine_is_refused_before_anything_is_loaded(
     file = write_recipe(tmp_path, tmp_path / "no-model")
     settings = recipe.load(file, ["federation.mode=centralised"])
     with pytest.raises(RecipeError, match="centralised"):
-        run.run(settings, tmp_path / "run", engine=FlowerEngine(Link("127.0.0.1:1")))
+        running.run(settings, tmp_path / "run", engine=FlowerEngine(Link("127.0.0.1:1")))
 
 
 def test_a_run_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "old", "", {"name": "old"})  # from before there were engines
     with pytest.raises(RunError, match="began with --engine local, and this is --engine flower"):
-        run.resume(tmp_path / "old", engine=FlowerEngine(Link("127.0.0.1:1")))
+        running.resume(tmp_path / "old", engine=FlowerEngine(Link("127.0.0.1:1")))
 
 
 def test_a_superlink_that_is_not_there_is_an_error_with_a_hint(

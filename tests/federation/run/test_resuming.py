@@ -184,7 +184,7 @@ def test_ctrl_c_stops_with_the_command_that_goes_on(
     assert (
         stopped["err"]
         .rstrip()
-        .endswith("stopped; nothing is lost. Go on with:\n  fedrai run --resume ctrl-c")
+        .endswith("stopped; nothing is lost. Resume with:\n  fedrai run --resume ctrl-c")
     )
     assert results["ctrl-c, resumed"]["code"] == 0, results["ctrl-c, resumed"]["err"]
     assert outcome(folder / "ctrl-c") == outcome(whole)

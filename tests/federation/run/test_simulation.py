@@ -8,7 +8,7 @@ import pytest
 
 from driver import write_recipe
 from fedrai import recipe
-from fedrai.cli.work import run as commands
+from fedrai.federation.run import running
 from fedrai.federation.run.simulation import SimulationEngine
 from fedrai.model import read_adapter
 from fedrai.runs import RunFolder
@@ -26,8 +26,8 @@ def digests(run: RunFolder) -> list[str]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_adapters_are_those_of_the_run_in_one_process(tmp_path: Path, tiny_model: Path) -> None:
     settings = recipe.load(write_recipe(tmp_path, tiny_model), PLAIN)
-    here = RunFolder(commands.run(settings, tmp_path / "here"))
-    there = RunFolder(commands.run(settings, tmp_path / "there", engine=SimulationEngine()))
+    here = RunFolder(running.run(settings, tmp_path / "here"))
+    there = RunFolder(running.run(settings, tmp_path / "there", engine=SimulationEngine()))
     assert here.rounds() == there.rounds() == [1, 2]
     assert digests(here) == digests(there)
     assert there.events()[-1]["event"] == "finished"

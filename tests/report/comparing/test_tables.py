@@ -12,9 +12,9 @@ import pytest
 
 from compared_runs import TABLE, answers, run
 from fedrai import recipe
-from fedrai.cli.work.compare import seconds_left
 from fedrai.errors import EvaluationError, RecipeError, RunError
 from fedrai.report.comparing.layout import Axis, plan_runs
+from fedrai.report.comparing.running import seconds_left
 from fedrai.report.comparing.writing import compare_runs, notes, write
 from fedrai.report.measures import Counted, counted, heading, in_order
 

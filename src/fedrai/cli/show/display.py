@@ -5,7 +5,6 @@ Everything goes to stderr, so that stdout stays for results. Shows names, counts
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
@@ -22,51 +21,44 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from fedrai.assets import RichProgress
 from fedrai.cli.show.suites import missing, side_by_side, suite_parts
 from fedrai.cli.show.summary import (
     ALIGNED_COLUMNS,
     ALIGNED_NOTE,
-    COLUMNS,
     NO_FILTER,
     alignment_line,
     alignments,
     comparison,
     filter_line,
+    rows_notes,
 )
+from fedrai.federation.run.observer import Observer
 from fedrai.progress import ProgressLines, duration
 from fedrai.records import TrainingStep
-from fedrai.runs.record import EvaluationRecord
+from fedrai.runs.record import EvaluationRecord, Summary
+from fedrai.runs.record.evaluations import COLUMNS
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
 
 
-class Display:
-    """Shows a run's events; use it as a context manager.
+class Display(Observer):
+    """Shows the events of runs; use it as a context manager.
 
     Args:
-        total_steps: local steps of the whole run, over all clients, for the time left.
-        done_steps: of those, steps that a resumed run has behind it.
-        stream: where to write.
+        stream: where to write; None: stderr.
         clock: seconds that only grow.
-        quiet: show nothing.
     """
 
     def __init__(
-        self,
-        total_steps: int,
-        done_steps: int = 0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        quiet: bool = False,
+        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        file = io.StringIO() if quiet else stream or sys.stderr
-        self.console = Console(file=file, highlight=False, quiet=quiet)
+        self.console = Console(file=stream or sys.stderr, highlight=False)
         self.live = self.console.is_terminal
+        self.downloads = RichProgress()
         self._progress = ProgressLines(self._line, clock)
         self._open = ExitStack()
-        self._left = total_steps - done_steps
-        self._pace = 0.0
+        self._left, self._pace = 0, 0.0
         self._tokens = self._seconds = 0.0
         self._round = ""
         self._judging = False
@@ -89,7 +81,15 @@ class Display:
         self._open.close()
         self._close()
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def plan(self, total_steps: int, done_steps: int, summary: Summary) -> None:
+        """A run starts or resumes: what became of rows that are not trained on."""
+        self._left, self._pace = total_steps - done_steps, 0.0
+        self._judging = False
+        self._missing.clear()
+        for line in rows_notes(summary):
+            self.say(line)
+
+    def event(self, kind: str, /, **fields: Any) -> None:
         """An event of the round loop."""
         if kind == "constitution-progress":
             self._aligning(**fields)
@@ -131,6 +131,22 @@ class Display:
         """A line of its own."""
         self._close()
         self._line(text)
+
+    def heading(self, text: str) -> None:
+        """The start of one of several runs."""
+        self._plain(f"== {text}", "bold")
+
+    def note(self, text: str) -> None:
+        """A line of its own, without the time."""
+        self._plain(text)
+
+    def warn(self, text: str) -> None:
+        """What may change the result."""
+        self._plain(f"note: {text}")
+
+    def _plain(self, text: str, style: str = "") -> None:
+        self._close()
+        self.console.print(text, style=style or None, markup=False, soft_wrap=True)
 
     def answers(self, suite: str, done: int, of: int) -> None:
         """A batch of answers of an evaluation."""
@@ -272,14 +288,6 @@ class Display:
         self._on_suites_missing(shown.unavailable)
 
 
-def about(seconds: float) -> str:
-    """`less than a minute`, `about 4 min`, `about 2 h 5 min`."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    return f"about {minutes} min" if minutes < 60 else f"about {duration(60 * minutes)}"
-
-
 def print_table(
     columns: list[str],
     rows: list[list[str]],
@@ -329,7 +337,7 @@ def _print_rows(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def print_comparison(runs: Sequence[tuple[str, Summary]]) -> None:
     """Runs side by side on stdout: rates and loss, then what constitutions did, if there are any.
 
     Args:
@@ -352,7 +360,7 @@ def print_suites(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         print(line)
 
 
-def print_alignments(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def print_alignments(runs: Sequence[tuple[str, Summary]]) -> None:
     """What constitutions did, on stdout; nothing where no run has one.
 
     Args:

@@ -209,13 +209,23 @@ def _checked(arrays: ArrayRecord, round_: int) -> AdapterState:
         name: torch.from_numpy(np.asarray(arrays[name].numpy(), dtype=np.float32).copy())
         for name in sorted(arrays)
     }
+    hint = "a lower aggregation.eta or server_learning_rate, or a robust rule"
+    check_values(adapter, f"round {round_}: the aggregated", hint)
+    return adapter
+
+
+def check_values(adapter: AdapterState, place: str, hint: str) -> None:
+    """Raise unless all values are finite and small enough to be sent; `place` begins the error.
+
+    Raises:
+        FederationError: names the tensor.
+    """
     for name, tensor in adapter.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise FederationError(f"round {round_}: the aggregated {name} is not finite")
+            raise FederationError(f"{place} {name} is not finite")
         if bool((tensor.abs() > protocol.LARGEST_VALUE).any()):
             raise FederationError(
-                f"round {round_}: the aggregated {name} holds values above"
+                f"{place} {name} holds values above"
                 f" {protocol.LARGEST_VALUE:g}, which clients would refuse",
-                hint="a lower aggregation.eta or server_learning_rate, or a robust rule",
+                hint=hint,
             )
-    return adapter

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from fedrai import assets, model
 from fedrai.constitution import load as load_constitution
-from fedrai.constitution.critics import Critic, LocalCritic, RemoteCritic
-from fedrai.constitution.gathering import Gathered, Suites, gather
-from fedrai.constitution.overlap import Cleaned, without_overlap
+from fedrai.constitution.critics import CriticModel, LocalCritic, RemoteCritic
+from fedrai.constitution.gathering import RequestSets, Suites, gather
+from fedrai.constitution.overlap import CleanedRequests, without_overlap
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import Plan, Tell, Tools
-from fedrai.constitution.records import Outcome, Record, Request
+from fedrai.constitution.plan import PhaseTools, Plan, Tell
+from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.constitution.requests import load_requests
 from fedrai.constitution.revising import Settings
 from fedrai.constitution.schedule import Bounds
@@ -22,17 +22,16 @@ from fedrai.endpoint import Access
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench, prompts_of
-from fedrai.federation.run.preparation import Prepared, Watch
+from fedrai.federation.run.preparation import Callbacks, PreparedRun
 from fedrai.guards.base import Guard
 from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.starting import read_start
 from fedrai.recipe.sections import Alignment, Recipe
-from fedrai.training.prefer import Objective
 
 
 def phase_for(
-    prepared: Prepared, watch: Watch, progress: assets.Progress | None = None
+    prepared: PreparedRun, callbacks: Callbacks, progress: assets.Progress | None = None
 ) -> Phase | None:
     """What aligns a round's adapter; None where the recipe has no constitution.
 
@@ -46,15 +45,15 @@ def phase_for(
         return None
     start = recipe.adapter.start
     anchor = read_start(start, prepared.model) if start else None
-    return Phase(plan_for(recipe), tools_for(prepared, watch.event, anchor, progress))
+    return Phase(plan_for(recipe), tools_for(prepared, callbacks.event, anchor, progress))
 
 
 def tools_for(
-    prepared: Prepared,
+    prepared: PreparedRun,
     tell: Tell,
     start: AdapterState | None,
     progress: assets.Progress | None = None,
-) -> Tools:
+) -> PhaseTools:
     """Load what an alignment works with.
 
     Args:
@@ -69,12 +68,12 @@ def tools_for(
     recipe = prepared.recipe
     section = recipe.constitution
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
-    further = prompts_of(recipe.evaluation.paths, prepared.kept_out)
+    further = prompts_of(recipe.evaluation.paths, prepared.excluded)
     asked = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
-    gathered = gathered_for(recipe, asked, progress)
+    gathered = gather_requests(recipe, asked, progress)
     probed = {request.prompt for side in gathered.held for request in side}
     examples = examples_for(recipe, asked, progress)
-    return Tools(
+    return PhaseTools(
         model=prepared.model,
         constitution=load_constitution(section.file),
         critic=_critic(section, prepared.model, start, progress),
@@ -89,16 +88,16 @@ def tools_for(
     )
 
 
-def pool_for(section: Alignment, gathered: Gathered) -> Sequence[Request]:
+def pool_for(section: Alignment, gathered: RequestSets) -> Sequence[Request]:
     """Requests whose answers are revised; for the control harmless ones that resemble no other."""
     if section.style == "constitution":
         return gathered.harmful
     return [request for request in gathered.harmless if not request.kind]
 
 
-def gathered_for(
+def gather_requests(
     recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
-) -> Gathered:
+) -> RequestSets:
     """The requests of an alignment, without those that evaluations ask.
 
     What is left out of `examples` alone is counted with what is left out of requests.
@@ -120,14 +119,16 @@ def gathered_for(
     return replace(found, removed={name: n + removed[name] for name, n in found.removed.items()})
 
 
-def _cleaned(specs: Sequence[str], asked: Suites, progress: assets.Progress | None) -> Cleaned:
+def _cleaned(
+    specs: Sequence[str], asked: Suites, progress: assets.Progress | None
+) -> CleanedRequests:
     found = load_requests(specs, harmful=True, progress=progress) if specs else []
     return without_overlap(found, asked)
 
 
 def examples_for(
     recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
-) -> list[Record]:
+) -> list[RevisionRecord]:
     """Requests with a good answer, as records that are trained on; none that evaluations ask.
 
     One without an answer of its own gets the embedded refusal of its topic.
@@ -137,10 +138,10 @@ def examples_for(
     return [_example(request, seed) for request in kept]
 
 
-def _example(request: Request, seed: int) -> Record:
+def _example(request: Request, seed: int) -> RevisionRecord:
     said = request.answer or refusal_for(request.prompt, (request.category,), seed)
     unknown = Reply.UNSCORED.value
-    return Record(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
+    return RevisionRecord(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
 
 
 def suites_for(
@@ -175,7 +176,7 @@ def settings_for(section: Alignment) -> Settings:
 def plan_for(recipe: Recipe) -> Plan:
     """Settings of the alignment, as the recipe has them."""
     section = recipe.constitution
-    goal, probe, mix = section.objective, section.probe, section.mix
+    probe, mix = section.probe, section.mix
     benign = section.style == "benign"
     return Plan(
         schedule=section.schedule,
@@ -189,9 +190,7 @@ def plan_for(recipe: Recipe) -> Plan:
         harmless_pairs=0.0 if benign else mix.harmless_pairs,
         reference_share=1 - mix.self_answered,
         base_answers=mix.answered_by == "base",
-        objective=Objective(
-            goal.sft, goal.preference, goal.kl, goal.beta, goal.kind, goal.smoothing
-        ),
+        objective=section.objective,
         learning_rate=section.learning_rate,
         warmup_steps=section.warmup_steps,
         cooldown_steps=section.cooldown_steps,
@@ -214,7 +213,7 @@ def _critic(
     lm: LanguageModel,
     start: AdapterState | None,
     progress: assets.Progress | None,
-) -> Critic:
+) -> CriticModel:
     chosen, size = section.critic, section.revising.batch_size
     if chosen.kind == "endpoint":
         return RemoteCritic(Access.from_settings(chosen.model_dump()), chosen.model)

@@ -16,14 +16,15 @@ from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
-from fedrai.federation import client, server
+from fedrai.federation import server
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
-from fedrai.filter.screening import Screening
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.run import PLUGINS
+from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
+from fedrai.recipe.run import DEFENCES, PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
-from fedrai.training.sft import learning_rates
+from fedrai.training.sft import SftSettings, learning_rates
 
 LOCAL = "local"
 PROBLEMS = 20  # kinds of bad rows that a run names
@@ -32,7 +33,7 @@ PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Callbacks:
     """Who hears of progress while a run goes on; each may raise KeyboardInterrupt to stop it."""
 
     event: Callable[..., None] = lambda _kind, **_fields: None
@@ -41,7 +42,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """Everything a run needs, checked.
 
     Attributes:
@@ -55,7 +56,7 @@ class Prepared:
         alignment: what `run.json` says of the constitution; None where the recipe has none.
         start_sha256: of the adapter that training starts from; empty: a fresh one.
         engine: how clients are reached, as `fedrai run --engine` names it.
-        kept_out: suites that are here, by name, with their checksums: an alignment trains on
+        excluded: suites that are here, by name, with their checksums: an alignment trains on
             nothing near them, and one that is resumed keeps to those that there were.
         held_out_bad: held-out rows that cannot be used, so the held-out loss is without them.
         unread: columns that hold further answers and are not trained on, in how many rows.
@@ -67,11 +68,11 @@ class Prepared:
     harmful: Mapping[str, int]
     bad_rows: Sequence[BadRow]
     questions: Questions
-    screening: Screening
+    screening: FilterOutcome
     alignment: Mapping[str, str] | None = None
     start_sha256: str = ""
     engine: str = LOCAL
-    kept_out: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
     held_out_bad: int = 0
 
@@ -97,7 +98,7 @@ class Prepared:
             "filter": self.recipe.filter.mode,
             "filter_skipped": self.screening.skipped,
             "constitution": self.alignment and dict(self.alignment),
-            "kept_out": dict(self.kept_out),
+            "kept_out": dict(self.excluded),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
             "bad_row_count": len(self.bad_rows),
             "bad_row_problems": dict(
@@ -121,8 +122,12 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
     rule, suites = recipe.aggregation, plugins.names(SUITES)
     found = {name: plugins.package(SUITES, name) for name in recipe.evaluation.suites
              if name in suites}  # fmt: skip
+    found |= {name: plugins.package(JUDGE_PLUGINS, name) for name in recipe.evaluation.judges
+              if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
         found[rule.algorithm] = plugins.package(PLUGINS, rule.algorithm)
+    if method := recipe.defence.method:
+        found[method] = plugins.package(DEFENCES, method)
     return {f"plug-in {name}": package for name, package in found.items()}
 
 
@@ -154,7 +159,7 @@ def _requests(recipe: Recipe) -> list[str]:
     return [*section.requests, *section.harmless, *section.examples]
 
 
-def kept_out_of(recipe: Recipe) -> dict[str, str]:
+def excluded_suites(recipe: Recipe) -> dict[str, str]:
     """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
 
     Raises:
@@ -194,12 +199,11 @@ def load_model(
     )
 
 
-def work_for(recipe: Recipe) -> client.Work:
-    """The local work of a client, as the recipe sets it."""
+def sft_settings(recipe: Recipe) -> SftSettings:
+    """The local training of a client, as the recipe sets it."""
     steps = _steps(recipe)
     training = recipe.training
-    return client.Work(
-        rounds=recipe.federation.rounds,
+    return SftSettings(
         steps=steps,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,
@@ -250,12 +254,15 @@ def _steps(recipe: Recipe) -> int:
 def evaluate(
     lm: LanguageModel,
     questions: Questions,
-    adapters: Sequence[AdapterState],
+    adapters: Sequence[AdapterState | None],
     on_progress: Callable[[str, int, int], None],
 ) -> EvaluationResult:
-    """Measure each adapter; with several (local mode) pool their answers and average the loss."""
+    """Measure each adapter; with several (local mode) pool their answers and average the loss.
+
+    None in the place of an adapter stands for the base model alone.
+    """
     found = []
     for adapter in adapters:
-        lm.load_adapter(adapter)
-        found.append(measure(lm, questions, on_progress))
+        with lm.using(adapter):
+            found.append(measure(lm, questions, on_progress))
     return pool(found)

@@ -16,7 +16,7 @@ from fedrai.data import partition
 from fedrai.errors import DataError, ModelError
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Questions
-from fedrai.federation.run.judging import asked_for, judges_for
+from fedrai.federation.run.judging import judges_for, select_suites
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Data, Recipe, Source
 from fedrai.records import BadRow, Example, Message, Role, Tokens
@@ -262,7 +262,7 @@ def questions_for(
     held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
     on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
-    seed, asked = recipe.seed_for("suites"), asked_for(recipe, progress)
+    seed, asked = recipe.seed_for("suites"), select_suites(recipe, progress)
     return Questions(
         harmful=asked.harmful,
         ordinary=suites.ordinary(held_out, settings.ordinary, seed) if settings.ordinary else (),
@@ -305,7 +305,8 @@ def _more_asked(questions: Questions) -> list[object]:
     """
     judges, missing = questions.judges, sorted(questions.unavailable)
     named = (judges.rule, judges.legacy, judges.guard and (judges.guard.name,
-             judges.guard.threshold), judges.rubric and judges.rubric.name)  # fmt: skip
+             judges.guard.threshold), judges.rubric and judges.rubric.name,
+             *(judge.full_name for judge in judges.installed))  # fmt: skip
     if not (questions.suites or missing) and named == (True, True, None, None):
         return []
     items = [(s.declaration.name, s.declaration.judge, *map(repr, s.items))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedrai import assets, model
 from fedrai.errors import ModelError, RunError
 from fedrai.federation import server
-from fedrai.federation.run import moved, preparation
+from fedrai.federation.run import moved_files, preparation
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.generate import generate
 from fedrai.recipe import loading as recipe
 from fedrai.recipe.sections import Recipe
+from fedrai.records import Message
 from fedrai.runs import RunFolder
 
 
@@ -25,6 +27,35 @@ class Target:
     model: LanguageModel
     adapter: AdapterState | None
     recipe: Recipe
+
+    def answer(
+        self,
+        history: Sequence[Message],
+        *,
+        tuned: bool,
+        limit: int,
+        temperature: float,
+        seed: int,
+    ) -> str:
+        """One answer of the base or the tuned model to a conversation that ends with the user.
+
+        Args:
+            history: the conversation.
+            tuned: with the adapter.
+            limit: longest answer, in tokens.
+            temperature: of sampling; 0: the likeliest token each time.
+            seed: of sampling.
+        """
+        with self.model.using(self.adapter if tuned else None):
+            generated = generate(
+                self.model,
+                [list(history)],
+                max_new_tokens=limit,
+                batch_size=1,
+                temperature=temperature,
+                seed=seed,
+            )
+        return generated.answers[0]
 
 
 INSTEAD = (
@@ -78,7 +109,7 @@ def target(
 def _run_target(
     folder: RunFolder, number: int | None, client: str, load: Load, base: str
 ) -> Target:
-    settings = moved.settings_of(folder)
+    settings = moved_files.settings_of(folder)
     if base:
         settings = with_base(settings, base)
     number = folder.last_round() if number is None else number
@@ -134,8 +165,8 @@ def _maker(path: Path) -> Path | None:
 def _base_in(folder: Path) -> str:
     """The spec of the base model in the recipe of a run, or of a folder of `fedrai align`."""
     if (folder / "run.json").is_file():
-        return moved.settings_of(RunFolder.open(folder)).model.base
-    settings = moved.alignment_of(RunFolder(folder))
+        return moved_files.settings_of(RunFolder.open(folder)).model.base
+    settings = moved_files.alignment_of(RunFolder(folder))
     started = settings.adapter_base or settings.model.base
     if (Path(started) / "run.json").is_file():
         return _base_in(Path(started))

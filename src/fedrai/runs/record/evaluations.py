@@ -10,6 +10,8 @@ from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
 from fedrai.runs.record.values import Json, as_costs, as_count, as_number, as_rate, as_words, part
 
+COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -118,3 +120,14 @@ def _shared(rate: Rate, models: int) -> Rate:
     if models == 1 or rate.prompts or not rate.scored:
         return rate
     return replace(rate, prompts=max(1, rate.scored // models))
+
+
+def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
+    """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
+    found = EvaluationRecord.from_json(0, figures)
+    cells = []
+    for key in ("safe", "safe-legacy", "refused"):
+        rate = found.rates.get(key)
+        unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
+        cells.append("not measured" if rate is None else rate.format() + unscored)
+    return [*cells, "not measured" if found.loss is None else f"{found.loss:.3f}"]

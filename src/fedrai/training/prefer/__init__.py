@@ -7,13 +7,21 @@ asked.
 """
 
 from fedrai.training.prefer.loop import align
-from fedrai.training.prefer.records import AlignResult, AlignStep, Objective, Pair, check
+from fedrai.training.prefer.records import (
+    AlignHooks,
+    AlignResult,
+    AlignSettings,
+    AlignStep,
+    Pair,
+    check,
+)
 from fedrai.training.prefer.reference import log_probabilities
 
 __all__ = [
+    "AlignHooks",
     "AlignResult",
+    "AlignSettings",
     "AlignStep",
-    "Objective",
     "Pair",
     "align",
     "check",

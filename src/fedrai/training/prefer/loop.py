@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
@@ -19,7 +19,14 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens
 from fedrai.runs.costs import release_memory, training_operations
 from fedrai.training.losses import kl_to_reference, preference_loss
-from fedrai.training.prefer.records import AlignResult, AlignStep, Objective, Pair, check
+from fedrai.training.prefer.records import (
+    AlignHooks,
+    AlignResult,
+    AlignSettings,
+    AlignStep,
+    Pair,
+    check,
+)
 from fedrai.training.prefer.reference import (
     Batch,
     Reference,
@@ -30,7 +37,7 @@ from fedrai.training.prefer.reference import (
     training,
     width,
 )
-from fedrai.training.sft import GROUP, Master, label_count, label_loss, label_states, picks
+from fedrai.training.sft import Master, label_count, label_loss, label_states, picks
 
 HISTORY = "history"  # the part of a state that does not belong to the optimiser
 
@@ -54,83 +61,54 @@ def align(
     start: AdapterState,
     rows: Sequence[Tokens],
     pairs: Sequence[Pair],
-    *,
-    objective: Objective,
-    steps: int,
-    rows_per_step: int,
-    pairs_per_step: int,
-    learning_rate: Callable[[int], float],
-    clip_norm: float = 1.0,
-    weight_decay: float = 0.0,
-    micro_batch_tokens: int = 0,
-    group: int = GROUP,
-    seed: int,
-    on_step: Callable[[AlignStep], None] = lambda _: None,
-    every: int = 0,
-    stop: Callable[[int], bool] = lambda _: False,
-    on_state: Callable[[dict[str, Tensor]], None] = lambda _: None,
-    resume: Mapping[str, Tensor] | None = None,
+    settings: AlignSettings,
+    hooks: AlignHooks,
 ) -> tuple[AdapterState, AlignResult]:
     """Train the adapter on rows and preference pairs together, for some steps of AdamW.
 
     Args:
-        model: the shared base model; its adapter is overwritten.
+        model: the shared base model; it gets the adapter that it had back.
         start: the adapter that training starts from, and the reference; float32.
         rows: tokenized rows; may be empty if `rows_per_step` is 0.
         pairs: preference pairs; may be empty if `pairs_per_step` is 0.
-        objective: what is made small.
-        steps: optimiser steps.
-        rows_per_step: rows of a step.
-        pairs_per_step: pairs of a step.
-        learning_rate: by step, from 0.
-        clip_norm: largest norm of the gradient.
-        weight_decay: decoupled, as in AdamW.
-        micro_batch_tokens: tokens, with padding, that go through the model at once; a row or pair
-            that has more goes alone. 0: the rows of a step together, then its pairs.
-        group: steps whose rows are sorted by length together; 1: random steps, which mix kinds of
-            rows evenly, where length tells the kind.
-        seed: decides the order of rows and pairs.
-        on_step: called after every step; may raise KeyboardInterrupt to stop.
-        every: steps from one call of `on_state` and `stop` to the next; 0: no calls.
-        stop: asked with the number of steps done, the adapter being in the model, whether to end;
-            may use the model, with other adapters too. Asked again after `resume`.
-        on_state: gets tensors by name, to be kept for `resume` (in a safetensors file, say).
-        resume: such tensors; all else must be as it was. The reference is read anew and training
-            goes on to the same bits.
+        settings: losses, sizes and rates.
+        hooks: functions to call, and the state to resume from.
 
     Returns:
         The trained adapter (float32, CPU) and the numbers of the alignment.
 
     Raises:
-        DataError: rows or pairs are missing, or not what `check` wants.
+        DataError: rows or pairs are missing, or rejected by `check`.
         ModelError: the loss is not finite, or the output layer does not allow a KL divergence.
-        RunError: `resume` is not of this alignment.
+        RunError: `hooks.resume` is not of this alignment.
     """
-    _enough(rows, pairs, rows_per_step, pairs_per_step)
-    work = Work(model, rows, pairs, objective, micro_batch_tokens, model.shape())
-    plan = _plan(work, rows_per_step, pairs_per_step, steps, seed, group)
-    master = Master(model, start, weight_decay=weight_decay)
-    reference = read_reference(work, plan)
-    done = [] if resume is None else _restore(master, resume, steps)
-    while len(done) < steps:
-        if every and done and len(done) % every == 0 and stop(len(done)):
-            break
-        since = time.perf_counter()
-        master.put()
-        report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
-        master.collect()
-        master.step(learning_rate(len(done)), clip_norm)
-        done.append(replace(report, seconds=time.perf_counter() - since))
-        on_step(done[-1])
-        if every and len(done) % every == 0:
-            on_state({**master.state(), HISTORY: _history(done)})
-    master.put()
+    _check_counts(rows, pairs, settings)
+    work = Work(model, rows, pairs, settings.objective, settings.micro_batch_tokens, model.shape())
+    plan = _plan(work, settings)
+    with model.using(start):
+        master = Master(model, start, weight_decay=settings.weight_decay)
+        reference = read_reference(work, plan)
+        steps = settings.steps
+        done = [] if hooks.resume is None else _restore(master, hooks.resume, steps)
+        while len(done) < steps:
+            if hooks.every and done and len(done) % hooks.every == 0 and hooks.stop(len(done)):
+                break
+            since = time.perf_counter()
+            master.put()
+            report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
+            master.collect()
+            master.step(settings.learning_rate(len(done)), settings.clip_norm)
+            done.append(replace(report, seconds=time.perf_counter() - since))
+            hooks.on_step(done[-1])
+            if hooks.every and len(done) % hooks.every == 0:
+                hooks.on_state({**master.state(), HISTORY: _history(done)})
     release_memory()
     return master.adapter(), _result(done, reference)
 
 
-def _enough(rows: Sequence[Tokens], pairs: Sequence[Pair], some: int, couples: int) -> None:
-    """Raise unless there is what steps are made of."""
+def _check_counts(rows: Sequence[Tokens], pairs: Sequence[Pair], settings: AlignSettings) -> None:
+    """Raise unless there are rows and pairs for the steps."""
+    some, couples = settings.rows_per_step, settings.pairs_per_step
     if min(some, couples) < 0 or not some + couples:
         raise ValueError(f"a step needs rows or pairs, got {some} and {couples}")
     if (some and not rows) or (couples and not pairs):
@@ -140,18 +118,21 @@ def _enough(rows: Sequence[Tokens], pairs: Sequence[Pair], some: int, couples: i
     check(rows if some else [], pairs if couples else [])
 
 
-def _plan(
-    work: Work, some: int, couples: int, steps: int, seed: int, group: int = GROUP
-) -> list[Batch]:
+def _plan(work: Work, settings: AlignSettings) -> list[Batch]:
     """Which rows and pairs each step takes."""
     row_lengths = [len(row.ids) for row in work.rows]
     pair_lengths = [width(pair) for pair in work.pairs]
-    rows = _drawn(row_lengths, some, steps, seed, group)
-    return list(zip(rows, _drawn(pair_lengths, couples, steps, seed + 1, group), strict=True))
+    rows = _drawn(row_lengths, settings.rows_per_step, settings, settings.seed)
+    pairs = _drawn(pair_lengths, settings.pairs_per_step, settings, settings.seed + 1)
+    return list(zip(rows, pairs, strict=True))
 
 
-def _drawn(lengths: Sequence[int], size: int, steps: int, seed: int, group: int) -> list[list[int]]:
-    return list(picks(lengths, size, steps, seed, group)) if size else [[] for _ in range(steps)]
+def _drawn(
+    lengths: Sequence[int], size: int, settings: AlignSettings, seed: int
+) -> list[list[int]]:
+    if not size:
+        return [[] for _ in range(settings.steps)]
+    return list(picks(lengths, size, settings.steps, seed, settings.group))
 
 
 def _gradients(

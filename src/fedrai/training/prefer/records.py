@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from fedrai.errors import DataError
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
-from fedrai.training.losses import PreferenceKind, check_preference
-from fedrai.training.sft import label_count
+from fedrai.training.sft import GROUP, label_count
 
 CUT = "leave it out; a prompt as long as max_length leaves nothing of the answer"
 
@@ -31,35 +32,55 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
-    """What is made small: the weighted sum of three means.
+class AlignSettings:
+    """How an alignment trains.
 
     Attributes:
-        sft: weight of the cross-entropy per label token of the rows; 0 with `kl` above 0 makes the
-            rows mere anchors.
-        preference: weight of the loss per pair (`losses.preference_loss`).
-        kl: weight of KL(reference || policy) per label token of rows and chosen answers
-            (`losses.kl_to_reference`); at 0 its work is left out.
-        beta: how dear it is to leave the reference, in the loss of pairs.
-        kind: which loss pairs have; `ipo` reads log-probabilities per token, others per answer.
-        smoothing: probability that a pair is the wrong way round.
-
-    Raises:
-        ValueError: a value is out of its range.
+        objective: the weights of the three losses.
+        steps: optimiser steps.
+        rows_per_step: rows of a step.
+        pairs_per_step: pairs of a step.
+        learning_rate: by step, from 0.
+        seed: decides the order of rows and pairs.
+        clip_norm: largest norm of the gradient.
+        weight_decay: decoupled, as in AdamW.
+        micro_batch_tokens: tokens, with padding, that go through the model at once; a row or pair
+            that has more goes alone. 0: the rows of a step together, then its pairs.
+        group: steps whose rows are sorted by length together; 1: random steps, which mix kinds of
+            rows evenly, where length tells the kind.
     """
 
-    sft: float = 1.0
-    preference: float = 1.0
-    kl: float = 0.0
-    beta: float = 0.1
-    kind: PreferenceKind = "sigmoid"
-    smoothing: float = 0.0
+    objective: Goal
+    steps: int
+    rows_per_step: int
+    pairs_per_step: int
+    learning_rate: Callable[[int], float]
+    seed: int
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    micro_batch_tokens: int = 0
+    group: int = GROUP
 
-    def __post_init__(self) -> None:
-        check_preference(self.beta, self.kind, self.smoothing)
-        weights = (self.sft, self.preference, self.kl)
-        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-            raise ValueError(f"weights must be at least 0 and not all 0, got {weights}")
+
+@dataclass(frozen=True, slots=True)
+class AlignHooks:
+    """Functions that an alignment calls, and the state it resumes from.
+
+    Attributes:
+        on_step: called after every step; may raise KeyboardInterrupt to stop.
+        every: steps from one call of `on_state` and `stop` to the next; 0: no calls.
+        stop: called with the number of steps done, the adapter being in the model; True ends the
+            training. May use the model, with other adapters too. Called again after `resume`.
+        on_state: receives tensors by name, to be stored for `resume` (in a safetensors file, say).
+        resume: such tensors; all else must be as it was. The reference is read again and training
+            continues to the same bits.
+    """
+
+    on_step: Callable[[AlignStep], None] = lambda _: None
+    every: int = 0
+    stop: Callable[[int], bool] = lambda _: False
+    on_state: Callable[[dict[str, Tensor]], None] = lambda _: None
+    resume: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from torch import Tensor
 from fedrai.errors import ModelError
 from fedrai.model import LanguageModel
 from fedrai.model.batching import cut, padded
+from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
 from fedrai.runs.costs import Shape, generation_operations
 from fedrai.training.losses import sum_by_row, token_cross_entropy
-from fedrai.training.prefer.records import Objective, Pair
+from fedrai.training.prefer.records import Pair
 from fedrai.training.sft import label_count, label_states
 
 AT_ONCE = 8  # rows that the reference reads at once when tokens have no limit
@@ -36,7 +37,7 @@ class Work:
     model: LanguageModel
     rows: Sequence[Tokens]
     pairs: Sequence[Pair]
-    objective: Objective
+    objective: Goal
     micro_batch_tokens: int
     shape: Shape
 

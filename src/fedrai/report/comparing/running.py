@@ -1,4 +1,4 @@
-"""What `fedrai compare` does: arms x seeds (x one axis) of a recipe, one run after the other.
+"""The runs of a comparison, one after the other: arms x seeds (x one axis) of a recipe.
 
 Shared work is done once: the base model is loaded once for as long as arms agree on it, evaluated
 once where they ask the same, and the guard's verdicts are kept by its cache. A run that is finished
@@ -8,27 +8,23 @@ is not made again, and one that was stopped goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from fedrai import assets
-from fedrai.cli.show.display import about
-from fedrai.cli.work import run
 from fedrai.errors import RunError
-from fedrai.federation.run import preparation
-from fedrai.federation.run.summarising import summarise
+from fedrai.federation.run import preparation, running
+from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.model import LanguageModel
+from fedrai.progress import about
 from fedrai.recipe.sections import Recipe
 from fedrai.report.comparing.differences import reference_arm
 from fedrai.report.comparing.layout import Axis, PlannedRun, plan_runs
 from fedrai.report.comparing.writing import ComparisonResult, compare_runs, write
 from fedrai.runs import RunFolder, record
 from fedrai.runs.costs import Cost
-
-Announce = Callable[[str], None]
+from fedrai.runs.record import Summary, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class Arm:
     seed: int
     value: str
     path: Path
-    summary: Mapping[str, Any]
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +56,21 @@ class Outcome:
 def compare(
     settings: Recipe,
     out: Path,
-    announce: Announce,
     *,
     seeds: Sequence[int] = (),
     axis: Axis | None = None,
     against: str = "",
-    progress: bool = True,
+    observer: Observer = SILENT,
 ) -> Outcome:
     """Run every arm of a recipe with every seed; finished runs are not made again.
 
     Args:
         settings: the recipe with its arms.
         out: the comparison's folder.
-        announce: hears of each run before it begins.
         seeds: in the place of the recipe's own.
         axis: a key with its values.
         against: the arm that others are held against; empty: harmful, fedavg, or the first.
-        progress: show how each run goes on.
+        observer: is told of each run and of its progress.
 
     Raises:
         RunError: a folder in the way is a run, or belongs to another recipe.
@@ -91,13 +85,13 @@ def compare(
     plan = plan_runs(settings, out, seeds, axis)
     against = reference_arm(list(dict.fromkeys(entry.arm for entry in plan)), against)
     runs = list({entry.path: entry for entry in plan}.values())
-    _make(runs, announce, named=len({entry.seed for entry in runs}) > 1, progress=progress)
+    _make(runs, named=len({entry.seed for entry in runs}) > 1, observer=observer)
     found = compare_runs(plan, axis, against)
     arms = (Arm(e.arm, e.seed, e.value, e.path, summarise(RunFolder.open(e.path))) for e in runs)
     return Outcome(tuple(arms), found, tuple(write(found, out)))
 
 
-def _make(runs: Sequence[PlannedRun], announce: Announce, *, named: bool, progress: bool) -> None:
+def _make(runs: Sequence[PlannedRun], *, named: bool, observer: Observer) -> None:
     """Make the runs that are not finished; each is announced with what is left."""
     pending = [entry for entry in runs if not _finished(entry.path)]
     took: dict[str, list[float]] = {}
@@ -105,18 +99,19 @@ def _make(runs: Sequence[PlannedRun], announce: Announce, *, named: bool, progre
         if entry not in pending:
             took.setdefault(entry.arm, []).append(_seconds(entry.path))
     if not pending:
-        announce(f"all {len(runs)} runs are finished; none is made again")
-    models = _Models(progress)
+        observer.heading(f"all {len(runs)} runs are finished; none is made again")
+    models = _Models(observer)
     paths = [entry.path for entry in runs]
     for number, entry in enumerate(pending):
-        announce(_line(pending[number:], len(runs), took, named=named))
+        observer.heading(_line(pending[number:], len(runs), took, named=named))
         begun = time.monotonic()
         there = [path for path in paths if path != entry.path and (path / "run.json").is_file()]
         fresh = not (entry.path / "run.json").is_file()
         if fresh:
-            run.run(entry.recipe, entry.path, models.get(entry.recipe), there, progress=progress)
+            model = models.get(entry.recipe)
+            running.run(entry.recipe, entry.path, model, there, observer=observer)
         else:
-            run.resume(entry.path, models.get(entry.recipe), progress=progress)
+            running.resume(entry.path, models.get(entry.recipe), observer=observer)
         seconds = time.monotonic() - begun
         took.setdefault(entry.arm, []).append(seconds if fresh else _seconds(entry.path))
 
@@ -162,12 +157,12 @@ def _seconds(path: Path) -> float:
 class _Models:
     """The model that was loaded last, for as long as arms agree on it."""
 
-    def __init__(self, progress: bool) -> None:
-        self._progress = assets.RichProgress() if progress else None
+    def __init__(self, observer: Observer) -> None:
+        self._progress = observer.downloads
         self._last: tuple[Recipe, LanguageModel] | None = None
 
     def get(self, settings: Recipe) -> LanguageModel:
-        if self._last is None or not run.same_model(self._last[0], settings):
+        if self._last is None or not running.same_model(self._last[0], settings):
             self._last = None  # two big models at once may not fit
             self._last = (settings, preparation.load_model(settings, self._progress))
         return self._last[1]

@@ -1,4 +1,4 @@
-"""What `fedrai align` does: one alignment of one model, in a folder that can be gone on with.
+"""One alignment of one model without a federation, as `fedrai align` does; it can be resumed.
 
 recipe.toml           the resolved recipe
 align.json            what the alignment started from; tells whether it is the same one
@@ -18,29 +18,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import assets, recipe, runs
-from fedrai.cli import captured_log
-from fedrai.cli.show.display import Display
-from fedrai.cli.show.summary import COLUMNS, evaluation_cells
-from fedrai.cli.stopping import Stop, stoppable
+from fedrai import recipe, runs
 from fedrai.constitution.card import card
 from fedrai.constitution.material import HARMLESS, RECORDS, write_answers
 from fedrai.constitution.material import read as read_material
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import Tools
+from fedrai.constitution.plan import PhaseTools
 from fedrai.constitution.storing import export, write_records
 from fedrai.errors import RecipeError, RunError
 from fedrai.evaluation import storing
-from fedrai.federation.run import aligning, local, moved, preparation
+from fedrai.federation.run import aligning, local, moved_files, preparation
+from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.rows import questions_for
+from fedrai.federation.run.stopping import Stop, stoppable
 from fedrai.federation.run.targets import Target, target
-from fedrai.federation.run.trained import of_model, of_recipe
-from fedrai.filter.screening import Screening
+from fedrai.federation.run.trained_suites import of_model, of_recipe
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, read_adapter
 from fedrai.recipe.sections import AlignRecipe, seed_for
-from fedrai.runs import RunFolder
+from fedrai.runs import RunFolder, captured_log
 from fedrai.runs.files import digest_of, json_text
+from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 
 CARD = "README.md"
 NUMBER = 1  # the only round there is
@@ -62,8 +61,8 @@ class Job:
     settings: AlignRecipe
     chosen: Target
     start: AdapterState
-    prepared: preparation.Prepared
-    tools: Tools
+    prepared: preparation.PreparedRun
+    tools: PhaseTools
     named: AlignRecipe
 
     def info(self) -> dict[str, Any]:
@@ -81,42 +80,6 @@ class Job:
         }
 
 
-def settings_for(
-    base: str,
-    file: Path | None,
-    overrides: tuple[str, ...],
-    *,
-    constitution: str | None = None,
-    steps: int | None = None,
-    epoch: bool = False,
-    adapter_base: str = "",
-) -> AlignRecipe:
-    """The recipe that a command line asks for; its options win over the file.
-
-    Args:
-        base: model, adapter folder or run; empty: the file names it.
-        file: a recipe, or None.
-        overrides: `section.key=value` strings.
-        constitution: a file, in place of the recipe's.
-        steps: how many steps.
-        epoch: go through all revisions once.
-        adapter_base: base model of the adapter or run, where it lies elsewhere; empty: as it says.
-
-    Raises:
-        RecipeError: a key or value is not allowed.
-    """
-    changes: dict[str, Any] = {"model.base": base} if base else {}
-    if adapter_base:
-        changes["adapter_base"] = adapter_base
-    if constitution is not None:
-        changes["constitution.file"] = constitution
-    if steps is not None:
-        changes |= {"constitution.steps": steps, "constitution.schedule": "budget"}
-    if epoch:
-        changes["constitution.schedule"] = "full"
-    return recipe.load_alignment(file, overrides, list(changes.items()))
-
-
 def settings_of(path: Path) -> AlignRecipe:
     """The recipe of an alignment that was begun.
 
@@ -132,8 +95,7 @@ def prepare(
     settings: AlignRecipe,
     kept_out: Mapping[str, str] | None = None,
     named: AlignRecipe | None = None,
-    *,
-    progress: bool = True,
+    observer: Observer = SILENT,
 ) -> Job:
     """Load and check everything, without writing anything.
 
@@ -141,7 +103,7 @@ def prepare(
         settings: the recipe.
         kept_out: of an alignment that was begun; None: the suites that are here now.
         named: the recipe with the names that its files had then; None: as they have now.
-        progress: show downloads.
+        observer: shows downloads.
 
     Raises:
         RecipeError: `[adapter]` does not fit the adapter to start from.
@@ -150,27 +112,26 @@ def prepare(
     """
     whole, named = settings.as_run(), named or settings
     alignment = preparation.alignment_of(whole, named.as_run())
-    shown = assets.RichProgress() if progress else None
     chosen = target(
         settings.model.base,
         like=whole,
         base=settings.adapter_base,
-        load=lambda part, _shown, *more: preparation.load_model(part, shown, *more),
+        load=lambda part, _shown, *more: preparation.load_model(part, observer.downloads, *more),
     )
     _check_adapter(settings, chosen)
     whole = whole.model_copy(
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}
     )
     questions = questions_for(whole, chosen.model)
-    kept = preparation.kept_out_of(whole) if kept_out is None else kept_out
-    prepared = preparation.Prepared(
-        whole, chosen.model, {}, {}, (), questions, Screening(), alignment, kept_out=kept
+    kept = preparation.excluded_suites(whole) if kept_out is None else kept_out
+    prepared = preparation.PreparedRun(
+        whole, chosen.model, {}, {}, (), questions, FilterOutcome(), alignment, excluded=kept
     )
     tools = aligning.tools_for(
         prepared,
         lambda _kind, **_fields: None,
         chosen.adapter,
-        shown,
+        observer.downloads,
     )
     fresh = chosen.model.fresh_adapter(seed_for(settings.seed, "adapter"))
     return Job(settings, chosen, chosen.adapter or fresh, prepared, tools, named)
@@ -191,16 +152,15 @@ def align(
     settings: AlignRecipe,
     out: Path,
     places: Mapping[str, str] | None = None,
-    *,
-    progress: bool = True,
+    observer: Observer = SILENT,
 ) -> Path:
     """Align a model into a folder, or go on with the same alignment there.
 
     Args:
         settings: the recipe, as it was begun.
         out: the folder.
-        places: where files that it names lie now, by where they lay; see `federation.run.moved`.
-        progress: show how it goes on.
+        places: where files that it names lie now, by where they lay; see `moved_files`.
+        observer: is told of the progress.
 
     Raises:
         RunError: the folder holds something else, or another process works on it.
@@ -213,18 +173,18 @@ def align(
     if not begun:
         runs.check_free(out)
     run = RunFolder(out)
-    moved.check(run, settings, places or {})
-    here = moved.alignment_of(run, places) if begun else settings
+    moved_files.check(run, settings, places or {})
+    here = moved_files.alignment_of(run, places) if begun else settings
     kept = run.read_json("align.json").get("kept_out", {}) if begun else None
-    job = prepare(here, kept, settings, progress=progress)
+    job = prepare(here, kept, settings, observer)
     if not begun:
         _begin(run, job)
     with run.lock(), captured_log.into(out):
         run.repair()
         _check_same(run, job)
-        moved.keep(run, places or {})
+        moved_files.record(run, places or {})
         run.event("resumed" if begun else "started", command=local.command_line())
-        _go_on(run, job, progress)
+        _go_on(run, job, observer)
     return out
 
 
@@ -258,33 +218,33 @@ def _check_same(run: RunFolder, job: Job) -> None:
             )
 
 
-def _go_on(run: RunFolder, job: Job, progress: bool) -> None:
-    with Display(0, quiet=not progress) as display, stoppable() as stop:
-        watch = _watch(run, display, stop)
-        _evaluate(run, job, watch, display, "before", job.start)
+def _go_on(run: RunFolder, job: Job, observer: Observer) -> None:
+    with stoppable() as stop:
+        watch = _watch(run, observer, stop)
+        _evaluate(run, job, watch, observer, "before", job.start)
         if not (run.path / "report.json").is_file():
             _align(run, job, watch)
         adapter = read_adapter(run.path / "adapter")
-        _evaluate(run, job, watch, display, "after", adapter)
+        _evaluate(run, job, watch, observer, "after", adapter)
     _finish(run)
 
 
-def _watch(run: RunFolder, display: Display, stop: Stop) -> preparation.Watch:
+def _watch(run: RunFolder, observer: Observer, stop: Stop) -> preparation.Callbacks:
     def event(kind: str, **fields: Any) -> None:
         if "round" in fields:
             fields["round"] = 0  # there are none
         if kind not in preparation.UNRECORDED:
             run.event(kind, **fields)
-        display.event(kind, **fields)
+        observer.event(kind, **fields)
 
-    return preparation.Watch(event=stop.after(event), answers=stop.after(display.answers))
+    return preparation.Callbacks(event=stop.after(event), answers=stop.after(observer.answers))
 
 
 def _evaluate(
     run: RunFolder,
     job: Job,
-    watch: preparation.Watch,
-    display: Display,
+    watch: preparation.Callbacks,
+    observer: Observer,
     when: str,
     adapter: AdapterState,
 ) -> None:
@@ -292,14 +252,14 @@ def _evaluate(
     folder = run.path / "evaluations" / when
     if job.settings.evaluation is None or folder.is_dir():
         return
-    display.say(f"evaluating the model {when} the alignment")
+    observer.say(f"evaluating the model {when} the alignment")
     questions, lm = job.prepared.questions, job.chosen.model
     measured = preparation.evaluate(lm, questions, [adapter], watch.answers)
     storing.write_evaluation(run, folder, measured)
     run.event("evaluation-finished", when=when)
 
 
-def _align(run: RunFolder, job: Job, watch: preparation.Watch) -> None:
+def _align(run: RunFolder, job: Job, watch: preparation.Callbacks) -> None:
     phase = Phase(aligning.plan_for(job.prepared.recipe), replace(job.tools, tell=watch.event))
     work = run.path / "work"
     work.mkdir(exist_ok=True)

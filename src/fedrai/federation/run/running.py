@@ -1,31 +1,21 @@
-"""What each command does, behind `cli/root.py`: load, run, write, and say what was written
-where.
-"""
+"""A whole run, whichever engine reaches the clients: start it in a new folder, or resume it."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedrai import assets, recipe, runs
-from fedrai.cli import captured_log
-from fedrai.cli.show import summary
-from fedrai.cli.show.display import Display
-from fedrai.cli.stopping import stoppable
 from fedrai.errors import AssetError
 from fedrai.federation import round_record
-from fedrai.federation.run import damage, local, moved, preparation, resuming, summarising
-from fedrai.federation.run.targets import Target
+from fedrai.federation.run import damage, local, moved_files, preparation, resuming
+from fedrai.federation.run.observer import SILENT, Observer
+from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
 from fedrai.model import LanguageModel
-from fedrai.model.generate import generate
 from fedrai.recipe.sections import Recipe
-from fedrai.records import Message
-from fedrai.runs import RunFolder, tracking
+from fedrai.runs import RunFolder, captured_log, record, tracking
 
 
 class Engine(Protocol):
@@ -42,11 +32,11 @@ class Engine(Protocol):
         loaded: LanguageModel | None,
         tell: Callable[[str, int, int], None],
         /,
-    ) -> preparation.Prepared:
+    ) -> preparation.PreparedRun:
         """Load and check what a run needs."""
 
     def execute(
-        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch, /
+        self, prepared: preparation.PreparedRun, run: RunFolder, watch: preparation.Callbacks, /
     ) -> None:
         """Run the rounds that the run folder does not hold yet."""
 
@@ -57,8 +47,7 @@ def run(
     loaded: LanguageModel | None = None,
     siblings: Sequence[Path] = (),
     engine: Engine = local,
-    *,
-    progress: bool = True,
+    observer: Observer = SILENT,
 ) -> Path:
     """Start a run in a new folder and go to its end.
 
@@ -68,38 +57,36 @@ def run(
         loaded: a model that was loaded for the same settings.
         siblings: folders of runs that may have evaluated the same base model already.
         engine: reaches the clients.
-        progress: show how it goes on.
+        observer: is told of the progress.
 
     Raises:
         FedRAIError: something cannot be used; no run folder is left half-written.
         KeyboardInterrupt: stopped by the user; the folder can be resumed.
     """
     runs.check_free(out)
-    prepared = _prepare(settings, loaded, engine, progress)
+    prepared = _prepare(settings, loaded, engine, observer)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock(), captured_log.into(out):
         folder.event("started", command=local.command_line())
         _share_base_evaluation(folder, settings, siblings)
-        _go_on(prepared, folder, engine, progress)
+        _go_on(prepared, folder, engine, observer)
     return out
 
 
 def _prepare(
-    settings: Recipe, loaded: LanguageModel | None, engine: Engine, progress: bool
-) -> preparation.Prepared:
+    settings: Recipe, loaded: LanguageModel | None, engine: Engine, observer: Observer
+) -> preparation.PreparedRun:
     """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
     tracking.check(settings.tracking.kind)
-    shown = assets.RichProgress() if progress else None
-    with Display(0, quiet=not progress) as display:
-        try:
-            prepared = engine.prepare(settings, shown, loaded, display.judged)
-        except KeyboardInterrupt:
-            if settings.filter.mode != "off":
-                display.event("filter-stopped")
-            raise
-        if prepared.screening.note:
-            display.event("filter-not-kept", why=prepared.screening.note)
-        return prepared
+    try:
+        prepared = engine.prepare(settings, observer.downloads, loaded, observer.judged)
+    except KeyboardInterrupt:
+        if settings.filter.mode != "off":
+            observer.event("filter-stopped")
+        raise
+    if prepared.screening.note:
+        observer.event("filter-not-kept", why=prepared.screening.note)
+    return prepared
 
 
 def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Path]) -> None:
@@ -121,8 +108,7 @@ def resume(
     loaded: LanguageModel | None = None,
     engine: Engine = local,
     places: Mapping[str, str] | None = None,
-    *,
-    progress: bool = True,
+    observer: Observer = SILENT,
 ) -> Path:
     """Go on with a run that was stopped or killed; a finished one is left as it is.
 
@@ -131,73 +117,62 @@ def resume(
         loaded: a model that was loaded for the same settings.
         engine: reaches the clients; the one that the run began with.
         places: where files that the recipe names lie now, by where they lay; see `moved`.
-        progress: show how it goes on.
+        observer: is told of the progress.
 
     Raises:
         RunError: no run there, or its data, model or engine are not what they were.
     """
-    folder = damage.opened(path)
+    folder = damage.open_run(path)
     resuming.check_engine(folder, engine.ENGINE)
-    moved.check(folder, recipe.load(folder.recipe_file), places or {})
-    settings = moved.settings_of(folder, places)
+    moved_files.check(folder, recipe.load(folder.recipe_file), places or {})
+    settings = moved_files.settings_of(folder, places)
     with folder.lock(), captured_log.into(path):
-        damage.make_good(folder)
+        damage.repair(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
-            folder.write_json(
-                "summary.json", summarising.summarise(folder)
-            )  # a kill may have lost it
-            if progress:
-                print(f"{path} is finished; there is nothing to go on with", file=sys.stderr)
+            record.write_summary(folder)  # a kill may have lost it
+            observer.note(f"{path} is finished; there is nothing to resume")
             return path
         try:
-            prepared = _prepare(settings, loaded, engine, progress)
+            prepared = _prepare(settings, loaded, engine, observer)
         except AssetError as error:
             hint = f"{error.hint} {resuming.moved_hint(path)}".strip()
             raise AssetError(error.message, hint=hint) from error
         folder.repair()  # before the first new event, which must not join a line that was cut
         now = resuming.info_of(folder, prepared)
-        if changed := resuming.check_same(folder, now):
-            note = (
-                f"versions changed since the run began: {', '.join(changed)};"
+        if changed := resuming.check_unchanged(folder, now):
+            observer.warn(
+                f"versions changed since the run started: {', '.join(changed)};"
                 " the result may differ in the last bits"
             )
-            if progress:
-                print(f"note: {note}", file=sys.stderr)
-            else:
-                warnings.warn(note, stacklevel=2)
-        moved.keep(folder, places or {})
+        moved_files.record(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
-        _go_on(prepared, folder, engine, progress)
+        _go_on(prepared, folder, engine, observer)
     return path
 
 
 def _go_on(
-    prepared: preparation.Prepared, folder: RunFolder, engine: Engine, progress: bool
+    prepared: preparation.PreparedRun, folder: RunFolder, engine: Engine, observer: Observer
 ) -> None:
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
     steps = plan.sampled * plan.steps_per_round
-    display = Display(plan.rounds * steps, folder.last_round() * steps, quiet=not progress)
     screening = local.write_screening(prepared, folder)
     if screening is not None or prepared.screening.skipped:
-        display.event("filter-finished", **(screening or prepared.screening.to_json()))
+        observer.event("filter-finished", **(screening or prepared.screening.to_json()))
+    observer.plan(plan.rounds * steps, folder.last_round() * steps, record.summarise(folder))
 
     def event(kind: str, **fields: Any) -> None:
-        display.event(kind, **fields)
-        resuming.keep_summary(folder, kind)
+        observer.event(kind, **fields)
+        resuming.update_summary(folder, kind)
         tell(kind)
         if kind in preparation.UNRECORDED:
             stop.check()
 
-    for line in summary.rows_notes(folder.info):
-        display.say(line)
-    display.event("suites-missing", unavailable=prepared.questions.unavailable)
-    with (
-        display,
-        stoppable() as stop,
-        tracked(prepared.recipe, folder, display.say) as tell,
-    ):
-        watch = preparation.Watch(event, stop.after(display.step), stop.after(display.answers))
-        engine.execute(prepared, folder, watch)
+    observer.event("suites-missing", unavailable=prepared.questions.unavailable)
+    with stoppable() as stop, tracked(prepared.recipe, folder, observer.say) as tell:
+        callbacks = preparation.Callbacks(
+            event, stop.after(observer.step), stop.after(observer.answers)
+        )
+        engine.execute(prepared, folder, callbacks)
 
 
 def same_model(one: Recipe, other: Recipe) -> bool:
@@ -210,28 +185,3 @@ def same_model(one: Recipe, other: Recipe) -> bool:
         and one.training.gradient_checkpointing == other.training.gradient_checkpointing
         and one.training.compile == other.training.compile
     )
-
-
-def answer(
-    chosen: Target,
-    history: Sequence[Message],
-    *,
-    tuned: bool,
-    limit: int,
-    temperature: float,
-    seed: int,
-) -> str:
-    """One answer of the base or the tuned model to a conversation that ends with the user."""
-    if chosen.adapter is not None:
-        chosen.model.load_adapter(chosen.adapter)
-    context = contextlib.nullcontext() if tuned else chosen.model.without_adapter()
-    with context:
-        made = generate(
-            chosen.model,
-            [list(history)],
-            max_new_tokens=limit,
-            batch_size=1,
-            temperature=temperature,
-            seed=seed,
-        )
-    return made.answers[0]

@@ -1,4 +1,4 @@
-"""Ctrl-C stops long work after the running step, loses nothing, and the user hears how to go on."""
+"""Ctrl-C stops long work after the running step, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import ParamSpec, TypeVar
-
-from fedrai.errors import FederationError
+from typing import ParamSpec
 
 Given = ParamSpec("Given")
-Result = TypeVar("Result")
 
 
 class Stop:
@@ -60,25 +57,3 @@ def stoppable() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def with_way_on(
-    call: Callable[[], Result], command: str, begun: Callable[[], bool] = lambda: True
-) -> Result:
-    """Call something long; on Ctrl-C, or when a round fails, say how to go on.
-
-    Args:
-        call: the work.
-        command: what goes on with it.
-        begun: whether there is something to go on with.
-    """
-    try:
-        return call()
-    except KeyboardInterrupt:
-        if begun():
-            print(f"stopped; nothing is lost. Go on with:\n  {command}", file=sys.stderr)
-        raise
-    except FederationError as error:
-        way = f"go on with: {command}"
-        error.hint = f"{error.hint}; {way}" if error.hint else way
-        raise

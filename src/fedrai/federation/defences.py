@@ -1,0 +1,61 @@
+"""Defences: what the server does to the aggregated adapter before it is aligned and sent.
+
+Today all of them come from installed packages; see docs/extending.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedrai import plugins
+from fedrai.errors import FederationError, ModelError
+from fedrai.federation.aggregation import check_values
+from fedrai.model import AdapterState
+from fedrai.model.adapters import check_adapter
+from fedrai.recipe.run import DEFENCES
+from fedrai.recipe.sections import Defence
+
+Defend = Callable[[int, AdapterState, AdapterState], AdapterState]
+"""Round, adapter that the round started from, aggregated adapter -> adapter to go on with."""
+
+
+def build(settings: Defence) -> Defend | None:
+    """The defence that a recipe names; None if it names none.
+
+    Raises:
+        DependencyError: its package cannot be used.
+        FederationError: what the package gives is no defence.
+    """
+    if not settings.method:
+        return None
+    defence = plugins.make(DEFENCES, settings.method, **settings.settings)
+    if not callable(getattr(defence, "after", None)):
+        raise FederationError(
+            f"the plug-in {settings.method!r} of {plugins.package(DEFENCES, settings.method)} gives"
+            " no defence (no method after)",
+            hint="see docs/extending.md",
+        )
+    return _checked(settings.method, defence.after)
+
+
+def _checked(name: str, after: Defend) -> Defend:
+    """The defence on copies, with what it gives held against the adapter that it was given."""
+
+    def defend(number: int, before: AdapterState, aggregated: AdapterState) -> AdapterState:
+        place = f"round {number}: the defence {name!r}"
+        try:
+            adapter = after(number, _copy(before), _copy(aggregated))
+            check_adapter(adapter, {key: tuple(t.shape) for key, t in aggregated.items()})
+            adapter = {key: adapter[key].detach().float() for key in aggregated}
+        except ModelError as error:
+            raise FederationError(f"{place}: {error.message}") from error
+        except Exception as error:
+            raise FederationError(f"{place} fails: {type(error).__name__}: {error}") from error
+        check_values(adapter, f"{place}:", "correct [defence] settings, or the package")
+        return adapter
+
+    return defend
+
+
+def _copy(adapter: AdapterState) -> AdapterState:
+    return {name: tensor.clone() for name, tensor in adapter.items()}
