@@ -95,7 +95,7 @@ def home(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def test_a_guard_is_listed_before_its_package_is_imported(guards: Path) -> None:
-    entry = next(one for one in loading.known() if one.name == "acme-words")
+    entry = next(one for one in loading.available_guards() if one.name == "acme-words")
     assert (entry.kind, entry.what, entry.ready) == ("plug-in", "acme 1.0", True)
     assert "acme_guards" not in sys.modules
 
@@ -155,7 +155,7 @@ def test_two_packages_with_one_name(install: Install) -> None:
     install("acme_two", "", "fedrai.guards", "same = acme_two:make", "acme-two")
     with pytest.raises(DependencyError, match=r"offered by acme-one 1\.0 and acme-two 1\.0"):
         loading.load("same")
-    listed = {one.name: one.what for one in loading.known()}
+    listed = {one.name: one.what for one in loading.available_guards()}
     assert listed["same"] == "acme-one 1.0 and acme-two 1.0"
 
 

@@ -33,7 +33,7 @@ from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import prover
 from fedrai.federation.run.rows import tokenized, usable_rows
-from fedrai.filter.screening import policy_of, screened
+from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.progress import ProgressLines
 from fedrai.recipe.sections import Node, Recipe
@@ -223,7 +223,7 @@ def load(
     kept, counts = _screened(examples, settings, node, note, progress)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
-    why = f"; {data.commonest(bad)}" if bad else ""
+    why = f"; {data.most_common_problem(bad)}" if bad else ""
     note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable{why}")
     return NodeSite(node, settings, lm, rows, counts, note, progress)
 
@@ -278,7 +278,7 @@ def _screened(
     if needs_guard(settings.filter, node.policy):
         _check_threshold(settings, node, note)
     try:
-        kept, screening = screened(
+        kept, screening = screen_clients(
             settings,
             {node.name: list(examples)},
             tell=lambda _name, done, of: progress.report("filter", done, of, unit="judged"),

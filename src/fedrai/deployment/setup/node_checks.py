@@ -60,7 +60,7 @@ def _rows(folder: Path, source: Source) -> Check:
     loaded = data.load_source(source.model_copy(update={"path": spec}), "skip")
     good, bad = len(loaded.examples), len(loaded.bad_rows)
     if bad:
-        why = data.commonest(loaded.bad_rows)
+        why = data.most_common_problem(loaded.bad_rows)
         return Check(name, "warning", f"{good} rows, and {bad} that cannot be used; {why}",
                      'mend them, or let recipes say data.on_bad_rows = "skip"')  # fmt: skip
     return Check(name, "ok", f"{good} rows")

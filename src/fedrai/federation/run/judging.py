@@ -25,7 +25,7 @@ from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable
 from fedrai.evaluation.suites.items import sample
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.stopping import stoppable
-from fedrai.filter.labelled import open_cache, open_guard, threshold_of
+from fedrai.filter.guard_evaluation import open_cache, open_guard, threshold_of
 from fedrai.guards import cache, loading
 from fedrai.guards.base import full_name
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES

@@ -6,10 +6,8 @@ exists; `execute` builds the ClientApp, the Grid and the ServerApp's loop and go
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -29,7 +27,7 @@ from fedrai.federation.run.preparation import (
     sft_settings,
 )
 from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
-from fedrai.filter.screening import FilterOutcome, screened
+from fedrai.filter.screening import FilterOutcome, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import BadRow, Example, Tokens, TrainingStep
@@ -61,13 +59,13 @@ def prepare(
     check_files(recipe)
     alignment = alignment_of(recipe)
     lm = loaded or load_model(recipe, progress)
-    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     tokens: dict[Example, Tokens] = {}
     unread: Counter[str] = Counter()
     shards, bad = shards_for(
         recipe, lambda part: tokenized(lm, part, recipe.data, tokens), unread.update
     )
-    kept, screening = screened(recipe, shards, progress, tell)
+    kept, screening = screen_clients(recipe, shards, progress, tell)
     for part in kept.values():  # rows that got a refusal in place of their answer are new
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
@@ -155,9 +153,3 @@ class _LocalSite:
             self._run.client_log(client, line)
         except RunError as error:  # the client's reason matters more than its details
             self._callbacks.event("client-log-lost", client=client, why=error.message)
-
-
-def command_line() -> str:
-    """The command that started this process, without folders."""
-    name = Path(sys.argv[0]).name
-    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

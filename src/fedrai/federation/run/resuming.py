@@ -9,7 +9,7 @@ from typing import Any
 from fedrai import recipe
 from fedrai.errors import RunError
 from fedrai.federation.run import preparation
-from fedrai.filter.screening import filtered_otherwise
+from fedrai.filter.screening import filter_change
 from fedrai.runs import RunFolder, record
 
 SUMMARISED = ("round-finished", "evaluation-finished", "finished")
@@ -55,9 +55,9 @@ def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
         RunError: something else changed.
     """
     before = folder.info
-    if filtered_otherwise(before, now):
+    if filter_change(before, now):
         raise RunError(
-            f"{folder.path} cannot be resumed: {filtered_otherwise(before, now)}",
+            f"{folder.path} cannot be resumed: {filter_change(before, now)}",
             hint=now["filter_skipped"] or "start a new run with --out",
         )
     data = "the clients' data"
