@@ -24,7 +24,7 @@ from fedrai.model import (
     adapter_folder,
     load,
     read_adapter,
-    read_start,
+    read_start_adapter,
     save_shards,
 )
 from fedrai.recipe.sections import AlignRecipe
@@ -88,7 +88,7 @@ RUN = ("run", "tiny.toml", "-o", "federation.rounds=1", "-o", "adapter.start=fed
 
 
 def test_an_adapter_that_fits(tiny: LanguageModel, folder: Path, whole: AdapterState) -> None:
-    found = read_start(str(folder / "aligned"), tiny)
+    found = read_start_adapter(str(folder / "aligned"), tiny)
     assert digest_of(found) == digest_of(whole)
 
 
@@ -110,7 +110,7 @@ def test_a_config_that_does_not_fit(
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {key: value}))
     save_shards(tmp_path, whole, torch.float32)
     with pytest.raises(ModelError) as error:
-        read_start(str(tmp_path), tiny)
+        read_start_adapter(str(tmp_path), tiny)
     assert problem in error.value.message
     assert error.value.hint.startswith(hint)
 
@@ -123,13 +123,13 @@ def test_names_of_the_same_base(
     config["base_model_name_or_path"] = name
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_shards(tmp_path, whole, torch.float32)
-    assert digest_of(read_start(str(tmp_path), tiny)) == digest_of(whole)
+    assert digest_of(read_start_adapter(str(tmp_path), tiny)) == digest_of(whole)
 
 
 def test_an_adapter_of_other_layers(folder: Path, tiny_model: Path) -> None:
     other = load(str(tiny_model), rank=4, target_modules=["q_proj"], dtype="float32")
     with pytest.raises(ModelError, match="does not fit the model: it has") as error:
-        read_start(str(folder / "aligned"), other)
+        read_start_adapter(str(folder / "aligned"), other)
     assert "adapter.target_modules" in error.value.hint
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedrai.errors import RunError
-from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
+from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start_adapter
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
@@ -64,7 +64,7 @@ def _first(run: RunFolder, model: LanguageModel, plan: Plan) -> AdapterState:
     """
     if not plan.start:
         return model.fresh_adapter(seed_for(plan.seed, "adapter"))
-    adapter = read_start(plan.start, model)
+    adapter = read_start_adapter(plan.start, model)
     if digest_of(adapter) != run.info.get("start_sha256"):
         raise RunError(
             f"{run.path}: {plan.start} is not the adapter that the run started from any more",

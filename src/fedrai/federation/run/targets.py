@@ -102,7 +102,7 @@ def target(
         assets.fetch(spec, instead=INSTEAD)
     lm, start = load(settings, assets.RichProgress()), settings.adapter.start
     if start:
-        return Target(f"{spec} with {start}", lm, model.read_start(start, lm), settings)
+        return Target(f"{spec} with {start}", lm, model.read_start_adapter(start, lm), settings)
     return Target(spec, lm, None, settings)
 
 
@@ -177,7 +177,7 @@ def _digest(path: Path) -> str:
     """The fingerprint of the base model that an adapter was trained on; empty: not known."""
     made = _maker(path)
     if made is None:
-        return model.recorded(path)
+        return model.read_base_record(path)
     records = (RunFolder(made).read_json(n) for n in MAKERS if (made / n).is_file())
     return str(next(records).get("model_fingerprint") or "")
 
@@ -214,7 +214,7 @@ def _adapter_target(name: str, like: Recipe | None, load: Load, base: str) -> Ta
               "target_modules": layers if isinstance(layers, list) else lm.layers}  # fmt: skip
     settings = settings.model_copy(update={"adapter": settings.adapter.model_copy(update=fields)})
     label = name if name in model.EMBEDDED else path.name
-    return Target(label, lm, model.read_fitting(path, name, lm), settings)
+    return Target(label, lm, model.read_matching_adapter(path, name, lm), settings)
 
 
 def with_base(settings: Recipe, base: str) -> Recipe:
