@@ -834,7 +834,7 @@ class Place:
             raise self.error
         return [Tokens((1, 5, 6, 2), (False, False, True, True))]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
+    def row_counts(self, client: str) -> Mapping[str, int]:
         return {}
 
     def seed(self, round_: int, client: str) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from fedrai import __version__
+from fedrai.captured_log import captured
 from fedrai.cli.align import align
 from fedrai.cli.compare import compare
 from fedrai.cli.constitution import constitution
@@ -28,7 +29,6 @@ from fedrai.cli.report import report
 from fedrai.cli.run import run_command
 from fedrai.cli.suites import suites
 from fedrai.errors import FederationError, FedRAIError
-from fedrai.runs.captured_log import captured
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 OVERRIDE = click.option(

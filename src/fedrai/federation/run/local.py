@@ -15,6 +15,7 @@ from flwr.app import Context
 from fedrai import assets, model
 from fedrai.errors import RunError
 from fedrai.federation import client
+from fedrai.federation.metrics import filter_metrics
 from fedrai.federation.run import rounds
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
@@ -139,8 +140,8 @@ class _LocalSite:
     def rows(self, client: str) -> Sequence[Tokens]:
         return self._prepared.rows[client]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        return self._prepared.screening.counts.get(client, {})
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        return filter_metrics(self._prepared.screening.counts.get(client, {}))
 
     def seed(self, round_: int, client: str) -> int:
         return self._prepared.recipe.seed_for("training", round_, client)
