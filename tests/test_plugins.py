@@ -27,7 +27,7 @@ from fedrai.errors import (
 )
 from fedrai.evaluation.suites import load as load_suite
 from fedrai.federation import aggregation
-from fedrai.federation.client import Refused
+from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.defences import build as build_defence
 from fedrai.federation.protocol import Reason
 from fedrai.guards import loading
@@ -95,7 +95,7 @@ def home(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def test_a_guard_is_listed_before_its_package_is_imported(guards: Path) -> None:
-    entry = next(one for one in loading.known() if one.name == "acme-words")
+    entry = next(one for one in loading.available_guards() if one.name == "acme-words")
     assert (entry.kind, entry.what, entry.ready) == ("plug-in", "acme 1.0", True)
     assert "acme_guards" not in sys.modules
 
@@ -155,7 +155,7 @@ def test_two_packages_with_one_name(install: Install) -> None:
     install("acme_two", "", "fedrai.guards", "same = acme_two:make", "acme-two")
     with pytest.raises(DependencyError, match=r"offered by acme-one 1\.0 and acme-two 1\.0"):
         loading.load("same")
-    listed = {one.name: one.what for one in loading.known()}
+    listed = {one.name: one.what for one in loading.available_guards()}
     assert listed["same"] == "acme-one 1.0 and acme-two 1.0"
 
 
@@ -173,7 +173,7 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     changes = {"filter.mode": "drop", "filter.guard": "acme-words", "filter.threshold": 0.5}
     offer = read_offer(make_offer(fedrai.load_recipe("tiny.toml", changes), "f" * 64))
     table = {"name": "north", "data": {"sources": [{"path": "rows.jsonl"}]}}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedTaskError) as refused:
         check_offer(offer, Node.model_validate(table))
     assert refused.value.reason is Reason.GUARD_REFUSED
     assert "acme_guards" not in sys.modules

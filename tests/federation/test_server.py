@@ -54,12 +54,13 @@ from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation import client, protocol, server
 from fedrai.federation.aggregation import build, update_norm
 from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.protocol import Reason
 from fedrai.federation.round_record import copy_evaluation, keep
 from fedrai.federation.run import local, preparation
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.roster import LateReplies
-from fedrai.federation.server import GLOBAL, load_adapters, run_rounds, sample_clients
+from fedrai.federation.server import run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Tokens, TrainingStep
@@ -621,15 +622,15 @@ def settings(
 
 def execute(
     given: Recipe, tiny: LanguageModel, path: Path, **changes: Any
-) -> tuple[RunFolder, preparation.Prepared]:
+) -> tuple[RunFolder, preparation.PreparedRun]:
     prepared = dataclasses.replace(local.prepare(given, loaded=tiny), **changes)
     run = RunFolder.create(path, recipe.to_toml(given), prepared.info())
-    local.execute(prepared, run, preparation.Watch())
+    local.execute(prepared, run, preparation.Callbacks())
     return run, prepared
 
 
 def trained(
-    prepared: preparation.Prepared, name: str, number: int, begin: Mapping[str, torch.Tensor]
+    prepared: preparation.PreparedRun, name: str, number: int, begin: Mapping[str, torch.Tensor]
 ) -> AdapterState:
     """What a client's local training gives, by the local loop itself."""
     given = prepared.recipe
@@ -651,7 +652,7 @@ def trained(
     return adapter
 
 
-def fresh(prepared: preparation.Prepared) -> AdapterState:
+def fresh(prepared: preparation.PreparedRun) -> AdapterState:
     return prepared.model.fresh_adapter(prepared.recipe.seed_for("adapter"))
 
 
@@ -833,7 +834,7 @@ class Place:
             raise self.error
         return [Tokens((1, 5, 6, 2), (False, False, True, True))]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
+    def row_counts(self, client: str) -> Mapping[str, int]:
         return {}
 
     def seed(self, round_: int, client: str) -> int:
@@ -878,7 +879,7 @@ def test_a_client_whose_log_is_full_still_says_why(
     heard: list[tuple[str, dict[str, Any]]] = []
     prepared = local.prepare(settings("evaluation.advbench=0"), loaded=tiny)
     prepared = dataclasses.replace(prepared, rows={"client-01": []})
-    watch = preparation.Watch(event=lambda kind, **fields: heard.append((kind, fields)))
+    watch = preparation.Callbacks(event=lambda kind, **fields: heard.append((kind, fields)))
     site = local.site(prepared, folder, watch)
     grid = LocalGrid(client.build_app(site, LOCAL, 9), {"client-01": 1})
     message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")
@@ -940,7 +941,7 @@ def test_evaluations_and_their_copies(
 def test_adapters_of_a_run_can_be_loaded_by_round(folder: RunFolder, tiny: LanguageModel) -> None:
     run_rounds(dataclasses.replace(PLAN, rounds=2), tools(folder, tiny, ScriptedGrid(honest)))
     for number in (0, 1, 2):
-        found = server.load_adapters(folder, tiny, PLAN, number)
+        found = load_adapters(folder, tiny, PLAN, number)
         assert list(found) == [GLOBAL]
         moved = found[GLOBAL][next(iter(found[GLOBAL]))] - start(tiny)[next(iter(found[GLOBAL]))]
         assert float(moved.mean()) == pytest.approx(number * 5 / 8, abs=1e-5)

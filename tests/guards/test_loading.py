@@ -22,7 +22,7 @@ from fedrai.guards.kinds.remote import RemoteGuard
 from fedrai.guards.kinds.rules import RulesGuard
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.kinds.trained import Config, TrainedGuard
-from fedrai.guards.loading import known, load, read_tables
+from fedrai.guards.loading import available_guards, load, read_tables
 from fedrai.model import load_backbone
 from fedrai.records import Message
 from tiny_guards import WORDS, encoder
@@ -75,10 +75,10 @@ def test_a_folder(mine):
 def test_the_embedded_guard(mine, monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "FOLDER", mine)
     assert load("embedded").revision == trained.revision_of(mine)
-    assert known()[0].name == "embedded"
-    assert known()[0].ready
+    assert available_guards()[0].name == "embedded"
+    assert available_guards()[0].ready
     monkeypatch.setattr(loading, "FOLDER", tmp_path / "nowhere")
-    assert not known()[0].ready
+    assert not available_guards()[0].ready
     with pytest.raises(GuardError, match="this installation has no embedded guard") as caught:
         load("embedded")
     assert "fedrai guard list" in caught.value.hint
@@ -301,11 +301,11 @@ def test_names_of_nothing(spec):
 
 
 def test_known_guards_stand_once_each():
-    names = [entry.name for entry in known()]
+    names = [entry.name for entry in available_guards()]
     assert len(names) == len(set(names))
     assert set(names[1:]) == {model for entry in FORMATS.values() for model in entry.models}
     gated = {m for entry in FORMATS.values() if entry.gated for m in entry.models}
-    for entry in known()[1:]:
+    for entry in available_guards()[1:]:
         assert ("consent" in entry.what) is (entry.name in gated)
         assert entry.licence
         assert not entry.ready

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation.aggregation import build
-from fedrai.federation.flower_internals import be_task, give_id
+from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.server import Plan, Tools
 from fedrai.model import AdapterState, LanguageModel, read_adapter
@@ -52,7 +52,7 @@ class ScriptedGrid(Grid):
     def __init__(
         self, script: Script, *, turned: bool = False, nodes: Mapping[str, int] | None = None
     ) -> None:
-        be_task(1, 1, 1)
+        set_task_identity(1, 1, 1)
         self.script, self.turned, self.nodes = script, turned, nodes or NODES
         self.asked: list[Message] = []
         self.inbox: list[Message] = []
@@ -75,7 +75,7 @@ class ScriptedGrid(Grid):
         ids = []
         for message in messages:
             self.asked.append(message)
-            give_id(message, f"m{len(self.asked)}")
+            set_message_id(message, f"m{len(self.asked)}")
             self.inbox += self.script(names[message.metadata.dst_node_id], message)
             ids.append(message.metadata.message_id)
         return ids

@@ -97,7 +97,7 @@ def _start(
 ) -> None:
     from fedrai.cli.show.display import Display
     from fedrai.federation.run import running
-    from fedrai.federation.run.moved import parse
+    from fedrai.federation.run.moved_files import parse
 
     chosen = _engine(engine, deployment)
     with Display() as display:

@@ -13,14 +13,14 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from fedrai.recipe.base import Device, Section, Threshold
-from fedrai.recipe.safety import GuardTable
+from fedrai.recipe.safety import EMBEDDED, GuardTable
 from fedrai.recipe.sources import Source
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PINNED = re.compile(r"(hf:)?[^/@]+/[^/@]+@[0-9a-f]{40}(/.+)?|.+#sha256=[0-9a-f]{64}")
 Sendable = Literal[
-    "losses", "filter-counts", "steps", "tokens", "label-tokens", "seconds", "operations",
-    "peak-bytes", "update-norm",
+    "losses", "filter-counts", "bad-rows", "steps", "tokens", "label-tokens", "seconds",
+    "operations", "peak-bytes", "update-norm",
 ]  # fmt: skip
 """Numbers that may be sent with an update, by their names in `protocol.METRIC_NAMES`; `losses` stands
 for those of the local training, `filter-counts` for all counts of the filter. `update-norm` is
@@ -71,6 +71,11 @@ class Node(Section):
     """Limits for recipes."""
     guards: dict[str, GuardTable] = {}
     """The node's own guards by name. A recipe's `[guards]` tables are not sent to nodes, only their names."""
+
+    @property
+    def allowed_guards(self) -> list[str]:
+        """Guards that a recipe may name: the policy's, or `embedded` and this file's own."""
+        return self.policy.guards or [EMBEDDED, *self.guards]
 
     @model_validator(mode="after")
     def _guards_are_pinned(self) -> Node:

@@ -288,7 +288,7 @@ def use(monkeypatch: pytest.MonkeyPatch, script: Scripted) -> list[tuple[Path, b
     """Put a script in the place of the phase; gives what it is told: the folder, and the end."""
     told: list[tuple[Path, bool]] = []
 
-    def phase_for(prepared: preparation.Prepared, watch: preparation.Watch) -> Any:
+    def phase_for(prepared: preparation.PreparedRun, watch: preparation.Callbacks) -> Any:
         def phase(n: int, adapter: AdapterState, work: Path, kept: Path, last: bool) -> Aligned:
             told.append((kept, last))
             if n not in script.skips:

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.errors import FederationError
 from fedrai.federation import protocol
-from fedrai.federation.flower_internals import be_task, give_id
+from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.run import roster
 from fedrai.federation.run.proof import KeyOf, keys_in, prover
 from fedrai.federation.run.roster import LateReplies, Roster
@@ -44,7 +44,7 @@ class Nodes(Grid):  # type: ignore[misc]
         ids = []
         for message in messages:
             ids.append(f"m{len(self.asked)}")
-            give_id(message, ids[-1])
+            set_message_id(message, ids[-1])
             self.asked[ids[-1]] = message
             self.questions.append(message.metadata.dst_node_id)
         return ids
@@ -83,7 +83,7 @@ def heard() -> Heard:
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roster, "LOOK", 0.01)
-    be_task(1, 1, 1)
+    set_task_identity(1, 1, 1)
 
 
 def test_nodes_are_known_by_name_and_asked_once(heard: Heard) -> None:

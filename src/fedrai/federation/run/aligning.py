@@ -22,16 +22,16 @@ from fedrai.endpoint import Access
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench, prompts_of
-from fedrai.federation.run.preparation import Prepared, Watch
+from fedrai.federation.run.preparation import Callbacks, PreparedRun
 from fedrai.guards.base import Guard
 from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.starting import read_start
+from fedrai.model.starting import read_start_adapter
 from fedrai.recipe.sections import Alignment, Recipe
 
 
 def phase_for(
-    prepared: Prepared, watch: Watch, progress: assets.Progress | None = None
+    prepared: PreparedRun, callbacks: Callbacks, progress: assets.Progress | None = None
 ) -> Phase | None:
     """What aligns a round's adapter; None where the recipe has no constitution.
 
@@ -44,12 +44,12 @@ def phase_for(
     if recipe.constitution.schedule == "off":
         return None
     start = recipe.adapter.start
-    anchor = read_start(start, prepared.model) if start else None
-    return Phase(plan_for(recipe), tools_for(prepared, watch.event, anchor, progress))
+    anchor = read_start_adapter(start, prepared.model) if start else None
+    return Phase(plan_for(recipe), tools_for(prepared, callbacks.event, anchor, progress))
 
 
 def tools_for(
-    prepared: Prepared,
+    prepared: PreparedRun,
     tell: Tell,
     start: AdapterState | None,
     progress: assets.Progress | None = None,
@@ -68,9 +68,9 @@ def tools_for(
     recipe = prepared.recipe
     section = recipe.constitution
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
-    further = prompts_of(recipe.evaluation.paths, prepared.kept_out)
+    further = prompts_of(recipe.evaluation.paths, prepared.excluded)
     asked = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
-    gathered = gathered_for(recipe, asked, progress)
+    gathered = gather_requests(recipe, asked, progress)
     probed = {request.prompt for side in gathered.held for request in side}
     examples = examples_for(recipe, asked, progress)
     return PhaseTools(
@@ -95,7 +95,7 @@ def pool_for(section: Alignment, gathered: RequestSets) -> Sequence[Request]:
     return [request for request in gathered.harmless if not request.kind]
 
 
-def gathered_for(
+def gather_requests(
     recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
 ) -> RequestSets:
     """The requests of an alignment, without those that evaluations ask.

@@ -25,7 +25,7 @@ from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable
 from fedrai.evaluation.suites.items import sample
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.stopping import stoppable
-from fedrai.filter.labelled import open_cache, open_guard, threshold_of
+from fedrai.filter.guard_evaluation import open_cache, open_guard, threshold_of
 from fedrai.guards import cache, loading
 from fedrai.guards.base import full_name
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES
@@ -35,7 +35,7 @@ NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SuiteSelection:
     """What is asked beside ordinary instructions.
 
     Attributes:
@@ -51,7 +51,7 @@ class Asked:
     unavailable: Mapping[str, str]
 
 
-def asked_for(recipe: Recipe, progress: assets.Progress | None = None) -> Asked:
+def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> SuiteSelection:
     """The suites of a recipe; `advbench` among its `suites` takes the place of its own number.
 
     Raises:
@@ -70,7 +70,7 @@ def asked_for(recipe: Recipe, progress: assets.Progress | None = None) -> Asked:
     if not whole and count and ADVBENCH not in missing:
         whole = tuple(suites.advbench(ADVBENCH_SIZE, seed))
     groups = clusters([item.prompt for item in whole])
-    return Asked(
+    return SuiteSelection(
         sample(whole, count, seed),
         {item.number: group for item, group in zip(whole, groups, strict=True)},
         [_limited(s, settings.limit, seed) for s in here if s.declaration.name != ADVBENCH],

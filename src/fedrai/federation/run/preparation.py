@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fedrai import assets, model, plugins
@@ -16,9 +18,9 @@ from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
-from fedrai.federation import server
+from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
-from fedrai.filter.screening import Screening
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.aggregation import DEFENCE_PLUGINS, RULE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
@@ -33,7 +35,7 @@ PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Callbacks:
     """Who hears of progress while a run goes on; each may raise KeyboardInterrupt to stop it."""
 
     event: Callable[..., None] = lambda _kind, **_fields: None
@@ -42,7 +44,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """Everything a run needs, checked.
 
     Attributes:
@@ -56,7 +58,7 @@ class Prepared:
         alignment: what `run.json` says of the constitution; None where the recipe has none.
         start_sha256: of the adapter that training starts from; empty: a fresh one.
         engine: how clients are reached, as `fedrai run --engine` names it.
-        kept_out: suites that are here, by name, with their checksums: an alignment trains on
+        excluded: suites that are here, by name, with their checksums: an alignment trains on
             nothing near them, and one that is resumed keeps to those that there were.
         held_out_bad: held-out rows that cannot be used, so the held-out loss is without them.
         unread: columns that hold further answers and are not trained on, in how many rows.
@@ -68,11 +70,11 @@ class Prepared:
     harmful: Mapping[str, int]
     bad_rows: Sequence[BadRow]
     questions: Questions
-    screening: Screening
+    screening: FilterOutcome
     alignment: Mapping[str, str] | None = None
     start_sha256: str = ""
     engine: str = LOCAL
-    kept_out: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
     held_out_bad: int = 0
 
@@ -98,7 +100,7 @@ class Prepared:
             "filter": self.recipe.filter.mode,
             "filter_skipped": self.screening.skipped,
             "constitution": self.alignment and dict(self.alignment),
-            "kept_out": dict(self.kept_out),
+            "kept_out": dict(self.excluded),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
             "bad_row_count": len(self.bad_rows),
             "bad_row_problems": dict(
@@ -159,7 +161,7 @@ def _requests(recipe: Recipe) -> list[str]:
     return [*section.requests, *section.harmless, *section.examples]
 
 
-def kept_out_of(recipe: Recipe) -> dict[str, str]:
+def excluded_suites(recipe: Recipe) -> dict[str, str]:
     """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
 
     Raises:
@@ -220,7 +222,7 @@ def sft_settings(recipe: Recipe) -> SftSettings:
     )
 
 
-def plan_for(recipe: Recipe, clients: int) -> server.Plan:
+def plan_for(recipe: Recipe, clients: int) -> Plan:
     """The rounds, as the recipe sets them.
 
     Args:
@@ -230,7 +232,7 @@ def plan_for(recipe: Recipe, clients: int) -> server.Plan:
     federation = recipe.federation
     federated = federation.mode == "federated"
     sampled = min(federation.clients_per_round or clients, clients) if federated else clients
-    return server.Plan(
+    return Plan(
         seed=recipe.seed,
         rounds=federation.rounds,
         sampled=sampled,
@@ -266,3 +268,9 @@ def evaluate(
         with lm.using(adapter):
             found.append(measure(lm, questions, on_progress))
     return pool(found)
+
+
+def command_line() -> str:
+    """The command that started this process, without folders."""
+    name = Path(sys.argv[0]).name
+    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

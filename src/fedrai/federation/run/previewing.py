@@ -12,8 +12,8 @@ from fedrai.constitution.gathering import estimate
 from fedrai.constitution.plan import requests_for
 from fedrai.evaluation import suites
 from fedrai.federation.run import aligning
-from fedrai.federation.run.judging import asked_for
-from fedrai.federation.run.preparation import kept_out_of
+from fedrai.federation.run.judging import select_suites
+from fedrai.federation.run.preparation import excluded_suites
 from fedrai.recipe.sections import Recipe
 
 
@@ -28,10 +28,10 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     section, plan = recipe.constitution, aligning.plan_for(recipe)
     constitution = load_constitution(section.file)
     progress = assets.RichProgress()
-    named = asked_for(recipe, progress).suites  # fetched, so that they are here
-    here = suites.prompts_of(recipe.evaluation.paths, kept_out_of(recipe))
+    named = select_suites(recipe, progress).suites  # fetched, so that they are here
+    here = suites.prompts_of(recipe.evaluation.paths, excluded_suites(recipe))
     asked = aligning.suites_for(_ordinary(recipe), named, here)
-    gathered = aligning.gathered_for(recipe, asked, progress)
+    gathered = aligning.gather_requests(recipe, asked, progress)
     examples = len(aligning.examples_for(recipe, asked, progress))
     pool = aligning.pool_for(section, gathered)
     harmful, harmless = requests_for(plan, 1, pool, gathered.harmless)
