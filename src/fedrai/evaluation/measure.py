@@ -23,6 +23,7 @@ from fedrai.evaluation.records import (
     Questions,
     RubricJudge,
     asks_for_harm,
+    exchange,
     pool,
 )
 from fedrai.evaluation.refusal import judge
@@ -178,8 +179,8 @@ class _Evaluator:
             ]
         if judges.guard is None or not task.harmful:
             return answers
-        exchanges = [(Message("user", a.prompt), Message("assistant", a.answer)) for a in answers]
-        output = judges.guard.judge(exchanges, partial(self.on_progress, f"{task.name} (guard)"))
+        progress = partial(self.on_progress, f"{task.name} (guard)")
+        output = judges.guard.judge(list(map(exchange, answers)), progress)
         self.ledger.add("evaluation", Cost(tokens=output.tokens, operations=output.operations))
         return [
             replace(answer, guard=verdict.probability)

@@ -130,7 +130,7 @@ def _memory(models: list[BaseModel]) -> Check:
 
 
 def _guards(node: Node, *, load: bool) -> Iterator[Check]:
-    names = [*dict.fromkeys([*node.policy.guards, *node.guards])] or ["embedded"]
+    names = dict.fromkeys([*node.allowed_guards, *node.guards])
     if not load:
         yield Check("guards", "not tried", ", ".join(names), "add --load (slow)")
         return
@@ -139,7 +139,9 @@ def _guards(node: Node, *, load: bool) -> Iterator[Check]:
 
 
 def _loads(name: str, node: Node) -> Check:
-    from fedrai.guards import loading
+    from fedrai.guards import base, loading
 
-    loading.load(name, tables=node.guards, device=node.device)
+    guard = loading.load(name, tables=node.guards, device=node.device)
+    if caution := base.caution_of(guard):
+        return Check(f"guard {name}", "warning", f"loads; {caution}", "see docs/guards.md")
     return Check(f"guard {name}", "ok", "loads")

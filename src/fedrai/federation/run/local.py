@@ -15,6 +15,8 @@ from flwr.app import Context
 from fedrai import assets, model
 from fedrai.errors import RunError
 from fedrai.federation import client
+from fedrai.federation.clients import Clients
+from fedrai.federation.metrics import filter_metrics
 from fedrai.federation.run import rounds
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
@@ -118,7 +120,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
         sft_settings(prepared.recipe),
         prepared.recipe.federation.rounds,
     )
-    rounds.execute(prepared, run, callbacks, rounds.Clients(LocalGrid(app, nodes), nodes))
+    rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))
 
 
 def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.Site:
@@ -139,8 +141,8 @@ class _LocalSite:
     def rows(self, client: str) -> Sequence[Tokens]:
         return self._prepared.rows[client]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        return self._prepared.screening.counts.get(client, {})
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        return filter_metrics(self._prepared.screening.counts.get(client, {}))
 
     def seed(self, round_: int, client: str) -> int:
         return self._prepared.recipe.seed_for("training", round_, client)

@@ -22,8 +22,8 @@ from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.aggregation import DEFENCE_PLUGINS, RULE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
-from fedrai.recipe.run import DEFENCES, PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
@@ -127,9 +127,9 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
     found |= {name: plugins.package(JUDGE_PLUGINS, name) for name in recipe.evaluation.judges
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
-        found[rule.algorithm] = plugins.package(PLUGINS, rule.algorithm)
+        found[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
     if method := recipe.defence.method:
-        found[method] = plugins.package(DEFENCES, method)
+        found[method] = plugins.package(DEFENCE_PLUGINS, method)
     return {f"plug-in {name}": package for name, package in found.items()}
 
 
