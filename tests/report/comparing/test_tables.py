@@ -203,7 +203,7 @@ def test_what_cannot_be_planned(tmp_path: Path) -> None:
     assert plan_runs(own, tmp_path)[0].seed == 9
     with pytest.raises(RecipeError, match="a seed is repeated"):
         plan_runs(study_recipe(), tmp_path, [1, 1])
-    with pytest.raises(RecipeError, match="seeds names a seed twice"):
+    with pytest.raises(RecipeError, match="seeds: a seed is listed twice"):
         study_recipe(seeds=[1, 1])
     with pytest.raises(RecipeError, match=r"expected 1\.0 or less"):
         plan_runs(study_recipe(), tmp_path, (), Axis.parse("data.harm.share=0.1,7"))
