@@ -73,9 +73,8 @@ def load(
     """
     entry = format_named(format) if format else format_for(spec)
     folder = loading.model_folder(spec, progress)
-    place = loading.pick_device(device)
-    number = loading.pick_dtype(dtype, place)
-    model, tokenizer = loading._load_base(folder, number, place, "none", None)
+    number = loading.pick_dtype(dtype, loading.pick_device(device))
+    model, tokenizer = loading.load_base(folder, loading.LoadOptions(dtype, device))
     last = spec.split("#")[0].split("@")[0].rstrip("/").split("/")[-1].lower()
     return GenerativeGuard(
         model,
