@@ -28,6 +28,8 @@ from hypothesis import strategies as st
 from clock import Clock
 from fedrai import assets
 from fedrai.assets import hashing
+from fedrai.assets.cache import exclusive
+from fedrai.assets.progress import Meter
 from fedrai.errors import AssetError, ChecksumError
 
 FETCH = "import sys; from fedrai import assets; print(assets.fetch(sys.argv[1]))"
@@ -752,21 +754,16 @@ class TestDisk:
     def _read_only(*_paths: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    def test_only_stale_work_is_swept(self, site: Site, cache: Path) -> None:
-        host = socket.gethostname()
-        with subprocess.Popen([sys.executable, "-c", ""]) as finished:
-            pass
-        cache.mkdir()
-        dead = cache / f".partial-{host}-{finished.pid}-00"
-        alive = cache / f".partial-{host}-{os.getpid()}-00"
-        elsewhere = cache / f".partial-not-{host}-{finished.pid}-00"
-        old = cache / f".partial-not-{host}-{finished.pid}-01"
-        for folder in (dead, alive, elsewhere, old):
-            folder.mkdir()
-        os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    def test_only_abandoned_work_is_swept(self, site: Site, cache: Path) -> None:
+        abandoned, of_an_earlier_version = cache / ".partial-gone", cache / ".partial-host-12-0a"
+        for folder in (abandoned, of_an_earlier_version):
+            folder.mkdir(parents=True)
         site.pages["/f.bin"] = self.CONTENT
-        assets.fetch(site.spec("/f.bin", self.CONTENT))
-        assert sorted(partials(cache)) == sorted([alive, elsewhere])
+        with exclusive("busy", Meter(None)) as busy:
+            assert partials(cache) == [busy]
+            assets.fetch(site.spec("/f.bin", self.CONTENT))
+            assert partials(cache) == [busy]
+        assert partials(cache) == []
 
     def test_a_lost_file_or_record_is_fetched_again(self, site: Site) -> None:
         site.pages["/f.bin"] = self.CONTENT

@@ -70,9 +70,11 @@ def fetch(
     if offline and ref.scheme != "hf":
         raise _not_cached(ref)
     meter = Meter(progress)
-    with cache.disk_errors(ref.label, meter), cache.locked(ref.key, meter):
+    with cache.disk_errors(ref.label, meter), cache.exclusive(ref.key, meter) as work:
         found = _cached(ref)
-        return _checked(ref, *found, meter) if found else _download(ref, meter, offline=offline)
+        if found is not None:
+            return _checked(ref, *found, meter)
+        return _download(ref, work, meter, offline=offline)
 
 
 def _cached(ref: AssetRef) -> tuple[Path, cache.Record] | None:
@@ -188,24 +190,17 @@ def _no_such_path(ref: AssetRef, path: Path, instead: str) -> AssetError:
     return AssetError(f"There is no file or folder {path.absolute()}.", hint=hint)
 
 
-def _download(ref: AssetRef, meter: Meter, *, offline: bool) -> Path:
-    with cache.partial() as work:
-        entry = work / "entry"
-        content = entry / "content"
-        content.mkdir(parents=True)
-        path, revision = _bring(ref, work, content, meter, offline=offline)
-        record = _record(ref, path, revision, entry, meter)
-        return cache.install(entry, ref.key, record)
-
-
-def _bring(
-    ref: AssetRef, work: Path, content: Path, meter: Meter, *, offline: bool
-) -> tuple[Path, str]:
+def _download(ref: AssetRef, work: Path, meter: Meter, *, offline: bool) -> Path:
+    entry, revision = work / "entry", ref.revision
+    content = entry / "content"
+    content.mkdir(parents=True)
     if ref.scheme == "hf":
-        return hub.get(ref, meter, offline=offline)
-    if ref.scheme == "pypi":
-        return pypi.get(ref, work, content, meter), ref.revision
-    return web.get(ref, content, meter), ""
+        path, revision = hub.get(ref, meter, offline=offline)
+    elif ref.scheme == "pypi":
+        path = pypi.get(ref, work, content, meter)
+    else:
+        path = web.get(ref, content, meter)
+    return cache.install(entry, ref.key, _record(ref, path, revision, entry, meter))
 
 
 def _record(ref: AssetRef, path: Path, revision: str, entry: Path, meter: Meter) -> cache.Record:
