@@ -36,11 +36,11 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def load(path: Path, **options: object) -> data.Loaded:
+def load(path: Path, **options: object) -> data.Dataset:
     return data.load(str(path), **options)
 
 
-def texts(loaded: data.Loaded) -> list[tuple[str, ...]]:
+def texts(loaded: data.Dataset) -> list[tuple[str, ...]]:
     return [tuple(m.content for m in e.messages) for e in loaded.examples]
 
 
@@ -50,7 +50,7 @@ def texts(loaded: data.Loaded) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson", "ROWS.JSONL"])
 def test_jsonl_with_pairs_and_turns(tmp_path, name):
     loaded = load(jsonl(tmp_path / name, PAIR, {"messages": TURNS, "category": "maps"}))
-    assert loaded == data.Loaded(
+    assert loaded == data.Dataset(
         (
             Example(PAIR_MESSAGES, f"{name}, line 1"),
             Example(MESSAGES, f"{name}, line 2", label="maps"),

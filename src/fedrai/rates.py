@@ -77,6 +77,15 @@ class Rate:
             return "no data"
         return f"{100 * self.value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
+    def counts(self) -> str:
+        """Return its counts: "31 of 100", or "31 of 100, 2 unscored"."""
+        unscored = f", {self.unscored} unscored" if self.unscored else ""
+        return f"{self.successes} of {self.scored}{unscored}"
+
+    def describe(self) -> str:
+        """Return the rate, its 95 % interval and its counts."""
+        return f"{self.format()} ({self.counts()})"
+
     def __str__(self) -> str:
         return self.format()
 

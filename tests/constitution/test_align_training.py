@@ -16,7 +16,7 @@ from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Message, Tokens
-from fedrai.training.prefer import Pair
+from fedrai.training.prefer import PreferencePair
 from staging import same
 
 RUN = Run(
@@ -59,8 +59,10 @@ def rows(tiny: LanguageModel) -> list[Tokens]:
 
 
 @pytest.fixture
-def pairs(tiny: LanguageModel) -> list[Pair]:
-    return [Pair(row(tiny, f"And {n}", "No."), row(tiny, f"And {n}", "Yes")) for n in range(3)]
+def pairs(tiny: LanguageModel) -> list[PreferencePair]:
+    return [
+        PreferencePair(row(tiny, f"And {n}", "No."), row(tiny, f"And {n}", "Yes")) for n in range(3)
+    ]
 
 
 def row(model: LanguageModel, asked: str, said: str) -> Tokens:

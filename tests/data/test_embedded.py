@@ -127,7 +127,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def both() -> list[tuple[str, data.Loaded]]:
+def both() -> list[tuple[str, data.Dataset]]:
     return [(n, data.load(f"fedrai:{n}", harmful=True)) for n in ("harmful", "harmful-held-out")]
 
 

@@ -19,7 +19,7 @@ LINE = json.dumps(ROW).encode() + b"\n"
 
 
 def rows(path, **reading):
-    return [row for _, row in data.read_file(path, data.Reading(**reading))]
+    return [row for _, row in data.read_file(path, data.ReadOptions(**reading))]
 
 
 # --- what is no file ------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_rows_of_json_in_another_encoding_get_the_hint_too(tmp_path):
     with pytest.raises(DataError, match=r"r\.jsonl, line 1: not UTF-8") as caught:
         data.load(str(tmp_path / "r.jsonl"))
     assert "--encoding cp1252" in caught.value.hint
-    reading = data.Reading(encoding="latin-1")
+    reading = data.ReadOptions(encoding="latin-1")
     (found,) = data.load(str(tmp_path / "r.jsonl"), reading=reading).examples
     assert found.messages[0].content == "größer"
 

@@ -173,10 +173,10 @@ def test_labelled_rows_are_read_as_all_rows_are(tmp_path):
     with pytest.raises(EvaluationError, match=r"table\.csv is not UTF-8") as caught:
         load([str(tmp_path / "table.csv")])
     assert "--encoding cp1252" in caught.value.hint
-    reading = data.Reading(encoding="cp1252")
+    reading = data.ReadOptions(encoding="cp1252")
     for name in ("list.json", "lines.json", "table.csv"):
         found = load([str(tmp_path / name)], reading=reading if name == "table.csv" else
-                     data.AS_IT_IS)  # fmt: skip
+                     data.DEFAULT_OPTIONS)  # fmt: skip
         assert [row.answer for row in found] == ["a0, ü", "a1, ü"]
 
 

@@ -54,12 +54,13 @@ from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation import client, protocol, server
 from fedrai.federation.aggregation import build, update_norm
 from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.protocol import Reason
 from fedrai.federation.round_record import copy_evaluation, keep
 from fedrai.federation.run import local, preparation
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.roster import LateReplies
-from fedrai.federation.server import GLOBAL, load_adapters, run_rounds, sample_clients
+from fedrai.federation.server import run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Tokens, TrainingStep
@@ -833,7 +834,7 @@ class Place:
             raise self.error
         return [Tokens((1, 5, 6, 2), (False, False, True, True))]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
+    def row_counts(self, client: str) -> Mapping[str, int]:
         return {}
 
     def seed(self, round_: int, client: str) -> int:
@@ -940,7 +941,7 @@ def test_evaluations_and_their_copies(
 def test_adapters_of_a_run_can_be_loaded_by_round(folder: RunFolder, tiny: LanguageModel) -> None:
     run_rounds(dataclasses.replace(PLAN, rounds=2), tools(folder, tiny, ScriptedGrid(honest)))
     for number in (0, 1, 2):
-        found = server.load_adapters(folder, tiny, PLAN, number)
+        found = load_adapters(folder, tiny, PLAN, number)
         assert list(found) == [GLOBAL]
         moved = found[GLOBAL][next(iter(found[GLOBAL]))] - start(tiny)[next(iter(found[GLOBAL]))]
         assert float(moved.mean()) == pytest.approx(number * 5 / 8, abs=1e-5)

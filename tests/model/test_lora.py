@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from fedrai.errors import ModelError
 from fedrai.federation.run.targets import target
-from fedrai.model import LanguageModel, load, read_adapter_config, read_lora, read_start
+from fedrai.model import LanguageModel, load, read_adapter_config, read_lora, read_start_adapter
 from fedrai.model.lora import Lora
 from fedrai.release.export import export
 
@@ -219,7 +219,7 @@ def test_a_start_adapter_of_another_scale_is_refused(base: Path, tmp_path: Path)
     for more in ({"use_rslora": True}, {"alpha_pattern": {"q_proj": 256}}):
         write(base, tmp_path, {"target_modules": ["q_proj"], "lora_alpha": 8, **more})
         with pytest.raises(ModelError, match=f"no plain LoRA: it sets {next(iter(more))}"):
-            read_start(str(tmp_path), lm)
+            read_start_adapter(str(tmp_path), lm)
 
 
 def test_an_adapter_of_the_output_layer_trains_and_speaks_on_the_right_loss(base: Path) -> None:

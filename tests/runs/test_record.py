@@ -110,3 +110,17 @@ def test_a_file_that_is_no_object_is_named(tmp_path: Path, name: str) -> None:
     listed = CliRunner().invoke(cli, ["runs", str(tmp_path)])
     assert "not listed" in listed.stderr
     assert f"{name} cannot be read (not a JSON object)" in listed.stderr
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [([{"a": {}, "b": {}}], None), ([{"a": {"bad-rows": 9}}, {"a": {"bad-rows": 2}, "b": {}}], 2)],
+)
+def test_unusable_rows_of_a_deployment_are_those_that_nodes_report(
+    tmp_path: Path, reports: list[dict[str, dict[str, float]]], expected: int | None
+) -> None:
+    """Each node's latest report counts; replies without the number are accepted."""
+    run = RunFolder.create(tmp_path / "run", "", {"engine": "flower", "bad_row_count": 0})
+    for number, clients in enumerate(reports, 1):
+        put(run.round_folder(number) / "round.json", {"round": number, "clients": clients})
+    assert record.read(run).bad_rows == expected

@@ -23,11 +23,11 @@ from fedrai.training.prefer import (
     AlignHooks,
     AlignSettings,
     AlignStep,
-    Pair,
+    PreferencePair,
     align,
     log_probabilities,
 )
-from fedrai.training.sft import SftSettings, label_count, picks, train
+from fedrai.training.sft import SftSettings, batch_numbers, label_count, train
 
 RATE = 2e-4
 TRIPLES = [
@@ -49,12 +49,12 @@ def tokens(model: LanguageModel, prompt: str, answer: str) -> Tokens:
 
 
 @pytest.fixture(scope="module")
-def pairs(tiny: LanguageModel) -> list[Pair]:
-    return [Pair(tokens(tiny, p, good), tokens(tiny, p, bad)) for p, good, bad in TRIPLES]
+def pairs(tiny: LanguageModel) -> list[PreferencePair]:
+    return [PreferencePair(tokens(tiny, p, good), tokens(tiny, p, bad)) for p, good, bad in TRIPLES]
 
 
 @pytest.fixture(scope="module")
-def rows(pairs: list[Pair]) -> list[Tokens]:
+def rows(pairs: list[PreferencePair]) -> list[Tokens]:
     return [pair.chosen for pair in pairs]
 
 
@@ -129,7 +129,7 @@ def numbers(step: AlignStep) -> tuple:
     return tuple(value for name, value in values.items() if name != "seconds")
 
 
-def pair_lengths(pairs: list[Pair]) -> list[int]:
+def pair_lengths(pairs: list[PreferencePair]) -> list[int]:
     longest = [max(len(pair.chosen.ids), len(pair.rejected.ids)) for pair in pairs]
     return [-(-length // 16) * 16 for length in longest]
 
@@ -139,7 +139,7 @@ def pair_lengths(pairs: list[Pair]) -> list[int]:
 RENAMED = "ignore:`.*gradient_checkpointing.*is deprecated:FutureWarning"  # transformers on TRL
 
 
-def trl_trainer(model: LanguageModel, pairs: list[Pair], folder: Path, **options: object):
+def trl_trainer(model: LanguageModel, pairs: list[PreferencePair], folder: Path, **options: object):
     """TRL's trainer over pairs in the given order; its reference is the adapter in the model."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -170,7 +170,7 @@ def trl_trainer(model: LanguageModel, pairs: list[Pair], folder: Path, **options
     return trainer
 
 
-def in_parts(pair: Pair) -> dict[str, list[int]]:
+def in_parts(pair: PreferencePair) -> dict[str, list[int]]:
     begin = pair.chosen.mask.index(True)
     return {
         "prompt_ids": list(pair.chosen.ids[:begin]),
@@ -242,7 +242,7 @@ def test_training_on_pairs_is_trls(
     keen, fresh, pairs, start, tmp_path, capsys, kind, smoothing, theirs, micro, decay, clip
 ):
     steps, size = 5, 4
-    plan = picks(pair_lengths(pairs), size, steps, 7 + 1)
+    plan = batch_numbers(pair_lengths(pairs), size, steps, 7 + 1)
     order = [pairs[i] for i in chain.from_iterable(plan)]
     fresh.load_adapter(start)
     trainer = trl_trainer(
@@ -335,7 +335,7 @@ def plain_alignment(model, start, rows, pairs, goal: Goal, *, steps, rate):
     return trained, losses
 
 
-def plain_ratio(model: LanguageModel, pair: Pair, by_token: bool = False) -> torch.Tensor:
+def plain_ratio(model: LanguageModel, pair: PreferencePair, by_token: bool = False) -> torch.Tensor:
     chosen, rejected = (plain_log_probabilities(model, row) for row in (pair.chosen, pair.rejected))
     return chosen.mean() - rejected.mean() if by_token else chosen.sum() - rejected.sum()
 
@@ -631,7 +631,7 @@ def test_preferences_are_learnt(keen, rows, pairs, objective):
         assert last.sft < 0.5 * first.sft
 
 
-def ratios(model, adapter, pairs: list[Pair], by_token: bool = False) -> list[float]:
+def ratios(model, adapter, pairs: list[PreferencePair], by_token: bool = False) -> list[float]:
     """Log-ratio of chosen to rejected of each pair."""
     model.load_adapter(adapter)
     with torch.no_grad():
@@ -639,7 +639,7 @@ def ratios(model, adapter, pairs: list[Pair], by_token: bool = False) -> list[fl
 
 
 def test_the_other_way_round_is_learnt_the_other_way_round(keen, pairs):
-    turned = [Pair(pair.rejected, pair.chosen) for pair in pairs]
+    turned = [PreferencePair(pair.rejected, pair.chosen) for pair in pairs]
     options = {"steps": 20, "learning_rate": fast, "pairs_per_step": 8}
     start = keen.fresh_adapter(0)
     trained, _ = run(keen, start, [], turned, Goal(), **options)
@@ -738,9 +738,13 @@ def test_what_cannot_be_learnt_from_is_refused(tiny, rows, pairs, start):
     blank = Tokens(rows[0].ids, (False,) * len(rows[0].ids))
     wrong = [
         ([rows[0], blank], [], "row 2 of 2 has no label token"),
-        ([], [pairs[0], Pair(rows[0], blank)], "pair 2 of 2: an answer has no label token"),
-        ([], [Pair(rows[0], rows[1])], "pair 1 of 1: the prompts are not the same"),
-        ([], [Pair(rows[0], rows[0])], "pair 1 of 1: the answers are the same"),
+        (
+            [],
+            [pairs[0], PreferencePair(rows[0], blank)],
+            "pair 2 of 2: an answer has no label token",
+        ),
+        ([], [PreferencePair(rows[0], rows[1])], "pair 1 of 1: the prompts are not the same"),
+        ([], [PreferencePair(rows[0], rows[0])], "pair 1 of 1: the answers are the same"),
     ]
     for some, couples, message in wrong:
         with pytest.raises(DataError) as caught:
@@ -788,7 +792,7 @@ def test_objectives_out_of_range_are_errors(values):
 
 def test_random_steps_do_not_sort_kinds_apart():
     lengths = [10] * 20 + [60] * 20  # two kinds of rows that differ in length
-    grouped, mixed = (list(picks(lengths, 8, 5, 3, group)) for group in (16, 1))
+    grouped, mixed = (list(batch_numbers(lengths, 8, 5, 3, group)) for group in (16, 1))
     pure = [sum(len({lengths[i] for i in step}) == 1 for step in plan) for plan in (grouped, mixed)]
     assert pure[0] >= 4
     assert pure[1] == 0

@@ -308,7 +308,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 def _read(data: DataSpec, strict: bool = False) -> Rows:
     """All rows; stderr names those that cannot be read, and what of the others is not judged."""
     from fedrai.cli.show.guards import not_judged_line, plural
-    from fedrai.data import hint_for
+    from fedrai.data import encoding_hint
     from fedrai.errors import DataError
     from fedrai.filter.guard_evaluation import read_rows
 
@@ -317,7 +317,7 @@ def _read(data: DataSpec, strict: bool = False) -> Rows:
         click.secho(f"{bad.origin}: {bad.problem}", fg="yellow", err=True)
     if rows.bad_rows:
         click.secho(f"{plural(len(rows.bad_rows), 'row')} could not be read", fg="yellow", err=True)
-    if hint := hint_for(rows.bad_rows):
+    if hint := encoding_hint(rows.bad_rows):
         click.secho(hint, fg="yellow", err=True)
     if rows.bad_rows and strict:
         raise DataError(

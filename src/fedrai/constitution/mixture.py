@@ -28,7 +28,7 @@ from fedrai.constitution.records import TRAINED, Outcome, RevisionRecord
 from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
 from fedrai.records import Message, Tokens
-from fedrai.training.prefer import Pair
+from fedrai.training.prefer import PreferencePair
 from fedrai.training.sft import label_count
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Mixture:
     """
 
     rows: tuple[Tokens, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PreferencePair, ...]
     parts: Mapping[str, KindCount]
     left_out: Mapping[str, int]
 
@@ -125,7 +125,7 @@ def mixture(
     left_out: Counter[str] = Counter()
     parts: dict[str, KindCount] = {}
     wanted_rows: list[Tokens] = []
-    wanted_pairs: list[Pair] = []
+    wanted_pairs: list[PreferencePair] = []
     if rows:
         kinds = _row_kinds(chat, records, harmless, max_length, left_out)
         rest = 1 - _exact(refusals) - _exact(look_alikes)
@@ -145,7 +145,7 @@ def mixture(
 
 def revision_pairs(
     chat: ChatFormat, records: Sequence[RevisionRecord], max_length: int
-) -> list[Pair]:
+) -> list[PreferencePair]:
     """Pairs of records that are kept: chosen the revision, rejected the first answer.
 
     Left out are harmful requests that the first answer refuses too, and what cannot be learnt from.
@@ -201,7 +201,7 @@ def _harmless(
     max_length: int,
     seed: int,
     left_out: Counter[str],
-) -> list[Pair]:
+) -> list[PreferencePair]:
     """Pairs of harmless requests."""
     refusals = _refusals(records)
     sides: list[Sides] = []
@@ -234,14 +234,16 @@ def _borrowed(pool: Sequence[str], prompt: str, seed: int) -> str | None:
 
 def _made(
     chat: ChatFormat, sides: Iterable[Sides], max_length: int, left_out: Counter[str]
-) -> list[Pair]:
+) -> list[PreferencePair]:
     """Tokenized pairs, without those that cannot be learnt from."""
     pairs = []
     for prompt, chosen, rejected in sides:
         if not chosen.strip() or not rejected.strip():
             left_out["pair-empty"] += 1
             continue
-        pair = Pair(*(_row(chat, prompt, text, max_length) for text in (chosen, rejected)))
+        pair = PreferencePair(
+            *(_row(chat, prompt, text, max_length) for text in (chosen, rejected))
+        )
         if problem := _problem(pair):
             left_out[problem] += 1
         else:
@@ -249,7 +251,7 @@ def _made(
     return pairs
 
 
-def _problem(pair: Pair) -> str:
+def _problem(pair: PreferencePair) -> str:
     """Why a pair cannot be learnt from; empty if it can."""
     both = (pair.chosen, pair.rejected)
     if not all(map(label_count, both)):

@@ -38,7 +38,7 @@ from fedrai.constitution.training import Run, TrainingOutcome, train, untrained
 from fedrai.errors import ConstitutionError, DataError
 from fedrai.model import AdapterState
 from fedrai.runs.costs import Cost, reset_peak
-from fedrai.training.likelihood import still_fits
+from fedrai.training.likelihood import pair_fit
 
 
 class Phase:
@@ -196,7 +196,7 @@ class Phase:
             return True
         pairs = revision_pairs(tools.model.chat, before.records, plan.max_length)
         put = spending.part("fit", "all")
-        fit = still_fits(tools.model, pairs, batch_tokens=plan.micro_batch_tokens)
+        fit = pair_fit(tools.model, pairs, batch_tokens=plan.micro_batch_tokens)
         put(fit.tokens, fit.operations)
         if fit.share is None:
             return not (plan.pairs and tools.pool)

@@ -24,9 +24,9 @@ from fedrai.constitution.records import Request
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import Generated, generate
+from fedrai.model.generate import Generation, generate
 from fedrai.records import Message, Tokens
-from fedrai.training.likelihood import of_openings
+from fedrai.training.likelihood import opening_likelihoods
 
 LENGTH = 4
 """Tokens that an opening has at most, and that scores are given for. Whether an answer refuses is
@@ -191,7 +191,7 @@ def _beginnings(
     asked: Sequence[str],
     batch_size: int,
     on_batch: Callable[[int, int], None],
-) -> Generated:
+) -> Generation:
     """Greedy answers, as long as it takes to see whether they refuse."""
     talks = [[Message("user", prompt)] for prompt in asked]
     return generate(model, talks, max_new_tokens=READ, batch_size=batch_size, on_batch=on_batch)
@@ -243,12 +243,12 @@ def measure(model: LanguageModel, probe: ProbeRows, batch_tokens: int = 0) -> Pr
     Args:
         model: the model as it stands.
         probe: what is read.
-        batch_tokens: see `likelihood.of_openings`.
+        batch_tokens: see `likelihood.opening_likelihoods`.
     """
     since = time.perf_counter()
     asked = [*probe.harmful, *probe.harmless]
     rows = list(chain.from_iterable(map(_all, asked)))
-    read = of_openings(model, rows, batch_tokens=batch_tokens)
+    read = opening_likelihoods(model, rows, batch_tokens=batch_tokens)
     values = iter(read.values)
     margins = [_margin(entry, [next(values) for _ in _all(entry)]) for entry in asked]
     count = len(probe.harmful)

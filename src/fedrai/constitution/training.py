@@ -25,7 +25,7 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
 from fedrai.runs.files import load_sealed, save_sealed, writing
-from fedrai.training.prefer import AlignHooks, AlignSettings, AlignStep, Pair, align
+from fedrai.training.prefer import AlignHooks, AlignSettings, AlignStep, PreferencePair, align
 from fedrai.training.sft import learning_rates
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -169,7 +169,7 @@ def train(
     model: LanguageModel,
     start: AdapterState,
     rows: Sequence[Tokens],
-    pairs: Sequence[Pair],
+    pairs: Sequence[PreferencePair],
     run: Run,
     work: Path,
     *,

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from fedrai import assets
 from fedrai.data import embedded
-from fedrai.data.columns import Cell, Places, matches, places_of, shown
+from fedrai.data.columns import Cell, RowColumns, find_columns, matches, printable_names
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
 from fedrai.data.lists import FORMAT_HINT, NOT_JSON, NOT_OBJECT
-from fedrai.data.opening import AS_IT_IS, ENCODING_HINT, Reading
+from fedrai.data.opening import DEFAULT_OPTIONS, ENCODING_HINT, ReadOptions
 from fedrai.data.texts import (
     SystemTurns,
     as_text,
     characters,
     check_order,
-    is_talk,
+    is_conversation,
     turns_of,
     with_system,
 )
@@ -31,7 +31,7 @@ from fedrai.recipe.sections import Columns, Source
 from fedrai.records import BadRow, Example, Message
 
 EMBEDDED = "fedrai:"
-INSTEAD = (
+DATASET_HINT = (
     "Name a file, a hub dataset (org/name), or a set that comes along: "
     + ", ".join(f"{EMBEDDED}{name}" for name in embedded.DATASETS)
     + "."
@@ -40,7 +40,7 @@ SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class Dataset:
     """What a dataset gave: its usable rows, and what could not be used or was not read.
 
     Attributes:
@@ -62,9 +62,9 @@ def load(
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
     bad_rows: str = "stop",
-    reading: Reading = AS_IT_IS,
+    reading: ReadOptions = DEFAULT_OPTIONS,
     system_turns: SystemTurns = "keep",
-) -> Loaded:
+) -> Dataset:
     """Read one dataset.
 
     Args:
@@ -72,7 +72,7 @@ def load(
         columns: names of the columns.
         harmful: whether the source is declared harmful.
         split: split of a hub dataset.
-        where: only rows whose columns have these values (see `columns.same`).
+        where: only rows whose columns have these values (see `columns.cell_equals`).
         bad_rows: "stop" raises on a bad row, "skip" leaves bad rows out and returns them.
         reading: encoding, separator and limits of a file.
         system_turns: whether a system turn stays, is put before the first request, or goes.
@@ -93,7 +93,7 @@ def load(
             continue
         seen.update(row.keys())
         try:
-            places = places_of(row, names)
+            places = find_columns(row, names)
             messages = with_system(_messages(row, places), system_turns)
         except ValueError as error:
             bad.append(BadRow(origin, str(error)))
@@ -105,15 +105,15 @@ def load(
         raise DataError(summary(bad), hint="; or ".join([SKIP, *_hints(bad, seen, names)]))
     if bad and not good:
         raise DataError(
-            f"{spec} holds no usable row; {commonest(bad)}",
+            f"{spec} holds no usable row; {most_common_problem(bad)}",
             hint="; or ".join(_hints(bad, seen, names)),
         )
     if not good:
         raise DataError(f"{spec} holds no usable row")
-    return Loaded(tuple(good), tuple(bad), dict(unread))
+    return Dataset(tuple(good), tuple(bad), dict(unread))
 
 
-def load_source(source: Source, bad_rows: str) -> Loaded:
+def load_source(source: Source, bad_rows: str) -> Dataset:
     """Read one dataset as a recipe names it.
 
     Args:
@@ -130,7 +130,7 @@ def load_source(source: Source, bad_rows: str) -> Loaded:
         split=source.split,
         where=source.where,
         bad_rows=bad_rows,
-        reading=Reading(
+        reading=ReadOptions(
             encoding=source.encoding,
             separator=source.separator,
             max_row_mb=source.max_row_mb,
@@ -140,7 +140,7 @@ def load_source(source: Source, bad_rows: str) -> Loaded:
     )
 
 
-def hint_for(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
+def encoding_hint(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
     """What helps where rows are in another encoding, or a file in another format; else empty.
 
     Args:
@@ -159,7 +159,7 @@ def summary(bad: Sequence[BadRow]) -> str:
     return named + (f"; and {len(bad) - 3} more bad rows" if len(bad) > 3 else "")
 
 
-def commonest(bad: Sequence[BadRow]) -> str:
+def most_common_problem(bad: Sequence[BadRow]) -> str:
     """The first row with the commonest problem, and how many have it."""
     problem, count = Counter(row.problem for row in bad).most_common(1)[0]
     first = next(row for row in bad if row.problem == problem)
@@ -169,17 +169,17 @@ def commonest(bad: Sequence[BadRow]) -> str:
 
 def _hints(bad: Sequence[BadRow], seen: Mapping[str, int], columns: Columns) -> list[str]:
     """What else may help: the encoding, the format, or the columns of the file."""
-    if hint := hint_for(bad, is_whole=not seen):
+    if hint := encoding_hint(bad, is_whole=not seen):
         return [hint]
     pair = {columns.prompt, columns.response}
-    names = shown(seen)
+    names = printable_names(seen)
     if columns.messages in seen or pair <= seen.keys() or not names:
         return []
     return [f"name those to read in data.sources.columns; the columns are {names}"]
 
 
 def rows(
-    spec: str, split: str = "train", reading: Reading = AS_IT_IS
+    spec: str, split: str = "train", reading: ReadOptions = DEFAULT_OPTIONS
 ) -> Iterator[tuple[str, Row | str]]:
     """The rows of a dataset as they are.
 
@@ -200,7 +200,7 @@ def rows(
     if _names_hub_dataset(spec):
         yield from _hub(spec, split, reading)
         return
-    path = assets.fetch(spec, instead=INSTEAD)
+    path = assets.fetch(spec, instead=DATASET_HINT)
     if path.is_dir():
         raise DataError(
             f"{spec} is a folder; expected a file", hint=f"formats: {', '.join(SUFFIXES)}"
@@ -221,7 +221,7 @@ def _names_hub_dataset(spec: str) -> bool:
     return whole or (bare and not local.exists() and not spec.startswith((".", "~", "/")))
 
 
-def _hub(spec: str, split: str, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+def _hub(spec: str, split: str, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     try:
         import datasets
     except ImportError as error:
@@ -241,7 +241,7 @@ def _hub(spec: str, split: str, reading: Reading) -> Iterator[tuple[str, Row | s
         yield f"{name}, row {number}", reading.too_long if long else row
 
 
-def _messages(row: Row, places: Places) -> tuple[Message, ...]:
+def _messages(row: Row, places: RowColumns) -> tuple[Message, ...]:
     """The conversation of a row, in the order that a training takes.
 
     Raises:
@@ -253,7 +253,7 @@ def _messages(row: Row, places: Places) -> tuple[Message, ...]:
     return messages
 
 
-def _pair(row: Row, places: Places) -> tuple[Message, ...]:
+def _pair(row: Row, places: RowColumns) -> tuple[Message, ...]:
     """Request and answer; either may be a list of turns, as TRL has them."""
     asked, answered = places.prompt or "", places.response or ""
     request, answer = row.get(asked), row.get(answered)
@@ -264,7 +264,7 @@ def _pair(row: Row, places: Places) -> tuple[Message, ...]:
 
 
 def _listed(value: object) -> bool:
-    return not isinstance(value, str) and is_talk(value)
+    return not isinstance(value, str) and is_conversation(value)
 
 
 def _user(row: Row, prompt: str, context: str | None) -> Message:

@@ -28,7 +28,7 @@ from fedrai.deployment.offer import (
 from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.federation import client, protocol
 from fedrai.federation.client import RefusedTaskError, describe, respond
-from fedrai.federation.metrics import FILTER, WEIGHT
+from fedrai.federation.metrics import BAD_ROWS, FILTER, WEIGHT, filter_metrics
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import prover
@@ -52,7 +52,7 @@ class NodeSite:
         settings: the offer as a recipe of this node alone.
         model: the base model.
         tokens: the rows that are trained on.
-        counts: what the server may hear of the filter.
+        counts: rows that were filtered or could not be used, as the server hears of them.
         note: keeps a line in the node's log.
         progress: shows the operator how training goes on.
     """
@@ -73,8 +73,8 @@ class NodeSite:
         """The node's rows."""
         return self.tokens
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        """The filter's counts; `sendable` drops them if the policy keeps them."""
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        """The counts; `sendable` drops those that the policy does not let out."""
         return self.counts
 
     def seed(self, round_: int, client: str) -> int:
@@ -220,11 +220,12 @@ def load(
         raise RefusedTaskError(Reason.OTHER_MODEL)
     tokens: dict[Example, Tokens] = {}
     examples, bad = _examples(settings, lm, tokens, note)
-    kept, counts = _screened(examples, settings, node, note, progress)
+    kept, filter_counts = _screened(examples, settings, node, note, progress)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
-    why = f"; {data.commonest(bad)}" if bad else ""
+    why = f"; {data.most_common_problem(bad)}" if bad else ""
     note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable{why}")
+    counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     return NodeSite(node, settings, lm, rows, counts, note, progress)
 
 
@@ -285,6 +286,8 @@ def _screened(
         )
     except DataError:  # nothing is left; the refusals are those that come along
         raise RefusedTaskError(Reason.NO_ROWS) from None
+    if screening.note:
+        note(screening.note)
     return kept[node.name], screening.counts.get(node.name, {})
 
 

@@ -19,7 +19,6 @@ from fedrai.errors import RecipeError
 from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.protocol import Reason
 from fedrai.recipe.sections import (
-    EMBEDDED,
     LABELS,
     Filter,
     Node,
@@ -159,7 +158,7 @@ def _guard_allowed(asked: Filter, node: Node) -> bool:
     """
     if asked.guard == LABELS or asked.calibration or asked.refusals:
         return False
-    return asked.guard in (node.policy.guards or [EMBEDDED, *node.guards])
+    return asked.guard in node.allowed_guards
 
 
 def needs_guard(asked: Filter, policy: NodePolicy) -> bool:

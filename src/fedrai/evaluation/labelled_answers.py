@@ -117,7 +117,7 @@ def request_kind(suite: str, judge: str = "", direction: str = "") -> str:
 def load(
     files: Sequence[str],
     on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None,
-    reading: data.Reading = data.AS_IT_IS,
+    reading: data.ReadOptions = data.DEFAULT_OPTIONS,
 ) -> list[LabelledAnswer]:
     """The labelled answers of `files`, in their order.
 
@@ -158,7 +158,7 @@ def _named(file: str) -> tuple[str, Path]:
 
 
 def _read(
-    source: str, path: Path, on_unlabelled: Callable[[str, int], None], reading: data.Reading
+    source: str, path: Path, on_unlabelled: Callable[[str, int], None], reading: data.ReadOptions
 ) -> list[LabelledAnswer]:
     rows = _rows(path, reading)
     if not rows:
@@ -174,7 +174,7 @@ def _read(
     return found
 
 
-def _rows(path: Path, reading: data.Reading) -> Sequence[Mapping[str, Any]]:
+def _rows(path: Path, reading: data.ReadOptions) -> Sequence[Mapping[str, Any]]:
     """The rows of a file; one whose name tells no format is CSV.
 
     Raises:

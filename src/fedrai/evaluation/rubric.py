@@ -25,7 +25,7 @@ from typing import Any
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.chats import Grader
 from fedrai.evaluation.suites import Item
-from fedrai.model.chat import any_of, broken
+from fedrai.model.chat import any_of, break_marks
 
 WITH_REFERENCE = ("math", "reasoning", "coding")  # categories that MT-Bench grades so
 LOWEST, HIGHEST = 1.0, 10.0
@@ -365,7 +365,7 @@ def _grade(item: Item, reply: str | None, parse: Parse) -> Grade:
 def filled(template: str, values: Mapping[str, str]) -> str:
     """The template with its slots filled; its marks are broken up in what fills them."""
     marks = any_of(_MARK.findall(template), re.IGNORECASE)
-    return _SLOT.sub(lambda slot: broken(values.get(slot[1], slot[0]), marks), template)
+    return _SLOT.sub(lambda slot: break_marks(values.get(slot[1], slot[0]), marks), template)
 
 
 def _check(items: Sequence[Item], answers: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
 from fedrai.federation import protocol
-from fedrai.federation.metrics import FILTER, WEIGHT
+from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
 from fedrai.model import LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
@@ -38,8 +38,8 @@ class Site(Protocol):
     def rows(self, client: str) -> Sequence[Tokens]:
         """Its tokenized rows, each with at least one label token."""
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        """What the server may hear of the safety filter, by the names in `ledger.COUNT_NAMES`."""
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        """What became of its other rows, by the names in `metrics.RANGES`."""
 
     def seed(self, round_: int, client: str) -> int:
         """Seed of a local training."""
@@ -119,8 +119,7 @@ def _local_training(
         on_step=lambda step: site.on_step(client, step),
     )
     numbers = _metrics(len(rows), result)
-    counts = {FILTER + name: n for name, n in site.filter_counts(client).items()}
-    return protocol.pack_update(adapter, {**numbers, **counts})
+    return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
 
 
 def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:

@@ -21,12 +21,13 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedrai.constitution.outcome import Aligned, brief
-from fedrai.errors import FederationError, RunError
+from fedrai.errors import FederationError
 from fedrai.evaluation.measure import EvaluationResult, figures
 from fedrai.evaluation.storing import write_evaluation
 from fedrai.federation import protocol
 from fedrai.federation.aggregation import Aggregator, update_norm
 from fedrai.federation.defences import Defend
+from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.round_record import (
     cost_of,
@@ -38,13 +39,12 @@ from fedrai.federation.round_record import (
     round_figures,
     shown,
 )
-from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start
+from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Ledger
-from fedrai.runs.files import digest_of, json_text, load_tensors, save_tensors, write_text
+from fedrai.runs.files import json_text, load_tensors, save_tensors, write_text
 
-GLOBAL = ""  # the adapter that is no client's; no client can be called that
 POLL = 1.0  # seconds between looks for replies that are not there yet
 FOR_EVER = 30 * 86400.0  # seconds that Flower keeps the messages of a round without a deadline
 SLACK = 86400.0  # seconds after a deadline that it keeps them, so that late replies can be counted
@@ -52,38 +52,6 @@ SLACK = 86400.0  # seconds after a deadline that it keeps them, so that late rep
 Emit = Callable[..., None]
 Align = Callable[[int, AdapterState, Path], Aligned]
 """Aligns the aggregated adapter of a round; may keep in the folder what it needs to go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the round loop needs of a recipe.
-
-    Attributes:
-        seed: the recipe's seed.
-        rounds: how many rounds.
-        sampled: clients a round.
-        min_clients: fewest usable updates a round needs.
-        timeout: seconds a round waits for replies; 0: for ever.
-        steps_per_round: optimiser steps a client takes in a round.
-        local: no aggregation; every client goes on from its own adapter.
-        evaluate_every: evaluate after every n-th round; 0: only before the first and at the end.
-        start: adapter that round 1 starts from, a PEFT folder or `fedrai:aligned`; empty: fresh.
-        quorum: usable updates with which a round closes, beside any that came in the same look;
-            0: all that were asked for.
-        weight_cap: see `aggregation.weights`; 0: updates count by the rows that clients state.
-    """
-
-    seed: int
-    rounds: int
-    sampled: int
-    min_clients: int
-    timeout: float
-    steps_per_round: int
-    local: bool
-    evaluate_every: int
-    start: str = ""
-    quorum: int = 0
-    weight_cap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +97,6 @@ class Late(Protocol):
         """How many of them have been replied to since the last call; the replies are dropped."""
 
 
-Adapters = dict[str, AdapterState]
-
-
 def run_rounds(plan: Plan, tools: Tools) -> None:
     """Go from wherever the run folder stands to its end.
 
@@ -150,33 +115,6 @@ def run_rounds(plan: Plan, tools: Tools) -> None:
         adapters = _round(plan, tools, number, adapters)
         _evaluate_if_due(plan, tools, number, adapters)
     tools.emit("finished", rounds=plan.rounds)
-
-
-def load_adapters(run: RunFolder, model: LanguageModel, plan: Plan, number: int) -> Adapters:
-    """The adapters after a round: one, as `GLOBAL`, or one a client in local mode."""
-    if number == 0:
-        return {GLOBAL: _first(run, model, plan)}
-    folder = run.round_folder(number)
-    if not plan.local:
-        return {GLOBAL: read_adapter(folder / "adapter")}
-    return {f.name: read_adapter(f) for f in sorted((folder / "adapters").iterdir())}
-
-
-def _first(run: RunFolder, model: LanguageModel, plan: Plan) -> AdapterState:
-    """The adapter that round 1 starts from.
-
-    Raises:
-        RunError: it is not the one that the run began with.
-    """
-    if not plan.start:
-        return model.fresh_adapter(seed_for(plan.seed, "adapter"))
-    adapter = read_start(plan.start, model)
-    if digest_of(adapter) != run.info.get("start_sha256"):
-        raise RunError(
-            f"{run.path}: {plan.start} is not the adapter that the run started from any more",
-            hint="put it back, or start a new run with --out",
-        )
-    return adapter
 
 
 def sample_clients(names: Sequence[str], count: int, seed: int, number: int) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrai import assets
-from fedrai.data import AS_IT_IS, Reading
+from fedrai.data import DEFAULT_OPTIONS, ReadOptions
 from fedrai.data.columns import Cell
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import Detection, by_group, detect
@@ -55,7 +55,7 @@ class DataSpec:
     labels: Labels = field(default_factory=Labels)
     split: str = "train"
     where: Mapping[str, Cell] = field(default_factory=dict)
-    reading: Reading = AS_IT_IS
+    reading: ReadOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def read_all(
     columns: RowColumns = RowColumns(),
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
-    reading: data.Reading = data.AS_IT_IS,
+    reading: data.ReadOptions = data.DEFAULT_OPTIONS,
 ) -> Rows:
     """Read datasets in their order.
 
@@ -210,7 +210,7 @@ def _read(
     split: str,
     where: Mapping[str, Cell],
     seen: set[str],
-    reading: data.Reading,
+    reading: data.ReadOptions,
 ) -> Rows:
     """The rows of one dataset; adds the names of its columns to `seen`."""
     good: list[GuardRow] = []
@@ -385,5 +385,7 @@ def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
     too_long = "raise --max-row-mb" if "max_row_mb" in bad[0].problem else ""
     return DataError(
         f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint=unsafe_when if label else too_long or data.hint_for(bad, is_whole=True) or columns,
+        hint=unsafe_when
+        if label
+        else too_long or data.encoding_hint(bad, is_whole=True) or columns,
     )

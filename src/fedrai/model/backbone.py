@@ -16,13 +16,13 @@ from torch import Tensor
 
 from fedrai import assets
 from fedrai.errors import ModelError
-from fedrai.model.adapted import Adapted
+from fedrai.model.adapted import AdaptedModel
 from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
 from fedrai.model.pretrained import open_pretrained
 from fedrai.runs.costs import Shape
 
 
-class Backbone(Adapted):
+class Backbone(AdaptedModel):
     """A frozen body with a LoRA adapter.
 
     Args:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from fedrai.model import LanguageModel
-from fedrai.model.batching import pad, padded
+from fedrai.model.batching import pad, padded_length
 from fedrai.records import Message
 from fedrai.runs.costs import generation_operations, release_memory
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class Generation:
     """Answers in the order of the prompts, and what they took."""
 
     answers: tuple[str, ...]
@@ -40,7 +40,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Generated:
+) -> Generation:
     """Answer prompts with the model as it stands (its adapter on or off).
 
     Args:
@@ -66,7 +66,7 @@ def generate(
     release_memory()
     prompt_tokens, new_tokens = sum(map(len, ids)), sum(map(len, answers.values()))
     length = (prompt_tokens + new_tokens) / max(1, len(ids))
-    return Generated(
+    return Generation(
         tuple(model.chat.decode(answers[i]) for i in range(len(ids))),
         prompt_tokens,
         new_tokens,
@@ -78,7 +78,7 @@ def _batch(
     model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, pick: _Picker
 ) -> list[list[int]]:
     """Ids of the answers to one batch; once half the rows are finished, they leave it."""
-    length = padded(max(map(len, prompts)))
+    length = padded_length(max(map(len, prompts)))
     ids, mask = (t.to(model.device) for t in pad(prompts, model.pad_id, length, left=True))
     answers: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which answer each row of the batch belongs to

@@ -18,7 +18,7 @@ from fedrai.model.language import LanguageModel
 from fedrai.model.lora import Lora
 from fedrai.model.pretrained import open_pretrained
 
-SHORT = 128  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
+EAGER_LENGTH = 128  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
 UPSTREAM = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
@@ -34,7 +34,7 @@ def load(
     device: str = "auto",
     quantization: str = "none",
     attention: str = "auto",
-    max_length: int = SHORT,
+    max_length: int = EAGER_LENGTH,
     gradient_checkpointing: bool = False,
     compile_layers: bool = False,
     progress: assets.Progress | None = None,
@@ -53,7 +53,7 @@ def load(
     asked = None if attention == "auto" else attention
     base, tokenizer = _load_base(folder, pick_dtype(dtype, place), place, quantization, asked)
     usual = asked or str(base.config._attn_implementation)  # Gemma 2 has eager attention only
-    short = asked is None and place.type == "cpu" and max_length <= SHORT
+    short = asked is None and place.type == "cpu" and max_length <= EAGER_LENGTH
     kernels = ("eager" if short else usual, usual)
     wrapped = _wrap(base, lora or Lora(rank, alpha, target_modules), dropout)
     if gradient_checkpointing:

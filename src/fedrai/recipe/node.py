@@ -13,14 +13,14 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from fedrai.recipe.base import Section, strict_or_number
-from fedrai.recipe.safety import GuardTable
+from fedrai.recipe.safety import EMBEDDED, GuardTable
 from fedrai.recipe.sources import Source
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PINNED = re.compile(r"(hf:)?[^/@]+/[^/@]+@[0-9a-f]{40}(/.+)?|.+#sha256=[0-9a-f]{64}")
 Sendable = Literal[
-    "losses", "filter-counts", "steps", "tokens", "label-tokens", "seconds", "operations",
-    "peak-bytes", "update-norm",
+    "losses", "filter-counts", "bad-rows", "steps", "tokens", "label-tokens", "seconds",
+    "operations", "peak-bytes", "update-norm",
 ]  # fmt: skip
 """Numbers that may go with an update, as `protocol.METRIC_NAMES` has them; `losses` stands for
 those of the local training, `filter-counts` for all counts of the filter. `update-norm` is known
@@ -76,6 +76,11 @@ class Node(Section):
     """What the node refuses."""
     guards: dict[str, GuardTable] = {}
     """Guards of the node's own by name. A recipe's `[guards]` do not travel: only their names do."""
+
+    @property
+    def allowed_guards(self) -> list[str]:
+        """Guards that a recipe may name: the policy's, or `embedded` and this file's own."""
+        return self.policy.guards or [EMBEDDED, *self.guards]
 
     @model_validator(mode="after")
     def _guards_are_pinned(self) -> Node:

@@ -91,7 +91,7 @@ def _base_of(name: str, base: str, *, needed: bool) -> Base | None:
     except ModelError:
         if needed:
             raise
-        digest = model.recorded(model.adapter_folder(name))
+        digest = model.read_base_record(model.adapter_folder(name))
         return Base("", digest) if digest else None
     found = Base(spec, "")
     return (
@@ -106,9 +106,9 @@ def _keep_base(base: Base | None, with_base: bool, folder: Path) -> None:
     if with_base:
         model.copy_base(base.spec, folder)
     if base.digest and (not base.spec or base.local):
-        model.record(folder, base.digest)
+        model.write_base_record(folder, base.digest)
         if base.spec:
-            model.remember(base.spec, base.digest)
+            model.remember_base(base.spec, base.digest)
 
 
 def _written(

@@ -14,9 +14,9 @@ from compared_runs import TABLE, answers, run
 from fedrai import recipe
 from fedrai.errors import EvaluationError, RecipeError, RunError
 from fedrai.report.comparing.layout import Axis, plan_runs
-from fedrai.report.comparing.measures import Counted, counted, heading, in_order
 from fedrai.report.comparing.running import seconds_left
 from fedrai.report.comparing.writing import compare_runs, notes, write
+from fedrai.report.measures import Counted, counted, heading, in_order
 
 T, F = True, False
 

@@ -26,7 +26,7 @@ from fedrai.federation.run.preparation import Callbacks, PreparedRun
 from fedrai.guards.base import Guard
 from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.starting import read_start
+from fedrai.model.starting import read_start_adapter
 from fedrai.recipe.sections import Alignment, Recipe
 
 
@@ -44,7 +44,7 @@ def phase_for(
     if recipe.constitution.schedule == "off":
         return None
     start = recipe.adapter.start
-    anchor = read_start(start, prepared.model) if start else None
+    anchor = read_start_adapter(start, prepared.model) if start else None
     return Phase(plan_for(recipe), tools_for(prepared, callbacks.event, anchor, progress))
 
 

@@ -6,10 +6,8 @@ exists; `execute` builds the ClientApp, the Grid and the ServerApp's loop and go
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -17,6 +15,7 @@ from flwr.app import Context
 from fedrai import assets, model
 from fedrai.errors import RunError
 from fedrai.federation import client
+from fedrai.federation.metrics import filter_metrics
 from fedrai.federation.run import rounds
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
@@ -61,7 +60,7 @@ def prepare(
     check_files(recipe)
     alignment = alignment_of(recipe)
     lm = loaded or load_model(recipe, progress)
-    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     tokens: dict[Example, Tokens] = {}
     unread: Counter[str] = Counter()
     shards, bad = shards_for(
@@ -141,8 +140,8 @@ class _LocalSite:
     def rows(self, client: str) -> Sequence[Tokens]:
         return self._prepared.rows[client]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        return self._prepared.screening.counts.get(client, {})
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        return filter_metrics(self._prepared.screening.counts.get(client, {}))
 
     def seed(self, round_: int, client: str) -> int:
         return self._prepared.recipe.seed_for("training", round_, client)
@@ -155,9 +154,3 @@ class _LocalSite:
             self._run.client_log(client, line)
         except RunError as error:  # the client's reason matters more than its details
             self._callbacks.event("client-log-lost", client=client, why=error.message)
-
-
-def command_line() -> str:
-    """The command that started this process, without folders."""
-    name = Path(sys.argv[0]).name
-    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fedrai import assets, model, plugins
@@ -16,7 +18,7 @@ from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
-from fedrai.federation import server
+from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
@@ -220,7 +222,7 @@ def sft_settings(recipe: Recipe) -> SftSettings:
     )
 
 
-def plan_for(recipe: Recipe, clients: int) -> server.Plan:
+def plan_for(recipe: Recipe, clients: int) -> Plan:
     """The rounds, as the recipe sets them.
 
     Args:
@@ -230,7 +232,7 @@ def plan_for(recipe: Recipe, clients: int) -> server.Plan:
     federation = recipe.federation
     federated = federation.mode == "federated"
     sampled = min(federation.clients_per_round or clients, clients) if federated else clients
-    return server.Plan(
+    return Plan(
         seed=recipe.seed,
         rounds=federation.rounds,
         sampled=sampled,
@@ -266,3 +268,9 @@ def evaluate(
         with lm.using(adapter):
             found.append(measure(lm, questions, on_progress))
     return pool(found)
+
+
+def command_line() -> str:
+    """The command that started this process, without folders."""
+    name = Path(sys.argv[0]).name
+    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

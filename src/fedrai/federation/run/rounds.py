@@ -55,7 +55,7 @@ def prepare_server(
     """
     alignment = preparation.alignment_of(recipe)
     lm = loaded or preparation.load_model(recipe, progress)
-    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     questions = questions_for(recipe, lm, progress)
     rows: dict[str, list[Tokens]] = {}
     return PreparedRun(

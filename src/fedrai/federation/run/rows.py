@@ -36,7 +36,7 @@ def check_files(recipe: Recipe) -> None:
         return
     for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
         if data.is_local(source.path):
-            assets.fetch(source.path, instead=data.INSTEAD)
+            assets.fetch(source.path, instead=data.DATASET_HINT)
 
 
 Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
@@ -133,7 +133,7 @@ def usable_rows(
     bad = [*loaded.bad_rows, *unusable]
     if not examples:
         raise DataError(
-            f"{source.path} holds no usable row; {data.commonest(bad)}", hint=_way_on(bad)
+            f"{source.path} holds no usable row; {data.most_common_problem(bad)}", hint=_way_on(bad)
         )
     return examples, bad
 
@@ -258,7 +258,7 @@ def questions_for(
     """
     settings = recipe.evaluation
     ordinary = settings.ordinary_source
-    loaded = data.load_source(ordinary, "skip") if settings.ordinary else data.Loaded((), ())
+    loaded = data.load_source(ordinary, "skip") if settings.ordinary else data.Dataset((), ())
     held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
     on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])

@@ -67,7 +67,7 @@ def run(
     prepared = _prepare(settings, loaded, engine, observer)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock(), captured_log.into(out):
-        folder.event("started", command=local.command_line())
+        folder.event("started", command=preparation.command_line())
         _share_base_evaluation(folder, settings, siblings)
         _go_on(prepared, folder, engine, observer)
     return out

@@ -28,7 +28,7 @@ from fedrai.constitution.plan import PhaseTools
 from fedrai.constitution.storing import export, write_records
 from fedrai.errors import RecipeError, RunError
 from fedrai.evaluation import storing
-from fedrai.federation.run import aligning, local, moved_files, preparation
+from fedrai.federation.run import aligning, moved_files, preparation
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.stopping import Stop, stoppable
@@ -183,7 +183,7 @@ def align(
         run.repair()
         _check_same(run, job)
         moved_files.record(run, places or {})
-        run.event("resumed" if begun else "started", command=local.command_line())
+        run.event("resumed" if begun else "started", command=preparation.command_line())
         _go_on(run, job, observer)
     return out
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedrai import assets, model
 from fedrai.errors import ModelError, RunError
-from fedrai.federation import server
+from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.run import moved_files, preparation
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import generate
@@ -102,7 +102,7 @@ def target(
         assets.fetch(spec, instead=INSTEAD)
     lm, start = load(settings, assets.RichProgress()), settings.adapter.start
     if start:
-        return Target(f"{spec} with {start}", lm, model.read_start(start, lm), settings)
+        return Target(f"{spec} with {start}", lm, model.read_start_adapter(start, lm), settings)
     return Target(spec, lm, None, settings)
 
 
@@ -123,8 +123,8 @@ def _run_target(
     lm = load(settings, assets.RichProgress())
     _note_other(folder.path.name, lm, str(folder.info.get("model_fingerprint") or ""))
     plan = preparation.plan_for(settings, settings.federation.clients)
-    adapters = server.load_adapters(folder, lm, plan, number)
-    key = client or server.GLOBAL
+    adapters = load_adapters(folder, lm, plan, number)
+    key = client or GLOBAL
     if key not in adapters:
         raise RunError(f"name a client with --client: {', '.join(sorted(adapters))}")
     label = f"{folder.path.name}, round {number}" + (f", {client}" if client else "")
@@ -177,7 +177,7 @@ def _digest(path: Path) -> str:
     """The fingerprint of the base model that an adapter was trained on; empty: not known."""
     made = _maker(path)
     if made is None:
-        return model.recorded(path)
+        return model.read_base_record(path)
     records = (RunFolder(made).read_json(n) for n in MAKERS if (made / n).is_file())
     return str(next(records).get("model_fingerprint") or "")
 
@@ -214,7 +214,7 @@ def _adapter_target(name: str, like: Recipe | None, load: Load, base: str) -> Ta
               "target_modules": layers if isinstance(layers, list) else lm.layers}  # fmt: skip
     settings = settings.model_copy(update={"adapter": settings.adapter.model_copy(update=fields)})
     label = name if name in model.EMBEDDED else path.name
-    return Target(label, lm, model.read_fitting(path, name, lm), settings)
+    return Target(label, lm, model.read_matching_adapter(path, name, lm), settings)
 
 
 def with_base(settings: Recipe, base: str) -> Recipe:

@@ -24,7 +24,7 @@ from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name
 from fedrai.guards.kinds.outputs import ClassifierLabels, reading
 from fedrai.guards.kinds.prompting import valid
 from fedrai.model import loading
-from fedrai.model.batching import cut, pad, padded
+from fedrai.model.batching import cut, pad, padded_length
 from fedrai.model.pretrained import open_pretrained
 from fedrai.records import Verdict
 
@@ -223,7 +223,7 @@ class ClassifierGuard:
             yield [ordered[i] for i in batch]
 
     def _padded(self, length: int) -> int:
-        return min(padded(length), self._length)
+        return min(padded_length(length), self._length)
 
     @torch.inference_mode()
     def _chances(self, batch: Sequence[tuple[int, dict[str, list[int]]]]) -> list[list[float]]:

@@ -35,7 +35,7 @@ from fedrai.guards.kinds.scoring import (
     resolve,
 )
 from fedrai.model import loading
-from fedrai.model.batching import cut, padded
+from fedrai.model.batching import cut, padded_length
 from fedrai.records import Problem, Verdict
 from fedrai.runs.costs import release_memory
 
@@ -236,7 +236,7 @@ class GenerativeGuard:
         warm = [job for job in jobs if job.ids[: len(shared)] == shared]
         cold = [job for job in jobs if job.ids[: len(shared)] != shared]
         for part in (warm, cold):
-            sizes = [padded(len(job.ids)) for job in part]
+            sizes = [padded_length(len(job.ids)) for job in part]
             for batch in cut(range(len(part)), sizes.__getitem__, self.batch_tokens):
                 yield [part[i] for i in batch]
 

@@ -15,7 +15,7 @@ from fedrai.errors import GuardError
 from fedrai.guards.kinds.formats import Format, Kind, Question
 from fedrai.guards.kinds.policies import NEMOGUARD_TURNS
 from fedrai.guards.windows import window_starts
-from fedrai.model.chat import BREAK, DATE, any_of, broken, control_tokens
+from fedrai.model.chat import BREAK, DATE, any_of, break_marks, control_tokens
 from fedrai.model.templates import check_templates
 from fedrai.records import Message
 
@@ -127,7 +127,7 @@ class PromptBuilder:
         return [{"type": "text", "text": text}] if self._parts else text
 
     def _defused(self, text: str) -> str:
-        text = broken(broken(text, self._tokens), self._marks)
+        text = break_marks(break_marks(text, self._tokens), self._marks)
         return self._roles.sub(lambda match: match[1] + BREAK, text)
 
     def _check(self, kind: Kind) -> None:

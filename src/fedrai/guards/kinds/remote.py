@@ -9,8 +9,8 @@ harmless text is sent: only if that has no answer either is the guard as a whole
 an error.
 
 An endpoint sees special tokens in a text as such, so the usual ones are broken up before a row is
-sent (`fedrai.model.chat.broken`); name those of an unusual model in `marks`. What may travel to
-whom is in `fedrai.endpoint`. Written to the reference of vLLM's server (docs.vllm.ai,
+sent (`fedrai.model.chat.break_marks`); name those of an unusual model in `marks`. What may travel
+to whom is in `fedrai.endpoint`. Written to the reference of vLLM's server (docs.vllm.ai,
 OpenAI-Compatible Server).
 """
 
@@ -30,7 +30,7 @@ from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name, unsafest
 from fedrai.guards.kinds.logprobs import LabelWords, MissingLogprobsError, no_logprobs, read_places
 from fedrai.guards.kinds.prompting import arranged
-from fedrai.model.chat import any_of, broken
+from fedrai.model.chat import any_of, break_marks
 from fedrai.records import Message, Problem, Verdict
 
 Api = Literal["chat", "completions"]
@@ -204,7 +204,7 @@ class RemoteGuard:
         return Verdict(row.probability, full_name(self), row.categories, row.problem)
 
     def _defused(self, text: str) -> str:
-        return broken(broken(text, _SPECIAL), self._marks)
+        return break_marks(break_marks(text, _SPECIAL), self._marks)
 
     def _body(self, turns: Sequence[Message]) -> dict[str, Any]:
         """A request about turns that a user begins."""

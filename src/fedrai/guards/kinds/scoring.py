@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedrai.errors import GuardError
-from fedrai.model.batching import pad, padded
+from fedrai.model.batching import pad, padded_length
 from fedrai.model.cached import forward_cached
 from fedrai.records import Problem
 from fedrai.runs.costs import Shape, generation_operations
@@ -209,7 +209,7 @@ class CachedBatch:
             self._cache, self._mask = None, self._mask[:, :0]
         new = [i[len(f) :] for i, f in zip(ids, self._fed, strict=True)]
         longest = max(map(len, new))
-        width = padded(longest) if longest > 16 else longest
+        width = padded_length(longest) if longest > 16 else longest
         chunk, real = pad(new, self.engine.pad_id, width, left=True)
         self._mask = torch.cat([self._mask, real.to(self._mask.device)], 1)
         positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -width:]

@@ -33,7 +33,7 @@ from fedrai.guards.kinds.framing import REQUEST, Framing, Piece
 from fedrai.guards.windows import TooLongError
 from fedrai.model import AdapterState, Backbone, load_backbone
 from fedrai.model.adapters import check_adapter
-from fedrai.model.batching import cut, pad, padded
+from fedrai.model.batching import cut, pad, padded_length
 from fedrai.records import Verdict
 from fedrai.runs import files
 from fedrai.runs.costs import generation_operations, release_memory
@@ -111,7 +111,7 @@ TOO_LONG = HeadScores(REQUEST, float("nan"), torch.zeros(0), 0, 0)
 
 def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> Tensor:
     """What the head says of each piece, (B, 2 + categories), float32; differentiable."""
-    length = min(padded(max(len(p.ids) for p in pieces)), backbone.positions)
+    length = min(padded_length(max(len(p.ids) for p in pieces)), backbone.positions)
     ids, mask = pad([piece.ids for piece in pieces], backbone.pad_id, length)
     mask = mask.to(backbone.device)
     states = backbone.hidden(ids.to(backbone.device), mask)  # (B, T, D)
@@ -128,7 +128,7 @@ def token_batches(
     pieces: Sequence[Piece], order: Sequence[int], budget: int
 ) -> Iterator[list[int]]:
     """Cut an order of pieces into batches of at most `budget` tokens with padding."""
-    return cut(order, lambda i: padded(len(pieces[i].ids)), budget)
+    return cut(order, lambda i: padded_length(len(pieces[i].ids)), budget)
 
 
 class TrainedGuard:

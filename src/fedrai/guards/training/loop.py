@@ -33,7 +33,7 @@ from fedrai.guards.windows import TooLongError
 from fedrai.model import Backbone, load_backbone
 from fedrai.recipe.sections import GuardTraining, seed_for
 from fedrai.records import TrainingStep
-from fedrai.training.sft import Master, learning_rates
+from fedrai.training.sft import MasterWeights, learning_rates
 
 __all__ = ["GuardTrainingOutcome", "TrainingRow", "divide", "read", "train"]
 
@@ -200,7 +200,7 @@ def _loop(fit: _Fit, on_step: Callable[[TrainingStep], None]) -> list[float]:
         warmup_steps=settings.warmup_steps,
         total_steps=steps,
     )
-    master = Master(
+    master = MasterWeights(
         backbone,
         backbone.adapter(),
         weight_decay=settings.weight_decay,

@@ -18,7 +18,7 @@ from typing import Any
 from fedrai.assets import checksums
 from fedrai.rates import Rate
 from fedrai.report.comparing.layout import PlannedRun
-from fedrai.report.comparing.measures import counted, scored_on
+from fedrai.report.measures import counted, scored_on
 from fedrai.runs import RunFolder, record
 from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 from fedrai.runs.record.values import as_number
