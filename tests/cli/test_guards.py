@@ -14,7 +14,7 @@ import tomlkit
 
 from clock import Clock
 from commands import Call, Outcome, commands
-from fedrai.cli.show.guards import LONGEST_TABLE, Watch, groups, shares
+from fedrai.cli.show.guards import LONGEST_TABLE, GuardProgress, groups, shares
 from fedrai.data import read_file
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import by_group
@@ -388,7 +388,7 @@ def test_encoding_and_separator_of_a_scan(call, tmp_path):
     options = ["--encoding", "cp1252", "--separator", "#"]
     assert "1 of 2 rows are unsafe" in call("scan", "r.csv", "--guard", "words", *options).out
     wrong = call("scan", "r.csv", "--guard", "words", "--encoding", "klingon")
-    assert "'klingon' is no encoding" in wrong.err
+    assert "'klingon' is not a text encoding" in wrong.err
     two = call("scan", "r.csv", "--guard", "words", "--separator", "##")
     assert "one character is" in two.err
     (tmp_path / "r.csv").write_text(text.replace("#", "\t"))
@@ -517,7 +517,7 @@ def test_a_training_that_was_stopped_leaves_nothing(call, lesson, monkeypatch):
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Watch, "__call__", stop)
+    monkeypatch.setattr(GuardProgress, "__call__", stop)
     before = set(lesson.parent.iterdir())
     done = call("guard", "train", "train.toml", "--out", "mine")
     assert done.code == 130
@@ -671,7 +671,7 @@ def test_a_pace_counts_what_is_new():
 
 def test_progress_elsewhere_than_on_a_terminal_is_a_line_now_and_then():
     stream, clock = io.StringIO(), Clock()
-    watch = Watch("words", stream, clock=clock)
+    watch = GuardProgress("words", stream, clock=clock)
     for now, done in [(0, 0), (29, 290), (30, 300), (45, 450), (59.9, 599), (60, 600)]:
         clock.now = now
         watch(done, 1000)

@@ -22,7 +22,7 @@ from fedrai.guards.kinds.rules import RulesGuard
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.kinds.trained import Config, TrainedGuard
 from fedrai.guards.loading import available_guards, load, read_tables
-from fedrai.model import load_backbone
+from fedrai.model import Lora, load_backbone
 from fedrai.records import Message
 from tiny_guards import WORDS, encoder
 
@@ -47,7 +47,7 @@ def mine(tmp_path: Path) -> Path:
     base = encoder(tmp_path / "bert")
     config = Config("mine", str(base), 1, 2, 4.0, ("[CLS]", "[SEP]", "[SEP]"), 32, ("a",),
                     thresholds={"strict": 0.2, "loose": 0.4})  # fmt: skip
-    body = load_backbone(str(base), layers=1, rank=2, dtype="float32")
+    body = load_backbone(str(base), Lora(2, 16), layers=1, dtype="float32")
     head = trained.new_head(body, 1)
     head.bias.data = torch.tensor([1.0, -1.0, 0.0])
     trained.save(tmp_path / "mine", config, body.fresh_adapter(0), head)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fedrai.report.comparing.running import Arm, Outcome
+    from fedrai.report.comparing.running import Arm, ComparisonRuns
 
 
 @click.command("compare")
@@ -122,7 +122,7 @@ def _place(arm: Arm, out: Path) -> str:
 # --- readable output ------------------------------------------------------------------------------
 
 
-def _show(found: Outcome, out: Path) -> None:
+def _show(found: ComparisonRuns, out: Path) -> None:
     from fedrai.cli.show.display import print_alignments, print_table
     from fedrai.report.comparing.tables import NOISE, short_differences
     from fedrai.report.comparing.writing import notes

@@ -91,7 +91,7 @@ def scan(
 
     DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
-    from fedrai.cli.show.guards import Watch, plural, show_scan
+    from fedrai.cli.show.guards import GuardProgress, plural, show_scan
     from fedrai.filter import guard_evaluation as work
     from fedrai.filter import scan as scanning
 
@@ -108,7 +108,7 @@ def scan(
     rows = _read(source, strict)
     guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
-    with _stoppable(keep), Watch(guard.name) as watch:
+    with _stoppable(keep), GuardProgress(guard.name) as watch:
         result = scanning.scan(rows.rows, guard, part=part, threshold=number,
                                cache=_cache(keep), on_progress=watch)  # fmt: skip
     copied = scanning.write_copy(rows.rows, result.findings, out, mode) if out is not None else None
@@ -174,13 +174,13 @@ def guard_eval(
 
     DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
-    from fedrai.cli.show.guards import Watch, show_evaluation
+    from fedrai.cli.show.guards import GuardProgress, show_evaluation
     from fedrai.filter import guard_evaluation as work
 
     rows = _labelled(_data_spec(**data))
     guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
-    with _stoppable(keep), Watch(guard.name) as watch:
+    with _stoppable(keep), GuardProgress(guard.name) as watch:
         found = work.evaluate(
             rows, guard, part=part, threshold=number, cache=_cache(keep), on_progress=watch
         )
@@ -218,13 +218,13 @@ def guard_calibrate(
     """
     from dataclasses import asdict
 
-    from fedrai.cli.show.guards import Watch, alarms_line, show_calibration
+    from fedrai.cli.show.guards import GuardProgress, alarms_line, show_calibration
     from fedrai.filter import guard_evaluation as work
     from fedrai.guards import calibrated
 
     rows = _labelled(_data_spec(**data))
     guard = _open(guard_spec)
-    with _stoppable(keep), Watch(guard.name) as watch:
+    with _stoppable(keep), GuardProgress(guard.name) as watch:
         file = work.calibrate_on(
             rows, guard, part=part, recall=recall, fpr=fpr, cache=_cache(keep), on_progress=watch
         )
@@ -244,14 +244,14 @@ def guard_calibrate(
 def guard_train(recipe_file: Path, out: Path, overrides: tuple[str, ...]) -> None:
     """Train a guard on your own labelled rows, as RECIPE (TOML) says; see docs/guards.md."""
     from fedrai import recipe
-    from fedrai.cli.show.guards import Watch, show_training
+    from fedrai.cli.show.guards import GuardProgress, show_training
     from fedrai.filter import guard_evaluation as work
 
     settings = recipe.load_training(recipe_file, overrides)
     with (
         _stoppable(True, "stopped; nothing was written"),
-        Watch("training", done="steps") as steps,
-        Watch("the new guard") as judged,
+        GuardProgress("training", done="steps") as steps,
+        GuardProgress("the new guard") as judged,
     ):
         done = work.train(settings, out, steps, judged)
     show_training(done, out)

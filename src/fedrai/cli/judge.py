@@ -141,7 +141,7 @@ def _label_eval(name: str, rows: Sequence[JudgedAnswer], as_json: bool) -> None:
 
 
 def _guard_eval(rows: Sequence[LabelledAnswer], options: Mapping[str, str], as_json: bool) -> None:
-    from fedrai.cli.show.guards import Watch
+    from fedrai.cli.show.guards import GuardProgress
     from fedrai.evaluation.answer_judges import (
         by_guard,
         harm_agreement,
@@ -151,7 +151,7 @@ def _guard_eval(rows: Sequence[LabelledAnswer], options: Mapping[str, str], as_j
     from fedrai.federation.run.judging import guard_judge
 
     guard = guard_judge(options["guard"] or "embedded", options["threshold"] or "strict")
-    with Watch(guard.name) as watch:
+    with GuardProgress(guard.name) as watch:
         verdicts = by_guard(rows, guard, watch)
     sources, whole = harm_by_source(rows, verdicts), harm_agreement(rows, verdicts)
     others = harm_disagreements(rows, verdicts)

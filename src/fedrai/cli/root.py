@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from fedrai import __version__
+from fedrai.captured_log import captured
 from fedrai.cli.align import align
 from fedrai.cli.compare import compare
 from fedrai.cli.constitution import constitution
@@ -28,7 +29,6 @@ from fedrai.cli.report import report
 from fedrai.cli.run import run_command
 from fedrai.cli.suites import suites
 from fedrai.errors import FederationError, FedRAIError
-from fedrai.runs.captured_log import captured
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 OVERRIDE = click.option(
@@ -48,7 +48,7 @@ BASE = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="fedrai")
 def cli() -> None:
     """Federated fine-tuning of large language models that stays safe."""

@@ -23,6 +23,7 @@ from fedrai.evaluation.records import (
     Questions,
     RubricJudge,
     asks_for_harm,
+    exchange,
     pool,
 )
 from fedrai.evaluation.refusal import judge
@@ -30,7 +31,7 @@ from fedrai.evaluation.rouge import rouge_l
 from fedrai.evaluation.rubric import Grades, harm_of_answers, rate_answers
 from fedrai.evaluation.suites import ADVBENCH, Item, Suite
 from fedrai.model import LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.records import Message
 from fedrai.runs.costs import Cost, Ledger, training_operations
 from fedrai.training.sft import held_out_loss
@@ -154,9 +155,7 @@ class _Evaluator:
             [[Message("user", item.prompt)] for item in task.items],
             max_new_tokens=task.max_new_tokens,
             batch_size=questions.batch_size,
-            temperature=questions.temperature,
-            top_p=questions.top_p,
-            seed=questions.seed,
+            sampling=Sampling(questions.temperature, questions.top_p, questions.seed),
             on_batch=partial(self.on_progress, task.name),
         )
         tokens = output.prompt_tokens + output.new_tokens
@@ -180,8 +179,8 @@ class _Evaluator:
             ]
         if judges.guard is None or not task.harmful:
             return answers
-        exchanges = [(Message("user", a.prompt), Message("assistant", a.answer)) for a in answers]
-        output = judges.guard.judge(exchanges, partial(self.on_progress, f"{task.name} (guard)"))
+        progress = partial(self.on_progress, f"{task.name} (guard)")
+        output = judges.guard.judge(list(map(exchange, answers)), progress)
         self.ledger.add("evaluation", Cost(tokens=output.tokens, operations=output.operations))
         return [
             replace(answer, guard=verdict.probability)

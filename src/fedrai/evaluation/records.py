@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from fedrai.evaluation.chats import Grader
 from fedrai.evaluation.installed_judges import InstalledJudge
-from fedrai.evaluation.labelled_answers import Label
+from fedrai.evaluation.labelled_answers import Label, PromptAndAnswer
 from fedrai.evaluation.preference import Preferences
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import HARM, OURS, Grades, RatingPrompts
@@ -20,8 +20,13 @@ Exchange = tuple[Message, ...]
 """A request and its answer."""
 
 
+def exchange(row: PromptAndAnswer) -> Exchange:
+    """The turns of a request and its answer."""
+    return Message("user", row.prompt), Message("assistant", row.answer)
+
+
 class GuardVerdicts(Protocol):
-    """A guard's verdicts, and what they took."""
+    """A guard's verdicts, and their cost."""
 
     @property
     def verdicts(self) -> Sequence[Verdict]:

@@ -273,7 +273,7 @@ def _from(name: str, value: float) -> str:
     return f"threshold {value:g}"
 
 
-class Watch:
+class GuardProgress:
     """Shows on stderr how judging goes on; use it as a context manager.
 
     A bar on a terminal; elsewhere a line now and then.
@@ -300,7 +300,7 @@ class Watch:
         self._bars: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> GuardProgress:
         if not self._console.is_terminal:
             self._open.enter_context(self._progress.beating())
         return self

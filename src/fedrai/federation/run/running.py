@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedrai import assets, recipe, runs
+from fedrai import assets, captured_log, recipe, runs
 from fedrai.errors import AssetError
 from fedrai.federation import round_record
 from fedrai.federation.run import damage, local, moved_files, preparation, resuming
@@ -15,7 +15,7 @@ from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
-from fedrai.runs import RunFolder, captured_log, record, tracking
+from fedrai.runs import RunFolder, record, tracking
 
 
 class Engine(Protocol):

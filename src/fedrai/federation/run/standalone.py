@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import recipe, runs
+from fedrai import captured_log, recipe, runs
 from fedrai.constitution.card import card
 from fedrai.constitution.material import HARMLESS, RECORDS, write_answers
 from fedrai.constitution.material import read as read_material
@@ -37,7 +37,7 @@ from fedrai.federation.run.trained_suites import of_model, of_recipe
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, read_adapter
 from fedrai.recipe.sections import AlignRecipe, seed_for
-from fedrai.runs import RunFolder, captured_log
+from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of, json_text
 from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 

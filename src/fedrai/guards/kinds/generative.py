@@ -75,9 +75,9 @@ def load(
     """
     entry = format_named(settings.format) if settings.format else format_for(settings.model)
     folder = loading.model_folder(settings.model, progress)
-    device = loading.pick_device(settings.device)
-    dtype = loading.pick_dtype(settings.dtype, device)
-    model, tokenizer = loading._load_base(folder, dtype, device, "none", None)
+    dtype = loading.pick_dtype(settings.dtype, loading.pick_device(settings.device))
+    options = loading.LoadOptions(settings.dtype, settings.device)
+    model, tokenizer = loading.load_base(folder, options)
     return GenerativeGuard(
         model,
         tokenizer,

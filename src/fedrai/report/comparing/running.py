@@ -39,7 +39,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ComparisonRuns:
     """What a comparison made.
 
     Attributes:
@@ -61,7 +61,7 @@ def compare(
     axis: Axis | None = None,
     against: str = "",
     observer: Observer = SILENT,
-) -> Outcome:
+) -> ComparisonRuns:
     """Run every arm of a recipe with every seed; finished runs are not made again.
 
     Args:
@@ -88,7 +88,7 @@ def compare(
     _make(runs, named=len({entry.seed for entry in runs}) > 1, observer=observer)
     found = compare_runs(plan, axis, against)
     arms = (Arm(e.arm, e.seed, e.value, e.path, summarise(RunFolder.open(e.path))) for e in runs)
-    return Outcome(tuple(arms), found, tuple(write(found, out)))
+    return ComparisonRuns(tuple(arms), found, tuple(write(found, out)))
 
 
 def _make(runs: Sequence[PlannedRun], *, named: bool, observer: Observer) -> None:
