@@ -218,12 +218,8 @@ def _critic(
     if chosen.kind == "endpoint":
         return RemoteCritic(Access.from_settings(chosen.model_dump()), chosen.model)
     if chosen.kind == "local":
-        other = model.load(
-            chosen.model, rank=1, alpha=1, dropout=0.0, target_modules="all-linear",
-            dtype="auto", device=str(lm.device), quantization="none", attention="auto",
-            max_length=4096, gradient_checkpointing=False, compile_layers=False,
-            progress=progress,
-        )  # fmt: skip
+        options = model.LoadOptions(device=str(lm.device), max_length=4096)
+        other = model.load(chosen.model, model.Lora(1, 1), options, progress=progress)
         return LocalCritic(other, size, use_adapter=False)
     if chosen.kind == "start":
         return LocalCritic(lm, size, adapter=start, use_adapter=start is not None)

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -183,13 +183,9 @@ def load_model(
         progress: shows downloads.
         lora: settings of an adapter that exists, in place of `[adapter]`'s.
     """
-    return model.load(
-        recipe.model.base,
-        rank=recipe.adapter.rank,
-        alpha=recipe.adapter.alpha,
-        dropout=recipe.adapter.dropout,
-        target_modules=recipe.adapter.target_modules,
-        lora=lora,
+    adapter = recipe.adapter
+    lora = lora or model.Lora(adapter.rank, adapter.alpha, adapter.target_modules)
+    options = model.LoadOptions(
         dtype=recipe.model.dtype,
         device=recipe.model.device,
         quantization=recipe.model.quantization,
@@ -197,8 +193,9 @@ def load_model(
         max_length=recipe.data.max_length,
         gradient_checkpointing=recipe.training.gradient_checkpointing,
         compile_layers=recipe.training.compile,
-        progress=progress,
     )
+    lora = replace(lora, dropout=adapter.dropout)
+    return model.load(recipe.model.base, lora, options, progress=progress)
 
 
 def sft_settings(recipe: Recipe) -> SftSettings:

@@ -57,5 +57,5 @@ def _ordinary(recipe: Recipe) -> list[suites.Item]:
     section = recipe.evaluation
     if not section.ordinary:
         return []
-    held_out = data.load_source(section.ordinary_source, "skip").examples
+    held_out = data.load(section.ordinary_source, "skip").examples
     return suites.ordinary(held_out, section.ordinary, recipe.seed_for("suites"))
