@@ -69,6 +69,14 @@ class Revising(Section):
     harmless_threshold: str | float = "loose"
     """The same for answers to harmless requests; 1: none is. A strict one drops the very look-alikes that keep a model from refusing too much."""
 
+    @model_validator(mode="after")
+    def _enough_tries(self) -> Revising:
+        if self.tries < self.principles:
+            raise ValueError(
+                f"{self.principles} principles need as many tries, but tries is {self.tries}"
+            )
+        return self
+
     @field_validator("threshold", "harmless_threshold")
     @classmethod
     def _threshold_is_a_probability(cls, value: str | float) -> str | float:
@@ -196,6 +204,11 @@ class Alignment(Section):
     """The loss."""
     probe: Probe = Probe()
     """When an alignment starts and stops."""
+
+    @property
+    def harmless_pairs(self) -> float:
+        """Part of the pairs that are of harmless requests; none in the control."""
+        return 0.0 if self.style == "benign" else self.mix.harmless_pairs
 
     @model_validator(mode="after")
     def _something_to_train(self) -> Alignment:

@@ -73,13 +73,13 @@ def xstest(folder: Path, *first: str) -> str:
 def gathered(settings: Recipe, kept_out: dict[str, str] | None = None) -> Any:
     kept = kept_out_of(settings) if kept_out is None else kept_out
     here = prompts_of(settings.evaluation.paths, kept)
-    return aligning.gathered_for(settings, aligning.suites_for([], [], here))
+    return aligning.requests_for(settings, aligning.suites_for([], [], here))
 
 
 def test_where_no_other_file_is_here_nothing_changes() -> None:
     assert local_checksums({}) == {}
     found = gathered(recipe())
-    assert found == aligning.gathered_for(recipe(), aligning.suites_for([]))
+    assert found == aligning.requests_for(recipe(), aligning.suites_for([]))
     assert found.removed == {"advbench": 0, "ordinary": 0}
 
 
