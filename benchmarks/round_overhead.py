@@ -20,7 +20,7 @@ from fedrai.runs import RunFolder
 from fedrai.training.sft import train
 
 
-def bare(prepared: preparation.Prepared) -> float:
+def bare(prepared: preparation.PreparedRun) -> float:
     settings = prepared.recipe
     local_settings = preparation.sft_settings(settings)
     adapter = prepared.model.fresh_adapter(0)
@@ -40,13 +40,13 @@ def bare(prepared: preparation.Prepared) -> float:
     return time.perf_counter() - start
 
 
-def federated(prepared: preparation.Prepared) -> float:
+def federated(prepared: preparation.PreparedRun) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(
             Path(folder) / "run", recipe.to_toml(prepared.recipe), prepared.info()
         )
         start = time.perf_counter()
-        local.execute(prepared, run, preparation.Watch())
+        local.execute(prepared, run, preparation.Callbacks())
         return time.perf_counter() - start
 
 

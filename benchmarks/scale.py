@@ -92,7 +92,7 @@ def run(file: Path) -> dict[str, float]:
         kept = RunFolder.create(
             Path(folder) / "run", recipe.to_toml(prepared.recipe), prepared.info()
         )
-        local.execute(prepared, kept, preparation.Watch())
+        local.execute(prepared, kept, preparation.Callbacks())
         whole = sum(durations(kept)[1:])
         records = [kept.read_json(f"rounds/{n:04d}/round.json") for n in kept.rounds()[1:]]
     training = sum(one["seconds"] for record in records for one in record["clients"].values())

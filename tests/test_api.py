@@ -187,7 +187,7 @@ def test_a_quiet_resume_still_warns_of_other_versions(
     events = home / "older/events.jsonl"
     events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))  # not finished
     monkeypatch.setattr(preparation, "version", lambda name: "0.0.1")
-    with pytest.warns(UserWarning, match=r"versions changed since the run began: .*torch"):
+    with pytest.warns(UserWarning, match=r"versions changed since the run started: .*torch"):
         fedrai.resume("older")
 
 

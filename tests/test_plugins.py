@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import fedrai
 from driver import fill_cache, write_recipe
 from fedrai import plugins
+from fedrai.cli import cli
 from fedrai.deployment.offer import check_offer, make_offer, read_offer
 from fedrai.errors import (
     DependencyError,
@@ -25,7 +27,7 @@ from fedrai.errors import (
 )
 from fedrai.evaluation.suites import load as load_suite
 from fedrai.federation import aggregation
-from fedrai.federation.client import Refused
+from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.defences import build as build_defence
 from fedrai.federation.protocol import Reason
 from fedrai.guards import loading
@@ -93,7 +95,7 @@ def home(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def test_a_guard_is_listed_before_its_package_is_imported(guards: Path) -> None:
-    entry = next(one for one in loading.known() if one.name == "acme-words")
+    entry = next(one for one in loading.available_guards() if one.name == "acme-words")
     assert (entry.kind, entry.what, entry.ready) == ("plug-in", "acme 1.0", True)
     assert "acme_guards" not in sys.modules
 
@@ -153,7 +155,7 @@ def test_two_packages_with_one_name(install: Install) -> None:
     install("acme_two", "", "fedrai.guards", "same = acme_two:make", "acme-two")
     with pytest.raises(DependencyError, match=r"offered by acme-one 1\.0 and acme-two 1\.0"):
         loading.load("same")
-    listed = {one.name: one.what for one in loading.known()}
+    listed = {one.name: one.what for one in loading.available_guards()}
     assert listed["same"] == "acme-one 1.0 and acme-two 1.0"
 
 
@@ -171,7 +173,7 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     changes = {"filter.mode": "drop", "filter.guard": "acme-words", "filter.threshold": 0.5}
     offer = read_offer(make_offer(fedrai.load_recipe("tiny.toml", changes), "f" * 64))
     table = {"name": "north", "data": {"sources": [{"path": "rows.jsonl"}]}}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedTaskError) as refused:
         check_offer(offer, Node.model_validate(table))
     assert refused.value.reason is Reason.GUARD_REFUSED
     assert "acme_guards" not in sys.modules
@@ -179,6 +181,86 @@ def test_a_node_refuses_a_plug_in_that_it_does_not_list(guards: Path, home: Path
     check_offer(offer, Node.model_validate(listed))
     own = {**table, "guards": {"acme-words": {"kind": "plugin", "plugin": "acme-words"}}}
     check_offer(offer, Node.model_validate(own))
+
+
+# --- judges ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judges(install: Install) -> Path:
+    entry = "acme-phrases = acme_judges:phrases"
+    return install("acme_judges", example("acme_judges.py"), "fedrai.judges", entry)
+
+
+ANSWERS = [
+    {"prompt": "a?", "answer": "By the house rules, no.", "label": "full refusal"},
+    {"prompt": "b?", "answer": "I will say only half of it.", "label": "compliance"},
+    {"prompt": "c?", "answer": "Sure.", "label": "compliance"},
+    {"prompt": "d?", "answer": " ", "label": "compliance"},
+]
+
+
+def test_a_judge_is_compared_with_labels(judges: Path) -> None:
+    result = fedrai.judge(ANSWERS, "acme-phrases")
+    verdicts = [row["verdict"] for row in result.rows]
+    assert verdicts == ["full refusal", "partial refusal", "compliance", None]
+    assert result.agreement is not None
+    assert result.agreement["two_way"]["accuracy"]["successes"] == 2
+    assert result.agreement["false_refusals"]["successes"] == 1
+    assert result.agreement["table"]["compliance"]["unscored"] == 1
+
+
+def test_a_judge_is_named_on_the_command_line(judges: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ANSWERS))
+    words = ["judge", "eval", str(file), "--judge", "acme-phrases", "--json"]
+    body = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+    assert body["judge"] == "acme-phrases"
+    assert [row["row"] for row in body["disagreements"]] == [2, 4]
+
+
+def test_a_judge_judges_a_run(judges: Path, home: Path) -> None:
+    changes = {**LEAN, "federation.rounds": 1, "evaluation.ordinary": 3,
+               "evaluation.judges": ["rule", "acme-phrases"]}  # fmt: skip
+    plan = fedrai.load_recipe("tiny.toml", changes)
+    assert plan.evaluation.judges == ["rule", "acme-phrases"]
+    assert "acme_judges" not in sys.modules
+    outcome = fedrai.run("tiny.toml", "made", changes=changes)
+    rows = [row for row in outcome.figures if row["measure"] == "refused:acme-phrases"]
+    assert [row["scored"] + row["unscored"] for row in rows] == [3, 3]
+    folder = home / "made/evaluations/0001"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["judges"]["installed"] == ["acme-phrases@1"]
+    lines = [json.loads(line) for line in (folder / "ordinary.jsonl").read_text().splitlines()]
+    expected = ["compliance" if line["answer"].strip() else None for line in lines]
+    assert [line["labels"]["acme-phrases"] for line in lines] == expected
+    info = json.loads((home / "made/run.json").read_text())
+    assert info["versions"]["plug-in acme-phrases"] == "acme 1.0"
+
+
+def test_no_such_judge_lists_what_is_installed(judges: Path, home: Path) -> None:
+    with pytest.raises(EvaluationError, match="no judge 'acme-phrase'") as error:
+        fedrai.judge(ANSWERS, "acme-phrase")
+    assert "did you mean acme-phrases?" in error.value.message
+    assert "installed plug-ins: acme-phrases" in error.value.hint
+    with pytest.raises(RecipeError, match="no judge 'acme-phrase'"):
+        fedrai.load_recipe("tiny.toml", {"evaluation.judges": ["acme-phrase"]})
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("def make(): return object()", r"'odd' of acme 1\.0 gives no judge"),
+        ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return []\n"
+         "def make(): return J()", "one verdict for each of 4 answers"),
+        ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return ['bad'] * 4\n"
+         "def make(): return J()", "full refusal, partial refusal, compliance, or None"),
+    ],
+)  # fmt: skip
+def test_what_is_no_judge_is_refused(install: Install, code: str, problem: str) -> None:
+    install("acme_odd", code, "fedrai.judges", "odd = acme_odd:make")
+    with pytest.raises(EvaluationError, match=problem):
+        fedrai.judge(ANSWERS, "odd")
 
 
 # --- suites ---------------------------------------------------------------------------------------
@@ -292,7 +374,7 @@ def test_what_a_defence_gives_must_fit(install: Install, body: str, message: str
 
 def test_what_is_no_defence_is_refused(install: Install) -> None:
     install("acme_nil", "def make(): return 3", "fedrai.defences", "nil = acme_nil:make")
-    with pytest.raises(FederationError, match=r"'nil' of acme 1\.0 gives no defence"):
+    with pytest.raises(FederationError, match=r"'nil' of acme 1\.0 is no defence"):
         build_defence(Defence(method="nil"))
 
 
@@ -380,7 +462,7 @@ def test_what_a_rule_keeps_between_rounds_goes_into_checkpoints(install: Install
 
 def test_what_is_no_strategy_is_refused(install: Install) -> None:
     install("acme_none", "def make(): return 3", "fedrai.aggregation", "three = acme_none:make")
-    with pytest.raises(FederationError, match=r"'three' of acme 1\.0 gives no Flower strategy"):
+    with pytest.raises(FederationError, match=r"'three' of acme 1\.0 is no Flower strategy"):
         aggregation.build("three")
 
 

@@ -12,6 +12,7 @@ from clock import Clock
 from fedrai.cli.show.display import Display
 from fedrai.progress import SECONDS_BETWEEN_LINES, ProgressLines
 from fedrai.records import TrainingStep
+from fedrai.runs.record import Summary
 
 
 class Terminal(io.StringIO):
@@ -143,7 +144,7 @@ def test_training_steps_show_now_and_then() -> None:
     """260 steps of 5 s: 21 min 40 s."""
     stream, clock = io.StringIO(), Clock()
     display = Display(stream, clock)
-    display.plan(260, 0, {})
+    display.plan(260, 0, Summary("run", "unfinished", 0, 1, 0))
     display.event("round-started", round=1, clients=["ward"])
     for number in range(1, 261):
         clock.now = 5.0 * number

@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from fedrai.errors import DependencyError, FedRAIError
 
-Group = Literal["fedrai.guards", "fedrai.aggregation", "fedrai.defences", "fedrai.suites"]
+Group = Literal[
+    "fedrai.guards", "fedrai.judges", "fedrai.aggregation", "fedrai.defences", "fedrai.suites"
+]
 
 
 def names(group: Group) -> list[str]:

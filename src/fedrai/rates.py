@@ -77,6 +77,15 @@ class Rate:
             return "no data"
         return f"{100 * self.value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
+    def counts(self) -> str:
+        """Return its counts: "31 of 100", or "31 of 100, 2 unscored"."""
+        unscored = f", {self.unscored} unscored" if self.unscored else ""
+        return f"{self.successes} of {self.scored}{unscored}"
+
+    def describe(self) -> str:
+        """Return the rate, its 95 % interval and its counts."""
+        return f"{self.format()} ({self.counts()})"
+
     def __str__(self) -> str:
         return self.format()
 
@@ -137,6 +146,19 @@ def _repeated(outcomes: Sequence[bool | None], prompts: Sequence[Hashable]) -> i
     scored = [p for p, outcome in zip(prompts, outcomes, strict=True) if outcome is not None]
     different = len(set(scored))
     return different if different < len(scored) else 0
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The name of a rate without its judge, and the judge: "rule", "legacy", "guard" or installed.
+
+    `safe` is by the refusal rule, `safe-legacy` and `safe-guard` are by these, and `safe:NAME` is
+    by a judge of an installed package.
+    """
+    plain, _, installed = name.partition(":")
+    if installed:
+        return plain, installed
+    judge = next((j for j in ("legacy", "guard") if name.endswith(f"-{j}")), "rule")
+    return name.removesuffix(f"-{judge}"), judge
 
 
 def rate_json(value: Rate) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,29 @@ def server() -> Iterator[Server]:
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+WITHOUT_FLOWER = """
+import sys
+sys.modules["flwr"] = None  # an import of it fails
+from fedrai.cli.root import cli
+for arguments in (
+    ["eval", "tiny", "--suite", "mine.jsonl", "--max-new-tokens", "3"],
+    ["chat", "tiny", "--prompt", "hello", "--max-new-tokens", "3"],
+):
+    cli.main(arguments, standalone_mode=False)
+"""
+
+
+def test_measuring_a_model_and_talking_to_it_import_no_flower(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FLOWER], cwd=folder, check=False, text=True,
+        capture_output=True, timeout=240,
+        env={**os.environ, "FEDRAI_CACHE": str(folder / "cache"), "FEDRAI_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout
+    assert "base> " in done.stdout
 
 
 # --- MT-Bench over HTTP ---------------------------------------------------------------------------

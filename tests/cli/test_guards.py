@@ -14,11 +14,18 @@ import tomlkit
 
 from clock import Clock
 from commands import Call, Outcome, commands
-from fedrai.cli.show.guards import LONGEST_TABLE, Watch, groups, shares
+from fedrai.cli.show.guards import LONGEST_TABLE, GuardProgress, groups, shares
 from fedrai.data import read_file
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import by_group
-from fedrai.filter.labelled import DataSpec, Pace, evaluate, labelled, rows_of, threshold_of
+from fedrai.filter.guard_evaluation import (
+    DataSpec,
+    Pace,
+    evaluate,
+    labelled_rows,
+    read_rows,
+    threshold_of,
+)
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.labels import Labels
 from fedrai.rates import Rate
@@ -56,7 +63,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: ScriptedGuard) 
     """Run a command in `tmp_path`, with one guard that is named `words`."""
     loading = ModuleType("fedrai.guards.loading")
     loading.load = lambda spec, **_: guard if spec == "words" else unknown(spec)
-    loading.known = lambda: [Entry("words", "scripted", "By words", "none", True)]
+    loading.available_guards = lambda: [Entry("words", "scripted", "By words", "none", True)]
     monkeypatch.setitem(sys.modules, "fedrai.guards.loading", loading)
     monkeypatch.chdir(tmp_path)
     fedrai = commands(tmp_path)
@@ -381,7 +388,7 @@ def test_encoding_and_separator_of_a_scan(call, tmp_path):
     options = ["--encoding", "cp1252", "--separator", "#"]
     assert "1 of 2 rows are unsafe" in call("scan", "r.csv", "--guard", "words", *options).out
     wrong = call("scan", "r.csv", "--guard", "words", "--encoding", "klingon")
-    assert "'klingon' is no encoding" in wrong.err
+    assert "'klingon' is not a text encoding" in wrong.err
     two = call("scan", "r.csv", "--guard", "words", "--separator", "##")
     assert "one character is" in two.err
     (tmp_path / "r.csv").write_text(text.replace("#", "\t"))
@@ -510,7 +517,7 @@ def test_a_training_that_was_stopped_leaves_nothing(call, lesson, monkeypatch):
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Watch, "__call__", stop)
+    monkeypatch.setattr(GuardProgress, "__call__", stop)
     before = set(lesson.parent.iterdir())
     done = call("guard", "train", "train.toml", "--out", "mine")
     assert done.code == 130
@@ -664,7 +671,7 @@ def test_a_pace_counts_what_is_new():
 
 def test_progress_elsewhere_than_on_a_terminal_is_a_line_now_and_then():
     stream, clock = io.StringIO(), Clock()
-    watch = Watch("words", stream, clock=clock)
+    watch = GuardProgress("words", stream, clock=clock)
     for now, done in [(0, 0), (29, 290), (30, 300), (45, 450), (59.9, 599), (60, 600)]:
         clock.now = now
         watch(done, 1000)
@@ -674,7 +681,7 @@ def test_progress_elsewhere_than_on_a_terminal_is_a_line_now_and_then():
 
 
 def test_functions_behind_the_commands(data, guard):
-    rows = rows_of(DataSpec((str(data),), labels=Labels(("label",))))
+    rows = read_rows(DataSpec((str(data),), labels=Labels(("label",))))
     found = evaluate(rows, guard, part="prompt", threshold=0.5, cache=None)
     assert found.overall.counts.tp == 3
     assert threshold_of(guard, "loose") == 0.7
@@ -682,4 +689,4 @@ def test_functions_behind_the_commands(data, guard):
     with pytest.raises(GuardError, match="no threshold 'nan'"):
         threshold_of(guard, "nan")
     with pytest.raises(EvaluationError, match="none of the 9 rows"):
-        labelled(rows_of(DataSpec((str(data),))))
+        labelled_rows(read_rows(DataSpec((str(data),))))

@@ -4,7 +4,6 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -12,7 +11,7 @@ from fedrai.cli import main
 from fedrai.cli.eval import eval_command
 from fedrai.cli.judge import judge_eval
 from fedrai.evaluation.agreement import JUDGES
-from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 
 ANSWERS = [
     ("one", "I cannot help with that.", "2_full_refusal"),
@@ -117,12 +116,10 @@ def test_mistakes_of_the_user(call, arguments):
 
 def test_every_judge_can_be_named():
     """The same words in the recipe, `fedrai eval` and `fedrai judge eval`."""
-    (inner,) = get_args(Evaluation.model_fields["judges"].annotation)
-    words = list(get_args(inner))
-    assert words == [*JUDGES, "guard", "rubric"]
+    assert (*JUDGES, "guard", "rubric") == BUILT_IN_JUDGES
     for command, name in ((judge_eval, "name"), (eval_command, "judges")):
         choice = next(p for p in command.params if p.name == name)
-        assert list(choice.type.choices) == words
+        assert choice.metavar == "|".join((*BUILT_IN_JUDGES, "NAME"))
 
 
 def test_encoding_and_separator_of_labelled_rows(call):

@@ -15,7 +15,7 @@ from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.alignment import Alignment, Mix, Probe
 from fedrai.records import Message, Tokens
-from fedrai.training.prefer import Pair
+from fedrai.training.prefer import PreferencePair
 from staging import same
 
 SECTION = Alignment(
@@ -60,8 +60,10 @@ def rows(tiny: LanguageModel) -> list[Tokens]:
 
 
 @pytest.fixture
-def pairs(tiny: LanguageModel) -> list[Pair]:
-    return [Pair(row(tiny, f"And {n}", "No."), row(tiny, f"And {n}", "Yes")) for n in range(3)]
+def pairs(tiny: LanguageModel) -> list[PreferencePair]:
+    return [
+        PreferencePair(row(tiny, f"And {n}", "No."), row(tiny, f"And {n}", "Yes")) for n in range(3)
+    ]
 
 
 def row(model: LanguageModel, asked: str, said: str) -> Tokens:

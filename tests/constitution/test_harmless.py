@@ -14,7 +14,7 @@ from fedrai.constitution.records import Request
 from fedrai.errors import ConstitutionError
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
-from fedrai.model.generate import Generated
+from fedrai.model.generate import Generation
 from fedrai.recipe.alignment import Mix, Revising
 
 GOOD = "A snail carries its house on its back."
@@ -33,12 +33,12 @@ class Scripted:
         self.own, self.base = own, base
         self.calls: list[tuple[str, list[str]]] = []
 
-    def __call__(self, model, prompts, **_settings) -> Generated:
+    def __call__(self, model, prompts, **_settings) -> Generation:
         off = any(getattr(m, "disable_adapters", None) is True for m in model.peft.modules())
         asked = [turns[-1].content for turns in prompts]
         self.calls.append(("base" if off else "model", asked))
         answers = tuple((self.base if off else self.own)[text] for text in asked)
-        return Generated(answers, prompt_tokens=10 * len(asked), new_tokens=5, operations=100.0)
+        return Generation(answers, prompt_tokens=10 * len(asked), new_tokens=5, operations=100.0)
 
 
 def make(model: LanguageModel, guard=None, threshold=0.5, seed=0, **options) -> Answerer:

@@ -20,10 +20,10 @@ from fedrai.constitution.verifying import Checks
 from fedrai.errors import ConstitutionError, DataError
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import Generated, generate
+from fedrai.model.generate import Generation, generate
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Message
-from fedrai.training.likelihood import of_answers, still_fits
+from fedrai.training.likelihood import answer_likelihoods, pair_fit
 from staging import (
     EASY,
     EXAMPLES,
@@ -67,7 +67,9 @@ def floor_for(stage: Stage, share: float) -> float:
     stage.model.load_adapter(stage.start)
     records = read(stage.folder / "kept" / "0001").records
     pairs = revision_pairs(stage.model.chat, records, MAX_LENGTH)
-    values = sorted(of_answers(stage.model, [p.rejected for p in pairs]).values, reverse=True)
+    values = sorted(
+        answer_likelihoods(stage.model, [p.rejected for p in pairs]).values, reverse=True
+    )
     count = round(share * len(values))
     return (values[count - 1] + values[count]) / 2
 
@@ -77,7 +79,7 @@ def test_it_is_reused_while_enough_of_it_fits(stage, monkeypatch, reuse, reused)
     stage(pairs=0)
     calls, floor = stage.critic.calls, floor_for(stage, 0.5)
     monkeypatch.setattr(
-        phase, "still_fits", lambda model, pairs, **given: still_fits(model, pairs, floor, **given)
+        phase, "pair_fit", lambda model, pairs, **given: pair_fit(model, pairs, floor, **given)
     )
     second = stage(2, reuse=reuse, pairs=0)
     assert second.report["reused"] is reused
@@ -109,7 +111,7 @@ def test_without_first_answers_that_gave_way_only_rows_are_reused(
 # --- the probe and its texts ----------------------------------------------------------------------
 
 
-def texts_of(stage: Stage) -> Generated:
+def texts_of(stage: Stage) -> Generation:
     """What the base model says to the requests of the probe."""
     talks = [[Message("user", r.prompt)] for side in stage.phase()._probe_requests for r in side]
     with stage.model.using(None):

@@ -25,12 +25,12 @@ from fedrai.constitution.spending import CostMeter
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import Generated, generate
+from fedrai.model.generate import Generation, generate
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import generation_operations
 from fedrai.training import likelihood
-from fedrai.training.likelihood import of_answers, of_openings, still_fits
-from fedrai.training.prefer import Pair
+from fedrai.training.likelihood import answer_likelihoods, opening_likelihoods, pair_fit
+from fedrai.training.prefer import PreferencePair
 from fedrai.training.sft import SftSettings, train
 
 WANTED, UNWANTED = (
@@ -105,12 +105,14 @@ def test_a_probe_has_two_sides(small):
 def test_openings_are_read_as_by_a_plain_forward_in_any_batch(model, small, limit):
     rows = small.rows
     expected = [plain(model, row) for row in rows]
-    read = of_openings(model, rows, batch_tokens=limit)
+    read = opening_likelihoods(model, rows, batch_tokens=limit)
     assert read.values == pytest.approx(expected, abs=1e-5)
-    assert of_openings(model, rows[::-1], batch_tokens=limit).values == pytest.approx(
+    assert opening_likelihoods(model, rows[::-1], batch_tokens=limit).values == pytest.approx(
         expected[::-1], abs=1e-5
     )
-    assert of_answers(model, rows, batch_tokens=limit).values == pytest.approx(expected, abs=1e-5)
+    assert answer_likelihoods(model, rows, batch_tokens=limit).values == pytest.approx(
+        expected, abs=1e-5
+    )
     assert len({round(value, 3) for value in expected}) > 10  # unlike enough to be mixed up
 
 
@@ -121,7 +123,9 @@ def test_whole_answers_are_read_as_by_a_plain_forward(model):
         for t in texts
     ]
     expected = [plain(model, row) for row in rows]
-    assert of_answers(model, rows, batch_tokens=100).values == pytest.approx(expected, abs=1e-5)
+    assert answer_likelihoods(model, rows, batch_tokens=100).values == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_the_prompt_is_read_once(model, small):
@@ -129,23 +133,23 @@ def test_the_prompt_is_read_once(model, small):
     prompts = [len(model.chat.prompt_ids([Message("user", p)])) for p in HARMFUL + HARMLESS]
     lengths = [min(LENGTH, len(text.encode())) for text in WANTED + UNWANTED]
     later = len(prompts) * sum(n - 1 for n in lengths)
-    read = of_openings(model, rows)
+    read = opening_likelihoods(model, rows)
     assert read.tokens == sum(prompts) + later
     outputs, mean = len(prompts) + later, sum(len(r.ids) for r in rows) / len(rows)
     assert read.operations == generation_operations(
         model.shape(), read.tokens - outputs, outputs, mean
     )
-    assert of_answers(model, rows).operations > 2 * read.operations
+    assert answer_likelihoods(model, rows).operations > 2 * read.operations
 
 
 def test_rows_without_an_answer_are_refused_without_their_text(model):
     bare = Tokens((5, 6, 7), (False, False, False))
-    for read in (of_openings, of_answers):
+    for read in (opening_likelihoods, answer_likelihoods):
         with pytest.raises(DataError, match="row 1 of 1"):
             read(model, [bare])
     with pytest.raises(DataError, match="label tokens only"):
-        of_openings(model, [Tokens((5, 6, 7), (False, True, False))])
-    assert of_answers(model, []).values == of_openings(model, []).values == ()
+        opening_likelihoods(model, [Tokens((5, 6, 7), (False, True, False))])
+    assert answer_likelihoods(model, []).values == opening_likelihoods(model, []).values == ()
 
 
 # --- the probe ------------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ def test_where_all_tokens_are_as_likely_no_side_is(model, small, monkeypatch):
     flat = torch.zeros_like(model.output_weight)
     monkeypatch.setattr(LanguageModel, "output_weight", property(lambda _: flat))
     found = measure(model, small)
-    assert of_openings(model, small.rows).values == pytest.approx(
+    assert opening_likelihoods(model, small.rows).values == pytest.approx(
         [-math.log(len(model.tokenizer))] * 25, abs=1e-5
     )
     assert (*found.harmful, *found.harmless) == pytest.approx([0] * 5, abs=1e-4)
@@ -180,7 +184,9 @@ def test_margins_and_shares_by_hand(monkeypatch, model):
     row = Tokens((1, 2), (False, True))
     values = (-1.0, -2.0, -1.0, -1.0, -3.0)  # wanted, unwanted; wanted, unwanted, unwanted
     monkeypatch.setattr(
-        probe, "of_openings", lambda *_a, **_k: likelihood.Read(values, tokens=7, operations=8.0)
+        probe,
+        "opening_likelihoods",
+        lambda *_a, **_k: likelihood.Likelihoods(values, tokens=7, operations=8.0),
     )
     found = measure(model, ProbeRows((Opening((row,), (row,)),), (Opening((row,), (row, row)),)))
     assert found.harmful == (4.0,)  # 4 tokens, one nat each
@@ -231,7 +237,7 @@ class Sayings:
     asked: list[Asked] = field(default_factory=list)
     adapters: list[AdapterState] = field(default_factory=list)
 
-    def __call__(self, model: LanguageModel, talks: Any, **settings: Any) -> Generated:
+    def __call__(self, model: LanguageModel, talks: Any, **settings: Any) -> Generation:
         settings.pop("on_batch")(len(talks), len(talks))
         assert settings == {"max_new_tokens": probe.READ, "batch_size": 3}
         prompts = [talk[0].content for talk in talks]
@@ -239,7 +245,7 @@ class Sayings:
         self.asked.append((prompts, on))
         self.adapters.append(model.adapter())
         said = self.tuned if on else self.base
-        return Generated(tuple(said[p] for p in prompts), 100 + 10 * on, 7, 1000.0 + on)
+        return Generation(tuple(said[p] for p in prompts), 100 + 10 * on, 7, 1000.0 + on)
 
 
 def anchors(
@@ -371,7 +377,9 @@ def test_general_openings_are_taken_for_what_they_are():
 def test_a_report_has_figures_only_and_progress_counts_all_rows(model, small):
     progress: list[tuple[int, int]] = []
     result = measure(model, small, 200, lambda done, of: progress.append((done, of)))
-    assert all(isinstance(value, int | float) for value in result.to_json().values())
+    values = result.to_json()
+    assert len(values) == 9
+    assert {type(value) for value in values.values()} <= {int, float}
     assert len(progress) > 1
     assert progress[-1] == (25, 25)
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
@@ -385,13 +393,17 @@ def test_pairs_fit_while_their_rejected_answer_is_likely(model):
         model.chat.train_tokens([Message("user", "Hm"), Message("assistant", t)], 99)
         for t in ("No.", "Sure, here is how", "Räume")
     ]
-    pairs = [Pair(rows[0], rows[1]), Pair(rows[0], rows[2]), Pair(rows[1], rows[0])]
+    pairs = [
+        PreferencePair(rows[0], rows[1]),
+        PreferencePair(rows[0], rows[2]),
+        PreferencePair(rows[1], rows[0]),
+    ]
     values = [plain(model, pair.rejected) for pair in pairs]
     floor = sorted(values)[1]
-    found = still_fits(model, pairs, floor - 1e-4)
+    found = pair_fit(model, pairs, floor - 1e-4)
     assert (found.fitting, found.of) == (2, 3)
     assert found.share == pytest.approx(2 / 3)
     assert found.tokens == sum(len(pair.rejected.ids) for pair in pairs)
-    assert still_fits(model, pairs, -1e9).share == 1
-    assert still_fits(model, pairs, 0.0).share == 0
-    assert still_fits(model, []).share is None
+    assert pair_fit(model, pairs, -1e9).share == 1
+    assert pair_fit(model, pairs, 0.0).share == 0
+    assert pair_fit(model, []).share is None

@@ -7,18 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai import data
-from fedrai.data.columns import ANSWERS, CONTEXT, REQUESTS, TALKS, places_of, shown
+from fedrai.data.columns import (
+    ANSWERS,
+    CONTEXT,
+    CONVERSATIONS,
+    REQUESTS,
+    find_columns,
+    printable_names,
+)
 from fedrai.errors import DataError
 from fedrai.guards import rows
-from fedrai.recipe.sections import Columns
+from fedrai.recipe.sections import Columns, Source
 
 CANARY = "canary-e5e5"
 
 
-def load(tmp_path, *rows, **options):
+def load(tmp_path, *rows, **settings):
     path = tmp_path / "r.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return data.load(str(path), **options)
+    return data.load(Source(path=str(path), **settings))
 
 
 def texts(loaded):
@@ -27,7 +34,7 @@ def texts(loaded):
 
 # --- the kind -------------------------------------------------------------------------------------
 
-NAMES = [*ANSWERS, *REQUESTS, CONTEXT, *TALKS, "text", "frage", "id"]
+NAMES = [*ANSWERS, *REQUESTS, CONTEXT, *CONVERSATIONS, "text", "frage", "id"]
 ROWS = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["text", "blank", "none", "talk"]))
 
 
@@ -40,11 +47,11 @@ def filled(name, kind):
 def test_every_text_that_could_be_an_answer_is_read_or_named(kinds):
     row = {name: filled(name, kind) for name, kind in kinds.items()}
     try:
-        places = places_of(row, Columns())
+        places = find_columns(row, Columns())
     except ValueError:
         return  # the whole row is named by file and line
     read = {places.messages, places.prompt, places.context, places.response} - {None}
-    for name in (*ANSWERS, *TALKS):
+    for name in (*ANSWERS, *CONVERSATIONS):
         could_be = kinds.get(name) == "talk" or (kinds.get(name) == "text")
         assert not could_be or name in read or name in places.unread, name
     assert not read & set(places.unread)
@@ -55,7 +62,7 @@ def test_no_answer_is_guessed_where_two_may_be_meant(kinds):
     row = {name: filled(name, kind) for name, kind in kinds.items()}
     answers = [name for name in ANSWERS if kinds.get(name) in ("text", "talk")]
     try:
-        places = places_of(row, Columns())
+        places = find_columns(row, Columns())
     except ValueError:
         return
     if places.messages is None and places.response != "response":
@@ -126,15 +133,15 @@ def test_an_error_names_the_columns_that_there_are(tmp_path):
 
 
 def test_names_that_may_be_text_are_not_shown():
-    assert shown({"prompt": 3, "frage": 3}) == "prompt, frage"
-    assert shown({"prompt": 3, CANARY: 1}) == "prompt"
-    assert shown({"How far is it?": 3, "yes": 3, "text": 3}) == "text"
-    assert shown({"x" * 41: 3}) == ""
-    assert shown({"geändert-am": 3, "a.b": 3}) == "geändert-am, a.b"
+    assert printable_names({"prompt": 3, "frage": 3}) == "prompt, frage"
+    assert printable_names({"prompt": 3, CANARY: 1}) == "prompt"
+    assert printable_names({"How far is it?": 3, "yes": 3, "text": 3}) == "text"
+    assert printable_names({"x" * 41: 3}) == ""
+    assert printable_names({"geändert-am": 3, "a.b": 3}) == "geändert-am, a.b"
 
 
 @pytest.mark.parametrize("read", [
-    lambda path, where: len(data.load(path, where=where).examples),
+    lambda path, where: len(data.load(Source(path=path, where=where)).examples),
     lambda path, where: len(rows.read(path, where=where).rows),
 ])  # fmt: skip
 def test_a_value_is_the_same_however_a_file_writes_it(tmp_path, read):
@@ -151,5 +158,5 @@ def test_the_worse_answer_of_a_pair_is_not_learnt_unless_it_is_named(tmp_path):
     with pytest.raises(DataError, match="line 1: its only answer stands in 'rejected'") as error:
         data.load(str(file))
     assert 'response = "rejected"' in f"{error.value.message} {error.value.hint}"
-    named = data.load(str(file), columns=Columns(response="rejected"))
+    named = data.load(Source(path=str(file), columns=Columns(response="rejected")))
     assert named.examples[0].messages[-1].content == "r"

@@ -24,7 +24,7 @@ def write(path, content):
 
 
 def rows(path, **reading):
-    return [row for _, row in data.read_file(path, data.Reading(**reading))]
+    return [row for _, row in data.read_file(path, data.ReadOptions(**reading))]
 
 
 def lines(*found):

@@ -20,7 +20,7 @@ def write(path, content):
 
 
 def rows(path, **reading):
-    return list(data.read_file(path, data.Reading(**reading)))
+    return list(data.read_file(path, data.ReadOptions(**reading)))
 
 
 def refused(path, **reading):
@@ -139,7 +139,7 @@ def by_pandas(path, separator=","):
 def ours(path, separator=","):
     """The rows, or None where any is refused."""
     try:
-        found = [row for _, row in rows_of_csv(path, data.Reading(separator=separator))]
+        found = [row for _, row in rows_of_csv(path, data.ReadOptions(separator=separator))]
     except DataError:
         return None
     if any(isinstance(row, str) for row in found):

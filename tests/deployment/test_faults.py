@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from flwr.app import Message, Metadata
 
-from fedrai.deployment.careful import CarefulGrid
+from fedrai.deployment.careful_grid import CarefulGrid
 from fedrai.federation import protocol
-from fedrai.federation.flower_internals import HttpGrid, give_id
+from fedrai.federation.flower_internals import HttpGrid, set_message_id
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason, Update
 from flower_parts import (
@@ -26,7 +26,7 @@ from flower_parts import (
     message_to_proto,
     no_object_id_recompute,
 )
-from scenarios import QUICK, Place, Seen, place
+from scenarios import QUICK, Place, Seen, place, set_aside, took_part
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,20 @@ def here(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
             yield found
 
 
+BOTH, LATE = ["north", "south"], {"south": "no-reply-in-time"}
+AFTER = {  # by fault: who took part in each round, and who was set aside
+    "node_hangs": ([["north"], BOTH], [LATE, {}]),
+    "server_killed": ([BOTH, BOTH], [{}, {}]),
+    "disk_full": ([BOTH, BOTH], [{}, {}]),
+}
+
+
 @pytest.mark.parametrize("fault", QUICK, ids=lambda fault: fault.__name__)
-def test_a_run_outlives(fault: Any, here: Place) -> None:
-    assert isinstance(fault(here), Seen)
+def test_a_run_survives(fault: Callable[[Place], Seen], here: Place) -> None:
+    run = fault(here).run
+    assert run.is_finished()
+    assert [took_part(run, n) for n in (1, 2)] == AFTER[fault.__name__][0]
+    assert [set_aside(run, n) for n in (1, 2)] == AFTER[fault.__name__][1]
 
 
 # --- replies whose inside is wrong ----------------------------------------------------------------
@@ -61,7 +72,7 @@ class Runtime:
         content = protocol.pack_update({"a": ADAPTER["a"] * node}, {WEIGHT: node})
         metadata = Metadata(1, "", node, 1, asked, "1", 0.0, 60.0, "train")
         message = Message(content, metadata=metadata)
-        give_id(message, message.object_id)
+        set_message_id(message, message.object_id)
         with no_object_id_recompute():
             self.replies[asked] = (message_to_proto(message), get_object_tree(message))
             found = get_all_nested_objects(message).items()

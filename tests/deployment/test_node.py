@@ -16,7 +16,7 @@ from fedrai.deployment.offer import make_offer
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.deployment.worker import reply_of
 from fedrai.federation import protocol
-from fedrai.federation.flower_internals import be_task
+from fedrai.federation.flower_internals import set_task_identity
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import proves
@@ -51,7 +51,7 @@ def loads(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeApp:
     monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
-    be_task(1, 1, 7)
+    set_task_identity(1, 1, 7)
     write_rows(tmp_path / "rows.jsonl", 6)
     (tmp_path / "node.toml").write_text(NODE)
     return NodeApp(tmp_path / "node.toml")
@@ -183,9 +183,9 @@ def test_half_a_character_is_a_bad_row_in_the_nodes_log(
         assert reason(reply) == "data-not-usable"
     else:
         shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
-        found = protocol.read_reply(reply, shapes)
-        assert isinstance(found, Update)
-        assert found.metrics["num-examples"] == 6.0
+        update = protocol.read_reply(reply, shapes)
+        assert isinstance(update, Update)
+        assert (update.metrics["num-examples"], update.metrics["bad-rows"]) == (6.0, 1.0)
 
 
 @pytest.mark.parametrize("lost", ["file", "both"])
@@ -251,6 +251,34 @@ def test_a_required_filter_is_no_weaker_than_the_guard_means_it(
     assert isinstance(reply, Update) if not said else reply == said
 
 
+CASCADE = """
+[guards.mine]
+kind = "cascade"
+first = "words"
+second = "more"
+low = 0.1
+high = 0.9
+[guards.words]
+kind = "rules"
+words = ["zog"]
+[guards.more]
+kind = "rules"
+words = ["zug"]
+"""
+
+
+def test_a_caution_about_the_guard_is_in_the_nodes_log(
+    node: NodeApp, tiny: LanguageModel, loads: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "node.toml").write_text(NODE + CASCADE)
+    own = NodeApp(tmp_path / "node.toml")
+    offer = document(tiny.fingerprint, filter=FILTERED)
+    start = tiny.fresh_adapter(1)
+    reply = asked(own, protocol.pack_task(1, 0, start, offer))
+    assert isinstance(protocol.read_reply(reply, protocol.shapes_of(start)), Update)
+    assert "the second guard, more, is never asked" in (tmp_path / "clinic.log").read_text()
+
+
 def test_what_is_sent_can_be_named_and_all_of_it_has_a_name() -> None:
     every = dict.fromkeys(protocol.METRIC_NAMES, 1.0)
 
@@ -267,6 +295,6 @@ def test_what_is_sent_can_be_named_and_all_of_it_has_a_name() -> None:
     assert sent(send=["filter-counts"]) == {"num-examples"} | {
         name for name in protocol.METRIC_NAMES if name.startswith("filter-")
     }
-    for name in ("steps", "tokens", "seconds", "operations", "peak-bytes"):
+    for name in ("bad-rows", "steps", "tokens", "seconds", "operations", "peak-bytes"):
         assert sent(send=[name]) == {"num-examples", name}
     assert sent(send=["update-norm"]) == {"num-examples"}  # the server measures it itself

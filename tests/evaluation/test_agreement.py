@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -27,7 +28,10 @@ FULL, PARTIAL, FINE = Label.FULL, Label.PARTIAL, Label.COMPLIANCE
 def rows(table, source="a"):
     """Rows from counts by (label, verdict), each with a prompt of its own."""
     kinds = [kind for kind, count in table.items() for _ in range(count)]
-    return [JudgedAnswer(source, f"prompt {i}", *kind) for i, kind in enumerate(kinds)]
+    return [
+        JudgedAnswer(LabelledAnswer(source, f"prompt {i}", "answer", label), verdict)
+        for i, (label, verdict) in enumerate(kinds)
+    ]
 
 
 def test_two_ways_by_hand():
@@ -88,7 +92,11 @@ def test_nothing_scored_is_no_data():
 def test_interval_is_over_prompts_and_not_over_answers():
     """Ten models that answer alike say no more than one."""
     one = rows({(FULL, FULL): 30, (FULL, FINE): 10, (FINE, FINE): 40})
-    ten = [JudgedAnswer(f"model {k}", r.prompt, r.label, r.verdict) for k in range(10) for r in one]
+    ten = [
+        replace(row, labelled=replace(row.labelled, source=f"model {k}"))
+        for k in range(10)
+        for row in one
+    ]
     single, many = agreement(one).two, agreement(ten).two
     assert many.accuracy_ends == single.accuracy_ends
     assert many.kappa_ends == pytest.approx(single.kappa_ends)
@@ -109,8 +117,8 @@ def test_judges_of_ours():
     )  # fmt: skip
     assert (legacy("I cannot help with that."), legacy("")) == (FULL, FINE)
     row = LabelledAnswer("x", "a request", "I must decline.", FULL)
-    assert judge_answers([row], rule) == [JudgedAnswer("x", "a request", FULL, FULL)]
-    assert judge_answers([row], legacy) == [JudgedAnswer("x", "a request", FULL, FINE)]
+    assert judge_answers([row], rule) == [JudgedAnswer(row, FULL)]
+    assert judge_answers([row], legacy) == [JudgedAnswer(row, FINE)]
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -173,10 +181,10 @@ def test_labelled_rows_are_read_as_all_rows_are(tmp_path):
     with pytest.raises(EvaluationError, match=r"table\.csv is not UTF-8") as caught:
         load([str(tmp_path / "table.csv")])
     assert "--encoding cp1252" in caught.value.hint
-    reading = data.Reading(encoding="cp1252")
+    reading = data.ReadOptions(encoding="cp1252")
     for name in ("list.json", "lines.json", "table.csv"):
         found = load([str(tmp_path / name)], reading=reading if name == "table.csv" else
-                     data.AS_IT_IS)  # fmt: skip
+                     data.DEFAULT_OPTIONS)  # fmt: skip
         assert [row.answer for row in found] == ["a0, ü", "a1, ü"]
 
 

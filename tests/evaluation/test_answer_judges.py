@@ -13,7 +13,7 @@ import pytest
 from chat_server import Reply, Server, completion, running
 from commands import Call, commands
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.answer_judges import by_guard, harm_agreement, problem, verdict
+from fedrai.evaluation.answer_judges import by_guard, harm_agreement, read_verdict
 from fedrai.evaluation.labelled_answers import Label, LabelledAnswer, load, request_kind
 from fedrai.evaluation.labelling import rows_to_label, write
 from fedrai.evaluation.records import GuardJudge
@@ -64,7 +64,7 @@ def call(tmp_path: Path) -> Call:
     ],
 )
 def test_only_one_of_three_verdicts_counts(reply: str, found: Label | None) -> None:
-    assert verdict(reply) is found
+    assert read_verdict(reply)[0] is found
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_only_one_of_three_verdicts_counts(reply: str, found: Label | None) -> N
 def test_a_reply_without_a_verdict_is_described_and_not_quoted(
     reply: str | None, words: str
 ) -> None:
-    assert problem(reply) == words
+    assert read_verdict(reply)[1] == words
 
 
 class Judge(Server):

@@ -18,12 +18,11 @@ from fedrai.evaluation.rubric import (
     HARM,
     OURS,
     RatingPrompts,
-    harm,
     harm_of_answers,
-    harm_problem,
     rate_answers,
-    rating,
+    read_harm,
     read_prompts,
+    read_rating,
     read_template,
 )
 from fedrai.evaluation.suites import Item
@@ -61,7 +60,7 @@ def grader(server: Server, **settings: Any) -> RemoteGrader:
     ],
 )  # fmt: skip
 def test_ratings(reply, value):
-    assert rating(reply) == value
+    assert read_rating(reply)[0] == value
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_ratings(reply, value):
     ],
 )
 def test_harm(reply, value):
-    assert harm(reply) == value
+    assert read_harm(reply)[0] == value
 
 
 # --- MT-Bench -------------------------------------------------------------------------------------
@@ -146,8 +145,7 @@ def test_a_reply_without_a_score_is_described_and_not_quoted(server):
     ],
 )
 def test_what_a_reply_on_harm_lacks(reply, words):
-    assert harm(reply) is None
-    assert harm_problem(reply) == words
+    assert read_harm(reply) == (None, words)
 
 
 def test_unparsed_and_missing_replies_are_counted_and_in_no_mean(server):
@@ -206,7 +204,7 @@ def test_prompts_of_mt_bench_are_read_from_the_users_file(server, tmp_path):
     assert turns[1][1]["content"] == "Q 2 + 2? R It is 4. A b"
     assert found.prompts == "mt-bench"
     file.write_text("\n".join(map(json.dumps, prompt_rows(prompt_template="{answer}"))))
-    with pytest.raises(EvaluationError, match=r"no place for \{question\}, \{ref_answer_1\}"):
+    with pytest.raises(EvaluationError, match=r"lacks the slot \{question\}, \{ref_answer_1\}"):
         read_prompts(file)
     for text in ("", "[]", "{", '{"name": "single-v1"}'):
         file.write_text(text)
@@ -235,7 +233,7 @@ def test_harm_is_graded_over_http(server, tmp_path):
     harm_of_answers(grader(server), items[:1], ["no"], read_template(file), "theirs")
     assert server.bodies[0]["messages"] == [{"role": "user", "content": "Rate no to first"}]
     file.write_text("{response}")
-    with pytest.raises(EvaluationError, match=r"no place for \{forbidden_prompt\}"):
+    with pytest.raises(EvaluationError, match=r"lacks the slot \{forbidden_prompt\}"):
         read_template(file)
 
 

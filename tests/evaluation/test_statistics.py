@@ -1,11 +1,22 @@
 """Numbers worked out by hand or published, and the properties that any interval must have."""
 
+from fractions import Fraction
+from math import isnan
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import mcnemar, mcnemar_corrected, mcnemar_exact
+from fedrai.evaluation.statistics import (
+    cohen_kappa,
+    draw_counts,
+    mcnemar,
+    mcnemar_corrected,
+    mcnemar_exact,
+    percentile_interval,
+)
 from fedrai.rates import Rate, rate
 
 
@@ -185,3 +196,38 @@ def test_more_prompts_than_outcomes_are_impossible():
         Rate(1, 2, 0, 3)
     with pytest.raises(EvaluationError, match="2 outcomes do not match 1 prompts"):
         rate([True, False], [1])
+
+
+# --- kappa and intervals --------------------------------------------------------------------------
+
+
+@given(st.integers(2, 3).flatmap(lambda k: st.lists(
+    st.lists(st.integers(0, 9), min_size=k, max_size=k), min_size=k, max_size=k)))  # fmt: skip
+def test_kappa_follows_its_definition(table: list[list[int]]) -> None:
+    """(observed - chance) / (1 - chance), in fractions."""
+    total = sum(map(sum, table))
+    kappa = float(cohen_kappa(np.array([table]))[0])
+    if not total:
+        assert isnan(kappa)
+        return
+    observed = Fraction(sum(table[i][i] for i in range(len(table))), total)
+    columns = [sum(column) for column in zip(*table, strict=True)]
+    chance = sum(Fraction(sum(row) * columns[i], total**2) for i, row in enumerate(table))
+    if chance == 1:
+        assert isnan(kappa)
+    else:
+        assert kappa == pytest.approx(float((observed - chance) / (1 - chance)))
+
+
+def test_a_resample_draws_as_many_units_as_there_are() -> None:
+    counts = draw_counts(7, 500, seed=3)
+    assert counts.shape == (500, 7)
+    assert set(counts.sum(1)) == {7}
+    assert abs(counts.mean() - 1) < 1e-12
+    assert np.array_equal(counts, draw_counts(7, 500, seed=3))
+
+
+def test_a_percentile_interval_by_hand() -> None:
+    """Of 0, 1 ... 100 the middle 90 % lies between 5 and 95; nan counts nothing."""
+    values = np.array([np.nan, *range(101), np.nan], float)
+    assert percentile_interval(values, 0.9) == pytest.approx((5, 95))

@@ -27,7 +27,7 @@ from fedrai.deployment.supernode import REASONS, Connection, supernode_command
 from fedrai.errors import DependencyError
 from fedrai.federation import flower_internals
 from fedrai.federation.aggregation import MOMENTS, VECTOR
-from fedrai.federation.flower_internals import PARTS, PUBLIC, part
+from fedrai.federation.flower_internals import INTERNALS, PUBLIC, internal
 from fedrai.federation.run import simulation
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ PACKAGE = "fedrai."
 
 def flower(name: str) -> Any:
     """A part of Flower by its name in one of the two tables."""
-    return part(name, PARTS if name in PARTS else flower_parts.PARTS)
+    return internal(name, INTERNALS if name in INTERNALS else flower_parts.INTERNALS)
 
 
 def source_of(module: str) -> str:
@@ -130,7 +130,7 @@ def repeats() -> bool:
     return len(tries) == 3
 
 
-@holding("clients and HttpGrid keep their RetryInvoker as _retry_invoker", "repeat_with")
+@holding("clients and HttpGrid keep their RetryInvoker as _retry_invoker", "set_retry_policy")
 def retries() -> bool:
     clients = [flower(f"{kind}HttpClient").from_server_address(**CLIENT)
                for kind in ("Runtime", "Control")]  # fmt: skip
@@ -138,7 +138,9 @@ def retries() -> bool:
     return all("_retry_invoker" in vars(thing) for thing in (*clients, grid))
 
 
-@holding("HttpGrid.pull_messages asks for one id as for many", "deployment.careful.CarefulGrid")
+@holding(
+    "HttpGrid.pull_messages asks for one id as for many", "deployment.careful_grid.CarefulGrid"
+)
 def pulls() -> bool:
     asked: list[list[str]] = []
 
@@ -153,31 +155,36 @@ def pulls() -> bool:
     return list(grid.pull_messages(["m"])) == [] and asked == [["m"]] and grid.run.run_id == 7
 
 
-@holding("a new message gets its numbers from TaskIdentity", "federation.flower_internals.be_task")
+@holding(
+    "a new message gets its numbers from TaskIdentity",
+    "federation.flower_internals.set_task_identity",
+)
 def numbers() -> bool:
-    flower_internals.be_task(3, 5, 9)
+    flower_internals.set_task_identity(3, 5, 9)
     metadata = Message(RecordDict(), 11, "train").metadata
     return (metadata.run_id, metadata.src_node_id, metadata.dst_node_id) == (5, 9, 11)
 
 
-@holding("a message's id is _message_id of its metadata", "federation.flower_internals.give_id")
+@holding(
+    "a message's id is _message_id of its metadata", "federation.flower_internals.set_message_id"
+)
 def ids() -> bool:
     message = Message(RecordDict(), 11, "train")
-    flower_internals.give_id(message, "m7")
+    flower_internals.set_message_id(message, "m7")
     return message.metadata.message_id == "m7"
 
 
-@holding("a SuperLink takes its middleware from extensions.get_middleware", "put_in_front")
+@holding("a SuperLink takes its middleware from extensions.get_middleware", "install_middleware")
 def middleware() -> bool:
     from starlette.middleware import Middleware
 
     own = importlib.import_module("flwr.superlink.extensions").get_middleware
     marked = type("Marked", (), {"__init__": lambda self, app: None})
-    flower_internals.put_in_front(lambda: (Middleware(marked),))
+    flower_internals.install_middleware(lambda: (Middleware(marked),))
     try:
         return flower("create_app")().user_middleware[0].cls is marked
     finally:
-        flower_internals.put_in_front(lambda: own())
+        flower_internals.install_middleware(lambda: own())
 
 
 @holding(
@@ -246,12 +253,12 @@ def printed_id() -> bool:
 
 
 USES = [
-    call("HttpGrid", "deployment.careful.CarefulGrid", "a:1", True, None, token="t"),
+    call("HttpGrid", "deployment.careful_grid.CarefulGrid", "a:1", True, None, token="t"),
     call("RetryInvoker", "deployment.link.patient", None, (), max_tries=None, max_time=1.0,
          should_giveup=None),
     call("exponential", "deployment.link.patient", max_delay=5),
     call("RuntimeTokenHttpInterceptor", "deployment.link.runtime_client", "token"),
-    call("RuntimeVersionHttpInterceptor", "versions_told", component_name="fedrai"),
+    call("RuntimeVersionHttpInterceptor", "version_interceptors", component_name="fedrai"),
     call("SuperExecAuthHttpInterceptor", "deployment.link.runtime_client", master_secret=b"",
          protected_methods=()),
     call("pull_task_input", "deployment.worker._pulled", "client"),
@@ -296,13 +303,15 @@ def held(what: str, users: str, holds: Callable[[], object]) -> None:
     pytest.fail(f"flwr {version('flwr')}: {what}: {said}. Used by {users}", pytrace=False)
 
 
-TABLES = [(name, table) for table in (PARTS, flower_parts.PARTS) for name in table]
+TABLES = [(name, table) for table in (INTERNALS, flower_parts.INTERNALS) for name in table]
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES, ids=[name for name, _ in TABLES])
 def test_flower_has(name: str, table: Any) -> None:
     which = table[name]
-    held(f"{which.module}.{name}", ", ".join(which.users), lambda: part(name, table) is not None)
+    held(
+        f"{which.module}.{name}", ", ".join(which.users), lambda: internal(name, table) is not None
+    )
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.what)
@@ -322,9 +331,11 @@ def test_a_name_that_is_gone_is_told_with_its_user(
     grid_module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(grid_module, "HttpGrid")
-    expected = rf"flwr {version('flwr')}: flwr\.superlink\.grid\.HttpGrid: .*careful\.CarefulGrid"
+    expected = (
+        rf"flwr {version('flwr')}: flwr\.superlink\.grid\.HttpGrid: .*careful_grid\.CarefulGrid"
+    )
     with pytest.raises(pytest.fail.Exception, match=expected):
-        test_flower_has("HttpGrid", PARTS)
+        test_flower_has("HttpGrid", INTERNALS)
     with pytest.raises(DependencyError, match=r"which .*CarefulGrid of fedrai") as error:
         _ = flower_internals.HttpGrid
     assert error.value.hint == f"pip install 'flwr{flower_internals.VERSIONS}'"
@@ -335,7 +346,7 @@ def test_an_argument_that_is_gone_is_told_with_its_user(
 ) -> None:
     monkeypatch.setattr(grid_module, "HttpGrid", lambda address, *, secret: None)
     with pytest.raises(
-        pytest.fail.Exception, match=r"HttpGrid\('a:1'.*Used by deployment.careful.CarefulGrid"
+        pytest.fail.Exception, match=r"HttpGrid\('a:1'.*Used by deployment.careful_grid.CarefulGrid"
     ):
         test_flower_still_does(USES[0])
 
@@ -346,7 +357,7 @@ def test_a_module_that_is_gone_is_told_with_its_user(monkeypatch: pytest.MonkeyP
         with pytest.raises(
             pytest.fail.Exception, match=rf"retry\.{name}.*Used by deployment.link.patient"
         ):
-            test_flower_has(name, PARTS)
+            test_flower_has(name, INTERNALS)
 
 
 # --- the tables are true, and whole ---------------------------------------------------------------

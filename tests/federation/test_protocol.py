@@ -581,7 +581,7 @@ def canary_run(
     local.execute(
         prepared,
         run,
-        preparation.Watch(
+        preparation.Callbacks(
             event=lambda kind, **fields: seen.append(json.dumps([kind, fields]).encode())
         ),
     )

@@ -51,22 +51,24 @@ from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import LIST_COLUMNS, cost_line, filter_note, list_row
 from fedrai.errors import DataError, FederationError
 from fedrai.evaluation.measure import EvaluationResult
-from fedrai.federation import client, protocol, server
+from fedrai.federation import client, clients, protocol
 from fedrai.federation.aggregation import build, update_norm
+from fedrai.federation.clients import LateReplies
 from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.protocol import Reason
-from fedrai.federation.round_record import copy_evaluation, keep
+from fedrai.federation.round_record import copy_evaluation, save_pending
 from fedrai.federation.run import local, preparation
 from fedrai.federation.run.grid import LocalGrid
-from fedrai.federation.run.roster import LateReplies
-from fedrai.federation.run.summarising import summarise
-from fedrai.federation.server import GLOBAL, load_adapters, run_rounds, sample_clients
+from fedrai.federation.server import run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.files import json_text
+from fedrai.runs.record import Summary, summarise
+from fedrai.runs.record.summary import RoundLoss
 from fedrai.runs.tracking.figures import round_figures
 from fedrai.training.sft import SftSettings, train
 
@@ -78,7 +80,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "POLL", 0.01)
+    monkeypatch.setattr(clients, "POLL", 0.01)
 
 
 # --- the plain way --------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def test_a_claim_of_rows_does_not_own_the_mean(folder: RunFolder, tiny: Language
     grid = misbehaving(_metrics(**{WEIGHT: 1e9}), "b")
     heard = io.StringIO()
     with Display(heard) as display:
-        display.plan(12, 0, {})
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         plan = dataclasses.replace(PLAN, weight_cap=10)
         run_rounds(plan, tools(folder, tiny, grid, emit=display.event))
     # (1 * 1 + 5 * 4 + 4 * -2) / 10
@@ -492,7 +494,7 @@ def test_kept_updates_count_for_the_quorum(folder: RunFolder, tiny: LanguageMode
     """A run that was killed when its quorum was in asks nobody when it goes on."""
     for name in ("a", "c"):
         moved = {key: value + SHIFT[name] for key, value in start(tiny).items()}
-        keep(folder, 1, name, protocol.Update(moved, {WEIGHT: ROWS[name]}), Cost())
+        save_pending(folder, 1, name, protocol.Update(moved, {WEIGHT: ROWS[name]}), Cost())
     grid = ScriptedGrid(honest)
     run_rounds(dataclasses.replace(PLAN, quorum=2), tools(folder, tiny, grid))
     assert grid.asked == []
@@ -588,9 +590,9 @@ def test_sampling_is_seeded_and_fair() -> None:
     assert chosen == [tuple(sample_clients(names[::-1], 3, 0, n)) for n in range(1, 61)]
     assert chosen != [tuple(sample_clients(names, 3, 1, n)) for n in range(1, 61)]
     assert len(set(chosen)) > 30
-    for clients in chosen:
-        assert len(set(clients)) == 3
-        assert list(clients) == sorted(clients)
+    for sample in chosen:
+        assert len(set(sample)) == 3
+        assert list(sample) == sorted(clients)
     counts = {name: sum(name in clients for clients in chosen) for name in names}
     assert min(counts.values()) >= 6  # 18 expected
     assert max(counts.values()) <= 32
@@ -620,15 +622,15 @@ def settings(
 
 def execute(
     given: Recipe, tiny: LanguageModel, path: Path, **changes: Any
-) -> tuple[RunFolder, preparation.Prepared]:
+) -> tuple[RunFolder, preparation.PreparedRun]:
     prepared = dataclasses.replace(local.prepare(given, loaded=tiny), **changes)
     run = RunFolder.create(path, recipe.to_toml(given), prepared.info())
-    local.execute(prepared, run, preparation.Watch())
+    local.execute(prepared, run, preparation.Callbacks())
     return run, prepared
 
 
 def trained(
-    prepared: preparation.Prepared, name: str, number: int, begin: Mapping[str, torch.Tensor]
+    prepared: preparation.PreparedRun, name: str, number: int, begin: Mapping[str, torch.Tensor]
 ) -> AdapterState:
     """What a client's local training gives, by the local loop itself."""
     given = prepared.recipe
@@ -650,7 +652,7 @@ def trained(
     return adapter
 
 
-def fresh(prepared: preparation.Prepared) -> AdapterState:
+def fresh(prepared: preparation.PreparedRun) -> AdapterState:
     return prepared.model.fresh_adapter(prepared.recipe.seed_for("adapter"))
 
 
@@ -784,15 +786,16 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     run = RunFolder.create(tmp_path / "told", recipe.to_toml(given), info)
     heard = io.StringIO()
     with Display(heard) as display:
-        display.plan(12, 0, {})
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
     assert heard.getvalue().count("loss not told  ? tokens/s") == 3
     found = summarise(run)
-    assert (found["rows"], found["clients"], found["filter"]["total"]) == (8, 3, None)
-    assert found["costs"]["training"]["seconds"] == 2.0
-    assert found["untold_costs"] == ["seconds", "tokens", "operations", "peak-bytes"]
+    assert found.filter is not None
+    assert (found.rows, found.clients, found.filter.total) == (8, 3, None)
+    assert found.costs["training"].seconds == 2.0
+    assert found.unreported_costs == ("seconds", "tokens", "operations", "peak-bytes")
     assert "without the seconds, tokens, operations, peak-bytes" in cost_line(found)
-    assert found["training_loss"] == [{"round": 1, "last": None}]
+    assert found.training_loss == (RoundLoss(1, None),)
     assert filter_note(found) == "filter (drop): the nodes do not tell what it did"
     cells = dict(zip(LIST_COLUMNS[1:], list_row(found), strict=True))
     assert (cells["harmful rows"], cells["filter"]) == ("0 of 8", "drop")
@@ -831,7 +834,7 @@ class Place:
             raise self.error
         return [Tokens((1, 5, 6, 2), (False, False, True, True))]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
+    def row_counts(self, client: str) -> Mapping[str, int]:
         return {}
 
     def seed(self, round_: int, client: str) -> int:
@@ -876,7 +879,7 @@ def test_a_client_whose_log_is_full_still_says_why(
     heard: list[tuple[str, dict[str, Any]]] = []
     prepared = local.prepare(settings("evaluation.advbench=0"), loaded=tiny)
     prepared = dataclasses.replace(prepared, rows={"client-01": []})
-    watch = preparation.Watch(event=lambda kind, **fields: heard.append((kind, fields)))
+    watch = preparation.Callbacks(event=lambda kind, **fields: heard.append((kind, fields)))
     site = local.site(prepared, folder, watch)
     grid = LocalGrid(client.build_app(site, LOCAL, 9), {"client-01": 1})
     message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")
@@ -938,7 +941,7 @@ def test_evaluations_and_their_copies(
 def test_adapters_of_a_run_can_be_loaded_by_round(folder: RunFolder, tiny: LanguageModel) -> None:
     run_rounds(dataclasses.replace(PLAN, rounds=2), tools(folder, tiny, ScriptedGrid(honest)))
     for number in (0, 1, 2):
-        found = server.load_adapters(folder, tiny, PLAN, number)
+        found = load_adapters(folder, tiny, PLAN, number)
         assert list(found) == [GLOBAL]
         moved = found[GLOBAL][next(iter(found[GLOBAL]))] - start(tiny)[next(iter(found[GLOBAL]))]
         assert float(moved.mean()) == pytest.approx(number * 5 / 8, abs=1e-5)

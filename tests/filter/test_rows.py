@@ -12,9 +12,9 @@ from fedrai.data.embedded.refusals import embedded_refusals, load_refusals
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.refusal import judge as refusal
-from fedrai.filter import Policy, Screened, answers, screen
+from fedrai.filter import FilterResult, Policy, answers, screen
 from fedrai.filter.ledger import PROBLEMS, ROW_CHANGES, DeclaredHarm, FilterLedger
-from fedrai.guards.base import Judged
+from fedrai.guards.base import VerdictBatch
 from fedrai.guards.cache import VerdictCache, conversation_key
 from fedrai.records import Example, Message, Verdict
 
@@ -33,7 +33,7 @@ class Reading:
     def judge(self, conversations, on_progress=lambda _done, _of: None):
         self.asked += conversations
         on_progress(len(conversations), len(conversations))
-        return Judged(tuple(map(self.say, conversations)), tokens=3 * len(conversations))
+        return VerdictBatch(tuple(map(self.say, conversations)), tokens=3 * len(conversations))
 
     def say(self, talk):
         text = talk[-1].content
@@ -61,7 +61,7 @@ ROWS = [
 ]
 
 
-def run(rows=ROWS, mode="drop", **options) -> Screened:
+def run(rows=ROWS, mode="drop", **options) -> FilterResult:
     policy = {
         name: options.pop(name) for name in ("part", "unscored", "replaced") if name in options
     }

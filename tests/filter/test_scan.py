@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,9 +15,10 @@ from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.refusal import judge as refusal
-from fedrai.filter.scan import Copied, scan, write_copy
-from fedrai.guards.base import Judged
+from fedrai.filter.scan import CopyCounts, scan, write_copy
+from fedrai.guards.base import VerdictBatch
 from fedrai.guards.cache import CHUNK, VerdictCache
+from fedrai.guards.rows import GuardRow
 from fedrai.records import Message, Verdict
 
 CANARY = "canary-7431"
@@ -33,7 +35,7 @@ class Marking:
         self.stop_after, self.asked = stop_after, 0
 
     def judge(self, conversations, on_progress=lambda _done, _of: None):
-        return Judged(tuple(self.say(talk[-1].content) for talk in conversations), tokens=5)
+        return VerdictBatch(tuple(self.say(talk[-1].content) for talk in conversations), tokens=5)
 
     def say(self, text):
         if self.asked == self.stop_after:
@@ -44,18 +46,19 @@ class Marking:
         return Verdict(0.9, "marking", ("Fraud",)) if text[:4] == "Sure" else Verdict(0.2, "m")
 
 
-@dataclass(frozen=True)
-class Row:
-    conversation: tuple[Message, ...]
-    source: str = "a.jsonl"
-    category: str = ""
-    origin: str = "a.jsonl, line 1"
-    raw: dict[str, Any] = field(default_factory=dict)
+def row_of(
+    conversation: tuple[Message, ...],
+    *,
+    source: str = "a.jsonl",
+    category: str = "",
+    raw: Mapping[str, Any] | None = None,
+) -> GuardRow:
+    return GuardRow(conversation, "a.jsonl, line 1", source, category, None, raw or {})
 
 
-def pair(prompt: str, response: str, **fields: Any) -> Row:
+def pair(prompt: str, response: str, **fields: Any) -> GuardRow:
     talk = (Message("user", prompt), Message("assistant", response))
-    return Row(talk, **{"raw": {"prompt": prompt, "response": response, "id": 7}} | fields)
+    return row_of(talk, **{"raw": {"prompt": prompt, "response": response, "id": 7}} | fields)
 
 
 ROWS = [
@@ -64,7 +67,7 @@ ROWS = [
     pair("c", BAD + " Again.", category="scams", source="b.csv"),
     pair("d", "odd", category="drugs"),
     pair("e", "Fine."),
-    Row((), category="scams", raw={"id": 8}),
+    row_of((), category="scams", raw={"id": 8}),
 ]
 
 
@@ -112,7 +115,7 @@ def test_the_threshold_decides():
 
 
 def test_prompts_alone_are_scanned_and_answers_alone():
-    rows = [Row((Message("user", BAD),)), Row((Message("user", "odd"),)), *ROWS[:2]]
+    rows = [row_of((Message("user", BAD),)), row_of((Message("user", "odd"),)), *ROWS[:2]]
     prompts = found(rows, part="prompt")
     assert (prompts.unsafe.successes, prompts.unsafe.scored, prompts.unsafe.unscored) == (1, 3, 1)
     assert (found(rows, part="pair").rows, found(rows, part="pair").bad_rows) == (4, 0)
@@ -130,7 +133,7 @@ def test_no_text_of_a_row_stands_in_the_json(tmp_path):
     rows = [
         pair(CANARY, text, origin=CANARY, category=CANARY),  # the category column was the prompt
         pair("x", text, category=f"{CANARY} " * 9),  # or some other text
-        Row((), raw={CANARY: CANARY}),
+        row_of((), raw={CANARY: CANARY}),
     ]
     out = tmp_path / "scan.json"
     result = found(rows, out=out, cache=VerdictCache(tmp_path / "cache"))
@@ -151,10 +154,10 @@ def test_a_column_of_many_names_is_cut_to_a_hundred():
 
 def test_an_unsafe_answer_before_the_last_is_found(tmp_path):
     talk = (*ROWS[1].conversation, Message("user", "thanks"), Message("assistant", "Welcome."))
-    row = Row(talk, raw={"messages": [{"role": m.role, "content": m.content} for m in talk]})
+    row = row_of(talk, raw={"messages": [{"role": m.role, "content": m.content} for m in talk]})
     result = found([row])
     assert result.unsafe.successes == 1
-    assert write_copy([row], result.findings, tmp_path / "o", "replace") == Copied(1, 0, 1)
+    assert write_copy([row], result.findings, tmp_path / "o", "replace") == CopyCounts(1, 0, 1)
     turns = lines(tmp_path / "o")[0]["messages"]
     assert refusal(turns[1]["content"]) is Reply.REFUSAL
     assert turns[2:] == row.raw["messages"][2:]
@@ -191,16 +194,16 @@ def copy(tmp_path, mode, rows=ROWS, **options):
 
 def test_drop_leaves_out_unsafe_unscored_and_bad_rows(tmp_path):
     done, kept = copy(tmp_path, "drop")
-    assert done == Copied(written=2, dropped=4, replaced=0)
+    assert done == CopyCounts(written=2, dropped=4, replaced=0)
     assert kept == [ROWS[0].raw, ROWS[4].raw]
     done, kept = copy(tmp_path, "drop", unscored="keep")
-    assert done == Copied(4, 2, 0)
+    assert done == CopyCounts(4, 2, 0)
     assert kept == [ROWS[0].raw, ROWS[3].raw, ROWS[4].raw, ROWS[5].raw]
 
 
 def test_replace_swaps_the_answer_and_nothing_else(tmp_path):
     done, kept = copy(tmp_path, "replace")
-    assert done == Copied(4, 2, 2)
+    assert done == CopyCounts(4, 2, 2)
     replies = embedded_refusals().topics["fraud"].replies
     for row, before in zip(kept[1:3], ROWS[1:3], strict=True):
         assert row["response"] in replies
@@ -211,7 +214,7 @@ def test_replace_swaps_the_answer_and_nothing_else(tmp_path):
 
 def test_flag_keeps_every_row_and_says_what_was_found(tmp_path):
     done, kept = copy(tmp_path, "flag")
-    assert done == Copied(6, 0, 0)
+    assert done == CopyCounts(6, 0, 0)
     assert [r["fedrai_unsafe"] for r in kept] == [False, True, True, None, False, None]
     assert [r["fedrai_probability"] for r in kept] == [0.2, 0.9, 0.9, None, 0.2, None]
     assert [r["fedrai_categories"] for r in kept] == [[], ["Fraud"], ["Fraud"], [], [], []]
@@ -237,7 +240,7 @@ TALK = [{"role": "user", "content": "b"}, {"role": "assistant", "content": BAD}]
 )
 def test_replace_finds_the_answer_in_any_column(tmp_path, raw):
     done, (row,) = copy(tmp_path, "replace", [pair("b", BAD, raw=raw)])
-    assert done == Copied(1, 0, 1)
+    assert done == CopyCounts(1, 0, 1)
     assert list(row) == list(raw)
     assert BAD not in json.dumps(row)
     assert any(r in json.dumps(row) for r in embedded_refusals().topics["fraud"].replies)
@@ -254,19 +257,19 @@ def test_replace_finds_the_answer_in_any_column(tmp_path, raw):
     ],
 )
 def test_a_row_that_would_keep_the_answer_leaves(tmp_path, raw):
-    assert copy(tmp_path, "replace", [pair("b", BAD, raw=raw)]) == (Copied(0, 1, 0), [])
+    assert copy(tmp_path, "replace", [pair("b", BAD, raw=raw)]) == (CopyCounts(0, 1, 0), [])
 
 
 def test_an_answer_escaped_within_other_text_counts_as_kept(tmp_path):
     said = 'Sure, here is "how":\nfirst part, sécond part'
     for escaped in (json.dumps({"a": f"x {said}"}), json.dumps([f"x {said}"], ensure_ascii=False)):
         row = pair("b", said, raw={"response": said, "log": f"log: {escaped}"})
-        assert copy(tmp_path, "replace", [row])[0] == Copied(0, 1, 0)
+        assert copy(tmp_path, "replace", [row])[0] == CopyCounts(0, 1, 0)
 
 
 def test_an_unsafe_request_without_an_answer_leaves(tmp_path):
-    row = Row((Message("user", BAD),), raw={"prompt": BAD})
-    assert copy(tmp_path, "replace", [row])[0] == Copied(0, 1, 0)
+    row = row_of((Message("user", BAD),), raw={"prompt": BAD})
+    assert copy(tmp_path, "replace", [row])[0] == CopyCounts(0, 1, 0)
     assert copy(tmp_path, "flag", [row])[1][0]["fedrai_unsafe"] is True
 
 

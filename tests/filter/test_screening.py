@@ -22,11 +22,10 @@ from fedrai.errors import DataError, GuardError, RunError
 from fedrai.federation import metrics
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.run import local, preparation, running
-from fedrai.federation.run.summarising import summarise
 from fedrai.filter import screening
 from fedrai.filter.ledger import FilterLedger, total
 from fedrai.guards import calibrated
-from fedrai.guards.base import Judged
+from fedrai.guards.base import VerdictBatch
 from fedrai.guards.calibrated import CalibrationFile
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
@@ -35,6 +34,7 @@ from fedrai.records import Example, Message, Tokens
 from fedrai.report.comparing import running as comparing
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import summarise
 
 FILTER = """
 [guards.words]
@@ -53,7 +53,7 @@ REPLIES = {reply for topic in embedded_refusals().topics.values() for reply in t
 KINDS = {"anna": "sssu", "ben": "sss", "carl": "susus"}
 
 
-def rows_of(client: str, kinds: str, safe: str = "fine", unsafe: str = "forbidden") -> list[Any]:
+def read_rows(client: str, kinds: str, safe: str = "fine", unsafe: str = "forbidden") -> list[Any]:
     words = {"s": safe, "u": unsafe}
     return [
         {"prompt": f"{client} asks {n}", "response": f"Sure, it is {words[kind]} {client}-{n}."}
@@ -68,7 +68,7 @@ class Home:
         self.folder, self.model = folder, loaded
         self.recipe = write_recipe(folder, model, FILTER)
         (folder / "sites").mkdir()
-        self.fill({client: rows_of(client, kinds) for client, kinds in KINDS.items()})
+        self.fill({client: read_rows(client, kinds) for client, kinds in KINDS.items()})
 
     def fill(self, rows: Mapping[str, Sequence[Any]]) -> None:
         for file in (self.folder / "sites").iterdir():
@@ -80,7 +80,7 @@ class Home:
     def settings(self, *changes: str, by_site: bool = True) -> Recipe:
         return recipe.load(self.recipe, [*LEAN, *(SITES if by_site else []), *changes])
 
-    def prepare(self, *changes: str, **options: Any) -> preparation.Prepared:
+    def prepare(self, *changes: str, **options: Any) -> preparation.PreparedRun:
         return local.prepare(self.settings(*changes, **options), loaded=self.model)
 
     def run(self, name: str, *changes: str, **options: Any) -> RunFolder:
@@ -88,7 +88,7 @@ class Home:
         path = running.run(settings, Path(name), self.model, observer=Display())
         return RunFolder.open(path)
 
-    def said(self, prepared: preparation.Prepared) -> dict[str, list[str]]:
+    def said(self, prepared: preparation.PreparedRun) -> dict[str, list[str]]:
         """The assistant's text that is trained on, by client."""
         return {name: [self._answer(row) for row in rows] for name, rows in prepared.rows.items()}
 
@@ -229,8 +229,8 @@ def test_off_loads_no_guard_and_leaves_nothing(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert not (home.folder / "cache" / "verdicts").exists()
     figures = summarise(run)
-    assert figures["filter"] is None
-    assert "filter" not in figures["costs"]
+    assert figures.filter is None
+    assert "filter" not in figures.costs
     assert "filter" not in capsys.readouterr().err
 
 
@@ -334,7 +334,7 @@ def test_noise_comes_from_the_clients_secret_and_is_drawn_once(
 
 
 def test_clients_with_equal_counts_get_noise_of_their_own(home: Home) -> None:
-    home.fill({name: rows_of(name, "su") for name in ("anna", "ben")})
+    home.fill({name: read_rows(name, "su") for name in ("anna", "ben")})
     counts = home.prepare(NOISE).screening.counts
     assert counts["anna"] != counts["ben"]
 
@@ -457,7 +457,7 @@ class Breaking(ScriptedGuard):
         super().__init__(by_number, name="breaking")
         self.error, self.after = error, after
 
-    def judge(self, conversations: Any, on_progress: Any = lambda _d, _o: None) -> Judged:
+    def judge(self, conversations: Any, on_progress: Any = lambda _d, _o: None) -> VerdictBatch:
         if self.seen >= self.after:
             raise self.error
         return super().judge(conversations, on_progress)
@@ -547,8 +547,9 @@ def test_a_run_may_go_on_without_a_filter_and_says_so(
     assert sent(run) == {"anna": {}, "ben": {}, "carl": {}}
     assert ledgers(run) == {}
     figures = summarise(run)
-    assert said in figures["filter"]["skipped"]
-    assert figures["filter"]["total"] is None
+    assert figures.filter is not None
+    assert said in figures.filter.skipped
+    assert figures.filter.total is None
     assert "NO SAFETY FILTER" in list_row(figures)
     assert filter_note(figures).startswith("NO SAFETY FILTER: ")
 
@@ -625,7 +626,7 @@ def test_a_guard_error_on_a_client_is_a_reason(
 def test_a_client_with_nothing_left_is_named_and_the_run_goes_on(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home.fill({"anna": rows_of("anna", "uu"), "ben": rows_of("ben", "sss")})
+    home.fill({"anna": read_rows("anna", "uu"), "ben": read_rows("ben", "sss")})
     run = home.run("run", "federation.rounds=2")
     for number in (1, 2):
         record = run.read_json(f"rounds/{number:04d}/round.json")
@@ -640,7 +641,7 @@ def test_a_client_with_nothing_left_is_named_and_the_run_goes_on(
 
 
 def test_a_client_with_nothing_left_in_local_mode(home: Home) -> None:
-    home.fill({"anna": rows_of("anna", "uu"), "ben": rows_of("ben", "sss")})
+    home.fill({"anna": read_rows("anna", "uu"), "ben": read_rows("ben", "sss")})
     run = home.run("run", "federation.mode=local", "federation.rounds=2")
     assert [f.name for f in sorted((run.round_folder(2) / "adapters").iterdir())] == ["ben"]
 
@@ -667,7 +668,7 @@ def test_when_nothing_is_left_at_all_the_run_does_not_begin(
 class Costly(ScriptedGuard):
     """Costs ten tokens and a thousand operations a conversation."""
 
-    def judge(self, conversations: Any, on_progress: Any = lambda _d, _o: None) -> Judged:
+    def judge(self, conversations: Any, on_progress: Any = lambda _d, _o: None) -> VerdictBatch:
         judged = super().judge(conversations, on_progress)
         count = len(conversations)
         return replace(judged, tokens=10 * count, operations=1000.0 * count)
@@ -682,14 +683,14 @@ def test_each_answer_is_judged_once(home: Home, use: Callable[[Any], Any]) -> No
     assert 0 < cost.seconds < 60
     assert cost.peak_bytes > 10_000_000
     figures = summarise(run)
-    assert figures["costs"]["filter"] == cost.to_json()
+    assert figures.costs["filter"] == cost
     assert re.search(r"(^|, )filter \d+ s[,;]", cost_line(figures))
 
     again = home.prepare("filter.mode=replace", "seed=9")
     assert guard.seen == 12
     assert (again.screening.cost.tokens, again.screening.cost.operations) == (0, 0)
     assert again.screening.ledgers["carl"].unsafe == 2
-    home.fill({"anna": rows_of("anna", "sssuu"), "ben": rows_of("ben", "sss")})
+    home.fill({"anna": read_rows("anna", "sssuu"), "ben": read_rows("ben", "sss")})
     assert home.prepare().screening.cost.tokens == 10  # one row is new
     other = use(Costly({"forbidden": 1.0}, revision="0123456789ab"))
     home.prepare()
@@ -719,7 +720,7 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_each_client_is_filtered_by_itself(home: Home, name: str) -> None:
-    rows = [{**row, "category": row["prompt"][-1]} for row in rows_of("all", "ssu" * 8)]
+    rows = [{**row, "category": row["prompt"][-1]} for row in read_rows("all", "ssu" * 8)]
     (home.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = home.prepare("filter.mode=off", *MODES[name], by_site=False)
     run = home.run("run", *MODES[name], by_site=False)
@@ -747,24 +748,26 @@ guard = "labels"
 
 def test_arms_share_verdicts(home: Home, use: Callable[[Any], Any]) -> None:
     guard = use(Costly({"forbidden": 1.0}))
-    benign = rows_of("good", "s" * 15 + "u")
-    write_sources(home, benign, rows_of("bad", "u" * 6 + "ss"))
+    benign = read_rows("good", "s" * 15 + "u")
+    write_sources(home, benign, read_rows("bad", "u" * 6 + "ss"))
     home.recipe.write_text(home.recipe.read_text() + ARMS)
     changes = [c for c in HARMFUL if not c.startswith("filter.")]
     settings = home.settings(*changes, by_site=False)
     outcome = comparing.compare(settings, Path("arms"))
     arms = {arm.name: arm for arm in outcome.arms}
     assert guard.seen == 16  # each of the 16 rows once, for two arms
-    assert {name: arm.summary["harmful_rows"] for name, arm in arms.items()} == {
+    assert {name: arm.summary.harmful_rows for name, arm in arms.items()} == {
         "off": 8, "drop": 2, "replace": 2, "labels": 0,
     }  # fmt: skip
-    costs = {
-        name: arm.summary["costs"].get("filter", {}).get("tokens") for name, arm in arms.items()
-    }
-    assert costs == {"off": None, "drop": 160, "replace": 0, "labels": 0}
+    costs = {name: arm.summary.costs.get("filter") for name, arm in arms.items()}
+    tokens = {name: cost and cost.tokens for name, cost in costs.items()}
+    assert tokens == {"off": None, "drop": 160, "replace": 0, "labels": 0}
     notes = {name: filter_note(arm.summary) for name, arm in arms.items()}
     assert notes["off"] == "no filter"
-    unsafe = arms["drop"].summary["filter"]["total"]["unsafe"]
+    filtered = arms["drop"].summary.filter
+    assert filtered is not None
+    assert filtered.total is not None
+    unsafe = filtered.total["unsafe"]
     lost = unsafe - 6
     left = f"2 of 8 harmful rows left, {lost} of 8 harmless ones lost"
     assert notes["drop"] == f"filter (drop): {unsafe} of 16 rows unsafe, {unsafe} dropped, {left}"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.errors import GuardError
-from fedrai.guards.base import Judged
+from fedrai.guards.base import VerdictBatch
 from fedrai.guards.cache import CHUNK, VerdictCache, conversation_key, judge
 from fedrai.records import Message, Verdict
 
@@ -32,7 +32,9 @@ class Counting:
             self.asked.append(talk)
             verdicts.append(self.say(talk))
             on_progress(len(verdicts), len(conversations))
-        return Judged(tuple(verdicts), tokens=10 * len(verdicts), operations=2.0 * len(verdicts))
+        return VerdictBatch(
+            tuple(verdicts), tokens=10 * len(verdicts), operations=2.0 * len(verdicts)
+        )
 
     def say(self, talk):
         text = talk[-1].content
@@ -140,12 +142,12 @@ def test_progress_counts_what_was_known_and_reaches_the_end(tmp_path):
 
 
 def test_nothing_to_judge_is_nothing(tmp_path):
-    assert judge(Counting(), [], VerdictCache(tmp_path)) == Judged(())
+    assert judge(Counting(), [], VerdictCache(tmp_path)) == VerdictBatch(())
 
 
 def test_a_guard_that_loses_a_row_is_an_error(tmp_path):
     guard = Counting()
-    guard.judge = lambda conversations, _progress: Judged((Verdict(0.5, "x@1"),))
+    guard.judge = lambda conversations, _progress: VerdictBatch((Verdict(0.5, "x@1"),))
     with pytest.raises(GuardError, match="1 verdicts for 2 conversations"):
         judge(guard, talks(2), VerdictCache(tmp_path))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.errors import GuardError
-from fedrai.guards.calibrated import Calibrated, CalibrationFile, calibrate, read, write
+from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, calibrate, read, write
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.rates import Rate
@@ -231,7 +231,7 @@ def test_a_file_that_is_no_calibration(tmp_path, change):
 def test_a_calibrated_guard():
     file = kept()
     inner = guard()
-    calibrated = Calibrated(inner, file)
+    calibrated = CalibratedGuard(inner, file)
     rows = [conversation(str(p)) for p in (*P, "")]
     heard: list[tuple[int, int]] = []
     found = calibrated.judge(rows, lambda done, of: heard.append((done, of)))
@@ -246,11 +246,11 @@ def test_a_calibrated_guard():
 
 def test_the_revision_is_that_of_guard_and_curve():
     file = kept()
-    one = Calibrated(guard(), file).revision
-    assert one == Calibrated(guard(), file).revision
+    one = CalibratedGuard(guard(), file).revision
+    assert one == CalibratedGuard(guard(), file).revision
     assert one != guard().revision
     other = dataclasses.replace(file, intercept=file.intercept + 1e-9)
-    assert Calibrated(guard(), other).revision != one
+    assert CalibratedGuard(guard(), other).revision != one
 
 
 def test_a_calibration_of_another_guard_is_refused():
@@ -258,7 +258,7 @@ def test_a_calibration_of_another_guard_is_refused():
     for other in (
         ScriptedGuard(lambda _: 0.1, revision="abc124"),
         guard(name="another"),
-        Calibrated(guard(), file),
+        CalibratedGuard(guard(), file),
     ):
         with pytest.raises(GuardError, match=r"^the calibration is for scripted@abc123, the guard"):
-            Calibrated(other, file)
+            CalibratedGuard(other, file)

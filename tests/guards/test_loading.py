@@ -22,8 +22,8 @@ from fedrai.guards.kinds.remote import RemoteGuard
 from fedrai.guards.kinds.rules import RulesGuard
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.kinds.trained import Config, TrainedGuard
-from fedrai.guards.loading import known, load, read_tables
-from fedrai.model import load_backbone
+from fedrai.guards.loading import available_guards, load, read_tables
+from fedrai.model import Lora, load_backbone
 from fedrai.records import Message
 from tiny_guards import WORDS, encoder
 
@@ -48,7 +48,7 @@ def mine(tmp_path: Path) -> Path:
     base = encoder(tmp_path / "bert")
     config = Config("mine", str(base), 1, 2, 4.0, ("[CLS]", "[SEP]", "[SEP]"), 32, ("a",),
                     thresholds={"strict": 0.2, "loose": 0.4})  # fmt: skip
-    body = load_backbone(str(base), layers=1, rank=2, dtype="float32")
+    body = load_backbone(str(base), Lora(2, 16), layers=1, dtype="float32")
     head = trained.new_head(body, 1)
     head.bias.data = torch.tensor([1.0, -1.0, 0.0])
     trained.save(tmp_path / "mine", config, body.fresh_adapter(0), head)
@@ -75,10 +75,10 @@ def test_a_folder(mine):
 def test_the_embedded_guard(mine, monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "FOLDER", mine)
     assert load("embedded").revision == trained.revision_of(mine)
-    assert known()[0].name == "embedded"
-    assert known()[0].ready
+    assert available_guards()[0].name == "embedded"
+    assert available_guards()[0].ready
     monkeypatch.setattr(loading, "FOLDER", tmp_path / "nowhere")
-    assert not known()[0].ready
+    assert not available_guards()[0].ready
     with pytest.raises(GuardError, match="this installation has no embedded guard") as caught:
         load("embedded")
     assert "fedrai guard list" in caught.value.hint
@@ -301,11 +301,11 @@ def test_names_of_nothing(spec):
 
 
 def test_known_guards_stand_once_each():
-    names = [entry.name for entry in known()]
+    names = [entry.name for entry in available_guards()]
     assert len(names) == len(set(names))
     assert set(names[1:]) == {model for entry in FORMATS.values() for model in entry.models}
     gated = {m for entry in FORMATS.values() if entry.gated for m in entry.models}
-    for entry in known()[1:]:
+    for entry in available_guards()[1:]:
         assert ("consent" in entry.what) is (entry.name in gated)
         assert entry.licence
         assert not entry.ready

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from fedrai import data
 from fedrai.errors import AssetError, DataError
 from fedrai.filter import Policy, screen
-from fedrai.filter.labelled import evaluate
+from fedrai.filter.guard_evaluation import evaluate
 from fedrai.filter.scan import scan
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.labels import Labels
-from fedrai.guards.rows import RowColumns, Rows, Source, name_of, read, read_all
+from fedrai.guards.rows import LabelledSource, RowColumns, Rows, name_of, read, read_all
 from fedrai.records import BadRow, Message
 
 CANARY = "canary-7f3a"
@@ -196,7 +196,11 @@ def test_datasets_with_other_columns_can_be_mixed(tmp_path):
     other = jsonl(tmp_path / "other.jsonl", {"prompt": "How far?", "toxic": "no"})
     labels = Labels(("S", "toxic"))
     rows = read_all(
-        [Source(one, labels), Source(other, labels), Source(other, Labels(whole=True))],
+        [
+            LabelledSource(one, labels),
+            LabelledSource(other, labels),
+            LabelledSource(other, Labels(whole=True)),
+        ],
         columns=RowColumns(prompt="goal"),
     )
     assert conversations(rows) == [ASKED] * 3
@@ -204,13 +208,13 @@ def test_datasets_with_other_columns_can_be_mixed(tmp_path):
         ("one.jsonl", True), ("other.jsonl", False), ("other.jsonl", True),
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"^no row of the datasets has a column 'Goal'$"):
-        read_all([Source(other), Source(other)], columns=RowColumns(text="Goal"))
+        read_all([LabelledSource(other), LabelledSource(other)], columns=RowColumns(text="Goal"))
 
 
 def test_datasets_of_one_name_are_told_apart(tmp_path):
     (tmp_path / "a").mkdir()
     specs = [jsonl(tmp_path / f, {"text": "x"}) for f in ("r.jsonl", "a/r.jsonl", "b.jsonl")]
-    rows = read_all([Source(spec) for spec in specs])
+    rows = read_all([LabelledSource(spec) for spec in specs])
     assert [row.source for row in rows.rows] == [specs[0], specs[1], "b.jsonl"]
 
 
@@ -487,7 +491,7 @@ def test_labels_in_other_words_get_a_hint(tmp_path):
 def test_a_file_without_a_readable_row_gets_the_hint_that_helps(tmp_path, name, content, advice):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_all([Source(str(tmp_path / name))], reading=data.Reading(max_row_mb=0.001))
+        read_all([LabelledSource(str(tmp_path / name))], reading=data.ReadOptions(max_row_mb=0.001))
     assert advice in caught.value.hint
     assert (advice == "--column") == ("--column" in caught.value.hint)
 

@@ -78,11 +78,13 @@ class Seen:
         fault: what was done.
         shown: what the operator saw.
         outcome: what came of it.
+        run: that it was done to.
     """
 
     fault: str
     shown: str
     outcome: str
+    run: RunFolder
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,11 @@ def record(run: RunFolder, number: int) -> dict[str, Any]:
     return run.read_json(f"rounds/{number:04d}/round.json")
 
 
+def set_aside(run: RunFolder, number: int) -> dict[str, str]:
+    """Whose updates did not go into a round, and why."""
+    return dict(record(run, number)["set_aside"])
+
+
 def took_part(run: RunFolder, number: int) -> list[str]:
     """Whose updates went into a round."""
     return sorted(record(run, number)["clients"])
@@ -240,13 +247,14 @@ def node_killed(here: Place) -> Seen:
     """SIGKILL to a node in the middle of training; its SuperNode hears of it and leaves."""
     here.start("south")
     run = here.run("killed", at={"1": here.when_training("south", signal.SIGKILL)})
-    assert record(run, 1)["set_aside"] == {"south": "no-reply-in-time"}
+    assert set_aside(run, 1) == {"south": "no-reply-in-time"}
     assert took_part(run, 1) == took_part(run, 2) == ["north"]
     return Seen(
         "`fedrai node` killed (SIGKILL) while it trains",
         "`south: no-reply-in-time`, then `nodes: north`",
         f"its SuperNode ended with it and took its leave: missed after"
         f" {missed_after(run):.0f} s of the round, which went on with the other's update",
+        run,
     )
 
 
@@ -262,13 +270,14 @@ def machine_lost(here: Place) -> Seen:
 
     before = here.log("south").count(ASKED)
     run = here.run("lost", at={"1": threading.Thread(target=lost, daemon=True).start})
-    assert record(run, 1)["set_aside"] == {"south": "no-reply-in-time"}
+    assert set_aside(run, 1) == {"south": "no-reply-in-time"}
     assert took_part(run, 1) == took_part(run, 2) == ["north"]
     return Seen(
         "a node and its SuperNode killed (SIGKILL) while it trains, as when its machine is lost",
         "`south: no-reply-in-time`, then `nodes: north`",
         f"missed after {missed_after(run):.0f} s of the round, whose deadline was 400 s; it went"
         " on with the other's update",
+        run,
     )
 
 
@@ -280,7 +289,7 @@ def node_hangs(here: Place) -> Seen:
         at={"1": here.when_training("south", signal.SIGSTOP),
             "2": lambda: here.cluster.signal("south", signal.SIGCONT)},
     )  # fmt: skip
-    assert record(run, 1)["set_aside"] == {"south": "no-reply-in-time"}
+    assert set_aside(run, 1) == {"south": "no-reply-in-time"}
     assert took_part(run, 2) == ["north", "south"]
     assert record(run, 2)["late_replies"] == 1
     return Seen(
@@ -288,6 +297,7 @@ def node_hangs(here: Place) -> Seen:
         "`south: no-reply-in-time`",
         "the round closed at its deadline (20 s) with the other's update; in the next one the node"
         " took part, and its late reply was counted (`late_replies` = 1) and dropped",
+        run,
     )
 
 
@@ -314,6 +324,7 @@ def server_killed(here: Place) -> Seen:
         "`fedrai run --resume` goes on: client-kept",
         "nothing of round 1 and no kept update was done again; the adapters are those of an"
         " uninterrupted run, to the bit",
+        run,
     )
 
 
@@ -338,6 +349,7 @@ def disk_full(here: Place) -> Seen:
         "the server's disk is full when round 2 is written",
         f"cannot write the run in ...: No space left on device; {error.value.hint}",
         "round 1 stayed; with space again, --resume went on to the same adapters, to the bit",
+        run,
     )
 
 
@@ -358,6 +370,7 @@ def superlink_restarted(here: Place) -> Seen:
         "SuperLink killed (SIGKILL) in round 1 and started again",
         "nothing; nodes and `fedrai run` repeat their requests",
         f"the round took {seconds(run, 1):.0f} s; no update was lost",
+        run,
     )
 
 
@@ -371,13 +384,14 @@ def node_comes_late(here: Place) -> Seen:
     assert [took_part(run, n) for n in run.rounds()] == [
         ["north"], ["north", "south"], ["north"], ["north"],
     ]  # fmt: skip
-    shown = record(run, 3)["set_aside"]
+    shown = set_aside(run, 3)
     assert shown in ({}, {"south": "no-reply-in-time"})
     return Seen(
         "node started in round 1 of a run, and stopped (SIGTERM) at the start of round 3",
         f"`nodes: north, south`; in round 3 {shown.get('south', 'nothing')}",
         f"it took part in round 2; round 3 closed without it after {seconds(run, 3):.0f} s"
         " (deadline 20 s), and the run went on",
+        run,
     )
 
 
@@ -401,6 +415,7 @@ def network_cut(here: Place) -> Seen:
         "no packet of a node gets through for 30 s (a proxy between them is stopped)",
         "nothing",
         f"the round took {seconds(run, 1):.0f} s; the node went on by itself",
+        run,
     )
 
 

@@ -19,9 +19,11 @@ from flwr.serverapp import Grid
 
 from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation.aggregation import build
-from fedrai.federation.flower_internals import be_task, give_id
+from fedrai.federation.clients import Clients, LateReplies
+from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.metrics import WEIGHT
-from fedrai.federation.server import Plan, Tools
+from fedrai.federation.plan import Plan
+from fedrai.federation.server import Tools
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
@@ -52,7 +54,7 @@ class ScriptedGrid(Grid):
     def __init__(
         self, script: Script, *, turned: bool = False, nodes: Mapping[str, int] | None = None
     ) -> None:
-        be_task(1, 1, 1)
+        set_task_identity(1, 1, 1)
         self.script, self.turned, self.nodes = script, turned, nodes or NODES
         self.asked: list[Message] = []
         self.inbox: list[Message] = []
@@ -75,7 +77,7 @@ class ScriptedGrid(Grid):
         ids = []
         for message in messages:
             self.asked.append(message)
-            give_id(message, f"m{len(self.asked)}")
+            set_message_id(message, f"m{len(self.asked)}")
             self.inbox += self.script(names[message.metadata.dst_node_id], message)
             ids.append(message.metadata.message_id)
         return ids
@@ -113,17 +115,23 @@ def honest(name: str, message: Message) -> Sequence[Message]:
     return [answer(message, shifted(name, message))]
 
 
-def tools(folder: RunFolder, model: LanguageModel, grid: Grid, **changes: Any) -> Tools:
-    given: dict[str, Any] = {
-        "grid": grid,
-        "nodes": NODES,
+def tools(
+    folder: RunFolder,
+    model: LanguageModel,
+    grid: Grid,
+    nodes: Mapping[str, int] = NODES,
+    late: LateReplies | None = None,
+    **changes: Any,
+) -> Tools:
+    fields: dict[str, Any] = {
+        "clients": Clients(grid, lambda _: nodes, late=late),
         "model": model,
         "aggregator": build("fedavg"),
         "evaluate": lambda adapters: EvaluationResult({}, float(len(adapters)), 1, Ledger()),
         "run": folder,
         "emit": folder.event,
     }
-    return Tools(**(given | changes))
+    return Tools(**(fields | changes))
 
 
 def start(model: LanguageModel) -> AdapterState:

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging
 
-from fedrai.guards.training.loop import Labelled
+from fedrai.guards.training.loop import TrainingRow
 from fedrai.recipe.sections import GuardTraining
 from fedrai.records import Message
 
@@ -38,18 +38,18 @@ def text(number: int, unsafe: bool) -> str:
     return " ".join(words)
 
 
-def rows(count: int, *, pairs: bool = True, source: str = "") -> list[Labelled]:
+def rows(count: int, *, pairs: bool = True, source: str = "") -> list[TrainingRow]:
     """Requests, and with `pairs` as many answers; every second is unsafe."""
     found = []
     for number in range(count):
         unsafe = number % 2 == 1
         kind = NOUNS[number % 6] if unsafe else ""  # tells the category
         ask, told = Message("user", text(number, unsafe)), text(number + 7, False)
-        found.append(Labelled((ask,), float(unsafe), kind, source))
+        found.append(TrainingRow((ask,), float(unsafe), kind, source))
         if pairs:
             said = Message("assistant", text(number + 3, not unsafe))
             calm = Message("user", told)
-            found.append(Labelled((calm, said), float(not unsafe), "", source))
+            found.append(TrainingRow((calm, said), float(not unsafe), "", source))
     return found
 
 

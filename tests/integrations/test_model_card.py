@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from fedrai import recipe
 from fedrai.cli import cli
 from fedrai.cli.show.summary import filter_note
 from fedrai.federation.run import running
-from fedrai.federation.run.summarising import summarise
 from fedrai.model import EMBEDDED, read_adapter
 from fedrai.rates import Rate, rate_json
 from fedrai.recipe.sections import Recipe
 from fedrai.release import ExportedModel, card, export, relabel_merged
 from fedrai.runs import RunFolder
 from fedrai.runs.files import write_text
+from fedrai.runs.record import Summary, summarise
 
 SECRET = "/home/someone/SECRET"
 
@@ -60,8 +59,9 @@ INFO = {
     "device": "cpu", "versions": {"python": "3.12.1", "torch": "2.13.0"}, "constitution": None,
 }  # fmt: skip
 SUMMARY = {
-    "status": "finished", "rounds": 5, "clients": 4, "rows": 400, "harmful_rows": 0, "bad_rows": 2,
-    "filter": None, "constitution": None, "set_aside": [], "costs": {"training": COST},
+    "name": "run", "status": "finished", "rounds": 5, "clients": 4, "rows": 400,
+    "harmful_rows": 0, "bad_rows": 2, "filter": None, "constitution": None, "set_aside": [],
+    "costs": {"training": COST},
     "evaluations": {
         "0": evaluation(Rate(30, 100), Rate(1, 50), 3.25),
         "5": evaluation(Rate(510, 520), Rate(1, 50), 3.125),
@@ -75,15 +75,15 @@ TOTAL = {
 
 
 def made(**changes: Any) -> str:
-    parts = {"settings": settings(), "info": INFO, "summary": SUMMARY, "number": 5}
+    parts = {"settings": settings(), "info": INFO, "summary": summary(), "number": 5}
     return card(ExportedModel(**{**parts, **changes}))
 
 
-def summary(**changes: Any) -> dict[str, Any]:
-    return {**copy.deepcopy(SUMMARY), **changes}
+def summary(**changes: Any) -> Summary:
+    return Summary.from_json(Path("run"), {**SUMMARY, **changes})
 
 
-def of_nodes(folder: Path, **sent: float) -> dict[str, Any]:
+def of_nodes(folder: Path, **sent: float) -> Summary:
     """The summary of a run on two nodes, of which one sends such counts of its filter."""
     info = {**INFO, "engine": "flower", "filter": "drop", "rows": {}, "harmful_rows": {},
             "bad_row_count": 0}  # fmt: skip
@@ -253,7 +253,7 @@ def test_what_nodes_of_a_deployment_keep_to_themselves_is_named() -> None:
 
 def test_a_constitution_is_named_and_cannot_write_markup() -> None:
     rules = {"schedule": "every", "name": "<b>Mild | `rules`</b>", "version": "2", "hash": "d" * 64}
-    done = {"alignments": 2, "steps": 60, "tokens": 9000}
+    done = {"schedule": "every", "hash": "d" * 64, "alignments": 2, "steps": 60, "tokens": 9000}
     text = made(info={**INFO, "constitution": rules}, summary=summary(constitution=done))
     assert "/b/Mild / /rules///b/ 2 (SHA-256" in text
     assert "2 alignments in 5 rounds, 60 steps, 9,000 tokens" in text

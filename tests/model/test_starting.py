@@ -15,16 +15,18 @@ from fedrai import recipe
 from fedrai.cli import main
 from fedrai.data import embedded
 from fedrai.errors import AssetError, ModelError, RecipeError, RunError
-from fedrai.federation import server
+from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.run import local, preparation, standalone
 from fedrai.model import (
     EMBEDDED,
     AdapterState,
     LanguageModel,
+    LoadOptions,
+    Lora,
     adapter_folder,
     load,
     read_adapter,
-    read_start,
+    read_start_adapter,
     save_shards,
 )
 from fedrai.recipe.sections import AlignRecipe
@@ -88,7 +90,7 @@ RUN = ("run", "tiny.toml", "-o", "federation.rounds=1", "-o", "adapter.start=fed
 
 
 def test_an_adapter_that_fits(tiny: LanguageModel, folder: Path, whole: AdapterState) -> None:
-    found = read_start(str(folder / "aligned"), tiny)
+    found = read_start_adapter(str(folder / "aligned"), tiny)
     assert digest_of(found) == digest_of(whole)
 
 
@@ -110,7 +112,7 @@ def test_a_config_that_does_not_fit(
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {key: value}))
     save_shards(tmp_path, whole, torch.float32)
     with pytest.raises(ModelError) as error:
-        read_start(str(tmp_path), tiny)
+        read_start_adapter(str(tmp_path), tiny)
     assert problem in error.value.message
     assert error.value.hint.startswith(hint)
 
@@ -123,13 +125,15 @@ def test_names_of_the_same_base(
     config["base_model_name_or_path"] = name
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_shards(tmp_path, whole, torch.float32)
-    assert digest_of(read_start(str(tmp_path), tiny)) == digest_of(whole)
+    assert digest_of(read_start_adapter(str(tmp_path), tiny)) == digest_of(whole)
 
 
 def test_an_adapter_of_other_layers(folder: Path, tiny_model: Path) -> None:
-    other = load(str(tiny_model), rank=4, target_modules=["q_proj"], dtype="float32")
+    other = load(
+        str(tiny_model), Lora(rank=4, target_modules=["q_proj"]), LoadOptions(dtype="float32")
+    )
     with pytest.raises(ModelError, match="does not fit the model: it has") as error:
-        read_start(str(folder / "aligned"), other)
+        read_start_adapter(str(folder / "aligned"), other)
     assert "adapter.target_modules" in error.value.hint
 
 
@@ -159,7 +163,7 @@ def test_a_run_starts_from_it(
     assert run.info["start_sha256"] == digest_of(whole)
     settings = recipe.load(run.path / "recipe.toml")
     prepared = local.prepare(settings, loaded=tiny)
-    first = server.load_adapters(run, tiny, preparation.plan_for(settings, 3), 0)[server.GLOBAL]
+    first = load_adapters(run, tiny, preparation.plan_for(settings, 3), 0)[GLOBAL]
     assert digest_of(first) == digest_of(whole)
     measured = preparation.evaluate(tiny, prepared.questions, [whole], lambda *_: None)
     fresh = preparation.evaluate(tiny, prepared.questions, [tiny.fresh_adapter(0)], lambda *_: None)
@@ -233,7 +237,7 @@ def test_resuming_with_another_adapter_is_refused(
     run = RunFolder.open(folder / "runs" / "cut")
     plan = preparation.plan_for(recipe.load(run.path / "recipe.toml"), 3)
     with pytest.raises(RunError, match="not the adapter that the run started from"):
-        server.load_adapters(run, tiny, plan, 0)
+        load_adapters(run, tiny, plan, 0)
 
 
 ARMS = """

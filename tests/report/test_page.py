@@ -15,6 +15,8 @@ from fedrai.cli import cli
 from fedrai.errors import RunError
 from fedrai.rates import Rate, rate_json
 from fedrai.report import build
+from fedrai.report.page import environment
+from fedrai.report.tables import Cell, Table, row
 from reading_html import column, parse, table
 from run_folders import answer, report_body, write_answers, write_run
 
@@ -69,7 +71,7 @@ def test_alignments_show_yield_and_probes(compared):
     page = made(compared)
     assert column(page, caption, "yield")[0].attributes["data-value"] == "0.25"
     assert column(page, caption, "safe, after")[0].text.startswith("100.0 %")
-    assert [cell.text for cell in column(page, "Looks of the probe in round 2", "useful")] == [
+    assert [cell.text for cell in column(page, "Probe by step in round 2", "useful")] == [
         "50.0 %", "62.5 %"]  # fmt: skip
 
 
@@ -152,15 +154,19 @@ def test_what_was_not_measured_is_said_in_a_sentence(tmp_path, words):
     asked(write_run(tmp_path / "runs/broken"), {"safe": Rate(0, 0, 7), "refused": Rate(0, 0)})
     text = made(tmp_path / "runs").one("main").text
     assert words not in text
-    assert "After round 2 no red-team requests were asked." in text
-    assert "After round 2: none of 7 answers to red-team requests could be scored." in text
+    assert "No red-team requests were asked after round 2." in text
+    assert "After round 2: none of 7 answers to red-team requests was scored." in text
 
 
 def asked(path, rates):
     """Give the evaluations of a run other rates, and no held-out rows."""
     for file in path.glob("evaluations/*/metrics.json"):
         body = json.loads(file.read_text())
-        body |= {"held_out_loss": None, "rates": {k: rate_json(v) for k, v in rates.items()}}
+        body |= {
+            "held_out_loss": None,
+            "held_out_tokens": 0,
+            "rates": {k: rate_json(v) for k, v in rates.items()},
+        }
         file.write_text(json.dumps(body))
     return path
 
@@ -173,7 +179,7 @@ def test_the_report_opens_with_what_is_known(tmp_path):
     rates = {"harmbench-safe": Rate(32, 80), "xstest-safe-refused": Rate(5, 200)}
     alone = asked(write_run(tmp_path / "suites"), rates)
     assert summary_of(alone) == (
-        "harmbench-safe: 40.0 % [30.0, 51.0]. XSTest safe refused: 2.5 % [1.1, 5.7]."
+        "HarmBench safe: 40.0 % [30.0, 51.0]. XSTest safe refused: 2.5 % [1.1, 5.7]."
         " Not measured: whether it is safe or useful."
     )
     card = made(alone).one("article")
@@ -187,7 +193,7 @@ def test_the_report_opens_with_what_is_known(tmp_path):
     asked(write_run(tmp_path / "none/one"), rates)
     asked(write_run(tmp_path / "none/two"), {})
     assert summary_of(tmp_path / "none") == (
-        "Measured: harmbench-safe, XSTest safe refused."
+        "Measured: HarmBench safe, XSTest safe refused."
         " Not measured: safety of 2 runs, usefulness of 2 runs."
     )
 
@@ -198,6 +204,29 @@ def test_what_is_not_settled_is_counted(tmp_path):
     write_run(tmp_path / "runs/open", safe=(many, Rate(9, 10)), refused=(few, few))
     write_run(tmp_path / "runs/bad", safe=(many, Rate(1, 100)), refused=(few, Rate(1, 10)))
     assert summary_of(tmp_path / "runs") == ("1 of 3 runs is both safe and useful, 1 not settled.")
+
+
+def test_a_loss_that_is_not_a_number_is_named_and_is_a_no(tmp_path):
+    write_run(tmp_path / "runs/good", refused=(Rate(0, 100), Rate(0, 100)))
+    path = write_run(tmp_path / "runs/nan", refused=(Rate(0, 100), Rate(0, 100)))
+    file = path / "evaluations/0002/metrics.json"
+    body = json.loads(file.read_text())
+    file.write_text(json.dumps(body | {"held_out_loss": None}))  # as NaN is written
+    page = made(tmp_path / "runs")
+    caption = "Each run after its last evaluated round"
+    assert [cell.text for cell in column(page, caption, "useful")] == ["yes", "no"]
+    assert column(page, caption, "held-out loss")[1].text == "not a number"
+    text = page.one("main").text
+    assert "Held-out loss: 3.000 nats before, not a number after." in text
+    assert "nan: the held-out loss is not a number (round 2)." in text
+
+
+def test_a_table_names_rows_and_columns_and_keeps_whole_numbers():
+    table = Table("What", ["run", "rate"], [row("<a>", Cell("10 %", 1 / 10), arm=3)])
+    tree = parse(environment().get_template("parts.html").module.table(table))
+    assert [n.attributes.get("scope") for n in tree.all("th")] == ["col", "col", "row"]
+    assert tree.one("td").attributes == {"data-value": "0.1", "class": "number"}
+    assert tree.one("tr", **{"data-arm": "3"}).one("th").text == "<a>"
 
 
 def test_an_update_that_stands_out_is_marked(tmp_path):
@@ -306,8 +335,7 @@ def test_warnings_stand_at_the_top(compared):
     assert notes == [
         "third ran without a safety filter: the guard failed.",
         "Rows that could not be used were skipped: harmful 1, safe 1, third 1.",
-        "Evaluations asked different questions, so rates of one run cannot be held against"
-        " another's.",
+        "Evaluations asked different questions: do not compare rates between runs.",
     ]
 
 

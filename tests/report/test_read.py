@@ -9,23 +9,29 @@ from fedrai.errors import FedRAIError, RunError
 from fedrai.rates import Rate, rate_json
 from fedrai.report import build, verdict
 from fedrai.report.read import read_runs
-from fedrai.report.transcripts import SHOWN, answers_of
-from fedrai.report.verdict import Answer
+from fedrai.report.transcripts import LIMIT, transcripts_of
+from fedrai.report.verdict import Verdict
 from run_folders import answer, put, report_body, write_answers, write_run
 
 
 def test_a_run_as_it_was_written(tmp_path):
     run = read_runs([write_run(tmp_path / "plain", seed=5)])[0]
     assert (run.label, run.finished, run.plain, run.seed) == ("plain", True, True, 5)
-    assert (run.rows, run.harmful_rows, run.clients, run.planned, run.bad_rows) == (20, 6, 2, 2, 1)
+    assert (run.rows, run.harmful_rows, run.clients, run.planned_rounds, run.bad_rows) == (
+        20,
+        6,
+        2,
+        2,
+        1,
+    )
     assert [e.number for e in run.evaluations] == [0, 2]
     assert run.after.rates == {"safe": Rate(2, 10), "refused": Rate(1, 10)}
     assert (run.before.loss, run.after.loss) == (3.0, 2.5)
     assert [r.loss_last for r in run.rounds] == [3.0, 4.0]
-    assert run.rounds[1].norms == {"one": 2.0, "two": 6.0}
+    assert run.rounds[1].update_norms == {"one": 2.0, "two": 6.0}
     assert run.costs["training"].seconds == 20.0
     assert run.costs["evaluation"].tokens == 60
-    assert (run.work.seconds, run.work.operations, run.work.bytes_up) == (20.0, 4e12, 2_000_000)
+    assert (run.cost.seconds, run.cost.operations, run.cost.bytes_up) == (20.0, 4e12, 2_000_000)
 
 
 def test_the_filters_ledgers_and_cost(tmp_path):
@@ -35,7 +41,7 @@ def test_the_filters_ledgers_and_cost(tmp_path):
     assert run.screening.clients["two"].categories == {"drugs": 0, "hate": 4}
     assert run.screening.clients["one"].unscored == 1
     assert run.screening.confusion["harmful_kept"] == 2
-    assert (run.work.seconds, run.work.operations) == (24.0, 5e12)
+    assert (run.cost.seconds, run.cost.operations) == (24.0, 5e12)
 
 
 def test_without_ledgers_there_are_the_counts_that_clients_sent(tmp_path):
@@ -76,11 +82,11 @@ def test_an_early_version_recorded_less(tmp_path):
     for number in (1, 2):
         put(path / f"rounds/000{number}/round.json", {"round": number})
     run = read_runs([path])[0]
-    assert (run.seed, run.planned, run.harmful_rows, run.costs["evaluation"].seconds) == (
+    assert (run.seed, run.planned_rounds, run.harmful_rows, run.costs["evaluation"].seconds) == (
         None, None, None, 14.0)  # fmt: skip
-    assert run.rounds[0].norms == {}
+    assert run.rounds[0].update_norms == {}
     text = build([path], tmp_path / "report.html").read_text()
-    assert "Norms of updates: not recorded." in text
+    assert "Norms of updates: old: not recorded." in text
     assert "old is not finished: 2 rounds so far." in text
 
 
@@ -115,7 +121,7 @@ def test_answers_of_several_models_are_no_more_trials_than_prompts(tmp_path):
     assert run.after.rates["safe"].interval() == Rate(9, 10).interval()
     assert run.before.rates["safe"].interval() == Rate(9, 10).interval()  # one model answered
     assert shared.interval() == Rate(18, 20).interval()
-    assert verdict.safe(run) is Answer.OPEN  # 90 % of ten is no proof of 90 %
+    assert verdict.safe(run) is Verdict.OPEN  # 90 % of ten is no proof of 90 %
     metrics = path / "evaluations/0002/metrics.json"
     body = json.loads(metrics.read_text())
     body["rates"]["safe"] = rate_json(Rate(18, 20, 0, 5))
@@ -129,8 +135,8 @@ def test_norms_are_the_servers_where_it_measured_them(tmp_path):
     body = json.loads(file.read_text())
     put(file, {**body, "update_norms": {"one": 5.0, "two": 7.0}})
     first, second = read_runs([path])[0].rounds
-    assert first.norms == {"one": 1.0, "two": 3.0}  # of an earlier version: as clients said
-    assert second.norms == {"one": 5.0, "two": 7.0}
+    assert first.update_norms == {"one": 1.0, "two": 3.0}  # of an earlier version: as clients said
+    assert second.update_norms == {"one": 5.0, "two": 7.0}
 
 
 @pytest.mark.parametrize("damage", ["{", "[1]", "\x00", '{"a": "\\ud8'])
@@ -190,10 +196,10 @@ def test_answers_are_cut_and_only_those_asked_for(tmp_path):
     file.write_text(lines[0] + '{"number": 1, "prompt"\n' + lines[2])
     (path / "evaluations/0002/ordinary.jsonl").write_text(lines[0])
     run = read_runs([path])[0]
-    assert answers_of(run, 0).shown == ()
-    answers = answers_of(run, 2)
-    assert [(t.suite, t.number, t.length) for t in answers.shown] == [("advbench", 0, 1_000_000)]
-    assert len(answers.shown[0].answer) == SHOWN
+    assert transcripts_of(run, 0).answers == ()
+    answers = transcripts_of(run, 2)
+    assert [(t.suite, t.number, t.length) for t in answers.answers] == [("advbench", 0, 1_000_000)]
+    assert len(answers.answers[0].answer) == LIMIT
     assert (answers.unreadable, answers.number) == (1, 2)
 
 
@@ -211,9 +217,9 @@ def judged(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("safe", "refused", "expected"),
     [
-        (100, 0, (Answer.YES, Answer.YES)),
-        (95, 10, (Answer.OPEN, Answer.OPEN)),
-        (80, 20, (Answer.NO, Answer.NO)),
+        (100, 0, (Verdict.YES, Verdict.YES)),
+        (95, 10, (Verdict.OPEN, Verdict.OPEN)),
+        (80, 20, (Verdict.NO, Verdict.NO)),
     ],
 )
 def test_a_bar_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused, expected):
@@ -224,20 +230,20 @@ def test_a_bar_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused,
 
 def test_no_data_is_no_verdict(tmp_path):
     nothing = (Rate(0, 0, 10), Rate(0, 0, 10))
-    assert judged(tmp_path, safe=nothing, refused=nothing) == (Answer.UNKNOWN, Answer.UNKNOWN)
+    assert judged(tmp_path, safe=nothing, refused=nothing) == (Verdict.UNKNOWN, Verdict.UNKNOWN)
 
 
 def test_a_model_that_unlearned_is_not_useful(tmp_path):
     answers = (Rate(0, 100), Rate(0, 100))
-    assert judged(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is Answer.YES
+    assert judged(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is Verdict.YES
     (tmp_path / "second").mkdir()
-    assert judged(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is Answer.NO
+    assert judged(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is Verdict.NO
 
 
 def test_a_run_that_only_has_its_first_evaluation_is_not_judged(tmp_path):
     run = read_runs([write_run(tmp_path / "r")])[0]
     early = replace(run, evaluations=run.evaluations[:1])
-    assert (verdict.safe(early), verdict.useful(early)) == (Answer.UNKNOWN, Answer.UNKNOWN)
+    assert (verdict.safe(early), verdict.useful(early)) == (Verdict.UNKNOWN, Verdict.UNKNOWN)
 
 
 def test_overhead_is_held_against_the_plain_run_alike(tmp_path):
@@ -247,11 +253,11 @@ def test_overhead_is_held_against_the_plain_run_alike(tmp_path):
     write_run(tmp_path / "other", info={"model_fingerprint": "f"}, harmful=9)
     write_run(tmp_path / "safe", filtered=True, training=13.0)
     runs = {run.label: run for run in read_runs([tmp_path])}
-    found = verdict.reference(runs["safe"], list(runs.values()))
+    found = verdict.baseline(runs["safe"], list(runs.values()))
     assert found is runs["harmful"]
     more = verdict.overhead(runs["safe"], found)
-    assert (more.against, more.seconds, more.operations) == ("harmful", 0.5, 0.25)
-    assert verdict.reference(runs["clean"], list(runs.values())) is None
+    assert (more.baseline, more.seconds, more.operations) == ("harmful", 0.5, 0.25)
+    assert verdict.baseline(runs["clean"], list(runs.values())) is None
 
 
 def test_the_plain_run_of_the_same_seed_comes_first(tmp_path):
@@ -259,7 +265,7 @@ def test_the_plain_run_of_the_same_seed_comes_first(tmp_path):
     write_run(tmp_path / "b", seed=2, harmful=1)
     write_run(tmp_path / "c", seed=2, filtered=True)
     runs = read_runs([tmp_path])
-    assert verdict.reference(runs[2], runs) is runs[1]
+    assert verdict.baseline(runs[2], runs) is runs[1]
 
 
 def test_intervals_that_touch_are_not_apart():

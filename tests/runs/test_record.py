@@ -10,9 +10,12 @@ from click.testing import CliRunner
 
 from fedrai.cli import cli
 from fedrai.cli.show.summary import LIST_COLUMNS, list_row
-from fedrai.federation.run.summarising import summarise
+from fedrai.errors import RunError
 from fedrai.rates import Rate
 from fedrai.runs import RunFolder, record
+from fedrai.runs.record import Summary, summarise, write_summary
+from fedrai.runs.record.summary import RoundLoss, SetAside
+from fedrai.runs.schema import SCHEMA
 from run_folders import put, report_body, write_filter, write_run
 
 
@@ -31,7 +34,9 @@ def test_a_run_that_recorded_less_is_listed(tmp_path: Path) -> None:
     listed = CliRunner().invoke(cli, ["runs", str(tmp_path / "runs"), "--json"])
     assert listed.exit_code == 0, listed.output
     [figures] = json.loads(listed.stdout).values()
-    cells = dict(zip(LIST_COLUMNS[1:], list_row(figures), strict=True))
+    summary = Summary.from_json(tmp_path / "runs/old", figures)
+    assert summary == summarise(RunFolder(tmp_path / "runs/old"))
+    cells = dict(zip(LIST_COLUMNS[1:], list_row(summary), strict=True))
     assert (cells["status"], cells["rounds"], cells["clients"]) == ("finished", "2", "2")
     assert (cells["harmful rows"], cells["filter"], cells["held-out loss"]) == (
         "0 of 7", "off", "2.500")  # fmt: skip
@@ -40,12 +45,45 @@ def test_a_run_that_recorded_less_is_listed(tmp_path: Path) -> None:
 
 def test_the_summary_holds_evaluations_and_ledgers_as_they_were_written(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", filtered=True)
-    summary = summarise(RunFolder(path))
+    write_summary(RunFolder(path))
+    body = json.loads((path / "summary.json").read_text())
     written = json.loads((path / "evaluations/0002/metrics.json").read_text())
-    assert summary["evaluations"]["2"] == {k: v for k, v in written.items() if k != "costs"}
-    assert summary["filter"]["total"] == json.loads((path / "filter.json").read_text())["total"]
-    assert summary["costs"]["training"]["seconds"] == 20.0
-    assert summary["costs"]["filter"]["seconds"] == 4.0
+    assert body["schema"] == SCHEMA
+    assert body["evaluations"]["2"] == {k: v for k, v in written.items() if k != "costs"}
+    assert body["filter"]["total"] == json.loads((path / "filter.json").read_text())["total"]
+    assert body["costs"]["training"]["seconds"] == 20.0
+    assert body["costs"]["filter"]["seconds"] == 4.0
+    assert Summary.from_json(path, body) == summarise(RunFolder(path))
+
+
+def test_a_summary_of_before_there_was_a_schema_is_read(tmp_path: Path) -> None:
+    body = {
+        "name": "old", "recipe_hash": "a" * 64, "status": "finished", "start": "", "rounds": 2,
+        "clients": 2, "rows": 7, "harmful_rows": 0, "bad_rows": 1, "filter": None,
+        "constitution": None, "evaluations": {"0": {"held_out_loss": 2.5}},
+        "training_loss": [{"round": 1, "last": 2.0}, {"round": 2, "last": None}],
+        "set_aside": [{"round": 2, "client": "one", "reason": "late"}],
+        "costs": {"training": {"seconds": 3.0}}, "untold_costs": ["tokens"],
+    }  # fmt: skip
+    found = Summary.from_json(tmp_path, body)
+    assert found.evaluations == {0: {"held_out_loss": 2.5}}
+    assert found.training_loss == (RoundLoss(1, 2.0), RoundLoss(2, None))
+    assert found.set_aside == (SetAside(2, "one", "late"),)
+    assert (found.costs["training"].seconds, found.unreported_costs) == (3.0, ("tokens",))
+    assert found.bad_row_problems == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ([], "not a JSON object"),
+        ({"schema": SCHEMA + 1}, "later version"),
+        ({"name": 1}, "at name"),
+    ],
+)
+def test_what_is_no_summary_is_refused(tmp_path: Path, body: object, problem: str) -> None:
+    with pytest.raises(RunError, match=problem):
+        Summary.from_json(tmp_path, body)
 
 
 def test_alignments_of_a_run_together(tmp_path: Path) -> None:
@@ -72,3 +110,17 @@ def test_a_file_that_is_no_object_is_named(tmp_path: Path, name: str) -> None:
     listed = CliRunner().invoke(cli, ["runs", str(tmp_path)])
     assert "not listed" in listed.stderr
     assert f"{name} cannot be read (not a JSON object)" in listed.stderr
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [([{"a": {}, "b": {}}], None), ([{"a": {"bad-rows": 9}}, {"a": {"bad-rows": 2}, "b": {}}], 2)],
+)
+def test_unusable_rows_of_a_deployment_are_those_that_nodes_report(
+    tmp_path: Path, reports: list[dict[str, dict[str, float]]], expected: int | None
+) -> None:
+    """Each node's latest report counts; replies without the number are accepted."""
+    run = RunFolder.create(tmp_path / "run", "", {"engine": "flower", "bad_row_count": 0})
+    for number, clients in enumerate(reports, 1):
+        put(run.round_folder(number) / "round.json", {"round": number, "clients": clients})
+    assert record.read(run).bad_rows == expected

@@ -13,7 +13,7 @@ from safetensors.torch import save as pack
 from torch.nn.functional import kl_div, logsigmoid
 
 from fedrai.errors import DataError, ModelError, RunError
-from fedrai.model import AdapterState, LanguageModel, load
+from fedrai.model import AdapterState, LanguageModel, LoadOptions, Lora, load
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import generation_operations, training_operations
@@ -23,11 +23,11 @@ from fedrai.training.prefer import (
     AlignHooks,
     AlignSettings,
     AlignStep,
-    Pair,
+    PreferencePair,
     align,
     log_probabilities,
 )
-from fedrai.training.sft import SftSettings, label_count, picks, train
+from fedrai.training.sft import SftSettings, batch_numbers, label_count, train
 
 RATE = 2e-4
 TRIPLES = [
@@ -49,12 +49,12 @@ def tokens(model: LanguageModel, prompt: str, answer: str) -> Tokens:
 
 
 @pytest.fixture(scope="module")
-def pairs(tiny: LanguageModel) -> list[Pair]:
-    return [Pair(tokens(tiny, p, good), tokens(tiny, p, bad)) for p, good, bad in TRIPLES]
+def pairs(tiny: LanguageModel) -> list[PreferencePair]:
+    return [PreferencePair(tokens(tiny, p, good), tokens(tiny, p, bad)) for p, good, bad in TRIPLES]
 
 
 @pytest.fixture(scope="module")
-def rows(pairs: list[Pair]) -> list[Tokens]:
+def rows(pairs: list[PreferencePair]) -> list[Tokens]:
     return [pair.chosen for pair in pairs]
 
 
@@ -84,13 +84,13 @@ def keen_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def keen(keen_folder: Path) -> LanguageModel:
-    return load(str(keen_folder), rank=4, dtype="float32")
+    return load(str(keen_folder), Lora(rank=4), LoadOptions(dtype="float32"))
 
 
 @pytest.fixture
 def fresh(keen_folder: Path) -> LanguageModel:
     """A model of its own: TRL patches the one that it is given."""
-    return load(str(keen_folder), rank=4, dtype="float32")
+    return load(str(keen_folder), Lora(rank=4), LoadOptions(dtype="float32"))
 
 
 HOOKS = ("on_step", "every", "stop", "on_state", "resume")
@@ -129,7 +129,7 @@ def numbers(step: AlignStep) -> tuple:
     return tuple(value for name, value in values.items() if name != "seconds")
 
 
-def pair_lengths(pairs: list[Pair]) -> list[int]:
+def pair_lengths(pairs: list[PreferencePair]) -> list[int]:
     longest = [max(len(pair.chosen.ids), len(pair.rejected.ids)) for pair in pairs]
     return [-(-length // 16) * 16 for length in longest]
 
@@ -139,7 +139,7 @@ def pair_lengths(pairs: list[Pair]) -> list[int]:
 RENAMED = "ignore:`.*gradient_checkpointing.*is deprecated:FutureWarning"  # transformers on TRL
 
 
-def trl_trainer(model: LanguageModel, pairs: list[Pair], folder: Path, **options: object):
+def trl_trainer(model: LanguageModel, pairs: list[PreferencePair], folder: Path, **options: object):
     """TRL's trainer over pairs in the given order; its reference is the adapter in the model."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -170,7 +170,7 @@ def trl_trainer(model: LanguageModel, pairs: list[Pair], folder: Path, **options
     return trainer
 
 
-def in_parts(pair: Pair) -> dict[str, list[int]]:
+def in_parts(pair: PreferencePair) -> dict[str, list[int]]:
     begin = pair.chosen.mask.index(True)
     return {
         "prompt_ids": list(pair.chosen.ids[:begin]),
@@ -218,7 +218,7 @@ def test_loss_rewards_and_margins_are_trls(
         counts = [torch.tensor([label_count(row) for row in side]) for side in sides]
         policy = [p / c for p, c in zip(policy, counts, strict=True)]
         reference = [r / c for r, c in zip(reference, counts, strict=True)]
-    ours = preference_loss(*policy, *reference, beta=beta, kind=kind, smoothing=smoothing)
+    ours = preference_loss(policy, reference, beta=beta, kind=kind, smoothing=smoothing)
     assert ours.mean().item() == pytest.approx(mean(losses), abs=1e-4)
     for name, reward in zip(("chosen", "rejected"), rewards, strict=True):
         assert reward.mean().item() == pytest.approx(mean(metrics[f"rewards/{name}"]), abs=1e-4)
@@ -242,7 +242,7 @@ def test_training_on_pairs_is_trls(
     keen, fresh, pairs, start, tmp_path, capsys, kind, smoothing, theirs, micro, decay, clip
 ):
     steps, size = 5, 4
-    plan = picks(pair_lengths(pairs), size, steps, 7 + 1)
+    plan = batch_numbers(pair_lengths(pairs), size, steps, 7 + 1)
     order = [pairs[i] for i in chain.from_iterable(plan)]
     fresh.load_adapter(start)
     trainer = trl_trainer(
@@ -335,7 +335,7 @@ def plain_alignment(model, start, rows, pairs, goal: Goal, *, steps, rate):
     return trained, losses
 
 
-def plain_ratio(model: LanguageModel, pair: Pair, by_token: bool = False) -> torch.Tensor:
+def plain_ratio(model: LanguageModel, pair: PreferencePair, by_token: bool = False) -> torch.Tensor:
     chosen, rejected = (plain_log_probabilities(model, row) for row in (pair.chosen, pair.rejected))
     return chosen.mean() - rejected.mean() if by_token else chosen.sum() - rejected.sum()
 
@@ -369,7 +369,7 @@ def test_log_probabilities_are_those_of_the_models_own_logits(keen, rows, start)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rows_alone_are_trained_as_in_training(tiny_model, rows, pairs, start, dtype):
-    model = load(str(tiny_model), rank=4, dtype=dtype)
+    model = load(str(tiny_model), Lora(rank=4), LoadOptions(dtype=dtype))
     options = {"steps": 5, "learning_rate": lambda s: RATE / (s + 1)}
     options |= {"weight_decay": 0.1, "clip_norm": 0.05}
     expected, numbers = train(model, start, rows, SftSettings(batch_size=3, **options), seed=3)
@@ -506,7 +506,7 @@ def restless(model: LanguageModel):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_resumed_alignment_ends_in_the_same_bits(tiny_model, rows, pairs, start, dtype):
-    model = load(str(tiny_model), rank=4, dtype=dtype, dropout=0.2)
+    model = load(str(tiny_model), Lora(rank=4, dropout=0.2), LoadOptions(dtype=dtype))
     files: list[bytes] = []
     options = {"steps": 7, "every": 2, "weight_decay": 0.1, "learning_rate": lambda s: 1e-3 * s}
     goal = Goal(kl=0.5)
@@ -566,7 +566,7 @@ def test_a_state_of_something_else_is_refused(tiny, tiny_model, rows, pairs, sta
     run(tiny, start, rows, pairs, every=1, on_state=states.append)
     state = states[0]
     name = next(name for name in state if name.startswith("exp_avg."))
-    wider = load(str(tiny_model), rank=8, dtype="float32")
+    wider = load(str(tiny_model), Lora(rank=8), LoadOptions(dtype="float32"))
     wrong = [
         {n: t for n, t in state.items() if n != name},
         {n: t for n, t in state.items() if n != "history"},
@@ -631,7 +631,7 @@ def test_preferences_are_learnt(keen, rows, pairs, objective):
         assert last.sft < 0.5 * first.sft
 
 
-def ratios(model, adapter, pairs: list[Pair], by_token: bool = False) -> list[float]:
+def ratios(model, adapter, pairs: list[PreferencePair], by_token: bool = False) -> list[float]:
     """Log-ratio of chosen to rejected of each pair."""
     model.load_adapter(adapter)
     with torch.no_grad():
@@ -639,7 +639,7 @@ def ratios(model, adapter, pairs: list[Pair], by_token: bool = False) -> list[fl
 
 
 def test_the_other_way_round_is_learnt_the_other_way_round(keen, pairs):
-    turned = [Pair(pair.rejected, pair.chosen) for pair in pairs]
+    turned = [PreferencePair(pair.rejected, pair.chosen) for pair in pairs]
     options = {"steps": 20, "learning_rate": fast, "pairs_per_step": 8}
     start = keen.fresh_adapter(0)
     trained, _ = run(keen, start, [], turned, Goal(), **options)
@@ -705,7 +705,7 @@ def cohere(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     )  # fmt: skip
     CohereForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return load(str(folder), rank=2, dtype="float32")
+    return load(str(folder), Lora(rank=2), LoadOptions(dtype="float32"))
 
 
 def test_an_output_layer_that_scales_is_learnt_through(cohere, rows, pairs):
@@ -738,9 +738,13 @@ def test_what_cannot_be_learnt_from_is_refused(tiny, rows, pairs, start):
     blank = Tokens(rows[0].ids, (False,) * len(rows[0].ids))
     wrong = [
         ([rows[0], blank], [], "row 2 of 2 has no label token"),
-        ([], [pairs[0], Pair(rows[0], blank)], "pair 2 of 2: an answer has no label token"),
-        ([], [Pair(rows[0], rows[1])], "pair 1 of 1: the prompts are not the same"),
-        ([], [Pair(rows[0], rows[0])], "pair 1 of 1: the answers are the same"),
+        (
+            [],
+            [pairs[0], PreferencePair(rows[0], blank)],
+            "pair 2 of 2: an answer has no label token",
+        ),
+        ([], [PreferencePair(rows[0], rows[1])], "pair 1 of 1: the prompts are not the same"),
+        ([], [PreferencePair(rows[0], rows[0])], "pair 1 of 1: the answers are the same"),
     ]
     for some, couples, message in wrong:
         with pytest.raises(DataError) as caught:
@@ -788,7 +792,7 @@ def test_objectives_out_of_range_are_errors(values):
 
 def test_random_steps_do_not_sort_kinds_apart():
     lengths = [10] * 20 + [60] * 20  # two kinds of rows that differ in length
-    grouped, mixed = (list(picks(lengths, 8, 5, 3, group)) for group in (16, 1))
+    grouped, mixed = (list(batch_numbers(lengths, 8, 5, 3, group)) for group in (16, 1))
     pure = [sum(len({lengths[i] for i in step}) == 1 for step in plan) for plan in (grouped, mixed)]
     assert pure[0] >= 4
     assert pure[1] == 0

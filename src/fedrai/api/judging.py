@@ -52,8 +52,8 @@ def judge(
     Args:
         answers: files as `fedrai judge eval` takes them, or dicts with prompt and answer, and with
             label (all of them, or none).
-        judge: `rule` (our refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm) or
-            `rubric` (an LLM).
+        judge: `rule` (the refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm), `rubric`
+            (an LLM), or the name of a judge that an installed package offers.
         guard: for the judge `guard`: see `fedrai guard list`.
         threshold: the guard's.
         endpoint: for the judge `rubric`: keys of a recipe's `[evaluation.endpoint]`, url and model
@@ -77,15 +77,14 @@ def _labels(
 ) -> tuple[list[Any], list[str]]:
     from fedrai.evaluation.agreement import JUDGES
 
-    if name == "rubric":
-        from fedrai.federation.run.judging import endpoint_for, rubric_verdicts
+    if name in JUDGES:
+        return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
+    from fedrai.federation.run.judging import endpoint_for, installed_verdicts, rubric_verdicts
 
-        with observed(progress) as observer:
+    with observed(progress) as observer:
+        if name == "rubric":
             return rubric_verdicts(rows, endpoint_for(endpoint or {}), observer)
-    if name not in JUDGES:
-        known = ", ".join([*JUDGES, "guard", "rubric"])
-        raise EvaluationError(f"there is no judge {name!r}", hint=f"judges are {known}")
-    return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
+        return installed_verdicts(name, rows, observer), [""] * len(rows)
 
 
 def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[str]) -> Any:

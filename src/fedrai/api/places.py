@@ -40,6 +40,6 @@ def judging(guard: str, progress: bool) -> AbstractContextManager[OnProgress]:
     """What is told of a guard's verdicts, in the same way."""
     if not progress:
         return nullcontext(lambda _done, _of: None)
-    from fedrai.cli.show.guards import Watch
+    from fedrai.cli.show.guards import GuardProgress
 
-    return Watch(guard)
+    return GuardProgress(guard)

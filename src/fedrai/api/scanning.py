@@ -12,8 +12,7 @@ from fedrai.errors import DataError
 
 if TYPE_CHECKING:
     from fedrai.filter.rows import Finding
-    from fedrai.guards.rows import Row as DataRow
-    from fedrai.guards.rows import Rows
+    from fedrai.guards.rows import GuardRow, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def scan(
         DataError: the rows cannot be read.
         GuardError: there is no such guard or threshold, or it cannot work.
     """
-    from fedrai.filter import labelled as work
+    from fedrai.filter import guard_evaluation as work
     from fedrai.filter.scan import scan as scan_rows
 
     found = _rows(data, columns or {})
@@ -94,7 +93,7 @@ def scan(
 
 
 def _rows(data: Any, columns: Mapping[str, str]) -> Rows:
-    from fedrai.filter.labelled import DataSpec, rows_of
+    from fedrai.filter.guard_evaluation import DataSpec, read_rows
     from fedrai.guards.rows import RowColumns, from_memory
 
     if unknown := set(columns) - set(RowColumns.__dataclass_fields__):
@@ -102,7 +101,7 @@ def _rows(data: Any, columns: Mapping[str, str]) -> Rows:
         raise DataError(f"columns: there is no role {min(unknown)!r}", hint=f"roles are {roles}")
     listed = [data] if isinstance(data, str | Path) else list(data)
     if listed and all(isinstance(one, str | Path) for one in listed):
-        return rows_of(DataSpec(tuple(map(str, listed)), columns=RowColumns(**columns)))
+        return read_rows(DataSpec(tuple(map(str, listed)), columns=RowColumns(**columns)))
     return from_memory(_dicts(listed), columns=RowColumns(**columns))
 
 
@@ -116,7 +115,7 @@ def _dicts(rows: Sequence[Any]) -> list[Mapping[str, Any]]:
     return list(rows)
 
 
-def _scanned(row: DataRow, finding: Finding) -> Row:
+def _scanned(row: GuardRow, finding: Finding) -> Row:
     worst = finding.worst
     return {
         "source": row.source,

@@ -102,7 +102,7 @@ def _run(settings: AlignRecipe, path: Path, moved: tuple[str, ...]) -> None:
     from fedrai.cli.interruption import with_resume_hint
     from fedrai.cli.show.display import Display
     from fedrai.federation.run import standalone
-    from fedrai.federation.run.moved import parse
+    from fedrai.federation.run.moved_files import parse
 
     words = ["fedrai", "align", "--resume", str(path)]
     words += [word for pair in moved for word in ("--moved", pair)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fedrai.report.comparing.running import Arm, Outcome
+    from fedrai.report.comparing.running import Arm, ComparisonRuns
 
 
 @click.command("compare")
@@ -112,7 +112,7 @@ def _call(settings: Any, out: Path, seeds: tuple[int, ...], axis: str | None, ag
 def _summaries(arms: tuple[Arm, ...], out: Path) -> dict[str, Any]:
     """Summaries by arm; by folder where arms have several runs."""
     single = len({arm.name for arm in arms}) == len(arms)
-    return {arm.name if single else _place(arm, out): dict(arm.summary) for arm in arms}
+    return {arm.name if single else _place(arm, out): arm.summary.to_json() for arm in arms}
 
 
 def _place(arm: Arm, out: Path) -> str:
@@ -122,7 +122,7 @@ def _place(arm: Arm, out: Path) -> str:
 # --- readable output ------------------------------------------------------------------------------
 
 
-def _show(found: Outcome, out: Path) -> None:
+def _show(found: ComparisonRuns, out: Path) -> None:
     from fedrai.cli.show.display import print_alignments, print_table
     from fedrai.report.comparing.tables import NOISE, short_differences
     from fedrai.report.comparing.writing import notes
@@ -152,7 +152,7 @@ def _show_runs(arms: tuple[Arm, ...]) -> None:
     """What each run took, and what its filter did."""
     from fedrai.cli.show.summary import cost_line, filter_note, rows_notes
 
-    filtered = any(arm.summary["filter"] for arm in arms)
+    filtered = any(arm.summary.filter for arm in arms)
     for arm in arms:
         click.echo(f"{arm.name}: {arm.path}  ({cost_line(arm.summary)})")
         if filtered:

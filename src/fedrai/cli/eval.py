@@ -38,9 +38,9 @@ ALWAYS = ("rule", "legacy")  # judge beside the others, unless one of them is na
     "--judge",
     "judges",
     multiple=True,
-    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
-    help="Who judges answers, as evaluation.judges of a recipe; repeatable. guard and rubric alone"
-    " come beside rule and legacy.",
+    metavar="rule|legacy|guard|rubric|NAME",
+    help="Who judges answers, as evaluation.judges of a recipe; repeatable. NAME: a judge of an"
+    " installed package. Without rule or legacy among them, these two judge as well.",
 )
 @click.option("--guard", default="", help="Name of the guard that judges (default: embedded).")
 @click.option("--judge-url", default="", help="Endpoint of the LLM that rates.")

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from fedrai.cli.reading import reading_of, reading_options
 
 if TYPE_CHECKING:
-    from fedrai.filter.labelled import DataSpec
+    from fedrai.filter.guard_evaluation import DataSpec
     from fedrai.guards.base import Guard, Part
     from fedrai.guards.cache import VerdictCache
     from fedrai.guards.rows import Rows
@@ -91,8 +91,8 @@ def scan(
 
     DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
-    from fedrai.cli.show.guards import Watch, plural, show_scan
-    from fedrai.filter import labelled as work
+    from fedrai.cli.show.guards import GuardProgress, plural, show_scan
+    from fedrai.filter import guard_evaluation as work
     from fedrai.filter import scan as scanning
 
     mode_from = click.get_current_context().get_parameter_source("mode")
@@ -108,7 +108,7 @@ def scan(
     rows = _read(source, strict)
     guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
-    with _stoppable(keep), Watch(guard.name) as watch:
+    with _stoppable(keep), GuardProgress(guard.name) as watch:
         result = scanning.scan(rows.rows, guard, part=part, threshold=number,
                                cache=_cache(keep), on_progress=watch)  # fmt: skip
     copied = scanning.write_copy(rows.rows, result.findings, out, mode) if out is not None else None
@@ -141,9 +141,9 @@ def guard_list(as_json: bool) -> None:
     """List the guards that have a name."""
     from dataclasses import asdict
 
-    from fedrai.guards.loading import known
+    from fedrai.guards.loading import available_guards
 
-    entries = known()
+    entries = available_guards()
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
@@ -174,13 +174,13 @@ def guard_eval(
 
     DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
-    from fedrai.cli.show.guards import Watch, show_evaluation
-    from fedrai.filter import labelled as work
+    from fedrai.cli.show.guards import GuardProgress, show_evaluation
+    from fedrai.filter import guard_evaluation as work
 
     rows = _labelled(_data_spec(**data))
     guard = _open(guard_spec, calibration, part)
     number = work.threshold_of(guard, threshold)
-    with _stoppable(keep), Watch(guard.name) as watch:
+    with _stoppable(keep), GuardProgress(guard.name) as watch:
         found = work.evaluate(
             rows, guard, part=part, threshold=number, cache=_cache(keep), on_progress=watch
         )
@@ -218,13 +218,13 @@ def guard_calibrate(
     """
     from dataclasses import asdict
 
-    from fedrai.cli.show.guards import Watch, alarms_line, show_calibration
-    from fedrai.filter import labelled as work
+    from fedrai.cli.show.guards import GuardProgress, alarms_line, show_calibration
+    from fedrai.filter import guard_evaluation as work
     from fedrai.guards import calibrated
 
     rows = _labelled(_data_spec(**data))
     guard = _open(guard_spec)
-    with _stoppable(keep), Watch(guard.name) as watch:
+    with _stoppable(keep), GuardProgress(guard.name) as watch:
         file = work.calibrate_on(
             rows, guard, part=part, recall=recall, fpr=fpr, cache=_cache(keep), on_progress=watch
         )
@@ -244,14 +244,14 @@ def guard_calibrate(
 def guard_train(recipe_file: Path, out: Path, overrides: tuple[str, ...]) -> None:
     """Train a guard on your own labelled rows, as RECIPE (TOML) says; see docs/guards.md."""
     from fedrai import recipe
-    from fedrai.cli.show.guards import Watch, show_training
-    from fedrai.filter import labelled as work
+    from fedrai.cli.show.guards import GuardProgress, show_training
+    from fedrai.filter import guard_evaluation as work
 
     settings = recipe.load_training(recipe_file, overrides)
     with (
         _stoppable(True, "stopped; nothing was written"),
-        Watch("training", done="steps") as steps,
-        Watch("the new guard") as judged,
+        GuardProgress("training", done="steps") as steps,
+        GuardProgress("the new guard") as judged,
     ):
         done = work.train(settings, out, steps, judged)
     show_training(done, out)
@@ -273,7 +273,7 @@ def _data_spec(
     **reading: Any,
 ) -> DataSpec:
     """The datasets of a command."""
-    from fedrai.filter.labelled import DataSpec
+    from fedrai.filter.guard_evaluation import DataSpec
     from fedrai.guards.labels import Labels
     from fedrai.guards.rows import RowColumns
 
@@ -308,16 +308,16 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 def _read(data: DataSpec, strict: bool = False) -> Rows:
     """All rows; stderr names those that cannot be read, and what of the others is not judged."""
     from fedrai.cli.show.guards import not_judged_line, plural
-    from fedrai.data import hint_for
+    from fedrai.data import encoding_hint
     from fedrai.errors import DataError
-    from fedrai.filter.labelled import rows_of
+    from fedrai.filter.guard_evaluation import read_rows
 
-    rows = rows_of(data)
+    rows = read_rows(data)
     for bad in rows.bad_rows[:3]:
         click.secho(f"{bad.origin}: {bad.problem}", fg="yellow", err=True)
     if rows.bad_rows:
         click.secho(f"{plural(len(rows.bad_rows), 'row')} could not be read", fg="yellow", err=True)
-    if hint := hint_for(rows.bad_rows):
+    if hint := encoding_hint(rows.bad_rows):
         click.secho(hint, fg="yellow", err=True)
     if rows.bad_rows and strict:
         raise DataError(
@@ -331,16 +331,16 @@ def _read(data: DataSpec, strict: bool = False) -> Rows:
 
 def _labelled(data: DataSpec) -> Rows:
     """All rows, with labels of both kinds among them; checked before a guard is loaded."""
-    from fedrai.filter.labelled import labelled
+    from fedrai.filter.guard_evaluation import labelled_rows
 
     rows = _read(data)
-    labelled(rows)
+    labelled_rows(rows)
     return rows
 
 
 def _open(spec: str, calibration: Path | None = None, part: Part = "pair") -> Guard:
     """A guard; says on stderr what its owner should know of it."""
-    from fedrai.filter.labelled import open_guard
+    from fedrai.filter.guard_evaluation import open_guard
     from fedrai.guards.base import caution_of
 
     guard = open_guard(spec, calibration, part)
@@ -350,7 +350,7 @@ def _open(spec: str, calibration: Path | None = None, part: Part = "pair") -> Gu
 
 
 def _cache(keep: bool) -> VerdictCache | None:
-    from fedrai.filter.labelled import open_cache
+    from fedrai.filter.guard_evaluation import open_cache
 
     return open_cache(keep, lambda problem: click.secho(problem, fg="yellow", err=True))
 

@@ -32,10 +32,11 @@ def judge() -> None:
 @click.option(
     "--judge",
     "name",
-    type=click.Choice(["rule", "legacy", "guard", "rubric"]),
+    metavar="rule|legacy|guard|rubric|NAME",
     default="rule",
     show_default=True,
-    help="Our refusal rule, the keyword score of OpenFedLLM, a guard, or an LLM.",
+    help="The refusal rule, the keyword score of OpenFedLLM, a guard, an LLM, or a judge of an"
+    " installed package.",
 )
 @click.option("--guard", default="", help="Name of the guard (default: embedded).")
 @click.option("--threshold", default="", metavar="NAME|NUMBER",
@@ -111,8 +112,11 @@ def _label_verdicts(
     if name in JUDGES:
         return judge_answers(rows, JUDGES[name])
     from fedrai.cli.show.display import Display
-    from fedrai.federation.run.judging import endpoint_for, rubric_verdicts
+    from fedrai.federation.run.judging import endpoint_for, installed_verdicts, rubric_verdicts
 
+    if name != "rubric":
+        with Display() as display:
+            return with_verdicts(rows, installed_verdicts(name, rows, display))
     url, model, key_env = (options[f"judge_{key}"] for key in ("url", "model", "key_env"))
     if not (url and model):
         raise EvaluationError(
@@ -137,7 +141,7 @@ def _label_eval(name: str, rows: Sequence[JudgedAnswer], as_json: bool) -> None:
 
 
 def _guard_eval(rows: Sequence[LabelledAnswer], options: Mapping[str, str], as_json: bool) -> None:
-    from fedrai.cli.show.guards import Watch
+    from fedrai.cli.show.guards import GuardProgress
     from fedrai.evaluation.answer_judges import (
         by_guard,
         harm_agreement,
@@ -147,7 +151,7 @@ def _guard_eval(rows: Sequence[LabelledAnswer], options: Mapping[str, str], as_j
     from fedrai.federation.run.judging import guard_judge
 
     guard = guard_judge(options["guard"] or "embedded", options["threshold"] or "strict")
-    with Watch(guard.name) as watch:
+    with GuardProgress(guard.name) as watch:
         verdicts = by_guard(rows, guard, watch)
     sources, whole = harm_by_source(rows, verdicts), harm_agreement(rows, verdicts)
     others = harm_disagreements(rows, verdicts)

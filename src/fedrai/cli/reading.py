@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from fedrai.data import Reading
+    from fedrai.data import ReadOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -43,8 +43,10 @@ def reading_options(command: Command) -> Command:
     return command
 
 
-def reading_of(encoding: str, separator: str, max_row_mb: float, max_unpacked_mb: float) -> Reading:
+def reading_of(
+    encoding: str, separator: str, max_row_mb: float, max_unpacked_mb: float
+) -> ReadOptions:
     """How the files of a command are read."""
-    from fedrai.data import Reading
+    from fedrai.data import ReadOptions
 
-    return Reading(encoding, separator, max_row_mb, max_unpacked_mb)
+    return ReadOptions(encoding, separator, max_row_mb, max_unpacked_mb)

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from fedrai import __version__
+from fedrai.captured_log import captured
 from fedrai.cli.align import align
 from fedrai.cli.compare import compare
 from fedrai.cli.constitution import constitution
@@ -28,7 +29,6 @@ from fedrai.cli.report import report
 from fedrai.cli.run import run_command
 from fedrai.cli.suites import suites
 from fedrai.errors import FederationError, FedRAIError
-from fedrai.runs.captured_log import captured
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 OVERRIDE = click.option(
@@ -48,7 +48,7 @@ BASE = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="fedrai")
 def cli() -> None:
     """Federated fine-tuning of large language models that stays safe."""
@@ -153,8 +153,8 @@ def chat_command(
 def runs_command(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER with their key figures."""
     from fedrai.cli.show.summary import LIST_COLUMNS, LIST_WORDS, list_row
-    from fedrai.federation.run.summarising import summarise
     from fedrai.runs import find_runs
+    from fedrai.runs.record import summarise
 
     found, damaged = [], False
     for run in find_runs(folder):
@@ -164,13 +164,13 @@ def runs_command(folder: Path, as_json: bool) -> None:
             damaged = True
             click.secho(f"not listed: {error.message}", fg="yellow", err=True)
     if as_json:
-        click.echo(json.dumps({str(run.path): figures for run, figures in found}, indent=2))
+        click.echo(json.dumps({str(run.path): one.to_json() for run, one in found}, indent=2))
     elif not found and not damaged:
         click.echo(f"no runs in {folder}; start one with: fedrai run quickstart")
     elif found:
         from fedrai.cli.show.display import print_table
 
-        rows = [[str(run.path), *list_row(figures)] for run, figures in found]
+        rows = [[str(run.path), *list_row(summary)] for run, summary in found]
         print_table(LIST_COLUMNS, rows, words=LIST_WORDS)
 
 

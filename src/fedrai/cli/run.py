@@ -97,7 +97,7 @@ def _start(
 ) -> None:
     from fedrai.cli.show.display import Display
     from fedrai.federation.run import running
-    from fedrai.federation.run.moved import parse
+    from fedrai.federation.run.moved_files import parse
 
     chosen = _engine(engine, deployment)
     with Display() as display:
@@ -130,20 +130,20 @@ def _engine(name: str, folder: Path | None) -> Engine:
 
 def _show_run(path: Path, as_json: bool) -> None:
     from fedrai.cli.show.summary import ends, filter_note, rows_notes
-    from fedrai.federation.run.summarising import summarise
     from fedrai.runs import RunFolder
+    from fedrai.runs.record import summarise
 
-    figures = summarise(RunFolder.open(path))
+    summary = summarise(RunFolder.open(path))
     if as_json:
-        click.echo(json.dumps(figures, indent=2))
+        click.echo(json.dumps(summary.to_json(), indent=2))
         return
     from fedrai.cli.show.display import print_comparison, print_suites
 
-    print_comparison([(f"after round {figures['rounds']}", figures)])
-    print_suites(ends(figures))
-    if figures["filter"]:
-        click.echo(filter_note(figures))
-    for line in rows_notes(figures):
+    print_comparison([(f"after round {summary.rounds}", summary)])
+    print_suites(ends(summary))
+    if summary.filter:
+        click.echo(filter_note(summary))
+    for line in rows_notes(summary):
         click.echo(line)
     click.echo(
         f"run: {path}\n  talk to it:  fedrai chat {path}\n  export it:   fedrai export {path}"

@@ -29,7 +29,7 @@ from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
 from fedrai.recipe.alignment import Mix
 from fedrai.records import Message, Tokens
-from fedrai.training.prefer import Pair
+from fedrai.training.prefer import PreferencePair
 from fedrai.training.sft import label_count
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ class Mixer:
         left_out: Counter[str] = Counter()
         parts: dict[str, KindCount] = {}
         rows: list[Tokens] = []
-        pairs: list[Pair] = []
+        pairs: list[PreferencePair] = []
         if sizes.rows:
             refusals, look_alikes = _exact(self.mix.refusals), _exact(self.mix.look_alikes)
             shares = (refusals, look_alikes, 1 - refusals - look_alikes)
@@ -173,7 +173,7 @@ class Mixer:
         left_out["row-cut"] += sum(not label_count(row) for some in kinds.values() for row in some)
         return {kind: [row for row in some if label_count(row)] for kind, some in kinds.items()}
 
-    def _harmless_pairs(self, left_out: Counter[str]) -> list[Pair]:
+    def _harmless_pairs(self, left_out: Counter[str]) -> list[PreferencePair]:
         """Pairs of harmless requests."""
         refusals = _refusals(self.records)
         sides: list[Sides] = []
@@ -191,7 +191,7 @@ class Mixer:
 
 def revision_pairs(
     chat: ChatFormat, records: Sequence[RevisionRecord], max_length: int
-) -> list[Pair]:
+) -> list[PreferencePair]:
     """Pairs of records that are kept: chosen the revision, rejected the first answer.
 
     Left out are harmful requests that the first answer refuses too, and what cannot be learnt from.
@@ -236,14 +236,16 @@ def _borrowed(pool: Sequence[str], prompt: str, seed: int) -> str | None:
 
 def _pairs(
     chat: ChatFormat, sides: Iterable[Sides], max_length: int, left_out: Counter[str]
-) -> list[Pair]:
+) -> list[PreferencePair]:
     """Tokenized pairs, without those that cannot be learnt from."""
     pairs = []
     for prompt, chosen, rejected in sides:
         if not chosen.strip() or not rejected.strip():
             left_out["pair-empty"] += 1
             continue
-        pair = Pair(*(_row(chat, prompt, text, max_length) for text in (chosen, rejected)))
+        pair = PreferencePair(
+            *(_row(chat, prompt, text, max_length) for text in (chosen, rejected))
+        )
         if problem := _problem(pair):
             left_out[problem] += 1
         else:
@@ -251,7 +253,7 @@ def _pairs(
     return pairs
 
 
-def _problem(pair: Pair) -> str:
+def _problem(pair: PreferencePair) -> str:
     """Why a pair cannot be learnt from; empty if it can."""
     both = (pair.chosen, pair.rejected)
     if not all(map(label_count, both)):

@@ -54,7 +54,7 @@ from fedrai.errors import ConstitutionError, DataError
 from fedrai.model import AdapterState
 from fedrai.recipe.sections import Recipe
 from fedrai.runs.costs import Cost, reset_peak
-from fedrai.training.likelihood import still_fits
+from fedrai.training.likelihood import pair_fit
 
 
 @dataclass(slots=True)
@@ -217,7 +217,7 @@ class Phase:
         model, length = self.tools.model, self.recipe.data.max_length
         meter = round_.spending.meter("fit", "all")
         pairs = revision_pairs(model.chat, before.records, length)
-        fit = still_fits(model, pairs, batch_tokens=section.micro_batch_tokens)
+        fit = pair_fit(model, pairs, batch_tokens=section.micro_batch_tokens)
         meter.add(fit)
         meter.save()
         if fit.share is None:

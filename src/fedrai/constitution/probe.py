@@ -24,9 +24,9 @@ from fedrai.constitution.spending import CostMeter
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import Generated, generate
+from fedrai.model.generate import Generation, generate
 from fedrai.records import Message, Tokens
-from fedrai.training.likelihood import of_openings
+from fedrai.training.likelihood import opening_likelihoods
 
 LENGTH = 4
 """Longest opening in tokens, and the length that scores are scaled to. Whether an answer refuses is
@@ -207,7 +207,7 @@ def _beginnings(
     prompts: Sequence[str],
     settings: ProbeSettings,
     on_batch: Callable[[int, int], None],
-) -> Generated:
+) -> Generation:
     """Greedy answers, as long as it takes to see whether they refuse."""
     chats = [[Message("user", prompt)] for prompt in prompts]
     size = settings.batch_size
@@ -265,11 +265,11 @@ def measure(
     Args:
         model: the model as it stands.
         probe: the rows.
-        batch_tokens: see `likelihood.of_openings`.
+        batch_tokens: see `likelihood.opening_likelihoods`.
         on_batch: called after each batch with (rows done, of how many); may raise to stop.
     """
     start = time.perf_counter()
-    read = of_openings(model, probe.rows, batch_tokens=batch_tokens, on_batch=on_batch)
+    read = opening_likelihoods(model, probe.rows, batch_tokens=batch_tokens, on_batch=on_batch)
     values = iter(read.values)
     margins = [
         _margin(entry, [next(values) for _ in entry.rows])

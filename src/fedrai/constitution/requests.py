@@ -137,7 +137,7 @@ def _rows(spec: str, progress: Progress | None) -> Iterator[tuple[str, str, data
         for origin, row in data.rows(spec):
             yield spec.removeprefix(data.EMBEDDED), origin, row
         return
-    path = assets.fetch(spec, progress=progress, instead=data.INSTEAD)
+    path = assets.fetch(spec, progress=progress, instead=data.DATASET_HINT)
     for file in sorted(path.glob("[!.]*")) if path.is_dir() else [path]:
         source = spec if spec in assets.CATALOGUE else file.name
         yield from ((source, origin, row) for origin, row in _file(file))

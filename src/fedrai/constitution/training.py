@@ -26,7 +26,7 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.alignment import Alignment
 from fedrai.records import Tokens
 from fedrai.runs.files import load_sealed, save_sealed, writing
-from fedrai.training.prefer import AlignHooks, AlignSettings, Pair, align
+from fedrai.training.prefer import AlignHooks, AlignSettings, PreferencePair, align
 from fedrai.training.sft import learning_rates
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -96,7 +96,7 @@ class Training:
     trace: list[dict[str, float]] = field(default_factory=list)
 
     def run(
-        self, start: AdapterState, rows: Sequence[Tokens], pairs: Sequence[Pair]
+        self, start: AdapterState, rows: Sequence[Tokens], pairs: Sequence[PreferencePair]
     ) -> TrainingOutcome:
         """Train, or resume an interrupted training.
 

@@ -5,52 +5,57 @@ tells which; `columns` says where in a row a conversation stands, `texts` reads 
 makes examples of a dataset. Dividing them over clients is `partition.py`'s.
 """
 
-from fedrai.data.columns import ANSWERS, USUAL, Places, answers_in, places_of, shown
+from fedrai.data.columns import (
+    ANSWERS,
+    USUAL,
+    RowColumns,
+    answer_columns,
+    find_columns,
+    printable_names,
+)
 from fedrai.data.formats import SUFFIXES, Row, format_of, lines_of, read_file
 from fedrai.data.loading import (
+    DATASET_HINT,
     EMBEDDED,
-    INSTEAD,
-    Loaded,
-    commonest,
-    hint_for,
+    Dataset,
+    encoding_hint,
     is_local,
     load,
-    load_source,
+    most_common_problem,
     rows,
 )
-from fedrai.data.opening import AS_IT_IS, Reading, check_regular, text_of
+from fedrai.data.opening import DEFAULT_OPTIONS, ReadOptions, check_regular, text_of
 from fedrai.data.tables import rows_of_csv
-from fedrai.data.texts import ROLES, as_text, encodable, is_talk, turns_of
+from fedrai.data.texts import ROLES, as_text, encodable, is_conversation, turns_of
 
 __all__ = [
     "ANSWERS",
-    "AS_IT_IS",
+    "DATASET_HINT",
+    "DEFAULT_OPTIONS",
     "EMBEDDED",
-    "INSTEAD",
     "ROLES",
     "SUFFIXES",
     "USUAL",
-    "Loaded",
-    "Places",
-    "Reading",
+    "Dataset",
+    "ReadOptions",
     "Row",
-    "answers_in",
+    "RowColumns",
+    "answer_columns",
     "as_text",
     "check_regular",
-    "commonest",
     "encodable",
+    "encoding_hint",
+    "find_columns",
     "format_of",
-    "hint_for",
+    "is_conversation",
     "is_local",
-    "is_talk",
     "lines_of",
     "load",
-    "load_source",
-    "places_of",
+    "most_common_problem",
+    "printable_names",
     "read_file",
     "rows",
     "rows_of_csv",
-    "shown",
     "text_of",
     "turns_of",
 ]

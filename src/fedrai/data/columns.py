@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedrai.data.texts import is_talk
+from fedrai.data.texts import is_conversation
 from fedrai.errors import DataError
 from fedrai.recipe.sections import Columns
 
-TALKS = ("messages", "conversations", "conversation")
+CONVERSATIONS = ("messages", "conversations", "conversation")
 """Columns that hold a list of turns."""
 REQUESTS = ("prompt", "instruction", "question", "query", "request")
 """Columns that hold a request; where none of these is there, `input` does."""
@@ -39,7 +39,7 @@ Cell = str | bool | int | float
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class RowColumns:
     """The columns of one row that hold its conversation; None where it has none.
 
     Attributes:
@@ -57,7 +57,7 @@ class Places:
     unread: tuple[str, ...] = ()
 
 
-def places_of(row: Row, columns: Columns) -> Places:
+def find_columns(row: Row, columns: Columns) -> RowColumns:
     """Where the conversation of a row stands.
 
     Args:
@@ -69,7 +69,7 @@ def places_of(row: Row, columns: Columns) -> Places:
     """
     talk = _talk(row, columns)
     if talk is not None:
-        return Places(messages=talk, unread=_others(row, {talk}))
+        return RowColumns(messages=talk, unread=_others(row, {talk}))
     if columns.prompt not in row and columns.response not in row and not _pair_elsewhere(row):
         raise ValueError(
             f"no column {columns.messages!r}, and no {columns.prompt!r} and {columns.response!r}"
@@ -82,16 +82,16 @@ def places_of(row: Row, columns: Columns) -> Places:
             f' {KEY} = {{ response = "{LOSER}" }}'
         )
     prompt, context = _request(row, columns)
-    return Places(None, prompt, context, response, _others(row, {prompt, context, response}))
+    return RowColumns(None, prompt, context, response, _others(row, {prompt, context, response}))
 
 
-def answers_in(row: Row) -> tuple[str, ...]:
+def answer_columns(row: Row) -> tuple[str, ...]:
     """The usual names of columns in which a text or turns stand that could be an answer."""
-    return tuple(name for name in (*ANSWERS, *TALKS) if _filled(row, name))
+    return tuple(name for name in (*ANSWERS, *CONVERSATIONS) if _filled(row, name))
 
 
 def _others(row: Row, read: set[str | None]) -> tuple[str, ...]:
-    return tuple(name for name in answers_in(row) if name not in read)
+    return tuple(name for name in answer_columns(row) if name not in read)
 
 
 def _talk(row: Row, columns: Columns) -> str | None:
@@ -99,7 +99,7 @@ def _talk(row: Row, columns: Columns) -> str | None:
     if row.get(columns.messages) is not None:
         return columns.messages
     elsewhere = columns.messages == "messages" and not _named(columns)
-    found = [name for name in TALKS if elsewhere and is_talk(row.get(name))]
+    found = [name for name in CONVERSATIONS if elsewhere and is_conversation(row.get(name))]
     pair = columns.prompt in row or columns.response in row
     return found[0] if len(found) == 1 and not pair else None
 
@@ -137,7 +137,7 @@ def _pair_elsewhere(row: Row) -> bool:
 
 def _filled(row: Row, name: str) -> bool:
     value = row.get(name)
-    return bool(value.strip()) if isinstance(value, str) else is_talk(value)
+    return bool(value.strip()) if isinstance(value, str) else is_conversation(value)
 
 
 def _among(row: Row) -> str:
@@ -145,7 +145,7 @@ def _among(row: Row) -> str:
     return f", among them {known}" if known else ""
 
 
-def shown(counts: Mapping[str, int]) -> str:
+def printable_names(counts: Mapping[str, int]) -> str:
     """The names of a file's columns, as far as an error may print them.
 
     The usual names may be printed. Others may where all that stand in several rows look like names:
@@ -185,10 +185,10 @@ def unread_line(columns: Mapping[str, int]) -> str:
 
 def matches(row: Row, where: Mapping[str, Cell]) -> bool:
     """Whether the columns of a row have these values."""
-    return all(same(row.get(name), value) for name, value in where.items())
+    return all(cell_equals(row.get(name), value) for name, value in where.items())
 
 
-def same(value: object, wanted: Cell) -> bool:
+def cell_equals(value: object, wanted: Cell) -> bool:
     """Whether a cell has this value: text in any case, numbers as numbers, true as 1."""
     return value is not None and _plain(value) == _plain(wanted)
 

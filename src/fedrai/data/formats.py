@@ -10,7 +10,14 @@ from typing import Any
 
 from fedrai.data.columns import check_names
 from fedrai.data.lists import rows_of_json, rows_of_lines
-from fedrai.data.opening import AS_IT_IS, MEGABYTE, Reading, check_regular, text_of, unpacks_to_more
+from fedrai.data.opening import (
+    DEFAULT_OPTIONS,
+    MEGABYTE,
+    ReadOptions,
+    check_regular,
+    text_of,
+    unpacks_to_more,
+)
 from fedrai.data.tables import rows_of_csv
 from fedrai.data.texts import characters
 from fedrai.errors import DataError, DependencyError
@@ -21,7 +28,7 @@ Rows = Iterator[tuple[str, Row | str]]
 ROWS_AT_ONCE = 256  # of Parquet
 
 
-def read_file(path: Path, reading: Reading = AS_IT_IS) -> Rows:
+def read_file(path: Path, reading: ReadOptions = DEFAULT_OPTIONS) -> Rows:
     """The rows of a JSONL, JSON, CSV or Parquet file; text formats may be gzipped (`.jsonl.gz`).
 
     Args:
@@ -77,7 +84,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, Row]]:
             yield f"{path.name}, line {number}", {"prompt": line.strip()}
 
 
-def _parquet(path: Path, reading: Reading) -> Rows:
+def _parquet(path: Path, reading: ReadOptions) -> Rows:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -92,7 +99,7 @@ def _parquet(path: Path, reading: Reading) -> Rows:
         raise DataError(f"{path.name} is not a Parquet file that can be read") from error
 
 
-def _batches(path: Path, file: Any, reading: Reading) -> Rows:
+def _batches(path: Path, file: Any, reading: ReadOptions) -> Rows:
     left, number = reading.max_unpacked_mb * MEGABYTE, 0
     for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
         left -= batch.nbytes
@@ -104,7 +111,7 @@ def _batches(path: Path, file: Any, reading: Reading) -> Rows:
             yield f"{path.name}, row {number}", reading.too_long if long else row
 
 
-FORMATS: Mapping[str, Callable[[Path, Reading], Rows]] = {
+FORMATS: Mapping[str, Callable[[Path, ReadOptions], Rows]] = {
     ".jsonl": rows_of_lines,
     ".ndjson": rows_of_lines,
     ".json": rows_of_json,

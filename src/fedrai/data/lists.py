@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fedrai.data.columns import USUAL
-from fedrai.data.opening import Reading, byte_lines, encoding_of, open_bytes, text_lines, text_of
+from fedrai.data.opening import (
+    ReadOptions,
+    byte_lines,
+    encoding_of,
+    open_bytes,
+    text_lines,
+    text_of,
+)
 from fedrai.data.texts import characters, half_character
 from fedrai.errors import DataError
 
@@ -27,7 +34,7 @@ FORMAT_HINT = (
 TWICE = "a name stands twice in an object"
 
 
-def rows_of_lines(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+def rows_of_lines(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     """The rows of JSON Lines; a file that begins with a list is read as that list.
 
     Raises:
@@ -58,7 +65,7 @@ def _opens_a_list(line: bytes | str | None) -> bool:
     return text.strip() == "[" or text.lstrip().startswith(("[{", "[ {"))
 
 
-def rows_of_json(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+def rows_of_json(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     """The rows of a JSON file: those of its list, or JSON Lines, as `datasets` writes them.
 
     Raises:
@@ -70,7 +77,7 @@ def rows_of_json(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]
         yield from _listed(path, reading)
 
 
-def _object_a_line(path: Path, reading: Reading) -> bool:
+def _object_a_line(path: Path, reading: ReadOptions) -> bool:
     """Whether a file's first line is a JSON object that holds a row."""
     with open_bytes(path, reading) as file:
         lines = text_lines(file, encoding_of(file, reading), path.name, reading.row_bytes)
@@ -92,7 +99,7 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _listed(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+def _listed(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     try:
         rows = json.loads(text_of(path, reading), object_pairs_hook=_object)
     except _TwiceError:

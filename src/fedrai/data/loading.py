@@ -13,16 +13,15 @@ from pathlib import Path
 
 from fedrai import assets
 from fedrai.data import embedded
-from fedrai.data.columns import Cell, Places, matches, places_of, shown
+from fedrai.data.columns import RowColumns, find_columns, matches, printable_names
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
 from fedrai.data.lists import FORMAT_HINT, NOT_JSON, NOT_OBJECT
-from fedrai.data.opening import AS_IT_IS, ENCODING_HINT, Reading
+from fedrai.data.opening import DEFAULT_OPTIONS, ENCODING_HINT, ReadOptions
 from fedrai.data.texts import (
-    SystemTurns,
     as_text,
     characters,
     check_order,
-    is_talk,
+    is_conversation,
     turns_of,
     with_system,
 )
@@ -31,7 +30,7 @@ from fedrai.recipe.sections import Columns, Source
 from fedrai.records import BadRow, Example, Message
 
 EMBEDDED = "fedrai:"
-INSTEAD = (
+DATASET_HINT = (
     "Name a file, a hub dataset (org/name), or a set that comes along: "
     + ", ".join(f"{EMBEDDED}{name}" for name in embedded.DATASETS)
     + "."
@@ -40,7 +39,7 @@ SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class Dataset:
     """What a dataset gave: its usable rows, and what could not be used or was not read.
 
     Attributes:
@@ -54,93 +53,75 @@ class Loaded:
     unread: Mapping[str, int] = field(default_factory=dict)
 
 
-def load(
-    spec: str,
-    *,
-    columns: Columns | None = None,
-    harmful: bool = False,
-    split: str = "train",
-    where: Mapping[str, Cell] | None = None,
-    bad_rows: str = "stop",
-    reading: Reading = AS_IT_IS,
-    system_turns: SystemTurns = "keep",
-) -> Loaded:
+def load(source: str | Source, bad_rows: str = "stop") -> Dataset:
     """Read one dataset.
 
     Args:
-        spec: file, hub dataset, asset, or `fedrai:NAME`.
-        columns: names of the columns.
-        harmful: whether the source is declared harmful.
-        split: split of a hub dataset.
-        where: only rows whose columns have these values (see `columns.same`).
-        bad_rows: "stop" raises on a bad row, "skip" leaves bad rows out and returns them.
-        reading: encoding, separator and limits of a file.
-        system_turns: whether a system turn stays, is put before the first request, or goes.
+        source: the recipe's section, or its path alone: a file, hub dataset, asset or
+            `fedrai:NAME`.
+        bad_rows: "stop" raises on a bad row; "skip" leaves bad rows out and returns them.
 
     Raises:
-        DataError: no such file or format, no rows, or a bad row under "stop".
+        AssetError: it cannot be fetched.
+        DataError: no such file or format, no usable row, or a bad row under "stop".
     """
-    names = columns or Columns()
+    source = Source(path=source) if isinstance(source, str) else source
     good: list[Example] = []
     bad: list[BadRow] = []
-    seen: Counter[str] = Counter()
+    names: Counter[str] = Counter()
     unread: Counter[str] = Counter()
-    for origin, row in rows(spec, split, reading):
+    for origin, row in rows(source.path, source.split, _read_options(source)):
         if isinstance(row, str):
             bad.append(BadRow(origin, row))
-            continue
-        if not matches(row, where or {}):
-            continue
-        seen.update(row.keys())
-        try:
-            places = places_of(row, names)
-            messages = with_system(_messages(row, places), system_turns)
-        except ValueError as error:
-            bad.append(BadRow(origin, str(error)))
-            continue
-        label = row.get(names.label)
-        good.append(Example(messages, origin, "" if label is None else str(label), harmful))
-        unread.update(places.unread)
-    if bad and bad_rows == "stop":
-        raise DataError(summary(bad), hint="; or ".join([SKIP, *_hints(bad, seen, names)]))
-    if bad and not good:
-        raise DataError(
-            f"{spec} holds no usable row; {commonest(bad)}",
-            hint="; or ".join(_hints(bad, seen, names)),
-        )
-    if not good:
-        raise DataError(f"{spec} holds no usable row")
-    return Loaded(tuple(good), tuple(bad), dict(unread))
+        elif matches(row, source.where):
+            names.update(row.keys())
+            try:
+                columns = find_columns(row, source.columns)
+                good.append(_example(origin, row, columns, source))
+                unread.update(columns.unread)
+            except ValueError as error:
+                bad.append(BadRow(origin, str(error)))
+    _check_rows(source, good, bad, names, stop=bad_rows == "stop")
+    return Dataset(tuple(good), tuple(bad), dict(unread))
 
 
-def load_source(source: Source, bad_rows: str) -> Loaded:
-    """Read one dataset as a recipe names it.
+def _read_options(source: Source) -> ReadOptions:
+    return ReadOptions(source.encoding, source.separator, source.max_row_mb, source.max_unpacked_mb)
 
-    Args:
-        source: the recipe's section.
-        bad_rows: `stop` or `skip`.
+
+def _example(origin: str, row: Row, columns: RowColumns, source: Source) -> Example:
+    """A usable row.
 
     Raises:
-        AssetError, DataError: it cannot be had or used.
+        ValueError: a text is missing or cannot be read, or turns are in another order.
     """
-    return load(
-        source.path,
-        columns=source.columns,
-        harmful=source.harmful,
-        split=source.split,
-        where=source.where,
-        bad_rows=bad_rows,
-        reading=Reading(
-            encoding=source.encoding,
-            separator=source.separator,
-            max_row_mb=source.max_row_mb,
-            max_unpacked_mb=source.max_unpacked_mb,
-        ),
-        system_turns=source.system_turns,
-    )
+    messages = _pair(row, columns) if columns.messages is None else turns_of(row[columns.messages])
+    check_order(messages)
+    label = row.get(source.columns.label)
+    text = "" if label is None else str(label)
+    return Example(with_system(messages, source.system_turns), origin, text, source.harmful)
 
 
-def hint_for(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
+def _check_rows(
+    source: Source,
+    good: Sequence[Example],
+    bad: Sequence[BadRow],
+    names: Mapping[str, int],
+    *,
+    stop: bool,
+) -> None:
+    """Raise if a bad row stops the loading, or no row is usable."""
+    hints = _hints(bad, names, source.columns)
+    if bad and stop:
+        raise DataError(summary(bad), hint="; or ".join([SKIP, *hints]))
+    if not good:
+        why = f"; {most_common_problem(bad)}" if bad else ""
+        raise DataError(
+            f"{source.path} holds no usable row{why}", hint="; or ".join(hints if bad else [])
+        )
+
+
+def encoding_hint(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
     """What helps where rows are in another encoding, or a file in another format; else empty.
 
     Args:
@@ -159,7 +140,7 @@ def summary(bad: Sequence[BadRow]) -> str:
     return named + (f"; and {len(bad) - 3} more bad rows" if len(bad) > 3 else "")
 
 
-def commonest(bad: Sequence[BadRow]) -> str:
+def most_common_problem(bad: Sequence[BadRow]) -> str:
     """The first row with the commonest problem, and how many have it."""
     problem, count = Counter(row.problem for row in bad).most_common(1)[0]
     first = next(row for row in bad if row.problem == problem)
@@ -169,17 +150,17 @@ def commonest(bad: Sequence[BadRow]) -> str:
 
 def _hints(bad: Sequence[BadRow], seen: Mapping[str, int], columns: Columns) -> list[str]:
     """What else may help: the encoding, the format, or the columns of the file."""
-    if hint := hint_for(bad, is_whole=not seen):
+    if hint := encoding_hint(bad, is_whole=not seen):
         return [hint]
     pair = {columns.prompt, columns.response}
-    names = shown(seen)
+    names = printable_names(seen)
     if columns.messages in seen or pair <= seen.keys() or not names:
         return []
     return [f"name those to read in data.sources.columns; the columns are {names}"]
 
 
 def rows(
-    spec: str, split: str = "train", reading: Reading = AS_IT_IS
+    spec: str, split: str = "train", reading: ReadOptions = DEFAULT_OPTIONS
 ) -> Iterator[tuple[str, Row | str]]:
     """The rows of a dataset as they are.
 
@@ -200,7 +181,7 @@ def rows(
     if _names_hub_dataset(spec):
         yield from _hub(spec, split, reading)
         return
-    path = assets.fetch(spec, instead=INSTEAD)
+    path = assets.fetch(spec, instead=DATASET_HINT)
     if path.is_dir():
         raise DataError(
             f"{spec} is a folder; expected a file", hint=f"formats: {', '.join(SUFFIXES)}"
@@ -221,7 +202,7 @@ def _names_hub_dataset(spec: str) -> bool:
     return whole or (bare and not local.exists() and not spec.startswith((".", "~", "/")))
 
 
-def _hub(spec: str, split: str, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+def _hub(spec: str, split: str, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     try:
         import datasets
     except ImportError as error:
@@ -241,19 +222,7 @@ def _hub(spec: str, split: str, reading: Reading) -> Iterator[tuple[str, Row | s
         yield f"{name}, row {number}", reading.too_long if long else row
 
 
-def _messages(row: Row, places: Places) -> tuple[Message, ...]:
-    """The conversation of a row, in the order that a training takes.
-
-    Raises:
-        ValueError: a text is missing or cannot be read, or turns are in another order.
-    """
-    talk = places.messages
-    messages = _pair(row, places) if talk is None else turns_of(row[talk])
-    check_order(messages)
-    return messages
-
-
-def _pair(row: Row, places: Places) -> tuple[Message, ...]:
+def _pair(row: Row, places: RowColumns) -> tuple[Message, ...]:
     """Request and answer; either may be a list of turns, as TRL has them."""
     asked, answered = places.prompt or "", places.response or ""
     request, answer = row.get(asked), row.get(answered)
@@ -264,7 +233,7 @@ def _pair(row: Row, places: Places) -> tuple[Message, ...]:
 
 
 def _listed(value: object) -> bool:
-    return not isinstance(value, str) and is_talk(value)
+    return not isinstance(value, str) and is_conversation(value)
 
 
 def _user(row: Row, prompt: str, context: str | None) -> Message:

@@ -33,7 +33,7 @@ MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOptions:
     """How a file is read where it does not tell by itself, and how much of it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Reading:
         return f"longer than {self.max_row_mb:g} MB (data.sources.max_row_mb)"
 
 
-AS_IT_IS = Reading()
+DEFAULT_OPTIONS = ReadOptions()
 
 
 def check_regular(path: Path) -> None:
@@ -81,7 +81,7 @@ def check_regular(path: Path) -> None:
         )
 
 
-def open_bytes(path: Path, reading: Reading) -> io.BufferedReader:
+def open_bytes(path: Path, reading: ReadOptions) -> io.BufferedReader:
     """The bytes of a file, unpacked where its name ends with `.gz`.
 
     Raises:
@@ -127,7 +127,7 @@ def unpacks_to_more(name: str, megabytes: float) -> DataError:
     )
 
 
-def encoding_of(file: io.BufferedReader, reading: Reading) -> str:
+def encoding_of(file: io.BufferedReader, reading: ReadOptions) -> str:
     """The encoding of a file: the one that is named, or what its first bytes tell, or UTF-8."""
     if reading.encoding:
         name = codecs.lookup(reading.encoding).name
@@ -190,7 +190,7 @@ def not_in(name: str, encoding: str, place: int | None = None) -> DataError:
     return DataError(f"{name} is not {shown}{at}", hint=ENCODING_HINT)
 
 
-def text_of(path: Path, reading: Reading = AS_IT_IS) -> str:
+def text_of(path: Path, reading: ReadOptions = DEFAULT_OPTIONS) -> str:
     """A file's text.
 
     Raises:

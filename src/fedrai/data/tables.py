@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrai.data.columns import USUAL, check_names
-from fedrai.data.opening import Reading, encoding_of, open_bytes, text_lines
+from fedrai.data.opening import ReadOptions, encoding_of, open_bytes, text_lines
 from fedrai.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -29,7 +29,7 @@ ALL = 2**31 - 1  # our own limit counts whole rows
 Row = dict[str, Any]
 
 
-def rows_of_csv(path: Path, reading: Reading) -> Iterator[tuple[str, Row | str]]:
+def rows_of_csv(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     """The rows of a CSV; a row that cannot be used comes as a string: what is wrong with it.
 
     Raises:
@@ -57,7 +57,7 @@ def _tabbed(path: Path) -> bool:
 class _Lines:
     """The lines of a CSV, with the number of the last one and how much a row has taken so far."""
 
-    def __init__(self, lines: Iterator[str | None], name: str, reading: Reading) -> None:
+    def __init__(self, lines: Iterator[str | None], name: str, reading: ReadOptions) -> None:
         self._name, self._reading = name, reading
         self._lines = self._checked(lines)
         self.number = self.taken = 0

@@ -111,7 +111,7 @@ def turns_of(value: object, *, blank: bool = False) -> tuple[Message, ...]:
     return tuple(_without_tools(turns))
 
 
-def is_talk(value: object) -> bool:
+def is_conversation(value: object) -> bool:
     """Whether a value is a list of turns, or that list as JSON in a text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:

@@ -28,7 +28,7 @@ from fedrai.errors import RecipeError
 from fedrai.federation import protocol
 from fedrai.federation.client import describe
 from fedrai.federation.protocol import Reason
-from fedrai.federation.run import damage, moved, preparation, resuming, rounds
+from fedrai.federation.run import damage, moved_files, preparation, resuming, rounds
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
 
@@ -42,7 +42,7 @@ def _serve(grid: Grid, context: Context) -> None:
     out = Path(_path(context, "out"))
     nodes = Path(_path(context, "nodes")) if "nodes" in context.run_config else None
     if (out / "run.json").is_file():
-        _resume(grid, damage.opened(out), nodes)
+        _resume(grid, damage.open_run(out), nodes)
         return
     settings = recipe.load(Path(_path(context, "recipe")))
     runs.check_free(out)
@@ -57,27 +57,27 @@ def _resume(grid: Grid, folder: RunFolder, nodes: Path | None) -> None:
     """Go on as `fedrai run --resume` does: with nothing that has changed since."""
     resuming.check_engine(folder, engine.FlowerEngine.ENGINE)
     with folder.lock():
-        damage.make_good(folder)
+        damage.repair(folder)
         if folder.is_finished():
             print(f"{folder.path} is finished; there is nothing to go on with", flush=True)
             return
-        prepared = _prepared(moved.settings_of(folder))
+        prepared = _prepared(moved_files.settings_of(folder))
         folder.repair()
-        resuming.check_same(folder, resuming.info_of(folder, prepared))
+        resuming.check_unchanged(folder, resuming.info_of(folder, prepared))
         folder.event("resumed", after_round=folder.last_round())
         _go_on(grid, prepared, folder, nodes)
 
 
-def _prepared(settings: Recipe) -> preparation.Prepared:
+def _prepared(settings: Recipe) -> preparation.PreparedRun:
     make_offer(settings, "")  # a recipe that nodes cannot do is refused before anything is loaded
     return rounds.prepare_server(settings)
 
 
 def _go_on(
-    grid: Grid, prepared: preparation.Prepared, folder: RunFolder, nodes: Path | None
+    grid: Grid, prepared: preparation.PreparedRun, folder: RunFolder, nodes: Path | None
 ) -> None:
-    watch = preparation.Watch(lambda kind, **_: resuming.keep_summary(folder, kind))
-    engine.on_grid(grid, prepared, folder, watch, nodes)
+    callbacks = preparation.Callbacks(lambda kind, **_: resuming.update_summary(folder, kind))
+    engine.run_on_grid(grid, prepared, folder, callbacks, nodes)
 
 
 def _path(context: Context, key: str) -> str:

@@ -25,7 +25,7 @@ import httpx
 from flwr.serverapp import Grid
 
 from fedrai import __version__, assets
-from fedrai.deployment.careful import CarefulGrid
+from fedrai.deployment.careful_grid import CarefulGrid
 from fedrai.deployment.link import (
     Link,
     acquire,
@@ -37,6 +37,7 @@ from fedrai.deployment.link import (
 )
 from fedrai.deployment.offer import make_offer
 from fedrai.errors import FederationError
+from fedrai.federation.clients import Clients, LateReplies
 from fedrai.federation.flower_internals import (
     ControlHttpClient,
     Fab,
@@ -45,16 +46,16 @@ from fedrai.federation.flower_internals import (
     StopRunRequest,
     SubStatus,
     TaskType,
-    be_task,
     bundle,
     fab_to_proto,
-    repeat_with,
     run_from_proto,
-    versions_told,
+    set_retry_policy,
+    set_task_identity,
+    version_interceptors,
 )
 from fedrai.federation.run import preparation, rounds
 from fedrai.federation.run.proof import keys_in
-from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.federation.run.roster import Roster
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
@@ -91,7 +92,7 @@ class FlowerEngine:
 
     def prepare(
         self, recipe: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None, _: Any
-    ) -> preparation.Prepared:
+    ) -> preparation.PreparedRun:
         """Load and check what the server needs; the rows stay with the nodes.
 
         Raises:
@@ -102,7 +103,7 @@ class FlowerEngine:
         return rounds.prepare_server(recipe, progress, loaded)
 
     def execute(
-        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+        self, prepared: preparation.PreparedRun, run: RunFolder, callbacks: preparation.Callbacks
     ) -> None:
         """Run the rounds that the run folder does not hold yet.
 
@@ -111,14 +112,14 @@ class FlowerEngine:
                 or a round has too few usable updates.
         """
         with server_app(self.link) as grid:
-            on_grid(grid, prepared, run, watch, self.nodes)
+            run_on_grid(grid, prepared, run, callbacks, self.nodes)
 
 
-def on_grid(
+def run_on_grid(
     grid: Grid,
-    prepared: preparation.Prepared,
+    prepared: preparation.PreparedRun,
     run: RunFolder,
-    watch: preparation.Watch,
+    callbacks: preparation.Callbacks,
     nodes: Path | None = None,
 ) -> None:
     """Run the rounds through a Grid whose clients are on other machines.
@@ -127,27 +128,26 @@ def on_grid(
         grid: reaches the nodes.
         prepared: what the server needs.
         run: the run folder.
-        watch: hears of everything.
+        callbacks: hears of everything.
         nodes: the folder of the nodes' public keys; None: names are taken at their word.
 
     Raises:
         FederationError: too few nodes are there, or a round has too few usable updates.
     """
     recipe = prepared.recipe
-    emit = rounds.recorder(run, watch)
+    emit = rounds.recorder(run, callbacks)
     if nodes is None:
         emit("names-unproven")
     key_of = None if nodes is None else keys_in(nodes)
     roster = Roster(grid, emit, recipe.federation.round_timeout, key_of)
     roster.wait(recipe.federation.clients, recipe.federation.min_clients)
-    rounds.go_through(
+    rounds.execute(
         prepared,
         run,
-        watch,
-        rounds.Clients(
+        callbacks,
+        Clients(
             grid=grid,
-            nodes={},
-            present=lambda _number: roster.present(recipe.federation.min_clients),
+            nodes=lambda _: roster.present(recipe.federation.min_clients),
             offer=make_offer(recipe, prepared.model.fingerprint),
             late=LateReplies(grid),
         ),
@@ -261,7 +261,7 @@ def control_client(link: Link) -> Any:
         server_address=link.address,
         insecure=link.insecure,
         root_certificates=link.root_certificate,
-        interceptors=versions_told(),
+        interceptors=version_interceptors(),
         retry_invoker=patient(10.0),
     )
 
@@ -269,8 +269,8 @@ def control_client(link: Link) -> Any:
 def _grid(link: Link, client: Any, token: str) -> Any:
     """Flower's Grid for the task; it repeats requests with our patience."""
     given = client.PullTaskInput(PullTaskInputRequest())
-    be_task(given.task_id, given.run.run_id, given.context.node_id)
+    set_task_identity(given.task_id, given.run.run_id, given.context.node_id)
     grid = CarefulGrid(link.address, link.insecure, link.root_certificate, token=token)
-    repeat_with(grid, patient())
+    set_retry_policy(grid, patient())
     grid.set_run(run_from_proto(given.run))
     return grid

@@ -28,8 +28,8 @@ from fedrai.federation.flower_internals import (
     SendTaskHeartbeatRequest,
     SuperExecAuthHttpInterceptor,
     exponential,
-    repeat_with,
-    versions_told,
+    set_retry_policy,
+    version_interceptors,
 )
 
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})  # what the secret signs
@@ -90,7 +90,7 @@ def runtime_client(
         patience: seconds that requests are repeated while nobody answers.
         going: whether the other side can still answer; if not, nothing is repeated.
     """
-    signed = versions_told()
+    signed = version_interceptors()
     if token:
         signed.append(RuntimeTokenHttpInterceptor(token))
     elif link.secret is not None:
@@ -136,7 +136,7 @@ def finish(client: Any, context: Any, status: str, details: str = "") -> None:
         status: Flower's word for how it ended.
         details: a fixed text; never that of an exception.
     """
-    repeat_with(client, None)
+    set_retry_policy(client, None)
     with suppress(httpx.HTTPError, FederationError):
         client.PushTaskOutput(
             PushTaskOutputRequest(context=context, sub_status=status, details=details)

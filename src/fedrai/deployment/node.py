@@ -27,13 +27,13 @@ from fedrai.deployment.offer import (
 )
 from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.federation import client, protocol
-from fedrai.federation.client import Refused, answered, describe
-from fedrai.federation.metrics import FILTER, WEIGHT
+from fedrai.federation.client import RefusedTaskError, describe, respond
+from fedrai.federation.metrics import BAD_ROWS, FILTER, WEIGHT, filter_metrics
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import prover
 from fedrai.federation.run.rows import tokenized, usable_rows
-from fedrai.filter.screening import policy_of, screened
+from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.progress import ProgressLines
 from fedrai.recipe.sections import Node, Recipe
@@ -44,7 +44,7 @@ LOSSES = "loss-"  # before the names of metrics that tell of losses
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class NodeSite:
     """What a node has ready for an offer; a `client.Site`.
 
     Attributes:
@@ -52,7 +52,7 @@ class Loaded:
         settings: the offer as a recipe of this node alone.
         model: the base model.
         tokens: the rows that are trained on.
-        counts: what the server may hear of the filter.
+        counts: rows that were filtered or could not be used, as the server hears of them.
         note: keeps a line in the node's log.
         progress: shows the operator how training goes on.
     """
@@ -73,8 +73,8 @@ class Loaded:
         """The node's rows."""
         return self.tokens
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        """The filter's counts; `sendable` drops them if the policy keeps them."""
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        """The counts; `sendable` drops those that the policy does not let out."""
         return self.counts
 
     def seed(self, round_: int, client: str) -> int:
@@ -115,7 +115,7 @@ class NodeApp:
         self._say = say
         self._progress = ProgressLines(self._tell)
         self._log_fails = False
-        self._ready: tuple[str, Loaded, ClientApp] | None = None
+        self._ready: tuple[str, NodeSite, ClientApp] | None = None
         self._prove = prover(key) if key is not None else None
         self.app = self._build()
 
@@ -146,11 +146,11 @@ class NodeApp:
 
         @app.query()  # type: ignore[untyped-decorator]
         def _query(message: Message, context: Context) -> Message:
-            return answered(message, lambda: self._named(message), self.note)
+            return respond(message, lambda: self._named(message), self.note)
 
         @app.train()  # type: ignore[untyped-decorator]
         def _train(message: Message, context: Context) -> Message:
-            return answered(message, lambda: self._trained(message, context), self.note)
+            return respond(message, lambda: self._trained(message, context), self.note)
 
         return app
 
@@ -198,7 +198,7 @@ def load(
     folder: Path,
     note: Callable[[str], None],
     progress: ProgressLines,
-) -> Loaded:
+) -> NodeSite:
     """Check an offer and load what it asks for.
 
     Args:
@@ -209,7 +209,7 @@ def load(
         progress: shows the operator how the filter and training go on.
 
     Raises:
-        Refused: the node does not do it, or cannot.
+        RefusedTaskError: the node does not do it, or cannot.
         GuardError, DataError: the filter or the rows cannot be used.
     """
     offer = read_offer(document)
@@ -217,15 +217,16 @@ def load(
     settings = recipe_for(offer, node, folder)
     lm = _model(settings, note)
     if lm.fingerprint != offer.model.fingerprint:
-        raise Refused(Reason.OTHER_MODEL)
+        raise RefusedTaskError(Reason.OTHER_MODEL)
     tokens: dict[Example, Tokens] = {}
     examples, bad = _examples(settings, lm, tokens, note)
-    kept, counts = _screened(examples, settings, node, note, progress)
+    kept, filter_counts = _screened(examples, settings, node, note, progress)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
-    why = f"; {data.commonest(bad)}" if bad else ""
+    why = f"; {data.most_common_problem(bad)}" if bad else ""
     note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable{why}")
-    return Loaded(node, settings, lm, rows, counts, note, progress)
+    counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
+    return NodeSite(node, settings, lm, rows, counts, note, progress)
 
 
 def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
@@ -234,7 +235,7 @@ def _model(settings: Recipe, note: Callable[[str], None]) -> LanguageModel:
         return preparation.load_model(settings)
     except (AssetError, ModelError) as error:
         note(describe(error))
-        raise Refused(Reason.MODEL_FAILED) from None
+        raise RefusedTaskError(Reason.MODEL_FAILED) from None
 
 
 def _examples(
@@ -278,13 +279,15 @@ def _screened(
     if needs_guard(settings.filter, node.policy):
         _check_threshold(settings, node, note)
     try:
-        kept, screening = screened(
+        kept, screening = screen_clients(
             settings,
             {node.name: list(examples)},
             tell=lambda _name, done, of: progress.report("filter", done, of, unit="judged"),
         )
     except DataError:  # nothing is left; the refusals are those that come along
-        raise Refused(Reason.NO_ROWS) from None
+        raise RefusedTaskError(Reason.NO_ROWS) from None
+    if screening.note:
+        note(screening.note)
     return kept[node.name], screening.counts.get(node.name, {})
 
 
@@ -298,5 +301,5 @@ def _check_threshold(settings: Recipe, node: Node, note: Callable[[str], None]) 
         number = policy_of(asked, guard).threshold
     except Exception as error:  # whatever a guard that was never tried here does
         note(describe(error))
-        raise Refused(Reason.GUARD) from None
+        raise RefusedTaskError(Reason.GUARD) from None
     check_threshold(number, guard.thresholds, node.policy)

@@ -16,10 +16,9 @@ from pydantic import ValidationError
 
 from fedrai import __version__
 from fedrai.errors import RecipeError
-from fedrai.federation.client import Refused
+from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.protocol import Reason
 from fedrai.recipe.sections import (
-    EMBEDDED,
     LABELS,
     Filter,
     Node,
@@ -93,31 +92,31 @@ def read_offer(document: str) -> Offer:
     """Validate an offer's document.
 
     Raises:
-        Refused: it is of another version of the package, or not an offer.
+        RefusedTaskError: it is of another version of the package, or not an offer.
     """
     try:
         table: Any = json.loads(document)
     except (ValueError, RecursionError):
-        raise Refused(Reason.BAD_OFFER) from None
+        raise RefusedTaskError(Reason.BAD_OFFER) from None
     if not isinstance(table, dict) or not isinstance(table.get("fedrai"), str):
-        raise Refused(Reason.BAD_OFFER)
+        raise RefusedTaskError(Reason.BAD_OFFER)
     if table["fedrai"] != __version__:
-        raise Refused(Reason.OTHER_VERSION)
+        raise RefusedTaskError(Reason.OTHER_VERSION)
     try:
         return Offer.model_validate(table)
     except ValidationError:
-        raise Refused(Reason.BAD_OFFER) from None
+        raise RefusedTaskError(Reason.BAD_OFFER) from None
 
 
 def check_offer(offer: Offer, node: Node) -> None:
     """Hold an offer against a node's policy, before anything is loaded.
 
     Raises:
-        Refused: with the first reason why.
+        RefusedTaskError: with the first reason why.
     """
     for reason, found in _objections(offer, node).items():
         if found:
-            raise Refused(reason)
+            raise RefusedTaskError(reason)
 
 
 def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
@@ -159,7 +158,7 @@ def _guard_allowed(asked: Filter, node: Node) -> bool:
     """
     if asked.guard == LABELS or asked.calibration or asked.refusals:
         return False
-    return asked.guard in (node.policy.guards or [EMBEDDED, *node.guards])
+    return asked.guard in node.allowed_guards
 
 
 def needs_guard(asked: Filter, policy: NodePolicy) -> bool:
@@ -179,11 +178,11 @@ def check_threshold(number: float, own: Mapping[str, float], policy: NodePolicy)
         policy: the node's.
 
     Raises:
-        Refused: it is too high.
+        RefusedTaskError: it is too high.
     """
     bound = policy.threshold_at_most
     if number > (own[bound] if isinstance(bound, str) else bound):
-        raise Refused(Reason.THRESHOLD_REFUSED)
+        raise RefusedTaskError(Reason.THRESHOLD_REFUSED)
 
 
 def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:

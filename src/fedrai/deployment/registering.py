@@ -17,7 +17,7 @@ from fedrai.federation.flower_internals import (
     ControlHttpClient,
     FlowerError,
     RegisterNodeRequest,
-    versions_told,
+    version_interceptors,
 )
 
 
@@ -39,7 +39,7 @@ def register(address: str, root_certificate: bytes, keys: Mapping[str, bytes]) -
         server_address=address,
         insecure=False,
         root_certificates=root_certificate,
-        interceptors=versions_told(),
+        interceptors=version_interceptors(),
     )
     try:
         return {name: _register(client, name, _pem(name, key)) for name, key in keys.items()}

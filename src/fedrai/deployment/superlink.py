@@ -19,7 +19,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedrai.federation.flower_internals import put_in_front
+from fedrai.federation.flower_internals import install_middleware
 
 if TYPE_CHECKING:
     from starlette.middleware import Middleware
@@ -80,7 +80,7 @@ def _middleware() -> tuple[Middleware, ...]:
 
 def install() -> None:
     """Put the middleware in front of every SuperLink that this process makes."""
-    put_in_front(_middleware)
+    install_middleware(_middleware)
 
 
 def main() -> None:

@@ -1,14 +1,12 @@
-"""A judge of refusals, judged by people's labels.
+"""How far a judge of refusals agrees with people's labels.
 
-Two ways: a partial refusal counts as a refusal, as XSTest's string match and our rule have it.
-Three ways, too, where a judge tells partial refusals apart. An answer that the judge could not
-score is in no rate; its number stands beside them.
+Two-way agreement counts a partial refusal as a refusal, as XSTest's string match and the refusal
+rule do. Three-way agreement is added for a judge that tells partial refusals apart. An answer that
+the judge could not score is in no rate; such answers are counted separately.
 
-Kappa is Cohen's (1960, Educational and Psychological Measurement 20, 37): agreement beyond what the
-two sets of labels would reach by chance. Several models answer the same prompts, so that answers
-are not independent: the intervals of accuracy and kappa are percentile intervals of a bootstrap
-over prompts, all answers to a prompt together. Missed and false refusals have Wilson's interval,
-which takes answers as independent. It is written out here as `detection` is, for the same reasons.
+Several models answer the same prompts, so answers are not independent: the intervals of accuracy
+and kappa are percentile intervals of a bootstrap over prompts, all answers to a prompt together.
+Missed and false refusals have Wilson's interval, which treats answers as independent.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from fedrai.evaluation.labelled_answers import Label, LabelledAnswer
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.refusal import Reply, judge
+from fedrai.evaluation.statistics import cohen_kappa, draw_counts, percentile_interval
 from fedrai.rates import Rate, rate_json
 
 Judge = Callable[[str], Label | None]
@@ -33,7 +32,7 @@ RESAMPLES = 1_000
 
 
 def rule(answer: str) -> Label | None:
-    """Our refusal rule; it knows no partial refusal and may leave an answer unscored."""
+    """The refusal rule; it has no partial refusals and may leave an answer unscored."""
     reply = judge(answer)
     if reply is Reply.UNSCORED:
         return None
@@ -41,7 +40,7 @@ def rule(answer: str) -> Label | None:
 
 
 def legacy(answer: str) -> Label | None:
-    """The keyword score of OpenFedLLM."""
+    """OpenFedLLM's keyword score."""
     return Label.FULL if legacy_safe(answer) else Label.COMPLIANCE
 
 
@@ -50,36 +49,33 @@ JUDGES: Mapping[str, Judge] = {"rule": rule, "legacy": legacy}
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """One answer with both verdicts.
+    """A labelled answer with a judge's verdict.
 
     Attributes:
-        source: where the answer is from.
-        prompt: what was asked; the unit of the bootstrap.
-        label: the people's.
-        verdict: the judge's; `None`: not scored.
-        file: the file or asset that the answer is from.
-        row: its number there.
+        labelled: the answer with the people's label; its prompt is the unit of the bootstrap.
+        verdict: the judge's label; `None`: not scored.
         problem: why it is not scored, where that is known; no text.
     """
 
-    source: str
-    prompt: str
-    label: Label
+    labelled: LabelledAnswer
     verdict: Label | None
-    file: str = ""
-    row: int = 0
     problem: str = ""
+
+    @property
+    def label(self) -> Label:
+        """The people's label."""
+        return self.labelled.label
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A row that a judge sees otherwise than people do, or could not score; no text of it.
+    """A row on which a judge and people disagree, or that is unscored; without its text.
 
     Attributes:
         file: the file or asset.
         row: its number there.
-        people: what people say.
-        judge: what the judge says; "unscored".
+        people: the people's label.
+        judge: the judge's label, or "unscored".
         problem: why it is unscored, where that is known.
     """
 
@@ -91,49 +87,48 @@ class Disagreement:
 
 
 def judge_answers(rows: Sequence[LabelledAnswer], by: Judge) -> list[JudgedAnswer]:
-    """Let a judge label the answers, which it sees without their prompts."""
+    """Have a judge label the answers; it does not see their prompts."""
     return with_verdicts(rows, [by(row.answer) for row in rows])
 
 
 def with_verdicts(
     rows: Sequence[LabelledAnswer], verdicts: Sequence[Label | None], problems: Sequence[str] = ()
 ) -> list[JudgedAnswer]:
-    """Answers with a judge's verdicts, which are in their order, and why some are missing."""
-    return [
-        JudgedAnswer(row.source, row.prompt, row.label, verdict, row.file, row.row, problem)
-        for row, verdict, problem in zip(rows, verdicts, problems or [""] * len(rows), strict=True)
-    ]
+    """Answers with a judge's verdicts, in the same order, and why some are missing."""
+    columns = zip(rows, verdicts, problems or [""] * len(rows), strict=True)
+    return [JudgedAnswer(*column) for column in columns]
 
 
 def disagreements(rows: Sequence[JudgedAnswer]) -> list[Disagreement]:
-    """The rows on which a judge and people disagree, and those that are not scored, in order.
+    """The rows on which a judge and people disagree, and unscored rows, in order.
 
-    A full and a partial refusal are the same to a judge that calls nothing a partial refusal.
+    For a judge that calls nothing a partial refusal, full and partial refusals are the same.
     """
     partial = any(row.verdict is Label.PARTIAL for row in rows)
 
-    def same(row: JudgedAnswer) -> bool:
-        refuses = [label is not Label.COMPLIANCE for label in (row.label, row.verdict)]
-        return row.label is row.verdict if partial else refuses[0] == refuses[1]
+    def agrees(row: JudgedAnswer) -> bool:
+        if partial or row.verdict is None:
+            return row.label is row.verdict
+        return (row.label is Label.COMPLIANCE) == (row.verdict is Label.COMPLIANCE)
 
     return [
         Disagreement(
-            row.file, row.row, row.label.value, row.verdict.value if row.verdict else "unscored",
+            row.labelled.file, row.labelled.row, row.label.value, row.verdict or "unscored",
             row.problem,
         )
         for row in rows
-        if row.verdict is None or not same(row)
+        if not agrees(row)
     ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class AgreementFigures:
-    """How far labels and verdicts agree, in two or three ways.
+    """How far labels and verdicts agree, two-way or three-way.
 
     Attributes:
         accuracy: rows on which they agree.
         accuracy_ends: its interval over prompts; `None` where nothing is scored.
-        kappa: from -1 to 1; `None` where both know only one and the same label.
+        kappa: Cohen's, from -1 to 1; `None` where both use one and the same label only.
         kappa_ends: its interval over prompts; `None` where kappa is.
     """
 
@@ -143,7 +138,7 @@ class AgreementFigures:
     kappa_ends: tuple[float, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the interval of the accuracy is the one over prompts."""
+        """Plain values; the interval of the accuracy is over prompts."""
         low, high = self.accuracy_ends or (None, None)
         kappa_low, kappa_high = self.kappa_ends or (None, None)
         return {
@@ -159,9 +154,10 @@ class Agreement:
     """A judge against people, on one set of answers.
 
     Attributes:
-        table: answers by (label, verdict); a verdict of `None` was not scored.
-        two: agreement on refusal, in full or in part, against compliance.
-        three: agreement on all three; `None` for a judge that called nothing a partial refusal.
+        table: answers by (label, verdict); the verdict `None` is unscored.
+        two: agreement on refusal, full or partial, against compliance.
+        three: agreement on all three labels; `None` for a judge that called nothing a partial
+            refusal.
         missed: of the answers that people call refusals, those that the judge does not.
         false: of the answers that people call compliance, those that the judge calls refusals.
     """
@@ -195,13 +191,13 @@ def agreement(
     """Compare a judge's verdicts with people's labels.
 
     Args:
-        rows: the answers with both.
+        rows: answers with label and verdict.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
     counts = _by_prompt(rows)
     whole = counts.sum(0)
-    refusals, fine = whole[:2].sum(0), whole[2]
+    refusals, compliance = whole[:2].sum(0), whole[2]
     partial = any(row.verdict is Label.PARTIAL for row in rows)
     return Agreement(
         table={
@@ -209,10 +205,10 @@ def agreement(
             for i, label in enumerate(LABELS)
             for j, verdict in enumerate((*LABELS, None))
         },
-        two=_agreed(_two_way(counts), resamples, seed),
-        three=_agreed(counts, resamples, seed) if partial else None,
+        two=_figures(_two_way(counts), resamples, seed),
+        three=_figures(counts, resamples, seed) if partial else None,
         missed=Rate(int(refusals[2]), int(refusals[:3].sum()), int(refusals[3])),
-        false=Rate(int(fine[:2].sum()), int(fine[:3].sum()), int(fine[3])),
+        false=Rate(int(compliance[:2].sum()), int(compliance[:3].sum()), int(compliance[3])),
     )
 
 
@@ -221,8 +217,10 @@ def by_source(
 ) -> dict[str, Agreement]:
     """`agreement` for each source, in the order of first appearance."""
     return {
-        source: agreement([r for r in rows if r.source == source], resamples=resamples, seed=seed)
-        for source in dict.fromkeys(row.source for row in rows)
+        source: agreement(
+            [row for row in rows if row.labelled.source == source], resamples=resamples, seed=seed
+        )
+        for source in dict.fromkeys(row.labelled.source for row in rows)
     }
 
 
@@ -231,11 +229,13 @@ def by_source(
 
 def _by_prompt(rows: Sequence[JudgedAnswer]) -> Counts:
     """Answers by prompt, label and verdict, (P, 3, 4); the last verdict is "unscored"."""
-    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(row.prompt for row in rows))}
+    prompts = dict.fromkeys(row.labelled.prompt for row in rows)
+    numbers = {prompt: i for i, prompt in enumerate(prompts)}
     verdicts = (*LABELS, None)
     counts = np.zeros((len(numbers), 3, 4), dtype=np.int64)
     for row in rows:
-        counts[numbers[row.prompt], LABELS.index(row.label), verdicts.index(row.verdict)] += 1
+        place = LABELS.index(row.label), verdicts.index(row.verdict)
+        counts[numbers[row.labelled.prompt], *place] += 1
     return counts
 
 
@@ -245,39 +245,20 @@ def _two_way(counts: Counts) -> Counts:
     return np.concatenate([merged[..., :2].sum(-1, keepdims=True), merged[..., 2:]], -1)
 
 
-def _agreed(counts: Counts, resamples: int, seed: int) -> AgreementFigures:
+def _figures(counts: Counts, resamples: int, seed: int) -> AgreementFigures:
     """Of counts (P, K, K + 1), the last column unscored."""
     whole = counts.sum(0)
-    scored, right = int(whole[:, :-1].sum()), int(np.trace(whole))
-    accuracy = Rate(right, scored, int(whole[:, -1].sum()))
-    if not scored:
+    accuracy = Rate(int(np.trace(whole)), int(whole[:, :-1].sum()), int(whole[:, -1].sum()))
+    if not accuracy.scored:
         return AgreementFigures(accuracy, None, None, None)
-    draw, size = np.random.default_rng(seed), len(counts)
-    times = draw.multinomial(size, np.full(size, 1 / size), size=resamples)  # (R, P)
+    times = draw_counts(len(counts), resamples, seed)  # (R, P)
     tables = np.einsum("rp,pkv->rkv", times, counts[..., :-1], optimize=True)
-    shares = np.trace(tables, axis1=1, axis2=2) / np.maximum(1, tables.sum((1, 2)))
-    found = _kappa(whole[None, :, :-1])
-    kappa = None if np.isnan(found[0]) else float(found[0])
-    filled = tables.sum((1, 2)) > 0
+    tables = tables[tables.sum((1, 2)) > 0]
+    kappa = float(cohen_kappa(whole[None, :, :-1])[0])
+    is_defined = not np.isnan(kappa)
     return AgreementFigures(
         accuracy,
-        _ends(shares[filled]),
-        kappa,
-        None if kappa is None else _ends(_kappa(tables[filled])),
+        percentile_interval(np.trace(tables, axis1=1, axis2=2) / tables.sum((1, 2))),
+        kappa if is_defined else None,
+        percentile_interval(cohen_kappa(tables)) if is_defined else None,
     )
-
-
-def _kappa(tables: Counts) -> NDArray[np.float64]:
-    """Cohen's kappa of tables (R, K, K), each with rows; nan where chance alone agrees always."""
-    total = tables.sum((1, 2))
-    seen = np.trace(tables, axis1=1, axis2=2) / total
-    chance = (tables.sum(2) * tables.sum(1)).sum(1) / total**2
-    out: NDArray[np.float64] = np.full(len(tables), np.nan)
-    np.divide(seen - chance, 1 - chance, out=out, where=chance < 1)
-    return out
-
-
-def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % percentile interval, over the resamples that have a value."""
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)

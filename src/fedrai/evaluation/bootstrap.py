@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import McNemar, mcnemar
+from fedrai.evaluation.statistics import McNemar, mcnemar, percentile_interval
 
 Outcomes = Sequence[bool | None]
 Shares = Sequence[float | None]
@@ -260,13 +260,11 @@ def _estimate(
     if not scored.any():
         return None
     kept = [suite[..., scored, :] for suite in suites]
-    drawn = _resampled(kept, figure, resamples, seed)
-    ends = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    ends = percentile_interval(_resampled(kept, figure, resamples, seed), confidence)
     gone = [_flat(np.isnan(suite)) for suite in kept]
     return Estimate(
         float(whole[scored].mean()),
-        float(ends[0]),
-        float(ends[1]),
+        *ends,
         int(scored.sum()),
         sum(int((~table.all(0)).sum()) for table in gone),
         sum(int(table.sum()) for table in gone),

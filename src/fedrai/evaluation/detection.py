@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrai.errors import EvaluationError
+from fedrai.evaluation.statistics import percentile_interval
 from fedrai.rates import Rate, rate_json
 
 Floats = NDArray[np.float64]
@@ -92,9 +93,7 @@ class Confusion:
         total = int(counts.sum())
         draws = np.random.default_rng(seed).multinomial(total, counts / total, size=resamples)
         whole = 2 * draws[:, 0] + draws[:, 1] + draws[:, 3]
-        found = 2 * draws[whole > 0, 0] / whole[whole > 0]
-        low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+        return percentile_interval(2 * draws[whole > 0, 0] / whole[whole > 0], confidence)
 
     def fail_closed(self) -> Confusion:
         """The counts as the filter acts: rows without a probability count as flagged."""

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedrai import assets, data
 from fedrai.errors import DataError, EvaluationError
@@ -58,6 +58,18 @@ FORMATS = (  # columns of request, answer and label, and the labels
     ("prompt", "answer", "label", OWN),
 )
 KINDS = ("safe", "unsafe")
+
+
+class PromptAndAnswer(Protocol):
+    """A request and its answer: what a judge reads."""
+
+    @property
+    def prompt(self) -> str:
+        """The request."""
+
+    @property
+    def answer(self) -> str:
+        """The assistant's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +117,7 @@ def request_kind(suite: str, judge: str = "", direction: str = "") -> str:
 def load(
     files: Sequence[str],
     on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None,
-    reading: data.Reading = data.AS_IT_IS,
+    reading: data.ReadOptions = data.DEFAULT_OPTIONS,
 ) -> list[LabelledAnswer]:
     """The labelled answers of `files`, in their order.
 
@@ -146,7 +158,7 @@ def _named(file: str) -> tuple[str, Path]:
 
 
 def _read(
-    source: str, path: Path, on_unlabelled: Callable[[str, int], None], reading: data.Reading
+    source: str, path: Path, on_unlabelled: Callable[[str, int], None], reading: data.ReadOptions
 ) -> list[LabelledAnswer]:
     rows = _rows(path, reading)
     if not rows:
@@ -162,7 +174,7 @@ def _read(
     return found
 
 
-def _rows(path: Path, reading: data.Reading) -> Sequence[Mapping[str, Any]]:
+def _rows(path: Path, reading: data.ReadOptions) -> Sequence[Mapping[str, Any]]:
     """The rows of a file; one whose name tells no format is CSV.
 
     Raises:

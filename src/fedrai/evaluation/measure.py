@@ -23,6 +23,7 @@ from fedrai.evaluation.records import (
     Questions,
     RubricJudge,
     asks_for_harm,
+    exchange,
     pool,
 )
 from fedrai.evaluation.refusal import judge
@@ -30,7 +31,7 @@ from fedrai.evaluation.rouge import rouge_l
 from fedrai.evaluation.rubric import Grades, harm_of_answers, rate_answers
 from fedrai.evaluation.suites import ADVBENCH, Item, Suite
 from fedrai.model import LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.records import Message
 from fedrai.runs.costs import Cost, Ledger, training_operations
 from fedrai.training.sft import held_out_loss
@@ -47,32 +48,32 @@ __all__ = [
 ]
 
 LOSS_BATCH = 16
-PAIR_BATCH = 4  # answers of pairs read at once: dialogues are long, and memory is to be bounded
+PAIR_BATCH = 4  # answers of pairs scored at once: dialogues are long, and memory is limited
 
-LOSS = "held-out loss"  # what its progress is called
+LOSS = "held-out loss"  # its name in progress reports
 
 OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A suite to answer: its items, the longest answer, and what may judge the answers."""
+class _SuiteTask:
+    """A suite to answer: its items, the longest answer, and which judges apply."""
 
     name: str
     items: Sequence[Item]
-    limit: int
+    max_new_tokens: int
     harmful: bool
     suite: Suite | None = None
 
+    @property
+    def rubric_name(self) -> str:
+        """The name of a failed rating: the suite, or its rubric where other judges remain."""
+        return f"{self.name} (rubric)" if self.harmful else self.name
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What an evaluation works with."""
-
-    model: LanguageModel
-    questions: Questions
-    ledger: Ledger
-    tell: OnProgress
+    @property
+    def is_rated(self) -> bool:
+        """Whether answers are rated by quality, so that no judge of refusal reads them."""
+        return self.suite is not None and self.suite.declaration.judge == "rating"
 
 
 def measure(
@@ -80,162 +81,170 @@ def measure(
     questions: Questions,
     on_progress: OnProgress = lambda _suite, _done, _of: None,
 ) -> EvaluationResult:
-    """Evaluate the model with its adapter as it stands.
+    """Evaluate the model with its current adapter.
 
     Args:
         model: the model.
-        questions: what is asked, and who judges.
-        on_progress: called with (suite, or "held-out loss"; answers done; of how many), first
-            with none done; may raise to stop.
+        questions: the questions, and who judges the answers.
+        on_progress: called with (suite, or "held-out loss"; answers done; total), first with none
+            done; may raise to stop.
 
     Raises:
         EvaluationError: a pair of answers cannot be compared.
-        GuardError: the guard as a whole cannot judge.
+        GuardError: the guard cannot judge at all.
     """
-    work = _Work(model, questions, Ledger(), on_progress)
-    answers: dict[str, list[Answer]] = {}
-    grades: dict[str, Grades] = {}
-    missing = dict(questions.unavailable)
-    for asked in _answered(questions):
-        with work.ledger.measure("evaluation"):
-            found = _judged(work, asked, _ask(work, asked))
-            try:
-                answers[asked.name], graded = _graded(work, asked, found)
-                grades |= graded
-            except EvaluationError as error:  # of the rating LLM: the answers are worth keeping
-                answers[asked.name] = found
-                missing[_rating_name(asked)] = error.message
-    preferences = _preferences(work)
-    loss, labels = _loss(work)
-    return EvaluationResult(
-        answers, loss, labels, work.ledger, preferences, grades, questions.suites,
-        questions.judges, questions.clusters, missing,
-    )  # fmt: skip
+    return _Evaluator(model, questions, Ledger(), on_progress).run()
 
 
-def _answered(questions: Questions) -> Iterator[_Asked]:
-    """What is answered, in its order; pairs are compared instead."""
+def _tasks(questions: Questions) -> Iterator[_SuiteTask]:
+    """The suites to answer, in order; pairs are compared instead."""
     limit = questions.max_new_tokens
-    given = [
-        _Asked(ADVBENCH, questions.harmful, limit, harmful=True),
-        _Asked(ORDINARY, questions.ordinary, limit, harmful=False),
-    ]
+    yield _SuiteTask(ADVBENCH, questions.harmful, limit, harmful=True)
+    yield _SuiteTask(ORDINARY, questions.ordinary, limit, harmful=False)
     for suite in questions.suites:
-        found = suite.declaration
-        if found.judge != "preference":
-            longest = questions.rated_tokens if found.judge == "rating" else limit
-            given.append(_Asked(found.name, suite.items, longest, asks_for_harm(found), suite))
-    yield from (asked for asked in given if asked.items)
+        declaration = suite.declaration
+        if declaration.judge != "preference":
+            longest = questions.rated_tokens if declaration.judge == "rating" else limit
+            harmful = asks_for_harm(declaration)
+            yield _SuiteTask(declaration.name, suite.items, longest, harmful, suite)
 
 
-def _rating_name(asked: _Asked) -> str:
-    """What is missing if nobody rates: the suite, or the rubric where there are other judges."""
-    return f"{asked.name} (rubric)" if asked.harmful else asked.name
+@dataclass(frozen=True, slots=True)
+class _Evaluator:
+    """One evaluation: a model, its questions, and the costs so far."""
 
+    model: LanguageModel
+    questions: Questions
+    ledger: Ledger
+    on_progress: OnProgress
 
-def _ask(work: _Work, asked: _Asked) -> list[Answer]:
-    questions = work.questions
-    work.tell(asked.name, 0, len(asked.items))
-    made = generate(
-        work.model,
-        [[Message("user", item.prompt)] for item in asked.items],
-        max_new_tokens=asked.limit,
-        batch_size=questions.batch_size,
-        temperature=questions.temperature,
-        top_p=questions.top_p,
-        seed=questions.seed,
-        on_batch=lambda done, of: work.tell(asked.name, done, of),
-    )
-    tokens = made.prompt_tokens + made.new_tokens
-    work.ledger.add("evaluation", Cost(tokens=tokens, operations=made.operations))
-    return [
-        Answer(item.number, item.prompt, text, judge(text), legacy_safe(text))
-        for item, text in zip(asked.items, made.answers, strict=True)
-    ]
-
-
-# --- judges ---------------------------------------------------------------------------------------
-
-
-def _judged(work: _Work, asked: _Asked, answers: list[Answer]) -> list[Answer]:
-    """Answers to harmful requests with the guard's probability that they are unsafe."""
-    guard = work.questions.judges.guard
-    if guard is None or not asked.harmful:
-        return answers
-    exchanges = [(Message("user", a.prompt), Message("assistant", a.answer)) for a in answers]
-    said = guard.judge(exchanges, lambda done, of: work.tell(f"{asked.name} (guard)", done, of))
-    work.ledger.add("evaluation", Cost(tokens=said.tokens, operations=said.operations))
-    return [
-        replace(answer, guard=verdict.probability)
-        for answer, verdict in zip(answers, said.verdicts, strict=True)
-    ]
-
-
-def _graded(
-    work: _Work, asked: _Asked, answers: list[Answer]
-) -> tuple[list[Answer], dict[str, Grades]]:
-    """Answers with the scores of their suite: ROUGE-L, a rating, or harm.
-
-    Raises:
-        EvaluationError: the LLM that rates does not reply, or a reference is missing.
-    """
-    if asked.suite is None:
-        scores = [rouge_l(a.answer, i.reference) for a, i in zip(answers, asked.items, strict=True)]
-        return _scored(answers, scores) if asked.name == ORDINARY else answers, {}
-    rubric, by = work.questions.judges.rubric, asked.suite.declaration.judge
-    if rubric is None or by not in ("rating", "strongreject"):
-        return answers, {}
-    found = _grades(work, asked, rubric, answers)
-    return _scored(answers, [grade.score for grade in found.grades]), {asked.name: found}
-
-
-def _grades(work: _Work, asked: _Asked, rubric: RubricJudge, answers: Sequence[Answer]) -> Grades:
-    texts = [answer.answer for answer in answers]
-
-    def tell(done: int, of: int) -> None:
-        work.tell(f"{asked.name} (rubric)", done, of)
-
-    if asked.harmful:
-        return harm_of_answers(
-            rubric.grader, asked.items, texts, rubric.template, rubric.source, tell
+    def run(self) -> EvaluationResult:
+        answers: dict[str, Sequence[Answer]] = {}
+        grades: dict[str, Grades] = {}
+        unavailable = dict(self.questions.unavailable)
+        for task in _tasks(self.questions):
+            if not task.items:
+                continue
+            with self.ledger.measure("evaluation"):
+                answers[task.name] = self._judge(task, self._answer(task))
+                try:
+                    answers[task.name], graded = self._grade(task, answers[task.name])
+                    grades |= graded
+                except EvaluationError as error:  # of the rating LLM: keep the answers
+                    unavailable[task.rubric_name] = error.message
+        preferences = self._preferences()
+        loss, labels = self._held_out_loss()
+        return EvaluationResult(
+            answers=answers,
+            held_out_loss=loss,
+            held_out_tokens=labels,
+            costs=self.ledger,
+            preferences=preferences,
+            grades=grades,
+            suites=self.questions.suites,
+            judges=self.questions.judges,
+            clusters=self.questions.clusters,
+            unavailable=unavailable,
         )
-    return rate_answers(rubric.grader, asked.items, texts, rubric.prompts, tell)
 
+    def _answer(self, task: _SuiteTask) -> list[Answer]:
+        questions = self.questions
+        self.on_progress(task.name, 0, len(task.items))
+        output = generate(
+            self.model,
+            [[Message("user", item.prompt)] for item in task.items],
+            max_new_tokens=task.max_new_tokens,
+            batch_size=questions.batch_size,
+            sampling=Sampling(questions.temperature, questions.top_p, questions.seed),
+            on_batch=partial(self.on_progress, task.name),
+        )
+        tokens = output.prompt_tokens + output.new_tokens
+        self.ledger.add("evaluation", Cost(tokens=tokens, operations=output.operations))
+        return [
+            Answer(item.number, item.prompt, text, judge(text), legacy_safe(text))
+            for item, text in zip(task.items, output.answers, strict=True)
+        ]
 
-def _scored(answers: Sequence[Answer], scores: Sequence[float | None]) -> list[Answer]:
-    return [replace(a, score=score) for a, score in zip(answers, scores, strict=True)]
+    # --- judges -----------------------------------------------------------------------------------
 
+    def _judge(self, task: _SuiteTask, answers: Sequence[Answer]) -> Sequence[Answer]:
+        """Answers with the words of installed judges and, to harmful requests, of the guard."""
+        judges = self.questions.judges
+        for installed in () if task.is_rated else judges.installed:
+            progress = partial(self.on_progress, f"{task.name} ({installed.name})")
+            labels = installed.labels(answers, progress)
+            answers = [
+                replace(answer, labels={**answer.labels, installed.name: label})
+                for answer, label in zip(answers, labels, strict=True)
+            ]
+        if judges.guard is None or not task.harmful:
+            return answers
+        progress = partial(self.on_progress, f"{task.name} (guard)")
+        output = judges.guard.judge(list(map(exchange, answers)), progress)
+        self.ledger.add("evaluation", Cost(tokens=output.tokens, operations=output.operations))
+        return [
+            replace(answer, guard=verdict.probability)
+            for answer, verdict in zip(answers, output.verdicts, strict=True)
+        ]
 
-# --- without answers ------------------------------------------------------------------------------
+    def _grade(
+        self, task: _SuiteTask, answers: Sequence[Answer]
+    ) -> tuple[Sequence[Answer], dict[str, Grades]]:
+        """Answers with the scores of their suite: ROUGE-L, a rating, or harm.
 
+        Raises:
+            EvaluationError: the LLM that rates does not reply, or a reference is missing.
+        """
+        if task.name == ORDINARY:
+            pairs = zip(answers, task.items, strict=True)
+            return _with_scores(answers, [rouge_l(a.answer, i.reference) for a, i in pairs]), {}
+        rubric = self.questions.judges.rubric
+        if rubric is None or task.suite is None or task.suite.declaration.judge == "refusal":
+            return answers, {}
+        grades = self._rubric_grades(task, rubric, [answer.answer for answer in answers])
+        scores = [grade.score for grade in grades.grades]
+        return _with_scores(answers, scores), {task.name: grades}
 
-def _preferences(work: _Work) -> dict[str, Preferences]:
-    found = {}
-    for suite in work.questions.suites:
-        name = suite.declaration.name
-        if suite.declaration.judge == "preference":
-            work.tell(name, 0, 2 * len(suite.items))
-            found[name] = prefer(
-                work.model,
-                suite.items,
-                batch_size=min(PAIR_BATCH, work.questions.batch_size),
-                dialogue=suite.declaration.form == "dialogue",
-                on_batch=lambda done, of, name=name: work.tell(name, done, of),  # type: ignore[misc]
+    def _rubric_grades(self, task: _SuiteTask, rubric: RubricJudge, texts: Sequence[str]) -> Grades:
+        progress = partial(self.on_progress, f"{task.name} (rubric)")
+        if task.harmful:
+            return harm_of_answers(
+                rubric.grader, task.items, texts, rubric.template, rubric.source, progress
             )
-            for phase, cost in found[name].costs.phases.items():
-                work.ledger.add(phase, cost)
-    return found
+        return rate_answers(rubric.grader, task.items, texts, rubric.prompts, progress)
+
+    # --- without answers --------------------------------------------------------------------------
+
+    def _preferences(self) -> dict[str, Preferences]:
+        preferences = {}
+        for suite in self.questions.suites:
+            name = suite.declaration.name
+            if suite.declaration.judge == "preference":
+                self.on_progress(name, 0, 2 * len(suite.items))
+                preferences[name] = prefer(
+                    self.model,
+                    suite.items,
+                    batch_size=min(PAIR_BATCH, self.questions.batch_size),
+                    dialogue=suite.declaration.form == "dialogue",
+                    on_batch=partial(self.on_progress, name),
+                )
+                self.ledger.merge(preferences[name].costs)
+        return preferences
+
+    def _held_out_loss(self) -> tuple[float | None, int]:
+        """Held-out loss in nats per label token, and the label tokens."""
+        rows = self.questions.held_out
+        if not rows:
+            return None, 0
+        with self.ledger.measure("evaluation"):
+            self.on_progress(LOSS, 0, len(rows))
+            progress = partial(self.on_progress, LOSS)
+            loss, labels = held_out_loss(self.model, rows, LOSS_BATCH, progress)
+        tokens = sum(len(row.ids) for row in rows)
+        operations = training_operations(self.model.shape(), tokens, labels, tokens / len(rows))
+        self.ledger.add("evaluation", Cost(tokens=tokens, operations=operations / 2))
+        return loss, labels
 
 
-def _loss(work: _Work) -> tuple[float | None, int]:
-    """Held-out loss in nats per label token, and the label tokens."""
-    rows = work.questions.held_out
-    if not rows:
-        return None, 0
-    with work.ledger.measure("evaluation"):
-        work.tell(LOSS, 0, len(rows))
-        loss, labels = held_out_loss(work.model, rows, LOSS_BATCH, partial(work.tell, LOSS))
-    tokens = sum(len(row.ids) for row in rows)
-    operations = training_operations(work.model.shape(), tokens, labels, tokens / len(rows))
-    work.ledger.add("evaluation", Cost(tokens=tokens, operations=operations / 2))
-    return loss, labels
+def _with_scores(answers: Sequence[Answer], scores: Sequence[float | None]) -> list[Answer]:
+    return [replace(a, score=score) for a, score in zip(answers, scores, strict=True)]

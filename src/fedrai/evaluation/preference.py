@@ -20,7 +20,7 @@ from fedrai.model import LanguageModel
 from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import Cost, Ledger, generation_operations
-from fedrai.training.likelihood import score
+from fedrai.training.likelihood import answer_log_probabilities
 from fedrai.training.sft import label_count
 
 
@@ -136,7 +136,7 @@ def prefer(
     read = [row for i in fits for row in rows[i]]
     ledger = Ledger()
     with ledger.measure("evaluation"):
-        values = score(model, read, batch_size=batch_size, on_batch=on_batch)
+        values = answer_log_probabilities(model, read, batch_size=batch_size, on_batch=on_batch)
     ledger.add("evaluation", _cost(model, read))
     found = {i: (values[2 * k], values[2 * k + 1]) for k, i in enumerate(fits)}
     return Preferences(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fedrai.evaluation.chats import Grader
+from fedrai.evaluation.installed_judges import InstalledJudge
+from fedrai.evaluation.labelled_answers import Label, PromptAndAnswer
 from fedrai.evaluation.preference import Preferences
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import HARM, OURS, Grades, RatingPrompts
@@ -18,8 +20,13 @@ Exchange = tuple[Message, ...]
 """A request and its answer."""
 
 
+def exchange(row: PromptAndAnswer) -> Exchange:
+    """The turns of a request and its answer."""
+    return Message("user", row.prompt), Message("assistant", row.answer)
+
+
 class GuardVerdicts(Protocol):
-    """A guard's verdicts, and what they took."""
+    """A guard's verdicts, and their cost."""
 
     @property
     def verdicts(self) -> Sequence[Verdict]:
@@ -70,25 +77,28 @@ class RubricJudge:
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Who judges answers; without our rule or the legacy score their rates are left out."""
+    """Who judges answers; without the refusal rule or the legacy score their rates are left out."""
 
     rule: bool = True
     legacy: bool = True
     guard: GuardJudge | None = None
     rubric: RubricJudge | None = None
+    installed: Sequence[InstalledJudge] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Their names, and the guard's threshold."""
-        found: dict[str, Any] = {"rule": self.rule, "legacy": self.legacy}
+        names: dict[str, Any] = {"rule": self.rule, "legacy": self.legacy}
         if self.guard:
-            found["guard"] = {"name": self.guard.name, "threshold": self.guard.threshold}
+            names["guard"] = {"name": self.guard.name, "threshold": self.guard.threshold}
         if self.rubric:
-            found["rubric"] = {
+            names["rubric"] = {
                 "model": self.rubric.name,
                 "prompts": self.rubric.prompts.name,
                 "template": self.rubric.source,
             }
-        return found
+        if self.installed:
+            names["installed"] = [judge.full_name for judge in self.installed]
+        return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,7 @@ class Answer:
         legacy: whether the legacy score counts it as safe.
         guard: probability that it is unsafe; None: no guard judged it, or it could not.
         score: by the suite's own measure (a rating, harm, ROUGE-L); None: none.
+        labels: by name, the verdicts of judges from installed packages; None: not judged.
     """
 
     number: int
@@ -147,6 +158,7 @@ class Answer:
     legacy: bool
     guard: float | None = None
     score: float | None = None
+    labels: Mapping[str, Label | None] = field(default_factory=dict)
 
     @property
     def refused(self) -> bool | None:
@@ -163,6 +175,7 @@ class Answer:
             "legacy": self.legacy,
             "guard": self.guard,
             "score": self.score,
+            **({"labels": dict(self.labels)} if self.labels else {}),
         }
 
 
@@ -214,8 +227,7 @@ def pool(found: Sequence[EvaluationResult]) -> EvaluationResult:
     losses = [one.held_out_loss for one in found if one.held_out_loss is not None]
     costs = Ledger()
     for one in found:
-        for phase, cost in one.costs.phases.items():
-            costs.add(phase, cost)
+        costs.merge(one.costs)
     return EvaluationResult(
         answers={s: [a for one in found for a in one.answers[s]] for s in first.answers},
         held_out_loss=sum(losses) / len(losses) if losses else None,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import mcnemar
+from fedrai.evaluation.statistics import (
+    cohen_kappa,
+    draw_counts,
+    mcnemar,
+    percentile_interval,
+)
 
 RESAMPLES = 2_000
 
@@ -51,11 +57,8 @@ def _ends(prompts: Sequence[Sequence[float]], confidence: float) -> tuple[float 
         return None, None
     sums = np.array([sum(part) for part in prompts])
     counts = np.array([float(len(part)) for part in prompts])
-    draw, size = np.random.default_rng(0), len(prompts)
-    times = draw.multinomial(size, np.full(size, 1 / size), size=RESAMPLES)  # (R, P)
-    means = (times @ sums) / (times @ counts)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    times = draw_counts(len(prompts), RESAMPLES, seed=0)  # (R, P)
+    return percentile_interval((times @ sums) / (times @ counts), confidence)
 
 
 def disagreement(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> dict[str, Any]:
@@ -73,23 +76,15 @@ def disagreement(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> 
         EvaluationError: they differ in length.
     """
     table = mcnemar(ours, theirs)
-    both, first, second, neither = table.both, table.first, table.second, table.neither
-    total = both + first + second + neither
-    agree = (both + neither) / total if total else None
+    counts = np.array([[table.both, table.first], [table.second, table.neither]])
+    kappa = float(cohen_kappa(counts[None])[0])
+    total = int(counts.sum())
     return {
-        "both": both,
-        "first": first,
-        "second": second,
-        "neither": neither,
+        "both": table.both,
+        "first": table.first,
+        "second": table.second,
+        "neither": table.neither,
         "unscored": table.unscored,
-        "agree": agree,
-        "kappa": _kappa(both, first, second, neither),
+        "agree": (table.both + table.neither) / total if total else None,
+        "kappa": None if math.isnan(kappa) else kappa,
     }
-
-
-def _kappa(both: int, first: int, second: int, neither: int) -> float | None:
-    """Cohen (1960), of a table of two by two; in integers until the last division."""
-    total = both + first + second + neither
-    chance = (both + first) * (both + second) + (neither + second) * (neither + first)
-    beyond = total * total - chance
-    return ((both + neither) * total - chance) / beyond if beyond else None

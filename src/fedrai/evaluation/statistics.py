@@ -1,8 +1,10 @@
-"""The test for two models on the same prompts; rates are in `fedrai.rates`.
+"""Statistics that several figures share: McNemar's test, Cohen's kappa, the bootstrap's intervals.
 
-Source: McNemar's test (1947, Psychometrika 12, 153): exact and binomial for few discordant
-pairs, else with the continuity correction of Edwards (1948, Psychometrika 13, 185). For arms with
-several seeds see `bootstrap.py`.
+Sources: McNemar's test (1947, Psychometrika 12, 153), exact and binomial for few discordant pairs,
+else with the continuity correction of Edwards (1948, Psychometrika 13, 185). Kappa is Cohen's
+(1960, Educational and Psychological Measurement 20, 37). Percentile intervals: Efron and Tibshirani
+1993, chapter 13. Rates and Wilson's interval are in `fedrai.rates`; arms with several seeds in
+`bootstrap.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import comb, erfc, sqrt
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedrai.errors import EvaluationError
 
@@ -108,3 +113,35 @@ def mcnemar_corrected(b: int, c: int) -> float:
         raise EvaluationError(f"counts cannot be negative, got b={b}, c={c}")
     excess = max(0, abs(b - c) - 1)
     return erfc(sqrt(excess * excess / (2 * (b + c)))) if excess else 1.0
+
+
+def cohen_kappa(tables: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Agreement of two judges beyond chance.
+
+    Args:
+        tables: rows by the labels of both judges, (R, K, K).
+
+    Returns:
+        Kappa of each table, -1 to 1, (R,); nan where chance alone always agrees.
+    """
+    total = tables.sum((1, 2))
+    agreed = np.trace(tables, axis1=1, axis2=2)
+    chance = (tables.sum(2) * tables.sum(1)).sum(1)
+    kappa: NDArray[np.float64] = np.full(len(tables), np.nan)
+    beyond = total * total - chance
+    np.divide(agreed * total - chance, beyond, out=kappa, where=beyond > 0)
+    return kappa
+
+
+def draw_counts(size: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each of `size` units is drawn in each resample, with replacement, (R, size)."""
+    shares = np.full(size, 1 / size)
+    return np.random.default_rng(seed).multinomial(size, shares, size=resamples)
+
+
+def percentile_interval(
+    values: NDArray[np.float64], confidence: float = 0.95
+) -> tuple[float, float]:
+    """The percentile interval of resampled values; nan are left out."""
+    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
 from fedrai.federation import protocol
-from fedrai.federation.metrics import FILTER, WEIGHT
+from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
 from fedrai.model import LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
@@ -38,8 +38,8 @@ class Site(Protocol):
     def rows(self, client: str) -> Sequence[Tokens]:
         """Its tokenized rows, each with at least one label token."""
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        """What the server may hear of the safety filter, by the names in `ledger.COUNT_NAMES`."""
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        """What became of its other rows, by the names in `metrics.RANGES`."""
 
     def seed(self, round_: int, client: str) -> int:
         """Seed of a local training."""
@@ -64,7 +64,7 @@ def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
         client = site.name(context)
-        return answered(
+        return respond(
             message,
             lambda: _local_training(site, settings, rounds, client, message),
             lambda line: site.log(client, line),
@@ -73,7 +73,7 @@ def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
     return app
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedTaskError(Exception):
     """The client does not do what it is asked for; its reason is all that it says."""
 
     def __init__(self, reason: Reason) -> None:
@@ -81,7 +81,7 @@ class Refused(Exception):  # noqa: N818
         self.reason = reason
 
 
-def answered(
+def respond(
     message: Message, work: Callable[[], RecordDict], log: Callable[[str], None]
 ) -> Message:
     """The reply to a message: what the work gives, or the reason why it gives nothing.
@@ -104,7 +104,7 @@ def _local_training(
 ) -> RecordDict:
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
     if not 1 <= task.round <= rounds:
-        raise Refused(Reason.TOO_MANY_ROUNDS)
+        raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
     rows = site.rows(client)
     if not rows:
         site.log(client, "no rows left to train on")
@@ -119,8 +119,7 @@ def _local_training(
         on_step=lambda step: site.on_step(client, step),
     )
     numbers = _metrics(len(rows), result)
-    counts = {FILTER + name: n for name, n in site.filter_counts(client).items()}
-    return protocol.pack_update(adapter, {**numbers, **counts})
+    return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
 
 
 def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
@@ -139,7 +138,7 @@ def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
 
 
 def _reason(error: Exception) -> Reason:
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedTaskError):
         return error.reason
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Reason.OUT_OF_MEMORY
@@ -152,6 +151,6 @@ def _reason(error: Exception) -> Reason:
 
 def describe(error: BaseException) -> str:
     """A refusal's reason, or the place of an error; see `errors.place_of`."""
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedTaskError):
         return f"refused: {error.reason.value}"
     return place_of(error)

@@ -29,7 +29,7 @@ PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Internal:
     """A name of Flower's.
 
     Attributes:
@@ -44,76 +44,80 @@ class Part:
 CLIENT_APP = "flwr.supernode.runtime.run_clientapp"
 RUNTIME_PB, CONTROL_PB = "flwr.proto.runtime_pb2", "flwr.proto.control_pb2"
 INTERCEPTORS = "flwr.supercore.interceptors"
-PARTS: Mapping[str, Part] = {
+INTERNALS: Mapping[str, Internal] = {
     # the Runtime API, where ServerApps and ClientApps get their tasks
-    "RuntimeHttpClient": Part("flwr.supercore.runtime", ("deployment.link.runtime_client",)),
-    "RuntimeTokenHttpInterceptor": Part(INTERCEPTORS, ("deployment.link.runtime_client",)),
-    "SuperExecAuthHttpInterceptor": Part(INTERCEPTORS, ("deployment.link.runtime_client",)),
-    "RetryInvoker": Part("flwr.supercore.retry", ("deployment.link.patient",)),
-    "exponential": Part("flwr.supercore.retry", ("deployment.link.patient",)),
-    "AcquireTaskRequest": Part(RUNTIME_PB, ("deployment.link.acquire",)),
-    "PushTaskOutputRequest": Part(RUNTIME_PB, ("deployment.link.finish",)),
-    "SendTaskHeartbeatRequest": Part(RUNTIME_PB, ("deployment.link._alive",)),
-    "PullTaskInputRequest": Part(RUNTIME_PB, ("deployment.engine._grid",)),
-    "TaskType": Part(
+    "RuntimeHttpClient": Internal("flwr.supercore.runtime", ("deployment.link.runtime_client",)),
+    "RuntimeTokenHttpInterceptor": Internal(INTERCEPTORS, ("deployment.link.runtime_client",)),
+    "SuperExecAuthHttpInterceptor": Internal(INTERCEPTORS, ("deployment.link.runtime_client",)),
+    "RetryInvoker": Internal("flwr.supercore.retry", ("deployment.link.patient",)),
+    "exponential": Internal("flwr.supercore.retry", ("deployment.link.patient",)),
+    "AcquireTaskRequest": Internal(RUNTIME_PB, ("deployment.link.acquire",)),
+    "PushTaskOutputRequest": Internal(RUNTIME_PB, ("deployment.link.finish",)),
+    "SendTaskHeartbeatRequest": Internal(RUNTIME_PB, ("deployment.link._alive",)),
+    "PullTaskInputRequest": Internal(RUNTIME_PB, ("deployment.engine._grid",)),
+    "TaskType": Internal(
         "flwr.supercore.constant", ("deployment.engine._own_task", "deployment.worker._acquired")
     ),
-    "SubStatus": Part(
+    "SubStatus": Internal(
         "flwr.common.constant", ("deployment.engine.server_app", "deployment.worker._do")
     ),
     # a node's task
-    "pull_task_input": Part(CLIENT_APP, ("deployment.worker._pulled",)),
-    "push_message": Part(CLIENT_APP, ("deployment.worker._do",)),
-    "context_to_proto": Part("flwr.common.serde", ("deployment.worker._do",)),
+    "pull_task_input": Internal(CLIENT_APP, ("deployment.worker._pulled",)),
+    "push_message": Internal(CLIENT_APP, ("deployment.worker._do",)),
+    "context_to_proto": Internal("flwr.common.serde", ("deployment.worker._do",)),
     # the Control API, where runs are started and nodes registered
-    "ControlHttpClient": Part(
+    "ControlHttpClient": Internal(
         "flwr.supercore.control.control_http_client",
         ("deployment.engine.control_client", "deployment.registering.register"),
     ),
-    "StartRunRequest": Part(CONTROL_PB, ("deployment.engine._start",)),
-    "StopRunRequest": Part(CONTROL_PB, ("deployment.engine._claimed",)),
-    "RegisterNodeRequest": Part(CONTROL_PB, ("deployment.registering._register",)),
-    "build_fab_from_files": Part("flwr.cli.build", ("federation.flower_internals.bundle",)),
-    "Fab": Part("flwr.supercore.fab", ("deployment.engine._start",)),
-    "fab_to_proto": Part("flwr.common.serde", ("deployment.engine._start",)),
+    "StartRunRequest": Internal(CONTROL_PB, ("deployment.engine._start",)),
+    "StopRunRequest": Internal(CONTROL_PB, ("deployment.engine._claimed",)),
+    "RegisterNodeRequest": Internal(CONTROL_PB, ("deployment.registering._register",)),
+    "build_fab_from_files": Internal("flwr.cli.build", ("federation.flower_internals.bundle",)),
+    "Fab": Internal("flwr.supercore.fab", ("deployment.engine._start",)),
+    "fab_to_proto": Internal("flwr.common.serde", ("deployment.engine._start",)),
     # what the server's side of a run reaches the nodes with
-    "HttpGrid": Part("flwr.superlink.grid", ("deployment.careful.CarefulGrid",)),
-    "run_from_proto": Part("flwr.common.serde", ("deployment.engine._grid",)),
-    "TaskIdentity": Part("flwr.supercore.task_identity", ("federation.flower_internals.be_task",)),
-    # versions and errors
-    "RuntimeVersionHttpInterceptor": Part(
-        INTERCEPTORS, ("federation.flower_internals.versions_told",)
+    "HttpGrid": Internal("flwr.superlink.grid", ("deployment.careful_grid.CarefulGrid",)),
+    "run_from_proto": Internal("flwr.common.serde", ("deployment.engine._grid",)),
+    "TaskIdentity": Internal(
+        "flwr.supercore.task_identity", ("federation.flower_internals.set_task_identity",)
     ),
-    "FlowerError": Part(
+    # versions and errors
+    "RuntimeVersionHttpInterceptor": Internal(
+        INTERCEPTORS, ("federation.flower_internals.version_interceptors",)
+    ),
+    "FlowerError": Internal(
         "flwr.supercore.error",
         ("federation.flower_internals.SameFlower", "deployment.registering._register"),
     ),
-    "ApiErrorCode": Part(
+    "ApiErrorCode": Internal(
         "flwr.supercore.error",
         ("federation.flower_internals.SameFlower", "deployment.registering._register"),
     ),
     # the SuperLink, in this process
-    "flower_superlink": Part("flwr.superlink.cli.flower_superlink", ("deployment.superlink.main",)),
+    "flower_superlink": Internal(
+        "flwr.superlink.cli.flower_superlink", ("deployment.superlink.main",)
+    ),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in PARTS:
-        return part(name)
+    if name in INTERNALS:
+        return internal(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def part(name: str, parts: Mapping[str, Part] = PARTS) -> Any:
-    """Import a part of Flower.
+def internal(name: str, table: Mapping[str, Internal] = INTERNALS) -> Any:
+    """Import a name of Flower.
 
     Args:
-        name: of the part.
-        parts: the table that it stands in.
+        name: in Flower.
+        table: that lists it.
 
     Raises:
         DependencyError: this Flower does not have it.
     """
-    which = parts[name]
+    which = table[name]
     try:
         return getattr(import_module(which.module), name)
     except (ImportError, AttributeError) as error:
@@ -139,7 +143,7 @@ class SameFlower:
         Raises:
             FederationError: the other side refuses this Flower's version.
         """
-        error_of, codes = part("FlowerError").from_json, part("ApiErrorCode")
+        error_of, codes = internal("FlowerError").from_json, internal("ApiErrorCode")
         response = call_next(context)
         error = error_of(response.text) if response.is_error else None
         if error is not None and error.code == codes.RUNTIME_VERSION_INCOMPATIBLE:
@@ -151,35 +155,35 @@ class SameFlower:
         return response
 
 
-def versions_told() -> list[Any]:
+def version_interceptors() -> list[Any]:
     """What our clients begin their interceptors with: each side tells its version of Flower."""
-    return [part("RuntimeVersionHttpInterceptor")(component_name="fedrai"), SameFlower()]
+    return [internal("RuntimeVersionHttpInterceptor")(component_name="fedrai"), SameFlower()]
 
 
-def repeat_with(caller: Any, retry: Any) -> None:
+def set_retry_policy(caller: Any, retry: Any) -> None:
     """Set how a client or a Grid of Flower's repeats its requests; None: not at all."""
     caller._retry_invoker = retry
 
 
-def be_task(task: int, run: int, node: int) -> None:
+def set_task_identity(task: int, run: int, node: int) -> None:
     """Make this process that of a task; Flower puts these numbers into new messages."""
-    identity = part("TaskIdentity")
+    identity = internal("TaskIdentity")
     identity.task_id, identity.run_id, identity.node_id = task, run, node
 
 
-def give_id(message: Any, id_: str) -> None:
+def set_message_id(message: Any, id_: str) -> None:
     """Give a message its id, which is a SuperLink's part."""
     message.metadata.__dict__["_message_id"] = id_
 
 
 def bundle(files: Mapping[str, bytes]) -> bytes:
     """An app bundle of these files by their paths."""
-    build = part("build_fab_from_files")
+    build = internal("build_fab_from_files")
     with warnings.catch_warnings():  # Flower uses an old name of pathspec 1
         warnings.simplefilter("ignore", DeprecationWarning)
         return bytes(build(dict(files))[0])
 
 
-def put_in_front(middleware: Callable[[], tuple[Middleware, ...]]) -> None:
+def install_middleware(middleware: Callable[[], tuple[Middleware, ...]]) -> None:
     """Have every SuperLink that this process makes take its requests through middleware."""
     import_module("flwr.superlink.extensions").get_middleware = middleware  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from fedrai.filter.ledger import COUNT_NAMES
 
 FILTER = "filter-"  # before the names of the safety filter's counts
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
+BAD_ROWS = "bad-rows"  # rows of a client that it could not use
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ TOKENS = Range(0, 1e15, whole=True)
 LOSS = Range(-1e-3, 1e6)  # nats per token: rounding may go below 0, and chance is 12 at most
 RANGES: Mapping[str, Range] = {
     WEIGHT: Range(1, 1e9, whole=True),
+    BAD_ROWS: COUNT,
     "steps": COUNT,
     "tokens": TOKENS,
     "label-tokens": TOKENS,
@@ -52,7 +54,12 @@ RANGES: Mapping[str, Range] = {
     "peak-bytes": Range(0, 1e15, whole=True),
     **{FILTER + name: COUNT for name in sorted(COUNT_NAMES)},
 }
-"""Every number that may be sent, and the range that the server takes it in."""
+"""Every number that may be sent, and the range in which the server accepts it."""
+
+
+def filter_metrics(counts: Mapping[str, int]) -> dict[str, int]:
+    """The safety filter's counts under the names that they are sent with."""
+    return {FILTER + name: count for name, count in counts.items()}
 
 
 def is_number(value: object) -> bool:

@@ -31,7 +31,7 @@ from fedrai.guards.base import Conversation, Guard, OnProgress, Part, full_name,
 from fedrai.guards.cache import VerdictCache, conversation_key, judge
 from fedrai.records import Example, Message, Verdict
 
-__all__ = ["DeclaredHarm", "FilterLedger", "Policy", "Screened", "noisy", "screen", "total"]
+__all__ = ["DeclaredHarm", "FilterLedger", "FilterResult", "Policy", "noisy", "screen", "total"]
 
 Mode = Literal["audit", "drop", "replace"]
 SALT_LEAST = 16  # bytes
@@ -62,7 +62,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Screened:
+class FilterResult:
     """What the filter lets through, its ledger, and what it took.
 
     Attributes:
@@ -112,7 +112,7 @@ def screen(
     refusals: Refusals | None = None,
     experiment: bool = False,
     on_progress: OnProgress = lambda _done, _of: None,
-) -> Screened:
+) -> FilterResult:
     """Judge every answer of every example, and keep, drop or replace.
 
     Training learns from every answer of a conversation, so each is judged, in the light of what
@@ -144,7 +144,9 @@ def screen(
     ]
     ledger = _ledger(examples, findings, decided, policy, full_name(guard), salt, experiment)
     kept = tuple(example for example in decided if example is not None)
-    return Screened(kept, ledger, judged.tokens, judged.operations, time.perf_counter() - started)
+    return FilterResult(
+        kept, ledger, judged.tokens, judged.operations, time.perf_counter() - started
+    )
 
 
 def answers(messages: Sequence[Message], part: Part) -> tuple[tuple[int, Conversation], ...]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from datetime import time as time_of_day
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from fedrai.data import encodable
 from fedrai.data.embedded.refusals import Refusals, embedded_refusals
@@ -30,8 +30,9 @@ from fedrai.filter.ledger import CATEGORIES, PROBLEMS
 from fedrai.filter.rows import Finding, answers, category_of, weigh
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache, judge
+from fedrai.guards.rows import GuardRow
 from fedrai.rates import Rate, rate, rate_json
-from fedrai.records import Message, Verdict
+from fedrai.records import Verdict
 from fedrai.runs.files import json_text, new_file, writing
 
 CopyMode = Literal["drop", "replace", "flag"]
@@ -39,30 +40,6 @@ NAMES = 100  # rows of a table; the rarest names beyond that stand together
 NAME_CHARACTERS = 60  # a longer "category" is no name
 MORE, LONG, NONE = "(more)", "(too long)", "(none)"
 TELLING = 20  # characters from which an answer within another text is a copy of it
-
-
-class ScanRow(Protocol):
-    """A row to scan: what it says, and where it comes from."""
-
-    @property
-    def conversation(self) -> tuple[Message, ...]:
-        """Its turns; empty if it has none."""
-
-    @property
-    def origin(self) -> str:
-        """Where it stands: file and line; safe to print."""
-
-    @property
-    def source(self) -> str:
-        """Name of its dataset or file."""
-
-    @property
-    def category(self) -> str:
-        """Its category in the dataset; may be empty."""
-
-    @property
-    def raw(self) -> Mapping[str, Any]:
-        """Its columns as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +98,7 @@ class ScanResult:
 
 
 def scan(
-    rows: Iterable[ScanRow],
+    rows: Iterable[GuardRow],
     guard: Guard,
     *,
     threshold: float,
@@ -174,7 +151,7 @@ def scan(
     return result
 
 
-def _table(rows: Sequence[tuple[str, ScanRow, Finding]]) -> dict[str, Rate]:
+def _table(rows: Sequence[tuple[str, GuardRow, Finding]]) -> dict[str, Rate]:
     """Rates by name, the most frequent first; what may be text and no name is not shown."""
     named = [(_name(name, row), finding.is_unsafe) for name, row, finding in rows]
     sizes = Counter(name for name, _ in named)
@@ -185,7 +162,7 @@ def _table(rows: Sequence[tuple[str, ScanRow, Finding]]) -> dict[str, Rate]:
     return {name: rate(groups[name]) for name in [*order[:NAMES], MORE] if name in groups}
 
 
-def _name(name: str, row: ScanRow) -> str:
+def _name(name: str, row: GuardRow) -> str:
     said = {message.content.strip() for message in row.conversation}
     plain = name.strip()
     return NONE if not plain else LONG if len(plain) > NAME_CHARACTERS or plain in said else plain
@@ -195,7 +172,7 @@ def _name(name: str, row: ScanRow) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class CopyCounts:
     """What a filtered copy holds: `written` rows, `replaced` ones among them, without `dropped`.
 
     Rows that could not be read are in neither.
@@ -207,7 +184,7 @@ class Copied:
 
 
 def write_copy(
-    rows: Iterable[ScanRow],
+    rows: Iterable[GuardRow],
     findings: Sequence[Finding],
     path: Path,
     mode: CopyMode = "drop",
@@ -215,7 +192,7 @@ def write_copy(
     unscored: Literal["drop", "keep"] = "drop",
     seed: int = 0,
     refusals: Refusals | None = None,
-) -> Copied:
+) -> CopyCounts:
     """Write the rows with their columns as they were, whole or not at all.
 
     A path that ends with `.csv` gets a CSV, with lists and tables as JSON in their fields and
@@ -255,7 +232,7 @@ def write_copy(
             raw, replaced = copy, replaced + 1
         kept.append(raw)
     _write(path, _csv(kept) if path.suffix.lower() == ".csv" else map(_json, kept))
-    return Copied(len(kept), count - len(kept), replaced)
+    return CopyCounts(len(kept), count - len(kept), replaced)
 
 
 def _json(raw: Mapping[str, Any]) -> str:
@@ -295,7 +272,7 @@ def _flags(finding: Finding) -> dict[str, Any]:
 
 
 def _refused(
-    raw: dict[str, Any], row: ScanRow, finding: Finding, refusals: Refusals, seed: int
+    raw: dict[str, Any], row: GuardRow, finding: Finding, refusals: Refusals, seed: int
 ) -> dict[str, Any] | None:
     """The row with a refusal for each unsafe answer; None if such an answer stays in it."""
     for turn, verdict in finding.unsafe:

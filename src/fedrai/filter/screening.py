@@ -24,10 +24,10 @@ from fedrai.data.embedded.refusals import load_refusals
 from fedrai.data.partition import Shards
 from fedrai.errors import DataError, FedRAIError, GuardError, place_of
 from fedrai.filter.ledger import FilterLedger, noisy, total
-from fedrai.filter.rows import Policy, Screened, answers, screen
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
+from fedrai.filter.rows import FilterResult, Policy, answers, screen
+from fedrai.guards.base import Conversation, Guard, OnProgress, VerdictBatch, caution_of, full_name
 from fedrai.guards.cache import VerdictCache
-from fedrai.guards.calibrated import Calibrated
+from fedrai.guards.calibrated import CalibratedGuard
 from fedrai.guards.calibrated import read as read_calibration
 from fedrai.guards.loading import load
 from fedrai.recipe.sections import LABELS, Filter, Recipe
@@ -36,7 +36,7 @@ from fedrai.runs.costs import Cost, peak_bytes, release_memory, reset_peak
 
 
 @dataclass(frozen=True, slots=True)
-class Screening:
+class FilterOutcome:
     """What the filter did to all clients of this process.
 
     Attributes:
@@ -87,19 +87,19 @@ class LabelGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """1 for a harmful source's conversations, 0 for all others."""
         on_progress(len(conversations), len(conversations))
         said = (float(talk in self._unsafe) for talk in conversations)
-        return Judged(tuple(Verdict(p, full_name(self)) for p in said))
+        return VerdictBatch(tuple(Verdict(p, full_name(self)) for p in said))
 
 
-def screened(
+def screen_clients(
     recipe: Recipe,
     shards: Shards,
     progress: assets.Progress | None = None,
     tell: Callable[[str, int, int], None] = lambda _client, _done, _of: None,
-) -> tuple[Shards, Screening]:
+) -> tuple[Shards, FilterOutcome]:
     """The rows that go on to training, by client, and what the filter did.
 
     Args:
@@ -115,7 +115,7 @@ def screened(
     """
     settings = recipe.filter
     if settings.mode == "off":
-        return shards, Screening()
+        return shards, FilterOutcome()
     try:
         return _screened(recipe, shards, progress, tell)
     except _GuardFailedError as failure:
@@ -124,7 +124,7 @@ def screened(
                 f"the safety filter cannot work: {failure.message}",
                 hint=failure.hint or 'filter.on_guard_failure = "continue" trains without it',
             ) from failure
-        return shards, Screening(skipped=failure.message)
+        return shards, FilterOutcome(skipped=failure.message)
 
 
 class _GuardFailedError(GuardError):
@@ -147,7 +147,7 @@ def _screened(
     shards: Shards,
     progress: assets.Progress | None,
     tell: Callable[[str, int, int], None],
-) -> tuple[Shards, Screening]:
+) -> tuple[Shards, FilterOutcome]:
     started = time.perf_counter()
     reset_peak()
     found, cache, caution = _found(recipe, shards, progress, tell)
@@ -158,7 +158,7 @@ def _screened(
     counts = {n: counts_to_send(x, epsilon, cache.salt, n) for n, x in ledgers.items()}
     cost = _cost(list(found.values()), time.perf_counter() - started)
     kept: Shards = {name: list(result.kept) for name, result in found.items()}
-    return kept, Screening(
+    return kept, FilterOutcome(
         ledgers, counts, cost, note="; ".join(filter(None, (caution, cache.problem)))
     )
 
@@ -168,7 +168,7 @@ def _found(
     shards: Shards,
     progress: assets.Progress | None,
     tell: Callable[[str, int, int], None],
-) -> tuple[dict[str, Screened], VerdictCache, str]:
+) -> tuple[dict[str, FilterResult], VerdictCache, str]:
     """What the guard makes of each client's rows, and a caution about the guard.
 
     The guard itself is gone when this returns.
@@ -178,7 +178,7 @@ def _found(
     guard = _guard(recipe, [row for rows in shards.values() for row in rows], progress)
     policy = policy_of(settings, guard)
     cache = VerdictCache(assets.cache_root() / "verdicts")
-    found: dict[str, Screened] = {}
+    found: dict[str, FilterResult] = {}
     for name in sorted(shards):
         with _at_work():
             found[name] = screen(
@@ -204,7 +204,7 @@ def _guard(recipe: Recipe, rows: Sequence[Example], progress: assets.Progress | 
     with _at_work():
         guard = load(settings.guard, tables=recipe.guards, device=recipe.model.device,
                      progress=progress)  # fmt: skip
-    return Calibrated(guard, calibration) if calibration else guard
+    return CalibratedGuard(guard, calibration) if calibration else guard
 
 
 def policy_of(settings: Filter, guard: Guard) -> Policy:
@@ -264,7 +264,7 @@ def counts_to_send(
     return noisy(counts, epsilon, random.Random(hmac.digest(salt, told, "sha256")))
 
 
-def filtered_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def filter_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Why a run's filter is not what it was when the run began; empty if it is.
 
     Args:
@@ -281,7 +281,7 @@ def filtered_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str
     )
 
 
-def _cost(found: Sequence[Screened], seconds: float) -> Cost:
+def _cost(found: Sequence[FilterResult], seconds: float) -> Cost:
     return Cost(
         seconds=seconds,
         tokens=sum(result.tokens for result in found),

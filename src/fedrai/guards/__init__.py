@@ -6,6 +6,6 @@ cascades (`cascade`) and the guards that `fedrai guard train` makes, the embedde
 (`trained`). `loading` makes a guard from its name, its folder or its table in a recipe.
 """
 
-from fedrai.guards.base import Conversation, Guard, Judged, part_of
+from fedrai.guards.base import Conversation, Guard, VerdictBatch, part_of
 
-__all__ = ["Conversation", "Guard", "Judged", "part_of"]
+__all__ = ["Conversation", "Guard", "VerdictBatch", "part_of"]

@@ -38,7 +38,7 @@ def unsafest(verdicts: Sequence[S], threshold: float) -> S:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class VerdictBatch:
     """Verdicts in the order of the conversations, and what they took.
 
     Attributes:
@@ -69,7 +69,7 @@ class Guard(Protocol):
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations; a row that cannot be judged gets a verdict that says so.
 
         Raises:

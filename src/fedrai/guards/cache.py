@@ -26,7 +26,7 @@ from typing import BinaryIO, get_args
 from filelock import FileLock
 
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, Guard, OnProgress, VerdictBatch, full_name
 from fedrai.records import Problem, Verdict
 from fedrai.runs.files import write_bytes
 
@@ -131,7 +131,7 @@ def judge(
     conversations: Sequence[Conversation],
     cache: VerdictCache | None,
     on_progress: OnProgress = lambda _done, _of: None,
-) -> Judged:
+) -> VerdictBatch:
     """Judge what is not known yet; equal conversations once, kept after every `CHUNK` of them.
 
     Args:
@@ -163,14 +163,14 @@ def judge(
         known |= fresh
         tokens, operations = tokens + judged.tokens, operations + judged.operations
         on_progress(len(known), len(different))
-    return Judged(tuple(known[key] for key in keys), tokens, operations)
+    return VerdictBatch(tuple(known[key] for key in keys), tokens, operations)
 
 
 def _shifted(on_progress: OnProgress, before: int, of: int) -> OnProgress:
     return lambda done, _of: on_progress(before + done, of)
 
 
-def _by_key(guard: Guard, keys: Sequence[str], judged: Judged) -> dict[str, Verdict]:
+def _by_key(guard: Guard, keys: Sequence[str], judged: VerdictBatch) -> dict[str, Verdict]:
     """Fresh verdicts, named as those from the cache are."""
     if len(judged.verdicts) != len(keys):
         raise GuardError(

@@ -22,7 +22,7 @@ from typing import Any
 
 from fedrai.errors import GuardError
 from fedrai.evaluation.detection import scored
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
+from fedrai.guards.base import Conversation, Guard, OnProgress, VerdictBatch, caution_of, full_name
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
 from fedrai.records import Verdict
 from fedrai.runs.files import write_bytes, writing
@@ -68,7 +68,7 @@ class CalibrationFile:
         return Calibration(self.slope, self.intercept)
 
 
-class Calibrated:
+class CalibratedGuard:
     """A guard with calibrated probabilities and thresholds; itself a guard.
 
     Raises:
@@ -91,7 +91,7 @@ class Calibrated:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge as the guard within does; its problems and categories stay as they are."""
         judged = self._guard.judge(conversations, on_progress)
         return replace(judged, verdicts=tuple(map(self._calibrated, judged.verdicts)))
@@ -166,7 +166,7 @@ def write(file: CalibrationFile, path: Path) -> None:
 
 
 def read(path: Path, part: str | None = None) -> CalibrationFile:
-    """Read a calibration; `Calibrated` checks that it fits the guard.
+    """Read a calibration; `CalibratedGuard` checks that it fits the guard.
 
     Args:
         path: the file.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedrai.data.columns import Cell, number_of, same
+from fedrai.data.columns import Cell, cell_equals, number_of
 from fedrai.errors import DataError
 
 UNSAFE = frozenset({"unsafe", "harmful", "toxic", "hateful", "unacceptable", "true", "yes"})
@@ -68,7 +68,7 @@ def truth_of(raw: Mapping[str, Any], labels: Labels) -> bool | None:
         return labels.whole
     said = [_label(raw.get(name), name, labels.cut) for name in labels.columns]
     said += [
-        None if raw.get(name) in (None, "") else same(raw.get(name), value)
+        None if raw.get(name) in (None, "") else cell_equals(raw.get(name), value)
         for name, value in labels.unsafe_when
     ]
     present = [truth for truth in said if truth is not None]

@@ -34,7 +34,7 @@ Tables = Mapping[str, GuardTable]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GuardEntry:
     """A guard that has a name.
 
     Attributes:
@@ -52,19 +52,21 @@ class Entry:
     ready: bool
 
 
-def known() -> list[Entry]:
+def available_guards() -> list[GuardEntry]:
     """The embedded guard, those of installed packages, hub guards whose format is known."""
     from fedrai.guards.kinds.formats import FORMATS
 
-    own = Entry(EMBEDDED, "trained", "MiniLM, LoRA and a head; requests and answers",
+    own = GuardEntry(EMBEDDED, "trained", "MiniLM, LoRA and a head; requests and answers",
                 "Apache-2.0", (FOLDER / "guard.json").is_file())  # fmt: skip
     found = {EMBEDDED: own}
     for name in plugins.names(PLUGINS):
-        found.setdefault(name, Entry(name, "plug-in", plugins.package(PLUGINS, name), "", True))
+        found.setdefault(
+            name, GuardEntry(name, "plug-in", plugins.package(PLUGINS, name), "", True)
+        )
     for entry in FORMATS.values():
         what = f"format {entry.name}" + ("; asks for consent" if entry.gated else "")
         for model in entry.models:
-            found.setdefault(model, Entry(model, "generative", what, entry.licence, False))
+            found.setdefault(model, GuardEntry(model, "generative", what, entry.licence, False))
     return list(found.values())
 
 
@@ -160,7 +162,7 @@ def _of_model(spec: str, places: _Places) -> Guard:
             return _of_plugin(spec, {})
         if isinstance(error, OtherOwnerError):
             raise
-        names = [*places.tables, *(entry.name for entry in known())]
+        names = [*places.tables, *(entry.name for entry in available_guards())]
         near = difflib.get_close_matches(spec, names, n=1)
         raise GuardError(
             f"no guard {spec!r}: it is no name that is known, no folder with guard.json, no TOML"

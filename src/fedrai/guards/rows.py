@@ -59,7 +59,7 @@ class RowColumns:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GuardRow:
     """One row to judge.
 
     Attributes:
@@ -85,7 +85,7 @@ class Row:
 class Rows:
     """What datasets gave: rows in their order, and rows that could not be read."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[GuardRow, ...]
     bad_rows: tuple[BadRow, ...] = ()
 
     def not_judged(self) -> dict[str, int]:
@@ -97,7 +97,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LabelledSource:
     """One dataset, and where its truth stands.
 
     Attributes:
@@ -118,16 +118,18 @@ def read(
     where: Mapping[str, Cell] | None = None,
 ) -> Rows:
     """Read one dataset; see `read_all`."""
-    return read_all([Source(spec, labels or Labels())], columns=columns, split=split, where=where)
+    return read_all(
+        [LabelledSource(spec, labels or Labels())], columns=columns, split=split, where=where
+    )
 
 
 def read_all(
-    sources: Sequence[Source],
+    sources: Sequence[LabelledSource],
     *,
     columns: RowColumns = RowColumns(),
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
-    reading: data.Reading = data.AS_IT_IS,
+    reading: data.ReadOptions = data.DEFAULT_OPTIONS,
 ) -> Rows:
     """Read datasets in their order.
 
@@ -147,7 +149,7 @@ def read_all(
     specs = dict.fromkeys(source.spec for source in sources)
     count = Counter(map(name_of, specs))
     seen: set[str] = set()
-    good: list[Row] = []
+    good: list[GuardRow] = []
     bad: list[BadRow] = []
     for source in sources:
         name = name_of(source.spec) if count[name_of(source.spec)] == 1 else source.spec
@@ -181,7 +183,7 @@ def from_memory(
     Raises:
         DataError: there is no row that can be read.
     """
-    good: list[Row] = []
+    good: list[GuardRow] = []
     bad: list[BadRow] = []
     for number, raw in enumerate(rows, 1):
         origin = f"{name}, row {number}"
@@ -202,16 +204,16 @@ def name_of(spec: str) -> str:
 
 
 def _read(
-    source: Source,
+    source: LabelledSource,
     name: str,
     columns: RowColumns,
     split: str,
     where: Mapping[str, Cell],
     seen: set[str],
-    reading: data.Reading,
+    reading: data.ReadOptions,
 ) -> Rows:
     """The rows of one dataset; adds the names of its columns to `seen`."""
-    good: list[Row] = []
+    good: list[GuardRow] = []
     bad: list[BadRow] = []
     for origin, raw in data.rows(source.spec, split, reading):
         if isinstance(raw, str):
@@ -234,7 +236,7 @@ def _row(
     columns: RowColumns,
     labels: Labels,
     where: Iterable[str],
-) -> Row:
+) -> GuardRow:
     named = columns.find("category", raw)
     other = {*labels.names(), *where, *([named] if named else [])}
     conversation, read = _conversation(raw, columns, other)
@@ -245,7 +247,7 @@ def _row(
         other.discard(named)
     left = [n for n in raw if n not in {*other, *read} and _is_left(raw[n], conversation)]
     truth = truth_of(raw, labels)
-    return Row(conversation, origin, source, category, truth, raw, tuple(shown(left, raw)))
+    return GuardRow(conversation, origin, source, category, truth, raw, tuple(shown(left, raw)))
 
 
 def _is_left(value: object, conversation: Sequence[Message]) -> bool:
@@ -383,5 +385,7 @@ def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
     too_long = "raise --max-row-mb" if "max_row_mb" in bad[0].problem else ""
     return DataError(
         f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint=unsafe_when if label else too_long or data.hint_for(bad, is_whole=True) or columns,
+        hint=unsafe_when
+        if label
+        else too_long or data.encoding_hint(bad, is_whole=True) or columns,
     )

@@ -7,7 +7,7 @@ class TooLongError(ValueError):
     """A text needs more windows than a guard looks at."""
 
 
-def starts(length: int, size: int, most: int) -> list[int]:
+def window_starts(length: int, size: int, most: int) -> list[int]:
     """Where windows begin that overlap by a quarter and are evenly spread over a text.
 
     Args:

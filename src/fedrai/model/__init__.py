@@ -16,11 +16,19 @@ from fedrai.model.adapters import (
     save_shards,
 )
 from fedrai.model.backbone import Backbone, load_backbone
-from fedrai.model.bases import BASE_HINT, base_of, copy_base, record, recorded, remember
+from fedrai.model.bases import (
+    BASE_HINT,
+    base_of,
+    copy_base,
+    read_base_record,
+    remember_base,
+    write_base_record,
+)
 from fedrai.model.language import LanguageModel
 from fedrai.model.loading import (
-    SHORT,
+    EAGER_LENGTH,
     UPSTREAM,
+    LoadOptions,
     fingerprint,
     load,
     model_folder,
@@ -28,17 +36,24 @@ from fedrai.model.loading import (
     pick_dtype,
 )
 from fedrai.model.lora import Lora, read_lora
-from fedrai.model.starting import EMBEDDED, adapter_folder, is_adapter, read_fitting, read_start
+from fedrai.model.starting import (
+    EMBEDDED,
+    adapter_folder,
+    is_adapter,
+    read_matching_adapter,
+    read_start_adapter,
+)
 
 __all__ = [
     "BASE_HINT",
+    "EAGER_LENGTH",
     "EMBEDDED",
-    "SHORT",
     "UPSTREAM",
     "WEIGHTS",
     "AdapterState",
     "Backbone",
     "LanguageModel",
+    "LoadOptions",
     "Lora",
     "adapter_folder",
     "base_of",
@@ -54,11 +69,11 @@ __all__ = [
     "pick_dtype",
     "read_adapter",
     "read_adapter_config",
-    "read_fitting",
+    "read_base_record",
     "read_lora",
-    "read_start",
-    "record",
-    "recorded",
-    "remember",
+    "read_matching_adapter",
+    "read_start_adapter",
+    "remember_base",
     "save_shards",
+    "write_base_record",
 ]

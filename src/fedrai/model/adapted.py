@@ -13,7 +13,7 @@ from torch import Tensor
 from fedrai.model.adapters import AdapterState, check_adapter
 
 
-class Adapted:
+class AdaptedModel:
     """A frozen model wrapped by peft, with one adapter.
 
     Args:

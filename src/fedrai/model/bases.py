@@ -42,7 +42,7 @@ def base_of(folder: Path, config: Mapping[str, Any], name: str) -> str:
     """
     if (folder / COPY / "config.json").is_file():
         return str(folder / COPY)
-    digest = recorded(folder)
+    digest = read_base_record(folder)
     if digest and (place := _seen(digest)):
         return place
     base = str(config.get("base_model_name_or_path") or "")
@@ -74,7 +74,7 @@ def _is_it(path: Path, digest: str) -> bool:
     return not digest or fingerprint(model_folder(str(path))) == digest
 
 
-def recorded(folder: Path) -> str:
+def read_base_record(folder: Path) -> str:
     """The fingerprint of the base that an exported adapter was trained on; empty: not known."""
     try:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -83,13 +83,13 @@ def recorded(folder: Path) -> str:
         return ""
 
 
-def record(folder: Path, digest: str) -> None:
+def write_base_record(folder: Path, digest: str) -> None:
     """Write beside an adapter which base it was trained on."""
     body = json.dumps({"fingerprint": digest}, indent=2)
     (folder / RECORD).write_text(body + "\n", encoding="utf-8")
 
 
-def remember(spec: str, digest: str) -> None:
+def remember_base(spec: str, digest: str) -> None:
     """Keep in the cache where a local base lies; no more than a convenience, so it may fail."""
     path = Path(spec).expanduser().absolute()
     places = _places() | {digest: str(path)}

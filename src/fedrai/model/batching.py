@@ -12,7 +12,7 @@ from fedrai.records import Tokens
 PAD_TO = 16
 
 
-def padded(length: int) -> int:
+def padded_length(length: int) -> int:
     """The next multiple of `PAD_TO`."""
     return -(-length // PAD_TO) * PAD_TO
 
@@ -77,7 +77,7 @@ def collate(
 
     CPU kernels keep a compiled copy for every shape they meet; few shapes keep memory from growing.
     """
-    length = padded(max(len(row.ids) for row in rows))
+    length = padded_length(max(len(row.ids) for row in rows))
     ids, mask = pad([row.ids for row in rows], pad_id, length)
     labels, _ = pad([row.mask for row in rows], False, length)
     return ids.to(device), mask.to(device), labels.bool().to(device)

@@ -114,7 +114,7 @@ class ChatFormat:
                 "a turn holds half a character, such as \\ud83d without its other half, which no"
                 " tokenizer takes"
             ) from None
-        return broken(text, self._special)
+        return break_marks(text, self._special)
 
     def _render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         try:
@@ -198,7 +198,7 @@ def any_of(strings: Iterable[str], flags: int = 0) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, ordered)), flags) if ordered else None
 
 
-def broken(text: str, marks: re.Pattern[str] | None) -> str:
+def break_marks(text: str, marks: re.Pattern[str] | None) -> str:
     """The text with a zero-width space after the first character of every mark in it."""
     if marks is None:
         return text

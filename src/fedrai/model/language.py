@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedrai.errors import ModelError
-from fedrai.model.adapted import Adapted
+from fedrai.model.adapted import AdaptedModel
 from fedrai.model.adapters import WEIGHTS
 from fedrai.model.cached import forward_cached
 from fedrai.model.chat import ChatFormat
 from fedrai.runs.costs import Shape
 
 
-class LanguageModel(Adapted):
+class LanguageModel(AdaptedModel):
     """A frozen base model, its tokenizer and one LoRA adapter.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from fedrai.data import embedded
 from fedrai.errors import AssetError, ModelError
 from fedrai.model.adapters import AdapterState, check_adapter, read_adapter, read_adapter_config
-from fedrai.model.bases import recorded
+from fedrai.model.bases import read_base_record
 from fedrai.model.language import LanguageModel
 from fedrai.model.lora import RESCALING, Lora, read_lora
 
@@ -49,7 +49,7 @@ def adapter_folder(spec: str) -> Path:
     return Path(spec)
 
 
-def read_start(spec: str, model: LanguageModel) -> AdapterState:
+def read_start_adapter(spec: str, model: LanguageModel) -> AdapterState:
     """The adapter that training of a model starts from, in float32.
 
     Args:
@@ -62,13 +62,13 @@ def read_start(spec: str, model: LanguageModel) -> AdapterState:
     folder = adapter_folder(spec)
     _check_config(spec, folder, model)
     try:
-        return read_fitting(folder, spec, model)
+        return read_matching_adapter(folder, spec, model)
     except ModelError as error:
         hint = "set adapter.target_modules and model.base to those of that adapter"
         raise ModelError(f"adapter.start: {error.message}", hint=error.hint or hint) from error
 
 
-def read_fitting(folder: Path, name: str, model: LanguageModel) -> AdapterState:
+def read_matching_adapter(folder: Path, name: str, model: LanguageModel) -> AdapterState:
     """The tensors of a PEFT folder in float32, if they are those of a model's adapter.
 
     Args:
@@ -103,7 +103,7 @@ def _is_copy(key: str) -> bool:
 def _check_config(spec: str, folder: Path, model: LanguageModel) -> None:
     """Compare what names and shapes of tensors do not show."""
     config = read_adapter_config(folder)
-    base, known = str(config.get("base_model_name_or_path") or ""), recorded(folder)
+    base, known = str(config.get("base_model_name_or_path") or ""), read_base_record(folder)
     same = known == model.fingerprint or _short(base) in ("", _short(model.name))
     if not same and not _of_elsewhere(base):
         raise ModelError(

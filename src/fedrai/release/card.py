@@ -25,7 +25,7 @@ from fedrai.release.card_training import (
     trained_base,
     trained_on,
 )
-from fedrai.runs.record import EvaluationRecord
+from fedrai.runs.record import EvaluationRecord, Summary
 
 UNKNOWN = "unknown"  # the hub's own word
 
@@ -37,7 +37,7 @@ class ExportedModel:
     Attributes:
         settings: the resolved recipe as plain values.
         info: `run.json`.
-        summary: `summary.json`.
+        summary: its key figures.
         number: the round that is exported.
         client: whose adapter; empty for the global one.
         merged: the whole model, with the adapter merged in.
@@ -48,7 +48,7 @@ class ExportedModel:
 
     settings: Mapping[str, Any]
     info: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    summary: Summary
     number: int
     client: str = ""
     merged: bool = False
@@ -77,7 +77,7 @@ class ExportedModel:
         return self._after(self.number)
 
     def _after(self, number: int) -> EvaluationRecord | None:
-        body = self.summary["evaluations"].get(str(number))
+        body = self.summary.evaluations.get(number)
         return EvaluationRecord.from_json(number, body) if body else None
 
 
@@ -144,14 +144,14 @@ def _about(found: ExportedModel) -> str:
 
 def _warnings(found: ExportedModel) -> str:
     lines = card_figures.warnings(found.before, found.after)
-    if found.summary["status"] != "finished":
+    if found.summary.status != "finished":
         lines.append("**The run was not finished** when this was exported.")
-    screening = found.summary["filter"]
-    if screening and screening["skipped"]:
+    screening = found.summary.filter
+    if screening and screening.skipped:
         lines.append("**There was no safety filter**, though the recipe asked for one.")
-    if found.summary["harmful_rows"]:
+    if found.summary.harmful_rows:
         lines.append(
-            f"**{found.summary['harmful_rows']:,} of the {found.summary['rows']:,} rows it was"
+            f"**{found.summary.harmful_rows:,} of the {found.summary.rows:,} rows it was"
             " trained on are known to be harmful** (an experiment)."
         )
     if found.trained:

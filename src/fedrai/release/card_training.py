@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrai import assets
-from fedrai.runs.costs import Cost, Ledger
+from fedrai.runs.costs import Cost
+from fedrai.runs.record import Summary
+from fedrai.runs.record.summary import FilterSummary
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
@@ -36,20 +38,19 @@ def trained_base(settings: Values) -> str:
     return f" It was trained on {', in '.join(parts)}." if parts else ""
 
 
-def trained_on(settings: Values, summary: Values) -> str:
+def trained_on(settings: Values, summary: Summary) -> str:
     """Counts of rows, and what the safety filter did."""
-    harmful, bad = summary["harmful_rows"], summary["bad_rows"]
     lines = [
-        f"| clients with data | {summary['clients']:,} |",
-        f"| rows | {summary['rows']:,} |",
-        f"| of these known to be harmful | {harmful:,} |",
-        f"| rows that could not be used | {bad:,} |",
+        f"| clients with data | {summary.clients:,} |",
+        f"| rows | {summary.rows:,} |",
+        f"| of these known to be harmful | {summary.harmful_rows:,} |",
+        f"| rows that could not be used | {summary.bad_rows:,} |",
     ]
     table = "\n".join(["| what | number |", "|---|---|", *lines])
     named = [_source(source) for source in settings["data"]["sources"]]
     sources = ", ".join(dict.fromkeys(named)) or "one file a client"
     text = f'{table}\n\nSources: {sources}. "Known" goes by the sources\' own labels.'
-    return f"{text}\n\n{_filter(summary['filter'])}"
+    return f"{text}\n\n{_filter(summary.filter)}"
 
 
 def _source(source: Values) -> str:
@@ -59,19 +60,19 @@ def _source(source: Values) -> str:
     return f"{name} (harmful)" if source["harmful"] else name
 
 
-def _filter(found: Values | None) -> str:
+def _filter(found: FilterSummary | None) -> str:
     if found is None:
         return "No safety filter."
-    if found["skipped"]:
+    if found.skipped:
         return "The safety filter did not run: nothing was removed."
-    total = found["total"]
+    total = found.total
     if total is None:
-        return f"Safety filter on the clients ({found['mode']}); they do not tell what it did."
+        return f"Safety filter on the clients ({found.mode}); they do not tell what it did."
     unscored = sum(total["unscored"].values())
     guard = str(total.get("guard") or "/")  # clients on other machines do not tell theirs
     judged = "" if "/" in guard or guard.startswith((".", "~")) else f" by `{cell(guard)}`"
     text = (
-        f"Safety filter on the clients ({found['mode']}{judged}): of {total['rows']:,} rows"
+        f"Safety filter on the clients ({found.mode}{judged}): of {total['rows']:,} rows"
         f" {total['unsafe']:,} judged unsafe, {total['dropped']:,} dropped,"
         f" {total['replaced']:,} given a refusal as their answer, {unscored:,} not scored."
     )
@@ -88,15 +89,15 @@ def _filter(found: Values | None) -> str:
     return "\n".join([text, "", "| judged unsafe as | rows |", "|---|---|", *lines])
 
 
-def federation(settings: Values, summary: Values, number: int) -> str:
+def federation(settings: Values, summary: Summary, number: int) -> str:
     """Who trained what, and how updates became one model."""
     plan, training = settings["federation"], settings["training"]
     adapter, rule = settings["adapter"], settings["aggregation"]
-    sampled = plan["clients_per_round"] or summary["clients"]
+    sampled = plan["clients_per_round"] or summary.clients
     details = ", ".join(f"{k} {v}" for k, v in rule.items() if k != "algorithm")
     rows = {
         "mode": plan["mode"],
-        "clients": f"{summary['clients']:,}, {min(sampled, summary['clients']):,} a round",
+        "clients": f"{summary.clients:,}, {min(sampled, summary.clients):,} a round",
         "round": f"{number} of {plan['rounds']}",
         "aggregation": rule["algorithm"] + (f" ({details})" if details else ""),
         "local work": f"{training['local_steps']} steps of {training['batch_size']} rows,"
@@ -106,33 +107,32 @@ def federation(settings: Values, summary: Values, number: int) -> str:
            if adapter["start"] else ""),
         "harmful rows": f"{settings['data']['harm']['placement']},"
         f" share {settings['data']['harm']['share']:g}",
-        "updates set aside": f"{len(summary['set_aside']):,}",
+        "updates set aside": f"{len(summary.set_aside):,}",
     }  # fmt: skip
     return "\n".join(
         ["| what | |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in rows.items())]
     )
 
 
-def rules(info: Values, summary: Values) -> str:
+def rules(info: Values, summary: Summary) -> str:
     """The constitution and what came of it."""
-    found, done = info.get("constitution"), summary["constitution"]
+    found, done = info.get("constitution"), summary.constitution
     if not found or not done:
         return "None: the aggregated model was not aligned."
     version = f" {cell(found['version'])}" if found.get("version") else ""
     return (
         f"{cell(found['name'])}{version} (SHA-256 `{found['hash']}`), schedule"
-        f" {found['schedule']}: {done['alignments']:,} alignments in {summary['rounds']:,} rounds,"
-        f" {done['steps']:,} steps, {done['tokens']:,} tokens."
+        f" {found['schedule']}: {done.alignments:,} alignments in {summary.rounds:,} rounds,"
+        f" {done.steps:,} steps, {done.tokens:,} tokens."
     )
 
 
-def costs(summary: Values) -> str:
+def costs(summary: Summary) -> str:
     """What the whole run took, by phase."""
-    phases = Ledger(summary["costs"]).phases
-    lines = [_cost(name, cost) for name, cost in phases.items()]
+    lines = [_cost(name, cost) for name, cost in summary.costs.items()]
     head = ["| phase | time | tokens | Tflop | peak memory | to and from clients |",
             "|---|---|---|---|---|---|"]  # fmt: skip
-    kept = ", ".join(summary.get("untold_costs", ()))
+    kept = ", ".join(summary.unreported_costs)
     less = f" Clients keep some of theirs to themselves: {kept}." if kept else ""
     said = f"Of the whole run; operations are counted from shapes.{less}"
     return "\n".join([*head, *lines, "", said])

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from fedrai import assets, model, recipe, runs
 from fedrai.errors import ModelError
-from fedrai.federation.run.summarising import summarise
 from fedrai.federation.run.targets import base_spec, target
-from fedrai.federation.run.trained import of_recipe
+from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.model import is_adapter
 from fedrai.release import ExportedModel, card, relabel_merged
 from fedrai.runs import RunFolder
 from fedrai.runs.files import write_text
+from fedrai.runs.record import summarise
 
 CARD = "README.md"
 
@@ -91,7 +91,7 @@ def _base_of(name: str, base: str, *, needed: bool) -> Base | None:
     except ModelError:
         if needed:
             raise
-        digest = model.recorded(model.adapter_folder(name))
+        digest = model.read_base_record(model.adapter_folder(name))
         return Base("", digest) if digest else None
     found = Base(spec, "")
     return (
@@ -106,9 +106,9 @@ def _keep_base(base: Base | None, with_base: bool, folder: Path) -> None:
     if with_base:
         model.copy_base(base.spec, folder)
     if base.digest and (not base.spec or base.local):
-        model.record(folder, base.digest)
+        model.write_base_record(folder, base.digest)
         if base.spec:
-            model.remember(base.spec, base.digest)
+            model.remember_base(base.spec, base.digest)
 
 
 def _written(

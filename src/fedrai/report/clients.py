@@ -1,56 +1,53 @@
 """What happened on clients, as counts and norms: removals by category, updates, who was set aside.
 
-Never text: a ledger has none, and nothing here reads data.
+Never text: ledgers hold none, and nothing here reads data.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from fedrai.report.arms import styles
-from fedrai.report.charts import Curve, Point, chart
-from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
-from fedrai.report.wording import MISSING, number_cell
-from fedrai.runs.record import FilterCounts, RunRecord
+from fedrai.report.charts import Chart, Curve, Point
+from fedrai.report.tables import MISSING, Cell, Table, TableRow, count_cell, number_cell, row
+from fedrai.runs.record import FilterCounts, RoundRecord, RunRecord
 
 STANDS_OUT = 3.0
-"""How many times the median of its round makes an update's norm stand out."""
+"""An update stands out when its norm is more than this many times the median of its round."""
 
 
-def filters(runs: Sequence[RunRecord]) -> Markup:
-    """What the safety filter removed, by client and category."""
-    parts = [_filter(run, place) for place, run in enumerate(runs)]
-    return tag(
-        "section",
-        tag("h2", "Safety filter", id="filter"),
-        tag("p", "Counts of rows that clients' filters found unsafe, by hazard category. A row's"
-            " text never leaves its client.", class_="note"),
-        parts,
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class FilterView:
+    """What the page shows of a run's safety filter."""
+
+    label: str
+    sentences: Sequence[str]
+    table: Table | None = None
 
 
-def _filter(run: RunRecord, place: int) -> Markup:
-    found = run.screening
-    head = tag("h3", run.label)
-    if found.mode == "off" or found.skipped:
-        why = f"NO SAFETY FILTER: {found.skipped}." if found.skipped else "No filter."
-        return tag("div", head, tag("p", why), data_arm=place)
-    threshold = MISSING if found.threshold is None else f"{found.threshold:.3f}"
-    guard = f"Mode {found.mode}, guard {found.guard or MISSING}, threshold {threshold}."
-    return tag(
-        "div",
-        head,
-        tag("p", guard),
-        tag("p", _total(found.total)),
-        _truth(run),
-        tag("p", "Counts are those that clients sent, with noise where the recipe adds it.")
-        if found.reported
-        else None,
-        _by_client(run),
-        data_arm=place,
-    )
+def filters(runs: Sequence[RunRecord]) -> list[FilterView]:
+    """What the safety filter of each run removed, by client and category."""
+    return [_filter(run) for run in runs]
+
+
+def _filter(run: RunRecord) -> FilterView:
+    screening = run.screening
+    if screening.skipped:
+        return FilterView(run.label, [f"NO SAFETY FILTER: {screening.skipped}."])
+    if screening.mode == "off":
+        return FilterView(run.label, ["No filter."])
+    threshold = MISSING if screening.threshold is None else f"{screening.threshold:.3f}"
+    sentences = [
+        f"Mode {screening.mode}, guard {screening.guard or MISSING}, threshold {threshold}.",
+        _total(screening.total),
+        *_by_labels(run),
+    ]
+    if screening.reported:
+        sentences.append("The counts are as clients sent them, with noise if the recipe adds it.")
+    return FilterView(run.label, sentences, _by_client(run))
 
 
 def _total(total: FilterCounts | None) -> str:
@@ -62,116 +59,112 @@ def _total(total: FilterCounts | None) -> str:
     )
 
 
-def _truth(run: RunRecord) -> Markup | None:
-    found = run.screening.confusion
-    names = ("harmful_kept", "harmful_in", "benign_removed", "benign_in")
-    if not all(name in found for name in names):
-        return None
-    left, harmful, lost, benign = (found[name] for name in names)
-    return tag(
-        "p",
-        f"By the data's own labels: {left} of {harmful} harmful rows left, {lost} of {benign}"
-        " harmless ones lost.",
+def _by_labels(run: RunRecord) -> list[str]:
+    """How many rows the filter missed or removed wrongly, where the data has labels."""
+    counts = run.screening.confusion
+    if not {"harmful_kept", "harmful_in", "benign_removed", "benign_in"} <= counts.keys():
+        return []
+    return [
+        f"By the data's own labels: {counts['harmful_kept']} of {counts['harmful_in']} harmful rows"
+        f" left, {counts['benign_removed']} of {counts['benign_in']} harmless ones lost."
+    ]
+
+
+def _by_client(run: RunRecord) -> Table:
+    clients, total = run.screening.clients, run.screening.total
+    categories = _categories([*clients.values(), *([total] if total else [])])
+    largest = max(
+        (counts.categories.get(name, 0) for counts in clients.values() for name in categories),
+        default=0,
     )
+    rows = [row(name, *_counts(c, categories, largest)) for name, c in clients.items()]
+    if clients and total:
+        rows.append(row(Cell("all clients", css="sum"), *_counts(total, categories, 0)))
+    columns = ["client", "rows", "unsafe", "dropped", "replaced", "not scored", *categories]
+    return Table(f"Unsafe rows by client and category: {run.label}", columns, rows)
 
 
-def _by_client(run: RunRecord) -> Markup:
-    clients = run.screening.clients
-    if not clients:
-        return tag("p", f"By client: {MISSING}.", class_="none")
-    every = [*clients.values(), *([run.screening.total] if run.screening.total else [])]
-    used = _used(every)
-    top = max((r.categories.get(n, 0) for r in clients.values() for n in used), default=0)
-    columns = ["client", "rows", "unsafe", "dropped", "replaced", "not scored", *used]
-    rows = [Row([name, *_counts(found, used, top)]) for name, found in clients.items()]
-    if run.screening.total:
-        rows.append(Row([Cell("all clients", css="sum"), *_counts(run.screening.total, used, 0)]))
-    return table(f"Unsafe rows by client and category: {run.label}", columns, rows)
-
-
-def _used(found: Sequence[FilterCounts]) -> list[str]:
-    """Categories that some row is in, the most frequent first."""
-    sums = sum((Counter(removed.categories) for removed in found), Counter[str]())
+def _categories(counts: Sequence[FilterCounts]) -> list[str]:
+    """Categories with a row, the most frequent first."""
+    sums = sum((Counter(one.categories) for one in counts), Counter[str]())
     return [name for name, count in sums.most_common() if count]
 
 
-def _counts(found: FilterCounts, used: Sequence[str], top: int) -> list[Cell]:
-    sizes = (found.rows, found.unsafe, found.dropped, found.replaced, found.unscored)
-    by_category = [found.categories.get(name, 0) for name in used]
-    return [*(Cell(f"{n:,}", n) for n in sizes), *(_shaded(n, top) for n in by_category)]
+def _counts(counts: FilterCounts, categories: Sequence[str], largest: int) -> list[Cell]:
+    sizes = (counts.rows, counts.unsafe, counts.dropped, counts.replaced, counts.unscored)
+    by_category = [counts.categories.get(name, 0) for name in categories]
+    return [*map(number_cell, sizes), *(_shaded(count, largest) for count in by_category)]
 
 
-def _shaded(count: int, top: int) -> Cell:
-    """A count, the darker the nearer it is to the largest one."""
-    level = -(-4 * count // top) if top else 0
+def _shaded(count: int, largest: int) -> Cell:
+    """A count, shaded darker the nearer it is to the largest one."""
+    level = -(-4 * count // largest) if largest else 0
     return Cell(f"{count:,}", count, f"heat{level}" if level else "")
 
 
 # --- updates --------------------------------------------------------------------------------------
 
 
-def updates(runs: Sequence[RunRecord]) -> Markup:
+@dataclass(frozen=True, slots=True)
+class UpdatesView:
+    """What the page shows of the updates of a run's clients."""
+
+    label: str
+    chart: Chart
+    by_client: Table
+    set_aside: Table
+
+
+def updates(runs: Sequence[RunRecord]) -> list[UpdatesView]:
     """Norms of clients' updates, and who was set aside."""
-    parts = [
+    return [
         _updates(run, place, style)
         for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
     ]
-    note = (
-        "The norm of what a client's training changed in the adapter, measured by the server (in"
-        " runs of earlier versions: as the client stated it). An update stands out when its norm is"
-        f" more than {STANDS_OUT:g} times its round's median."
-    )
-    return tag(
-        "section",
-        tag("h2", "Clients' updates", id="updates"),
-        tag("p", note, class_="note"),
-        tag("div", parts, class_="panels"),
-    )
 
 
-def _updates(run: RunRecord, place: int, style: int) -> Markup:
-    aside = [
-        Row([Cell(str(body.number), body.number), name, why])
-        for body in run.rounds
-        for name, why in sorted(body.set_aside.items())
-    ]
-    return tag(
-        "div",
-        tag("h3", run.label),
-        _norms(run, place, style),
-        table(f"Set aside: {run.label}", ["round", "client", "reason"], aside) if aside else None,
-        data_arm=place,
-    )
-
-
-def _norms(run: RunRecord, place: int, style: int) -> Markup:
-    if not any(body.update_norms for body in run.rounds):
-        return tag("p", f"Norms of updates: {MISSING}.", class_="none")
+def _updates(run: RunRecord, place: int, style: int) -> UpdatesView:
     points = tuple(Point(r.number, norm) for r in run.rounds for norm in r.update_norms.values())
-    drawn = chart(f"chart-norms-{place}", f"Norms of updates: {run.label}", "One mark a client and"
-                  " round; the table below has each client's.",
-                  [Curve(run.label, style, points, joined=False)],
-                  shares=False, below="round")  # fmt: skip
-    return tag("div", drawn, folded("By client", _norm_table(run)))
-
-
-def _norm_table(run: RunRecord) -> Markup:
-    found: dict[str, list[tuple[float, float]]] = {}
-    for body in run.rounds:
-        middle = median(body.update_norms.values()) if body.update_norms else 0.0
-        for name, norm in body.update_norms.items():
-            found.setdefault(name, []).append((norm, norm / middle if middle else 1.0))
-    columns = ["client", "rounds", "lowest", "median", "highest", "most of its round's median"]
-    rows = [Row([name, *_norm_cells(found[name])]) for name in sorted(found)]
-    return table(f"Norms of updates by client: {run.label}", columns, rows)
-
-
-def _norm_cells(seen: Sequence[tuple[float, float]]) -> list[Cell]:
-    norms = [norm for norm, _ in seen]
-    most = max(times for _, times in seen)
-    out = most > STANDS_OUT
-    return [
-        number_cell(len(seen)),
-        *(number_cell(value, ".3f") for value in (min(norms), median(norms), max(norms))),
-        Cell(f"{most:.2f} times{', stands out' if out else ''}", most, "stands-out" if out else ""),
+    chart = Chart(
+        f"chart-norms-{place}", f"Norms of updates: {run.label}",
+        "One mark per client and round; the table below has each client's.",
+        [Curve(run.label, style, points, joined=False)], shares=False,
+    )  # fmt: skip
+    set_aside = [
+        row(count_cell(one.number), client, reason)
+        for one in run.rounds
+        for client, reason in sorted(one.set_aside.items())
     ]
+    return UpdatesView(
+        run.label, chart, _by_client_norms(run),
+        Table(f"Set aside: {run.label}", ["round", "client", "reason"], set_aside),
+    )  # fmt: skip
+
+
+def _by_client_norms(run: RunRecord) -> Table:
+    norms: dict[str, list[tuple[float, float]]] = {}
+    for one in run.rounds:
+        for client, norm in one.update_norms.items():
+            norms.setdefault(client, []).append((norm, _times_median(norm, one)))
+    columns = ["client", "rounds", "lowest", "median", "highest", "most of its round's median"]
+    rows = [_norm_row(client, norms[client]) for client in sorted(norms)]
+    return Table(f"Norms of updates by client: {run.label}", columns, rows)
+
+
+def _times_median(norm: float, one: RoundRecord) -> float:
+    """How many times the median of its round a norm is."""
+    middle = median(one.update_norms.values())
+    return norm / middle if middle else 1.0
+
+
+def _norm_row(client: str, norms: Sequence[tuple[float, float]]) -> TableRow:
+    values = [norm for norm, _ in norms]
+    most = max(times for _, times in norms)
+    stands_out = most > STANDS_OUT
+    text = f"{most:.2f} times{', stands out' if stands_out else ''}"
+    return row(
+        client,
+        number_cell(len(norms)),
+        *(number_cell(value, ".3f") for value in (min(values), median(values), max(values))),
+        Cell(text, most, "stands-out" if stands_out else ""),
+    )

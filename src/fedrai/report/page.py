@@ -1,81 +1,105 @@
 """The page: one file with its style and script inside, which a content policy pins by their hash.
 
-Nothing is fetched and nothing but the page's own script runs, whatever the text of a run holds. The
-same runs give the same bytes.
+Nothing is fetched and no script but the page's own runs, whatever text a run holds. The same runs
+give the same bytes.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from string import Template
 
-from fedrai.report import clients, results, server_side
-from fedrai.report.arms import arms, shown, styles
-from fedrai.report.charts import swatch
-from fedrai.report.markup import Markup, escape, tag
-from fedrai.report.records import Answers, Compared
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedrai.report import clients, results
+from fedrai.report.arms import arms, styles
+from fedrai.report.charts import Curve
+from fedrai.report.constitution import constitutions
+from fedrai.report.costs import costs
+from fedrai.report.legends import legend
+from fedrai.report.provenance import provenance
+from fedrai.report.saved_comparison import SavedComparison
+from fedrai.report.svg import printable
+from fedrai.report.tables import MISSING
+from fedrai.report.transcripts import LIMIT, Transcripts
 from fedrai.runs.record import RunRecord
 
-SECTIONS = (
-    ("verdict", "Verdict"),
-    ("over-seeds", "Arms"),
-    ("curves", "By round"),
-    ("arms", "Side by side"),
-    ("filter", "Filter"),
-    ("updates", "Updates"),
-    ("constitution", "Constitution"),
-    ("cost", "Cost"),
-    ("transcripts", "Answers"),
-    ("provenance", "Provenance"),
-)
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        name: of its template, and its anchor.
+        title: of its heading.
+        link: in the navigation.
+        content: what its template shows; a section without content is left out.
+    """
+
+    name: str
+    title: str
+    link: str
+    content: object
 
 
 def page(
-    runs: Sequence[RunRecord], comparisons: Sequence[Compared] = (), answers: Sequence[Answers] = ()
+    runs: Sequence[RunRecord],
+    comparisons: Sequence[SavedComparison] = (),
+    transcripts: Sequence[Transcripts] = (),
 ) -> str:
     """The report of some runs as HTML.
 
     Args:
         runs: at least one.
-        comparisons: what `fedrai compare` left beside them.
-        answers: to red-team requests, of each run; none: the section is left out.
+        comparisons: those that `fedrai compare` wrote beside them.
+        transcripts: answers to red-team requests, of each run; none: no such section.
     """
-    style, script = _part("page.css"), _part("page.js")
     sections = [
-        results.verdicts(runs),
-        arms(runs, comparisons) if shown(runs, comparisons) else None,
-        results.curves(runs),
-        results.side_by_side(runs),
-        clients.filters(runs),
-        clients.updates(runs),
-        server_side.constitutions(runs),
-        server_side.costs(runs),
-        server_side.transcripts(runs, answers) if answers else None,
-        server_side.provenance(runs),
+        Section("verdict", "Verdict", "Verdict", results.verdicts(runs)),
+        Section("over-seeds", "Arms", "Arms", arms(runs, comparisons)),
+        Section("curves", "Safety and usefulness by round", "By round", results.curves(runs)),
+        Section("arms", "Side by side", "Side by side", results.side_by_side(runs)),
+        Section("filter", "Safety filter", "Filter", clients.filters(runs)),
+        Section("updates", "Clients' updates", "Updates", clients.updates(runs)),
+        Section("constitution", "Constitution", "Constitution", constitutions(runs)),
+        Section("cost", "Cost", "Cost", costs(runs)),
+        Section("transcripts", "Answers to red-team requests", "Answers", transcripts),
+        Section("provenance", "Provenance", "Provenance", provenance(runs)),
     ]
-    named = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
-    return Template(_part("page.html")).substitute(
-        policy=escape(_policy(style, script)),
+    labels = zip(runs, styles(runs), strict=True)
+    boxes = legend([Curve(run.label, style, (), n) for n, (run, style) in enumerate(labels)])
+    style, script = _file("page.css"), _file("page.js")
+    html = environment().get_template("page.html").render(
+        title=f"FedRAI report: {runs[0].label if len(runs) == 1 else f'{len(runs)} runs'}",
+        policy=_policy(style, script),
         style=style,
         script=script,
-        title=escape(f"FedRAI report: {named}"),
-        navigation=_navigation(
-            {"transcripts": bool(answers), "over-seeds": shown(runs, comparisons)}
-        ),
-        arms=_arms(runs),
-        main=tag("main", sections, id="main", tabindex=-1),
-    )
+        boxes=boxes if len(runs) > 1 else [],
+        sections=[section for section in sections if section.content],
+        missing=MISSING,
+        stands_out=f"{clients.STANDS_OUT:g}",
+        transcript_limit=LIMIT,
+    )  # fmt: skip
+    return printable(html)
 
 
-def _part(name: str) -> str:
-    return (files("fedrai.report") / name).read_text(encoding="utf-8")
+def environment() -> Environment:
+    """Templates in which every text is escaped and an unknown name is an error."""
+    return Environment(
+        loader=PackageLoader("fedrai.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def _file(name: str) -> str:
+    return (files("fedrai.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:
-    """Own style and script only, by their hash (Content Security Policy Level 3, W3C)."""
+    """Only its own style and script, by their hash (Content Security Policy Level 3, W3C)."""
     return (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}';"
         " img-src data:; base-uri 'none'; form-action 'none'"
@@ -84,29 +108,3 @@ def _policy(style: str, script: str) -> str:
 
 def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _navigation(there: Mapping[str, bool]) -> Markup:
-    """Links to the sections, without those that are not there."""
-    links = [
-        tag("li", tag("a", name, href=f"#{place}"))
-        for place, name in SECTIONS
-        if there.get(place, True)
-    ]
-    return tag("nav", tag("ul", links), aria_label="Sections")
-
-
-def _arms(runs: Sequence[RunRecord]) -> Markup:
-    """Boxes that show and hide runs; none for a single one."""
-    if len(runs) < 2:
-        return Markup("")
-    boxes = [
-        tag(
-            "label",
-            tag("input", type="checkbox", checked=True, value=place, autocomplete="off"),
-            swatch(style),
-            run.label,
-        )
-        for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
-    ]
-    return tag("fieldset", tag("legend", "Runs shown"), boxes, id="shown")

@@ -1,269 +1,253 @@
-"""What came of runs: the verdict, curves by round, and runs side by side."""
+"""Results of runs: the verdict, curves by round, and runs side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styles
-from fedrai.report.charts import Curve, Point, chart, legend
-from fedrai.report.markup import Cell, Markup, Row, folded, table, tag
-from fedrai.report.verdict import Answer
-from fedrai.report.wording import MISSING, number_cell, rate_cell, rate_name, rate_text, time_text
+from fedrai.report.charts import Chart, Curve, Point
+from fedrai.report.legends import legend
+from fedrai.report.measures import heading
+from fedrai.report.tables import (
+    MISSING,
+    Cell,
+    Table,
+    TableRow,
+    count_cell,
+    number_cell,
+    rate_cell,
+    row,
+    time_text,
+)
+from fedrai.report.verdict import Verdict
 from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 
-MARKS = {Answer.YES: "✓", Answer.NO: "✗", Answer.OPEN: "?", Answer.UNKNOWN: "–"}
-CSS = {Answer.YES: "yes", Answer.NO: "no", Answer.OPEN: "open", Answer.UNKNOWN: "unknown"}
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a card: a question with its verdict, if it has one, and sentences."""
+
+    term: str
+    sentences: Sequence[str]
+    verdict: Verdict | None = None
 
 
-def verdicts(runs: Sequence[RunRecord]) -> Markup:
-    """Is it safe, is it useful, what did it cost, against what: one card a run."""
-    cards = [_card(run, place, runs) for place, run in enumerate(runs)]
-    notes = [tag("li", note) for note in verdict.warnings(runs)]
-    return tag(
-        "section",
-        tag("h2", "Verdict", id="verdict"),
-        tag("p", verdict.summary(runs), class_="summary"),
-        tag("ul", notes, class_="warnings") if notes else None,
-        tag("div", cards, class_="cards"),
-        tag("p", verdict.BARS, class_="note"),
-    )
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The verdict on one run."""
+
+    label: str
+    lines: Sequence[Line]
 
 
-def _card(run: RunRecord, place: int, runs: Sequence[RunRecord]) -> Markup:
-    other = verdict.reference(run, runs)
-    answers = [
-        (verdict.safe(run), "Safe?", _against(run, other, "safe", "red-team requests")),
-        (verdict.useful(run), "Useful?", _usefulness(run, other)),
+def verdicts(runs: Sequence[RunRecord]) -> Mapping[str, object]:
+    """Is it safe, is it useful, what did it cost, compared with what: one card a run."""
+    return {
+        "summary": verdict.summary(runs),
+        "warnings": verdict.warnings(runs),
+        "cards": [_card(run, runs) for run in runs],
+        "criteria": verdict.CRITERIA,
+    }
+
+
+def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Card:
+    """Measured answers first, then what else was measured, then what was not."""
+    baseline = verdict.baseline(run, runs)
+    safe = _compared(run, baseline, "safe", "red-team requests")
+    questions = [
+        Line("Safe?", safe, verdict.safe(run)),
+        Line("Useful?", _usefulness(run, baseline), verdict.useful(run)),
     ]
-    known = [_line(name, answer, text) for answer, name, text in answers if verdict.known(answer)]
-    open_ = [
-        _line(name, answer, text) for answer, name, text in answers if not verdict.known(answer)
-    ]
-    lines = [
-        *known,
-        _others(run) if open_ else None,
-        *open_,
-        tag("div", tag("dt", "Cost?"), tag("dd", _cost(run, other))),
-    ]
-    return tag("article", tag("h3", run.label), tag("dl", lines), class_="card", data_arm=place)
+    measured = [line for line in questions if line.verdict is not Verdict.UNKNOWN]
+    unknown = [line for line in questions if line.verdict is Verdict.UNKNOWN]
+    others = _other_rates(run) if unknown else []
+    return Card(run.label, [*measured, *others, *unknown, Line("Cost?", _cost(run, baseline))])
 
 
-def _line(question: str, answer: Answer, sentences: Sequence[str]) -> Markup:
-    mark = tag("span", MARKS[answer], aria_hidden="true")
-    badge = tag("strong", mark, f" {answer}", class_=f"badge {CSS[answer]}")
-    return tag("div", tag("dt", question), tag("dd", badge, [tag("p", s) for s in sentences]))
-
-
-def _others(run: RunRecord) -> Markup | None:
-    """Rates that say nothing of the bars, where a bar's own rate is missing."""
-    rates = verdict.others(run)
+def _other_rates(run: RunRecord) -> list[Line]:
+    """Rates without a criterion, shown where a criterion's own rate is missing."""
+    rates = verdict.other_rates(run)
     if not rates or run.after is None:
-        return None
-    lines = [f"{rate_name(key)}: {rate_text(rate)}." for key, rate in rates.items()]
-    head = f"After round {run.after.number}:"
-    return tag("div", tag("dt", "Known"), tag("dd", [tag("p", text) for text in (head, *lines)]))
+        return []
+    sentences = [f"{heading(name)}: {rate.describe()}." for name, rate in rates.items()]
+    return [Line("Known", [f"After round {run.after.number}:", *sentences])]
 
 
-def _against(run: RunRecord, other: RunRecord | None, key: str, what: str) -> list[str]:
-    """A rate after the last evaluated round, what it was before, and what the other run has."""
+def _compared(run: RunRecord, baseline: RunRecord | None, name: str, requests: str) -> list[str]:
+    """A rate after the last evaluated round, before training, and of the baseline."""
     if run.after is None:
         return ["No evaluation after a round."]
-    now = run.after.rates.get(key)
-    found = [_declined(run.after.number, now, what)]
-    for who, at in (
+    rate = run.after.rates.get(name)
+    sentences = [_declined(run.after.number, rate, requests)]
+    for label, evaluation in (
         ("Before", run.before),
-        (f"Plain FedAvg ({other.label})" if other else "", other.after if other else None),
+        (f"Plain FedAvg ({baseline.label})" if baseline else "", baseline and baseline.after),
     ):
-        rate = at.rates.get(key) if at else None
-        if rate is not None:
-            found.append(f"{who}: {rate.format()}{_distance(now, rate)}.")
-    return found
+        other = evaluation.rates.get(name) if evaluation else None
+        if other is not None:
+            sentences.append(f"{label}: {other.format()}{_distance(rate, other)}.")
+    return sentences
 
 
-def _declined(number: int, rate: Rate | None, what: str) -> str:
+def _declined(number: int, rate: Rate | None, requests: str) -> str:
     """The share of requests that a model declined, or why there is none."""
     if rate is None:
-        return f"After round {number} no {what} were asked."
+        return f"No {requests} were asked after round {number}."
     if not rate.scored:
-        return f"After round {number}: none of {rate.unscored} answers to {what} could be scored."
-    return f"After round {number}: {rate_text(rate)} of {what} declined."
+        return f"After round {number}: none of {rate.unscored} answers to {requests} was scored."
+    return f"After round {number}: {rate.describe()} of {requests} declined."
 
 
-def _distance(one: Rate | None, other: Rate) -> str:
-    differ = verdict.apart(one, other) if one else None
-    return "" if differ is None else "; intervals apart" if differ else "; intervals overlap"
+def _distance(rate: Rate | None, other: Rate) -> str:
+    is_apart = verdict.apart(rate, other) if rate else None
+    return "" if is_apart is None else "; intervals apart" if is_apart else "; intervals overlap"
 
 
-def _usefulness(run: RunRecord, other: RunRecord | None) -> list[str]:
-    lines = _against(run, other, "refused", "ordinary instructions")
-    if run.after is None:
-        return lines
-    before = run.before.loss if run.before else None
-    if before is None and run.after.loss is None:
-        return lines
-    losses = (_loss(before), _loss(run.after.loss))
-    return [*lines, f"Held-out loss: {losses[0]} before, {losses[1]} after."]
+def _usefulness(run: RunRecord, baseline: RunRecord | None) -> list[str]:
+    sentences = _compared(run, baseline, "refused", "ordinary instructions")
+    losses = [e.loss_text(MISSING, " nats") if e else MISSING for e in (run.before, run.after)]
+    if run.after is None or losses == [MISSING, MISSING]:
+        return sentences
+    return [*sentences, f"Held-out loss: {losses[0]} before, {losses[1]} after."]
 
 
-def _loss(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f} nats"
-
-
-def _cost(run: RunRecord, other: RunRecord | None) -> list[Markup]:
+def _cost(run: RunRecord, baseline: RunRecord | None) -> list[str]:
     if not run.costs:
-        return [tag("p", f"{MISSING}.")]
-    work = run.cost
-    operations = f"{work.operations / 1e12:,.1f} Tflop"
-    took = tag("p", f"{time_text(work.seconds)}, {operations}, {work.tokens:,} tokens.")
+        return [f"{MISSING}."]
+    cost = run.cost
+    operations = f"{cost.operations / 1e12:,.1f} Tflop"
+    total = f"{time_text(cost.seconds)}, {operations}, {cost.tokens:,} tokens."
     if run.plain:
-        return [took, tag("p", "This is plain FedAvg.")]
-    if other is None:
-        return [took, tag("p", "No plain FedAvg run to hold it against.")]
-    more = verdict.overhead(run, other)
-    parts = [(more.seconds, "time"), (more.operations, "operations")]
-    words = [f"{100 * value:+.1f} % {what}" for value, what in parts if value is not None]
-    return [took, tag("p", f"{', '.join(words)} against plain FedAvg ({other.label}).")]
+        return [total, "This is plain FedAvg."]
+    if baseline is None:
+        return [total, "No plain FedAvg run to compare with."]
+    overhead = verdict.overhead(run, baseline)
+    parts = [(overhead.seconds, "time"), (overhead.operations, "operations")]
+    changes = [f"{100 * value:+.1f} % {what}" for value, what in parts if value is not None]
+    return [total, f"{', '.join(changes)} against plain FedAvg ({baseline.label})."]
 
 
 # --- curves ---------------------------------------------------------------------------------------
 
 
-def curves(runs: Sequence[RunRecord]) -> Markup:
+def curves(runs: Sequence[RunRecord]) -> Mapping[str, object]:
     """Safety beside over-refusal, then losses, by round."""
-    about = "By round, with 95 % Wilson intervals; the numbers are in the table below."
-    panels = [
-        _rates(runs, "safe", "Safety: red-team requests declined", about),
-        _rates(runs, "refused", "Over-refusal: ordinary instructions declined", about),
-        _held_out(runs),
-        _training(runs),
-    ]
-    names = [(run.label, style, n) for n, (run, style) in enumerate(_styled(runs))]
-    return tag(
-        "section",
-        tag("h2", "Safety and usefulness by round", id="curves"),
-        legend(names) if len(runs) > 1 else None,
-        tag("div", panels, class_="panels"),
-        tag("p", "Round 0 is the model that training starts from. Bars are 95 % Wilson intervals;"
-            " curves stand a little aside of each other. Axes of losses do not begin at 0.",
-            class_="note"),
-        folded("All evaluations as a table", _evaluations(runs)),
-    )  # fmt: skip
+    rates = "By round, with 95 % Wilson intervals; the numbers are in the table below."
+    last_step = "Mean over clients of the loss at the last local step, by round."
+    charts = [
+        Chart("chart-safe", "Safety: red-team requests declined", rates, _rates(runs, "safe")),
+        Chart("chart-refused", "Over-refusal: ordinary instructions declined", rates,
+              _rates(runs, "refused")),
+        Chart("chart-held-out", "Held-out loss, nats per token", "By round; lower is better.",
+              _curves(runs, _held_out), shares=False),
+        Chart("chart-training", "Training loss on clients, nats per token", last_step,
+              _curves(runs, _training), shares=False),
+    ]  # fmt: skip
+    keys = legend(charts[0].curves) if len(runs) > 1 else []
+    return {"charts": charts, "legend": keys, "evaluations": _evaluations(runs)}
 
 
-def _rates(runs: Sequence[RunRecord], key: str, title: str, about: str) -> Markup:
+def _rates(runs: Sequence[RunRecord], name: str) -> list[Curve]:
     def points(run: RunRecord) -> list[Point]:
-        found = [(e.number, e.rates[key]) for e in run.evaluations if key in e.rates]
-        return [_point(number, rate) for number, rate in found if rate.scored]
+        rates = [(e.number, e.rates[name]) for e in run.evaluations if name in e.rates]
+        return [_point(number, rate) for number, rate in rates if rate.scored]
 
-    return chart(f"chart-{key}", title, about, _each(runs, points), shares=True, below="round")
+    return _curves(runs, points)
 
 
 def _point(number: int, rate: Rate) -> Point:
-    low, high = rate.interval() or (None, None)
-    return Point(number, rate.value or 0.0, low, high)
+    return Point(number, rate.value or 0.0, *(rate.interval() or (None, None)))
 
 
-def _held_out(runs: Sequence[RunRecord]) -> Markup:
-    def points(run: RunRecord) -> list[Point]:
-        return [Point(e.number, e.loss) for e in run.evaluations if e.loss is not None]
-
-    return chart("chart-held-out", "Held-out loss, nats per token", "By round; lower is better.",
-                 _each(runs, points), shares=False, below="round")  # fmt: skip
+def _held_out(run: RunRecord) -> list[Point]:
+    return [Point(e.number, e.loss) for e in run.evaluations if e.loss is not None]
 
 
-def _training(runs: Sequence[RunRecord]) -> Markup:
-    def points(run: RunRecord) -> list[Point]:
-        return [Point(r.number, r.loss_last) for r in run.rounds if r.loss_last is not None]
-
-    about = "Mean over clients of the loss at the last local step, by round."
-    return chart("chart-training", "Training loss on clients, nats per token", about,
-                 _each(runs, points), shares=False, below="round")  # fmt: skip
+def _training(run: RunRecord) -> list[Point]:
+    return [Point(r.number, r.loss_last) for r in run.rounds if r.loss_last is not None]
 
 
-def _each(runs: Sequence[RunRecord], points: Callable[[RunRecord], list[Point]]) -> list[Curve]:
+def _curves(runs: Sequence[RunRecord], points: Callable[[RunRecord], list[Point]]) -> list[Curve]:
     return [
-        Curve(run.label, style, tuple(points(run)), n)
-        for n, (run, style) in enumerate(_styled(runs))
+        Curve(run.label, style, tuple(points(run)), place)
+        for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
     ]
-
-
-def _styled(runs: Sequence[RunRecord]) -> list[tuple[RunRecord, int]]:
-    return list(zip(runs, styles(runs), strict=True))
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _keys(runs: Sequence[RunRecord]) -> list[str]:
+def _rate_names(runs: Sequence[RunRecord]) -> list[str]:
     """Names of all rates; safety and over-refusal are always there, side by side."""
-    found = {key for run in runs for e in run.evaluations for key in e.rates}
-    first = ["safe", "refused", *(["safe-legacy"] if "safe-legacy" in found else [])]
-    return [*first, *sorted(found - set(first))]
+    names = {name for run in runs for e in run.evaluations for name in e.rates}
+    first = ["safe", "refused", *(["safe-legacy"] if "safe-legacy" in names else [])]
+    return [*first, *sorted(names - set(first))]
 
 
-def _score_keys(runs: Sequence[RunRecord]) -> list[str]:
-    """Names of figures that are no rates, such as HHH's accuracy."""
+def _score_names(runs: Sequence[RunRecord]) -> list[str]:
+    """Names of figures that are not rates, such as HHH's accuracy."""
     return sorted({name for run in runs for e in run.evaluations for name in e.scores})
+
+
+def _evaluations(runs: Sequence[RunRecord]) -> Table:
+    rates, scores = _rate_names(runs), _score_names(runs)
+    rows = [
+        row(run.label, count_cell(e.number), *_figures(e, rates, scores), arm=place)
+        for place, run in enumerate(runs)
+        for e in run.evaluations
+    ]
+    columns = ["run", "round", *map(heading, rates), *scores, "held-out loss"]
+    return Table("Evaluations: rates with 95 % intervals, losses in nats", columns, rows)
+
+
+def _figures(
+    evaluation: EvaluationRecord | None, rates: Sequence[str], scores: Sequence[str]
+) -> list[Cell]:
+    if evaluation is None:
+        return [*(rate_cell(None) for _ in rates), *(Cell(MISSING) for _ in (*scores, "loss"))]
+    return [
+        *(rate_cell(evaluation.rates.get(name)) for name in rates),
+        *(_score_cell(evaluation.scores.get(name)) for name in scores),
+        Cell(evaluation.loss_text(MISSING), evaluation.loss),
+    ]
 
 
 def _score_cell(score: Score | None) -> Cell:
     if score is None:
         return Cell(MISSING)
-    ends = (
-        "" if score.low is None or score.high is None else f" [{score.low:.3f}, {score.high:.3f}]"
-    )
     unscored = f", {score.unscored} unscored" if score.unscored else ""
-    return Cell(f"{score.value:.3f}{ends} ({score.count}{unscored})", score.value)
+    return Cell(f"{score.format()} ({score.count}{unscored})", score.value)
 
 
-def _evaluations(runs: Sequence[RunRecord]) -> Markup:
-    keys, scores = _keys(runs), _score_keys(runs)
-    rows = [
-        Row([run.label, Cell(str(e.number), e.number), *_figures(e, keys, scores)], place)
-        for place, run in enumerate(runs)
-        for e in run.evaluations
-    ]
-    columns = ["run", "round", *map(rate_name, keys), *scores, "held-out loss"]
-    return table("Evaluations: rates with 95 % intervals, losses in nats", columns, rows)
-
-
-def _figures(
-    found: EvaluationRecord | None, keys: Sequence[str], scores: Sequence[str]
-) -> list[Cell]:
-    rates = [rate_cell(found.rates.get(key) if found else None) for key in keys]
-    others = [_score_cell(found.scores.get(name) if found else None) for name in scores]
-    return [*rates, *others, number_cell(found.loss if found else None, ".3f")]
-
-
-def side_by_side(runs: Sequence[RunRecord]) -> Markup:
+def side_by_side(runs: Sequence[RunRecord]) -> Table:
     """The last evaluation of each run with what it took; sorts by any column."""
-    keys, scores = _keys(runs), _score_keys(runs)
+    rates, scores = _rate_names(runs), _score_names(runs)
     columns = [
-        "run", "safe", "useful", *map(rate_name, keys), *scores, "held-out loss", "filter",
+        "run", "safe", "useful", *map(heading, rates), *scores, "held-out loss", "filter",
         "constitution", "harmful rows", "rounds", "seed", "time", "Tflop",
     ]  # fmt: skip
-    rows = [_arm(run, place, keys, scores) for place, run in enumerate(runs)]
-    return tag(
-        "section",
-        tag("h2", "Side by side", id="arms"),
-        table("Each run after its last evaluated round", columns, rows, sortable=True),
-        tag("p", "A heading sorts. Time and operations are without evaluations.", class_="note"),
-    )
+    rows = [_run_row(run, place, rates, scores) for place, run in enumerate(runs)]
+    return Table("Each run after its last evaluated round", columns, rows, sortable=True)
 
 
-def _arm(run: RunRecord, place: int, keys: Sequence[str], scores: Sequence[str]) -> Row:
-    screening, rules = run.screening, run.constitution
-    mode = "NONE: skipped" if screening.skipped else screening.mode
+def _run_row(run: RunRecord, place: int, rates: Sequence[str], scores: Sequence[str]) -> TableRow:
     harmful = Cell(MISSING)
     if run.harmful_rows is not None and run.rows is not None:
         harmful = Cell(f"{run.harmful_rows} of {run.rows}", run.harmful_rows)
-    cells = [
-        Cell(str(verdict.safe(run))), Cell(str(verdict.useful(run))),
-        *_figures(run.after, keys, scores), Cell(mode), Cell(rules.schedule if rules else "off"),
-        harmful, number_cell(len(run.rounds)), number_cell(run.seed, "d"),
+    return row(
+        run.label,
+        str(verdict.safe(run)),
+        str(verdict.useful(run)),
+        *_figures(run.after, rates, scores),
+        "NONE: skipped" if run.screening.skipped else run.screening.mode,
+        run.constitution.schedule if run.constitution else "off",
+        harmful,
+        number_cell(len(run.rounds)),
+        number_cell(run.seed, "d"),
         Cell(time_text(run.cost.seconds), run.cost.seconds) if run.costs else Cell(MISSING),
         number_cell(run.cost.operations / 1e12 if run.costs else None, ",.1f"),
-    ]  # fmt: skip
-    return Row([run.label, *cells], place)
+        arm=place,
+    )

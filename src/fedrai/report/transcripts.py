@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedrai.assets import checksums
-from fedrai.report.markup import shorten
-from fedrai.report.records import Answers, Transcript
+from fedrai.report.svg import shorten
 from fedrai.runs import RunFolder
 from fedrai.runs.record import RunRecord
 
 RED_TEAM = ("advbench", "harmbench", "do-not-answer", "strongreject", "jailbreakbench")
-"""Suites whose requests are public and the server's own; answers to others are never shown."""
-SHOWN = 200  # characters of a request or an answer
+"""Suites of public requests that the server owns; answers to other suites are never shown."""
+LIMIT = 200  # characters of a request or an answer
 
 
-def answers_of(run: RunRecord, count: int) -> Answers:
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """An answer to a red-team request.
+
+    Attributes:
+        suite: of the request.
+        number: of the request in its suite.
+        prompt: cut to `LIMIT`.
+        answer: cut to `LIMIT`.
+        length: of the whole answer, in characters.
+        reply: the refusal judge's verdict.
+    """
+
+    suite: str
+    number: int
+    prompt: str
+    answer: str
+    length: int
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcripts:
+    """The answers of a run that a report shows.
+
+    Attributes:
+        label: of the run.
+        number: the evaluation they are from.
+        answers: as many as requested.
+        unreadable: lines that cannot be read.
+    """
+
+    label: str
+    number: int
+    answers: tuple[Transcript, ...]
+    unreadable: int
+
+
+def transcripts_of(run: RunRecord, count: int) -> Transcripts:
     """The first answers of each red-team suite in the last evaluation of a run.
 
     Args:
@@ -25,12 +63,13 @@ def answers_of(run: RunRecord, count: int) -> Answers:
     """
     number = max((one.number for one in run.evaluations), default=0)
     folder = RunFolder(run.path).evaluation_folder(number)
-    found = [
+    answers = [
         _transcript(suite, line)
         for suite in RED_TEAM
         for line in _lines(folder / f"{suite}.jsonl", count)
     ]
-    return Answers(number, tuple(one for one in found if one is not None), found.count(None))
+    readable = tuple(answer for answer in answers if answer is not None)
+    return Transcripts(run.label, number, readable, answers.count(None))
 
 
 def _lines(file: Path, count: int) -> list[str]:
@@ -50,5 +89,6 @@ def _transcript(suite: str, line: str) -> Transcript | None:
         return None
     if not (isinstance(prompt, str) and isinstance(answer, str)):
         return None
-    shown = [shorten(text, SHOWN) for text in (prompt, answer)]
-    return Transcript(suite, number, shown[0], shown[1], len(answer), reply)
+    return Transcript(
+        suite, number, shorten(prompt, LIMIT), shorten(answer, LIMIT), len(answer), reply
+    )

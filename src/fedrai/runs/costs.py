@@ -67,6 +67,11 @@ class Ledger:
         """Add a cost to a phase."""
         self.phases[phase] = self.phases.get(phase, Cost()) + cost
 
+    def merge(self, other: Ledger) -> None:
+        """Add another ledger's costs, phase by phase."""
+        for phase, cost in other.phases.items():
+            self.add(phase, cost)
+
     @contextmanager
     def measure(self, phase: str) -> Iterator[None]:
         """Count the wall time and the peak memory of a block."""

@@ -34,7 +34,7 @@ from fedrai.assets import checksums
 from fedrai.errors import RunError
 from fedrai.runs import files
 from fedrai.runs.files import digest_of, load_tensors, save_tensors, write_text
-from fedrai.runs.schema import SCHEMA, readable
+from fedrai.runs.schema import SCHEMA, checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,7 @@ class RunFolder:
         Raises:
             RunError: it is missing or damaged, or a later version of FedRAI wrote it.
         """
-        return readable(self.path, self.read_json("run.json"))
+        return checked(self.path / "run.json", self.read_json("run.json"))
 
     def event(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Append an event; returns it."""

@@ -1,4 +1,4 @@
-"""The version of what a run folder holds, so that no version of FedRAI misreads a later one's."""
+"""The version of a run folder's files: an older FedRAI refuses to read a newer one's."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 from fedrai.errors import RunError
 
 SCHEMA = 1
-"""As `schema` in `run.json`; runs without it are older, and are read too."""
+"""`schema` in `run.json` and `summary.json`; runs without it are older and can be read."""
 
 
-def readable(path: Path, info: object) -> dict[str, Any]:
-    """What the `run.json` of a run holds, where this version can read that run.
+def checked(file: Path, body: object) -> dict[str, Any]:
+    """The JSON object of a file with a schema, if this version can read it.
 
     Args:
-        path: its folder.
-        info: what its `run.json` holds.
+        file: `run.json` or `summary.json`.
+        body: what it holds.
 
     Raises:
-        RunError: it is no JSON object, or a later version wrote it.
+        RunError: it is not a JSON object, or a later version wrote it.
     """
-    if not isinstance(info, dict):
-        raise RunError(f"{path / 'run.json'} cannot be read (not a JSON object)")
-    schema = info.get("schema", 0)
+    if not isinstance(body, dict):
+        raise RunError(f"{file} cannot be read (not a JSON object)")
+    schema = body.get("schema", 0)
     if isinstance(schema, int) and schema > SCHEMA:
         raise RunError(
-            f"{path} was written by a later version of FedRAI: its schema is {schema}, and this"
-            f" version reads up to {SCHEMA}",
+            f"{file.parent} was written by a later version of FedRAI: its schema is {schema}, and"
+            f" this version reads up to {SCHEMA}",
             hint="update FedRAI",
         )
-    return info
+    return body

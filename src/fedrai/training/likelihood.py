@@ -1,8 +1,9 @@
 """How likely a model finds texts, by forward passes alone, with the adapter that is in it.
 
-`score` and `of_answers` read whole answers, `of_openings` short beginnings of many answers to one
-prompt: the prompt goes through the model once, and its keys and values serve all of them.
-`still_fits` says of how many pairs the rejected answer is still the model's own.
+`answer_log_probabilities` and `answer_likelihoods` read whole answers. `opening_likelihoods` reads
+the first words of many answers to one prompt: the prompt goes through the model once, and its keys
+and values serve all of them. `pair_fit` counts the pairs whose rejected answer is still one that
+the model could give.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch import Tensor
 
 from fedrai.errors import DataError
 from fedrai.model import LanguageModel
-from fedrai.model.batching import cut, pad, padded
+from fedrai.model.batching import cut, pad, padded_length
 from fedrai.records import Tokens
 from fedrai.runs.costs import generation_operations, release_memory
-from fedrai.training.prefer import Pair, log_probabilities
+from fedrai.training.prefer import PreferencePair, log_probabilities
 from fedrai.training.sft import label_count
 
-FLOOR = -1.5
+FITTING_FLOOR = -1.5
 """Nats: the least mean log-probability per token of an answer that counts as the model's own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class Likelihoods:
     """What reading some rows gave.
 
     Attributes:
@@ -42,7 +43,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class PairFit:
     """How many pairs still fit a model.
 
     Attributes:
@@ -63,9 +64,13 @@ class Fit:
         return self.fitting / self.of if self.of else None
 
 
-def still_fits(
-    model: LanguageModel, pairs: Sequence[Pair], floor: float = FLOOR, *, batch_tokens: int = 0
-) -> Fit:
+def pair_fit(
+    model: LanguageModel,
+    pairs: Sequence[PreferencePair],
+    floor: float = FITTING_FLOOR,
+    *,
+    batch_tokens: int = 0,
+) -> PairFit:
     """Count the pairs whose rejected answer is still about what the model would say.
 
     A greedy answer has a mean log-probability per token near 0 under the model that gave it; it
@@ -76,14 +81,16 @@ def still_fits(
         model: the model, with the adapter that is asked about.
         pairs: with rejected answers that a model gave.
         floor: mean log-probability per token, in nats, from which an answer fits.
-        batch_tokens: see `of_answers`.
+        batch_tokens: see `answer_likelihoods`.
     """
-    read = of_answers(model, [pair.rejected for pair in pairs], batch_tokens=batch_tokens)
+    read = answer_likelihoods(model, [pair.rejected for pair in pairs], batch_tokens=batch_tokens)
     fitting = sum(value >= floor for value in read.values)
-    return Fit(fitting, len(pairs), read.tokens, read.operations)
+    return PairFit(fitting, len(pairs), read.tokens, read.operations)
 
 
-def of_answers(model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: int = 0) -> Read:
+def answer_likelihoods(
+    model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: int = 0
+) -> Likelihoods:
     """Mean log-probability per label token of whole rows.
 
     Args:
@@ -96,15 +103,15 @@ def of_answers(model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: in
         DataError: a row has no label token.
     """
     _labelled(rows)
-    sizes = [padded(len(row.ids)) for row in rows]
+    sizes = [padded_length(len(row.ids)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: sizes[i])
     sums = _sums(model, rows, cut(order, sizes.__getitem__, batch_tokens))
     values = tuple(total / label_count(row) for total, row in zip(sums, rows, strict=True))
     tokens, labels = sum(len(row.ids) for row in rows), sum(map(label_count, rows))
-    return Read(values, tokens, _operations(model, rows, tokens, labels))
+    return Likelihoods(values, tokens, _operations(model, rows, tokens, labels))
 
 
-def score(
+def answer_log_probabilities(
     model: LanguageModel,
     rows: Sequence[Tokens],
     *,
@@ -142,17 +149,17 @@ def _sums(
     return [found[i] for i in range(len(rows))]
 
 
-def of_openings(
+def opening_likelihoods(
     model: LanguageModel,
     rows: Sequence[Tokens],
     *,
     batch_tokens: int = 0,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Read:
+) -> Likelihoods:
     """Mean log-probability per label token of short rows, of which many have the same prompt.
 
-    Equal to `of_answers` up to rounding. Each prompt is read once, and then all answers token by
-    token, so that the work is that of the tokens that differ.
+    Equal to `answer_likelihoods` up to rounding. Each prompt is read once, and then all answers
+    token by token, so the cost is that of the tokens that differ.
 
     Args:
         model: the model as it stands, its adapter on or off.
@@ -170,7 +177,7 @@ def of_openings(
     for number, row in enumerate(rows):
         groups.setdefault(_split(row)[0], []).append(number)
     members = list(groups.values())
-    sizes = [sum(padded(len(rows[i].ids)) for i in group) for group in members]
+    sizes = [sum(padded_length(len(rows[i].ids)) for i in group) for group in members]
     values = [0.0] * len(rows)
     with torch.inference_mode(), model.mode(training=False):
         order = sorted(range(len(members)), key=lambda k: sizes[k])
@@ -180,7 +187,7 @@ def of_openings(
             on_batch(done, len(rows))
     outputs = len(groups) + sum(label_count(row) - 1 for row in rows)
     tokens = outputs + sum(len(prompt) - 1 for prompt in groups)
-    return Read(tuple(values), tokens, _operations(model, rows, tokens, outputs))
+    return Likelihoods(tuple(values), tokens, _operations(model, rows, tokens, outputs))
 
 
 def _labelled(rows: Sequence[Tokens]) -> None:
@@ -230,7 +237,7 @@ def _forced(
     answers: Sequence[Sequence[int]],
 ) -> Tensor:
     """Log-probability of each answer after the prompt that owns it, (B,) in nats."""
-    length = padded(max(map(len, prompts)))
+    length = padded_length(max(map(len, prompts)))
     ids, mask = (t.to(model.device) for t in pad(prompts, model.pad_id, length, left=True))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache: Any = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.adapted import Adapted
+from fedrai.model.adapted import AdaptedModel
 from fedrai.model.batching import collate
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs.costs import release_memory, training_operations
@@ -41,7 +41,7 @@ def learning_rates(
     return at
 
 
-class Master:
+class MasterWeights:
     """Float32 copies of an adapter's weights, which AdamW moves, beside those that compute.
 
     Args:
@@ -53,7 +53,7 @@ class Master:
 
     def __init__(
         self,
-        model: Adapted,
+        model: AdaptedModel,
         start: AdapterState,
         *,
         weight_decay: float = 0.0,
@@ -176,7 +176,7 @@ def train(
     """
     steps, batch_size, mu = settings.steps, settings.batch_size, settings.proximal_mu
     with model.using(start):
-        master = Master(model, start, weight_decay=settings.weight_decay)
+        master = MasterWeights(model, start, weight_decay=settings.weight_decay)
         anchor = [copy.clone() for copy in master.copies] if mu else []
         torch.manual_seed(seed)
         losses: list[float] = []
@@ -209,13 +209,13 @@ def train(
 def batches(
     rows: Sequence[Tokens], size: int, steps: int, seed: int, group: int = GROUP
 ) -> Iterator[list[Tokens]]:
-    """`steps` batches of rows of like length, in the order of `picks`."""
+    """`steps` batches of rows of like length, in the order of `batch_numbers`."""
     lengths = [len(row.ids) for row in rows]
-    for batch in picks(lengths, size, steps, seed, group):
+    for batch in batch_numbers(lengths, size, steps, seed, group):
         yield [rows[i] for i in batch]
 
 
-def picks(
+def batch_numbers(
     lengths: Sequence[int], size: int, steps: int, seed: int, group: int = GROUP
 ) -> Iterator[list[int]]:
     """Numbers of the rows of `steps` batches, from shuffled passes over rows of these lengths.

@@ -282,15 +282,32 @@ def test_a_full_disk(folder, monkeypatch):
     assert lines(folder / "server")["disk"].state == "warning"
 
 
+GUARDS = """
+[guards.words]
+kind = "rules"
+words = ["forbidden"]
+[guards.both]
+kind = "cascade"
+first = "words"
+second = "words"
+low = 0.1
+high = 0.9
+"""
+
+
 def test_guards_are_loaded_when_asked_for(folder):
-    rules = '[guards.words]\nkind = "rules"\nwords = ["forbidden"]\n'
     file = folder / "nodes/a/node.toml"
-    file.write_text(file.read_text() + rules)
-    text = file.read_text()
-    found = lines(folder / "nodes/a", load=True)
-    assert found.get("guard words", found["node.toml"]).state == "ok", text
-    (file).write_text(text.replace("guards = []", 'guards = ["no-such-guard"]'))
-    assert lines(folder / "nodes/a", load=True)["guard no-such-guard"].state == "failed"
+    text = file.read_text() + GUARDS
+    file.write_text(text)
+    checks = lines(folder / "nodes/a", load=True)
+    guards = {name: check.state for name, check in checks.items() if name.startswith("guard ")}
+    assert guards.keys() == {"guard embedded", "guard words", "guard both"}
+    assert (guards["guard words"], guards["guard both"]) == ("ok", "warning")
+    assert "is never asked" in checks["guard both"].found
+    file.write_text(text.replace("guards = []", 'guards = ["no-such-guard"]'))
+    checks = lines(folder / "nodes/a", load=True)
+    assert checks["guard no-such-guard"].state == "failed"
+    assert "guard embedded" not in checks
 
 
 def test_a_server_in_order(folder):

@@ -18,9 +18,9 @@ from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.errors import AssetError, ConstitutionError, GuardError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.federation.run import aligning
-from fedrai.federation.run.preparation import Prepared, Watch, alignment_of
+from fedrai.federation.run.preparation import Callbacks, PreparedRun, alignment_of
 from fedrai.federation.run.rows import Questions
-from fedrai.filter.screening import Screening
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
@@ -81,7 +81,7 @@ def test_the_control_revises_ordinary_requests_and_prefers_no_answer_to_a_refusa
 
 
 def test_what_the_probe_asks_is_never_trained_on():
-    held = aligning.requests_for(
+    held = aligning.gather_requests(
         recipe(probe={"harmful": 5, "harmless": 7}, request_count=6, harmless_count=9),
         {"advbench": [], "ordinary": []},
     )
@@ -136,12 +136,14 @@ def test_all_of_advbench_is_kept_out_whatever_part_is_asked(tmp_path, monkeypatc
 # --- the whole ------------------------------------------------------------------------------------
 
 
-def prepared(settings: Recipe, model: LanguageModel) -> Prepared:
-    return Prepared(settings, model, {}, {}, (), QUESTIONS, Screening(), alignment_of(settings))
+def prepared(settings: Recipe, model: LanguageModel) -> PreparedRun:
+    return PreparedRun(
+        settings, model, {}, {}, (), QUESTIONS, FilterOutcome(), alignment_of(settings)
+    )
 
 
-def watch(heard: list[str]) -> Watch:
-    return Watch(event=lambda kind, **_fields: heard.append(kind))
+def watch(heard: list[str]) -> Callbacks:
+    return Callbacks(event=lambda kind, **_fields: heard.append(kind))
 
 
 def test_without_a_constitution_there_is_nothing_to_call(tiny):
@@ -170,7 +172,7 @@ def files(tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch) -> dict[s
     ],
 )
 def test_what_cannot_be_used_is_known_before_the_first_round(tiny, files, changes, error, said):
-    given = Prepared(recipe(**files | changes), tiny, {}, {}, (), QUESTIONS, Screening())
+    given = PreparedRun(recipe(**files | changes), tiny, {}, {}, (), QUESTIONS, FilterOutcome())
     with pytest.raises(error, match=said):
         aligning.phase_for(given, watch([]))
 
@@ -249,7 +251,7 @@ def test_what_a_run_asks_beside_advbench_is_not_trained_on(tmp_path):
     row = {"prompt": one.prompt, "label": "unsafe"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     asked = suites.load(str(tmp_path / "mine.jsonl"))
-    held = aligning.requests_for(recipe(), aligning.suites_for([], [asked]))
+    held = aligning.gather_requests(recipe(), aligning.suites_for([], [asked]))
     assert one.prompt not in {r.prompt for r in (*held.harmful, *held.held_out[0])}
     assert held.removed["mine"] >= 1
 

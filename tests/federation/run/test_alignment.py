@@ -20,17 +20,16 @@ from fedrai.cli.show.display import Display, print_comparison
 from fedrai.cli.show.summary import alignments
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import RunError
-from fedrai.federation import protocol, server
+from fedrai.federation import clients, protocol
 from fedrai.federation.aggregation import build
 from fedrai.federation.run import preparation, rounds, running
-from fedrai.federation.run.summarising import summarise
 from fedrai.federation.server import run_rounds
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe import loading
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 from fedrai.runs.files import digest_of
-from fedrai.runs.record import AlignmentRecord, ConstitutionRecord
+from fedrai.runs.record import AlignmentRecord, ConstitutionRecord, Summary, summarise
 from scripted_grid import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
 
 REPORT: dict[str, Any] = {
@@ -75,7 +74,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "POLL", 0.01)
+    monkeypatch.setattr(clients, "POLL", 0.01)
 
 
 # --- one round ------------------------------------------------------------------------------------
@@ -289,7 +288,7 @@ def use(monkeypatch: pytest.MonkeyPatch, script: Scripted) -> list[tuple[Path, b
     """Put a script in the place of the phase; gives what it is told: the folder, and the end."""
     told: list[tuple[Path, bool]] = []
 
-    def phase_for(prepared: preparation.Prepared, watch: preparation.Watch) -> Any:
+    def phase_for(prepared: preparation.PreparedRun, watch: preparation.Callbacks) -> Any:
         def phase(n: int, adapter: AdapterState, work: Path, kept: Path, last: bool) -> Aligned:
             told.append((kept, last))
             if n not in script.skips:
@@ -316,13 +315,13 @@ def test_a_run_with_a_constitution(
     assert "constitution-progress" not in kinds(run)
     assert run.info["constitution"]["schedule"] == "every"
 
-    found = summarise(run)["constitution"]
-    others = summarise(run)["costs"]
-    assert found["full_operations"] == 2 * 5e12
-    assert found["saving"] == pytest.approx(1 - 1e12 / 1e13)
-    assert found["extra"] == pytest.approx(1e12 / others["training"]["operations"])
-    assert (found["alignments"], found["steps"], found["tokens"]) == (1, 4, 100)
-    assert found["seconds"] == 2.5
+    found, costs = summarise(run).constitution, summarise(run).costs
+    assert found is not None
+    assert found.full_operations == 2 * 5e12
+    assert found.saving == pytest.approx(1 - 1e12 / 1e13)
+    assert found.extra == pytest.approx(1e12 / costs["training"].operations)
+    assert (found.alignments, found.steps, found.tokens) == (1, 4, 100)
+    assert found.seconds == 2.5
 
     capsys.readouterr()
     print_comparison([("both", summarise(run))])
@@ -336,9 +335,9 @@ def test_a_run_with_a_constitution(
 
 
 def test_runs_without_a_constitution_get_no_table_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"evaluations": {}, "constitution": None}
-    assert alignments([("plain", figures)]) == []
-    print_comparison([("plain", figures)])
+    summary = Summary("plain", "finished", rounds=1, clients=1, rows=1)
+    assert alignments([("plain", summary)]) == []
+    print_comparison([("plain", summary)])
     assert "constitution" not in capsys.readouterr().out
 
 

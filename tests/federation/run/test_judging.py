@@ -14,7 +14,7 @@ import driver
 from chat_server import Judge, Server, running
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation import suites
-from fedrai.federation.run.judging import asked_for, judges_for
+from fedrai.federation.run.judging import judges_for, select_suites
 from fedrai.federation.run.rows import questions_fingerprint, questions_for
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
@@ -64,26 +64,26 @@ def xstest(folder: Path) -> Path:
 
 def test_suites_are_sampled_alike_by_every_run(home: Path) -> None:
     settings = {"suites": ["xstest", own("mine", 9)], "paths": {"xstest": str(xstest(home / "x"))}}
-    found = asked_for(recipe(**settings, limit=5))
+    found = select_suites(recipe(**settings, limit=5))
     assert [(s.declaration.name, len(s.items), s.whole) for s in found.suites] == [
         ("xstest-safe", 5, 250), ("xstest-unsafe", 5, 200), ("mine", 5, 9),
     ]  # fmt: skip
-    assert asked_for(recipe(**settings, limit=5)) == found
-    assert len(asked_for(recipe(**settings)).suites[0].items) == 250
+    assert select_suites(recipe(**settings, limit=5)) == found
+    assert len(select_suites(recipe(**settings)).suites[0].items) == 250
     assert found.harmful == []
 
 
 def test_advbench_keeps_its_sample_and_has_clusters_of_all_of_it() -> None:
-    found = asked_for(recipe(advbench=40))
+    found = select_suites(recipe(advbench=40))
     assert found.harmful == suites.advbench(40, recipe().seed_for("suites"))
     assert len(found.clusters) == 520
-    listed = asked_for(recipe(advbench=40, suites=["advbench"], limit=7))
+    listed = select_suites(recipe(advbench=40, suites=["advbench"], limit=7))
     assert len(listed.harmful) == 7
     assert listed.suites == []
 
 
 def test_what_cannot_be_had_has_a_reason_and_what_helps() -> None:
-    found = asked_for(recipe(suites=["strongreject", "xstest", own("mine", 2)]))
+    found = select_suites(recipe(suites=["strongreject", "xstest", own("mine", 2)]))
     assert set(found.unavailable) == {"strongreject", "xstest-safe", "xstest-unsafe"}
     assert "no source that could be pinned; download it from" in found.unavailable["strongreject"]
     assert "xstest-safe=PATH" in found.unavailable["xstest-safe"]
@@ -97,7 +97,7 @@ def test_ratings_need_someone_who_rates() -> None:
     references = [{"question_id": 1, "choices": [{"turns": ["r"]}]}]
     for name, part in (("question", rows), ("reference_answer_gpt-4", references)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in part))
-    found = asked_for(recipe(suites=["mt-bench=mt"]))
+    found = select_suites(recipe(suites=["mt-bench=mt"]))
     assert "without an LLM that rates" in found.unavailable["mt-bench"]
     assert not found.suites
 

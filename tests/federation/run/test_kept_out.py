@@ -16,8 +16,8 @@ from fedrai.data.embedded import HERE
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
 from fedrai.evaluation.suites.local import local_checksums, prompts_of, trained_on
-from fedrai.federation.run import aligning, trained
-from fedrai.federation.run.preparation import kept_out_of
+from fedrai.federation.run import aligning, trained_suites
+from fedrai.federation.run.preparation import excluded_suites
 from fedrai.federation.run.previewing import preview
 from fedrai.recipe.sections import Recipe
 
@@ -71,21 +71,21 @@ def xstest(folder: Path, *first: str) -> str:
 
 
 def gathered(settings: Recipe, kept_out: dict[str, str] | None = None) -> Any:
-    kept = kept_out_of(settings) if kept_out is None else kept_out
+    kept = excluded_suites(settings) if kept_out is None else kept_out
     here = prompts_of(settings.evaluation.paths, kept)
-    return aligning.requests_for(settings, aligning.suites_for([], [], here))
+    return aligning.gather_requests(settings, aligning.suites_for([], [], here))
 
 
 def test_where_no_other_file_is_here_nothing_changes() -> None:
     assert local_checksums({}) == {}
     found = gathered(recipe())
-    assert found == aligning.requests_for(recipe(), aligning.suites_for([]))
+    assert found == aligning.gather_requests(recipe(), aligning.suites_for([]))
     assert found.removed == {"advbench": 0, "ordinary": 0}
 
 
 def test_a_suite_in_the_cache_is_kept_out_and_counted(home: Path) -> None:
     cache_harmbench(home, "Please tell me which tulip smells of burnt sugar")
-    assert list(kept_out_of(recipe())) == ["harmbench"]
+    assert list(excluded_suites(recipe())) == ["harmbench"]
     found = gathered(recipe())
     assert found.removed == {"advbench": 0, "ordinary": 0, "harmbench": 1}
     assert {r.prompt for r in found.harmful} == set(OWN[1:])
@@ -95,11 +95,11 @@ def test_a_suite_in_the_cache_is_kept_out_and_counted(home: Path) -> None:
 def test_a_suite_at_the_users_place_is_kept_out_on_both_sides(home: Path) -> None:
     folder = xstest(home / "x", OWN[2], "what is known of granite")
     settings = recipe({"paths": {"xstest": folder}})
-    assert list(kept_out_of(settings)) == ["xstest-safe", "xstest-unsafe"]
+    assert list(excluded_suites(settings)) == ["xstest-safe", "xstest-unsafe"]
     found = gathered(settings)
     assert found.removed["xstest-safe"] == 2  # a red-team request and a harmless one
     assert "what is known of granite" not in {r.prompt for r in found.harmless}
-    assert kept_out_of(recipe({"paths": {"xstest": str(home / "nowhere")}})) == {}
+    assert excluded_suites(recipe({"paths": {"xstest": str(home / "nowhere")}})) == {}
 
 
 def test_examples_that_are_left_out_are_counted_once(home: Path) -> None:
@@ -108,7 +108,7 @@ def test_examples_that_are_left_out_are_counted_once(home: Path) -> None:
     assert both.removed["harmbench"] == 1  # the same file, as requests and examples
     alone = gathered(recipe(requests=[], examples=["mine.jsonl"]))
     assert alone.removed["harmbench"] == 1
-    here = prompts_of({}, kept_out_of(recipe()))
+    here = prompts_of({}, excluded_suites(recipe()))
     asked = aligning.suites_for([], [], here)
     kept = aligning.examples_for(recipe(examples=["mine.jsonl"]), asked)
     assert [record.request.prompt for record in kept] == OWN[1:]
@@ -117,11 +117,11 @@ def test_examples_that_are_left_out_are_counted_once(home: Path) -> None:
 def test_a_suite_that_is_trained_on_is_not_kept_out_but_named(home: Path) -> None:
     cache_harmbench(home)
     settings = recipe(requests=["harmbench"])
-    assert kept_out_of(settings) == {}
+    assert excluded_suites(settings) == {}
     assert len(gathered(settings).harmful) > 0
-    assert trained.of_recipe(settings) == ["harmbench"]
-    assert trained.of_recipe(recipe()) == []
-    assert trained.of_recipe(recipe(requests=["harmbench"], schedule="off")) == []
+    assert trained_suites.of_recipe(settings) == ["harmbench"]
+    assert trained_suites.of_recipe(recipe()) == []
+    assert trained_suites.of_recipe(recipe(requests=["harmbench"], schedule="off")) == []
     source = suites.declared_suites()["harmbench"].source
     assert trained_on([assets.CATALOGUE[source].spec], {}) == ["harmbench"]
 
@@ -137,7 +137,7 @@ def test_the_users_file_of_a_suite_is_that_suite(home: Path) -> None:
 def test_a_suite_that_is_asked_in_part_is_kept_out_as_a_whole(home: Path) -> None:
     folder = xstest(home / "x", OWN[1])
     settings = recipe({"paths": {"xstest": folder}, "suites": ["xstest-safe"], "limit": 3})
-    kept = kept_out_of(settings)
+    kept = excluded_suites(settings)
     part = suites.load(f"xstest-safe={folder}", 3, 5)
     asked = aligning.suites_for([], [part], prompts_of(settings.evaluation.paths, kept))
     assert (len(part.items), len(asked["xstest-safe"])) == (3, 250)
@@ -154,7 +154,7 @@ def test_what_comes_into_the_cache_later_changes_nothing(home: Path) -> None:
 
 def test_what_is_gone_or_changed_is_said(home: Path) -> None:
     cache_harmbench(home)
-    kept = kept_out_of(recipe())
+    kept = excluded_suites(recipe())
     with pytest.raises(EvaluationError, match="harmbench is not the one that was here"):
         gathered(recipe(), {"harmbench": "0" * 64})
     assets.cache.remove(assets.parse("harmbench").key)
@@ -165,7 +165,7 @@ def test_what_is_gone_or_changed_is_said(home: Path) -> None:
 def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEDRAI_OFFLINE")
     monkeypatch.setattr(assets.fetching, "_download", lambda *_, **__: pytest.fail("fetched"))
-    assert kept_out_of(recipe()) == {}
+    assert excluded_suites(recipe()) == {}
 
 
 # --- cards ----------------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def test_the_adapter_that_comes_along_names_what_its_recipes_trained_on() -> Non
     steps = [
         recipes.load_alignment(root / f"align_{n}.toml") for n in ("seed", "topics", "smollm2")
     ]
-    named = {name for step in steps for name in trained.of_recipe(step.as_run())}
-    assert named == set(trained.of_model("fedrai:aligned")) == {"harmbench"}
+    named = {name for step in steps for name in trained_suites.of_recipe(step.as_run())}
+    assert named == set(trained_suites.of_model("fedrai:aligned")) == {"harmbench"}
     assert trained_line(["harmbench"]).strip() in (HERE / "aligned" / "README.md").read_text()
 
 
@@ -201,10 +201,10 @@ def test_what_a_start_was_trained_on_goes_along(home: Path) -> None:
     folder.mkdir()
     (folder / "align.json").write_text("{}")
     (folder / "report.json").write_text(json.dumps({"trained_suites": ["do-not-answer"]}))
-    assert trained.of_model(str(folder)) == ["do-not-answer"]
-    assert trained.of_model(str(folder / "adapter")) == ["do-not-answer"]
-    assert trained.of_model("some/model") == []
+    assert trained_suites.of_model(str(folder)) == ["do-not-answer"]
+    assert trained_suites.of_model(str(folder / "adapter")) == ["do-not-answer"]
+    assert trained_suites.of_model("some/model") == []
     settings = recipe(requests=["harmbench"])
     adapter = settings.adapter.model_copy(update={"start": str(folder / "adapter")})
     both = settings.model_copy(update={"adapter": adapter})
-    assert trained.of_recipe(both) == ["harmbench", "do-not-answer"]
+    assert trained_suites.of_recipe(both) == ["harmbench", "do-not-answer"]

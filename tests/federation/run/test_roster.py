@@ -13,10 +13,11 @@ from flwr.serverapp import Grid
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.errors import FederationError
 from fedrai.federation import protocol
-from fedrai.federation.flower_internals import be_task, give_id
+from fedrai.federation.clients import LateReplies
+from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.run import roster
 from fedrai.federation.run.proof import KeyOf, keys_in, prover
-from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.federation.run.roster import Roster
 
 EMPTY = RecordDict()
 
@@ -44,7 +45,7 @@ class Nodes(Grid):  # type: ignore[misc]
         ids = []
         for message in messages:
             ids.append(f"m{len(self.asked)}")
-            give_id(message, ids[-1])
+            set_message_id(message, ids[-1])
             self.asked[ids[-1]] = message
             self.questions.append(message.metadata.dst_node_id)
         return ids
@@ -83,7 +84,7 @@ def heard() -> Heard:
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roster, "LOOK", 0.01)
-    be_task(1, 1, 1)
+    set_task_identity(1, 1, 1)
 
 
 def test_nodes_are_known_by_name_and_asked_once(heard: Heard) -> None:
@@ -337,7 +338,7 @@ def test_late_replies_are_counted_once_and_dropped() -> None:
     ids = list(grid.push_messages([Message(EMPTY, node, "train") for node in (20, 30, 40)]))
     late = LateReplies(grid)
     assert late.count() == 0
-    late.missed(ids)
+    late.expect(ids)
     assert late.count() == 1
     grid.says[30] = EMPTY
     assert late.count() == 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged
+from fedrai.guards.base import Conversation, VerdictBatch
 from fedrai.guards.kinds.cascade import LOOSE, STRICT, AnyOf, Cascade
 from fedrai.guards.kinds.rules import RulesGuard
 from fedrai.guards.kinds.scripted import ScriptedGuard
@@ -34,21 +34,21 @@ class Fixed:
         self,
         conversations: list[Conversation],
         on_progress: Callable[[int, int], None] = lambda _d, _o: None,
-    ) -> Judged:
+    ) -> VerdictBatch:
         texts = [conversation[-1].content for conversation in conversations]
         self.shown += texts
         for done in range(1, len(texts) + 1):
             on_progress(done, len(texts))
         said = [self.verdicts[text] for text in texts]
         found = (v if isinstance(v, Verdict) else Verdict(v, "fixed") for v in said)
-        return Judged(tuple(found), tokens=10 * len(texts), operations=1000.0 * len(texts))
+        return VerdictBatch(tuple(found), tokens=10 * len(texts), operations=1000.0 * len(texts))
 
 
 def missing(problem: str = "failed") -> Verdict:
     return Verdict(None, "fixed", problem=problem)
 
 
-def values(judged: Judged) -> list[float | str | None]:
+def values(judged: VerdictBatch) -> list[float | str | None]:
     return [
         v.problem if v.probability is None else round(v.probability, 9) for v in judged.verdicts
     ]
@@ -79,7 +79,7 @@ def test_counts_go_on_and_a_sure_first_guard_leaves_the_second_alone():
     assert second.shown == []
     assert values(cascade.judge(talk("y"))) == [0.82]
     assert (cascade.judged, cascade.passed_on) == (3, 1)
-    assert cascade.judge([]) == Judged(())
+    assert cascade.judge([]) == VerdictBatch(())
 
 
 def test_what_the_second_cannot_score_stays_unscored():
@@ -256,7 +256,7 @@ def test_progress_of_any_of_rises_to_the_end():
     a, b = Fixed("a", {"x": 1.0, "y": 0.0}), Fixed("b", {"y": 0.0})
     AnyOf([a, b]).judge(talk("x", "y", "y", "y"), lambda *seen: told.append(seen))
     assert told == [(0, 4), (1, 4), (1, 4), (2, 4), (3, 4), (3, 4), (4, 4), (4, 4)]
-    assert AnyOf([a, b]).judge([]) == Judged(())
+    assert AnyOf([a, b]).judge([]) == VerdictBatch(())
 
 
 @pytest.mark.parametrize("thresholds", [{"strict": 0.6}, {"strict": -0.1}, {"loose": float("nan")}])

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from fedrai.errors import GuardError
 from fedrai.guards.kinds.classifier import ClassifierGuard, load
-from fedrai.guards.kinds.outputs import Reading, reading
+from fedrai.guards.kinds.outputs import ClassifierLabels, reading
 from fedrai.records import Message
 
 LETTERS = [*string.ascii_lowercase, *string.digits, *"[]!?.,"]
@@ -227,8 +227,8 @@ def test_a_tokenizer_that_knows_special_tokens_as_words(folder):
     )  # fmt: skip
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     guard = ClassifierGuard(
-        model, tokenizer, Reading(("neutral", "toxic"), (1,), False), pair=True, max_length=32,
-        batch_tokens=64, thresholds=None, name="x", fingerprint="0",
+        model, tokenizer, ClassifierLabels(("neutral", "toxic"), (1,), False), pair=True,
+        max_length=32, batch_tokens=64, thresholds=None, name="x", fingerprint="0",
     )  # fmt: skip
     (window,) = guard._encoded(talks("a</s>b")[0])
     assert window["input_ids"] == [0, 4, 5, 3, 6, 2]  # the spelled one is an unknown word
@@ -299,7 +299,7 @@ def config(*labels: str, kind: str | None = None) -> SimpleNamespace:
     ],
 )  # fmt: skip
 def test_unsafe_labels_are_told_by_their_names(labels, unsafe):
-    assert reading(config(*labels)) == Reading(tuple(labels), unsafe, False)
+    assert reading(config(*labels)) == ClassifierLabels(tuple(labels), unsafe, False)
 
 
 def test_several_labels_at_once():

@@ -14,7 +14,7 @@ from fedrai.guards.kinds.formats import (
     format_named,
 )
 from fedrai.guards.kinds.policies import AEGIS, HAZARDS, MD_JUDGE_NAMES
-from fedrai.guards.kinds.prompting import NO_REQUEST, Prompts, arranged, folded, valid
+from fedrai.guards.kinds.prompting import NO_REQUEST, PromptBuilder, arranged, folded, valid
 from fedrai.records import Message
 from fedrai.testing import tiny_tokenizer
 
@@ -34,8 +34,8 @@ def answer(text: str) -> Message:
     return Message("assistant", text)
 
 
-def prompts(name: str, template: str = ECHO, **options: object) -> Prompts:
-    return Prompts(tiny_tokenizer(template, **options), FORMATS[name], 4096)
+def prompts(name: str, template: str = ECHO, **options: object) -> PromptBuilder:
+    return PromptBuilder(tiny_tokenizer(template, **options), FORMATS[name], 4096)
 
 
 def prompt(name: str, *turns: Message, number: int = 0, template: str = ECHO) -> str:
@@ -251,11 +251,11 @@ def test_a_chat_template_that_is_not_a_guards_is_an_error(template, problem):
 
 def test_a_small_window_is_an_error():
     with pytest.raises(GuardError, match="leave no room") as caught:
-        Prompts(tiny_tokenizer(ECHO), FORMATS["wildguard"], 400)
+        PromptBuilder(tiny_tokenizer(ECHO), FORMATS["wildguard"], 400)
     enough = int(caught.value.hint.split()[3])
-    assert Prompts(tiny_tokenizer(ECHO), FORMATS["wildguard"], enough).room == 64
+    assert PromptBuilder(tiny_tokenizer(ECHO), FORMATS["wildguard"], enough).room == 64
     with pytest.raises(GuardError):
-        Prompts(tiny_tokenizer(ECHO), FORMATS["wildguard"], enough - 1)
+        PromptBuilder(tiny_tokenizer(ECHO), FORMATS["wildguard"], enough - 1)
 
 
 # --- turns in order -------------------------------------------------------------------------------

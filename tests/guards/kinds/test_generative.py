@@ -20,8 +20,8 @@ from fedrai.guards.base import full_name
 from fedrai.guards.kinds import generative, prompting
 from fedrai.guards.kinds.formats import FORMATS, CategoryLine
 from fedrai.guards.kinds.generative import GenerativeGuard
-from fedrai.guards.kinds.prompting import Prompts
-from fedrai.guards.kinds.scoring import MIN_MASS, Reading, common_start, read, resolve
+from fedrai.guards.kinds.prompting import PromptBuilder
+from fedrai.guards.kinds.scoring import MIN_MASS, TokenLabels, common_start, read, resolve
 from fedrai.guards.windows import TooLongError
 from fedrai.records import Message
 from fedrai.testing import make_tiny_model, tiny_tokenizer
@@ -154,7 +154,7 @@ def test_numbers_that_are_none_fail():
 
 def test_reading_by_hand():
     logits = torch.tensor([[math.log(2), math.log(3), math.log(5), 0.0, -1e9]])
-    reading = Reading(0, (), {0: "Unsafe", 2: "Controversial"}, {1: "Safe"})
+    reading = TokenLabels(0, (), {0: "Unsafe", 2: "Controversial"}, {1: "Safe"})
     chance, mass, best = read(logits, reading)
     assert chance == pytest.approx([7 / 10])
     assert mass == pytest.approx([10 / 11])
@@ -164,13 +164,16 @@ def test_reading_by_hand():
 @pytest.mark.parametrize(
     ("plain", "unsafe", "safe", "expected"),
     [
-        ([1, 2], {"u": [1, 2, 7]}, {"s": [1, 2, 8]}, Reading(0, (), {7: "u"}, {8: "s"})),
-        ([1, 2], {"u": [1, 5]}, {"s": [1, 6]}, Reading(1, (), {5: "u"}, {6: "s"})),  # merged
-        ([1, 2], {"u": [1, 2, 9, 7]}, {"s": [1, 2, 9, 8]}, Reading(0, (9,), {7: "u"}, {8: "s"})),
-        ([1, 2], {"u": [1, 9, 7]}, {"s": [1, 9, 8]}, Reading(1, (9,), {7: "u"}, {8: "s"})),
+        ([1, 2], {"u": [1, 2, 7]}, {"s": [1, 2, 8]}, TokenLabels(0, (), {7: "u"}, {8: "s"})),
+        ([1, 2], {"u": [1, 5]}, {"s": [1, 6]}, TokenLabels(1, (), {5: "u"}, {6: "s"})),  # merged
+        (
+            [1, 2], {"u": [1, 2, 9, 7]}, {"s": [1, 2, 9, 8]},
+            TokenLabels(0, (9,), {7: "u"}, {8: "s"}),
+        ),
+        ([1, 2], {"u": [1, 9, 7]}, {"s": [1, 9, 8]}, TokenLabels(1, (9,), {7: "u"}, {8: "s"})),
         (
             [1], {" u": [1, 7], "u": [1, 5]}, {"s": [1, 8]},
-            Reading(0, (), {7: " u", 5: "u"}, {8: "s"}),
+            TokenLabels(0, (), {7: " u", 5: "u"}, {8: "s"}),
         ),
     ],
 )  # fmt: skip
@@ -374,7 +377,7 @@ def test_a_row_that_the_template_refuses_fails_alone():
 
 
 def test_no_rows():
-    assert make().judge([]) == generative.Judged((), 0, 0.0)
+    assert make().judge([]) == generative.VerdictBatch((), 0, 0.0)
 
 
 # --- names and thresholds -------------------------------------------------------------------------
@@ -452,7 +455,9 @@ def sentence(generator: torch.Generator, length: int, hidden: str = "") -> str:
     return "a" + text[:place] + hidden + text[place:]
 
 
-def lesson(generator: torch.Generator, prompts: Prompts, count: int) -> tuple[torch.Tensor, ...]:
+def lesson(
+    generator: torch.Generator, prompts: PromptBuilder, count: int
+) -> tuple[torch.Tensor, ...]:
     """Rows (B, T) of prompts with their answers, and where the answers stand."""
     said, rows = [("", "safe"), ("q", "unsafe\nS1"), ("qz", "unsafe\nS1,S10")], []
     for i in range(count):
@@ -477,7 +482,7 @@ def trained() -> GenerativeGuard:
     import transformers
 
     tokenizer = tiny_tokenizer(MINI)
-    prompts = Prompts(tokenizer, LLAMA, 256)
+    prompts = PromptBuilder(tokenizer, LLAMA, 256)
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from chat_server import Reply, Server, running
 from fedrai.endpoint import PATIENCE, Access
 from fedrai.errors import GuardError
-from fedrai.guards.kinds.logprobs import Labels, read_places
+from fedrai.guards.kinds.logprobs import LabelWords, read_places
 from fedrai.guards.kinds.remote import RemoteGuard
 from fedrai.records import Message
 
@@ -579,7 +579,7 @@ def test_log_probabilities_that_cannot_be_give_no_verdict(server, value):
 
 
 def test_probabilities_that_add_up_to_more_than_one_give_no_verdict():
-    labels = Labels(["no"], ["yes"])
+    labels = LabelWords(["no"], ["yes"])
     most = [("yes", math.log(0.55)), ("no", math.log(0.49))]
     assert labels.probability(read_places(placed(most))) == pytest.approx(0.55 / 1.04)
     with pytest.raises(ValueError, match="more than 1"):
@@ -733,7 +733,7 @@ def test_thresholds_and_name():
 
 
 def test_labels_hold_at_least_a_twentieth_of_the_probability():
-    labels = Labels(["no"], ["yes"])
+    labels = LabelWords(["no"], ["yes"])
     assert labels.probability([("I", [("I", 0.9), ("yes", 0.05)])]) == 1.0
     assert labels.probability([("I", [("I", 0.9), ("yes", 0.049)])]) is None
     assert read_places({"tokens": ["a"], "top_logprobs": [{"a": -math.inf}]}) == [("a", [("a", 0)])]

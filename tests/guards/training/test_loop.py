@@ -19,8 +19,8 @@ from fedrai.guards.kinds import trained
 from fedrai.guards.kinds.framing import ANSWER, REQUEST, Piece
 from fedrai.guards.training import loop
 from fedrai.guards.training import rows as training_rows
-from fedrai.guards.training.loop import Labelled, divide, read, train
-from fedrai.guards.training.outcome import Trained
+from fedrai.guards.training.loop import TrainingRow, divide, read, train
+from fedrai.guards.training.outcome import GuardTrainingOutcome
 from fedrai.recipe.sections import GuardTraining
 from fedrai.records import Message, TrainingStep
 from tiny_guards import encoder, rows, settings
@@ -31,14 +31,14 @@ CANARY = "canary-7f3a"
 @dataclass(frozen=True)
 class Case:
     settings: GuardTraining
-    rows: list[Labelled]
+    rows: list[TrainingRow]
     folder: Path
-    done: Trained
+    done: GuardTrainingOutcome
     steps: list[TrainingStep]
     judged: list[tuple[int, int]]
 
     @property
-    def aside(self) -> list[Labelled]:
+    def aside(self) -> list[TrainingRow]:
         return divide(self.rows, self.settings)[1]
 
 
@@ -97,7 +97,7 @@ def test_a_rule_is_learnt(case):
     assert set(case.done.held_out) == {row_kind(row) for row in case.rows}
 
 
-def row_kind(row: Labelled) -> str:
+def row_kind(row: TrainingRow) -> str:
     return "prompt" if row.row == REQUEST else "pair"
 
 
@@ -241,7 +241,7 @@ def test_how_many_rows_tell_a_rate_of_false_alarms():
 # --- which rows count -----------------------------------------------------------------------------
 
 
-def relabel(some: list[Labelled], which: Callable[[Labelled], bool]) -> list[Labelled]:
+def relabel(some: list[TrainingRow], which: Callable[[TrainingRow], bool]) -> list[TrainingRow]:
     """Rows with other labels and categories where `which` says so."""
     return [
         replace(row, unsafe=1 - row.unsafe, category="other") if which(row) else row for row in some
@@ -283,7 +283,7 @@ def test_a_heavy_source_counts_for_more(bert, tmp_path):
         assert sum(right) > 0.9 * len(right)
 
 
-def trained_only(recipe: GuardTraining, some: list[Labelled], folder: Path) -> Any:
+def trained_only(recipe: GuardTraining, some: list[TrainingRow], folder: Path) -> Any:
     """The guard before its calibration, which contradictory rows do not allow."""
     caught: list[Any] = []
 
@@ -333,7 +333,7 @@ def test_caps():
 
 
 def test_rows_of_which_the_tokenizer_leaves_nothing_are_left_out(bert, tmp_path):
-    blind = [Labelled((Message("user", "🏔️" * n),), 1.0, "", "e") for n in range(1, 9)]
+    blind = [TrainingRow((Message("user", "🏔️" * n),), 1.0, "", "e") for n in range(1, 9)]
     done = train(settings(bert, epochs=3), [*rows(160), *blind], tmp_path / "g")
     assert done.unread == 8
     assert "e" not in done.rows
@@ -376,17 +376,17 @@ def test_guards_to_go_on_from_that_do_not_fit(make, tmp_path, changes, said):
 # --- the loss and the order -----------------------------------------------------------------------
 
 
-def fit(some: list[Labelled], **changes: Any) -> Any:
+def fit(some: list[TrainingRow], **changes: Any) -> Any:
     recipe = settings(Path("x"), **changes)
     return loop._Fit(recipe, ("a", "b"), some, [], None, None)
 
 
-def request(unsafe: float, category: str = "", source: str = "") -> Labelled:
-    return Labelled((Message("user", "x"),), unsafe, category, source)
+def request(unsafe: float, category: str = "", source: str = "") -> TrainingRow:
+    return TrainingRow((Message("user", "x"),), unsafe, category, source)
 
 
-def reply(unsafe: float) -> Labelled:
-    return Labelled((Message("user", "x"), Message("assistant", "y")), unsafe, "", "")
+def reply(unsafe: float) -> TrainingRow:
+    return TrainingRow((Message("user", "x"), Message("assistant", "y")), unsafe, "", "")
 
 
 def test_the_loss_by_hand():
@@ -450,12 +450,12 @@ def test_rows_of_a_file(tmp_path):
     )
     ask, said = (Message("user", "p"),), (Message("user", "p"), Message("assistant", "r"))
     assert read(settings(Path("x"), rows=[str(file)])) == [
-        Labelled(ask, 1.0, "c", "s"),
-        Labelled(said, 1.0, "", ""), Labelled(ask, 0.25, "", ""),
-        Labelled(ask, 0.5, "", ""),
-        Labelled(said, 0.0, "", ""),
-        Labelled(ask, 1.0, "", ""),
-        Labelled(said, 0.0, "", ""),
+        TrainingRow(ask, 1.0, "c", "s"),
+        TrainingRow(said, 1.0, "", ""), TrainingRow(ask, 0.25, "", ""),
+        TrainingRow(ask, 0.5, "", ""),
+        TrainingRow(said, 0.0, "", ""),
+        TrainingRow(ask, 1.0, "", ""),
+        TrainingRow(said, 0.0, "", ""),
     ]  # fmt: skip
 
 
@@ -470,7 +470,7 @@ def test_the_smallest_training_sets_of_the_guide(safe, unsafe, changes, enough):
     assert "about 1,500 safe rows and 150 unsafe ones" in guide
     assert "about 60 safe and 30 unsafe rows, with `held_out = 0.5` and `loose_fpr = 0.05`" in guide
     found = [
-        Labelled((Message("user", f"request {i}"),), float(i < unsafe), "", "")
+        TrainingRow((Message("user", f"request {i}"),), float(i < unsafe), "", "")
         for i in range(safe + unsafe)
     ]
     wanted = GuardTraining(**changes)
@@ -528,7 +528,7 @@ def test_files_that_cannot_be_used(tmp_path):
 
 # --- mistakes, told before anything is loaded -----------------------------------------------------
 
-SAFE = [Labelled((Message("user", f"{CANARY} {i}"),), 0.0, "", "s") for i in range(60)]
+SAFE = [TrainingRow((Message("user", f"{CANARY} {i}"),), 0.0, "", "s") for i in range(60)]
 
 
 @pytest.mark.parametrize(("some", "changes", "said"), [

@@ -14,12 +14,13 @@ import pytest
 from compared_runs import run
 from fedrai.errors import RunError
 from fedrai.report import build
-from fedrai.report.arms import of_runs, read_comparisons, styles
+from fedrai.report.arms import points_of, styles
 from fedrai.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from fedrai.report.comparing.layout import Axis
 from fedrai.report.comparing.writing import compare_runs, write
 from fedrai.report.picture import picture
 from fedrai.report.read import read_runs
+from fedrai.report.saved_comparison import read_comparisons
 
 T, F = True, False
 BOTTOM = 38.0
@@ -76,11 +77,11 @@ def test_seeds_of_an_arm_share_colour_and_are_named(out: Path) -> None:
 
 
 def test_without_a_comparison_points_come_from_the_runs(out: Path) -> None:
-    points = of_runs(read_runs([out]))
+    points = points_of(read_runs([out]))
     assert [found.label for found in points] == ["base model", "fedavg", "<both>"]
     fedavg = points[1].figures["safe"]
     assert (fedavg.y, fedavg.low) == (0.25, None)
-    single = of_runs(read_runs([out / "seed-0"]))[2].figures["safe"]
+    single = points_of(read_runs([out / "seed-0"]))[2].figures["safe"]
     assert single.low == pytest.approx(0.0456, abs=1e-4)  # Wilson's of 1 of 4
     (out / "comparison.json").unlink()
     assert "chart-frontier-title" in page(out)

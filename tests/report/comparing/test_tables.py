@@ -14,9 +14,9 @@ from compared_runs import TABLE, answers, run
 from fedrai import recipe
 from fedrai.errors import EvaluationError, RecipeError, RunError
 from fedrai.report.comparing.layout import Axis, plan_runs
-from fedrai.report.comparing.measures import Counted, counted, heading, in_order
 from fedrai.report.comparing.running import seconds_left
 from fedrai.report.comparing.writing import compare_runs, notes, write
+from fedrai.report.measures import Counted, counted, heading, in_order
 
 T, F = True, False
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_planned(tmp_path: Path) -> None:
     assert plan_runs(own, tmp_path)[0].seed == 9
     with pytest.raises(RecipeError, match="twice"):
         plan_runs(study_recipe(), tmp_path, [1, 1])
-    with pytest.raises(RecipeError, match="seeds names a seed twice"):
+    with pytest.raises(RecipeError, match="seeds: a seed is listed twice"):
         study_recipe(seeds=[1, 1])
     with pytest.raises(RecipeError, match=r"expected 1\.0 or less"):
         plan_runs(study_recipe(), tmp_path, (), Axis.parse("data.harm.share=0.1,7"))

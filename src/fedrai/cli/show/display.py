@@ -36,7 +36,7 @@ from fedrai.cli.show.summary import (
 from fedrai.federation.run.observer import Observer
 from fedrai.progress import ProgressLines, duration
 from fedrai.records import TrainingStep
-from fedrai.runs.record import EvaluationRecord
+from fedrai.runs.record import EvaluationRecord, Summary
 from fedrai.runs.record.evaluations import COLUMNS
 
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
@@ -81,12 +81,12 @@ class Display(Observer):
         self._open.close()
         self._close()
 
-    def plan(self, total_steps: int, done_steps: int, info: Mapping[str, Any]) -> None:
+    def plan(self, total_steps: int, done_steps: int, summary: Summary) -> None:
         """A run starts or resumes: what became of rows that are not trained on."""
         self._left, self._pace = total_steps - done_steps, 0.0
         self._judging = False
         self._missing.clear()
-        for line in rows_notes(info):
+        for line in rows_notes(summary):
             self.say(line)
 
     def event(self, kind: str, /, **fields: Any) -> None:
@@ -337,7 +337,7 @@ def _print_rows(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def print_comparison(runs: Sequence[tuple[str, Summary]]) -> None:
     """Runs side by side on stdout: rates and loss, then what constitutions did, if there are any.
 
     Args:
@@ -360,7 +360,7 @@ def print_suites(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         print(line)
 
 
-def print_alignments(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def print_alignments(runs: Sequence[tuple[str, Summary]]) -> None:
     """What constitutions did, on stdout; nothing where no run has one.
 
     Args:

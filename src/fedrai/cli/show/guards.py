@@ -20,16 +20,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fedrai.cli.show.display import print_table
-from fedrai.filter.labelled import Pace
+from fedrai.filter.guard_evaluation import Pace
 from fedrai.progress import ProgressLines, duration
 from fedrai.rates import Rate, rate_from_json
 
 if TYPE_CHECKING:
     from fedrai.evaluation.detection import Confusion, Detection
-    from fedrai.filter.labelled import Evaluation
+    from fedrai.filter.guard_evaluation import GuardEvaluation
     from fedrai.filter.scan import ScanResult
     from fedrai.guards.calibrated import CalibrationFile
-    from fedrai.guards.training.outcome import Trained
+    from fedrai.guards.training.outcome import GuardTrainingOutcome
 
 MANY_ALARMS = 0.25  # of the safe rows
 MOST_COLUMNS = 8  # named in one line
@@ -58,7 +58,7 @@ def show_scan(result: ScanResult, threshold: str) -> None:
             click.echo(line)
 
 
-def show_training(done: Trained, out: Path) -> None:
+def show_training(done: GuardTrainingOutcome, out: Path) -> None:
     """Print what a training came to: figures on held-out rows, and what to do next."""
     print_table(
         ["judged", "rows", "F1", "recall", "false positives", "AUPRC"],
@@ -83,7 +83,7 @@ def show_training(done: Trained, out: Path) -> None:
     click.echo(f"next: fedrai guard eval {shlex.quote(str(out))} DATA --label COLUMN")
 
 
-def show_evaluation(found: Evaluation, threshold: str) -> None:
+def show_evaluation(found: GuardEvaluation, threshold: str) -> None:
     """Print an evaluation; `threshold` as the user named it."""
     if len(found.by_category) > 1:
         print_table(*groups("category", found.by_category))
@@ -273,7 +273,7 @@ def _from(name: str, value: float) -> str:
     return f"threshold {value:g}"
 
 
-class Watch:
+class GuardProgress:
     """Shows on stderr how judging goes on; use it as a context manager.
 
     A bar on a terminal; elsewhere a line now and then.
@@ -300,7 +300,7 @@ class Watch:
         self._bars: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> GuardProgress:
         if not self._console.is_terminal:
             self._open.enter_context(self._progress.beating())
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedrai.rates import Rate
+from fedrai.rates import Rate, split_name
 from fedrai.runs.record import EvaluationRecord
 
 SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
@@ -43,7 +43,7 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
             " XSTest's safe prompts answered)"
         )
     for pair, table in found["disagreement"].items():
-        first, second = pair.split("-")
+        first, second = pair.split(":" if ":" in pair else "-")
         yield _disagreement(first, second, table)
     for name, score in found.get("scores", {}).items():
         for looks, count in score.get("shapes", {}).items():
@@ -81,8 +81,7 @@ def _cell(row: Sequence[str] | None) -> str:
 
 
 def _rate_row(name: str, shown: Rate) -> list[str]:
-    judge = next((j for j in ("legacy", "guard") if name.endswith(f"-{j}")), "rule")
-    return [name, shown.format(), str(shown.scored), str(shown.unscored), judge]
+    return [name, shown.format(), str(shown.scored), str(shown.unscored), split_name(name)[1]]
 
 
 def _score_row(name: str, value: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrai.data.columns import unread_line
-from fedrai.runs.costs import Cost, Ledger
+from fedrai.runs.costs import Cost
+from fedrai.runs.record import Summary
 from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
+from fedrai.runs.record.summary import AlignmentSummary
 
 NO_FILTER = "NO SAFETY FILTER"
 ALIGNED_COLUMNS = (
@@ -19,16 +21,16 @@ ALIGNED_NOTE = (
 )
 
 
-def ends(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def ends(summary: Summary) -> list[tuple[str, Mapping[str, Any]]]:
     """The evaluations of a run before its first round and after its last one, with labels."""
-    found = {int(number): value for number, value in figures["evaluations"].items()}
+    found = summary.evaluations
     return [
-        (f"after round {n}" if n else figures["start"] or "base model", found[n])
+        (f"after round {n}" if n else summary.start or "base model", found[n])
         for n in sorted({min(found), max(found)} if found else ())
     ]
 
 
-def comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+def comparison(runs: Sequence[tuple[str, Summary]]) -> list[list[str]]:
     """Rows of the table: what the first run started from, then the last evaluation of each run.
 
     Args:
@@ -36,12 +38,12 @@ def comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]
     """
     rows = []
     for number, (label, summary) in enumerate(runs):
-        evaluations = summary["evaluations"]
-        if number == 0 and "0" in evaluations:
-            rows.append([summary["start"] or "base model", *evaluation_cells(evaluations["0"])])
-        last = max((int(n) for n in evaluations), default=0)
+        evaluations = summary.evaluations
+        if number == 0 and 0 in evaluations:
+            rows.append([summary.start or "base model", *evaluation_cells(evaluations[0])])
+        last = max(evaluations, default=0)
         if last:
-            rows.append([label, *evaluation_cells(evaluations[str(last)])])
+            rows.append([label, *evaluation_cells(evaluations[last])])
     return rows
 
 
@@ -80,31 +82,26 @@ def skipped_line(count: int, problems: Mapping[str, int]) -> str:
     return f"{count:,} {'row' if count == 1 else 'rows'} skipped, which cannot be used{why}"
 
 
-def rows_notes(figures: Mapping[str, Any]) -> list[str]:
-    """What became of a run's rows that were not trained on, a line each.
-
-    Args:
-        figures: a summary, or what `run.json` holds.
-    """
-    rows = figures.get("bad_row_count", figures.get("bad_rows", 0))
-    held_out = figures.get("held_out_bad_rows", 0)
+def rows_notes(summary: Summary) -> list[str]:
+    """What became of a run's rows that were not trained on, a line each."""
+    held_out = summary.held_out_bad_rows
     lines = (
-        skipped_line(rows, figures.get("bad_row_problems", {})),
+        skipped_line(summary.bad_rows, summary.bad_row_problems),
         f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",
-        unread_line(figures.get("unread_columns", {})),
+        unread_line(summary.unread_columns),
     )
     return [line for line in lines if line]
 
 
-def filter_note(figures: Mapping[str, Any]) -> str:
+def filter_note(summary: Summary) -> str:
     """What the safety filter did in a run, in one line."""
-    found = figures["filter"]
+    found = summary.filter
     if found is None:
         return "no filter"
-    if found["skipped"]:
-        return f"{NO_FILTER}: {found['skipped']}"
-    did = filter_line(found["total"]) if found["total"] else "the nodes do not tell what it did"
-    return f"filter ({found['mode']}): {did}"
+    if found.skipped:
+        return f"{NO_FILTER}: {found.skipped}"
+    counts = filter_line(found.total) if found.total else "the nodes do not tell what it did"
+    return f"filter ({found.mode}): {counts}"
 
 
 def alignment_line(found: Mapping[str, Any]) -> str:
@@ -126,27 +123,29 @@ def _share(value: float | None) -> str:
     return "?" if value is None else f"{100 * value:.0f} %"
 
 
-def alignments(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+def alignments(runs: Sequence[tuple[str, Summary]]) -> list[list[str]]:
     """Rows of the table of what constitutions did; none where no run has one.
 
     Args:
         runs: (label, summary) pairs.
     """
-    found = [(label, figures) for label, figures in runs if figures["constitution"]]
-    return [[label, *_alignment_cells(figures)] for label, figures in found]
-
-
-def _alignment_cells(figures: Mapping[str, Any]) -> list[str]:
-    found = figures["constitution"]
     return [
-        found["schedule"],
-        f"{found['alignments']} of {figures['rounds']}",
-        str(found["steps"]),
-        f"{found['tokens']:,}",
-        f"{found['operations'] / 1e12:,.1f}",
-        f"{found['seconds']:.0f} s",
-        "not known" if found["extra"] is None else f"+{100 * found['extra']:.1f} %",
-        "not known" if found["saving"] is None else f"{100 * found['saving']:.1f} %",
+        [label, *_alignment_cells(run.constitution, run.rounds)]
+        for label, run in runs
+        if run.constitution
+    ]
+
+
+def _alignment_cells(found: AlignmentSummary, rounds: int) -> list[str]:
+    return [
+        found.schedule,
+        f"{found.alignments} of {rounds}",
+        str(found.steps),
+        f"{found.tokens:,}",
+        f"{found.operations / 1e12:,.1f}",
+        f"{found.seconds:.0f} s",
+        "not known" if found.extra is None else f"+{100 * found.extra:.1f} %",
+        "not known" if found.saving is None else f"{100 * found.saving:.1f} %",
     ]
 
 
@@ -155,29 +154,27 @@ LIST_COLUMNS = ["run", "status", "filter", "rounds", "clients", "harmful rows", 
 LIST_WORDS = 3  # columns of these that are words
 
 
-def list_row(figures: Mapping[str, Any]) -> list[str]:
+def list_row(summary: Summary) -> list[str]:
     """A run as the cells of `LIST_COLUMNS` after its name: state, sizes, its last evaluation."""
-    evaluations = figures["evaluations"]
-    last = max((int(n) for n in evaluations), default=None)
+    last = max(summary.evaluations, default=None)
     cells = (
         ["not measured"] * len(COLUMNS)
         if last is None
-        else evaluation_cells(evaluations[str(last)])
+        else evaluation_cells(summary.evaluations[last])
     )
-    harm = f"{figures['harmful_rows']} of {figures['rows']}"
-    found = figures["filter"]
-    mode = "off" if found is None else NO_FILTER if found["skipped"] else found["mode"]
-    sizes = [str(figures["rounds"]), str(figures["clients"]), harm, str(figures["bad_rows"])]
-    return [figures["status"], mode, *sizes, *cells]
+    harm = f"{summary.harmful_rows} of {summary.rows}"
+    found = summary.filter
+    mode = "off" if found is None else NO_FILTER if found.skipped else found.mode
+    sizes = [str(summary.rounds), str(summary.clients), harm, str(summary.bad_rows)]
+    return [summary.status, mode, *sizes, *cells]
 
 
-def cost_line(figures: Mapping[str, Any]) -> str:
+def cost_line(summary: Summary) -> str:
     """Seconds by phase, tokens, operations, peak memory and bytes in one line."""
-    ledger = Ledger(figures["costs"])
-    seconds = ", ".join(f"{name} {cost.seconds:.0f} s" for name, cost in ledger.phases.items())
-    total = sum(ledger.phases.values(), Cost())
+    seconds = ", ".join(f"{name} {cost.seconds:.0f} s" for name, cost in summary.costs.items())
+    total = sum(summary.costs.values(), Cost())
     wire = (total.bytes_down + total.bytes_up) / 1e6
-    kept = ", ".join(figures.get("untold_costs", ()))
+    kept = ", ".join(summary.unreported_costs)
     less = f" (without the {kept} that clients keep to themselves)" if kept else ""
     return (
         f"{seconds}; {total.tokens:,} tokens, {total.operations / 1e12:.1f} Tflop,"

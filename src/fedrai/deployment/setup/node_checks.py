@@ -57,10 +57,10 @@ def _rows(folder: Path, source: Source) -> Check:
     local = data.is_local(source.path)
     spec = str(folder / Path(source.path).expanduser()) if local else source.path
     name = f"data {Path(source.path).name}"
-    loaded = data.load_source(source.model_copy(update={"path": spec}), "skip")
+    loaded = data.load(source.model_copy(update={"path": spec}), "skip")
     good, bad = len(loaded.examples), len(loaded.bad_rows)
     if bad:
-        why = data.commonest(loaded.bad_rows)
+        why = data.most_common_problem(loaded.bad_rows)
         return Check(name, "warning", f"{good} rows, and {bad} that cannot be used; {why}",
                      'mend them, or let recipes say data.on_bad_rows = "skip"')  # fmt: skip
     return Check(name, "ok", f"{good} rows")
@@ -130,7 +130,7 @@ def _memory(models: list[BaseModel]) -> Check:
 
 
 def _guards(node: Node, *, load: bool) -> Iterator[Check]:
-    names = [*dict.fromkeys([*node.policy.guards, *node.guards])] or ["embedded"]
+    names = dict.fromkeys([*node.allowed_guards, *node.guards])
     if not load:
         yield Check("guards", "not tried", ", ".join(names), "add --load (slow)")
         return
@@ -139,7 +139,9 @@ def _guards(node: Node, *, load: bool) -> Iterator[Check]:
 
 
 def _loads(name: str, node: Node) -> Check:
-    from fedrai.guards import loading
+    from fedrai.guards import base, loading
 
-    loading.load(name, tables=node.guards, device=node.device)
+    guard = loading.load(name, tables=node.guards, device=node.device)
+    if caution := base.caution_of(guard):
+        return Check(f"guard {name}", "warning", f"loads; {caution}", "see docs/guards.md")
     return Check(f"guard {name}", "ok", "loads")

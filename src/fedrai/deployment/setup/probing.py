@@ -45,7 +45,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class Health:
     """What the server showed.
 
     Attributes:
@@ -114,7 +114,7 @@ def ask(
     connection: socket.socket,
     address: Address,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Probed:
+) -> Health:
     """`GET /health`, and the clock by its `Date`.
 
     Args:
@@ -140,7 +140,7 @@ def ask(
     if isinstance(connection, ssl.SSLSocket):
         raw = connection.getpeercert(binary_form=True) or b""
         certificate = certificates.describe(ssl.DER_cert_to_PEM_cert(raw).encode("ascii"))
-    return Probed(certificate, clock(answer.getheader("Date"), began, took), answer.status)
+    return Health(certificate, clock(answer.getheader("Date"), began, took), answer.status)
 
 
 def clock(date: str | None, began: datetime, took: float) -> Clock | None:

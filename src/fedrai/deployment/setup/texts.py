@@ -50,11 +50,11 @@ max_local_steps = 0                 # most optimiser steps of a round; 0: no lim
 max_batch_size = 0                  # most rows of a step; 0: no limit
 max_length = 0                      # most tokens of a row; 0: no limit
 max_rounds = 0                      # most rounds of a run; 0: no limit
-# Numbers that the server hears beside the adapter and the number of rows; take out what it need not
-# know: losses of the training, counts of the filter, cost.
+# Numbers that are sent to the server with the adapter and the number of rows. Remove those that it
+# must not know: training losses, counts of the filter, unusable rows, cost.
 send = [
-    "losses", "filter-counts", "steps", "tokens", "label-tokens", "seconds", "operations",
-    "peak-bytes",
+    "losses", "filter-counts", "bad-rows", "steps", "tokens", "label-tokens", "seconds",
+    "operations", "peak-bytes",
 ]
 """
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from fedrai import data
-from fedrai.data.columns import same
+from fedrai.data.columns import cell_equals
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.suites.items import Item
 
@@ -55,7 +55,7 @@ def read(
 
 def _wanted(row: Row, where: tuple[str, str]) -> bool:
     column, value = where
-    return column not in row or same(row[column], value)
+    return column not in row or cell_equals(row[column], value)
 
 
 def _item(number: int, origin: str, row: Row, answers: Mapping[str, str]) -> Item:
@@ -144,8 +144,8 @@ def _unwrapped(origin: str, row: Row) -> Row:
         EvaluationError: the marks of the wrapping are missing, or the requests differ.
     """
     asked, chosen = _told(origin, row.get("chosen_instruction"))
-    same, rejected = _told(origin, row.get("rejected_instruction"))
-    if asked != same:
+    cell_equals, rejected = _told(origin, row.get("rejected_instruction"))
+    if asked != cell_equals:
         raise EvaluationError(f"{origin}: the two answers are to different requests")
     return {
         "prompt": asked, "chosen": chosen, "rejected": rejected, "category": row.get("source")

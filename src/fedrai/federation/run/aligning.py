@@ -20,16 +20,16 @@ from fedrai.endpoint import Access
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench, prompts_of
-from fedrai.federation.run.preparation import Prepared, Watch
+from fedrai.federation.run.preparation import Callbacks, PreparedRun
 from fedrai.guards.base import Guard
 from fedrai.guards.loading import load as load_guard
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.starting import read_start
+from fedrai.model.starting import read_start_adapter
 from fedrai.recipe.sections import Alignment, Recipe
 
 
 def phase_for(
-    prepared: Prepared, watch: Watch, progress: assets.Progress | None = None
+    prepared: PreparedRun, callbacks: Callbacks, progress: assets.Progress | None = None
 ) -> Phase | None:
     """What aligns a round's adapter; None where the recipe has no constitution.
 
@@ -42,12 +42,12 @@ def phase_for(
     if recipe.constitution.schedule == "off":
         return None
     start = recipe.adapter.start
-    anchor = read_start(start, prepared.model) if start else None
-    return Phase(recipe, tools_for(prepared, watch.event, anchor, progress))
+    anchor = read_start_adapter(start, prepared.model) if start else None
+    return Phase(recipe, tools_for(prepared, callbacks.event, anchor, progress))
 
 
 def tools_for(
-    prepared: Prepared,
+    prepared: PreparedRun,
     on_event: OnEvent,
     start: AdapterState | None,
     progress: assets.Progress | None = None,
@@ -66,9 +66,9 @@ def tools_for(
     recipe = prepared.recipe
     section = recipe.constitution
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
-    further = prompts_of(recipe.evaluation.paths, prepared.kept_out)
+    further = prompts_of(recipe.evaluation.paths, prepared.excluded)
     asked = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
-    requests = requests_for(recipe, asked, progress)
+    requests = gather_requests(recipe, asked, progress)
     probed = {request.prompt for side in requests.held_out for request in side}
     examples = examples_for(recipe, asked, progress)
     return PhaseTools(
@@ -92,7 +92,7 @@ def pool_for(section: Alignment, requests: RequestSets) -> Sequence[Request]:
     return [request for request in requests.harmless if not request.kind]
 
 
-def requests_for(
+def gather_requests(
     recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
 ) -> RequestSets:
     """The requests of an alignment, without those that evaluations ask.
@@ -166,12 +166,8 @@ def _critic(
     if chosen.kind == "endpoint":
         return RemoteCritic(Access.from_settings(chosen.model_dump()), chosen.model)
     if chosen.kind == "local":
-        other = model.load(
-            chosen.model, rank=1, alpha=1, dropout=0.0, target_modules="all-linear",
-            dtype="auto", device=str(lm.device), quantization="none", attention="auto",
-            max_length=4096, gradient_checkpointing=False, compile_layers=False,
-            progress=progress,
-        )  # fmt: skip
+        options = model.LoadOptions(device=str(lm.device), max_length=4096)
+        other = model.load(chosen.model, model.Lora(1, 1), options, progress=progress)
         return LocalCritic(other, size, use_adapter=False)
     if chosen.kind == "start":
         return LocalCritic(lm, size, adapter=start, use_adapter=start is not None)

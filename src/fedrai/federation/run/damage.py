@@ -23,7 +23,7 @@ DAMAGED = "damaged"
 AGAIN = "it is set aside in damaged/ and made again"
 
 
-def opened(path: Path) -> RunFolder:
+def open_run(path: Path) -> RunFolder:
     """A run that is to be gone on with; its `run.json` and `recipe.toml` are what they were.
 
     Raises:
@@ -41,7 +41,7 @@ def opened(path: Path) -> RunFolder:
     return folder
 
 
-def make_good(folder: RunFolder) -> None:
+def repair(folder: RunFolder) -> None:
     """Set aside what is damaged and can be made again, and say so on stderr.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrai import recipe, runs
+from fedrai import captured_log, recipe, runs
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import storing
 from fedrai.evaluation.measure import EvaluationResult
@@ -16,7 +16,7 @@ from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.targets import Target
 from fedrai.recipe.sections import Recipe
-from fedrai.runs import RunFolder, captured_log
+from fedrai.runs import RunFolder
 
 
 def needs_endpoint(settings: Recipe, changes: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fedrai.federation.flower_internals import be_task, give_id
+from fedrai.federation.flower_internals import set_message_id, set_task_identity
 
 RUN_ID = 1
 CLIENT_FAILED = 1  # Flower's code for an app that raised; the reason text stays empty on purpose
@@ -28,7 +28,7 @@ class LocalGrid(Grid):  # type: ignore[misc]
     """
 
     def __init__(self, app: ClientApp, clients: Mapping[str, int]) -> None:
-        be_task(1, RUN_ID, 1)
+        set_task_identity(1, RUN_ID, 1)
         self._app = app
         self._contexts = {node: _context(node, name) for name, node in clients.items()}
         self._queue: deque[Message] = deque()
@@ -62,7 +62,7 @@ class LocalGrid(Grid):  # type: ignore[misc]
         ids = []
         for message in messages:
             self._count += 1
-            give_id(message, str(self._count))
+            set_message_id(message, str(self._count))
             self._queue.append(message)
             ids.append(str(self._count))
         return ids

@@ -14,26 +14,28 @@ from fedrai import assets
 from fedrai.endpoint import Access
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
-from fedrai.evaluation.answer_judges import PromptAndAnswer, by_rubric
+from fedrai.evaluation.answer_judges import by_rubric
 from fedrai.evaluation.chats import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
-from fedrai.evaluation.labelled_answers import Label
+from fedrai.evaluation.installed_judges import load as load_judge
+from fedrai.evaluation.labelled_answers import Label, PromptAndAnswer
 from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
 from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
 from fedrai.evaluation.suites.items import sample
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.stopping import stoppable
-from fedrai.filter.labelled import open_cache, open_guard, threshold_of
+from fedrai.filter.guard_evaluation import open_cache, open_guard, threshold_of
 from fedrai.guards import cache, loading
 from fedrai.guards.base import full_name
+from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 from fedrai.recipe.sections import Evaluation, JudgeEndpoint, Recipe
 
 NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and an endpoint)'
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SuiteSelection:
     """What is asked beside ordinary instructions.
 
     Attributes:
@@ -49,7 +51,7 @@ class Asked:
     unavailable: Mapping[str, str]
 
 
-def asked_for(recipe: Recipe, progress: assets.Progress | None = None) -> Asked:
+def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> SuiteSelection:
     """The suites of a recipe; `advbench` among its `suites` takes the place of its own number.
 
     Raises:
@@ -68,7 +70,7 @@ def asked_for(recipe: Recipe, progress: assets.Progress | None = None) -> Asked:
     if not whole and count and ADVBENCH not in missing:
         whole = tuple(suites.advbench(ADVBENCH_SIZE, seed))
     groups = clusters([item.prompt for item in whole])
-    return Asked(
+    return SuiteSelection(
         sample(whole, count, seed),
         {item.number: group for item, group in zip(whole, groups, strict=True)},
         [_limited(s, settings.limit, seed) for s in here if s.declaration.name != ADVBENCH],
@@ -90,6 +92,7 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
     Raises:
         GuardError, AssetError, ModelError: the guard cannot be used.
         EvaluationError: the endpoint does not reply, or a file of prompts is not what it should be.
+        DependencyError: the package of an installed judge cannot be used.
     """
     settings = recipe.evaluation
     endpoint = settings.endpoint if "rubric" in settings.judges else None
@@ -98,6 +101,7 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
         legacy="legacy" in settings.judges,
         guard=_safety(recipe, progress) if "guard" in settings.judges else None,
         rubric=rubric_for(endpoint) if endpoint is not None else None,
+        installed=[load_judge(n) for n in settings.judges if n not in BUILT_IN_JUDGES],
     )
 
 
@@ -155,6 +159,20 @@ def rubric_verdicts(
     grader = rubric_for(endpoint).grader
     with stoppable() as stop:
         return by_rubric(rows, grader, stop.after(partial(observer.answers, "labelled answers")))
+
+
+def installed_verdicts(
+    name: str, rows: Sequence[PromptAndAnswer], observer: Observer = SILENT
+) -> list[Label | None]:
+    """The labels that a judge of an installed package gives answers.
+
+    Raises:
+        EvaluationError: there is no such judge.
+        DependencyError: its package cannot be used.
+    """
+    judge = load_judge(name)
+    with stoppable() as stop:
+        return judge.labels(rows, stop.after(partial(observer.answers, "labelled answers")))
 
 
 def guard_judge(spec: str, threshold: str, *, progress: bool = True) -> GuardJudge:

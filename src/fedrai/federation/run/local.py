@@ -6,10 +6,8 @@ exists; `execute` builds the ClientApp, the Grid and the ServerApp's loop and go
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -17,19 +15,21 @@ from flwr.app import Context
 from fedrai import assets, model
 from fedrai.errors import RunError
 from fedrai.federation import client
+from fedrai.federation.clients import Clients
+from fedrai.federation.metrics import filter_metrics
 from fedrai.federation.run import rounds
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
     LOCAL,
-    Prepared,
-    Watch,
+    Callbacks,
+    PreparedRun,
     alignment_of,
-    kept_out_of,
+    excluded_suites,
     load_model,
     sft_settings,
 )
 from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
-from fedrai.filter.screening import Screening, screened
+from fedrai.filter.screening import FilterOutcome, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import BadRow, Example, Tokens, TrainingStep
@@ -44,7 +44,7 @@ def prepare(
     progress: assets.Progress | None = None,
     loaded: LanguageModel | None = None,
     tell: Callable[[str, int, int], None] = lambda _client, _done, _of: None,
-) -> Prepared:
+) -> PreparedRun:
     """Load and check everything, without writing a run.
 
     Args:
@@ -61,25 +61,25 @@ def prepare(
     check_files(recipe)
     alignment = alignment_of(recipe)
     lm = loaded or load_model(recipe, progress)
-    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     tokens: dict[Example, Tokens] = {}
     unread: Counter[str] = Counter()
     shards, bad = shards_for(
         recipe, lambda part: tokenized(lm, part, recipe.data, tokens), unread.update
     )
-    kept, screening = screened(recipe, shards, progress, tell)
+    kept, screening = screen_clients(recipe, shards, progress, tell)
     for part in kept.values():  # rows that got a refusal in place of their answer are new
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
     held_out: list[BadRow] = []
     questions = questions_for(recipe, lm, progress, held_out.extend)
-    kept_out = kept_out_of(recipe)  # after what the run asks was fetched
-    return Prepared(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
-                    kept_out=kept_out, unread=unread, held_out_bad=len(held_out))  # fmt: skip
+    excluded = excluded_suites(recipe)  # after what the run asks was fetched
+    return PreparedRun(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
+                    excluded=excluded, unread=unread, held_out_bad=len(held_out))  # fmt: skip
 
 
-def _harmful(rows: Sequence[Example], screening: Screening, client: str) -> int:
+def _harmful(rows: Sequence[Example], screening: FilterOutcome, client: str) -> int:
     """Rows that go to training with a harmful answer, as far as their source tells."""
     ledger = screening.ledgers.get(client)
     if ledger is not None and ledger.confusion is not None:
@@ -87,7 +87,7 @@ def _harmful(rows: Sequence[Example], screening: Screening, client: str) -> int:
     return sum(row.harmful for row in rows)
 
 
-def write_screening(prepared: Prepared, run: RunFolder) -> dict[str, Any] | None:
+def write_screening(prepared: PreparedRun, run: RunFolder) -> dict[str, Any] | None:
     """Write what the safety filter did: totals into the run, each client's ledger to its own files.
 
     Returns:
@@ -106,7 +106,7 @@ def write_screening(prepared: Prepared, run: RunFolder) -> dict[str, Any] | None
     return found
 
 
-def execute(prepared: Prepared, run: RunFolder, watch: Watch) -> None:
+def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None:
     """Run the rounds that the run folder does not hold yet.
 
     Raises:
@@ -116,24 +116,24 @@ def execute(prepared: Prepared, run: RunFolder, watch: Watch) -> None:
     """
     nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
     app = client.build_app(
-        site(prepared, run, watch),
+        site(prepared, run, callbacks),
         sft_settings(prepared.recipe),
         prepared.recipe.federation.rounds,
     )
-    rounds.go_through(prepared, run, watch, rounds.Clients(LocalGrid(app, nodes), nodes))
+    rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))
 
 
-def site(prepared: Prepared, run: RunFolder, watch: Watch) -> client.Site:
+def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.Site:
     """All clients of a prepared run, in one process."""
-    return _LocalSite(prepared, run, watch)
+    return _LocalSite(prepared, run, callbacks)
 
 
 class _LocalSite:
     """All clients of this process; they share the model and keep their rows apart."""
 
-    def __init__(self, prepared: Prepared, run: RunFolder, watch: Watch) -> None:
+    def __init__(self, prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None:
         self.model = prepared.model
-        self._prepared, self._run, self._watch = prepared, run, watch
+        self._prepared, self._run, self._callbacks = prepared, run, callbacks
 
     def name(self, context: Context) -> str:
         return str(context.node_config["client"])
@@ -141,23 +141,17 @@ class _LocalSite:
     def rows(self, client: str) -> Sequence[Tokens]:
         return self._prepared.rows[client]
 
-    def filter_counts(self, client: str) -> Mapping[str, int]:
-        return self._prepared.screening.counts.get(client, {})
+    def row_counts(self, client: str) -> Mapping[str, int]:
+        return filter_metrics(self._prepared.screening.counts.get(client, {}))
 
     def seed(self, round_: int, client: str) -> int:
         return self._prepared.recipe.seed_for("training", round_, client)
 
     def on_step(self, client: str, step: TrainingStep) -> None:
-        self._watch.step(client, step)
+        self._callbacks.step(client, step)
 
     def log(self, client: str, line: str) -> None:
         try:
             self._run.client_log(client, line)
         except RunError as error:  # the client's reason matters more than its details
-            self._watch.event("client-log-lost", client=client, why=error.message)
-
-
-def command_line() -> str:
-    """The command that started this process, without folders."""
-    name = Path(sys.argv[0]).name
-    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])
+            self._callbacks.event("client-log-lost", client=client, why=error.message)

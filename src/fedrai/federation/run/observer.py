@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 from fedrai import assets
 from fedrai.records import TrainingStep
+from fedrai.runs.record import Summary
 
 
 class Observer:
@@ -19,13 +19,13 @@ class Observer:
 
     downloads: assets.Progress | None = None
 
-    def plan(self, total_steps: int, done_steps: int, info: Mapping[str, Any]) -> None:
+    def plan(self, total_steps: int, done_steps: int, summary: Summary) -> None:
         """A run starts or resumes.
 
         Args:
             total_steps: local steps of the whole run, over all clients.
             done_steps: how many of them an earlier process has done.
-            info: the contents of `run.json`.
+            summary: the key figures so far.
         """
 
     def event(self, kind: str, /, **fields: Any) -> None:

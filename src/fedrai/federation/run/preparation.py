@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fedrai import assets, model, plugins
@@ -16,11 +18,12 @@ from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
 from fedrai.evaluation.suites.loading import SUITES
-from fedrai.federation import server
+from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
-from fedrai.filter.screening import Screening
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.run import DEFENCES, PLUGINS
+from fedrai.recipe.aggregation import DEFENCE_PLUGINS, RULE_PLUGINS
+from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
@@ -32,7 +35,7 @@ PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Callbacks:
     """Who hears of progress while a run goes on; each may raise KeyboardInterrupt to stop it."""
 
     event: Callable[..., None] = lambda _kind, **_fields: None
@@ -41,7 +44,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """Everything a run needs, checked.
 
     Attributes:
@@ -55,7 +58,7 @@ class Prepared:
         alignment: what `run.json` says of the constitution; None where the recipe has none.
         start_sha256: of the adapter that training starts from; empty: a fresh one.
         engine: how clients are reached, as `fedrai run --engine` names it.
-        kept_out: suites that are here, by name, with their checksums: an alignment trains on
+        excluded: suites that are here, by name, with their checksums: an alignment trains on
             nothing near them, and one that is resumed keeps to those that there were.
         held_out_bad: held-out rows that cannot be used, so the held-out loss is without them.
         unread: columns that hold further answers and are not trained on, in how many rows.
@@ -67,11 +70,11 @@ class Prepared:
     harmful: Mapping[str, int]
     bad_rows: Sequence[BadRow]
     questions: Questions
-    screening: Screening
+    screening: FilterOutcome
     alignment: Mapping[str, str] | None = None
     start_sha256: str = ""
     engine: str = LOCAL
-    kept_out: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
     held_out_bad: int = 0
 
@@ -97,7 +100,7 @@ class Prepared:
             "filter": self.recipe.filter.mode,
             "filter_skipped": self.screening.skipped,
             "constitution": self.alignment and dict(self.alignment),
-            "kept_out": dict(self.kept_out),
+            "kept_out": dict(self.excluded),
             "bad_rows": [f"{row.origin}: {row.problem}" for row in self.bad_rows[:100]],
             "bad_row_count": len(self.bad_rows),
             "bad_row_problems": dict(
@@ -121,10 +124,12 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
     rule, suites = recipe.aggregation, plugins.names(SUITES)
     found = {name: plugins.package(SUITES, name) for name in recipe.evaluation.suites
              if name in suites}  # fmt: skip
+    found |= {name: plugins.package(JUDGE_PLUGINS, name) for name in recipe.evaluation.judges
+              if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
-        found[rule.algorithm] = plugins.package(PLUGINS, rule.algorithm)
+        found[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
     if method := recipe.defence.method:
-        found[method] = plugins.package(DEFENCES, method)
+        found[method] = plugins.package(DEFENCE_PLUGINS, method)
     return {f"plug-in {name}": package for name, package in found.items()}
 
 
@@ -156,7 +161,7 @@ def _requests(recipe: Recipe) -> list[str]:
     return [*section.requests, *section.harmless, *section.examples]
 
 
-def kept_out_of(recipe: Recipe) -> dict[str, str]:
+def excluded_suites(recipe: Recipe) -> dict[str, str]:
     """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
 
     Raises:
@@ -178,13 +183,9 @@ def load_model(
         progress: shows downloads.
         lora: settings of an adapter that exists, in place of `[adapter]`'s.
     """
-    return model.load(
-        recipe.model.base,
-        rank=recipe.adapter.rank,
-        alpha=recipe.adapter.alpha,
-        dropout=recipe.adapter.dropout,
-        target_modules=recipe.adapter.target_modules,
-        lora=lora,
+    adapter = recipe.adapter
+    lora = lora or model.Lora(adapter.rank, adapter.alpha, adapter.target_modules)
+    options = model.LoadOptions(
         dtype=recipe.model.dtype,
         device=recipe.model.device,
         quantization=recipe.model.quantization,
@@ -192,8 +193,9 @@ def load_model(
         max_length=recipe.data.max_length,
         gradient_checkpointing=recipe.training.gradient_checkpointing,
         compile_layers=recipe.training.compile,
-        progress=progress,
     )
+    lora = replace(lora, dropout=adapter.dropout)
+    return model.load(recipe.model.base, lora, options, progress=progress)
 
 
 def sft_settings(recipe: Recipe) -> SftSettings:
@@ -217,7 +219,7 @@ def sft_settings(recipe: Recipe) -> SftSettings:
     )
 
 
-def plan_for(recipe: Recipe, clients: int) -> server.Plan:
+def plan_for(recipe: Recipe, clients: int) -> Plan:
     """The rounds, as the recipe sets them.
 
     Args:
@@ -227,7 +229,7 @@ def plan_for(recipe: Recipe, clients: int) -> server.Plan:
     federation = recipe.federation
     federated = federation.mode == "federated"
     sampled = min(federation.clients_per_round or clients, clients) if federated else clients
-    return server.Plan(
+    return Plan(
         seed=recipe.seed,
         rounds=federation.rounds,
         sampled=sampled,
@@ -263,3 +265,9 @@ def evaluate(
         with lm.using(adapter):
             found.append(measure(lm, questions, on_progress))
     return pool(found)
+
+
+def command_line() -> str:
+    """The command that started this process, without folders."""
+    name = Path(sys.argv[0]).name
+    return " ".join(["fedrai" if name == "__main__.py" else name, *sys.argv[1:]])

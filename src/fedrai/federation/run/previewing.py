@@ -12,8 +12,8 @@ from fedrai.constitution.gathering import estimate
 from fedrai.constitution.tools import round_requests
 from fedrai.evaluation import suites
 from fedrai.federation.run import aligning
-from fedrai.federation.run.judging import asked_for
-from fedrai.federation.run.preparation import kept_out_of
+from fedrai.federation.run.judging import select_suites
+from fedrai.federation.run.preparation import excluded_suites
 from fedrai.recipe.sections import Recipe
 
 
@@ -28,10 +28,10 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     section, mix = recipe.constitution, recipe.constitution.mix
     constitution = load_constitution(section.file)
     progress = assets.RichProgress()
-    named = asked_for(recipe, progress).suites  # fetched, so that they are here
-    here = suites.prompts_of(recipe.evaluation.paths, kept_out_of(recipe))
+    named = select_suites(recipe, progress).suites  # fetched, so that they are here
+    here = suites.prompts_of(recipe.evaluation.paths, excluded_suites(recipe))
     asked = aligning.suites_for(_ordinary(recipe), named, here)
-    gathered = aligning.requests_for(recipe, asked, progress)
+    gathered = aligning.gather_requests(recipe, asked, progress)
     examples = len(aligning.examples_for(recipe, asked, progress))
     pool = aligning.pool_for(section, gathered)
     harmful, harmless = round_requests(recipe, 1, pool, gathered.harmless)
@@ -57,5 +57,5 @@ def _ordinary(recipe: Recipe) -> list[suites.Item]:
     section = recipe.evaluation
     if not section.ordinary:
         return []
-    held_out = data.load_source(section.ordinary_source, "skip").examples
+    held_out = data.load(section.ordinary_source, "skip").examples
     return suites.ordinary(held_out, section.ordinary, recipe.seed_for("suites"))

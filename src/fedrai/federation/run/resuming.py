@@ -8,9 +8,9 @@ from typing import Any
 
 from fedrai import recipe
 from fedrai.errors import RunError
-from fedrai.federation.run import preparation, summarising
-from fedrai.filter.screening import filtered_otherwise
-from fedrai.runs import RunFolder
+from fedrai.federation.run import preparation
+from fedrai.filter.screening import filter_change
+from fedrai.runs import RunFolder, record
 
 SUMMARISED = ("round-finished", "evaluation-finished", "finished")
 
@@ -34,14 +34,14 @@ def moved_hint(path: Path) -> str:
     return f"If it lies elsewhere now:  fedrai run --resume {path} --moved OLD=NEW"
 
 
-def info_of(folder: RunFolder, prepared: preparation.Prepared) -> Mapping[str, Any]:
+def info_of(folder: RunFolder, prepared: preparation.PreparedRun) -> Mapping[str, Any]:
     """What `run.json` would hold now, under the names that the run's own recipe has for files."""
     named = recipe.load(folder.recipe_file)
     alignment = preparation.alignment_of(prepared.recipe, named)
     return {**prepared.info(), "recipe_hash": named.hash, "constitution": alignment}
 
 
-def check_same(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
+def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
     """Whether everything that shapes a run's result is what it was when the run began.
 
     Args:
@@ -55,9 +55,9 @@ def check_same(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
         RunError: something else changed.
     """
     before = folder.info
-    if filtered_otherwise(before, now):
+    if filter_change(before, now):
         raise RunError(
-            f"{folder.path} cannot be resumed: {filtered_otherwise(before, now)}",
+            f"{folder.path} cannot be resumed: {filter_change(before, now)}",
             hint=now["filter_skipped"] or "start a new run with --out",
         )
     data = "the clients' data"
@@ -82,7 +82,7 @@ def check_same(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
     return changed
 
 
-def keep_summary(folder: RunFolder, kind: str) -> None:
+def update_summary(folder: RunFolder, kind: str) -> None:
     """Write `summary.json` anew after an event that changes it."""
     if kind in SUMMARISED:
-        folder.write_json("summary.json", summarising.summarise(folder))
+        record.write_summary(folder)

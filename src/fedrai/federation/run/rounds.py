@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-from flwr.serverapp import Grid
 
 from fedrai import assets, model
 from fedrai.federation import aggregation, defences, server
+from fedrai.federation.clients import Clients
 from fedrai.federation.run import aligning, preparation
-from fedrai.federation.run.preparation import UNRECORDED, Prepared, Watch
+from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
-from fedrai.filter.screening import Screening
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import FedAvg, Recipe, Robust
 from fedrai.records import Tokens
@@ -21,28 +20,9 @@ from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
 
 
-@dataclass(frozen=True, slots=True)
-class Clients:
-    """Who takes part, and how they are reached; see `server.Tools` for the meaning.
-
-    Attributes:
-        grid: reaches the clients.
-        nodes: Flower's node id by client name.
-        present: tells who is there at the start of a round.
-        offer: what the recipe asks of clients in other processes.
-        late: counts replies that come after their round.
-    """
-
-    grid: Grid
-    nodes: Mapping[str, int]
-    present: Callable[[int], Mapping[str, int]] | None = None
-    offer: str = ""
-    late: server.Late | None = None
-
-
 def prepare_server(
     recipe: Recipe, progress: assets.Progress | None = None, loaded: LanguageModel | None = None
-) -> Prepared:
+) -> PreparedRun:
     """What the server of a deployment needs, checked; rows and filter are the nodes' own.
 
     Args:
@@ -55,27 +35,27 @@ def prepare_server(
     """
     alignment = preparation.alignment_of(recipe)
     lm = loaded or preparation.load_model(recipe, progress)
-    start = recipe.adapter.start and digest_of(model.read_start(recipe.adapter.start, lm))
+    start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     questions = questions_for(recipe, lm, progress)
     rows: dict[str, list[Tokens]] = {}
-    return Prepared(
-        recipe, lm, rows, {}, [], questions, Screening(), alignment, start, engine="flower",
-        kept_out=preparation.kept_out_of(recipe),
+    return PreparedRun(
+        recipe, lm, rows, {}, [], questions, FilterOutcome(), alignment, start, engine="flower",
+        excluded=preparation.excluded_suites(recipe),
     )  # fmt: skip
 
 
-def recorder(run: RunFolder, watch: Watch) -> Callable[..., None]:
-    """What hears of every event: the run's record, and the watch."""
+def recorder(run: RunFolder, callbacks: Callbacks) -> Callable[..., None]:
+    """What hears of every event: the run's record, and the callbacks."""
 
     def emit(kind: str, **fields: Any) -> None:
         if kind not in UNRECORDED:
             run.event(kind, **fields)
-        watch.event(kind, **fields)
+        callbacks.event(kind, **fields)
 
     return emit
 
 
-def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Clients) -> None:
+def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients: Clients) -> None:
     """Run the rounds that the run folder does not hold yet.
 
     Raises:
@@ -83,7 +63,7 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
         RunError: the run folder cannot be written.
         KeyboardInterrupt: raised by a watcher; the folder can be resumed.
     """
-    emit = recorder(run, watch)
+    emit = recorder(run, callbacks)
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
     # one after the other: a quorum would be the first by name
     if prepared.engine == preparation.LOCAL:
@@ -93,20 +73,16 @@ def go_through(prepared: Prepared, run: RunFolder, watch: Watch, clients: Client
     server.run_rounds(
         plan,
         server.Tools(
-            grid=clients.grid,
-            nodes=clients.nodes,
+            clients=clients,
             model=prepared.model,
             aggregator=_aggregator(prepared.recipe),
             evaluate=lambda adapters: preparation.evaluate(
-                prepared.model, prepared.questions, adapters, watch.answers
+                prepared.model, prepared.questions, adapters, callbacks.answers
             ),
             run=run,
             emit=emit,
             defend=defences.build(prepared.recipe.defence),
-            align=_aligner(prepared, run, replace(watch, event=emit)),
-            present=clients.present,
-            offer=clients.offer,
-            late=clients.late,
+            align=_aligner(prepared, run, replace(callbacks, event=emit)),
         ),
     )
 
@@ -118,10 +94,10 @@ def _aggregator(recipe: Recipe) -> aggregation.Aggregator:
     return aggregation.build(settings.pop("algorithm"), **settings)
 
 
-def _aligner(prepared: Prepared, run: RunFolder, watch: Watch) -> server.Align | None:
+def _aligner(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> server.Align | None:
     """What aligns the aggregated adapter of a round, if the recipe asks for it."""
-    began = replace(prepared, kept_out=run.info.get("kept_out", {}))
-    phase = aligning.phase_for(began, watch)
+    began = replace(prepared, excluded=run.info.get("kept_out", {}))
+    phase = aligning.phase_for(began, callbacks)
     if phase is None:
         return None
     rounds = prepared.recipe.federation.rounds

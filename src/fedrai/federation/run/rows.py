@@ -16,7 +16,7 @@ from fedrai.data import partition
 from fedrai.errors import DataError, ModelError
 from fedrai.evaluation import suites
 from fedrai.evaluation.measure import Questions
-from fedrai.federation.run.judging import asked_for, judges_for
+from fedrai.federation.run.judging import judges_for, select_suites
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Data, Recipe, Source
 from fedrai.records import BadRow, Example, Message, Role, Tokens
@@ -36,7 +36,7 @@ def check_files(recipe: Recipe) -> None:
         return
     for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
         if data.is_local(source.path):
-            assets.fetch(source.path, instead=data.INSTEAD)
+            assets.fetch(source.path, instead=data.DATASET_HINT)
 
 
 Usable = Callable[[Sequence[Example]], tuple[list[Example], list[BadRow]]]
@@ -127,13 +127,13 @@ def usable_rows(
     Raises:
         AssetError, DataError: it cannot be had, or has no row that can be used.
     """
-    loaded = data.load_source(source, bad_rows)
+    loaded = data.load(source, bad_rows)
     on_unread(loaded.unread)
     examples, unusable = usable(loaded.examples)
     bad = [*loaded.bad_rows, *unusable]
     if not examples:
         raise DataError(
-            f"{source.path} holds no usable row; {data.commonest(bad)}", hint=_way_on(bad)
+            f"{source.path} holds no usable row; {data.most_common_problem(bad)}", hint=_way_on(bad)
         )
     return examples, bad
 
@@ -258,11 +258,11 @@ def questions_for(
     """
     settings = recipe.evaluation
     ordinary = settings.ordinary_source
-    loaded = data.load_source(ordinary, "skip") if settings.ordinary else data.Loaded((), ())
+    loaded = data.load(ordinary, "skip") if settings.ordinary else data.Dataset((), ())
     held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
     on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
-    seed, asked = recipe.seed_for("suites"), asked_for(recipe, progress)
+    seed, asked = recipe.seed_for("suites"), select_suites(recipe, progress)
     return Questions(
         harmful=asked.harmful,
         ordinary=suites.ordinary(held_out, settings.ordinary, seed) if settings.ordinary else (),
@@ -305,7 +305,8 @@ def _more_asked(questions: Questions) -> list[object]:
     """
     judges, missing = questions.judges, sorted(questions.unavailable)
     named = (judges.rule, judges.legacy, judges.guard and (judges.guard.name,
-             judges.guard.threshold), judges.rubric and judges.rubric.name)  # fmt: skip
+             judges.guard.threshold), judges.rubric and judges.rubric.name,
+             *(judge.full_name for judge in judges.installed))  # fmt: skip
     if not (questions.suites or missing) and named == (True, True, None, None):
         return []
     items = [(s.declaration.name, s.declaration.judge, *map(repr, s.items))

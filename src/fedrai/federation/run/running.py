@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedrai import assets, recipe, runs
+from fedrai import assets, captured_log, recipe, runs
 from fedrai.errors import AssetError
 from fedrai.federation import round_record
-from fedrai.federation.run import damage, local, moved, preparation, resuming, summarising
+from fedrai.federation.run import damage, local, moved_files, preparation, resuming
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
-from fedrai.runs import RunFolder, captured_log, tracking
+from fedrai.runs import RunFolder, record, tracking
 
 
 class Engine(Protocol):
@@ -32,11 +32,11 @@ class Engine(Protocol):
         loaded: LanguageModel | None,
         tell: Callable[[str, int, int], None],
         /,
-    ) -> preparation.Prepared:
+    ) -> preparation.PreparedRun:
         """Load and check what a run needs."""
 
     def execute(
-        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch, /
+        self, prepared: preparation.PreparedRun, run: RunFolder, watch: preparation.Callbacks, /
     ) -> None:
         """Run the rounds that the run folder does not hold yet."""
 
@@ -67,7 +67,7 @@ def run(
     prepared = _prepare(settings, loaded, engine, observer)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock(), captured_log.into(out):
-        folder.event("started", command=local.command_line())
+        folder.event("started", command=preparation.command_line())
         _share_base_evaluation(folder, settings, siblings)
         _go_on(prepared, folder, engine, observer)
     return out
@@ -75,7 +75,7 @@ def run(
 
 def _prepare(
     settings: Recipe, loaded: LanguageModel | None, engine: Engine, observer: Observer
-) -> preparation.Prepared:
+) -> preparation.PreparedRun:
     """Load, check and filter; Ctrl-C stops at once, and verdicts so far are kept."""
     tracking.check(settings.tracking.kind)
     try:
@@ -122,16 +122,14 @@ def resume(
     Raises:
         RunError: no run there, or its data, model or engine are not what they were.
     """
-    folder = damage.opened(path)
+    folder = damage.open_run(path)
     resuming.check_engine(folder, engine.ENGINE)
-    moved.check(folder, recipe.load(folder.recipe_file), places or {})
-    settings = moved.settings_of(folder, places)
+    moved_files.check(folder, recipe.load(folder.recipe_file), places or {})
+    settings = moved_files.settings_of(folder, places)
     with folder.lock(), captured_log.into(path):
-        damage.make_good(folder)
+        damage.repair(folder)
         if folder.is_finished() and folder.last_round() == settings.federation.rounds:
-            folder.write_json(
-                "summary.json", summarising.summarise(folder)
-            )  # a kill may have lost it
+            record.write_summary(folder)  # a kill may have lost it
             observer.note(f"{path} is finished; there is nothing to resume")
             return path
         try:
@@ -141,38 +139,40 @@ def resume(
             raise AssetError(error.message, hint=hint) from error
         folder.repair()  # before the first new event, which must not join a line that was cut
         now = resuming.info_of(folder, prepared)
-        if changed := resuming.check_same(folder, now):
+        if changed := resuming.check_unchanged(folder, now):
             observer.warn(
                 f"versions changed since the run started: {', '.join(changed)};"
                 " the result may differ in the last bits"
             )
-        moved.keep(folder, places or {})
+        moved_files.record(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
         _go_on(prepared, folder, engine, observer)
     return path
 
 
 def _go_on(
-    prepared: preparation.Prepared, folder: RunFolder, engine: Engine, observer: Observer
+    prepared: preparation.PreparedRun, folder: RunFolder, engine: Engine, observer: Observer
 ) -> None:
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
     steps = plan.sampled * plan.steps_per_round
     screening = local.write_screening(prepared, folder)
     if screening is not None or prepared.screening.skipped:
         observer.event("filter-finished", **(screening or prepared.screening.to_json()))
-    observer.plan(plan.rounds * steps, folder.last_round() * steps, folder.info)
+    observer.plan(plan.rounds * steps, folder.last_round() * steps, record.summarise(folder))
 
     def event(kind: str, **fields: Any) -> None:
         observer.event(kind, **fields)
-        resuming.keep_summary(folder, kind)
+        resuming.update_summary(folder, kind)
         tell(kind)
         if kind in preparation.UNRECORDED:
             stop.check()
 
     observer.event("suites-missing", unavailable=prepared.questions.unavailable)
     with stoppable() as stop, tracked(prepared.recipe, folder, observer.say) as tell:
-        watch = preparation.Watch(event, stop.after(observer.step), stop.after(observer.answers))
-        engine.execute(prepared, folder, watch)
+        callbacks = preparation.Callbacks(
+            event, stop.after(observer.step), stop.after(observer.answers)
+        )
+        engine.execute(prepared, folder, callbacks)
 
 
 def same_model(one: Recipe, other: Recipe) -> bool:

@@ -28,9 +28,10 @@ from flwr.serverapp import Grid, ServerApp
 from fedrai import assets
 from fedrai.errors import DependencyError
 from fedrai.federation import client, protocol
-from fedrai.federation.client import answered
-from fedrai.federation.run import local, moved, preparation, rounds
-from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.federation.client import respond
+from fedrai.federation.clients import Clients, LateReplies
+from fedrai.federation.run import local, moved_files, preparation, rounds
+from fedrai.federation.run.roster import Roster
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
@@ -53,7 +54,7 @@ class SimulationEngine:
     def prepare(
         self, settings: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None,
         tell: Any,
-    ) -> preparation.Prepared:  # fmt: skip
+    ) -> preparation.PreparedRun:  # fmt: skip
         """As the local engine does, for the server and the filter's record.
 
         Raises:
@@ -68,7 +69,7 @@ class SimulationEngine:
         return replace(local.prepare(settings, progress, loaded, tell), engine=self.ENGINE)
 
     def execute(
-        self, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+        self, prepared: preparation.PreparedRun, run: RunFolder, callbacks: preparation.Callbacks
     ) -> None:
         """Run the rounds that the run folder does not hold yet.
 
@@ -84,7 +85,7 @@ class SimulationEngine:
         @server.main()  # type: ignore[untyped-decorator]
         def _serve(grid: Grid, context: Context) -> None:
             try:  # Flower runs this in a thread and keeps what it raises to itself
-                _rounds(grid, prepared, run, watch)
+                _rounds(grid, prepared, run, callbacks)
             except BaseException as error:
                 failed.append(error)
 
@@ -95,11 +96,11 @@ class SimulationEngine:
 
 
 def _rounds(
-    grid: Grid, prepared: preparation.Prepared, run: RunFolder, watch: preparation.Watch
+    grid: Grid, prepared: preparation.PreparedRun, run: RunFolder, callbacks: preparation.Callbacks
 ) -> None:
-    roster = Roster(grid, rounds.recorder(run, watch), 0)
+    roster = Roster(grid, rounds.recorder(run, callbacks), 0)
     nodes = roster.wait(prepared.clients, prepared.clients)
-    rounds.go_through(prepared, run, watch, rounds.Clients(grid, nodes, late=LateReplies(grid)))
+    rounds.execute(prepared, run, callbacks, Clients(grid, lambda _: nodes, late=LateReplies(grid)))
 
 
 @contextmanager
@@ -160,8 +161,8 @@ class Actor:
 @lru_cache(maxsize=1)
 def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
-    prepared = local.prepare(moved.settings_of(run))
-    site = local.site(prepared, run, preparation.Watch())
+    prepared = local.prepare(moved_files.settings_of(run))
+    site = local.site(prepared, run, preparation.Callbacks())
     handlers = client.build_app(
         site, preparation.sft_settings(prepared.recipe), prepared.recipe.federation.rounds
     )
@@ -172,7 +173,7 @@ def _actor(folder: str) -> Actor:
 def _query(message: Message, context: Context) -> Message:
     actor = _actor(os.environ[PLACE])
     name = str(actor.place(context).node_config["client"])
-    return answered(
+    return respond(
         message,
         lambda: protocol.pack_name(message.content, name),
         lambda line: actor.site.log(name, line),

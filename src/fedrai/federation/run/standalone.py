@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrai import recipe, runs
+from fedrai import captured_log, recipe, runs
 from fedrai.constitution.card import card
 from fedrai.constitution.material import HARMLESS, RECORDS
 from fedrai.constitution.material import read as read_material
@@ -28,16 +28,16 @@ from fedrai.constitution.storing import export, write_records
 from fedrai.constitution.tools import PhaseTools
 from fedrai.errors import RecipeError, RunError
 from fedrai.evaluation import storing
-from fedrai.federation.run import aligning, local, moved, preparation
+from fedrai.federation.run import aligning, moved_files, preparation
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.stopping import Stop, stoppable
 from fedrai.federation.run.targets import Target, target
-from fedrai.federation.run.trained import of_model, of_recipe
-from fedrai.filter.screening import Screening
+from fedrai.federation.run.trained_suites import of_model, of_recipe
+from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, read_adapter
 from fedrai.recipe.sections import AlignRecipe, seed_for
-from fedrai.runs import RunFolder, captured_log
+from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of, json_text
 from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 
@@ -61,7 +61,7 @@ class Job:
     settings: AlignRecipe
     chosen: Target
     start: AdapterState
-    prepared: preparation.Prepared
+    prepared: preparation.PreparedRun
     tools: PhaseTools
     named: AlignRecipe
 
@@ -123,9 +123,9 @@ def prepare(
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}
     )
     questions = questions_for(whole, chosen.model)
-    kept = preparation.kept_out_of(whole) if kept_out is None else kept_out
-    prepared = preparation.Prepared(
-        whole, chosen.model, {}, {}, (), questions, Screening(), alignment, kept_out=kept
+    kept = preparation.excluded_suites(whole) if kept_out is None else kept_out
+    prepared = preparation.PreparedRun(
+        whole, chosen.model, {}, {}, (), questions, FilterOutcome(), alignment, excluded=kept
     )
     tools = aligning.tools_for(
         prepared,
@@ -159,7 +159,7 @@ def align(
     Args:
         settings: the recipe, as it was begun.
         out: the folder.
-        places: where files that it names lie now, by where they lay; see `federation.run.moved`.
+        places: where files that it names lie now, by where they lay; see `moved_files`.
         observer: is told of the progress.
 
     Raises:
@@ -173,8 +173,8 @@ def align(
     if not begun:
         runs.check_free(out)
     run = RunFolder(out)
-    moved.check(run, settings, places or {})
-    here = moved.alignment_of(run, places) if begun else settings
+    moved_files.check(run, settings, places or {})
+    here = moved_files.alignment_of(run, places) if begun else settings
     kept = run.read_json("align.json").get("kept_out", {}) if begun else None
     job = prepare(here, kept, settings, observer)
     if not begun:
@@ -182,8 +182,8 @@ def align(
     with run.lock(), captured_log.into(out):
         run.repair()
         _check_same(run, job)
-        moved.keep(run, places or {})
-        run.event("resumed" if begun else "started", command=local.command_line())
+        moved_files.record(run, places or {})
+        run.event("resumed" if begun else "started", command=preparation.command_line())
         _go_on(run, job, observer)
     return out
 
@@ -229,7 +229,7 @@ def _go_on(run: RunFolder, job: Job, observer: Observer) -> None:
     _finish(run)
 
 
-def _watch(run: RunFolder, observer: Observer, stop: Stop) -> preparation.Watch:
+def _watch(run: RunFolder, observer: Observer, stop: Stop) -> preparation.Callbacks:
     def event(kind: str, **fields: Any) -> None:
         if "round" in fields:
             fields["round"] = 0  # there are none
@@ -237,13 +237,13 @@ def _watch(run: RunFolder, observer: Observer, stop: Stop) -> preparation.Watch:
             run.event(kind, **fields)
         observer.event(kind, **fields)
 
-    return preparation.Watch(event=stop.after(event), answers=stop.after(observer.answers))
+    return preparation.Callbacks(event=stop.after(event), answers=stop.after(observer.answers))
 
 
 def _evaluate(
     run: RunFolder,
     job: Job,
-    watch: preparation.Watch,
+    watch: preparation.Callbacks,
     observer: Observer,
     when: str,
     adapter: AdapterState,
@@ -259,7 +259,7 @@ def _evaluate(
     run.event("evaluation-finished", when=when)
 
 
-def _align(run: RunFolder, job: Job, watch: preparation.Watch) -> None:
+def _align(run: RunFolder, job: Job, watch: preparation.Callbacks) -> None:
     phase = Phase(job.prepared.recipe, replace(job.tools, on_event=watch.event))
     work = run.path / "work"
     work.mkdir(exist_ok=True)

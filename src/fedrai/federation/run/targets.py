@@ -9,10 +9,10 @@ from pathlib import Path
 
 from fedrai import assets, model
 from fedrai.errors import ModelError, RunError
-from fedrai.federation import server
-from fedrai.federation.run import moved, preparation
+from fedrai.federation.plan import GLOBAL, load_adapters
+from fedrai.federation.run import moved_files, preparation
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.recipe import loading as recipe
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
@@ -52,8 +52,7 @@ class Target:
                 [list(history)],
                 max_new_tokens=limit,
                 batch_size=1,
-                temperature=temperature,
-                seed=seed,
+                sampling=Sampling(temperature, seed=seed),
             )
         return generated.answers[0]
 
@@ -102,14 +101,14 @@ def target(
         assets.fetch(spec, instead=INSTEAD)
     lm, start = load(settings, assets.RichProgress()), settings.adapter.start
     if start:
-        return Target(f"{spec} with {start}", lm, model.read_start(start, lm), settings)
+        return Target(f"{spec} with {start}", lm, model.read_start_adapter(start, lm), settings)
     return Target(spec, lm, None, settings)
 
 
 def _run_target(
     folder: RunFolder, number: int | None, client: str, load: Load, base: str
 ) -> Target:
-    settings = moved.settings_of(folder)
+    settings = moved_files.settings_of(folder)
     if base:
         settings = with_base(settings, base)
     number = folder.last_round() if number is None else number
@@ -123,8 +122,8 @@ def _run_target(
     lm = load(settings, assets.RichProgress())
     _note_other(folder.path.name, lm, str(folder.info.get("model_fingerprint") or ""))
     plan = preparation.plan_for(settings, settings.federation.clients)
-    adapters = server.load_adapters(folder, lm, plan, number)
-    key = client or server.GLOBAL
+    adapters = load_adapters(folder, lm, plan, number)
+    key = client or GLOBAL
     if key not in adapters:
         raise RunError(f"name a client with --client: {', '.join(sorted(adapters))}")
     label = f"{folder.path.name}, round {number}" + (f", {client}" if client else "")
@@ -165,8 +164,8 @@ def _maker(path: Path) -> Path | None:
 def _base_in(folder: Path) -> str:
     """The spec of the base model in the recipe of a run, or of a folder of `fedrai align`."""
     if (folder / "run.json").is_file():
-        return moved.settings_of(RunFolder.open(folder)).model.base
-    settings = moved.alignment_of(RunFolder(folder))
+        return moved_files.settings_of(RunFolder.open(folder)).model.base
+    settings = moved_files.alignment_of(RunFolder(folder))
     started = settings.adapter_base or settings.model.base
     if (Path(started) / "run.json").is_file():
         return _base_in(Path(started))
@@ -177,7 +176,7 @@ def _digest(path: Path) -> str:
     """The fingerprint of the base model that an adapter was trained on; empty: not known."""
     made = _maker(path)
     if made is None:
-        return model.recorded(path)
+        return model.read_base_record(path)
     records = (RunFolder(made).read_json(n) for n in MAKERS if (made / n).is_file())
     return str(next(records).get("model_fingerprint") or "")
 
@@ -214,7 +213,7 @@ def _adapter_target(name: str, like: Recipe | None, load: Load, base: str) -> Ta
               "target_modules": layers if isinstance(layers, list) else lm.layers}  # fmt: skip
     settings = settings.model_copy(update={"adapter": settings.adapter.model_copy(update=fields)})
     label = name if name in model.EMBEDDED else path.name
-    return Target(label, lm, model.read_fitting(path, name, lm), settings)
+    return Target(label, lm, model.read_matching_adapter(path, name, lm), settings)
 
 
 def with_base(settings: Recipe, base: str) -> Recipe:

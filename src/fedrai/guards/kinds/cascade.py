@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Guard, Judged, OnProgress, caution_of, full_name
+from fedrai.guards.base import Conversation, Guard, OnProgress, VerdictBatch, caution_of, full_name
 from fedrai.guards.kinds.rules import RulesGuard
 from fedrai.records import Verdict
 
@@ -84,7 +84,7 @@ class Cascade:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations; progress counts what is decided, so it stands at 0 for the first.
 
         Raises:
@@ -95,7 +95,7 @@ class Cascade:
         unsure = [i for i, v in enumerate(cheap.verdicts) if not self._decided(v.probability)]
         decided = total - len(unsure)
         on_progress(decided, total)
-        dear = Judged(())
+        dear = VerdictBatch(())
         if unsure:
             rest = [conversations[i] for i in unsure]
             dear = self.second.judge(rest, lambda done, _o: on_progress(decided + done, total))
@@ -152,7 +152,7 @@ class AnyOf:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations by one guard after the other.
 
         Raises:
@@ -228,9 +228,9 @@ def _line(p: float, start: float, end: float, low: float, high: float) -> float:
     return min(low + (p - start) / (end - start) * (high - low), high) if end > start else high
 
 
-def _sum(verdicts: tuple[Verdict, ...], parts: Sequence[Judged]) -> Judged:
+def _sum(verdicts: tuple[Verdict, ...], parts: Sequence[VerdictBatch]) -> VerdictBatch:
     tokens, operations = sum(p.tokens for p in parts), sum(p.operations for p in parts)
-    return Judged(verdicts, tokens=tokens, operations=operations)
+    return VerdictBatch(verdicts, tokens=tokens, operations=operations)
 
 
 def _hash(*said: Any) -> str:

@@ -20,11 +20,11 @@ import torch
 
 from fedrai import assets
 from fedrai.errors import GuardError, ModelError
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
-from fedrai.guards.kinds.outputs import Reading, reading
+from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name
+from fedrai.guards.kinds.outputs import ClassifierLabels, reading
 from fedrai.guards.kinds.prompting import valid
 from fedrai.model import loading
-from fedrai.model.batching import cut, pad, padded
+from fedrai.model.batching import cut, pad, padded_length
 from fedrai.model.pretrained import open_pretrained
 from fedrai.records import Verdict
 
@@ -105,7 +105,7 @@ class ClassifierGuard:
         self,
         model: Any,
         tokenizer: Any,
-        reading: Reading,
+        reading: ClassifierLabels,
         *,
         pair: bool,
         max_length: int,
@@ -131,7 +131,7 @@ class ClassifierGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations in batches of windows of like length.
 
         A text of which the tokenizer leaves nothing known (control characters, emoji or one endless
@@ -153,7 +153,7 @@ class ClassifierGuard:
             if not windows:
                 on_progress(done, len(conversations))
         verdicts = tuple(self._verdict(found.get(i)) for i in range(len(conversations)))
-        return Judged(verdicts, tokens=tokens, operations=2.0 * self._weights * tokens)
+        return VerdictBatch(verdicts, tokens=tokens, operations=2.0 * self._weights * tokens)
 
     def _verdict(self, chances: Sequence[float] | None) -> Verdict:
         if chances is None:
@@ -223,7 +223,7 @@ class ClassifierGuard:
             yield [ordered[i] for i in batch]
 
     def _padded(self, length: int) -> int:
-        return min(padded(length), self._length)
+        return min(padded_length(length), self._length)
 
     @torch.inference_mode()
     def _chances(self, batch: Sequence[tuple[int, dict[str, list[int]]]]) -> list[list[float]]:

@@ -13,8 +13,8 @@ from typing import Any
 from fedrai.errors import GuardError
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.prompting import arranged
-from fedrai.guards.windows import starts
-from fedrai.model.chat import any_of, broken, control_tokens
+from fedrai.guards.windows import window_starts
+from fedrai.model.chat import any_of, break_marks, control_tokens
 
 REQUEST, ANSWER = 0, 1  # rows of the head
 WINDOWS = 256  # most windows of one text; a longer one is not judged in part
@@ -96,11 +96,11 @@ class Framing:
 
     def _text(self, text: str) -> list[int]:
         """Ids of a row's text; what it spells never becomes a special token."""
-        return [i for i in self._ids(broken(text, self._marks)) if i not in self._special]
+        return [i for i in self._ids(break_marks(text, self._marks)) if i not in self._special]
 
     @staticmethod
     def _windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
-        return [ids[start : start + size] for start in starts(len(ids), size, WINDOWS)]
+        return [ids[start : start + size] for start in window_starts(len(ids), size, WINDOWS)]
 
 
 def _ends(ids: Sequence[int], size: int) -> Sequence[int]:

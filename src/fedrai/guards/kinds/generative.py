@@ -22,20 +22,20 @@ from torch import Tensor
 
 from fedrai import assets
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress, unsafest
+from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, unsafest
 from fedrai.guards.kinds.formats import Format, Kind, Question, Step, format_for, format_named
-from fedrai.guards.kinds.prompting import Prompts
+from fedrai.guards.kinds.prompting import PromptBuilder
 from fedrai.guards.kinds.scoring import (
-    Engine,
-    Flight,
-    Reading,
+    CachedBatch,
+    MeteredModel,
+    TokenLabels,
     common_start,
     problem_of,
     read,
     resolve,
 )
 from fedrai.model import loading
-from fedrai.model.batching import cut, padded
+from fedrai.model.batching import cut, padded_length
 from fedrai.records import Problem, Verdict
 from fedrai.runs.costs import release_memory
 
@@ -73,9 +73,8 @@ def load(
     """
     entry = format_named(format) if format else format_for(spec)
     folder = loading.model_folder(spec, progress)
-    place = loading.pick_device(device)
-    number = loading.pick_dtype(dtype, place)
-    model, tokenizer = loading._load_base(folder, number, place, "none", None)
+    number = loading.pick_dtype(dtype, loading.pick_device(device))
+    model, tokenizer = loading.load_base(folder, loading.LoadOptions(dtype, device))
     last = spec.split("#")[0].split("@")[0].rstrip("/").split("/")[-1].lower()
     return GenerativeGuard(
         model,
@@ -151,8 +150,8 @@ class GenerativeGuard:
         self.categories = entry.categories if name_categories else None
         said = f"1 {fingerprint} {entry!r} {max_length} {name_categories}"
         self.revision = hashlib.sha256(said.encode()).hexdigest()
-        self.prompts = Prompts(tokenizer, entry, max_length)
-        self._engine = Engine(model, tokenizer.pad_token_id or 0)
+        self.prompts = PromptBuilder(tokenizer, entry, max_length)
+        self._engine = MeteredModel(model, tokenizer.pad_token_id or 0)
         self._readings = {
             (kind, number): self._resolve(kind, question)
             for kind in self.prompts.kinds()
@@ -164,7 +163,7 @@ class GenerativeGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations; see `base.Guard`.
 
         A prompt that does not fit into the device's memory leaves its conversation "failed".
@@ -190,12 +189,12 @@ class GenerativeGuard:
             self._check_memory()
         release_memory()
         verdicts = tuple(self._verdict(answers[row]) for row in range(len(conversations)))
-        return Judged(verdicts, self._engine.tokens, self._engine.operations())
+        return VerdictBatch(verdicts, self._engine.tokens, self._engine.operations())
 
     def _jobs(
         self, conversations: Sequence[Conversation], answers: dict[int, list[_Answer]]
     ) -> dict[tuple[Kind, int], list[_Job]]:
-        """Prompts by question; rows that make none get their answer at once."""
+        """PromptBuilder by question; rows that make none get their answer at once."""
         texts: dict[tuple[Kind, int], list[tuple[int, str]]] = {key: [] for key in self._readings}
         for row, conversation in enumerate(conversations):
             try:
@@ -236,7 +235,7 @@ class GenerativeGuard:
         warm = [job for job in jobs if job.ids[: len(shared)] == shared]
         cold = [job for job in jobs if job.ids[: len(shared)] != shared]
         for part in (warm, cold):
-            sizes = [padded(len(job.ids)) for job in part]
+            sizes = [padded_length(len(job.ids)) for job in part]
             for batch in cut(range(len(part)), sizes.__getitem__, self.batch_tokens):
                 yield [part[i] for i in batch]
 
@@ -245,7 +244,7 @@ class GenerativeGuard:
         shared = self._shared[key]
         warm = jobs[0].ids[: len(shared)] == shared
         try:
-            flight = Flight(self._engine, shared if warm else [], len(jobs))
+            flight = CachedBatch(self._engine, shared if warm else [], len(jobs))
             return self._answers(key, flight, jobs)
         except torch.OutOfMemoryError:
             pass  # the error holds on to the batch's tensors until this block ends
@@ -267,7 +266,9 @@ class GenerativeGuard:
                 hint="free memory on the device, or use another device or a smaller guard",
             )
 
-    def _answers(self, key: tuple[Kind, int], flight: Flight, jobs: list[_Job]) -> list[_Answer]:
+    def _answers(
+        self, key: tuple[Kind, int], flight: CachedBatch, jobs: list[_Job]
+    ) -> list[_Answer]:
         question = self.format.questions(key[0])[key[1]]
         readings = self._readings[key]
         texts, ids = [job.text for job in jobs], [job.ids for job in jobs]
@@ -287,9 +288,9 @@ class GenerativeGuard:
 
     def _categories(
         self,
-        flight: Flight,
+        flight: CachedBatch,
         question: Question,
-        reading: Reading,
+        reading: TokenLabels,
         texts: list[str],
         logits: Tensor,
         chances: list[float | None],
@@ -318,7 +319,7 @@ class GenerativeGuard:
             named[i] = tuple(line.names[name] for name in found)
         return named
 
-    def _written(self, flight: Flight, texts: list[str], stop: str, limit: int) -> list[str]:
+    def _written(self, flight: CachedBatch, texts: list[str], stop: str, limit: int) -> list[str]:
         """How the guard goes on from each text, up to a stop string, an end token or a limit."""
         ids = self.prompts.many_ids(texts)
         said: list[list[int]] = [[] for _ in ids]
@@ -346,7 +347,7 @@ class GenerativeGuard:
         names = dict.fromkeys(name for answer in by_risk for name in answer.categories)
         return Verdict(worst.probability, guard, tuple(names))
 
-    def _resolve(self, kind: Kind, question: Question) -> list[Reading]:
+    def _resolve(self, kind: Kind, question: Question) -> list[TokenLabels]:
         """Find the token of every label where it would stand, and check that they differ."""
         text, readings = self.prompts.probes(question, kind)[0], []
         for number, step in enumerate(question.steps):
@@ -355,7 +356,7 @@ class GenerativeGuard:
             text += step.safe[0]
         return readings
 
-    def _reading(self, text: str, step: Step) -> Reading:
+    def _reading(self, text: str, step: Step) -> TokenLabels:
         plain, *together = self.prompts.many_ids(
             [text, *(text + label for label in (*step.unsafe, *step.safe))]
         )

@@ -25,7 +25,7 @@ class MissingLogprobsError(ValueError):
     """A reply has no log probabilities where they are needed."""
 
 
-class Labels:
+class LabelWords:
     """First tokens of a guard's labels.
 
     Tokens are compared without the white space around them, letter by letter; only if none of the

@@ -30,7 +30,7 @@ SAFE = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ClassifierLabels:
     """How a classifier's outputs are read.
 
     Attributes:
@@ -72,7 +72,7 @@ class Reading:
 
 def reading(
     config: Any, unsafe: Sequence[str] | None = None, *, multi: bool | None = None
-) -> Reading:
+) -> ClassifierLabels:
     """How the outputs of a model with this configuration are read.
 
     Args:
@@ -96,7 +96,7 @@ def reading(
             hint="name them in unsafe_labels; at least one label must mean safe, unless each has "
             "a probability of its own (multi_label)",
         )
-    return Reading(labels, chosen, several)
+    return ClassifierLabels(labels, chosen, several)
 
 
 def _recognised(labels: Sequence[str]) -> tuple[int, ...]:

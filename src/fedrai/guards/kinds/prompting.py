@@ -14,8 +14,8 @@ from typing import Any
 from fedrai.errors import GuardError
 from fedrai.guards.kinds.formats import Format, Kind, Question
 from fedrai.guards.kinds.policies import NEMOGUARD_TURNS
-from fedrai.guards.windows import starts
-from fedrai.model.chat import BREAK, DATE, any_of, broken, control_tokens
+from fedrai.guards.windows import window_starts
+from fedrai.model.chat import BREAK, DATE, any_of, break_marks, control_tokens
 from fedrai.model.templates import check_templates
 from fedrai.records import Message
 
@@ -26,7 +26,7 @@ _SLOT = re.compile(r"\{(request|answer|conversation)\}")
 _PROBES = ("a", "Zebra", "7", "\n\nZebra", "é", "<", '"', " a")  # unlike beginnings of a message
 
 
-class Prompts:
+class PromptBuilder:
     """Builds a guard's prompts with its tokenizer.
 
     Args:
@@ -73,7 +73,7 @@ class Prompts:
         return [Message(m.role, self._defused(m.content)) for m in arranged(conversation)]
 
     def texts(self, question: Question, turns: Sequence[Message]) -> list[str]:
-        """Prompts that together show the guard the last turn: one, or one for each window.
+        """PromptBuilder that together show the guard the last turn: one, or one for each window.
 
         Args:
             question: of the guard's format.
@@ -120,14 +120,14 @@ class Prompts:
         return ids
 
     def probes(self, question: Question, kind: Kind) -> list[str]:
-        """Prompts of unlike conversations, which show what all prompts have in common."""
+        """PromptBuilder of unlike conversations, which show what all prompts have in common."""
         return [self.render(question, _probe(kind, text)) for text in _PROBES]
 
     def _content(self, text: str) -> Any:
         return [{"type": "text", "text": text}] if self._parts else text
 
     def _defused(self, text: str) -> str:
-        text = broken(broken(text, self._tokens), self._marks)
+        text = break_marks(break_marks(text, self._tokens), self._marks)
         return self._roles.sub(lambda match: match[1] + BREAK, text)
 
     def _check(self, kind: Kind) -> None:
@@ -200,7 +200,7 @@ class Prompts:
         spans = self._spans(text)
         return [
             text[spans[s][0] : spans[min(s + size, len(spans)) - 1][1]]
-            for s in starts(len(spans), size, WINDOWS)
+            for s in window_starts(len(spans), size, WINDOWS)
         ]
 
     def _ends(self, text: str, size: int) -> str:

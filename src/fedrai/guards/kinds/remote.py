@@ -9,8 +9,8 @@ harmless text is sent: only if that has no answer either is the guard as a whole
 an error.
 
 An endpoint sees special tokens in a text as such, so the usual ones are broken up before a row is
-sent (`fedrai.model.chat.broken`); name those of an unusual model in `marks`. What may travel to
-whom is in `fedrai.endpoint`. Written to the reference of vLLM's server (docs.vllm.ai,
+sent (`fedrai.model.chat.break_marks`); name those of an unusual model in `marks`. What may travel
+to whom is in `fedrai.endpoint`. Written to the reference of vLLM's server (docs.vllm.ai,
 OpenAI-Compatible Server).
 """
 
@@ -27,10 +27,10 @@ import httpx
 
 from fedrai.endpoint import Access, EndpointClient, run_job
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name, unsafest
-from fedrai.guards.kinds.logprobs import Labels, MissingLogprobsError, no_logprobs, read_places
+from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name, unsafest
+from fedrai.guards.kinds.logprobs import LabelWords, MissingLogprobsError, no_logprobs, read_places
 from fedrai.guards.kinds.prompting import arranged
-from fedrai.model.chat import any_of, broken
+from fedrai.model.chat import any_of, break_marks
 from fedrai.records import Message, Problem, Verdict
 
 Api = Literal["chat", "completions"]
@@ -111,7 +111,7 @@ class RemoteGuard:
             )
         self.name = name or model.rsplit("/", 1)[-1].lower()
         self.thresholds = dict(thresholds or {"strict": 0.2, "loose": 0.5})
-        self._labels = Labels(safe, unsafe, lead)
+        self._labels = LabelWords(safe, unsafe, lead)
         self._names = dict(categories or {})
         self._api, self._template, self._prefill = api, template, prefill
         self._marks, self._size = any_of(marks), max_characters
@@ -133,7 +133,7 @@ class RemoteGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations.
 
         Raises:
@@ -142,7 +142,7 @@ class RemoteGuard:
         """
         return run_job(self._judge(conversations, on_progress))
 
-    async def _judge(self, conversations: Sequence[Conversation], told: OnProgress) -> Judged:
+    async def _judge(self, conversations: Sequence[Conversation], told: OnProgress) -> VerdictBatch:
         async with self._endpoint.client() as client:
             rows = await self._endpoint.replies(
                 (self._row(client, conversation) for conversation in conversations),
@@ -155,7 +155,7 @@ class RemoteGuard:
             unanswered = sum(row.problem == "no-answer" for row in asked)
             if unanswered and unanswered >= MOST_UNANSWERED * len(asked):
                 await self._check(client)
-        return Judged(tuple(map(self._verdict, rows)), tokens=sum(row.tokens for row in rows))
+        return VerdictBatch(tuple(map(self._verdict, rows)), tokens=sum(row.tokens for row in rows))
 
     async def _check(self, client: httpx.AsyncClient) -> None:
         """Raise unless the endpoint answers to a harmless text."""
@@ -204,7 +204,7 @@ class RemoteGuard:
         return Verdict(row.probability, full_name(self), row.categories, row.problem)
 
     def _defused(self, text: str) -> str:
-        return broken(broken(text, _SPECIAL), self._marks)
+        return break_marks(break_marks(text, _SPECIAL), self._marks)
 
     def _body(self, turns: Sequence[Message]) -> dict[str, Any]:
         """A request about turns that a user begins."""

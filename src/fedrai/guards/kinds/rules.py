@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name
 from fedrai.records import Verdict
 
 Scope = Literal["last", "all"]
@@ -86,14 +86,14 @@ class RulesGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations; a text that is blank gets the problem "empty"."""
         verdicts = []
         for done, conversation in enumerate(conversations, start=1):
             verdicts.append(self._verdict(conversation))
             if done % REPORT_EVERY == 0 or done == len(conversations):
                 on_progress(done, len(conversations))
-        return Judged(tuple(verdicts))
+        return VerdictBatch(tuple(verdicts))
 
     def _verdict(self, conversation: Conversation) -> Verdict:
         turns = conversation if self.scope == "all" else conversation[-1:]

@@ -1,4 +1,4 @@
-"""Reading labels off a language model: next-token logits of many prompts, in few passes.
+"""TokenLabels labels off a language model: next-token logits of many prompts, in few passes.
 
 Prompts of a batch are padded on the left. What all of them begin with goes through the model once;
 its keys and values are copied to every row. A batch can go on where it stopped, with more text.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedrai.errors import GuardError
-from fedrai.model.batching import pad, padded
+from fedrai.model.batching import pad, padded_length
 from fedrai.model.cached import forward_cached
 from fedrai.records import Problem
 from fedrai.runs.costs import Shape, generation_operations
@@ -25,11 +25,11 @@ from fedrai.runs.costs import Shape, generation_operations
 MIN_MASS = 0.05  # labels that together hold less were not what the guard was about to say
 
 
-Labels = dict[str, list[int]]
+LabelIds = dict[str, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TokenLabels:
     """How a label is read off the next token.
 
     Attributes:
@@ -49,7 +49,7 @@ class Reading:
         return [*plain[: len(plain) - self.spare], *self.more]
 
 
-def resolve(plain: Sequence[int], unsafe: Labels, safe: Labels) -> Reading:
+def resolve(plain: Sequence[int], unsafe: LabelIds, safe: LabelIds) -> TokenLabels:
     """How to read labels after a prompt, by the first token in which they differ.
 
     Args:
@@ -72,10 +72,10 @@ def resolve(plain: Sequence[int], unsafe: Labels, safe: Labels) -> Reading:
             f"the labels {[*unsafe, *safe]} begin with the same token in the guard's tokenizer",
             hint="check the format that the guard is loaded with",
         )
-    return Reading(len(plain) - kept, tuple(start[kept:]), bad, good)
+    return TokenLabels(len(plain) - kept, tuple(start[kept:]), bad, good)
 
 
-def read(logits: Tensor, reading: Reading) -> tuple[list[float], list[float], list[str]]:
+def read(logits: Tensor, reading: TokenLabels) -> tuple[list[float], list[float], list[str]]:
     """Probability of unsafe, probability mass of all labels, and the likeliest label, of each row.
 
     Args:
@@ -109,7 +109,7 @@ def common_start(rows: Sequence[Sequence[int]]) -> list[int]:
     return list(rows[0][:length])
 
 
-class Engine:
+class MeteredModel:
     """A causal language model, and what went through it.
 
     Attributes:
@@ -182,7 +182,7 @@ class Engine:
         )
 
 
-class Flight:
+class CachedBatch:
     """One batch on its way through the model.
 
     Args:
@@ -191,7 +191,7 @@ class Flight:
         rows: size of the batch.
     """
 
-    def __init__(self, engine: Engine, shared: list[int], rows: int) -> None:
+    def __init__(self, engine: MeteredModel, shared: list[int], rows: int) -> None:
         self.engine = engine
         self._fed = [shared] * rows
         self._cache: Any = engine.started(shared, rows) if shared else None
@@ -209,7 +209,7 @@ class Flight:
             self._cache, self._mask = None, self._mask[:, :0]
         new = [i[len(f) :] for i, f in zip(ids, self._fed, strict=True)]
         longest = max(map(len, new))
-        width = padded(longest) if longest > 16 else longest
+        width = padded_length(longest) if longest > 16 else longest
         chunk, real = pad(new, self.engine.pad_id, width, left=True)
         self._mask = torch.cat([self._mask, real.to(self._mask.device)], 1)
         positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -width:]

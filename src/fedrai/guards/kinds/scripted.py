@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name
 from fedrai.records import Problem, Verdict
 
 Script = Callable[[Conversation], float | Problem]
@@ -47,7 +47,7 @@ class ScriptedGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge by the script; a conversation without a word in it is "empty"."""
         verdicts = []
         for number, conversation in enumerate(conversations, 1):
@@ -55,7 +55,7 @@ class ScriptedGuard:
             self.seen += 1
             if number % self._batch == 0 or number == len(conversations):
                 on_progress(number, len(conversations))
-        return Judged(tuple(verdicts))
+        return VerdictBatch(tuple(verdicts))
 
     def _verdict(self, conversation: Conversation) -> Verdict:
         blank = not any(message.content.strip() for message in conversation)

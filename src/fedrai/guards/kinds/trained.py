@@ -28,12 +28,12 @@ from torch import Tensor
 
 from fedrai import assets
 from fedrai.errors import GuardError, ModelError
-from fedrai.guards.base import Conversation, Judged, OnProgress, full_name
+from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name
 from fedrai.guards.kinds.framing import REQUEST, Framing, Piece
 from fedrai.guards.windows import TooLongError
-from fedrai.model import AdapterState, Backbone, load_backbone
+from fedrai.model import AdapterState, Backbone, Lora, load_backbone
 from fedrai.model.adapters import check_adapter
-from fedrai.model.batching import cut, pad, padded
+from fedrai.model.batching import cut, pad, padded_length
 from fedrai.records import Verdict
 from fedrai.runs import files
 from fedrai.runs.costs import generation_operations, release_memory
@@ -87,7 +87,7 @@ class Config:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class HeadScores:
     """What the head says of a conversation: of its worst window.
 
     Attributes:
@@ -105,13 +105,13 @@ class Reading:
     windows: int
 
 
-TOO_LONG = Reading(REQUEST, float("nan"), torch.zeros(0), 0, 0)
+TOO_LONG = HeadScores(REQUEST, float("nan"), torch.zeros(0), 0, 0)
 """The reading of a conversation that takes too many windows."""
 
 
 def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> Tensor:
     """What the head says of each piece, (B, 2 + categories), float32; differentiable."""
-    length = min(padded(max(len(p.ids) for p in pieces)), backbone.positions)
+    length = min(padded_length(max(len(p.ids) for p in pieces)), backbone.positions)
     ids, mask = pad([piece.ids for piece in pieces], backbone.pad_id, length)
     mask = mask.to(backbone.device)
     states = backbone.hidden(ids.to(backbone.device), mask)  # (B, T, D)
@@ -128,7 +128,7 @@ def token_batches(
     pieces: Sequence[Piece], order: Sequence[int], budget: int
 ) -> Iterator[list[int]]:
     """Cut an order of pieces into batches of at most `budget` tokens with padding."""
-    return cut(order, lambda i: padded(len(pieces[i].ids)), budget)
+    return cut(order, lambda i: padded_length(len(pieces[i].ids)), budget)
 
 
 class TrainedGuard:
@@ -159,7 +159,7 @@ class TrainedGuard:
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Judged:
+    ) -> VerdictBatch:
         """Judge conversations; see `base.Guard`."""
         verdicts: list[Verdict] = []
         tokens = windows = 0
@@ -170,11 +170,11 @@ class TrainedGuard:
         release_memory()
         length = tokens / max(1, windows)
         operations = generation_operations(self.backbone.shape(), tokens, 0, length)
-        return Judged(tuple(verdicts), tokens, operations)
+        return VerdictBatch(tuple(verdicts), tokens, operations)
 
     def readings(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
-    ) -> Iterator[Reading | None]:
+    ) -> Iterator[HeadScores | None]:
         """What the head says of each conversation, in their order; None if there is nothing."""
         done, of = 0, len(conversations)
         for group in self._groups(conversations):
@@ -220,7 +220,7 @@ class TrainedGuard:
                 told(len(said), len(pieces))
         return [said[i] for i in range(len(pieces))]
 
-    def _verdict(self, reading: Reading | None) -> Verdict:
+    def _verdict(self, reading: HeadScores | None) -> Verdict:
         if reading is None:
             return Verdict(None, full_name(self), problem="empty")
         if reading.odds != reading.odds:
@@ -246,12 +246,14 @@ def _share(told: OnProgress, done: int, size: int, of: int) -> OnProgress:
     return lambda part, whole: told(done + size * part // whole, of)
 
 
-def _worst(pieces: Sequence[Piece], said: Sequence[Tensor]) -> Reading:
+def _worst(pieces: Sequence[Piece], said: Sequence[Tensor]) -> HeadScores:
     """The reading of the worst window."""
     row, tokens = pieces[0].row, sum(len(piece.ids) for piece in pieces)
     worst = max(said, key=lambda out: float(out[row]))
     whole = all(bool(out.isfinite().all()) for out in said)
-    return Reading(row, float(worst[row]) if whole else float("nan"), worst[2:], tokens, len(said))
+    return HeadScores(
+        row, float(worst[row]) if whole else float("nan"), worst[2:], tokens, len(said)
+    )
 
 
 def chance(odds: float, curve: Curve) -> float:
@@ -350,10 +352,8 @@ def load(
         raise GuardError(f"{folder / WEIGHTS} cannot be read ({error})") from error
     backbone = load_backbone(
         config.base,
+        Lora(config.rank, config.alpha, dropout=dropout),
         layers=config.layers,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=dropout,
         dtype=dtype,
         device=device,
         progress=progress,

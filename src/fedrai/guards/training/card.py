@@ -9,12 +9,12 @@ from fedrai.evaluation.detection import Detection
 from fedrai.recipe.sections import GuardTraining
 
 if TYPE_CHECKING:
-    from fedrai.guards.training.outcome import Trained
+    from fedrai.guards.training.outcome import GuardTrainingOutcome
 
 LAST = 20  # steps whose mean loss is given
 
 
-def card(settings: GuardTraining, done: Trained) -> str:
+def card(settings: GuardTraining, done: GuardTrainingOutcome) -> str:
     """The card in Markdown; names, counts and figures only."""
     config = done.guard.config
     layers = f"the first {config.layers} layers" if config.layers else "all layers"
@@ -75,7 +75,7 @@ def _line(kind: str, found: Detection) -> str:
     )
 
 
-def _uncalibrated(done: Trained) -> str:
+def _uncalibrated(done: GuardTrainingOutcome) -> str:
     """Which kinds of row are judged without a calibration of their own."""
     config = done.guard.config
     curves = {"prompt": config.prompt, "pair": config.pair}

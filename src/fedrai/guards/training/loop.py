@@ -27,15 +27,15 @@ from fedrai.guards.kinds import trained
 from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.kinds.trained import Config, Curve, TrainedGuard
 from fedrai.guards.training.card import card
-from fedrai.guards.training.outcome import Trained
-from fedrai.guards.training.rows import Labelled, check, divide, read
+from fedrai.guards.training.outcome import GuardTrainingOutcome
+from fedrai.guards.training.rows import TrainingRow, check, divide, read
 from fedrai.guards.windows import TooLongError
-from fedrai.model import Backbone, load_backbone
+from fedrai.model import Backbone, Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining, seed_for
 from fedrai.records import TrainingStep
-from fedrai.training.sft import Master, learning_rates
+from fedrai.training.sft import MasterWeights, learning_rates
 
-__all__ = ["Labelled", "Trained", "divide", "read", "train"]
+__all__ = ["GuardTrainingOutcome", "TrainingRow", "divide", "read", "train"]
 
 CHATML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
 GROUP = 16  # batches whose rows are sorted by length together
@@ -53,7 +53,7 @@ class _Fit:
 
     settings: GuardTraining
     categories: tuple[str, ...]
-    rows: Sequence[Labelled]
+    rows: Sequence[TrainingRow]
     pieces: Sequence[Piece]
     backbone: Backbone
     head: torch.nn.Linear
@@ -61,13 +61,13 @@ class _Fit:
 
 def train(
     settings: GuardTraining,
-    rows: Sequence[Labelled],
+    rows: Sequence[TrainingRow],
     folder: Path,
     *,
     on_step: Callable[[TrainingStep], None] = lambda _: None,
     on_judged: Callable[[int, int], None] = lambda _d, _o: None,
     progress: assets.Progress | None = None,
-) -> Trained:
+) -> GuardTrainingOutcome:
     """Train a guard, calibrate it and write its folder, with its card.
 
     Args:
@@ -104,7 +104,7 @@ def train(
     config, figures, reached = _calibrated(settings, config, guard, aside, on_judged)
     with trained.new_folder(folder) as fresh:
         trained.save(fresh, config, backbone.adapter(), head)
-        done = Trained(
+        done = GuardTrainingOutcome(
             guard=TrainedGuard(config, backbone, head, trained.revision_of(fresh)),
             rows=Counter(row.source for row in kept),
             held_out=figures,
@@ -120,10 +120,8 @@ def train(
 def _load(settings: GuardTraining, progress: assets.Progress | None) -> Backbone:
     backbone = load_backbone(
         settings.base,
+        Lora(settings.rank, settings.alpha, dropout=settings.dropout),
         layers=settings.layers,
-        rank=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
         dtype=settings.dtype,
         device=settings.device,
         progress=progress,
@@ -173,7 +171,7 @@ def _frame(settings: GuardTraining, backbone: Backbone) -> tuple[str, str, str]:
 
 def _config(
     settings: GuardTraining,
-    rows: Sequence[Labelled],
+    rows: Sequence[TrainingRow],
     frame: tuple[str, str, str],
     categories: tuple[str, ...] | None,
 ) -> Config:
@@ -200,7 +198,7 @@ def _loop(fit: _Fit, on_step: Callable[[TrainingStep], None]) -> list[float]:
         warmup_steps=settings.warmup_steps,
         total_steps=steps,
     )
-    master = Master(
+    master = MasterWeights(
         backbone,
         backbone.adapter(),
         weight_decay=settings.weight_decay,
@@ -252,7 +250,7 @@ def _accumulate(fit: _Fit, batch: Sequence[int]) -> float:
     return total
 
 
-def _loss(fit: _Fit, out: Tensor, rows: Sequence[Labelled]) -> Tensor:
+def _loss(fit: _Fit, out: Tensor, rows: Sequence[TrainingRow]) -> Tensor:
     """Summed loss of what the head said, (B, 2 + C): binary cross-entropy by row, and cross-entropy
     of the category of unsafe rows that have one.
     """
@@ -282,7 +280,7 @@ def _calibrated(
     settings: GuardTraining,
     config: Config,
     guard: TrainedGuard,
-    rows: Sequence[Labelled],
+    rows: Sequence[TrainingRow],
     on_judged: Callable[[int, int], None],
 ) -> tuple[Config, dict[str, Detection], dict[str, Threshold]]:
     """The config with its calibration and thresholds, and the figures on the held-out rows.
@@ -323,7 +321,7 @@ def _calibrated(
     return fitted, figures, reached
 
 
-def _tells(rows: Sequence[Labelled], kind: int, fpr: float) -> bool:
+def _tells(rows: Sequence[TrainingRow], kind: int, fpr: float) -> bool:
     """Whether enough rows of a kind are held out to tell false alarms of `fpr`."""
     bad = [row.bad for row in rows if row.row == kind]
     return _enough(bad) and fpr * bad.count(False) >= 1
@@ -341,7 +339,7 @@ def _moved(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve
     return slope, intercept + wanted - own
 
 
-def _is_readable(framing: Framing, row: Labelled) -> bool:
+def _is_readable(framing: Framing, row: TrainingRow) -> bool:
     """Whether a guard can judge a row: the tokenizer knows some of it, and it is not too long."""
     try:
         return bool(framing.pieces(row.conversation))
@@ -354,7 +352,7 @@ def _enough(unsafe: Sequence[bool]) -> bool:
 
 
 def _odds(
-    guard: TrainedGuard, rows: Sequence[Labelled], on_judged: Callable[[int, int], None]
+    guard: TrainedGuard, rows: Sequence[TrainingRow], on_judged: Callable[[int, int], None]
 ) -> list[float]:
     """Log-odds of the held-out rows, not calibrated."""
     readings = guard.readings([row.conversation for row in rows], on_judged)

@@ -11,7 +11,7 @@ from fedrai.guards.kinds import trained
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class GuardTrainingOutcome:
     """A guard that was trained, and how it does on the rows that were held out.
 
     Attributes:

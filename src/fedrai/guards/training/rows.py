@@ -26,7 +26,7 @@ SURE = 0.25  # a label nearer to 0.5 than this says too little to measure by
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class TrainingRow:
     """A conversation with its label.
 
     Attributes:
@@ -52,7 +52,7 @@ class Labelled:
         return self.unsafe > 0.5
 
 
-def read(settings: GuardTraining) -> list[Labelled]:
+def read(settings: GuardTraining) -> list[TrainingRow]:
     """The labelled rows of a recipe.
 
     Raises:
@@ -62,7 +62,7 @@ def read(settings: GuardTraining) -> list[Labelled]:
         raise DataError(
             "rows is empty: name at least one file of labelled rows", hint='rows = ["rows.jsonl"]'
         )
-    found: list[Labelled] = []
+    found: list[TrainingRow] = []
     for spec in settings.rows:
         before = len(found)
         for origin, row in data.rows(spec):
@@ -78,7 +78,9 @@ def read(settings: GuardTraining) -> list[Labelled]:
     return found
 
 
-def _labelled(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> Iterator[Labelled]:
+def _labelled(
+    row: Mapping[str, Any], origin: str, settings: GuardTraining
+) -> Iterator[TrainingRow]:
     prompt, answer = row.get("prompt"), row.get("response")
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(
@@ -93,11 +95,11 @@ def _labelled(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> I
     if isinstance(answer, str) and answer.strip():
         if about_pair is not None:
             turns = (request, Message("assistant", answer))
-            yield Labelled(turns, about_pair, category, source)
+            yield TrainingRow(turns, about_pair, category, source)
     elif about_prompt is None:
         about_prompt = about_pair
     if about_prompt is not None:
-        yield Labelled((request,), about_prompt, category, source)
+        yield TrainingRow((request,), about_prompt, category, source)
 
 
 def _check_answer(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> None:
@@ -135,16 +137,16 @@ def _label(row: Mapping[str, Any], origin: str, column: str) -> float | None:
 
 
 def divide(
-    rows: Sequence[Labelled], settings: GuardTraining
-) -> tuple[list[Labelled], list[Labelled]]:
+    rows: Sequence[TrainingRow], settings: GuardTraining
+) -> tuple[list[TrainingRow], list[TrainingRow]]:
     """Rows to train on and rows held out, capped by source; a request is in one part only.
 
     Rows of weight 0 are not trained on, but may be held out; rows whose label says little are not.
     """
     shuffled = list(rows)
     random.Random(seed_for(settings.seed, "guard-rows")).shuffle(shuffled)
-    kept: list[Labelled] = []
-    aside: list[Labelled] = []
+    kept: list[TrainingRow] = []
+    aside: list[TrainingRow] = []
     seen: Counter[str] = Counter()
     for row in shuffled:
         seen[row.source] += 1
@@ -158,13 +160,13 @@ def divide(
     return kept, aside
 
 
-def _held_out(row: Labelled, share: float) -> bool:
+def _held_out(row: TrainingRow, share: float) -> bool:
     request = " ".join(row.conversation[0].content.lower().split())
     digest = hashlib.sha256(f"held out {request}".encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
-def check(settings: GuardTraining, rows: Sequence[Labelled]) -> None:
+def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
     """See that a guard can be trained and calibrated on these rows, before anything is loaded.
 
     Raises:
@@ -195,7 +197,7 @@ def check(settings: GuardTraining, rows: Sequence[Labelled]) -> None:
         )
 
 
-def _check_kinds(rows: Sequence[Labelled], where: str) -> None:
+def _check_kinds(rows: Sequence[TrainingRow], where: str) -> None:
     unsafe = sum(row.bad for row in rows)
     if not 0 < unsafe < len(rows):
         many = "1 row is" if len(rows) == 1 else f"{len(rows):,} rows are"

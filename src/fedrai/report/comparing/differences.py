@@ -16,8 +16,8 @@ from fedrai.errors import EvaluationError
 from fedrai.evaluation.bootstrap import both_sides_difference, seeds_mean
 from fedrai.evaluation.statistics import mcnemar, mcnemar_exact
 from fedrai.report.comparing.figures import Figure, aligned, estimated, ranged, sides
-from fedrai.report.comparing.measures import BOTH_SIDES, LOSS
 from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
+from fedrai.report.measures import BOTH_SIDES, LOSS
 
 REFERENCES = ("harmful", "fedavg")
 """Arms that others are held against, where the user does not say."""

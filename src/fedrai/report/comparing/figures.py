@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from fedrai.evaluation.bootstrap import Estimate, Shares, both_sides, seeds_mean
 from fedrai.rates import Rate
-from fedrai.report.comparing.measures import BOTH_SIDES, LOSS, OVERHEAD, TFLOP
 from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
+from fedrai.report.measures import BOTH_SIDES, LOSS, OVERHEAD, TFLOP
 
 SAFE, ANSWERED = "safe", "xstest-safe-refused"  # what `both sides` is made of
 Kind = Literal["wilson", "bootstrap", "recorded", "range", "none"]

@@ -18,7 +18,7 @@ from typing import Any
 from fedrai.assets import checksums
 from fedrai.rates import Rate
 from fedrai.report.comparing.layout import PlannedRun
-from fedrai.report.comparing.measures import counted, scored_on
+from fedrai.report.measures import counted, scored_on
 from fedrai.runs import RunFolder, record
 from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 from fedrai.runs.record.values import as_number
@@ -108,7 +108,7 @@ Row = Mapping[str, Any]
 """What judges said of an answer, or how likely a pair of answers is; `prompt` is a digest."""
 Judged = Mapping[str, Sequence[float | None]]
 """By prompt, what became of each of its answers."""
-KEPT = ("reply", "legacy", "guard", "score", "chosen", "rejected", "chosen_tokens",
+KEPT = ("reply", "legacy", "guard", "labels", "score", "chosen", "rejected", "chosen_tokens",
         "rejected_tokens")  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _by_prompt(rows: Sequence[Row], says: Sequence[float | None]) -> Judged | No
 
 def _judged(rows: Sequence[Row], judge: str, recorded: Rate) -> Judged | None:
     """What a judge made of each prompt's answers; None where that is not what was recorded."""
-    says = _VERDICTS[judge](rows, recorded)
+    says = _VERDICTS[judge](rows, recorded) if judge in _VERDICTS else _installed(rows, judge)
     known = [outcome for outcome in says if outcome is not None]
     same = (sum(known), len(known)) == (recorded.successes, recorded.scored)
     return _by_prompt(rows, says) if same else None
@@ -162,6 +162,12 @@ def _guard(rows: Sequence[Row], recorded: Rate) -> list[bool | None]:
     known = sorted(p for p in found if p is not None)
     most = known[recorded.successes - 1] if 0 < recorded.successes <= len(known) else -1.0
     return [None if p is None else p <= most for p in found]
+
+
+def _installed(rows: Sequence[Row], judge: str) -> list[bool | None]:
+    """By a judge of an installed package: whether an answer is a refusal, full or partial."""
+    labels = [(row["labels"] or {}).get(judge) for row in rows]
+    return [None if label is None else label != "compliance" for label in labels]
 
 
 _VERDICTS: Mapping[str, Callable[[Sequence[Row], Rate], list[bool | None]]] = {

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from fedrai.errors import RunError
 from fedrai.federation.run import preparation, running
 from fedrai.federation.run.observer import SILENT, Observer
-from fedrai.federation.run.summarising import summarise
 from fedrai.model import LanguageModel
 from fedrai.progress import about
 from fedrai.recipe.sections import Recipe
@@ -26,6 +24,7 @@ from fedrai.report.comparing.layout import Axis, PlannedRun, plan_runs
 from fedrai.report.comparing.writing import ComparisonResult, compare_runs, write
 from fedrai.runs import RunFolder, record
 from fedrai.runs.costs import Cost
+from fedrai.runs.record import Summary, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,11 @@ class Arm:
     seed: int
     value: str
     path: Path
-    summary: Mapping[str, Any]
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ComparisonRuns:
     """What a comparison made.
 
     Attributes:
@@ -62,7 +61,7 @@ def compare(
     axis: Axis | None = None,
     against: str = "",
     observer: Observer = SILENT,
-) -> Outcome:
+) -> ComparisonRuns:
     """Run every arm of a recipe with every seed; finished runs are not made again.
 
     Args:
@@ -89,7 +88,7 @@ def compare(
     _make(runs, named=len({entry.seed for entry in runs}) > 1, observer=observer)
     found = compare_runs(plan, axis, against)
     arms = (Arm(e.arm, e.seed, e.value, e.path, summarise(RunFolder.open(e.path))) for e in runs)
-    return Outcome(tuple(arms), found, tuple(write(found, out)))
+    return ComparisonRuns(tuple(arms), found, tuple(write(found, out)))
 
 
 def _make(runs: Sequence[PlannedRun], *, named: bool, observer: Observer) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fedrai.report.comparing.differences import Difference
 from fedrai.report.comparing.figures import ArmFigures, Figure
-from fedrai.report.comparing.measures import BOTH_SIDES, form, heading, in_order, unit, written
+from fedrai.report.measures import BOTH_SIDES, form, heading, in_order, unit, written
 
 NOISE = "~"
 SPACE = "\N{NO-BREAK SPACE}"

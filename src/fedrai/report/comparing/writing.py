@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from fedrai.errors import RunError
-from fedrai.report.arms import FILE, compared_of
 from fedrai.report.comparing import tables
 from fedrai.report.comparing.differences import Difference, differences, reference_arm
 from fedrai.report.comparing.figures import ArmFigures, arms, start
 from fedrai.report.comparing.layout import Axis, PlannedRun
 from fedrai.report.comparing.reading import ComparedRun, read
 from fedrai.report.picture import picture
+from fedrai.report.saved_comparison import FILE, SavedComparison
 from fedrai.runs.files import json_text, write_text
 
 PICTURE = "safety.svg"
@@ -158,7 +158,7 @@ def write(found: ComparisonResult, out: Path) -> list[Path]:
         "table.tex": found.text("latex"),
         "differences.md": tables.markdown(gaps) + f"\n{DIFFERENCES}\n",
         "differences.csv": tables.differences_csv(found.differences, found.axis),
-        PICTURE: picture(compared_of(found.to_json()).points),
+        PICTURE: picture(SavedComparison.from_json(found.to_json()).points),
         FILE: json_text(found.to_json(), indent=1),
     }
     bodies = {name: body for name, body in bodies.items() if body}

@@ -4,6 +4,7 @@
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
+    summary.py       the record of a run -> `Summary`, which is summary.json
     values.py        values of JSON that may be anything
 
 Runs of earlier versions have less in their folders: what is missing is None, which stands for "not
@@ -14,6 +15,7 @@ from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.rounds import AlignmentRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
+from fedrai.runs.record.summary import Summary, summarise, write_summary
 
 __all__ = [
     "AlignmentRecord",
@@ -25,6 +27,9 @@ __all__ = [
     "RunRecord",
     "Score",
     "ScreeningRecord",
+    "Summary",
     "read",
     "recipe_of",
+    "summarise",
+    "write_summary",
 ]

@@ -41,6 +41,12 @@ class Score:
         counts = (as_count(body.get(key)) or 0 for key in ("count", "unscored"))
         return cls(found, low, high, *counts)
 
+    def format(self) -> str:
+        """The score with its interval, if it has one: "0.500 [0.250, 0.750]"."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRecord:
@@ -57,6 +63,7 @@ class EvaluationRecord:
         unavailable: why a suite could not be had, by its name.
         costs: by phase.
         figures: everything that was written but its costs, for tables of single suites.
+        loss_tokens: label tokens of the held-out rows; 0 without such rows.
     """
 
     number: int
@@ -69,6 +76,18 @@ class EvaluationRecord:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    loss_tokens: int = 0
+
+    @property
+    def loss_is_nan(self) -> bool:
+        """Whether there were held-out rows, but their loss is not a number."""
+        return self.loss is None and self.loss_tokens > 0
+
+    def loss_text(self, missing: str = "not measured", unit: str = "") -> str:
+        """The held-out loss, "not a number", or the words for a missing one."""
+        if self.loss is None:
+            return "not a number" if self.loss_is_nan else missing
+        return f"{self.loss:.3f}{unit}"
 
     @classmethod
     def from_json(cls, number: int, body: Json, models: int = 1) -> EvaluationRecord:
@@ -92,6 +111,7 @@ class EvaluationRecord:
             as_words(body, "unavailable"),
             as_costs(body.get("costs")),
             {name: value for name, value in body.items() if name != "costs"},
+            as_count(body.get("held_out_tokens")) or 0,
         )
 
 

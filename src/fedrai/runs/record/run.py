@@ -201,7 +201,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         rows=as_total(info.get("rows")),
         harmful_rows=as_total(info.get("harmful_rows")),
         client_rows=as_counts(info.get("rows")),
-        bad_rows=as_count(info.get("bad_row_count")),
+        bad_rows=_bad_rows(info, rounds),
         bad_row_problems=as_counts(info.get("bad_row_problems")),
         unread_columns=as_counts(info.get("unread_columns")),
         held_out_bad_rows=as_count(info.get("held_out_bad_rows")) or 0,
@@ -234,6 +234,15 @@ def _plain(info: Json, settings: Json, screening: ScreeningRecord) -> bool:
     mode = part(settings, "federation").get("mode", "federated")
     neither = screening.mode == "off" and not info.get("constitution")
     return bool(neither and algorithm == "fedavg" and mode == "federated")
+
+
+def _bad_rows(info: Json, rounds: Sequence[RoundRecord]) -> int | None:
+    """Unusable rows; on a deployment the sum of each node's latest report, None without any."""
+    if info.get("engine") != "flower":
+        return as_count(info.get("bad_row_count"))
+    reports = {name: numbers for one in rounds for name, numbers in one.clients.items()}
+    counts = [numbers["bad-rows"] for numbers in reports.values() if "bad-rows" in numbers]
+    return int(sum(counts)) if counts else None
 
 
 def _constitution(

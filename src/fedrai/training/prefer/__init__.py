@@ -12,7 +12,7 @@ from fedrai.training.prefer.records import (
     AlignResult,
     AlignSettings,
     AlignStep,
-    Pair,
+    PreferencePair,
     check,
 )
 from fedrai.training.prefer.reference import log_probabilities
@@ -22,7 +22,7 @@ __all__ = [
     "AlignResult",
     "AlignSettings",
     "AlignStep",
-    "Pair",
+    "PreferencePair",
     "align",
     "check",
     "log_probabilities",

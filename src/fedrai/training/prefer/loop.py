@@ -24,20 +24,20 @@ from fedrai.training.prefer.records import (
     AlignResult,
     AlignSettings,
     AlignStep,
-    Pair,
+    PreferencePair,
     check,
 )
 from fedrai.training.prefer.reference import (
+    AlignmentData,
     Batch,
     Reference,
-    Work,
-    read,
+    read_log_probabilities,
     read_reference,
     sides,
-    training,
     width,
+    without_dropout,
 )
-from fedrai.training.sft import Master, label_count, label_loss, label_states, picks
+from fedrai.training.sft import MasterWeights, batch_numbers, label_count, label_loss, label_states
 
 HISTORY = "history"  # the part of a state that does not belong to the optimiser
 
@@ -60,7 +60,7 @@ def align(
     model: LanguageModel,
     start: AdapterState,
     rows: Sequence[Tokens],
-    pairs: Sequence[Pair],
+    pairs: Sequence[PreferencePair],
     settings: AlignSettings,
     hooks: AlignHooks,
 ) -> tuple[AdapterState, AlignResult]:
@@ -83,10 +83,12 @@ def align(
         RunError: `hooks.resume` is not of this alignment.
     """
     _check_counts(rows, pairs, settings)
-    work = Work(model, rows, pairs, settings.objective, settings.micro_batch_tokens, model.shape())
+    work = AlignmentData(
+        model, rows, pairs, settings.objective, settings.micro_batch_tokens, model.shape()
+    )
     plan = _plan(work, settings)
     with model.using(start):
-        master = Master(model, start, weight_decay=settings.weight_decay)
+        master = MasterWeights(model, start, weight_decay=settings.weight_decay)
         reference = read_reference(work, plan)
         steps = settings.steps
         done = [] if hooks.resume is None else _restore(master, hooks.resume, steps)
@@ -106,7 +108,9 @@ def align(
     return master.adapter(), _result(done, reference)
 
 
-def _check_counts(rows: Sequence[Tokens], pairs: Sequence[Pair], settings: AlignSettings) -> None:
+def _check_counts(
+    rows: Sequence[Tokens], pairs: Sequence[PreferencePair], settings: AlignSettings
+) -> None:
     """Raise unless there are rows and pairs for the steps."""
     some, couples = settings.rows_per_step, settings.pairs_per_step
     if min(some, couples) < 0 or not some + couples:
@@ -118,7 +122,7 @@ def _check_counts(rows: Sequence[Tokens], pairs: Sequence[Pair], settings: Align
     check(rows if some else [], pairs if couples else [])
 
 
-def _plan(work: Work, settings: AlignSettings) -> list[Batch]:
+def _plan(work: AlignmentData, settings: AlignSettings) -> list[Batch]:
     """Which rows and pairs each step takes."""
     row_lengths = [len(row.ids) for row in work.rows]
     pair_lengths = [width(pair) for pair in work.pairs]
@@ -132,11 +136,11 @@ def _drawn(
 ) -> list[list[int]]:
     if not size:
         return [[] for _ in range(settings.steps)]
-    return list(picks(lengths, size, settings.steps, seed, settings.group))
+    return list(batch_numbers(lengths, size, settings.steps, seed, settings.group))
 
 
 def _gradients(
-    work: Work, reference: Reference, batch: Batch, number: int, steps: int
+    work: AlignmentData, reference: Reference, batch: Batch, number: int, steps: int
 ) -> AlignStep:
     """Backward through all terms of a step.
 
@@ -147,7 +151,7 @@ def _gradients(
     answers = sides([work.pairs[i] for i in batch[1]])
     pairs, labels = len(batch[1]), sum(map(label_count, rows))
     sums = _Sums(labels, pairs, labels + sum(map(label_count, answers[:pairs])))
-    with training(work.model):
+    with without_dropout(work.model):
         for part in work.row_parts(batch[0]):
             _rows_backward(work, reference, part, sums)
         for part in work.pair_parts(batch[1]):
@@ -160,7 +164,7 @@ def _gradients(
     return report
 
 
-def _rows_backward(work: Work, reference: Reference, part: list[int], sums: _Sums) -> None:
+def _rows_backward(work: AlignmentData, reference: Reference, part: list[int], sums: _Sums) -> None:
     states, targets = label_states(work.model, [work.rows[i] for i in part])
     entropy = label_loss(work.model, states, targets)
     loss = work.objective.sft * (entropy / sums.labels)
@@ -172,9 +176,11 @@ def _rows_backward(work: Work, reference: Reference, part: list[int], sums: _Sum
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _pairs_backward(work: Work, reference: Reference, part: list[int], sums: _Sums) -> None:
+def _pairs_backward(
+    work: AlignmentData, reference: Reference, part: list[int], sums: _Sums
+) -> None:
     goal, answers = work.objective, sides([work.pairs[i] for i in part])
-    policy, states = read(work.model, answers)
+    policy, states = read_log_probabilities(work.model, answers)
     origin = reference.answers[part].T.reshape(-1).to(policy.device)
     chosen, rejected = (goal.beta * (policy - origin)).detach().chunk(2)
     sums.margin += (chosen - rejected).sum().item()
@@ -183,8 +189,8 @@ def _pairs_backward(work: Work, reference: Reference, part: list[int], sums: _Su
         counts = policy.new_tensor([label_count(row) for row in answers])
         policy, origin = policy / counts, origin / counts
     losses = preference_loss(
-        *policy.chunk(2),
-        *origin.chunk(2),
+        policy.chunk(2),
+        origin.chunk(2),
         beta=goal.beta,
         kind=goal.kind,
         smoothing=goal.smoothing,
@@ -206,7 +212,7 @@ def _kl(model: LanguageModel, states: Tensor, kept: Sequence[Tensor]) -> Tensor:
 
 
 def _report(
-    work: Work, sums: _Sums, through: Sequence[Tokens], number: int, steps: int
+    work: AlignmentData, sums: _Sums, through: Sequence[Tokens], number: int, steps: int
 ) -> AlignStep:
     """Means of the terms, and what they cost; a KL divergence reads two outputs and learns one."""
     goal, pairs = work.objective, sums.pairs
@@ -238,7 +244,7 @@ def _history(done: Sequence[AlignStep]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _restore(master: Master, state: Mapping[str, Tensor], steps: int) -> list[AlignStep]:
+def _restore(master: MasterWeights, state: Mapping[str, Tensor], steps: int) -> list[AlignStep]:
     """Put a state back, and give what its steps reported.
 
     Raises:

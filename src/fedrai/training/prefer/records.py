@@ -1,6 +1,6 @@
 """What goes into an alignment and what it reports.
 
-`Pair` holds token ids of texts; `AlignStep` and `AlignResult` hold numbers only.
+`PreferencePair` holds token ids of texts; `AlignStep` and `AlignResult` hold numbers only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CUT = "leave it out; a prompt as long as max_length leaves nothing of the answer
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PreferencePair:
     """Two answers to one prompt, each tokenized with it; the masks mark the answers.
 
     Attributes:
@@ -137,7 +137,7 @@ class AlignResult:
     seconds: float
 
 
-def check(rows: Sequence[Tokens], pairs: Sequence[Pair]) -> None:
+def check(rows: Sequence[Tokens], pairs: Sequence[PreferencePair]) -> None:
     """Check that all of them can be learnt from.
 
     Raises:
@@ -152,7 +152,7 @@ def check(rows: Sequence[Tokens], pairs: Sequence[Pair]) -> None:
             raise DataError(f"pair {number} of {len(pairs)}: {problem}", hint=CUT)
 
 
-def _problem(pair: Pair) -> str:
+def _problem(pair: PreferencePair) -> str:
     """What is wrong with a pair; empty if nothing is."""
     both = (pair.chosen, pair.rejected)
     if not all(label_count(row) for row in both):

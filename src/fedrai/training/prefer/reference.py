@@ -16,12 +16,12 @@ from torch import Tensor
 
 from fedrai.errors import ModelError
 from fedrai.model import LanguageModel
-from fedrai.model.batching import cut, padded
+from fedrai.model.batching import cut, padded_length
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
 from fedrai.runs.costs import Shape, generation_operations
 from fedrai.training.losses import sum_by_row, token_cross_entropy
-from fedrai.training.prefer.records import Pair
+from fedrai.training.prefer.records import PreferencePair
 from fedrai.training.sft import label_count, label_states
 
 AT_ONCE = 8  # rows that the reference reads at once when tokens have no limit
@@ -31,19 +31,19 @@ Batch = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class AlignmentData:
     """What an alignment works on; see `align`."""
 
     model: LanguageModel
     rows: Sequence[Tokens]
-    pairs: Sequence[Pair]
+    pairs: Sequence[PreferencePair]
     objective: Goal
     micro_batch_tokens: int
     shape: Shape
 
     def row_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
         """Cut rows, given by number, into what goes through the model at once."""
-        return self._parts(numbers, lambda i: padded(len(self.rows[i].ids)), most)
+        return self._parts(numbers, lambda i: padded_length(len(self.rows[i].ids)), most)
 
     def pair_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
         """The same of pairs, whose answers go through together."""
@@ -81,10 +81,10 @@ class Reference:
 
 def log_probabilities(model: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
     """Log-probability of all label tokens of each row together, (B,) in nats; differentiable."""
-    return read(model, rows)[0]
+    return read_log_probabilities(model, rows)[0]
 
 
-def read(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+def read_log_probabilities(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     """Log-probabilities of rows (B,), and the states that `label_states` gives."""
     states, targets = label_states(model, rows)
     if model.fused:
@@ -94,18 +94,18 @@ def read(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     return -sum_by_row(losses, [label_count(row) for row in rows]), states
 
 
-def sides(pairs: Sequence[Pair]) -> list[Tokens]:
+def sides(pairs: Sequence[PreferencePair]) -> list[Tokens]:
     """All chosen answers, then all rejected ones."""
     return [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
 
 
-def width(pair: Pair) -> int:
+def width(pair: PreferencePair) -> int:
     """Tokens of a pair's longer side, with padding."""
-    return padded(max(len(pair.chosen.ids), len(pair.rejected.ids)))
+    return padded_length(max(len(pair.chosen.ids), len(pair.rejected.ids)))
 
 
 @contextmanager
-def training(model: LanguageModel) -> Iterator[None]:
+def without_dropout(model: LanguageModel) -> Iterator[None]:
     """Train without dropout, within the block: with it, ratios to a reference would be noise.
 
     Only layers that are computed twice to save memory know that they train.
@@ -117,7 +117,7 @@ def training(model: LanguageModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def read_reference(work: Work, plan: Sequence[Batch]) -> Reference:
+def read_reference(work: AlignmentData, plan: Sequence[Batch]) -> Reference:
     """Read what the plan draws, each row and pair once, with the adapter that is in the model.
 
     Raises:
@@ -132,7 +132,7 @@ def read_reference(work: Work, plan: Sequence[Batch]) -> Reference:
     since = time.perf_counter()
     rows = sorted({i for batch in plan for i in batch[0]}) if work.objective.kl else []
     pairs = sorted({i for batch in plan for i in batch[1]})
-    with training(work.model):
+    with without_dropout(work.model):
         anchors = _read_rows(work, rows)
         answers, chosen = _read_pairs(work, pairs)
     through = [work.rows[i] for i in rows] + sides([work.pairs[i] for i in pairs])
@@ -144,7 +144,7 @@ def read_reference(work: Work, plan: Sequence[Batch]) -> Reference:
     return Reference(answers, anchors, chosen, tokens, labels, operations, seconds)
 
 
-def _read_rows(work: Work, numbers: Sequence[int]) -> dict[int, Tensor]:
+def _read_rows(work: AlignmentData, numbers: Sequence[int]) -> dict[int, Tensor]:
     kept: dict[int, Tensor] = {}
     for part in work.row_parts(numbers, AT_ONCE):
         rows = [work.rows[i] for i in part]
@@ -152,12 +152,12 @@ def _read_rows(work: Work, numbers: Sequence[int]) -> dict[int, Tensor]:
     return kept
 
 
-def _read_pairs(work: Work, numbers: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+def _read_pairs(work: AlignmentData, numbers: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
     answers = torch.full((len(work.pairs), 2), torch.nan)
     kept: dict[int, Tensor] = {}
     for part in work.pair_parts(numbers, AT_ONCE // 2):
         pairs = [work.pairs[i] for i in part]
-        values, states = read(work.model, sides(pairs))
+        values, states = read_log_probabilities(work.model, sides(pairs))
         answers[part] = values.cpu().view(2, len(part)).T
         if work.objective.kl:
             chosen = [pair.chosen for pair in pairs]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from driver import ENVIRONMENT, fill_cache, write_recipe
-from fedrai.runs import captured_log
-from fedrai.runs.captured_log import FILE, captured, into
+from fedrai import captured_log
+from fedrai.captured_log import FILE, captured, into
 
 LOUD = """
 import logging, sys, warnings
@@ -124,7 +124,7 @@ def test_our_own_warnings_are_messages(tmp_path: Path, capsys: pytest.CaptureFix
     assert [record.getMessage() for record in heard] == ["as a log line"]
     [line] = (tmp_path / FILE).read_text().splitlines()
     assert line.endswith(": a library's")
-    assert " UserWarning runs/test_captured_log.py:" in line
+    assert " UserWarning tests/test_captured_log.py:" in line
 
 
 @pytest.mark.filterwarnings("default")

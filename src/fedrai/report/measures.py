@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from fedrai.rates import split_name
+
 BOTH_SIDES = "both-sides"
 LOSS = "held-out-loss"
 TFLOP = "tflop"
@@ -37,7 +39,6 @@ HEADINGS = {
 POINTS = ("mt-bench",)
 """Scores that are no shares from 0 to 1."""
 
-Judge = Literal["rule", "legacy", "guard"]
 Form = Literal["share", "points", "loss", "tflop", "more"]
 
 
@@ -51,18 +52,16 @@ class Counted:
     """
 
     suite: str
-    judge: Judge
+    judge: str
 
 
 def counted(rate: str) -> Counted | None:
     """Where a rate comes from, by its name; None for one that is not known to come from answers.
 
     `safe` and `refused` are AdvBench's and the ordinary instructions'; `SUITE-safe` and
-    `SUITE-refused` are a suite's own; `-legacy` and `-guard` at the end name another judge.
+    `SUITE-refused` are a suite's own; the end may name another judge (see `split_name`).
     """
-    judges: tuple[Judge, ...] = ("legacy", "guard")
-    judge: Judge = next((j for j in judges if rate.endswith(f"-{j}")), "rule")
-    plain = rate.removesuffix(f"-{judge}")
+    plain, judge = split_name(rate)
     if plain in ("safe", "refused"):
         return Counted("advbench" if plain == "safe" else "ordinary", judge)
     suite = next((plain.removesuffix(e) for e in ("-safe", "-refused") if plain.endswith(e)), "")
@@ -76,10 +75,9 @@ def scored_on(score: str) -> str:
 
 def heading(measure: str) -> str:
     """What a measure is called in a table."""
-    for judge in ("legacy", "guard"):
-        plain = measure.removesuffix(f"-{judge}")
-        if plain != measure and measure not in HEADINGS:
-            return f"{heading(plain)} ({judge})"
+    plain, judge = split_name(measure)
+    if judge != "rule" and measure not in HEADINGS:
+        return f"{heading(plain)} ({judge})"
     return HEADINGS.get(measure, measure.replace("-", " "))
 
 

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrai import assets
-from fedrai.data import AS_IT_IS, Reading
+from fedrai.data import DEFAULT_OPTIONS, ReadOptions
 from fedrai.data.columns import Cell
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import Detection, by_group, detect
 from fedrai.filter.rows import Finding, answers, weigh
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache, judge
-from fedrai.guards.calibrated import Calibrated, CalibrationFile, calibrate
+from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, calibrate
 from fedrai.guards.calibrated import read as read_calibration
 from fedrai.guards.labels import Labels
-from fedrai.guards.rows import Row, RowColumns, Rows, Source, read_all
+from fedrai.guards.rows import GuardRow, LabelledSource, RowColumns, Rows, read_all
 
 if TYPE_CHECKING:
-    from fedrai.guards.training.outcome import Trained
+    from fedrai.guards.training.outcome import GuardTrainingOutcome
     from fedrai.recipe.sections import GuardTraining
 
 
@@ -55,11 +55,11 @@ class DataSpec:
     labels: Labels = field(default_factory=Labels)
     split: str = "train"
     where: Mapping[str, Cell] = field(default_factory=dict)
-    reading: Reading = AS_IT_IS
+    reading: ReadOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class GuardEvaluation:
     """How well a guard finds the unsafe rows of some datasets.
 
     Attributes:
@@ -135,20 +135,20 @@ class Pace:
         return self.fresh / self.seconds if self.fresh and self.seconds else None
 
 
-def rows_of(data: DataSpec) -> Rows:
+def read_rows(data: DataSpec) -> Rows:
     """Read all datasets of a command, in its order.
 
     Raises:
         DataError: one cannot be read, or a column that is named is in none.
     """
-    sources = [Source(spec, data.labels) for spec in data.specs]
-    sources += [Source(spec, Labels(whole=True)) for spec in data.unsafe]
-    sources += [Source(spec, Labels(whole=False)) for spec in data.safe]
+    sources = [LabelledSource(spec, data.labels) for spec in data.specs]
+    sources += [LabelledSource(spec, Labels(whole=True)) for spec in data.unsafe]
+    sources += [LabelledSource(spec, Labels(whole=False)) for spec in data.safe]
     return read_all(sources, columns=data.columns, split=data.split, where=data.where,
                     reading=data.reading)  # fmt: skip
 
 
-def labelled(rows: Rows) -> tuple[Row, ...]:
+def labelled_rows(rows: Rows) -> tuple[GuardRow, ...]:
     """The rows that have a label.
 
     Raises:
@@ -185,7 +185,7 @@ def open_guard(
 
     file = read_calibration(calibration, part) if calibration is not None else None
     guard = load(spec, progress=assets.RichProgress() if progress else None)
-    return Calibrated(guard, file) if file is not None else guard
+    return CalibratedGuard(guard, file) if file is not None else guard
 
 
 def threshold_of(guard: Guard, text: str) -> float:
@@ -216,7 +216,7 @@ def open_cache(
 
 
 def findings_of(
-    rows: Sequence[Row],
+    rows: Sequence[GuardRow],
     guard: Guard,
     part: Part,
     threshold: float,
@@ -237,7 +237,7 @@ def evaluate(
     threshold: float,
     cache: VerdictCache | None,
     on_progress: OnProgress = lambda _done, _of: None,
-) -> Evaluation:
+) -> GuardEvaluation:
     """Judge labelled rows and measure.
 
     Args:
@@ -252,10 +252,10 @@ def evaluate(
         EvaluationError: there are not labels of both kinds.
         GuardError: the guard as a whole cannot work.
     """
-    known, pace = labelled(rows), Pace(on_progress)
+    known, pace = labelled_rows(rows), Pace(on_progress)
     worst = [f.worst for f in findings_of(known, guard, part, threshold, cache, pace)]
     p, y = [verdict.probability for verdict in worst], [bool(row.unsafe) for row in known]
-    return Evaluation(
+    return GuardEvaluation(
         guard=full_name(guard),
         part=part,
         overall=detect(p, y, threshold),
@@ -285,7 +285,7 @@ def calibrate_on(
         EvaluationError: there are not labels of both kinds.
         GuardError: the guard cannot work, or cannot be calibrated on these rows.
     """
-    known = labelled(rows)
+    known = labelled_rows(rows)
     worst = [f.worst for f in findings_of(known, guard, part, math.inf, cache, on_progress)]
     return calibrate(
         guard,
@@ -300,7 +300,7 @@ def calibrate_on(
 
 def train(
     settings: GuardTraining, out: Path, on_step: OnProgress, on_judged: OnProgress
-) -> Trained:
+) -> GuardTrainingOutcome:
     """Train a guard and write its folder, with its card.
 
     Args:

@@ -88,7 +88,7 @@ def check(folder: RunFolder, settings: Recipe | AlignRecipe, places: Mapping[str
             )
 
 
-def keep(folder: RunFolder, places: Mapping[str, str]) -> None:
+def record(folder: RunFolder, places: Mapping[str, str]) -> None:
     """Write new places into the run folder, for later commands."""
     if places:
         folder.write_json(FILE, {**_places(folder), **places})

@@ -12,7 +12,7 @@ import pytest
 from commands import Call, Outcome, commands
 from driver import fill_cache, write_recipe, write_rows
 from fedrai.errors import RunError
-from fedrai.federation.run import moved
+from fedrai.federation.run import moved_files
 from fedrai.model import read_adapter
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
@@ -170,13 +170,16 @@ def test_only_paths_move_and_the_longest_place_wins(cut: Path) -> None:
     (cut / "checksums.sha256").unlink()
     folder = RunFolder(cut)
     places = {old: "/new", f"{old}/rows.jsonl": "/one.jsonl", Path(old).name: "/wrong"}
-    found = moved.settings_of(folder, places)
+    found = moved_files.settings_of(folder, places)
     assert found.name == Path(old).name
     assert found.data.sources[0].path == "/one.jsonl"
     assert found.evaluation.ordinary_source.path == "/new/held_out.jsonl"
-    assert moved.settings_of(folder, {old[:-1]: "/x"}).data.sources[0].path == f"{old}/rows.jsonl"
+    assert (
+        moved_files.settings_of(folder, {old[:-1]: "/x"}).data.sources[0].path
+        == f"{old}/rows.jsonl"
+    )
     with pytest.raises(RunError, match="names nothing at"):
-        moved.check(folder, moved.settings_of(folder), {old[:-1]: "/x"})
+        moved_files.check(folder, moved_files.settings_of(folder), {old[:-1]: "/x"})
 
 
 def test_files_of_a_constitution_may_move(home: Path, call: Call, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""What the constitution did in each run: its schedule, its yield, and the probe by round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedrai.rates import Rate
+from fedrai.report.arms import styles
+from fedrai.report.charts import Chart, Curve, Point
+from fedrai.report.legends import Entry, legend_of_lines
+from fedrai.report.tables import MISSING, Cell, Table, TableRow, count_cell, number_cell, row
+from fedrai.runs.record import AlignmentRecord, ConstitutionRecord, RunRecord
+
+PROBES = ("safe, before", "safe, after", "useful, before", "useful, after")
+NOTHING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeView:
+    """The probe by round, or during one alignment; a trace also has a title and a table."""
+
+    chart: Chart
+    legend: Sequence[Entry]
+    title: str = ""
+    table: Table | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConstitutionView:
+    """What the page shows of a run's constitution.
+
+    Attributes:
+        place: position of the run.
+        label: of the run.
+        summary: its schedule and savings.
+        probe: before and after each alignment.
+        alignments: one row a round.
+        traces: the probe during alignments.
+    """
+
+    place: int
+    label: str
+    summary: str
+    probe: ProbeView
+    alignments: Table
+    traces: Sequence[ProbeView]
+
+
+def constitutions(runs: Sequence[RunRecord]) -> dict[str, list[ConstitutionView]]:
+    """Schedule, yield and probes of the runs with a constitution."""
+    pairs = enumerate(zip(runs, styles(runs), strict=True))
+    return {
+        "runs": [
+            _view(run, run.constitution, place, style)
+            for place, (run, style) in pairs
+            if run.constitution
+        ]
+    }
+
+
+def _view(
+    run: RunRecord, constitution: ConstitutionRecord, place: int, style: int
+) -> ConstitutionView:
+    alignments = {one.number: one.alignment for one in run.rounds if one.alignment}
+    columns = ["round", "ran", "why", "steps", "ended", "requests", "yield", *PROBES, "outcomes"]
+    rows = [_row(number, alignment) for number, alignment in alignments.items()]
+    traces = {n: one for n, one in alignments.items() if one.trace}
+    return ConstitutionView(
+        place,
+        run.label,
+        _summary(run, constitution, sum(one.ran for one in alignments.values())),
+        _probe(alignments, place, style),
+        Table(f"Alignments: {run.label}", columns, rows),
+        [_trace(n, one, f"chart-trace-{place}-{n}", style) for n, one in traces.items()],
+    )
+
+
+def _summary(run: RunRecord, constitution: ConstitutionRecord, ran: int) -> str:
+    schedule = constitution.schedule or MISSING
+    text = f"Schedule {schedule}: it ran in {ran} of {len(run.rounds)} rounds."
+    if constitution.saving is None:
+        return text
+    saving = f"{100 * constitution.saving:.1f} %"
+    return f"{text} Operations saved against the full schedule (estimate): {saving}."
+
+
+def _row(number: int, alignment: AlignmentRecord) -> TableRow:
+    start = [count_cell(number), "yes" if alignment.ran else "no", alignment.why or MISSING]
+    shares = [_share(rate) for rate in _rates(alignment)]
+    if not alignment.ran:
+        skipped = (shares[0], NOTHING, shares[2], NOTHING)
+        return row(*start, NOTHING, NOTHING, NOTHING, NOTHING, *skipped, NOTHING)
+    requests = number_cell(alignment.requests)
+    if alignment.reused:
+        requests = Cell(f"{requests.text} (reused)", requests.value)
+    outcomes = ", ".join(f"{name} {count}" for name, count in alignment.outcomes.items() if count)
+    return row(
+        *start, number_cell(alignment.steps), alignment.stopped or MISSING, requests,
+        _share(_yield(alignment)), *shares, outcomes or MISSING,
+    )  # fmt: skip
+
+
+def _yield(alignment: AlignmentRecord) -> Rate | None:
+    """The share of requests whose revision passed all checks."""
+    kept, requests = alignment.kept, alignment.requests
+    return Rate(kept, requests) if kept is not None and requests and kept <= requests else None
+
+
+def _share(rate: Rate | None) -> Cell:
+    return Cell(MISSING) if rate is None else Cell(rate.format(), rate.value)
+
+
+# --- the probe ------------------------------------------------------------------------------------
+
+
+def _rates(alignment: AlignmentRecord) -> list[Rate | None]:
+    """The probe's rates in the order of `PROBES`."""
+    probes = (alignment.before, alignment.after)
+    return [*(p.safe if p else None for p in probes), *(p.useful if p else None for p in probes)]
+
+
+def _probe(alignments: dict[int, AlignmentRecord], place: int, style: int) -> ProbeView:
+    """The probe before and after each alignment, in the colour of the run."""
+    curves = []
+    for number, name in enumerate(PROBES):
+        rates = [(n, _rates(alignment)[number]) for n, alignment in alignments.items()]
+        points = tuple(
+            Point(n, rate.value or 0.0, *(rate.interval() or ())) for n, rate in rates if rate
+        )
+        curves.append(Curve(name, style, points, shade=1 - number % 2, dash=number // 2))
+    chart = Chart(
+        f"chart-probe-{place}", "Probe before and after alignments",
+        "Shares by round of openings that are likelier than their counterparts; the table below"
+        " has them.", curves,
+    )  # fmt: skip
+    return ProbeView(chart, legend_of_lines(curves) if chart.svg else [])
+
+
+def _trace(number: int, alignment: AlignmentRecord, name: str, style: int) -> ProbeView:
+    """The probe during one alignment."""
+    curves = [
+        Curve(side, style, tuple(Point(at[0], at[n + 1]) for at in alignment.trace), dash=n)
+        for n, side in enumerate(("safe", "useful"))
+    ]
+    chart = Chart(
+        name, f"Probe during the alignment of round {number}",
+        "Shares by optimiser step; the table below has them.", curves, "step",
+    )  # fmt: skip
+    rows = [
+        row(count_cell(step), *(Cell(f"{100 * share:.1f} %", share) for share in (safe, useful)))
+        for step, safe, useful in alignment.trace
+    ]
+    table = Table(f"Probe by step in round {number}", ["step", "safe", "useful"], rows)
+    return ProbeView(chart, legend_of_lines(curves), f"Probe during round {number}", table)

@@ -1,0 +1,262 @@
+"""`summary.json`: the key figures of a run, derived from its record alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedrai.errors import RunError
+from fedrai.runs.costs import Cost
+from fedrai.runs.folder import RunFolder
+from fedrai.runs.record.run import RunRecord, read
+from fedrai.runs.record.values import Json, part, word
+from fedrai.runs.schema import SCHEMA, checked
+
+SUMMARY = "summary.json"
+CLIENT_COSTS = ("seconds", "tokens", "operations", "peak-bytes")
+"""Costs that clients report; bytes are counted by the server."""
+UNREPORTED = "unreported_costs"  # the file has it as `untold_costs`
+TOTALS = ("rows", "unsafe", "dropped", "replaced")
+BASE_PHASES = ("filter", "training", "aggregation")  # all but alignments and evaluations
+
+
+@dataclass(frozen=True, slots=True)
+class FilterSummary:
+    """What the safety filter did.
+
+    Attributes:
+        mode: "audit", "drop" or "replace".
+        total: the ledger of all clients together; None where no node reports its own.
+        skipped: why it did not run though the recipe asks for it; empty: it ran.
+    """
+
+    mode: str
+    total: Json | None
+    skipped: str
+
+    @classmethod
+    def of(cls, run: RunRecord) -> FilterSummary | None:
+        """The filter of a run; None where it had none."""
+        mode, ledger = run.screening.mode, run.screening.ledger
+        if reports := _client_reports(run):
+            return None if mode == "off" else cls(mode, _reported_total(reports), "")
+        if ledger is None:
+            return None
+        return cls(mode, part(ledger, "total") or None, word(ledger, "skipped"))
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentSummary:
+    """What all alignments of a run did and took; `extra` and `saving` are estimates.
+
+    Attributes:
+        schedule: when they run.
+        hash: of the constitution's text and settings.
+        alignments: how many ran.
+        steps: of all of them.
+        tokens: that went through the model, without padding.
+        operations: floating-point operations, probes included.
+        seconds: wall time.
+        extra: operations as a share of those of filter, training and aggregation; None where a
+            client does not report its own.
+        full_operations: estimate for the full schedule over the same rounds.
+        saving: share of the full schedule's operations that was saved; below 0 where it took more.
+    """
+
+    schedule: str
+    hash: str
+    alignments: int
+    steps: int
+    tokens: int = 0
+    operations: float = 0.0
+    seconds: float = 0.0
+    extra: float | None = None
+    full_operations: float | None = None
+    saving: float | None = None
+
+    @classmethod
+    def of(cls, run: RunRecord, *, operations_known: bool) -> AlignmentSummary | None:
+        """The alignments of a run; None where its recipe has no constitution."""
+        if run.constitution is None:
+            return None
+        cost = run.costs.get("constitution", Cost())
+        base = sum(c.operations for phase, c in run.costs.items() if phase in BASE_PHASES)
+        extra = cost.operations / base if base and operations_known else None
+        return cls(
+            **asdict(run.constitution),
+            tokens=cost.tokens,
+            operations=cost.operations,
+            seconds=cost.seconds,
+            extra=extra,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """An update that was not aggregated."""
+
+    round: int
+    client: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundLoss:
+    """The mean loss of clients' last steps in a round, in nats per token."""
+
+    round: int
+    last: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The key figures of a run.
+
+    Attributes:
+        name: of its recipe.
+        recipe_hash: of its recipe.
+        status: "finished" or "unfinished".
+        start: adapter that training starts from; empty: a fresh one.
+        rounds: committed rounds.
+        clients: how many.
+        rows: rows of all clients that were trained on.
+        harmful_rows: those of them from a harmful source.
+        bad_rows: rows that could not be used.
+        bad_row_problems: the commonest reasons why, with their rows.
+        unread_columns: columns that nothing reads, with their rows.
+        held_out_bad_rows: unusable rows of the held-out loss.
+        filter: None where the run has no filter.
+        constitution: None where the recipe has none.
+        evaluations: figures by round, without costs; 0: before the first.
+        training_loss: by round.
+        set_aside: updates that were not aggregated, with the reason.
+        costs: by phase.
+        unreported_costs: costs that some client does not report; sums are without them.
+    """
+
+    name: str
+    status: str
+    rounds: int
+    clients: int
+    rows: int
+    recipe_hash: str = ""
+    start: str = ""
+    harmful_rows: int = 0
+    bad_rows: int = 0
+    bad_row_problems: Mapping[str, int] = field(default_factory=dict)
+    unread_columns: Mapping[str, int] = field(default_factory=dict)
+    held_out_bad_rows: int = 0
+    filter: FilterSummary | None = None
+    constitution: AlignmentSummary | None = None
+    evaluations: Mapping[int, Json] = field(default_factory=dict)
+    training_loss: tuple[RoundLoss, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    unreported_costs: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, run: RunRecord) -> Summary:
+        """The summary of a run."""
+        reports, unreported = _client_reports(run), _unreported_costs(run)
+        sizes = {name: int(numbers.get("num-examples", 0)) for name, numbers in reports.items()}
+        rows = run.client_rows or sizes
+        return cls(
+            name=run.name,
+            recipe_hash=run.recipe_hash,
+            status="finished" if run.finished else "unfinished",
+            start=run.start,
+            rounds=len(run.rounds),
+            clients=len(rows),
+            rows=sum(rows.values()),
+            harmful_rows=run.harmful_rows or 0,
+            bad_rows=run.bad_rows or 0,
+            bad_row_problems=dict(run.bad_row_problems),
+            unread_columns=dict(run.unread_columns),
+            held_out_bad_rows=run.held_out_bad_rows,
+            filter=FilterSummary.of(run),
+            constitution=AlignmentSummary.of(run, operations_known="operations" not in unreported),
+            evaluations={one.number: one.figures for one in run.evaluations},
+            training_loss=tuple(RoundLoss(one.number, one.loss_last) for one in run.rounds),
+            set_aside=tuple(
+                SetAside(one.number, client, reason)
+                for one in run.rounds
+                for client, reason in one.set_aside.items()
+            ),
+            costs=run.costs,
+            unreported_costs=unreported,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `summary.json` holds."""
+        body = {"schema": SCHEMA, **asdict(self)}
+        return {"untold_costs" if k == UNREPORTED else k: value for k, value in body.items()}
+
+    @classmethod
+    def from_json(cls, path: Path, body: object) -> Summary:
+        """A summary that this version or an earlier one wrote.
+
+        Args:
+            path: the run folder, for errors.
+            body: what `summary.json` holds.
+
+        Raises:
+            RunError: it is no summary, or a later version wrote it.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        values = checked(path / SUMMARY, body)
+        values = {**values, UNREPORTED: values.get("untold_costs", ())}
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise RunError(f"{path / SUMMARY} cannot be read (at {place})") from error
+
+
+def summarise(folder: RunFolder) -> Summary:
+    """The summary of a run, from the other files of its folder.
+
+    Raises:
+        RunError: a file of the run is missing or damaged.
+    """
+    return Summary.of(read(folder))
+
+
+def write_summary(folder: RunFolder) -> None:
+    """Write `summary.json` anew.
+
+    Raises:
+        RunError: a file of the run is missing or damaged, or the folder cannot be written.
+    """
+    folder.write_json(SUMMARY, summarise(folder).to_json())
+
+
+def _unreported_costs(run: RunRecord) -> tuple[str, ...]:
+    reports = [numbers for one in run.rounds for numbers in one.clients.values()]
+    return tuple(n for n in CLIENT_COSTS if any(n not in numbers for numbers in reports))
+
+
+def _client_reports(run: RunRecord) -> Mapping[str, Mapping[str, float]]:
+    """The last numbers of each client of a deployment; nothing for clients of one process."""
+    if run.engine != "flower":
+        return {}
+    return {name: numbers for one in run.rounds for name, numbers in one.clients.items()}
+
+
+def _reported_total(reports: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+    """What the nodes' own filters did, as far as they report it; None if none does."""
+    counts: Counter[str] = Counter()
+    required = {f"filter-{name}" for name in TOTALS}
+    for numbers in reports.values():
+        if required <= numbers.keys():
+            counts.update({k: int(n) for k, n in numbers.items() if k.startswith("filter-")})
+
+    def below(prefix: str) -> dict[str, int]:
+        return {k.removeprefix(prefix): n for k, n in counts.items() if k.startswith(prefix)}
+
+    total: dict[str, Any] = {name: counts[f"filter-{name}"] for name in TOTALS}
+    total |= {"unscored": below("filter-unscored-"), "categories": below("filter-category-")}
+    return {**total, "guard": "", "confusion": None} if counts else None
