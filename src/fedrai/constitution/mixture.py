@@ -70,7 +70,7 @@ class Mixture:
     """
 
     rows: tuple[Tokens, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PreferencePair, ...]
     parts: Mapping[str, KindCount]
     left_out: Mapping[str, int]
 

@@ -315,8 +315,8 @@ def test_another_model_of_the_recipe_criticises_and_revises(tiny, files, tmp_pat
     other = make_tiny_model(tmp_path / "other", seed=9)
     load, loaded, spoken = aligning.model.load, [], iter(range(10**6))
 
-    def loading(spec: str, **fields: Any) -> LanguageModel:
-        critic = load(spec, **fields)
+    def loading(spec: str, *args: Any, **fields: Any) -> LanguageModel:
+        critic = load(spec, *args, **fields)
         critic.config.max_position_embeddings = 8192  # a token a byte: critiques are long
         texts = list(DECLINED.values())
         critic.chat.decode = lambda _ids: texts[next(spoken) % len(texts)]
