@@ -152,7 +152,11 @@ def _sums(
 
 
 def opening_likelihoods(
-    model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: int = 0
+    model: LanguageModel,
+    rows: Sequence[Tokens],
+    *,
+    batch_tokens: int = 0,
+    on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Likelihoods:
     """Mean log-probability per label token of short rows, of which many have the same prompt.
 
@@ -164,11 +168,14 @@ def opening_likelihoods(
         rows: tokenized conversations that end with their label tokens, without a gap.
         batch_tokens: most tokens of a batch, with padding; the rows of a prompt stay together. 0:
             all rows in one batch.
+        on_batch: called after each batch with the numbers of rows done and of all rows; may raise
+            to stop.
 
     Raises:
         DataError: a row has no label token, or other tokens after one.
     """
     check(rows, [])
+    done = 0
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(_split(row)[0], []).append(number)
@@ -179,6 +186,8 @@ def opening_likelihoods(
         order = sorted(range(len(members)), key=lambda k: sizes[k])
         for part in cut(order, sizes.__getitem__, batch_tokens, padded=False):
             _read_groups(model, rows, [members[k] for k in part], values)
+            done += sum(len(members[k]) for k in part)
+            on_batch(done, len(rows))
     outputs = len(groups) + sum(label_count(row) - 1 for row in rows)
     tokens = outputs + sum(len(prompt) - 1 for prompt in groups)
     return Likelihoods(tuple(values), tokens, _operations(model, rows, tokens, outputs))
