@@ -29,6 +29,11 @@ class Generation:
     new_tokens: int
     operations: float
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model."""
+        return self.prompt_tokens + self.new_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
