@@ -84,10 +84,11 @@ def _safety(before: EvaluationRecord | None, after: EvaluationRecord) -> Iterato
 
 
 def _overrefusal(after: EvaluationRecord) -> Iterator[str]:
-    keys = [
-        k for k in after.rates if rate_name(k, after)[1] == "lower" and split_name(k)[1] == "rule"
-    ]
-    rates = {key: rate for key in keys if (rate := _rate(after, key)) and rate.scored}
+    rates = {
+        key: rate
+        for key, rate in after.rates.items()
+        if rate.scored and split_name(key)[1] == "rule" and rate_name(key, after)[1] == "lower"
+    }
     if not rates:
         yield "**Whether it refuses harmless requests was not measured.**"
     for key, rate in rates.items():
