@@ -1,8 +1,9 @@
 """Answers in batches, greedy or sampled.
 
-Rows of like length share a batch. Sampling adds Gumbel noise from a generator of each row's own, so
-an answer depends on its prompt and seed, not on its neighbours (exactly in float32; in bfloat16 the
-rounding of a batched product can still tip a near-tie). Does not know chat templates or judges.
+Rows of similar length share a batch. Sampling adds Gumbel noise, which each row draws from its own
+generator, so an answer depends on its prompt and seed and not on the other rows (exactly in
+float32; in bfloat16 the rounding of a batched product can decide a near-tie). Does not cover chat
+templates or judges.
 """
 
 from __future__ import annotations
@@ -15,19 +16,42 @@ import torch
 from torch import Tensor
 
 from fedrai.model import LanguageModel
-from fedrai.model.batching import pad, padded_length
+from fedrai.model.batching import by_length, pad, padded_length
 from fedrai.records import Message
 from fedrai.runs.costs import generation_operations, release_memory
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Answers in the order of the prompts, and what they took."""
+    """Answers in the order of the prompts, and their cost."""
 
     answers: tuple[str, ...]
     prompt_tokens: int
     new_tokens: int
     operations: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model."""
+        return self.prompt_tokens + self.new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: smallest probability mass that tokens are drawn from.
+        seed: row i draws from its own stream of random numbers.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
 
 
 def generate(
@@ -36,32 +60,26 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    sampling: Sampling = GREEDY,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Generation:
-    """Answer prompts with the model as it stands (its adapter on or off).
+    """Answer prompts with the adapter that is in the model, if it is switched on.
 
     Args:
         model: the model.
         prompts: conversations that end with a user's turn.
         max_new_tokens: longest answer.
-        batch_size: prompts that are answered at once.
-        temperature: 0 is greedy.
-        top_p: smallest probability mass that sampling draws from.
-        seed: of the sampling; row i uses its own stream.
-        on_batch: called after each batch with (answers done, of how many); may raise.
+        batch_size: prompts of a batch.
+        sampling: how the next token is chosen.
+        on_batch: called after each batch with the numbers of answers done and of all; may raise.
     """
     ids = [model.chat.prompt_ids(prompt) for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     answers: dict[int, list[int]] = {}
     with torch.inference_mode(), model.mode(training=False):
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            pick = _Picker(part, temperature, top_p, seed, model.device)
-            found = _batch(model, [ids[i] for i in part], max_new_tokens, pick)
-            answers.update(zip(part, found, strict=True))
+        for part in by_length(range(len(ids)), lambda i: len(ids[i]), most=batch_size):
+            picker = _Picker(part, sampling, model.device)
+            batch = _generate_batch(model, [ids[i] for i in part], max_new_tokens, picker)
+            answers.update(zip(part, batch, strict=True))
             on_batch(len(answers), len(ids))
     release_memory()
     prompt_tokens, new_tokens = sum(map(len, ids)), sum(map(len, answers.values()))
@@ -74,10 +92,10 @@ def generate(
     )
 
 
-def _batch(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, pick: _Picker
+def _generate_batch(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, picker: _Picker
 ) -> list[list[int]]:
-    """Ids of the answers to one batch; once half the rows are finished, they leave it."""
+    """Ids of the answers to one batch; rows that are finished leave it once they are half of it."""
     length = padded_length(max(map(len, prompts)))
     ids, mask = (t.to(model.device) for t in pad(prompts, model.pad_id, length, left=True))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -87,19 +105,19 @@ def _batch(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     for step in range(limit):
         logits, cache = model.next_logits(ids, mask, positions, cache)
-        chosen = pick(logits, rows).tolist()
+        chosen = picker(logits, rows).tolist()
         for k, token in enumerate(chosen):
             done[k] = done[k] or token in model.stop_ids
             if not done[k]:
                 answers[rows[k]].append(token)
         if all(done) or step == limit - 1:
             break
-        # not at once: each new batch shape costs CPU kernels a set-up
+        # not at each end: CPU kernels need a set-up for each new batch shape
         if sum(done) >= len(rows) / 2:
             live = [k for k in range(len(rows)) if not done[k]]
-            kept = torch.tensor(live, device=model.device)
-            cache.batch_select_indices(kept)
-            mask, positions = mask[kept], positions[kept]
+            indices = torch.tensor(live, device=model.device)
+            cache.batch_select_indices(indices)
+            mask, positions = mask[indices], positions[indices]
             rows, chosen = [rows[k] for k in live], [chosen[k] for k in live]
             done = [False] * len(rows)
         ids = torch.tensor(chosen, device=model.device)[:, None]
@@ -111,12 +129,10 @@ def _batch(
 class _Picker:
     """Chooses the next token of each live row."""
 
-    def __init__(
-        self, rows: Sequence[int], temperature: float, top_p: float, seed: int, device: torch.device
-    ) -> None:
-        self.temperature, self.top_p, self.device = temperature, top_p, device
-        mixed = [(seed * 1_000_003 + row) % 2**63 for row in rows]
-        self.streams = [torch.Generator().manual_seed(s) for s in mixed] if temperature else []
+    def __init__(self, rows: Sequence[int], sampling: Sampling, device: torch.device) -> None:
+        self.temperature, self.top_p, self.device = sampling.temperature, sampling.top_p, device
+        seeds = [(sampling.seed * 1_000_003 + row) % 2**63 for row in rows]
+        self.streams = [torch.Generator().manual_seed(s) for s in seeds if self.temperature]
 
     def __call__(self, logits: Tensor, live: Sequence[int]) -> Tensor:
         """Ids (B,) from logits (B, V)."""
@@ -132,10 +148,10 @@ class _Picker:
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Mask all but the likeliest tokens that together reach `top_p` (arXiv 1904.09751)."""
+    """Mask all tokens but the likeliest that together reach `top_p` (arXiv 1904.09751)."""
     if top_p >= 1:
         return scores
     ordered, order = scores.sort(-1, descending=True)
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    cut = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, before >= top_p)
-    return scores.masked_fill(cut, -torch.inf)
+    masked = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return scores.masked_fill(masked, -torch.inf)
