@@ -46,8 +46,9 @@ def lm_eval(
 
     MODEL_OR_RUN: a run, an adapter folder, fedrai:aligned or a model, as for `fedrai eval`.
     """
+    from fedrai.errors import EvaluationError
     from fedrai.integrations import harness
-    from fedrai.runs.files import json_text
+    from fedrai.runs.files import json_text, write_text, writing
 
     harness.check()
     if out is not None and not out.parent.is_dir():
@@ -56,40 +57,33 @@ def lm_eval(
 
     chosen = target(what, number, client, base=base)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    found = harness.measure(
-        chosen.model,
-        chosen.adapter,
-        names,
-        limit=limit or 0,
-        shots=shots,
-        chat=chat,
-        batch_size=batch_size,
-        include=include,
-    )
+    settings = harness.HarnessSettings(limit or 0, shots, chat, batch_size, include)
+    scores = harness.measure(chosen.model, chosen.adapter, names, settings)
     body = {
         "model": chosen.label,
         "lm_eval": harness.harness_version(),
         "limit": limit,
         "shots": shots,
         "chat": chat,
-        "scores": [score.to_json() for score in found],
+        "scores": [score.to_json() for score in scores],
     }
     text = json_text(body).rstrip("\n")
     if out is not None:
-        harness.save(out, text)
+        with writing(out, EvaluationError):
+            write_text(out, text + "\n")
     if as_json:
         click.echo(text)
         return
-    _show(chosen.label, found, limit)
+    _show(chosen.label, scores, limit)
     if out is not None:
         click.echo(f"figures: {out}")
 
 
-def _show(label: str, found: list[TaskScore], limit: int | None) -> None:
+def _show(label: str, scores: list[TaskScore], limit: int | None) -> None:
     from fedrai.cli.show.display import print_table
 
     columns = ["task", "metric", "filter", label, "standard error", "documents"]
-    print_table(columns, [_row(score) for score in found], words=3)
+    print_table(columns, [_row(score) for score in scores], words=3)
     if limit is not None:
         click.echo(f"at most {limit} documents of each task: not to be compared with full results")
 
