@@ -14,7 +14,8 @@ import tomlkit
 
 from clock import Clock
 from commands import Call, Outcome, commands
-from fedrai.cli.show.guards import LONGEST_TABLE, GuardProgress, groups, shares
+from fedrai.cli.show.guards import LONGEST_TABLE, groups, shares
+from fedrai.cli.show.live import GuardProgress
 from fedrai.data import read_file
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import by_group
@@ -427,7 +428,7 @@ def test_a_scan_that_was_stopped_goes_on(call, data, guard):
     guard._script = stop
     done = call("scan", data, "--guard", "words")
     assert done.code == 130
-    assert "give the same command again to go on" in done.err
+    assert "give the same command again to resume" in done.err
     guard._script = script
     assert call("scan", data, "--guard", "words").code == 0
 
@@ -584,7 +585,7 @@ def test_the_list_of_guards_that_come_along(call, monkeypatch):
     (("scan", "rows.jsonl", "--guard", "words", "--out", "./rows.jsonl"), "is one of the datasets"),
     (("scan", "rows.jsonl", "--guard", "words", "--calibration", "rows.jsonl"),
      "not a calibration"),
-    (("scan", "rows.jsonl", "--guard", "words", "--out", "taken.jsonl"), "is there already"),
+    (("scan", "rows.jsonl", "--guard", "words", "--out", "taken.jsonl"), "already exists"),
     (("scan", "rows.jsonl", "--guard", "words", "--mode", "replace"), "name its file with --out"),
     (("scan", "rows.jsonl", "--guard", "words", "--mode", "drop"), "name its file with --out"),
     (("scan", "--guard", "words"), "give DATA"),
