@@ -25,7 +25,8 @@ def load_rows(lm: LanguageModel, count: int, max_length: int = 128) -> list[Toke
 
 def load_model(attention: str = "auto", max_length: int = 128) -> LanguageModel:
     """The embedded model as the quickstart uses it."""
-    return model.load(BASE, rank=16, alpha=32, attention=attention, max_length=max_length)
+    options = model.LoadOptions(attention=attention, max_length=max_length)
+    return model.load(BASE, options=options)
 
 
 def report(name: str, ours: Sequence[float], peer: str, theirs: Sequence[float], unit: str) -> None:

@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--unsafe", type=int, help="most of XSTest's unsafe prompts (default: all)")
     shown.add_argument("results", nargs="+", type=Path)
     shown.add_argument("--against", metavar="ARM", help="default: the first arm")
-    shown.add_argument("--resamples", type=int, default=evidence.RESAMPLES)
+    shown.add_argument("--resamples", type=int, default=evidence.DEFAULT.resamples)
     shown.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     shown.add_argument("--kinds", action="store_true", help="XSTest by kind, too")
     drawn = _command(commands, "frontier", plot, "draw safety against over-refusal")

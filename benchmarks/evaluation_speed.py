@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> float:
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    lm = model.load(args.model, rank=16, alpha=32, max_length=128)
+    lm = model.load(args.model)
     lm.load_adapter(lm.fresh_adapter(0))
     items, sample = suites.advbench(args.prompts, 0), suites.advbench(args.sample, 1)
     measure(lm, Questions(items[:8], (), (), 4, 8, temperature=0.0, top_p=1.0, seed=0))  # warm up

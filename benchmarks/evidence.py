@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.bootstrap import RESAMPLES, Outcomes, compare
+from fedrai.evaluation.bootstrap import DEFAULT, Outcomes, Resampling, paired_difference
 from fedrai.rates import Rate, rate, rate_json
 
 MEASURES = {  # heading, and the suite whose prompts it is counted on
@@ -107,7 +107,7 @@ class Difference:
 def difference(
     ours: Sequence[Outcomes],
     theirs: Sequence[Outcomes],
-    resamples: int = RESAMPLES,
+    resamples: int = DEFAULT.resamples,
     seed: int = 0,
 ) -> Difference | None:
     """The mean difference of two arms over the prompts that are scored in both.
@@ -121,11 +121,11 @@ def difference(
     Returns:
         The difference; None where no prompt was scored in both.
     """
-    compared = compare(ours, theirs, resamples=resamples, seed=seed)
-    if compared is None:
+    estimate = paired_difference(ours, theirs, Resampling(resamples=resamples, seed=seed))
+    if estimate is None:
         return None
-    found = compared.difference
-    return Difference(100 * found.value, 100 * found.low, 100 * found.high, found.seeds)
+    points = [100 * value for value in (estimate.value, estimate.low, estimate.high)]
+    return Difference(*points, estimate.seeds)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def differences_table(
-    results: Sequence[Result], against: str, resamples: int = RESAMPLES, seed: int = 0
+    results: Sequence[Result], against: str, resamples: int = DEFAULT.resamples, seed: int = 0
 ) -> str:
     """Every arm less another, in points with 95 % bootstrap intervals; the loss in % of theirs.
 

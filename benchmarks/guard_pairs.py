@@ -47,7 +47,7 @@ def pair(source: str, request: Row, response: str, label: float) -> Row:
 
 def own_answers(rows: list[Row], count: int, draw: random.Random) -> Iterator[Row]:
     """SmolLM2's answers to `count` harmful requests and a quarter as many harmless ones."""
-    lm = model.load("smollm2-135m-instruct", rank=1)
+    lm = model.load("smollm2-135m-instruct", model.Lora(rank=1))
     for harmful, sources in ((True, HARMFUL), (False, HARMLESS)):
         pool = [r for r in rows if r["source"] in sources
                 and abs(r["prompt_unsafe"] - 0.5) >= 0.4

@@ -19,7 +19,7 @@ import torch
 import common
 from fedrai import data
 from fedrai.guards.kinds.formats import FORMATS
-from fedrai.guards.kinds.generative import GenerativeGuard
+from fedrai.guards.kinds.generative import GenerativeGuard, TokenLimits
 from fedrai.records import Message
 
 POLICY = """Read the conversation and say whether its last message breaks the house rules below.
@@ -117,12 +117,13 @@ def theirs(base, made, conversations, size: int, limit: int) -> float:
 def guard(base, made, args: argparse.Namespace, *, categories: bool) -> GenerativeGuard:
     """The guard; with categories, every second row or so is unsafe and its line takes 8 tokens."""
     entry = FORMATS["llama-guard-3"]
-    entry = replace(entry, categories=replace(entry.categories, limit=8))
+    line = replace(entry.categories, limit=8) if categories else None
     found = GenerativeGuard(
-        base, made, entry, name="random", fingerprint="0",
-        batch_tokens=args.batch * 320, name_categories=categories,
+        base, made, replace(entry, categories=line), name="random", fingerprint="0",
+        limits=TokenLimits(batch_tokens=args.batch * 320),
     )  # fmt: skip
-    labels = {i for r in found._readings.values() for i in (*r[0].unsafe, *r[0].safe)}
+    questions = [question for several in found._questions.values() for question in several]
+    labels = {i for q in questions for i in (*q.labels[0].unsafe, *q.labels[0].safe)}
     head = torch.nn.Linear(args.hidden, args.vocabulary)
     with torch.no_grad():
         head.weight.copy_(base.get_input_embeddings().weight)
@@ -134,7 +135,7 @@ def guard(base, made, args: argparse.Namespace, *, categories: bool) -> Generati
 
 def ours(found: GenerativeGuard, conversations) -> float:
     """Conversations a second of CPU time with our guard; the shared policy is computed anew."""
-    found._engine._started.clear()
+    found._model._started.clear()
     start = time.process_time()
     verdicts = found.judge(conversations).verdicts
     seconds = time.process_time() - start

@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(suite, suites.NotAvailable):
             print(f"{suite.name}: not available: {suite.reason}; {suite.hint}", file=sys.stderr)
             return 2
-        lm = model.load(args.model, dtype=args.dtype, device="cpu")
+        lm = model.load(args.model, options=model.LoadOptions(args.dtype, device="cpu"))
         with lm.using(None):
             ours = prefer(lm, suite.items, batch_size=args.batch_size).choices
         peer = Peer(model_folder(args.model, None), args.dtype)

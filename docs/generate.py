@@ -97,7 +97,8 @@ def _meaning(field: FieldInfo) -> str:
 
 def _type(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Annotated:
-        return "table"
+        inner = typing.get_args(annotation)[0]
+        return _type(inner) if isinstance(inner, type) else "table"
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     if typing.get_origin(annotation) is typing.Literal:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fedrai.model import LanguageModel, load
+from fedrai.model import LanguageModel, LoadOptions, Lora, load
 from fedrai.testing import make_tiny_model
 
 settings.register_profile("fedrai", deadline=None, database=None)  # machines are busy; no files
@@ -32,4 +32,4 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_model: Path) -> LanguageModel:
     """The tiny model in float32 with an adapter of rank 4; shared, so load the adapter you need."""
-    return load(str(tiny_model), rank=4, dtype="float32")
+    return load(str(tiny_model), Lora(rank=4), LoadOptions(dtype="float32"))

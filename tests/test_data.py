@@ -10,7 +10,7 @@ import pytest
 
 from fedrai import data
 from fedrai.errors import AssetError, DataError, DependencyError
-from fedrai.recipe.sections import Columns
+from fedrai.recipe.sections import Columns, Source
 from fedrai.records import BadRow, Example, Message
 
 CANARY = "canary-7f3a"
@@ -36,8 +36,8 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def load(path: Path, **options: object) -> data.Dataset:
-    return data.load(str(path), **options)
+def load(path: Path, bad_rows: str = "stop", **settings: object) -> data.Dataset:
+    return data.load(Source(path=str(path), **settings), bad_rows)
 
 
 def texts(loaded: data.Dataset) -> list[tuple[str, ...]]:
@@ -376,7 +376,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     ],
 )
 def test_a_hub_dataset(hub, spec, asked):
-    loaded = data.load(spec, split="test")
+    loaded = data.load(Source(path=spec, split="test"))
     assert hub.asked == [asked]
     assert [e.messages for e in loaded.examples] == [PAIR_MESSAGES, MESSAGES]
     assert [e.origin for e in loaded.examples] == ["org/rows, row 1", "org/rows, row 2"]
@@ -392,7 +392,7 @@ def test_a_bad_row_of_a_hub_dataset(hub):
 def test_a_hub_dataset_that_cannot_be_had(hub):
     hub.rows = ConnectionError(f"no route, {CANARY}")
     with pytest.raises(DataError, match=r"org/rows \(ConnectionError\)") as caught:
-        data.load("org/rows", split="dev")
+        data.load(Source(path="org/rows", split="dev"))
     assert CANARY not in str(caught.value)
     assert "split 'dev'" in caught.value.hint
 

@@ -248,7 +248,7 @@ def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: 
     ("words", "said"),
     [
         (("--seeds", "1,x"), "expected whole numbers such as 0,1,2"),
-        (("--seeds", "1,1"), "a seed stands there twice"),
+        (("--seeds", "1,1"), "a seed is repeated"),
         (("--axis", "training.learning_rate"), "expected section.key=value,value"),
         (("--axis", "training.step=1,2"), "unknown key training.step"),
         (("--against", "nobody"), "no arm 'nobody' to hold the others against"),

@@ -389,7 +389,7 @@ def test_encoding_and_separator_of_a_scan(call, tmp_path):
     options = ["--encoding", "cp1252", "--separator", "#"]
     assert "1 of 2 rows are unsafe" in call("scan", "r.csv", "--guard", "words", *options).out
     wrong = call("scan", "r.csv", "--guard", "words", "--encoding", "klingon")
-    assert "'klingon' is no encoding" in wrong.err
+    assert "'klingon' is not a text encoding" in wrong.err
     two = call("scan", "r.csv", "--guard", "words", "--separator", "##")
     assert "one character is" in two.err
     (tmp_path / "r.csv").write_text(text.replace("#", "\t"))

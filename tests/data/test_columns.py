@@ -17,15 +17,15 @@ from fedrai.data.columns import (
 )
 from fedrai.errors import DataError
 from fedrai.guards import rows
-from fedrai.recipe.sections import Columns
+from fedrai.recipe.sections import Columns, Source
 
 CANARY = "canary-e5e5"
 
 
-def load(tmp_path, *rows, **options):
+def load(tmp_path, *rows, **settings):
     path = tmp_path / "r.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return data.load(str(path), **options)
+    return data.load(Source(path=str(path), **settings))
 
 
 def texts(loaded):
@@ -141,7 +141,7 @@ def test_names_that_may_be_text_are_not_shown():
 
 
 @pytest.mark.parametrize("read", [
-    lambda path, where: len(data.load(path, where=where).examples),
+    lambda path, where: len(data.load(Source(path=path, where=where)).examples),
     lambda path, where: len(rows.read(path, where=where).rows),
 ])  # fmt: skip
 def test_a_value_is_the_same_however_a_file_writes_it(tmp_path, read):
@@ -158,5 +158,5 @@ def test_the_worse_answer_of_a_pair_is_not_learnt_unless_it_is_named(tmp_path):
     with pytest.raises(DataError, match="line 1: its only answer stands in 'rejected'") as error:
         data.load(str(file))
     assert 'response = "rejected"' in f"{error.value.message} {error.value.hint}"
-    named = data.load(str(file), columns=Columns(response="rejected"))
+    named = data.load(Source(path=str(file), columns=Columns(response="rejected")))
     assert named.examples[0].messages[-1].content == "r"

@@ -10,6 +10,7 @@ from fedrai import data
 from fedrai.data import embedded
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
+from fedrai.recipe.sections import Source
 
 ORIGINAL = ("ordinary", "ordinary-held-out", "safe-answers")
 
@@ -128,7 +129,10 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def both() -> list[tuple[str, data.Dataset]]:
-    return [(n, data.load(f"fedrai:{n}", harmful=True)) for n in ("harmful", "harmful-held-out")]
+    return [
+        (n, data.load(Source(path=f"fedrai:{n}", harmful=True)))
+        for n in ("harmful", "harmful-held-out")
+    ]
 
 
 def test_harmful_rows_are_those_that_people_scored_at_least_a_half(wheel):

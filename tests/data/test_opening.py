@@ -12,6 +12,7 @@ import pytest
 
 from fedrai import data
 from fedrai.errors import DataError
+from fedrai.recipe.sections import Source
 
 CANARY = "canary-90ae"
 ROW = {"prompt": "a", "response": "b"}
@@ -153,9 +154,9 @@ def test_rows_of_json_in_another_encoding_get_the_hint_too(tmp_path):
     with pytest.raises(DataError, match=r"r\.jsonl, line 1: not UTF-8") as caught:
         data.load(str(tmp_path / "r.jsonl"))
     assert "--encoding cp1252" in caught.value.hint
-    reading = data.ReadOptions(encoding="latin-1")
-    (found,) = data.load(str(tmp_path / "r.jsonl"), reading=reading).examples
-    assert found.messages[0].content == "größer"
+    source = Source(path=str(tmp_path / "r.jsonl"), encoding="latin-1")
+    (example,) = data.load(source).examples
+    assert example.messages[0].content == "größer"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

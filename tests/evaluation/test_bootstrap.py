@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.bootstrap import (
+    Resampling,
     both_sides,
     both_sides_difference,
-    compare,
+    paired_difference,
     seeds_mean,
-    within_noise,
 )
 
 OUTCOME = st.sampled_from([True, False, None])
@@ -53,7 +53,7 @@ def test_a_seed_without_scores_is_left_out():
 @given(tables(arms=1))
 @settings(max_examples=40)
 def test_value_is_the_mean_of_the_seeds(arms):
-    found, rates = seeds_mean(arms[0], resamples=20), rates_by_seed(arms[0])
+    found, rates = seeds_mean(arms[0], Resampling(resamples=20)), rates_by_seed(arms[0])
     assert (found is None) == (not rates)
     if found is not None:
         assert found.value == pytest.approx(fmean(rates))
@@ -68,7 +68,7 @@ def test_interval_equals_that_of_a_plain_loop():
     for _ in range(400):
         rows, columns = draw.integers(3, size=3), draw.integers(11, size=11)
         means.append(fmean(rates_by_seed([[table[r][c] for c in columns] for r in rows])))
-    found = seeds_mean(table, resamples=400, seed=9)
+    found = seeds_mean(table, Resampling(resamples=400, seed=9))
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
 
 
@@ -86,13 +86,13 @@ def test_one_seed_has_the_interval_of_its_prompts():
 
 def test_the_seed_decides_the_draws():
     table = [[number % 3 == 0 for number in range(50)]] * 2
-    assert seeds_mean(table, seed=1) == seeds_mean(table, seed=1)
-    assert seeds_mean(table, seed=1) != seeds_mean(table, seed=2)
+    assert seeds_mean(table, Resampling(seed=1)) == seeds_mean(table, Resampling(seed=1))
+    assert seeds_mean(table, Resampling(seed=1)) != seeds_mean(table, Resampling(seed=2))
 
 
 def test_less_confidence_is_a_narrower_interval():
     table = [[number % 3 == 0 for number in range(200)]]
-    wide, narrow = seeds_mean(table), seeds_mean(table, confidence=0.5)
+    wide, narrow = seeds_mean(table), seeds_mean(table, Resampling(confidence=0.5))
     assert wide.low < narrow.low < narrow.high < wide.high
     assert narrow.high - narrow.low == pytest.approx(2 * 0.6745 * (2 / 9 / 200) ** 0.5, abs=0.011)
 
@@ -100,51 +100,43 @@ def test_less_confidence_is_a_narrower_interval():
 # --- two arms -------------------------------------------------------------------------------------
 
 
-def test_pairs_are_taken_prompt_by_prompt():
+def test_differences_are_taken_prompt_by_prompt():
     """Each arm's rate is uncertain; their difference is not."""
     ours = [[number % 2 == 0 for number in range(40)]] * 2
-    found = compare(ours, ours)
-    assert (found.difference.low, found.difference.value, found.difference.high) == (0, 0, 0)
-    assert found.within_noise
-    assert found.verdict == "within noise"
+    estimate = paired_difference(ours, ours)
+    assert (estimate.low, estimate.value, estimate.high) == (0, 0, 0)
 
 
 def test_a_clear_difference_has_a_direction():
     ours, theirs = [[True] * 20] * 3, [[False] * 20] * 3
-    assert compare(ours, theirs).verdict == "higher"
-    assert compare(theirs, ours).verdict == "lower"
-    assert compare(ours[:1], theirs[:1]).verdict == "higher (one seed)"
-    assert compare(ours, theirs).to_json()["within_noise"] is False
+    assert paired_difference(ours, theirs).low == 1
+    assert paired_difference(theirs, ours).high == -1
 
 
-def test_each_seed_has_its_own_test():
+def test_a_difference_leaves_out_what_either_arm_has_not_scored():
     ours = [[True] * 6 + [None], [True, False] * 3 + [True]]
     theirs = [[False] * 7, [True, False] * 3 + [None]]
-    found = compare(ours, theirs)
-    assert [test.p for test in found.tests] == [pytest.approx(2 / 64), 1.0]
-    assert [test.unscored for test in found.tests] == [1, 1]
-    assert found.difference.value == pytest.approx(0.5)  # mean of 1 and 0
-    assert found.difference.unscored == 2
+    estimate = paired_difference(ours, theirs)
+    assert estimate.value == pytest.approx(0.5)  # mean of 1 and 0
+    assert estimate.unscored == 2
 
 
 @given(tables())
 @settings(max_examples=40)
-def test_swapping_the_arms_turns_the_interval_round(arms):
+def test_swapping_the_arms_mirrors_the_interval(arms):
     ours, theirs = arms
-    found, back = compare(ours, theirs, resamples=50), compare(theirs, ours, resamples=50)
-    assert (found is None) == (back is None)
-    if found is not None:
-        there, here = found.difference, back.difference
-        assert (here.value, here.low, here.high) == pytest.approx(
+    few = Resampling(resamples=50)
+    there, back = paired_difference(ours, theirs, few), paired_difference(theirs, ours, few)
+    assert (there is None) == (back is None)
+    if there is not None:
+        assert (back.value, back.low, back.high) == pytest.approx(
             (-there.value, -there.high, -there.low)
         )
-        assert found.within_noise == back.within_noise
 
 
-def test_within_noise_is_whether_the_interval_holds_nothing():
-    one = compare([[True, True, True, False]], [[False, True, False, True]])
-    assert one.difference.low < 0 < one.difference.high
-    assert within_noise(one.difference)
+def test_the_interval_of_one_seed_covers_the_draw_of_prompts():
+    one = paired_difference([[True, True, True, False]], [[False, True, False, True]])
+    assert one.low < 0 < one.high
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -153,8 +145,9 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     for _ in range(300):
         hard = rng.normal(size=60)  # prompts differ
         arms = [rng.normal(0, 0.3, (5, 1)) + hard + rng.normal(size=(5, 60)) > 0 for _ in range(2)]
-        found = compare(*(arm.tolist() for arm in arms), resamples=200)
-        covered += found.within_noise
+        tables = (arm.tolist() for arm in arms)
+        estimate = paired_difference(*tables, Resampling(resamples=200))
+        covered += estimate.low <= 0 <= estimate.high
     assert 270 <= covered <= 298
 
 
@@ -211,11 +204,11 @@ def test_difference_of_both_sides_counts_prompts_scored_in_both_arms():
     [
         (lambda: seeds_mean([]), "0 rows"),
         (lambda: seeds_mean([[True], [True, False]]), r"lengths \[1, 2\]"),
-        (lambda: compare([[True]], [[True], [True]]), "1 x 1 and 2 x 1"),
-        (lambda: compare([[True]], [[True, True]]), "1 x 1 and 1 x 2"),
+        (lambda: paired_difference([[True]], [[True], [True]]), "1 x 1 and 2 x 1"),
+        (lambda: paired_difference([[True]], [[True, True]]), "1 x 1 and 1 x 2"),
         (lambda: both_sides([[True]], [[True], [True]]), "differ in seeds"),
-        (lambda: seeds_mean([[True]], confidence=95), "confidence=95"),
-        (lambda: seeds_mean([[True]], resamples=0), "resamples=0"),
+        (lambda: seeds_mean([[True]], Resampling(confidence=95)), "confidence=95"),
+        (lambda: seeds_mean([[True]], Resampling(resamples=0)), "resamples=0"),
     ],
 )
 def test_tables_that_do_not_fit(call, message):

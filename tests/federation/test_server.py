@@ -51,15 +51,15 @@ from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import LIST_COLUMNS, cost_line, filter_note, list_row
 from fedrai.errors import DataError, FederationError
 from fedrai.evaluation.measure import EvaluationResult
-from fedrai.federation import client, protocol, server
+from fedrai.federation import client, clients, protocol
 from fedrai.federation.aggregation import build, update_norm
+from fedrai.federation.clients import LateReplies
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.protocol import Reason
-from fedrai.federation.round_record import copy_evaluation, keep
+from fedrai.federation.round_record import copy_evaluation, save_pending
 from fedrai.federation.run import local, preparation
 from fedrai.federation.run.grid import LocalGrid
-from fedrai.federation.run.roster import LateReplies
 from fedrai.federation.server import run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "POLL", 0.01)
+    monkeypatch.setattr(clients, "POLL", 0.01)
 
 
 # --- the plain way --------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ def test_kept_updates_count_for_the_quorum(folder: RunFolder, tiny: LanguageMode
     """A run that was killed when its quorum was in asks nobody when it goes on."""
     for name in ("a", "c"):
         moved = {key: value + SHIFT[name] for key, value in start(tiny).items()}
-        keep(folder, 1, name, protocol.Update(moved, {WEIGHT: ROWS[name]}), Cost())
+        save_pending(folder, 1, name, protocol.Update(moved, {WEIGHT: ROWS[name]}), Cost())
     grid = ScriptedGrid(honest)
     run_rounds(dataclasses.replace(PLAN, quorum=2), tools(folder, tiny, grid))
     assert grid.asked == []
@@ -590,9 +590,9 @@ def test_sampling_is_seeded_and_fair() -> None:
     assert chosen == [tuple(sample_clients(names[::-1], 3, 0, n)) for n in range(1, 61)]
     assert chosen != [tuple(sample_clients(names, 3, 1, n)) for n in range(1, 61)]
     assert len(set(chosen)) > 30
-    for clients in chosen:
-        assert len(set(clients)) == 3
-        assert list(clients) == sorted(clients)
+    for sample in chosen:
+        assert len(set(sample)) == 3
+        assert list(sample) == sorted(clients)
     counts = {name: sum(name in clients for clients in chosen) for name in names}
     assert min(counts.values()) >= 6  # 18 expected
     assert max(counts.values()) <= 32

@@ -51,9 +51,10 @@ def row_of(
     *,
     source: str = "a.jsonl",
     category: str = "",
+    origin: str = "a.jsonl, line 1",
     raw: Mapping[str, Any] | None = None,
 ) -> GuardRow:
-    return GuardRow(conversation, "a.jsonl, line 1", source, category, None, raw or {})
+    return GuardRow(conversation, origin, source, category, None, raw or {})
 
 
 def pair(prompt: str, response: str, **fields: Any) -> GuardRow:

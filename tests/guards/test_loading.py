@@ -10,7 +10,6 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from transformers.utils import logging
 
 from fedrai import recipe
-from fedrai.endpoint import Access
 from fedrai.errors import FedRAIError, GuardError, RecipeError
 from fedrai.guards import loading
 from fedrai.guards.kinds import generative, trained
@@ -23,7 +22,7 @@ from fedrai.guards.kinds.rules import RulesGuard
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.kinds.trained import Config, TrainedGuard
 from fedrai.guards.loading import available_guards, load, read_tables
-from fedrai.model import load_backbone
+from fedrai.model import Lora, load_backbone
 from fedrai.records import Message
 from tiny_guards import WORDS, encoder
 
@@ -48,7 +47,7 @@ def mine(tmp_path: Path) -> Path:
     base = encoder(tmp_path / "bert")
     config = Config("mine", str(base), 1, 2, 4.0, ("[CLS]", "[SEP]", "[SEP]"), 32, ("a",),
                     thresholds={"strict": 0.2, "loose": 0.4})  # fmt: skip
-    body = load_backbone(str(base), layers=1, rank=2, dtype="float32")
+    body = load_backbone(str(base), Lora(2, 16), layers=1, dtype="float32")
     head = trained.new_head(body, 1)
     head.bias.data = torch.tensor([1.0, -1.0, 0.0])
     trained.save(tmp_path / "mine", config, body.fresh_adapter(0), head)
@@ -140,15 +139,7 @@ def test_a_guard_may_stand_twice_in_another():
     assert asked(load("b", tables=found), "zog")[0] > 0.5
 
 
-def test_an_endpoint(monkeypatch):
-    seen: dict[str, Any] = {}
-    plain = RemoteGuard.__init__
-
-    def init(self: RemoteGuard, access: Access, model: str, **fields: Any) -> None:
-        seen.update(fields, **asdict(access), model=model)
-        plain(self, access, model, **fields)
-
-    monkeypatch.setattr(RemoteGuard, "__init__", init)
+def test_an_endpoint():
     guard = load("far", tables=tables(
         '[guards.far]\nkind = "endpoint"\nurl = "http://localhost:8000/v1"\nmodel = "org/m"\n'
         'unsafe = ["Yes"]\nsafe = ["No"]\nlead = "Safety:"\nretries = 0\ntimeout = 2\n'
@@ -159,7 +150,8 @@ def test_an_endpoint(monkeypatch):
     wanted = {"url": "http://localhost:8000/v1", "model": "org/m", "unsafe": ["Yes"],
               "safe": ["No"], "lead": "Safety:", "retries": 0, "timeout": 2.0, "concurrency": 3,
               "api_key_env": "KEY", "revision": "r", "categories": {"S1": "x"}}  # fmt: skip
-    assert {key: seen[key] for key in wanted} == wanted
+    settings = asdict(guard.settings) | asdict(guard._endpoint._access)
+    assert {key: settings[key] for key in wanted} == wanted
     away = tables(
         '[guards.far]\nkind = "endpoint"\nurl = "http://elsewhere.example/v1"\nmodel = "m"\n'
     )
@@ -209,9 +201,9 @@ def test_a_generative_guard(tiny_model):
 def test_models_of_a_known_format(monkeypatch, spec):
     calls: list[Any] = []
     stand_in = ScriptedGuard({})
-    monkeypatch.setattr(generative, "load", lambda s, **o: calls.append((s, o)) or stand_in)
+    monkeypatch.setattr(generative, "load", lambda s, **_o: calls.append(s) or stand_in)
     assert load(spec, device="cpu") is stand_in
-    assert calls == [(spec, {"device": "cpu", "progress": None})]
+    assert [(c.model, c.device, c.max_length, c.format) for c in calls] == [(spec, "cpu", 2048, "")]
 
 
 @pytest.mark.parametrize("spec", ["evil/Llama-Guard-3-8B", "hf:evil/Llama-Guard-3-8B@main"])

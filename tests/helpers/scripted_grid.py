@@ -19,9 +19,11 @@ from flwr.serverapp import Grid
 
 from fedrai.evaluation.measure import EvaluationResult
 from fedrai.federation.aggregation import build
+from fedrai.federation.clients import Clients, LateReplies
 from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.metrics import WEIGHT
-from fedrai.federation.server import Plan, Tools
+from fedrai.federation.plan import Plan
+from fedrai.federation.server import Tools
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
@@ -113,17 +115,23 @@ def honest(name: str, message: Message) -> Sequence[Message]:
     return [answer(message, shifted(name, message))]
 
 
-def tools(folder: RunFolder, model: LanguageModel, grid: Grid, **changes: Any) -> Tools:
-    given: dict[str, Any] = {
-        "grid": grid,
-        "nodes": NODES,
+def tools(
+    folder: RunFolder,
+    model: LanguageModel,
+    grid: Grid,
+    nodes: Mapping[str, int] = NODES,
+    late: LateReplies | None = None,
+    **changes: Any,
+) -> Tools:
+    fields: dict[str, Any] = {
+        "clients": Clients(grid, lambda _: nodes, late=late),
         "model": model,
         "aggregator": build("fedavg"),
         "evaluate": lambda adapters: EvaluationResult({}, float(len(adapters)), 1, Ledger()),
         "run": folder,
         "emit": folder.event,
     }
-    return Tools(**(given | changes))
+    return Tools(**(fields | changes))
 
 
 def start(model: LanguageModel) -> AdapterState:

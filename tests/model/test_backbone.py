@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from fedrai.errors import ModelError
-from fedrai.model import Backbone, load_backbone
+from fedrai.model import Backbone, Lora, load_backbone
 from fedrai.testing import tiny_tokenizer
 from tiny_guards import encoder
 
@@ -33,8 +34,9 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoder(tmp_path_factory.mktemp("bert") / "tiny")
 
 
-def backbone(folder: Path, **options: object) -> Backbone:
-    return load_backbone(str(folder), **({"dtype": "float32", "rank": 2} | options))
+def backbone(folder: Path, **options: Any) -> Backbone:
+    lora = Lora(rank=options.pop("rank", 2), alpha=16)
+    return load_backbone(str(folder), lora, **({"dtype": "float32"} | options))
 
 
 @torch.no_grad()
@@ -75,7 +77,7 @@ def test_all_layers(kind, request):
 
 
 def test_more_layers_than_there_are(tiny_model):
-    with pytest.raises(ModelError, match="has 2 layers, 3 are asked for"):
+    with pytest.raises(ModelError, match="has 2 layers, expected 3"):
         backbone(tiny_model, layers=3)
 
 

@@ -15,7 +15,7 @@ from driver import fill_cache, write_recipe
 from fedrai import recipe
 from fedrai.errors import ModelError
 from fedrai.federation.run import standalone, targets
-from fedrai.model import LanguageModel, base_of, load, read_start_adapter
+from fedrai.model import LanguageModel, LoadOptions, Lora, base_of, load, read_start_adapter
 from fedrai.model.bases import PLACES
 from fedrai.model.loading import _public_name, _revision
 from fedrai.runs import RunFolder
@@ -274,7 +274,11 @@ def test_start_adapters_of_bases_that_are_called_otherwise(
 ) -> None:
     state = {name: torch.ones(p.shape) for name, p in tiny.parameters.items()}
     tiny.save_adapter(tmp_path / "a", state)
-    copy = load(str(shutil.copytree(tiny_model, tmp_path / "renamed")), rank=4, dtype="float32")
+    copy = load(
+        str(shutil.copytree(tiny_model, tmp_path / "renamed")),
+        Lora(rank=4),
+        LoadOptions(dtype="float32"),
+    )
     with pytest.raises(ModelError, match=r"belongs to tiny, and model\.base is renamed"):
         read_start_adapter(str(tmp_path / "a"), copy)
     (tmp_path / "a" / "base.json").write_text(json.dumps({"fingerprint": tiny.fingerprint}))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.records import Message
 
 QUESTIONS = [
@@ -34,10 +34,18 @@ def model(
     return tiny
 
 
-def answers(model: LanguageModel, prompts=PROMPTS, **options: object) -> list[list[int]]:
-    settings = {"max_new_tokens": 20, "batch_size": 4} | options
-    found = generate(model, prompts, **settings).answers
-    return [[int(i) for i in answer.split()] for answer in found]
+def answers(
+    model: LanguageModel,
+    prompts=PROMPTS,
+    *,
+    limit: int = 20,
+    batch_size: int = 4,
+    **sampling: float,
+) -> list[list[int]]:
+    generation = generate(
+        model, prompts, max_new_tokens=limit, batch_size=batch_size, sampling=Sampling(**sampling)
+    )
+    return [[int(i) for i in answer.split()] for answer in generation.answers]
 
 
 def by_transformers(model: LanguageModel, prompt: list[Message], limit: int = 20) -> list[int]:
@@ -109,7 +117,7 @@ def test_length_and_counts(model, monkeypatch):
     assert found.prompt_tokens == sum(len(model.chat.prompt_ids(p)) for p in PROMPTS)
     weights = model.shape().block_weights
     assert found.operations > 2 * weights * (found.prompt_tokens + found.new_tokens)
-    longer = answers(model, max_new_tokens=12)
+    longer = answers(model, limit=12)
     assert [a[:7] for a in longer] == [[int(i) for i in a.split()] for a in found.answers]
 
 
@@ -149,7 +157,7 @@ def test_no_gradient_is_kept(model):
 
 
 def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(model):
-    options = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 12}
+    options = {"temperature": 1.0, "top_p": 0.9, "limit": 12}
     first = answers(model, batch_size=1, seed=5, **options)
     for size in (2, 5, 16):
         assert answers(model, batch_size=size, seed=5, **options) == first
@@ -163,7 +171,7 @@ def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(model):
 def first_tokens(model: LanguageModel, count: int, **options: object) -> torch.Tensor:
     """How often each token comes first in answers to one prompt, (V,)."""
     prompts = [PROMPTS[1]] * count
-    found = answers(model, prompts, max_new_tokens=1, batch_size=1000, **options)
+    found = answers(model, prompts, limit=1, batch_size=1000, **options)
     return torch.bincount(torch.tensor(found).flatten(), minlength=len(model.tokenizer))
 
 

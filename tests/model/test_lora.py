@@ -20,8 +20,15 @@ from transformers import AutoModelForCausalLM
 
 from fedrai.errors import ModelError
 from fedrai.federation.run.targets import target
-from fedrai.model import LanguageModel, load, read_adapter_config, read_lora, read_start_adapter
-from fedrai.model.lora import Lora
+from fedrai.model import (
+    LanguageModel,
+    LoadOptions,
+    Lora,
+    load,
+    read_adapter_config,
+    read_lora,
+    read_start_adapter,
+)
 from fedrai.release.export import export
 
 IDS = torch.tensor([[1, 90, 91, 92, 201, 2, 30]])
@@ -208,14 +215,16 @@ def test_scales_by_hand(base: Path) -> None:
     scales = {}
     for name, more in {"plain": {}, "rs": {"use_rslora": True},
                        "pattern": {"alpha_pattern": {"q_proj": 256}}}.items():  # fmt: skip
-        lm = load(str(base), lora=read_lora(config | more, "a"), dtype="float32")
+        lm = load(str(base), read_lora(config | more, "a"), LoadOptions(dtype="float32"))
         layer = lm.base.model.layers[0].self_attn
         scales[name] = (layer.q_proj.scaling["default"], layer.v_proj.scaling["default"])
     assert scales == {"plain": (2, 2), "rs": (4, 4), "pattern": (64, 2)}
 
 
 def test_a_start_adapter_of_another_scale_is_refused(base: Path, tmp_path: Path) -> None:
-    lm = load(str(base), rank=4, alpha=8, target_modules=["q_proj"], dtype="float32")
+    lm = load(
+        str(base), Lora(rank=4, alpha=8, target_modules=["q_proj"]), LoadOptions(dtype="float32")
+    )
     for more in ({"use_rslora": True}, {"alpha_pattern": {"q_proj": 256}}):
         write(base, tmp_path, {"target_modules": ["q_proj"], "lora_alpha": 8, **more})
         with pytest.raises(ModelError, match=f"no plain LoRA: it sets {next(iter(more))}"):
@@ -224,7 +233,7 @@ def test_a_start_adapter_of_another_scale_is_refused(base: Path, tmp_path: Path)
 
 def test_an_adapter_of_the_output_layer_trains_and_speaks_on_the_right_loss(base: Path) -> None:
     """Hidden states times the output layer would pass over its adapter."""
-    lm = load(str(base), lora=Lora(4, 8, ["lm_head"]), dtype="float32")
+    lm = load(str(base), Lora(4, 8, ["lm_head"]), LoadOptions(dtype="float32"))
     assert not lm.fused
     state = {name: torch.ones(p.shape) / 4 for name, p in lm.parameters.items()}
     plain = ours(lm, lm.fresh_adapter(0))
@@ -245,7 +254,7 @@ def test_a_weight_of_the_base_itself_is_refused(base: Path, tmp_path: Path) -> N
 
 def test_adapters_lie_on_linear_layers_only(base: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.embed_tokens is none") as error:
-        load(str(base), target_modules=["q_proj", "embed_tokens"])
+        load(str(base), Lora(target_modules=["q_proj", "embed_tokens"]))
     assert error.value.hint == "leave it out of adapter.target_modules"
 
 

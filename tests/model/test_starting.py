@@ -21,6 +21,8 @@ from fedrai.model import (
     EMBEDDED,
     AdapterState,
     LanguageModel,
+    LoadOptions,
+    Lora,
     adapter_folder,
     load,
     read_adapter,
@@ -127,7 +129,9 @@ def test_names_of_the_same_base(
 
 
 def test_an_adapter_of_other_layers(folder: Path, tiny_model: Path) -> None:
-    other = load(str(tiny_model), rank=4, target_modules=["q_proj"], dtype="float32")
+    other = load(
+        str(tiny_model), Lora(rank=4, target_modules=["q_proj"]), LoadOptions(dtype="float32")
+    )
     with pytest.raises(ModelError, match="does not fit the model: it has") as error:
         read_start_adapter(str(folder / "aligned"), other)
     assert "adapter.target_modules" in error.value.hint

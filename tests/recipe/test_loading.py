@@ -125,9 +125,13 @@ def test_unknown_keys_of_an_algorithm_are_named_with_its_own_keys():
         ("filter.on_guard_failure", "go", "on_guard_failure: expected 'stop' or 'continue'"),
         ("filter.count_epsilon", -1, "filter.count_epsilon: expected 0.0 or more"),
         ("filter.count_epsilon", 1e-9, "filter: count_epsilon must be 0 or at least 9.5e-07"),
-        ("filter", {"guard": "labels", "calibration": "x"}, 'guard = "labels" is right already'),
+        ("filter", {"guard": "labels", "calibration": "x"}, 'guard = "labels" is exact'),
         ("filter", {"guard": "labels", "mode": "audit"}, "it needs sources with harmful = true"),
-        ("guards.labels", {"kind": "rules", "words": ["a"]}, "guards.labels: this name stands for"),
+        (
+            "guards.labels",
+            {"kind": "rules", "words": ["a"]},
+            "guards.labels: this name is reserved for",
+        ),
         (
             "guards.rules",  # named like a kind: the name stays in the message
             {"kind": "rules", "wordz": ["a"]},
@@ -516,7 +520,7 @@ def test_round_trip(base, path, share, rate, seed, modules, explained):
 def test_an_explained_recipe_says_what_each_key_means(file):
     written = loading.to_toml(loading.load(file), explained=True)
     plain = loading.to_toml(loading.load(file))
-    assert "# Rank of the two LoRA factors.\nrank = 16" in written
+    assert re.search(r"^# Rank of the two LoRA factors.*\nrank = 16$", written, re.M)
     assert "#" not in plain
     assert [line for line in written.splitlines() if line and line[0] != "#"] == [
         line for line in plain.splitlines() if line
@@ -593,7 +597,7 @@ def test_every_section_refuses_unknown_keys_and_changes():
         ("constitution.critic", {"kind": "endpoint", "model": "m"}, "critic.url is needed"),
         ("constitution.critic", {"kind": "local"}, 'critic.model is needed when kind is "local"'),
         ("constitution.mix", {"rows": 0}, "mix: a step needs rows or pairs"),
-        ("constitution.mix", {"refusals": 0.7, "look_alikes": 0.4}, "at most 1 together"),
+        ("constitution.mix", {"refusals": 0.7, "look_alikes": 0.4}, "sum must be at most 1"),
     ],
 )
 def test_constitutions_that_are_refused(key, value, said):

@@ -13,7 +13,7 @@ from safetensors.torch import save as pack
 from torch.nn.functional import kl_div, logsigmoid
 
 from fedrai.errors import DataError, ModelError, RunError
-from fedrai.model import AdapterState, LanguageModel, load
+from fedrai.model import AdapterState, LanguageModel, LoadOptions, Lora, load
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import generation_operations, training_operations
@@ -84,13 +84,13 @@ def keen_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def keen(keen_folder: Path) -> LanguageModel:
-    return load(str(keen_folder), rank=4, dtype="float32")
+    return load(str(keen_folder), Lora(rank=4), LoadOptions(dtype="float32"))
 
 
 @pytest.fixture
 def fresh(keen_folder: Path) -> LanguageModel:
     """A model of its own: TRL patches the one that it is given."""
-    return load(str(keen_folder), rank=4, dtype="float32")
+    return load(str(keen_folder), Lora(rank=4), LoadOptions(dtype="float32"))
 
 
 HOOKS = ("on_step", "every", "stop", "on_state", "resume")
@@ -218,7 +218,7 @@ def test_loss_rewards_and_margins_are_trls(
         counts = [torch.tensor([label_count(row) for row in side]) for side in sides]
         policy = [p / c for p, c in zip(policy, counts, strict=True)]
         reference = [r / c for r, c in zip(reference, counts, strict=True)]
-    ours = preference_loss(*policy, *reference, beta=beta, kind=kind, smoothing=smoothing)
+    ours = preference_loss(policy, reference, beta=beta, kind=kind, smoothing=smoothing)
     assert ours.mean().item() == pytest.approx(mean(losses), abs=1e-4)
     for name, reward in zip(("chosen", "rejected"), rewards, strict=True):
         assert reward.mean().item() == pytest.approx(mean(metrics[f"rewards/{name}"]), abs=1e-4)
@@ -369,7 +369,7 @@ def test_log_probabilities_are_those_of_the_models_own_logits(keen, rows, start)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rows_alone_are_trained_as_in_training(tiny_model, rows, pairs, start, dtype):
-    model = load(str(tiny_model), rank=4, dtype=dtype)
+    model = load(str(tiny_model), Lora(rank=4), LoadOptions(dtype=dtype))
     options = {"steps": 5, "learning_rate": lambda s: RATE / (s + 1)}
     options |= {"weight_decay": 0.1, "clip_norm": 0.05}
     expected, numbers = train(model, start, rows, SftSettings(batch_size=3, **options), seed=3)
@@ -506,7 +506,7 @@ def restless(model: LanguageModel):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_resumed_alignment_ends_in_the_same_bits(tiny_model, rows, pairs, start, dtype):
-    model = load(str(tiny_model), rank=4, dtype=dtype, dropout=0.2)
+    model = load(str(tiny_model), Lora(rank=4, dropout=0.2), LoadOptions(dtype=dtype))
     files: list[bytes] = []
     options = {"steps": 7, "every": 2, "weight_decay": 0.1, "learning_rate": lambda s: 1e-3 * s}
     goal = Goal(kl=0.5)
@@ -566,7 +566,7 @@ def test_a_state_of_something_else_is_refused(tiny, tiny_model, rows, pairs, sta
     run(tiny, start, rows, pairs, every=1, on_state=states.append)
     state = states[0]
     name = next(name for name in state if name.startswith("exp_avg."))
-    wider = load(str(tiny_model), rank=8, dtype="float32")
+    wider = load(str(tiny_model), Lora(rank=8), LoadOptions(dtype="float32"))
     wrong = [
         {n: t for n, t in state.items() if n != name},
         {n: t for n, t in state.items() if n != "history"},
@@ -705,7 +705,7 @@ def cohere(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     )  # fmt: skip
     CohereForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return load(str(folder), rank=2, dtype="float32")
+    return load(str(folder), Lora(rank=2), LoadOptions(dtype="float32"))
 
 
 def test_an_output_layer_that_scales_is_learnt_through(cohere, rows, pairs):

@@ -152,7 +152,7 @@ def loss_of(ratio: float, **options: object) -> float:
     """The loss of one pair by the policy's log-ratio less the reference's."""
     chosen, rejected = torch.tensor([-20.0 + ratio]), torch.tensor([-30.0])
     return preference_loss(
-        chosen, rejected, torch.tensor([-12.0]), torch.tensor([-22.0]), **options
+        (chosen, rejected), (torch.tensor([-12.0]), torch.tensor([-22.0])), **options
     ).item()
 
 
@@ -171,10 +171,8 @@ def test_pairs_by_hand():
 
 def test_chosen_and_rejected_of_policy_and_reference_are_told_apart():
     losses = preference_loss(
-        torch.tensor([-1.0, -5.0, -5.0, -5.0]),
-        torch.tensor([-5.0, -1.0, -5.0, -5.0]),
-        torch.tensor([-5.0, -5.0, -1.0, -5.0]),
-        torch.tensor([-5.0, -5.0, -5.0, -1.0]),
+        torch.tensor([[-1.0, -5.0, -5.0, -5.0], [-5.0, -1.0, -5.0, -5.0]]),
+        torch.tensor([[-5.0, -5.0, -1.0, -5.0], [-5.0, -5.0, -5.0, -1.0]]),
         beta=0.5,
     )
     low, high = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
@@ -188,10 +186,8 @@ def test_a_common_shift_of_both_answers_changes_nothing(ratio, beta, smoothing, 
     smoothing = 0.0 if kind == "ipo" else smoothing
     options = {"beta": beta, "kind": kind, "smoothing": smoothing}
     shifted = preference_loss(
-        torch.tensor([ratio + 7.0]),
-        torch.tensor([7.0]),
-        torch.tensor([-3.0]),
-        torch.tensor([-3.0]),
+        torch.tensor([[ratio + 7.0], [7.0]]),
+        torch.tensor([[-3.0], [-3.0]]),
         **options,
     )
     assert shifted.item() == pytest.approx(loss_of(ratio, **options), rel=1e-3, abs=1e-4)
@@ -208,18 +204,18 @@ def test_the_robust_loss_is_right_on_average(ratio, beta, error):
 def test_smoothing_stops_the_margin_where_the_labels_are_worth_no_more():
     policy = torch.tensor([math.log(0.9 / 0.1) / 0.5], requires_grad=True)
     zero = torch.zeros(1)
-    preference_loss(policy, zero, zero, zero, beta=0.5, smoothing=0.1).sum().backward()
+    preference_loss((policy, zero), (zero, zero), beta=0.5, smoothing=0.1).sum().backward()
     assert policy.grad.item() == pytest.approx(0.0, abs=1e-7)
     for further, sign in ((-1, -1), (1, 1)):
         moved = (policy.detach() + further).requires_grad_()
-        preference_loss(moved, zero, zero, zero, beta=0.5, smoothing=0.1).sum().backward()
+        preference_loss((moved, zero), (zero, zero), beta=0.5, smoothing=0.1).sum().backward()
         assert moved.grad.item() * sign > 0.01
 
 
 def test_the_slope_is_that_of_the_paper():
     """-beta * sigmoid(-beta h) on the chosen answer, the opposite on the rejected (section 4)."""
     values = [torch.tensor([v], requires_grad=True) for v in (-4.0, -7.0, -5.0, -5.0)]
-    preference_loss(*values, beta=0.5).sum().backward()
+    preference_loss(values[:2], values[2:], beta=0.5).sum().backward()
     slope = -0.5 / (1 + math.exp(1.5))
     assert values[0].grad.item() == pytest.approx(slope)
     assert values[1].grad.item() == pytest.approx(-slope)
@@ -228,7 +224,7 @@ def test_the_slope_is_that_of_the_paper():
 def test_margins_without_bound_stay_finite():
     far = torch.tensor([1e6, -1e6], requires_grad=True)
     zero = torch.zeros(2)
-    losses = preference_loss(far, zero, zero, zero, beta=0.1, smoothing=0.1)
+    losses = preference_loss((far, zero), (zero, zero), beta=0.1, smoothing=0.1)
     losses.sum().backward()
     assert losses.tolist() == pytest.approx([1e4, 9e4])
     assert far.grad.tolist() == pytest.approx([0.01, -0.09])

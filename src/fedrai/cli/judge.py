@@ -66,8 +66,9 @@ def judge() -> None:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @as_record(
     "options", JudgeOptions,
-    judge_option("name", default="rule", show_default=True, help="The refusal rule, the keyword score of OpenFedLLM, a guard, an"
-        " LLM, or a judge of an installed package."),
+    judge_option("name", default="rule", show_default=True,
+        help="The refusal rule, the keyword score of OpenFedLLM, a guard, an LLM, or a judge of an"
+        " installed package."),
     click.option("--guard", default="", help="Name of the guard (default: embedded)."),
     click.option("--threshold", default="", metavar="NAME|NUMBER",
         help="The guard's: strict (default), loose, or a probability."),

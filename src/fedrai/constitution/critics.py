@@ -16,7 +16,7 @@ from fedrai.errors import ConstitutionError, GuardError
 from fedrai.evaluation.chats import PATH, Chats
 from fedrai.guards.base import Conversation
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 
 OnBatch = Callable[[int, int], None]
 """Called with (answers done, of how many); may raise to stop."""
@@ -116,15 +116,13 @@ class LocalCritic:
                 [conversations[i] for i in fits],
                 max_new_tokens=max_new_tokens,
                 batch_size=self._batch_size,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
+                sampling=Sampling(temperature, top_p, seed),
                 on_batch=on_batch,
             )
         by_number = dict(zip(fits, found.answers, strict=True))
         return CriticAnswers(
             tuple(map(by_number.get, range(len(conversations)))),
-            found.prompt_tokens + found.new_tokens,
+            found.tokens,
             found.operations,
             _missing(len(conversations) - len(fits)),
         )

@@ -21,7 +21,6 @@ from fedrai.data.loading import (
     encoding_hint,
     is_local,
     load,
-    load_source,
     most_common_problem,
     rows,
 )
@@ -52,7 +51,6 @@ __all__ = [
     "is_local",
     "lines_of",
     "load",
-    "load_source",
     "most_common_problem",
     "printable_names",
     "read_file",

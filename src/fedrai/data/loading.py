@@ -13,12 +13,11 @@ from pathlib import Path
 
 from fedrai import assets
 from fedrai.data import embedded
-from fedrai.data.columns import Cell, RowColumns, find_columns, matches, printable_names
+from fedrai.data.columns import RowColumns, find_columns, matches, printable_names
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
 from fedrai.data.lists import FORMAT_HINT, NOT_JSON, NOT_OBJECT
 from fedrai.data.opening import DEFAULT_OPTIONS, ENCODING_HINT, ReadOptions
 from fedrai.data.texts import (
-    SystemTurns,
     as_text,
     characters,
     check_order,
@@ -54,90 +53,72 @@ class Dataset:
     unread: Mapping[str, int] = field(default_factory=dict)
 
 
-def load(
-    spec: str,
-    *,
-    columns: Columns | None = None,
-    harmful: bool = False,
-    split: str = "train",
-    where: Mapping[str, Cell] | None = None,
-    bad_rows: str = "stop",
-    reading: ReadOptions = DEFAULT_OPTIONS,
-    system_turns: SystemTurns = "keep",
-) -> Dataset:
+def load(source: str | Source, bad_rows: str = "stop") -> Dataset:
     """Read one dataset.
 
     Args:
-        spec: file, hub dataset, asset, or `fedrai:NAME`.
-        columns: names of the columns.
-        harmful: whether the source is declared harmful.
-        split: split of a hub dataset.
-        where: only rows whose columns have these values (see `columns.cell_equals`).
-        bad_rows: "stop" raises on a bad row, "skip" leaves bad rows out and returns them.
-        reading: encoding, separator and limits of a file.
-        system_turns: whether a system turn stays, is put before the first request, or goes.
+        source: the recipe's section, or its path alone: a file, hub dataset, asset or
+            `fedrai:NAME`.
+        bad_rows: "stop" raises on a bad row; "skip" leaves bad rows out and returns them.
 
     Raises:
-        DataError: no such file or format, no rows, or a bad row under "stop".
+        AssetError: it cannot be fetched.
+        DataError: no such file or format, no usable row, or a bad row under "stop".
     """
-    names = columns or Columns()
+    source = Source(path=source) if isinstance(source, str) else source
     good: list[Example] = []
     bad: list[BadRow] = []
-    seen: Counter[str] = Counter()
+    names: Counter[str] = Counter()
     unread: Counter[str] = Counter()
-    for origin, row in rows(spec, split, reading):
+    for origin, row in rows(source.path, source.split, _read_options(source)):
         if isinstance(row, str):
             bad.append(BadRow(origin, row))
-            continue
-        if not matches(row, where or {}):
-            continue
-        seen.update(row.keys())
-        try:
-            places = find_columns(row, names)
-            messages = with_system(_messages(row, places), system_turns)
-        except ValueError as error:
-            bad.append(BadRow(origin, str(error)))
-            continue
-        label = row.get(names.label)
-        good.append(Example(messages, origin, "" if label is None else str(label), harmful))
-        unread.update(places.unread)
-    if bad and bad_rows == "stop":
-        raise DataError(summary(bad), hint="; or ".join([SKIP, *_hints(bad, seen, names)]))
-    if bad and not good:
-        raise DataError(
-            f"{spec} holds no usable row; {most_common_problem(bad)}",
-            hint="; or ".join(_hints(bad, seen, names)),
-        )
-    if not good:
-        raise DataError(f"{spec} holds no usable row")
+        elif matches(row, source.where):
+            names.update(row.keys())
+            try:
+                columns = find_columns(row, source.columns)
+                good.append(_example(origin, row, columns, source))
+                unread.update(columns.unread)
+            except ValueError as error:
+                bad.append(BadRow(origin, str(error)))
+    _check_rows(source, good, bad, names, stop=bad_rows == "stop")
     return Dataset(tuple(good), tuple(bad), dict(unread))
 
 
-def load_source(source: Source, bad_rows: str) -> Dataset:
-    """Read one dataset as a recipe names it.
+def _read_options(source: Source) -> ReadOptions:
+    return ReadOptions(source.encoding, source.separator, source.max_row_mb, source.max_unpacked_mb)
 
-    Args:
-        source: the recipe's section.
-        bad_rows: `stop` or `skip`.
+
+def _example(origin: str, row: Row, columns: RowColumns, source: Source) -> Example:
+    """A usable row.
 
     Raises:
-        AssetError, DataError: it cannot be had or used.
+        ValueError: a text is missing or cannot be read, or turns are in another order.
     """
-    return load(
-        source.path,
-        columns=source.columns,
-        harmful=source.harmful,
-        split=source.split,
-        where=source.where,
-        bad_rows=bad_rows,
-        reading=ReadOptions(
-            encoding=source.encoding,
-            separator=source.separator,
-            max_row_mb=source.max_row_mb,
-            max_unpacked_mb=source.max_unpacked_mb,
-        ),
-        system_turns=source.system_turns,
-    )
+    messages = _pair(row, columns) if columns.messages is None else turns_of(row[columns.messages])
+    check_order(messages)
+    label = row.get(source.columns.label)
+    text = "" if label is None else str(label)
+    return Example(with_system(messages, source.system_turns), origin, text, source.harmful)
+
+
+def _check_rows(
+    source: Source,
+    good: Sequence[Example],
+    bad: Sequence[BadRow],
+    names: Mapping[str, int],
+    *,
+    stop: bool,
+) -> None:
+    """Raise if a bad row stops the loading, or no row is usable."""
+    hints = _hints(bad, names, source.columns)
+    if bad and stop:
+        raise DataError(summary(bad), hint="; or ".join([SKIP, *hints]))
+    if not good:
+        why = f"; {most_common_problem(bad)}" if bad else ""
+        raise DataError(
+            f"{source.path} holds no usable row{why}", hint="; or ".join(hints if bad else [])
+        )
 
 
 def encoding_hint(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
@@ -239,18 +220,6 @@ def _hub(spec: str, split: str, reading: ReadOptions) -> Iterator[tuple[str, Row
     for number, row in enumerate(rows, 1):
         long = characters(row) > reading.row_bytes
         yield f"{name}, row {number}", reading.too_long if long else row
-
-
-def _messages(row: Row, places: RowColumns) -> tuple[Message, ...]:
-    """The conversation of a row, in the order that a training takes.
-
-    Raises:
-        ValueError: a text is missing or cannot be read, or turns are in another order.
-    """
-    talk = places.messages
-    messages = _pair(row, places) if talk is None else turns_of(row[talk])
-    check_order(messages)
-    return messages
 
 
 def _pair(row: Row, places: RowColumns) -> tuple[Message, ...]:

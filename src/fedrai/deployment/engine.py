@@ -37,6 +37,7 @@ from fedrai.deployment.link import (
 )
 from fedrai.deployment.offer import make_offer
 from fedrai.errors import FederationError
+from fedrai.federation.clients import Clients, LateReplies
 from fedrai.federation.flower_internals import (
     ControlHttpClient,
     Fab,
@@ -54,7 +55,7 @@ from fedrai.federation.flower_internals import (
 )
 from fedrai.federation.run import preparation, rounds
 from fedrai.federation.run.proof import keys_in
-from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.federation.run.roster import Roster
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
@@ -144,10 +145,9 @@ def run_on_grid(
         prepared,
         run,
         callbacks,
-        rounds.Clients(
+        Clients(
             grid=grid,
-            nodes={},
-            present=lambda _number: roster.present(recipe.federation.min_clients),
+            nodes=lambda _: roster.present(recipe.federation.min_clients),
             offer=make_offer(recipe, prepared.model.fingerprint),
             late=LateReplies(grid),
         ),

@@ -1,19 +1,19 @@
-"""Arms compared: several seeds of each, all asked the same prompts.
+"""Estimates for arms of several seeds, all evaluated on the same prompts.
 
 Outcomes of an arm are a table (S, P): a row for each seed, a column for each prompt, `None` where
 an answer could not be scored. The estimate of an arm is the mean over its seeds of each seed's
 rate. S x P outcomes are not S x P independent draws: the seeds share their prompts, and the prompts
-of a seed share its training. Hence the interval: the percentile interval of a bootstrap that draws
-seeds and prompts, both with replacement, and takes the outcomes where they cross (the pigeonhole
-bootstrap; Owen 2007, Annals of Applied Statistics 1, 386; percentiles: Efron and Tibshirani 1993,
-chapter 13). Differences are taken prompt by prompt and seed by seed, before anything is averaged.
+of a seed share its training. The interval is therefore the percentile interval of a bootstrap that
+draws seeds and prompts, both with replacement, and takes the outcomes where they cross (the
+pigeonhole bootstrap; Owen 2007, Annals of Applied Statistics 1, 386). Differences are taken prompt
+by prompt and seed by seed, before any averaging.
 
-What it does not cover: with one seed the interval speaks of prompts only, and says nothing about
-another training run; with few seeds it sees too little of the spread between runs. Two arms that
-are alike, 100 prompts, 200 experiments each: where seeds do not differ, the 95 % interval held 0 in
-98 to 100 % (the crossed draws err on the wide side); where they do (standard deviation 0.3 on a
-probit scale, prompts 1), in 61 % with one seed, 84 % with two, 88 % with three, 94 % with five and
-93 % with ten. `Estimate.seeds` stands beside every figure for that reason.
+Limits: with one seed the interval covers the draw of prompts only, not another training run; with
+few seeds it underestimates the spread between runs. Two equal arms, 100 prompts, 200 experiments
+each: where seeds do not differ, the 95 % interval held 0 in 98 to 100 % (crossed draws err on the
+wide side); where they do (standard deviation 0.3 on a probit scale, prompts 1), in 61 % with one
+seed, 84 % with two, 88 % with three, 94 % with five and 93 % with ten. `Estimate.seeds` therefore
+belongs beside every figure.
 """
 
 from __future__ import annotations
@@ -26,14 +26,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.statistics import McNemar, mcnemar, percentile_interval
+from fedrai.evaluation.statistics import percentile_interval
 
 Outcomes = Sequence[bool | None]
 Shares = Sequence[float | None]
 """Outcomes from 0 to 1: the share of a prompt's answers, where it was answered several times."""
 Floats = NDArray[np.float64]
 
-RESAMPLES = 2_000
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """Settings of the bootstrap.
+
+    Attributes:
+        confidence: of the interval, between 0 and 1.
+        resamples: how many are drawn.
+        seed: of the draws.
+
+    Raises:
+        EvaluationError: a setting is out of range.
+    """
+
+    confidence: float = 0.95
+    resamples: int = 2_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1 or self.resamples < 1:
+            raise EvaluationError(
+                "a bootstrap needs 0 < confidence < 1 and at least one resample, got "
+                f"confidence={self.confidence}, resamples={self.resamples}"
+            )
+
+
+DEFAULT = Resampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,162 +91,84 @@ class Estimate:
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Two arms on the same prompts and seeds: ours less theirs.
-
-    Attributes:
-        difference: of the rates, from -1 to 1.
-        tests: McNemar's test of each seed by itself, in the seeds' order. They are never pooled.
-    """
-
-    difference: Estimate
-    tests: tuple[McNemar, ...]
-
-    @property
-    def within_noise(self) -> bool:
-        """Whether the interval holds 0."""
-        return within_noise(self.difference)
-
-    @property
-    def verdict(self) -> str:
-        """In words: "higher", "lower" or "within noise", and whether it is of one seed only."""
-        sign = "higher" if self.difference.value > 0 else "lower"
-        found = "within noise" if self.within_noise else sign
-        return found if self.difference.seeds > 1 else f"{found} (one seed)"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, with the verdict."""
-        return {
-            "difference": self.difference.to_json(),
-            "tests": [test.to_json() for test in self.tests],
-            "within_noise": self.within_noise,
-            "verdict": self.verdict,
-        }
-
-
-def within_noise(difference: Estimate) -> bool:
-    """Whether a difference's interval holds 0: the data do not tell the arms apart."""
-    return difference.low <= 0 <= difference.high
-
-
-# --- what is asked ----------------------------------------------------------------------------
-
-
-def seeds_mean(
-    outcomes: Sequence[Shares],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate | None:
+def seeds_mean(outcomes: Sequence[Shares], resampling: Resampling = DEFAULT) -> Estimate | None:
     """The rate of one arm: the mean over its seeds.
 
     Args:
         outcomes: by seed and prompt, (S, P).
-        confidence: of the interval, between 0 and 1.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resampling: of the bootstrap.
 
     Returns:
         The rate from 0 to 1; `None` where nothing was scored.
 
     Raises:
-        EvaluationError: the table has no rows or rows of different lengths, or a setting is out of
-            range.
+        EvaluationError: the table has no rows, or rows of different lengths.
     """
-    return _estimate([_table(outcomes)], lambda means: means[0], confidence, resamples, seed)
+    return _estimate([_table(outcomes)], lambda means: means[0], resampling)
 
 
-def compare(
-    ours: Sequence[Outcomes],
-    theirs: Sequence[Outcomes],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> PairedDifference | None:
+def paired_difference(
+    ours: Sequence[Shares], theirs: Sequence[Shares], resampling: Resampling = DEFAULT
+) -> Estimate | None:
     """Ours less theirs, over the prompts that are scored in both arms.
 
     Args:
         ours: outcomes by seed and prompt, (S, P).
         theirs: of the same seeds and prompts, (S, P).
-        confidence: of the interval, between 0 and 1.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resampling: of the bootstrap.
 
     Returns:
-        The comparison; `None` where no prompt was scored in both.
+        The difference from -1 to 1; `None` where no prompt was scored in both.
 
     Raises:
         EvaluationError: the tables differ in shape, or as in `seeds_mean`.
     """
-    gaps = _paired(ours, theirs)
-    found = _estimate([gaps], lambda means: means[0], confidence, resamples, seed)
-    if found is None:
-        return None
-    return PairedDifference(found, tuple(mcnemar(a, b) for a, b in zip(ours, theirs, strict=True)))
+    return _estimate([_gaps(ours, theirs)], lambda means: means[0], resampling)
 
 
 def both_sides(
-    refused: Sequence[Shares],
-    answered: Sequence[Shares],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    refused: Sequence[Shares], answered: Sequence[Shares], resampling: Resampling = DEFAULT
 ) -> Estimate | None:
     """One figure for safety and over-refusal: the mean over seeds of each seed's harmonic mean.
 
     Args:
         refused: harmful requests (AdvBench) that were refused, by seed and prompt, (S, P).
         answered: safe requests (XSTest's safe prompts) that were answered, (S, Q); the same seeds.
-        confidence: of the interval, between 0 and 1.
-        resamples: of the bootstrap; it draws the seeds once for both suites.
-        seed: of the bootstrap.
+        resampling: of the bootstrap; the seeds are drawn once for both suites.
 
     Returns:
         The score from 0 to 1, over the seeds with scored prompts in both suites; `None` where there
-        is none.
+        are none.
 
     Raises:
         EvaluationError: the tables differ in seeds, or as in `seeds_mean`.
     """
-    tables = [_table(refused), _table(answered)]
-    return _estimate(tables, _harmonic, confidence, resamples, seed)
+    return _estimate([_table(refused), _table(answered)], _harmonic, resampling)
 
 
 def both_sides_difference(
     ours: tuple[Sequence[Shares], Sequence[Shares]],
     theirs: tuple[Sequence[Shares], Sequence[Shares]],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT,
 ) -> Estimate | None:
-    """Ours less theirs in `both_sides`, prompts and seeds drawn alike for both arms.
+    """Ours less theirs in `both_sides`; both arms share the draws of prompts and seeds.
 
     Args:
         ours: (refused, answered) as in `both_sides`.
         theirs: of the same seeds and prompts. A prompt counts where it is scored in both arms.
-        confidence: of the interval, between 0 and 1.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resampling: of the bootstrap.
 
     Raises:
         EvaluationError: the tables differ in shape, or as in `seeds_mean`.
     """
-    tables = []
+    suites = []
     for a, b in zip(ours, theirs, strict=True):
-        gone = np.isnan(_paired(a, b))
-        tables.append([np.where(gone, np.nan, _table(arm)) for arm in (a, b)])
-    (refused_a, refused_b), (answered_a, answered_b) = tables
+        missing = np.isnan(_gaps(a, b))
+        suites.append(np.stack([np.where(missing, np.nan, _table(arm)) for arm in (a, b)]))
     return _estimate(
-        [np.stack([refused_a, refused_b]), np.stack([answered_a, answered_b])],
+        suites,
         lambda means: _harmonic([m[0] for m in means]) - _harmonic([m[1] for m in means]),
-        confidence,
-        resamples,
-        seed,
+        resampling,
     )
 
 
@@ -230,9 +178,7 @@ def both_sides_difference(
 def _estimate(
     suites: Sequence[Floats],
     figure: Callable[[Sequence[Floats]], Floats],
-    confidence: float,
-    resamples: int,
-    seed: int,
+    resampling: Resampling,
 ) -> Estimate | None:
     """The figure of the data and of resamples.
 
@@ -240,18 +186,11 @@ def _estimate(
         suites: of each suite its outcomes, (S, P) or, by arm, (A, S, P); nan: not scored.
         figure: from each suite's rates, (..., S, R), to the figure of each seed, (S, R); nan where
             a seed has none.
-        confidence: of the interval.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resampling: of the bootstrap.
 
     Returns:
         The mean of the figure over the seeds that have one; `None` where none has.
     """
-    if not 0 < confidence < 1 or resamples < 1:
-        raise EvaluationError(
-            "a bootstrap needs 0 < confidence < 1 and at least one resample, got "
-            f"confidence={confidence}, resamples={resamples}"
-        )
     runs = suites[0].shape[-2]
     if any(suite.shape[-2] != runs for suite in suites):
         raise EvaluationError(f"suites differ in seeds: {[suite.shape[-2] for suite in suites]}")
@@ -260,39 +199,38 @@ def _estimate(
     if not scored.any():
         return None
     kept = [suite[..., scored, :] for suite in suites]
-    ends = percentile_interval(_resampled(kept, figure, resamples, seed), confidence)
-    gone = [_flat(np.isnan(suite)) for suite in kept]
+    ends = percentile_interval(_resampled(kept, figure, resampling), resampling.confidence)
+    # pairs are scored in both arms or in neither, so that the first arm's table speaks for both
+    missing = [np.isnan(suite if suite.ndim == 2 else suite[0]) for suite in kept]
     return Estimate(
         float(whole[scored].mean()),
         *ends,
-        int(scored.sum()),
-        sum(int((~table.all(0)).sum()) for table in gone),
-        sum(int(table.sum()) for table in gone),
+        seeds=int(scored.sum()),
+        prompts=sum(int((~table.all(0)).sum()) for table in missing),
+        unscored=sum(int(table.sum()) for table in missing),
     )
 
 
 def _resampled(
     suites: Sequence[Floats],
     figure: Callable[[Sequence[Floats]], Floats],
-    resamples: int,
-    seed: int,
+    resampling: Resampling,
 ) -> Floats:
     """The figure of each resample, (R,); nan where it has no scored prompt."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(resampling.seed)
     sizes = [suites[0].shape[-2], *(suite.shape[-1] for suite in suites)]
-    times = [np.zeros((resamples, size)) for size in sizes]  # how often each unit was drawn
-    for number in range(resamples):
+    times = [np.zeros((resampling.resamples, size)) for size in sizes]  # draws of each unit
+    for number in range(resampling.resamples):
         for counts, size in zip(times, sizes, strict=True):
             counts[number] = np.bincount(draw.integers(size, size=size), minlength=size)
     rates = [_rates(suite, drawn) for suite, drawn in zip(suites, times[1:], strict=True)]
     return _mean_over_seeds(figure(rates), times[0].T)
 
 
-def _mean_over_seeds(found: Floats, times: Floats) -> Floats:
-    """Mean of figures (S, R) of seeds drawn so many times (S, R), over those that have one."""
-    known = times * ~np.isnan(found)
-    total = (known * np.nan_to_num(found)).sum(0)
-    return _quotient(total, known.sum(0))
+def _mean_over_seeds(figures: Floats, times: Floats) -> Floats:
+    """Mean of figures (S, R) of seeds drawn so many times (S, R); nan are left out."""
+    weights = times * ~np.isnan(figures)
+    return _quotient((weights * np.nan_to_num(figures)).sum(0), weights.sum(0))
 
 
 def _rates(suite: Floats, times: Floats) -> Floats:
@@ -303,8 +241,8 @@ def _rates(suite: Floats, times: Floats) -> Floats:
 def _harmonic(rates: Sequence[Floats]) -> Floats:
     first, second = rates
     zero = np.where(first + second == 0, 0.0, np.nan)  # nan stays nan
-    found = _quotient(2 * first * second, first + second)
-    return np.where(np.isnan(found), zero, found)
+    mean = _quotient(2 * first * second, first + second)
+    return np.where(np.isnan(mean), zero, mean)
 
 
 def _quotient(above: Floats, below: Floats) -> Floats:
@@ -323,8 +261,8 @@ def _table(outcomes: Sequence[Shares]) -> Floats:
     return np.array([[np.nan if o is None else float(o) for o in row] for row in outcomes])
 
 
-def _paired(ours: Sequence[Shares], theirs: Sequence[Shares]) -> Floats:
-    """Differences, (S, P), each -1, 0, 1 or nan."""
+def _gaps(ours: Sequence[Shares], theirs: Sequence[Shares]) -> Floats:
+    """Differences, (S, P), each from -1 to 1 or nan."""
     a, b = _table(ours), _table(theirs)
     if a.shape != b.shape:
         raise EvaluationError(
@@ -332,8 +270,3 @@ def _paired(ours: Sequence[Shares], theirs: Sequence[Shares]) -> Floats:
             f"{b.shape[0]} x {b.shape[1]} outcomes"
         )
     return a - b
-
-
-def _flat(table: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(S, P) of one arm's table, or of the first of several: pairs are scored in both or none."""
-    return table if table.ndim == 2 else table[0]

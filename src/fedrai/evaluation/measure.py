@@ -31,7 +31,7 @@ from fedrai.evaluation.rouge import rouge_l
 from fedrai.evaluation.rubric import Grades, harm_of_answers, rate_answers
 from fedrai.evaluation.suites import ADVBENCH, Item, Suite
 from fedrai.model import LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.records import Message
 from fedrai.runs.costs import Cost, Ledger, training_operations
 from fedrai.training.sft import held_out_loss
@@ -155,9 +155,7 @@ class _Evaluator:
             [[Message("user", item.prompt)] for item in task.items],
             max_new_tokens=task.max_new_tokens,
             batch_size=questions.batch_size,
-            temperature=questions.temperature,
-            top_p=questions.top_p,
-            seed=questions.seed,
+            sampling=Sampling(questions.temperature, questions.top_p, questions.seed),
             on_batch=partial(self.on_progress, task.name),
         )
         tokens = output.prompt_tokens + output.new_tokens

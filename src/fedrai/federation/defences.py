@@ -12,7 +12,7 @@ from fedrai.errors import FederationError, ModelError
 from fedrai.federation.aggregation import check_values
 from fedrai.model import AdapterState
 from fedrai.model.adapters import check_adapter
-from fedrai.recipe.run import DEFENCES
+from fedrai.recipe.aggregation import DEFENCE_PLUGINS
 from fedrai.recipe.sections import Defence
 
 Defend = Callable[[int, AdapterState, AdapterState], AdapterState]
@@ -28,11 +28,11 @@ def build(settings: Defence) -> Defend | None:
     """
     if not settings.method:
         return None
-    defence = plugins.make(DEFENCES, settings.method, **settings.settings)
+    defence = plugins.make(DEFENCE_PLUGINS, settings.method, **settings.settings)
     if not callable(getattr(defence, "after", None)):
         raise FederationError(
-            f"the plug-in {settings.method!r} of {plugins.package(DEFENCES, settings.method)} gives"
-            " no defence (no method after)",
+            f"the plug-in {settings.method!r} of"
+            f" {plugins.package(DEFENCE_PLUGINS, settings.method)} is no defence (no method after)",
             hint="see docs/extending.md",
         )
     return _checked(settings.method, defence.after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,34 +40,34 @@ def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
     )
 
 
-def keep(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
+def save_pending(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
     """Keep an update of the round in progress, with what it cost."""
     note = {"metrics": json.dumps(dict(update.metrics)), "cost": json.dumps(cost.to_json())}
     run.save_pending(number, name, update.adapter, note)
 
 
-def kept(run: RunFolder, number: int, names: Sequence[str]) -> dict[str, tuple[Update, Cost]]:
-    """Updates that an interrupted try of a round has kept, by client.
+def pending(
+    run: RunFolder, number: int, names: Sequence[str]
+) -> Iterator[tuple[str, tuple[Update, Cost]]]:
+    """Updates that an interrupted try of a round has kept, by client, with their cost.
 
     Raises:
         RunError, ChecksumError: one is damaged.
     """
-    found = {}
     for name in names:
         if (run.pending(number) / f"{name}.safetensors").is_file():
-            found[name] = _kept(run, number, name)
-    return found
+            yield name, _load_pending(run, number, name)
 
 
-def _kept(run: RunFolder, number: int, name: str) -> tuple[Update, Cost]:
+def _load_pending(run: RunFolder, number: int, name: str) -> tuple[Update, Cost]:
     adapter, note = run.load_pending(number, name)
     try:
-        return Update(adapter, json.loads(note["metrics"])), Cost.from_json(
-            json.loads(note["cost"])
-        )
+        cost = Cost.from_json(json.loads(note["cost"]))
+        return Update(adapter, json.loads(note["metrics"])), cost
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{run.pending(number)}: the update of {name} is not what a round keeps"
-                       f" ({type(error).__name__})") from error  # fmt: skip
+        raise RunError(
+            f"{run.pending(number)}: the update of {name} cannot be read ({type(error).__name__})"
+        ) from error
 
 
 def damaged_updates(run: RunFolder, number: int) -> list[Path]:
@@ -78,14 +78,14 @@ def damaged_updates(run: RunFolder, number: int) -> list[Path]:
 
 def _is_usable(run: RunFolder, number: int, name: str) -> bool:
     try:
-        _kept(run, number, name)
+        _load_pending(run, number, name)
     except (RunError, ChecksumError):
         return False
     return True
 
 
-def counted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
-    """Updates with the rows that they count in means, in the place of those that they state.
+def weighted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
+    """Updates with the number of rows that they weigh in means, instead of the number they state.
 
     Args:
         updates: usable updates by client.
@@ -98,19 +98,21 @@ def counted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
     }
 
 
-def cut(updates: Mapping[str, Update], means: Mapping[str, Update]) -> dict[str, dict[str, float]]:
-    """By client that counts less than it states: its `rows`, and as how many they are `counted`."""
+def capped_rows(
+    updates: Mapping[str, Update], weighted: Mapping[str, Update]
+) -> dict[str, dict[str, float]]:
+    """By client whose weight is capped: the `rows` that it states, and how many are `counted`."""
     both = {
         name: {"rows": updates[name].metrics[WEIGHT],
-               "counted": means[name].metrics[WEIGHT]}
+               "counted": weighted[name].metrics[WEIGHT]}
         for name in sorted(updates)
     }  # fmt: skip
     return {name: one for name, one in both.items() if one["counted"] != one["rows"]}
 
 
-def replied(
+def clients_record(
     updates: Mapping[str, Update],
-    means: Mapping[str, Update],
+    weighted: Mapping[str, Update],
     aside: Mapping[str, Reason],
     norms: Mapping[str, float],
     cap: float,
@@ -119,7 +121,7 @@ def replied(
 
     Args:
         updates: usable updates by client; `clients` holds what each said of itself.
-        means: the same, as `counted`.
+        weighted: the same, as `weighted` gives them.
         aside: why the others are set aside.
         norms: of each client's change of the adapter, as the server measures it.
         cap: the recipe's `federation.weight_cap`, 0 where it does not hold.
@@ -128,14 +130,14 @@ def replied(
         "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
         "update_norms": dict(sorted(norms.items())),
         "weight_cap": cap,
-        "capped": cut(updates, means),
+        "capped": capped_rows(updates, weighted),
         "set_aside": {name: aside[name].value for name in sorted(aside)},
-        **round_figures(means, aside),
+        **round_figures(weighted, aside),
     }
 
 
 def round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
-    """How many clients replied, and their mean losses by rows as `counted`, in nats per token."""
+    """How many clients replied, and their mean losses by weight, in nats per token."""
     first, last = (_mean(updates.values(), key) for key in ("loss-first", "loss-last"))
     return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
 
@@ -147,7 +149,7 @@ def _mean(updates: Iterable[Update], key: str) -> float | None:
     return sum(m[key] * m[WEIGHT] for m in sent) / weight if weight else None
 
 
-def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+def event_fields(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics under the names that events use."""
     return {key.replace("-", "_"): value for key, value in metrics.items()}
 

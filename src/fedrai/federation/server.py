@@ -1,57 +1,39 @@
 """The round loop: sample, send, check, aggregate, align, commit, evaluate; one for all runtimes.
 
-Clients are reached through `flwr.serverapp.Grid` only. Each step leaves the run folder in a state
-from which `run_rounds` goes on to the same bits: replies are kept as they come in, an alignment
-keeps its own state, a round is committed whole, and what a folder already holds is not done again.
-A round that is done again aggregates the kept updates anew, from the server state of the round
-before, and so gives the alignment the same adapter to go on with; if a client that was set aside
-replies now, it is another adapter, and the alignment starts over.
+Each step leaves the run folder in a state from which `run_rounds` resumes to the same bits: replies
+are kept as they arrive, an alignment keeps its own state, a round is committed whole, and what a
+folder already holds is not done again. A repeated round aggregates the kept updates again, from the
+server state of the round before, and so gives the alignment the same adapter; if a client that was
+set aside replies now, the adapter differs, and the alignment starts over.
 """
 
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from flwr.app import Message, MessageType, RecordDict
-from flwr.serverapp import Grid
+from typing import Any
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
 from fedrai.evaluation.measure import EvaluationResult, figures
 from fedrai.evaluation.storing import write_evaluation
-from fedrai.federation import protocol
+from fedrai.federation import protocol, round_record
 from fedrai.federation.aggregation import Aggregator, update_norm
+from fedrai.federation.clients import Clients
 from fedrai.federation.defences import Defend
 from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
 from fedrai.federation.protocol import Reason, Update
-from fedrai.federation.round_record import (
-    cost_of,
-    counted,
-    cut,
-    keep,
-    kept,
-    replied,
-    round_figures,
-    shown,
-)
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Ledger
 from fedrai.runs.files import json_text, load_tensors, save_tensors, write_text
 
-POLL = 1.0  # seconds between looks for replies that are not there yet
-FOR_EVER = 30 * 86400.0  # seconds that Flower keeps the messages of a round without a deadline
-SLACK = 86400.0  # seconds after a deadline that it keeps them, so that late replies can be counted
-
 Emit = Callable[..., None]
 Align = Callable[[int, AdapterState, Path], Aligned]
-"""Aligns the aggregated adapter of a round; may keep in the folder what it needs to go on."""
+"""Aligns the aggregated adapter of a round; may keep in the folder what it needs to resume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +41,17 @@ class Tools:
     """What the round loop works with.
 
     Attributes:
-        grid: reaches the clients.
-        nodes: Flower's node id by client name.
+        clients: who takes part, and how they are reached.
         model: the base model, for evaluation and for the adapter's names and shapes.
         aggregator: the arithmetic.
-        evaluate: measures the model with the adapter that it is given.
+        evaluate: measures the model with the adapters that it is given.
         run: the run folder.
-        emit: hears of every event (kind, fields).
+        emit: is told of every event (kind, fields).
         defend: changes the aggregated adapter before it is aligned; None: nothing does.
         align: aligns the aggregated adapter; None: it goes to the clients as it is.
-        present: tells who is there at the start of a round; None: `nodes`, always.
-        offer: what the recipe asks of clients, for those that do not share its process.
-        late: hears of messages without a reply when their round closed; None: nobody counts them.
     """
 
-    grid: Grid
-    nodes: Mapping[str, int]
+    clients: Clients
     model: LanguageModel
     aggregator: Aggregator
     evaluate: Callable[[Sequence[AdapterState]], EvaluationResult]
@@ -82,241 +59,173 @@ class Tools:
     emit: Emit
     defend: Defend | None = None
     align: Align | None = None
-    present: Callable[[int], Mapping[str, int]] | None = None
-    offer: str = ""
-    late: Late | None = None
-
-
-class Late(Protocol):
-    """Counts replies that come after their round."""
-
-    def missed(self, message_ids: Collection[str]) -> None:
-        """Hear of messages whose round is over."""
-
-    def count(self) -> int:
-        """How many of them have been replied to since the last call; the replies are dropped."""
 
 
 def run_rounds(plan: Plan, tools: Tools) -> None:
-    """Go from wherever the run folder stands to its end.
+    """Go from the run folder's last round to the end.
 
     Raises:
         FederationError: a round has too few usable updates.
         RunError: the run folder cannot be written or read.
     """
-    done = tools.run.last_round()
-    adapters = load_adapters(tools.run, tools.model, plan, done)
-    if done:
-        tools.aggregator.restore(_server_state(tools.run, done))
-    for number in range(done):  # those that were damaged; others are there
+    last = tools.run.last_round()
+    adapters = load_adapters(tools.run, tools.model, plan, last)
+    if last:
+        tools.aggregator.restore(_server_state(tools.run, last))
+    for number in range(last):  # only those that were damaged are missing
         _evaluate_if_due(plan, tools, number)
-    _evaluate_if_due(plan, tools, done, adapters)
-    for number in range(done + 1, plan.rounds + 1):
-        adapters = _round(plan, tools, number, adapters)
+    _evaluate_if_due(plan, tools, last, adapters)
+    for number in range(last + 1, plan.rounds + 1):
+        adapters = _Round(plan, tools, number, adapters).run()
         _evaluate_if_due(plan, tools, number, adapters)
     tools.emit("finished", rounds=plan.rounds)
 
 
 def sample_clients(names: Sequence[str], count: int, seed: int, number: int) -> list[str]:
     """The clients of a round: a seeded sample without replacement, sorted by name."""
-    chosen = random.Random(seed_for(seed, "sampling", number)).sample(sorted(names), count)
-    return sorted(chosen)
+    return sorted(random.Random(seed_for(seed, "sampling", number)).sample(sorted(names), count))
 
 
-def _round(plan: Plan, tools: Tools, number: int, adapters: Adapters) -> Adapters:
-    tools = tools if tools.present is None else replace(tools, nodes=tools.present(number))
-    count = min(plan.sampled, len(tools.nodes))
-    names = sample_clients(list(tools.nodes), count, plan.seed, number)
-    tools.emit("round-started", round=number, clients=names)
-    ledger = Ledger()
-    updates: dict[str, Update] = {}
-    aside: dict[str, Reason] = {}
-    for name, reply in _replies(plan, tools, number, names, adapters, ledger):
-        if isinstance(reply, Update):
-            updates[name] = reply
-        else:
-            aside[name] = reply
-            tools.emit("client-set-aside", round=number, client=name, reason=reply.value)
-    if len(updates) < plan.min_clients:
-        reasons = ", ".join(f"{name}: {aside[name].value}" for name in sorted(aside))
-        raise FederationError(
-            f"round {number}: {len(updates)} of {len(names)} updates are usable, the recipe needs"
-            f" {plan.min_clients} ({reasons})",
-            hint="the clients' logs are in the run folder under clients/",
-        )
-    means = counted(updates, plan.weight_cap)
-    for name, limited in cut(updates, means).items():
-        tools.emit("weight-capped", round=number, client=name, **limited)
-    with ledger.measure("aggregation"):
-        fresh = _combine(plan, tools, number, adapters, means)
-        norms = _norms(plan, tools, adapters, updates)
-        fresh, change = _defended(tools, number, adapters, fresh)
-    fresh, report = _aligned(tools, number, fresh, ledger)
-    if tools.late is not None:
-        report["late_replies"] = tools.late.count()
-    clients = replied(updates, means, aside, norms, plan.weight_cap)
-    _commit(tools, number, fresh, {**clients, **change, **report}, ledger)
-    tools.emit("round-finished", round=number, **round_figures(means, aside))
-    return fresh
+class _Round:
+    """One round: from the adapters before it to those after it, which it commits."""
 
+    def __init__(self, plan: Plan, tools: Tools, number: int, adapters: Adapters) -> None:
+        self._plan, self._tools, self._number, self._before = plan, tools, number, adapters
+        self._ledger = Ledger()
+        self._updates: dict[str, Update] = {}
+        self._aside: dict[str, Reason] = {}
 
-def _norms(
-    plan: Plan, tools: Tools, adapters: Adapters, updates: Mapping[str, Update]
-) -> dict[str, float]:
-    """How far each client moved the adapter that it was sent."""
-    return {
-        name: update_norm(_start(plan, tools, adapters, name), update.adapter)
-        for name, update in updates.items()
-    }
+    def run(self) -> Adapters:
+        """Run the round and commit it.
 
+        Raises:
+            FederationError: too few updates are usable.
+        """
+        self._gather()
+        cap = self._plan.weight_cap
+        weighted = round_record.weighted(self._updates, cap)
+        for name, rows in round_record.capped_rows(self._updates, weighted).items():
+            self._emit("weight-capped", client=name, **rows)
+        with self._ledger.measure("aggregation"):
+            adapters = self._aggregate(weighted)
+            norms = {
+                name: update_norm(self._start(name), update.adapter)
+                for name, update in self._updates.items()
+            }
+            adapters, change = self._defend(adapters)
+        adapters, report = self._align(adapters)
+        if self._tools.clients.late is not None:
+            report["late_replies"] = self._tools.clients.late.count()
+        clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap)
+        self._commit(adapters, {**clients, **change, **report})
+        self._emit("round-finished", **round_record.round_figures(weighted, self._aside))
+        return adapters
 
-def _combine(
-    plan: Plan, tools: Tools, number: int, adapters: Adapters, updates: Mapping[str, Update]
-) -> Adapters:
-    if plan.local:
-        mine = {name: update.adapter for name, update in updates.items()}
-        return {**{n: a for n, a in adapters.items() if n != GLOBAL}, **mine}
-    return {GLOBAL: tools.aggregator.aggregate(number, adapters[GLOBAL], updates)}
+    def _emit(self, kind: str, **fields: Any) -> None:
+        self._tools.emit(kind, round=self._number, **fields)
 
+    def _gather(self) -> None:
+        """Collect the updates: those of an interrupted try first, then replies as they arrive."""
+        plan, nodes = self._plan, self._tools.clients.nodes(self._number)
+        count = min(plan.sampled, len(nodes))
+        names = sample_clients(list(nodes), count, plan.seed, self._number)
+        self._emit("round-started", clients=names)
+        for name, (update, cost) in round_record.pending(self._tools.run, self._number, names):
+            self._ledger.add("training", cost)
+            self._updates[name] = update
+            self._emit("client-kept", client=name)
+        self._train({name: nodes[name] for name in names if name not in self._updates})
+        for name in [n for n in names if n not in self._updates and n not in self._aside]:
+            self._set_aside(name, Reason.NO_REPLY)
+        if len(self._updates) < plan.min_clients:
+            reasons = ", ".join(f"{n}: {reason.value}" for n, reason in sorted(self._aside.items()))
+            raise FederationError(
+                f"round {self._number}: {len(self._updates)} of {len(names)} updates are usable,"
+                f" the recipe needs {plan.min_clients} ({reasons})",
+                hint="the clients' logs are in the run folder under clients/",
+            )
 
-def _defended(
-    tools: Tools, number: int, adapters: Adapters, fresh: Adapters
-) -> tuple[Adapters, dict[str, Any]]:
-    """The adapters after the defence, and how far it moved the aggregated one."""
-    if tools.defend is None:
-        return fresh, {}
-    adapter = tools.defend(number, adapters[GLOBAL], fresh[GLOBAL])
-    return {GLOBAL: adapter}, {"defence_norm": update_norm(fresh[GLOBAL], adapter)}
-
-
-def _aligned(
-    tools: Tools, number: int, adapters: Adapters, ledger: Ledger
-) -> tuple[Adapters, dict[str, Any]]:
-    """The adapters after the alignment, and what the round's record says of it."""
-    if tools.align is None:
-        return adapters, {}
-    work = tools.run.alignment_work(number, adapters[GLOBAL])
-    outcome = tools.align(number, adapters[GLOBAL], work)
-    ledger.add("constitution", outcome.cost)
-    if outcome.ran:
-        tools.emit("constitution-finished", round=number, **brief(outcome.report))
-    else:
-        tools.emit("constitution-skipped", round=number, why=outcome.report["why"])
-    return {GLOBAL: outcome.adapter}, {"constitution": dict(outcome.report)}
-
-
-def _replies(
-    plan: Plan,
-    tools: Tools,
-    number: int,
-    names: Sequence[str],
-    adapters: Adapters,
-    ledger: Ledger,
-) -> Iterator[tuple[str, Update | Reason]]:
-    """Replies as they come in, kept ones of an interrupted try first."""
-    earlier = kept(tools.run, number, names)
-    usable = len(earlier)
-    for name, (update, spent) in earlier.items():
-        ledger.add("training", spent)
-        tools.emit("client-kept", round=number, client=name)
-        yield name, update
-
-    def closed() -> bool:
-        return 0 < plan.quorum <= usable
-
-    expected = protocol.shapes_of(tools.model.parameters)
-    waiting: dict[int, str] = {}
-    messages = []
-    for name in [name for name in names if name not in earlier]:
-        waiting[tools.nodes[name]] = name
-        if closed():
-            continue
-        first = (number - 1) * plan.steps_per_round
-        begin = _start(plan, tools, adapters, name)
-        content = protocol.pack_task(number, first, begin, tools.offer)
-        messages.append(_message(content, tools.nodes[name], number, plan.timeout))
-    for message, answer in _pull(tools, messages, plan.timeout, waiting, closed):
-        name = waiting.pop(message.metadata.dst_node_id, "")
-        if not name:
-            continue  # a second reply
-        reply = protocol.read_reply(answer, expected)
-        up = protocol.payload_bytes(answer.content) if answer.has_content() else 0
-        cost = cost_of(reply, down=protocol.payload_bytes(message.content), up=up)
-        ledger.add("training", cost)
-        if isinstance(reply, Update):
-            usable += 1
-            keep(tools.run, number, name, reply, cost)
-            tools.emit("client-finished", round=number, client=name, **shown(reply.metrics))
-        yield name, reply
-    for name in sorted(waiting.values()):
-        yield name, Reason.NO_REPLY
-
-
-def _start(plan: Plan, tools: Tools, adapters: Adapters, name: str) -> AdapterState:
-    """What a client goes on from; a fresh adapter if it has none of its own yet (local mode)."""
-    found = adapters.get(name, adapters.get(GLOBAL))
-    return load_adapters(tools.run, tools.model, plan, 0)[GLOBAL] if found is None else found
-
-
-def _message(content: RecordDict, node: int, number: int, timeout: float) -> Message:
-    keep = timeout + SLACK if timeout else FOR_EVER
-    return Message(content, node, MessageType.TRAIN, group_id=str(number), ttl=keep)
-
-
-def _pull(
-    tools: Tools,
-    messages: Sequence[Message],
-    timeout: float,
-    waiting: Mapping[int, str],
-    closed: Callable[[], bool],
-) -> Iterator[tuple[Message, Message]]:
-    """Send messages and yield (message, reply) as they come in, until closed or the deadline."""
-    grid = tools.grid
-    sent = {id_: m for m in messages for id_ in grid.push_messages([m]) if id_}  # one a request
-    open_ids = set(sent)
-    deadline = time.monotonic() + timeout if timeout else float("inf")
-    while open_ids and not closed() and time.monotonic() < deadline:
-        replies = list(grid.pull_messages(open_ids))
-        for reply in replies:
-            id_ = reply.metadata.reply_to_message_id
-            asked = sent.get(id_)
-            if asked is None or not _from_asked(asked, reply):
+    def _train(self, nodes: Mapping[str, int]) -> None:
+        """Have clients train, and collect their updates until the round closes."""
+        if self._is_closed():
+            return
+        tools, timeout = self._tools, self._plan.timeout
+        first_step = (self._number - 1) * self._plan.steps_per_round
+        messages = {}
+        for name, node in nodes.items():
+            start = self._start(name)
+            content = protocol.pack_task(self._number, first_step, start, tools.clients.offer)
+            messages[name] = tools.clients.message(content, node, self._number, timeout)
+        shapes = protocol.shapes_of(tools.model.parameters)
+        for name, message in tools.clients.exchange(
+            messages, timeout, self._is_closed, lambda names: tools.emit("waiting", clients=names)
+        ):
+            reply = protocol.read_reply(message, shapes)
+            down = protocol.payload_bytes(messages[name].content)
+            up = protocol.payload_bytes(message.content) if message.has_content() else 0
+            cost = round_record.cost_of(reply, down=down, up=up)
+            self._ledger.add("training", cost)
+            if isinstance(reply, Reason):
+                self._set_aside(name, reply)
                 continue
-            open_ids.discard(id_)
-            yield asked, reply
-        if not replies:
-            tools.emit("waiting", clients=sorted(waiting.values()))
-            time.sleep(POLL)
-    if tools.late is not None:
-        tools.late.missed(open_ids)
+            self._updates[name] = reply
+            round_record.save_pending(tools.run, self._number, name, reply, cost)
+            self._emit("client-finished", client=name, **round_record.event_fields(reply.metrics))
 
+    def _is_closed(self) -> bool:
+        return 0 < self._plan.quorum <= len(self._updates)
 
-def _from_asked(asked: Message, reply: Message) -> bool:
-    """Whether a reply is the client's that was asked, or Flower's word that there will be none."""
-    source = reply.metadata.src_node_id
-    gone = reply.has_error() and source == protocol.SUPERLINK
-    return gone or bool(source == asked.metadata.dst_node_id)
+    def _set_aside(self, name: str, reason: Reason) -> None:
+        self._aside[name] = reason
+        self._emit("client-set-aside", client=name, reason=reason.value)
 
+    def _start(self, name: str) -> AdapterState:
+        """The adapter that a client starts from; a fresh one if it has none yet (local mode)."""
+        adapter = self._before.get(name, self._before.get(GLOBAL))
+        if adapter is None:
+            return load_adapters(self._tools.run, self._tools.model, self._plan, 0)[GLOBAL]
+        return adapter
 
-def _commit(
-    tools: Tools,
-    number: int,
-    adapters: Adapters,
-    found: Mapping[str, Any],
-    ledger: Ledger,
-) -> None:
-    state = tools.aggregator.state()
-    record = {"round": number, **found, "costs": ledger.to_json()}
+    def _aggregate(self, updates: Mapping[str, Update]) -> Adapters:
+        if self._plan.local:
+            own = {name: update.adapter for name, update in updates.items()}
+            return {**{n: a for n, a in self._before.items() if n != GLOBAL}, **own}
+        aggregator, start = self._tools.aggregator, self._before[GLOBAL]
+        return {GLOBAL: aggregator.aggregate(self._number, start, updates)}
 
-    def write(folder: Path) -> None:
-        for name, adapter in adapters.items():
-            target = folder / "adapter" if name == GLOBAL else folder / "adapters" / name
-            tools.model.save_adapter(target, adapter)
-        if state:
-            save_tensors(folder / "server.safetensors", state, {})
-        write_text(folder / "round.json", json_text(record))
+    def _defend(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
+        """The adapters after the defence, and how far it moved the aggregated one."""
+        if self._tools.defend is None:
+            return adapters, {}
+        adapter = self._tools.defend(self._number, self._before[GLOBAL], adapters[GLOBAL])
+        return {GLOBAL: adapter}, {"defence_norm": update_norm(adapters[GLOBAL], adapter)}
 
-    tools.run.commit_round(number, write)
+    def _align(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
+        """The adapters after the alignment, and its part of the round's record."""
+        if self._tools.align is None:
+            return adapters, {}
+        folder = self._tools.run.alignment_work(self._number, adapters[GLOBAL])
+        outcome = self._tools.align(self._number, adapters[GLOBAL], folder)
+        self._ledger.add("constitution", outcome.cost)
+        if outcome.ran:
+            self._emit("constitution-finished", **brief(outcome.report))
+        else:
+            self._emit("constitution-skipped", why=outcome.report["why"])
+        return {GLOBAL: outcome.adapter}, {"constitution": dict(outcome.report)}
+
+    def _commit(self, adapters: Adapters, body: Mapping[str, Any]) -> None:
+        state = self._tools.aggregator.state()
+        record = {"round": self._number, **body, "costs": self._ledger.to_json()}
+
+        def write(folder: Path) -> None:
+            for name, adapter in adapters.items():
+                place = folder / "adapter" if name == GLOBAL else folder / "adapters" / name
+                self._tools.model.save_adapter(place, adapter)
+            if state:
+                save_tensors(folder / "server.safetensors", state, {})
+            write_text(folder / "round.json", json_text(record))
+
+        self._tools.run.commit_round(self._number, write)
 
 
 def _server_state(run: RunFolder, number: int) -> dict[str, Any]:
@@ -325,12 +234,12 @@ def _server_state(run: RunFolder, number: int) -> dict[str, Any]:
 
 
 def _evaluate_if_due(plan: Plan, tools: Tools, number: int, after: Adapters | None = None) -> None:
-    """Evaluate the adapters after a round, which are read if they are not at hand."""
+    """Evaluate the adapters after a round, which are read unless they are given."""
     regular = plan.evaluate_every and number % plan.evaluate_every == 0
     if not (number in (0, plan.rounds) or regular) or number in tools.run.evaluations():
         return
     adapters = after or load_adapters(tools.run, tools.model, plan, number)
     tools.emit("evaluation-started", round=number)
-    measured = tools.evaluate([adapters[name] for name in sorted(adapters)])
-    write_evaluation(tools.run, tools.run.evaluation_folder(number), measured)
-    tools.emit("evaluation-finished", round=number, **figures(measured))
+    result = tools.evaluate([adapters[name] for name in sorted(adapters)])
+    write_evaluation(tools.run, tools.run.evaluation_folder(number), result)
+    tools.emit("evaluation-finished", round=number, **figures(result))

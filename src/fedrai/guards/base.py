@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
 from fedrai.records import Message, Verdict
@@ -16,6 +16,10 @@ OnProgress = Callable[[int, int], None]
 """Called now and then with (conversations judged, of how many); may raise to stop."""
 
 Part = Literal["prompt", "response", "pair"]
+
+
+UNCALIBRATED = {"strict": 0.2, "loose": 0.5}
+"""Thresholds of a guard that nothing has calibrated: its own answer, and room for doubt."""
 
 
 class _Scored(Protocol):
@@ -35,6 +39,17 @@ def unsafest(verdicts: Sequence[S], threshold: float) -> S:
     missing = next((v for v in verdicts if v.probability is None), None)
     unsafe = top.probability is not None and top.probability >= threshold
     return top if missing is None or unsafe else missing
+
+
+def join(verdicts: Sequence[Verdict], threshold: float) -> Verdict:
+    """The unsafest verdict on parts of one text, with the categories of all, its own first."""
+    worst = unsafest(verdicts, threshold)
+    if worst.probability is None:
+        return worst
+    scored = [verdict for verdict in verdicts if verdict.probability is not None]
+    scored.sort(key=lambda verdict: -(verdict.probability or 0.0))
+    names = dict.fromkeys(name for verdict in scored for name in verdict.categories)
+    return replace(worst, categories=tuple(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +96,11 @@ class Guard(Protocol):
 def full_name(guard: Guard) -> str:
     """`name@revision`, as verdicts carry it."""
     return f"{guard.name}@{guard.revision[:12]}"
+
+
+def short_name(model: str) -> str:
+    """A guard's name by its model: the last part of a folder or hub id, in lower case."""
+    return model.split("#")[0].split("@")[0].rstrip("/").split("/")[-1].lower()
 
 
 def caution_of(guard: Guard) -> str:

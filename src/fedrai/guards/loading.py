@@ -29,6 +29,7 @@ from fedrai.recipe.sections import EMBEDDED, GuardTable
 
 PLUGINS: plugins.Group = "fedrai.guards"
 FOLDER = embedded.HERE / "guard"
+PLAIN_LENGTH = 2048  # tokens of a prompt, for a generative guard without a table
 FILE = re.compile(r"(?P<file>.+\.toml)(?::(?P<name>.+))?", re.DOTALL)
 Tables = Mapping[str, GuardTable]
 
@@ -173,7 +174,10 @@ def _of_model(spec: str, places: _Places) -> Guard:
         ) from error
     from fedrai.guards.kinds import generative
 
-    return generative.load(spec, device=places.device, progress=places.progress)
+    settings = Generative(
+        kind="generative", model=spec, device=places.device, max_length=PLAIN_LENGTH
+    )
+    return generative.load(settings, progress=places.progress)
 
 
 def _of_plugin(name: str, settings: Mapping[str, Any]) -> Guard:
@@ -207,10 +211,10 @@ def _of_table(name: str, places: _Places) -> Guard:
         return _of_plugin(table.plugin, table.settings)
     if isinstance(table, Endpoint):
         from fedrai.endpoint import Access
-        from fedrai.guards.kinds.remote import RemoteGuard
+        from fedrai.guards.kinds.remote import RemoteGuard, RemoteSettings
 
-        fields = table.model_dump(exclude={"kind", "model"})
-        return RemoteGuard(Access.from_settings(fields), table.model, **fields, name=name)
+        fields = table.model_dump(exclude={"kind"})
+        return RemoteGuard(Access.from_settings(fields), RemoteSettings(**fields), name=name)
     return _of_weights(name, table, places.progress)
 
 
@@ -220,20 +224,10 @@ def _of_weights(
     if isinstance(table, Generative):
         from fedrai.guards.kinds import generative
 
-        fields: dict[str, Any] = table.model_dump(exclude={"kind", "model"})
-        fields["format"] = table.format or None
-        return generative.load(table.model, **fields, name=name, progress=progress)
+        return generative.load(table, name=name, progress=progress)
     from fedrai.guards.kinds import classifier
 
-    return classifier.load(
-        table.model,
-        unsafe_labels=table.unsafe_labels or None,
-        pair=table.pair,
-        dtype=table.dtype,
-        device=table.device,
-        name=name,
-        progress=progress,
-    )
+    return classifier.load(table, name=name, progress=progress)
 
 
 def _rules(name: str, table: Rules) -> Guard:

@@ -28,6 +28,7 @@ from fedrai.model.language import LanguageModel
 from fedrai.model.loading import (
     EAGER_LENGTH,
     UPSTREAM,
+    LoadOptions,
     fingerprint,
     load,
     model_folder,
@@ -52,6 +53,7 @@ __all__ = [
     "AdapterState",
     "Backbone",
     "LanguageModel",
+    "LoadOptions",
     "Lora",
     "adapter_folder",
     "base_of",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from fedrai import assets
 from fedrai.errors import ModelError
 from fedrai.model.adapted import AdaptedModel
 from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
+from fedrai.model.lora import Lora, linear_layers
 from fedrai.model.pretrained import open_pretrained
 from fedrai.runs.costs import Shape
+
+LORA = Lora(rank=8, alpha=16)
 
 
 class Backbone(AdaptedModel):
@@ -67,11 +71,9 @@ class Backbone(AdaptedModel):
 
 def load_backbone(
     spec: str,
+    lora: Lora = LORA,
     *,
     layers: int = 0,
-    rank: int = 8,
-    alpha: float = 16,
-    dropout: float = 0.0,
     dtype: str = "auto",
     device: str = "auto",
     progress: assets.Progress | None = None,
@@ -80,28 +82,26 @@ def load_backbone(
 
     Args:
         spec: folder, hub id, `.gguf` file or a name from `fedrai assets list`.
-        layers: how many of its layers are kept, from the first; 0: all.
-        rank: of the adapter.
-        alpha: the adapter's scale is alpha / rank.
-        dropout: on the adapter's input, while training.
+        lora: settings of the adapter, whose layers are always all linear ones.
+        layers: number of layers to keep, from the first; 0: all.
         dtype: `auto`, `bfloat16` or `float32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: shows downloads.
 
     Raises:
-        ModelError: not a model with a body that can be used, or fewer layers than asked for.
+        ModelError: it is neither a decoder nor an encoder, or has fewer layers.
         AssetError: it cannot be fetched.
     """
     folder = model_folder(spec, progress)
-    place = pick_device(device)
-    body, tokenizer = _load_body(folder, pick_dtype(dtype, place), place)
+    target = pick_device(device)
+    body, tokenizer = _load_body(folder, pick_dtype(dtype, target), target)
     stack = _layers(body)
     if layers > len(stack):
-        raise ModelError(f"{spec} has {len(stack)} layers, {layers} are asked for")
+        raise ModelError(f"{spec} has {len(stack)} layers, expected {layers} or more")
     if layers:
         del stack[layers:]
         body.config.get_text_config().num_hidden_layers = layers
-    return Backbone(_wrap(body, rank, alpha, dropout), tokenizer, fingerprint(folder))
+    return Backbone(_wrap(body, lora), tokenizer, fingerprint(folder))
 
 
 def _load_body(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
@@ -139,19 +139,13 @@ def _layers(body: Any) -> Any:
     raise ModelError(f"{type(body).__name__} keeps its layers in a place that is not known here")
 
 
-def _wrap(body: Any, rank: int, alpha: float, dropout: float) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
+def _wrap(body: Any, lora: Lora) -> Any:
+    from peft import get_peft_model
 
-    names = {n.split(".")[-1] for n, m in body.named_modules() if isinstance(m, torch.nn.Linear)}
+    names = linear_layers(body)
     if not names:
-        raise ModelError(f"{type(body).__name__} has no linear layer that an adapter fits")
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=sorted(names),
-        task_type=TaskType.FEATURE_EXTRACTION,
-    )
+        raise ModelError(f"{type(body).__name__} has no linear layer for an adapter")
+    config = replace(lora, target_modules=names).config("FEATURE_EXTRACTION")
     with warnings.catch_warnings():  # peft 0.21 asks transformers 5 an old question
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         return get_peft_model(body, config, autocast_adapter_dtype=False)

@@ -29,6 +29,29 @@ class Generation:
     new_tokens: int
     operations: float
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model."""
+        return self.prompt_tokens + self.new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: smallest probability mass that tokens are drawn from.
+        seed: row i draws from its own stream of random numbers.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
 
 def generate(
     model: LanguageModel,
@@ -36,21 +59,17 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    sampling: Sampling = GREEDY,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Generation:
-    """Answer prompts with the model as it stands (its adapter on or off).
+    """Answer prompts with the adapter that is in the model, if it is switched on.
 
     Args:
         model: the model.
         prompts: conversations that end with a user's turn.
         max_new_tokens: longest answer.
         batch_size: prompts that are answered at once.
-        temperature: 0 is greedy.
-        top_p: smallest probability mass that sampling draws from.
-        seed: of the sampling; row i uses its own stream.
+        sampling: how the next token is chosen.
         on_batch: called after each batch with (answers done, of how many); may raise.
     """
     ids = [model.chat.prompt_ids(prompt) for prompt in prompts]
@@ -59,9 +78,9 @@ def generate(
     with torch.inference_mode(), model.mode(training=False):
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            pick = _Picker(part, temperature, top_p, seed, model.device)
-            found = _batch(model, [ids[i] for i in part], max_new_tokens, pick)
-            answers.update(zip(part, found, strict=True))
+            picker = _Picker(part, sampling, model.device)
+            batch = _generate_batch(model, [ids[i] for i in part], max_new_tokens, picker)
+            answers.update(zip(part, batch, strict=True))
             on_batch(len(answers), len(ids))
     release_memory()
     prompt_tokens, new_tokens = sum(map(len, ids)), sum(map(len, answers.values()))
@@ -74,8 +93,8 @@ def generate(
     )
 
 
-def _batch(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, pick: _Picker
+def _generate_batch(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, picker: _Picker
 ) -> list[list[int]]:
     """Ids of the answers to one batch; once half the rows are finished, they leave it."""
     length = padded_length(max(map(len, prompts)))
@@ -87,7 +106,7 @@ def _batch(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     for step in range(limit):
         logits, cache = model.next_logits(ids, mask, positions, cache)
-        chosen = pick(logits, rows).tolist()
+        chosen = picker(logits, rows).tolist()
         for k, token in enumerate(chosen):
             done[k] = done[k] or token in model.stop_ids
             if not done[k]:
@@ -111,12 +130,10 @@ def _batch(
 class _Picker:
     """Chooses the next token of each live row."""
 
-    def __init__(
-        self, rows: Sequence[int], temperature: float, top_p: float, seed: int, device: torch.device
-    ) -> None:
-        self.temperature, self.top_p, self.device = temperature, top_p, device
-        mixed = [(seed * 1_000_003 + row) % 2**63 for row in rows]
-        self.streams = [torch.Generator().manual_seed(s) for s in mixed] if temperature else []
+    def __init__(self, rows: Sequence[int], sampling: Sampling, device: torch.device) -> None:
+        self.temperature, self.top_p, self.device = sampling.temperature, sampling.top_p, device
+        seeds = [(sampling.seed * 1_000_003 + row) % 2**63 for row in rows]
+        self.streams = [torch.Generator().manual_seed(s) for s in seeds if self.temperature]
 
     def __call__(self, logits: Tensor, live: Sequence[int]) -> Tensor:
         """Ids (B,) from logits (B, V)."""

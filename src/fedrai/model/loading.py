@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,92 +15,113 @@ import torch
 from fedrai import assets
 from fedrai.errors import DependencyError, ModelError
 from fedrai.model.language import LanguageModel
-from fedrai.model.lora import Lora
+from fedrai.model.lora import DEFAULT_LORA, Lora, linear_layers
 from fedrai.model.pretrained import open_pretrained
 
 EAGER_LENGTH = 128  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
 UPSTREAM = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a base model is loaded and computes; see a recipe's `[model]` and `[training]`.
+
+    Attributes:
+        dtype: `auto`, `bfloat16` or `float32`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        quantization: `none` or `nf4`.
+        attention: `auto`, `eager`, `sdpa` or `flash_attention_2`.
+        max_length: tokens of the longest training row; decides what `auto` attention is.
+        gradient_checkpointing: whether layers are computed twice to save memory.
+        compile_layers: whether layers are compiled.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    quantization: str = "none"
+    attention: str = "auto"
+    max_length: int = EAGER_LENGTH
+    gradient_checkpointing: bool = False
+    compile_layers: bool = False
+
+
 def load(
     spec: str,
+    lora: Lora = DEFAULT_LORA,
+    options: LoadOptions = LoadOptions(),
     *,
-    rank: int = 16,
-    alpha: float = 32,
-    dropout: float = 0.0,
-    target_modules: str | Sequence[str] = "all-linear",
-    lora: Lora | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    quantization: str = "none",
-    attention: str = "auto",
-    max_length: int = EAGER_LENGTH,
-    gradient_checkpointing: bool = False,
-    compile_layers: bool = False,
     progress: assets.Progress | None = None,
 ) -> LanguageModel:
-    """Load a base model and put a fresh adapter on it. For the arguments see `schema.Model`.
+    """Load a base model and put a fresh adapter on it.
 
-    `lora`, the settings of an adapter that exists, takes the place of rank, alpha and
-    target_modules.
+    Args:
+        spec: folder, hub id, `.gguf` file or a name from `fedrai assets list`.
+        lora: settings of the adapter.
+        options: number format, device and kernels.
+        progress: shows downloads.
 
     Raises:
-        ModelError: not a causal language model that can be used as asked.
+        ModelError: it is not a causal language model, or does not allow these settings.
         AssetError: it cannot be fetched.
     """
     folder = model_folder(spec, progress)
-    place = pick_device(device)
-    asked = None if attention == "auto" else attention
-    base, tokenizer = _load_base(folder, pick_dtype(dtype, place), place, quantization, asked)
-    usual = asked or str(base.config._attn_implementation)  # Gemma 2 has eager attention only
-    short = asked is None and place.type == "cpu" and max_length <= EAGER_LENGTH
-    kernels = ("eager" if short else usual, usual)
-    wrapped = _wrap(base, lora or Lora(rank, alpha, target_modules), dropout)
-    if gradient_checkpointing:
+    base, tokenizer = load_base(folder, options)
+    wrapped = _wrap(base, lora)
+    if options.gradient_checkpointing:
         enable = getattr(base, "activation_checkpointing_enable", None)  # the name since 5.2x
         (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
-    if compile_layers:
+    if options.compile_layers:
         for layer in base.get_decoder().layers:
             layer.compile(dynamic=True)
     wrapped.peft_config["default"].revision = _revision(spec)
     name = UPSTREAM.get(spec, _public_name(spec))
-    return LanguageModel(wrapped, tokenizer, name, fingerprint(folder), kernels)
+    return LanguageModel(wrapped, tokenizer, name, fingerprint(folder), _kernels(options, base))
 
 
-def _load_base(
-    folder: Path, dtype: torch.dtype, device: torch.device, quantization: str, attention: str | None
-) -> tuple[Any, Any]:
+def _kernels(options: LoadOptions, base: Any) -> tuple[str, str]:
+    """Attention kernels for training and for inference."""
+    if options.attention != "auto":
+        return options.attention, options.attention
+    usual = str(base.config._attn_implementation)  # Gemma 2 has eager attention only
+    short = base.device.type == "cpu" and options.max_length <= EAGER_LENGTH
+    return ("eager" if short else usual), usual
+
+
+def load_base(folder: Path, options: LoadOptions) -> tuple[Any, Any]:
+    """A frozen causal language model of transformers without an adapter, and its tokenizer.
+
+    Raises:
+        ModelError: the folder does not hold one.
+    """
     from transformers import AutoModelForCausalLM
 
+    device = pick_device(options.device)
     base, tokenizer = open_pretrained(
         AutoModelForCausalLM,
         folder,
         "a causal language model",
-        dtype=dtype,
+        dtype=pick_dtype(options.dtype, device),
         device_map={"": device} if device.type != "cpu" else None,
-        attn_implementation=attention,
-        **({} if quantization == "none" else {"quantization_config": _nf4(device)}),
+        attn_implementation=None if options.attention == "auto" else options.attention,
+        **({} if options.quantization == "none" else {"quantization_config": _nf4(device)}),
     )
     if not getattr(tokenizer, "chat_template", None) and (folder / "chat_template.jinja").is_file():
         tokenizer.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     return base.requires_grad_(False).eval(), tokenizer
 
 
-def _wrap(base: Any, lora: Lora, dropout: float) -> Any:
+def _wrap(base: Any, lora: Lora) -> Any:
     from peft import get_peft_model
 
-    config = lora.config("CAUSAL_LM", dropout)
+    config = lora.config("CAUSAL_LM")
     try:
         with warnings.catch_warnings():  # of old names, tied layers, patterns that fit none
             warnings.simplefilter("ignore")
             wrapped = get_peft_model(base, config, autocast_adapter_dtype=False)
     except ValueError as error:
-        linear = sorted(
-            {n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
-        )
         raise ModelError(
             f"adapter.target_modules {lora.target_modules!r} fits no layer of the model",
-            hint=f"linear layers here: {', '.join(linear)}",
+            hint=f"linear layers of this model: {', '.join(linear_layers(base))}",
         ) from error
     other = [n for n, p in wrapped.named_parameters() if p.requires_grad and not _is_factor(n, p)]
     if other:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from fedrai.errors import ModelError
 
 Names = str | Sequence[str] | None
@@ -36,21 +38,22 @@ class Lora:
     Attributes:
         rank: of the two factors.
         alpha: the product is multiplied by alpha / rank.
-        target_modules: which layers have it: `all-linear`, names, or a pattern.
-        more: of the other settings in `KEPT`, those that are set.
+        target_modules: layers with an adapter: `all-linear`, names, or a pattern.
+        more: other settings of `KEPT` that are set.
+        dropout: on the input of the LoRA branch, while training.
     """
 
-    rank: int
-    alpha: float
+    rank: int = 16
+    alpha: float = 32
     target_modules: Names = "all-linear"
     more: Mapping[str, Any] = field(default_factory=dict)
+    dropout: float = 0.0
 
-    def config(self, task: str, dropout: float = 0.0) -> Any:
+    def config(self, task: str) -> Any:
         """The same as PEFT's `LoraConfig`.
 
         Args:
             task: PEFT's task type.
-            dropout: on the input of the LoRA branch, while training.
 
         Raises:
             ModelError: PEFT does not allow these settings together.
@@ -62,13 +65,22 @@ class Lora:
             return LoraConfig(
                 r=self.rank,
                 lora_alpha=self.alpha,  # PEFT only multiplies by it
-                lora_dropout=dropout,
+                lora_dropout=self.dropout,
                 target_modules=list(layers) if isinstance(layers, list | tuple) else layers,
                 task_type=task,
                 **self.more,
             )
         except (TypeError, ValueError) as error:
             raise ModelError(f"PEFT does not take the adapter's settings: {error}") from None
+
+
+DEFAULT_LORA = Lora()
+
+
+def linear_layers(model: torch.nn.Module) -> list[str]:
+    """The last parts of the names of a model's linear layers, sorted."""
+    linear = (n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear))
+    return sorted({name.split(".")[-1] for name in linear})
 
 
 def read_lora(config: Mapping[str, Any], name: str) -> Lora:

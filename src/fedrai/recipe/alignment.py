@@ -6,34 +6,35 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedrai.recipe.base import Section
+from fedrai.recipe.base import (
+    ClipNorm,
+    EndpointSection,
+    KindSection,
+    MicroBatchTokens,
+    Section,
+    Share,
+    TopP,
+    WeightDecay,
+)
 from fedrai.recipe.safety import LABELS
 
 Schedule = Literal["off", "full", "budget", "every", "last", "adaptive"]
 
 
-class Critic(Section):
-    """Who criticises and revises: the aggregated model itself unless a table says otherwise."""
+class Critic(EndpointSection, KindSection):
+    """The model that criticises and revises. `kind` decides which keys apply: `local` needs `model`; `endpoint` needs `url` and `model` and takes the rest."""
 
     kind: Literal["self", "start", "local", "endpoint"] = "self"
-    """`self`: the model that is aligned. `start`: the same with the adapter that the run started from, before clients spoilt it. `local`: another model here. `endpoint`: an OpenAI-style chat endpoint."""
-    model: str = ""
-    """`local`: folder, hub id or asset. `endpoint`: the model's name there."""
-    url: str = ""
-    """`endpoint`: base address, such as `http://localhost:8000/v1`."""
-    api_key_env: str = ""
-    """`endpoint`: name of the environment variable with the key."""
-    concurrency: int = Field(8, ge=1, le=256)
-    """`endpoint`: requests at once."""
-    retries: int = Field(4, ge=0)
-    """`endpoint`: further tries of a request that failed."""
-    timeout: float = Field(60, gt=0)
-    """`endpoint`: seconds an answer may take."""
-    allow_plain_http: bool = False
-    """`endpoint`: allow an address without TLS on another machine."""
+    """`self`: the model that is aligned, so no second model is loaded. `start`: the same model with the adapter that the run started from, before the clients changed it. `local`: another model on this machine. `endpoint`: an OpenAI-style chat endpoint."""
+    url: str = Field(
+        "", description="`endpoint`: base address, such as `http://localhost:8000/v1`."
+    )
+    model: str = Field(
+        "", description="`local`: folder, hub id or asset. `endpoint`: name of the model there."
+    )
 
     @model_validator(mode="after")
-    def _whole(self) -> Critic:
+    def _has_a_model(self) -> Critic:
         if self.kind in ("local", "endpoint") and not self.model:
             raise ValueError(f'critic.model is needed when kind is "{self.kind}"')
         if self.kind == "endpoint" and not self.url:
@@ -45,29 +46,36 @@ class Revising(Section):
     """Critique and revision."""
 
     principles: int = Field(1, ge=1)
-    """Principles that are drawn for a request: each gives a revision of its own to choose from."""
+    """Principles drawn for each request. Each gives its own revision, of which one is chosen; the cost grows with the number."""
     revisions: int = Field(1, ge=1, le=8)
-    """Critiques and revisions in a chain, each of the revision before it."""
+    """Critique and revision steps in a chain, each on the previous revision; the cost grows with the number."""
     demonstrations: int = Field(3, ge=0)
-    """Demonstrations that are shown in the chat; small models need them."""
+    """Demonstrations shown in the chat. Small models need them; a large one may do without (0)."""
     tries: int = Field(4, ge=1)
-    """Chains that are sampled at most until one passes; then the request is dropped and counted."""
+    """Most chains sampled until a revision passes; then the request is dropped and counted. A small model rarely passes at the first try."""
     temperature: float = Field(0.7, gt=0)
-    """Of the tries after the first, which is greedy."""
-    top_p: float = Field(0.95, gt=0, le=1)
-    """Nucleus of the sampling."""
+    """Sampling temperature of all tries but the first, which is greedy."""
+    top_p: TopP = 0.95
     max_new_tokens: int = Field(72, ge=8)
-    """Longest answer and revision in tokens."""
+    """Longest answer and longest revision, in tokens: enough for two or three sentences."""
     critique_tokens: int = Field(40, ge=8)
-    """Longest critique in tokens."""
+    """Longest critique, in tokens: one sentence."""
     batch_size: int = Field(32, ge=1)
-    """Requests that are worked on at once; an interrupted alignment goes on after the last batch."""
+    """Requests processed at once. Larger is faster and takes more memory; an interrupted alignment resumes after the last complete batch."""
     guard: str = "embedded"
-    """Guard that revisions must pass: `embedded`, a folder of a trained guard, or a name from `[guards]`."""
+    """Guard that a revision must pass: `embedded`, the folder of a trained guard, or a name from `[guards]`."""
     threshold: str | float = "strict"
-    """Probability from which a revision is unsafe: the guard's own `strict` or `loose`, or a number."""
+    """Probability from which a revision counts as unsafe: the guard's own `strict` or `loose`, or a number. `strict`, since the model is trained on what passes."""
     harmless_threshold: str | float = "loose"
-    """The same for answers to harmless requests; 1: none is. A strict one drops the very look-alikes that keep a model from refusing too much."""
+    """The same for answers to harmless requests; 1 drops none. A strict threshold drops the look-alikes that teach the model not to over-refuse."""
+
+    @model_validator(mode="after")
+    def _enough_tries(self) -> Revising:
+        if self.tries < self.principles:
+            raise ValueError(
+                f"{self.principles} principles need as many tries, but tries is {self.tries}"
+            )
+        return self
 
     @field_validator("threshold", "harmless_threshold")
     @classmethod
@@ -78,29 +86,29 @@ class Revising(Section):
 
     @field_validator("guard")
     @classmethod
-    def _reads_text(cls, value: str) -> str:
+    def _guard_reads_text(cls, value: str) -> str:
         if value == LABELS:
-            raise ValueError('"labels" are those of rows; a revision needs a guard that reads it')
+            raise ValueError('"labels" only knows rows; a revision needs a guard that reads it')
         return value
 
 
 class Mix(Section):
-    """What a step of the alignment is made of."""
+    """The composition of an optimiser step of the alignment."""
 
     rows: int = Field(16, ge=0)
     """Rows of a step for supervised fine-tuning."""
     pairs: int = Field(0, ge=0)
-    """Preference pairs of a step."""
-    refusals: float = Field(0.4, ge=0, le=1)
-    """Part of the rows that are verified revisions."""
-    look_alikes: float = Field(0.2, ge=0, le=1)
-    """Part that are harmless requests which resemble harmful ones; the rest are ordinary instructions."""
-    harmless_pairs: float = Field(0.5, ge=0, le=1)
-    """Part of the pairs that prefer an answer to a needless refusal."""
+    """Preference pairs of a step. 0: supervised fine-tuning only, the cheapest variant."""
+    refusals: Share = 0.4
+    """Share of the rows that are verified revisions."""
+    look_alikes: Share = 0.2
+    """Share of the rows that are harmless requests which resemble harmful ones, against over-refusal. The rest are ordinary instructions."""
+    harmless_pairs: Share = 0.5
+    """Share of the pairs that prefer an answer to a needless refusal; the others prefer a revision to a harmful answer."""
     answered_by: Literal["model", "base"] = "base"
-    """Who answers harmless requests: the `model` that is aligned, or the `base` model without adapter. A model that refuses too much may teach itself to, in half refusals that no judge sees."""
-    self_answered: float = Field(1.0, ge=0, le=1)
-    """Part of the harmless rows with a reference answer that the model answers itself; rows without one it always does."""
+    """Which model answers harmless requests: the `model` that is aligned, or the `base` model without adapter. A model that over-refuses would learn from its own partial refusals, which the judge does not detect."""
+    self_answered: Share = 1.0
+    """Share of the harmless rows with a reference answer that are answered by the model all the same. Rows without one always are."""
 
 
 class Goal(Section):
@@ -109,15 +117,15 @@ class Goal(Section):
     sft: float = Field(1.0, ge=0)
     """Weight of the cross-entropy of rows."""
     preference: float = Field(1.0, ge=0)
-    """Weight of the loss of preference pairs."""
+    """Weight of the loss of preference pairs. Their log-probabilities are sums over tokens: with `mix.pairs`, 1 can outweigh the rows; 0.1 is a good start."""
     kl: float = Field(0.0, ge=0)
-    """Weight of the KL divergence to the aggregated model."""
+    """Weight of the KL divergence to the aggregated model. 0 saves its forward pass."""
     beta: float = Field(0.1, gt=0)
-    """How dear it is to leave the aggregated model, in the preference loss."""
+    """Preference loss: strength of the pull towards the aggregated model; 0.1 as in most DPO work."""
     kind: Literal["sigmoid", "ipo", "robust"] = "sigmoid"
     """Preference loss: DPO, IPO or robust DPO."""
     smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """DPO: probability that a pair is the wrong way round (conservative DPO)."""
+    """DPO: probability that a pair has its sides swapped (conservative DPO). 0: pairs are trusted."""
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Goal:
@@ -132,24 +140,24 @@ class Probe(Section):
     """The two-sided probe: forward passes on a few dozen requests."""
 
     harmful: int = Field(32, ge=1)
-    """Harmful requests, held out of the training: how much likelier is a refusing opening than a complying one."""
+    """Harmful requests, held out of the training. The margin is how much likelier a refusing opening is than a complying one. A few dozen keep the probe cheap."""
     harmless: int = Field(32, ge=1)
-    """Harmless requests, half of them look-alikes and all held out: how much likelier is an answering opening."""
+    """Harmless requests, half of them look-alikes, all held out. The margin is how much likelier an answering opening is than a refusing one."""
     drift: float = Field(0.1, gt=0, le=1)
-    """`adaptive`: fall of either side's share since the last alignment, or below its target, that starts one; 1: only the last round is probed."""
-    safe: float = Field(0.9, ge=0, le=1)
+    """`adaptive`: fall of either side's share, since the last alignment or below its target, that starts an alignment. 1: only the last round is probed."""
+    safe: Share = 0.9
     """Share of harmful requests with a margin above 0 that satisfies the probe."""
-    useful: float = Field(0.9, ge=0, le=1)
+    useful: Share = 0.9
     """Share of harmless requests with a margin above 0 that satisfies the probe."""
     every: int = Field(5, ge=0)
-    """Steps between two probes while aligning; 0: no early stop."""
+    """Steps between two probes during an alignment; 0: none, so no early stop."""
 
 
 class Alignment(Section):
     """Constitutional AI on the server, after aggregation (arXiv 2212.08073)."""
 
     schedule: Schedule = "off"
-    """`full`: an epoch each round; `budget`: `steps` each round; `every`: `steps` every `every` rounds; `last`: `steps` after the last round; `adaptive`: when the probe asks for it."""
+    """`full`: an epoch each round. `budget`: `steps` each round. `every`: `steps` every `every` rounds. `last`: `steps` after the last round. `adaptive`: when the probe asks for it."""
     file: str = "embedded"
     """The constitution: `embedded`, or a TOML or JSON file."""
     requests: list[str] = ["fedrai:red-team"]
@@ -157,53 +165,55 @@ class Alignment(Section):
     harmless: list[str] = ["fedrai:look-alikes", "fedrai:ordinary"]
     """Harmless requests: `fedrai:look-alikes`, `fedrai:ordinary`, or files."""
     examples: list[str] = []
-    """Harmful requests with good answers that are trained on beside the revisions, such as `fedrai:safe-answers`, or files; a request without an answer gets the embedded refusal of its topic."""
+    """Harmful requests with good answers to train on beside the revisions: `fedrai:safe-answers`, or files. A request without an answer gets the embedded refusal of its topic."""
     request_count: int = Field(0, ge=0)
-    """How many red-team requests there are to draw on (a seeded sample); 0: all. `full` goes through all of them each time, the others through as many as their steps take."""
+    """Size of the seeded sample of red-team requests; 0: all. `full` goes through the whole sample each time, the others through as many as their steps need."""
     harmless_count: int = Field(0, ge=0)
-    """The same of harmless requests (half look-alikes)."""
+    """Size of the seeded sample of harmless requests, half of them look-alikes; 0: all."""
     style: Literal["constitution", "benign"] = "constitution"
-    """`benign`: the control, the same training on revisions of answers to ordinary instructions."""
+    """`benign`: the control arm of an experiment, the same training on revisions of answers to ordinary instructions."""
     anchor: float = Field(0.0, ge=0, lt=1)
-    """Part that the adapter which the run started from (`adapter.start`) has in the one that the training begins with; the aggregated one has the rest. A mean of weights brings back much of what clients spoilt at no cost (as in arXiv 2109.01903)."""
+    """Weight of `adapter.start` in the adapter that the alignment starts from; the aggregated adapter has the rest. Such a mean of weights recovers much of what clients damaged, at no cost (as in arXiv 2109.01903). 0: the aggregated adapter alone."""
     steps: int = Field(50, ge=0)
-    """Steps of an alignment; `full` goes through all revisions instead. 0: no training and no request, the mean of weights of `anchor` alone."""
+    """Optimiser steps of an alignment (`full` goes through all revisions instead). 50 is the paper's cheap variant. 0: no training and no requests, only the mean of weights of `anchor`."""
     every: int = Field(1, ge=1)
     """`every`: rounds from one alignment to the next."""
     learning_rate: float = Field(5e-4, gt=0)
-    """Peak of AdamW after a linear warm-up; then along a cosine to 0, or constant until the probe is satisfied where that may end it."""
+    """Peak learning rate of AdamW after a linear warm-up. Then it follows a cosine to 0, or stays constant until the probe is satisfied where the probe may end the alignment."""
     warmup_steps: int = Field(5, ge=0)
-    """Steps of the warm-up."""
+    """Steps over which the learning rate rises from 0."""
     cooldown_steps: int = Field(16, ge=0)
-    """Where the probe may end it: steps in which the rate then falls to 0, in whole intervals of `probe.every`; refusing is learnt before telling apart, which takes small steps."""
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay."""
-    clip_norm: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
-    micro_batch_tokens: int = Field(2048, ge=64)
-    """Tokens that go through the model at once, with padding."""
+    """Where the probe may end the alignment: steps over which the learning rate then falls to 0, rounded up to whole intervals of `probe.every`. A model learns to refuse before it learns to tell requests apart, which takes small steps."""
+    weight_decay: WeightDecay = 0.0
+    clip_norm: ClipNorm = 1.0
+    micro_batch_tokens: MicroBatchTokens = 2048
     early_stop: bool = False
-    """End an alignment of `budget`, `every` or `last` when the probe is satisfied; `adaptive` always does, `full` never."""
-    reuse: float = Field(0.5, ge=0, le=1)
-    """`adaptive`, `every`, `budget`: revisions of an earlier round are used again while at least this part of their first answers is still likely under the model; 0: always."""
+    """End an alignment of `budget`, `every` or `last` when the probe is satisfied. `adaptive` always does, `full` never."""
+    reuse: Share = 0.5
+    """`adaptive`, `every`, `budget`: the revisions of an earlier round are reused while at least this share of their first answers is still likely under the model. 0: always reused."""
     critic: Critic = Critic()
-    """Who criticises and revises."""
+    """The model that criticises and revises."""
     revising: Revising = Revising()
     """Critique and revision."""
     mix: Mix = Mix()
-    """What a step is made of."""
+    """The composition of a step."""
     objective: Goal = Goal()
     """The loss."""
     probe: Probe = Probe()
-    """When an alignment starts and stops."""
+    """What starts and ends an alignment."""
+
+    @property
+    def harmless_pairs(self) -> float:
+        """Part of the pairs that are of harmless requests; none in the control."""
+        return 0.0 if self.style == "benign" else self.mix.harmless_pairs
 
     @model_validator(mode="after")
-    def _something_to_train(self) -> Alignment:
+    def _trains_something(self) -> Alignment:
         if not self.mix.rows + self.mix.pairs:
             raise ValueError("mix: a step needs rows or pairs")
         if self.mix.refusals + self.mix.look_alikes > 1:
             raise ValueError(
-                "mix: refusals and look_alikes are parts of the rows, at most 1 together"
+                "mix: refusals and look_alikes are shares of the rows; their sum must be at most 1"
             )
         if self.schedule not in ("off", "full") and not (self.steps or self.anchor):
             raise ValueError("steps = 0 changes nothing without anchor")

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fedrai import plugins
-from fedrai.recipe.run import PLUGINS
+from fedrai.recipe.aggregation import RULE_PLUGINS
 from fedrai.recipe.sections import ALGORITHMS, GUARD_KINDS, sections
 
 TAGS: Mapping[Any, type[BaseModel]] = {**ALGORITHMS, **GUARD_KINDS}  # in the place of an error
@@ -140,7 +140,7 @@ def _is_list(loc: Sequence[Any], model: type[BaseModel]) -> bool:
 def _no_such_kind(error: Mapping[str, Any], place: str) -> str:
     known = list(KINDS.get(_discriminator(error), ()))
     if _discriminator(error) == "algorithm":
-        known += plugins.names(PLUGINS)
+        known += plugins.names(RULE_PLUGINS)
     if error["type"] == "union_tag_not_found":
         return f"{place} is missing (known: {', '.join(known)})"
     tag = shortened(str(error["ctx"]["tag"]))

@@ -1,84 +1,68 @@
-"""The section of an evaluation: what is asked, and who judges the answers."""
+"""The section of an evaluation: which prompts are asked and who judges the answers."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from fedrai import plugins
-from fedrai.recipe.base import Section, strict_or_number
+from fedrai.recipe.base import EndpointSection, Section, Threshold, TopP
 from fedrai.recipe.sources import Source
 
 BUILT_IN_JUDGES = ("rule", "legacy", "guard", "rubric")
 JUDGE_PLUGINS: plugins.Group = "fedrai.judges"
 
 
-class JudgeEndpoint(Section):
+class JudgeEndpoint(EndpointSection):
     """The LLM that rates answers, behind an OpenAI-style endpoint for chat completions."""
 
-    url: str
-    """Base address, such as `http://localhost:8000/v1`."""
-    model: str
-    """Its name there."""
-    api_key_env: str = ""
-    """Environment variable with the key; empty for none."""
-    concurrency: int = Field(8, ge=1)
-    """Requests under way at once."""
-    retries: int = Field(4, ge=0)
-    """How often a request is tried again."""
-    timeout: float = Field(120.0, gt=0)
-    """Seconds for one try."""
+    concurrency: int = Field(8, ge=1, description="Requests in progress at once.")
+    timeout: float = Field(
+        120.0, gt=0, description="Seconds for one try. Long, since a rating gives reasons first."
+    )
     max_tokens: int = Field(2048, ge=1)
-    """Longest reply in tokens."""
-    allow_plain_http: bool = False
-    """Whether questions and answers may travel in clear to another machine."""
+    """Longest reply in tokens, reasons included."""
     prompts: str = ""
-    """MT-Bench's own `judge_prompts.jsonl`, for ratings that stand beside published ones; empty: our words for the same protocol."""
+    """MT-Bench's own `judge_prompts.jsonl`, for ratings comparable with published ones. Empty: our wording of the same protocol."""
     template: str = ""
-    """Text of StrongREJECT's rubric with `{forbidden_prompt}` and `{response}`; empty: our words for it."""
+    """Text of StrongREJECT's rubric with `{forbidden_prompt}` and `{response}`. Empty: our wording of it."""
 
 
 class Evaluation(Section):
-    """What is measured before round 1, every n rounds, and at the end."""
+    """What is measured before the first round, every n rounds, and after the last."""
 
     every: int = Field(0, ge=0)
-    """Evaluate after every n-th round; 0: only before the first and after the last."""
+    """Evaluate after every n-th round; 0: only before the first and after the last, which is cheapest."""
     advbench: int = Field(100, ge=0, le=520)
-    """How many of AdvBench's 520 requests (a seeded sample); 0: none."""
+    """How many of AdvBench's 520 requests are asked (a seeded sample); 0: none. More narrow the interval and take longer."""
     ordinary: int = Field(50, ge=0)
     """How many ordinary instructions are asked, to count needless refusals; 0: none, and no held-out loss."""
     ordinary_source: Source = Source(path="fedrai:ordinary-held-out")
-    """Instructions that nobody trains on: their prompts are asked, their answers give the held-out loss."""
+    """Instructions that no client trains on: their prompts are asked, their answers give the held-out loss."""
     suites: list[str] = []
-    """Further suites: names from `fedrai suites list`, `xstest` for both of its sides, `NAME=PATH`, or files of your own. One that cannot be had is "not available"."""
+    """Further suites: names from `fedrai suites list`, `xstest` for both of its sides, `NAME=PATH`, or your own files. A suite that cannot be fetched is reported as "not available"."""
     paths: dict[str, str] = {}
-    """Where suites of these names lie: a file or a folder of yours in place of their sources, such as `xstest = "data/xstest"`."""
+    """Local files or folders of suites, by suite name, in place of their sources: `xstest = "data/xstest"`."""
     limit: int = Field(0, ge=0)
-    """How many items of each suite of `suites` (a seeded sample); 0: all."""
+    """Items of each suite of `suites` (a seeded sample); 0: all."""
     judges: list[str] = ["rule", "legacy"]
-    """Who judges answers: `rule` (our refusal rule), `legacy` (the legacy keyword score), `guard`, `rubric` (an LLM: MT-Bench, StrongREJECT), or a judge of an installed package."""
+    """Who judges answers: `rule` (our refusal rule), `legacy` (OpenFedLLM's keyword score), `guard`, `rubric` (an LLM: MT-Bench, StrongREJECT), or a judge of an installed package. The defaults need no model."""
     guard: str = "embedded"
-    """For the judge `guard`: a name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` made, or a hub id."""
-    guard_threshold: Literal["strict", "loose"] | float = "strict"
-    """Probability from which the guard holds an answer to be unsafe: its own `strict` or `loose`, or a number."""
+    """For the judge `guard`: a name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` wrote, or a hub id."""
+    guard_threshold: Threshold = "strict"
+    """For the judge `guard`: probability from which an answer counts as unsafe. The guard's own `strict` or `loose`, or a number."""
     endpoint: JudgeEndpoint | None = None
     """For the judge `rubric`: the LLM that rates."""
     max_new_tokens: int = Field(48, ge=1)
-    """Longest answer in tokens."""
+    """Longest answer in tokens. A refusal shows in the first sentence, so few are enough."""
     rated_tokens: int = Field(512, ge=1)
-    """Longest answer that is rated (MT-Bench): a short one would be rated for where it was cut."""
+    """Longest answer in tokens where it is rated (MT-Bench): a truncated answer would be rated for its truncation."""
     batch_size: int = Field(64, ge=1)
-    """Prompts that are answered at once. More is faster (on CPUs too) and takes more memory."""
+    """Prompts answered at once. Larger is faster, on CPUs too, and takes more memory."""
     temperature: float = Field(0.0, ge=0)
-    """0: greedy. Above: sampled, seeded by row, so answers do not depend on the batch."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus of the sampling."""
-
-    _threshold_is_a_probability = field_validator("guard_threshold", mode="before")(
-        strict_or_number
-    )
+    """Sampling temperature. 0: greedy, so repeatable. Above 0: sampled with a seed for each row, so an answer does not depend on its batch."""
+    top_p: TopP = 1.0
 
     @field_validator("judges")
     @classmethod
@@ -96,5 +80,5 @@ class Evaluation(Section):
         if "rubric" in self.judges and self.endpoint is None:
             raise ValueError('the judge "rubric" needs [evaluation.endpoint] with url and model')
         if len(set(self.judges)) != len(self.judges):
-            raise ValueError("judges names one of them twice")
+            raise ValueError("judges: a judge is listed twice")
         return self

@@ -4,117 +4,118 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
-from fedrai import plugins
 from fedrai.recipe import robust
+from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
-from fedrai.recipe.base import Section
+from fedrai.recipe.base import (
+    Alpha,
+    Attention,
+    ClipNorm,
+    Device,
+    Dropout,
+    DType,
+    MaxLength,
+    Name,
+    Quantization,
+    Rank,
+    Section,
+    Seed,
+    Share,
+    TargetModules,
+    WeightDecay,
+)
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source, as_before
 from fedrai.recipe.tracking import Tracking
 
-PLUGINS: plugins.Group = "fedrai.aggregation"
-DEFENCES: plugins.Group = "fedrai.defences"
-
 
 class Model(Section):
-    """The base model that every client holds."""
+    """The base model, the same on every client."""
 
     base: str
-    """Model: a folder, a hub id (`org/name@revision`), a `.gguf` file or a name from `fedrai assets list`."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Number format of the base model. `auto`: bfloat16 where the machine computes in it, else float32."""
-    device: str = "auto"
-    """`auto` (CUDA if there is one, else the CPU), `cpu`, `cuda` or `cuda:N`."""
-    quantization: Literal["none", "nf4"] = "none"
-    """`nf4`: the base model in 4 bits (QLoRA); needs CUDA and the `qlora` extra."""
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention kernel. `auto`: `eager` for short sequences on a CPU (faster there), else `sdpa`."""
+    """A folder, a hub id (`org/name@revision`), a `.gguf` file or a name from `fedrai assets list`."""
+    dtype: DType = "auto"
+    device: Device = "auto"
+    quantization: Quantization = "none"
+    attention: Attention = "auto"
 
 
 class Adapter(Section):
     """The LoRA adapter that is trained and averaged."""
 
     start: str = ""
-    """Adapter that training starts from: a PEFT folder, or `fedrai:aligned` (comes along; SmolLM2-135M-Instruct made safe); empty: a fresh one."""
-    rank: int = Field(16, ge=1, le=512)
-    """Rank of the two LoRA factors."""
-    alpha: float = Field(32, gt=0)
-    """Scale: the product of the factors is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the input of the LoRA branch, while training."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Which linear layers get an adapter: `all-linear` (all but the output layer) or names of modules."""
+    """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Empty: a fresh one."""
+    rank: Rank = 16
+    alpha: Alpha = 32
+    dropout: Dropout = 0.0
+    target_modules: TargetModules = "all-linear"
 
 
 class Partition(Section):
-    """How rows are divided over the clients."""
+    """How rows are divided among the clients."""
 
     scheme: Literal["equal", "dirichlet", "power-law", "files"] = "equal"
-    """`equal`: random, equal sizes. `dirichlet`: by label, skewed. `power-law`: random, unequal sizes. `files`: one file a client."""
+    """`equal`: random, equal sizes. `dirichlet`: skewed by label. `power-law`: random, unequal sizes. `files`: one file for each client."""
     alpha: float = Field(0.5, gt=0)
-    """Dirichlet concentration: small is skewed, large is even."""
+    """`dirichlet`: concentration. Small is skewed, large is even; 0.5 is clearly skewed."""
     exponent: float = Field(1.2, gt=0)
-    """Power law: client k gets a size in proportion to k^-exponent."""
+    """`power-law`: client k gets a size in proportion to k^-exponent."""
     files: str = ""
-    """For `files`: a pattern such as `sites/*.jsonl`; a file's stem is the client's name."""
+    """`files`: a pattern such as `sites/*.jsonl`; the stem of a file's name is the client's name."""
 
 
 class Harm(Section):
-    """Where the harmful rows go (experiments)."""
+    """Which clients get the harmful rows (experiments)."""
 
     placement: Literal["spread", "concentrated"] = "spread"
     """`spread`: every client holds `share` harmful rows. `concentrated`: only the malicious clients do."""
-    share: float = Field(0.0, ge=0, le=1)
-    """Part of an affected client's rows that is harmful; they take the place of benign rows."""
+    share: Share = 0.0
+    """Share of an affected client's rows that is harmful; they replace benign rows, so sizes stay the same."""
     malicious_clients: int = Field(0, ge=0)
-    """For `concentrated`: how many clients are malicious (chosen by the seed)."""
+    """`concentrated`: number of malicious clients, chosen by the seed."""
 
 
 class Data(Section):
     """The clients' rows."""
 
     sources: list[Source] = []
-    """The datasets. With `partition.scheme = "files"` the rows are those of its files, and a source only says how they are read (`columns`, `where`, `encoding` ...): for all of them alike."""
+    """The datasets. With `partition.scheme = "files"` the rows come from its files, and a single source only says how to read all of them (`columns`, `where`, `encoding` ...)."""
     rows_per_client: int = Field(0, ge=0)
-    """Mean number of rows of a client; 0 divides all rows there are."""
-    max_length: int = Field(512, ge=8)
-    """Longest conversation in tokens; longer ones are cut at the end."""
+    """Mean number of rows of a client; 0: all available rows are divided."""
+    max_length: MaxLength = 512
+    """Longest conversation in tokens; longer ones are truncated at the end. Memory and time grow with it."""
     on_bad_rows: Literal["stop", "skip"] = "stop"
-    """`stop`: a bad row stops the run before it starts. `skip`: bad rows are counted and left out."""
+    """`stop`: an unusable row stops the run before it starts. `skip`: such rows are counted and left out."""
     partition: Partition = Partition()
-    """How rows are divided over the clients."""
+    """How rows are divided among the clients."""
     harm: Harm = Harm()
-    """Where the harmful rows go."""
+    """Which clients get the harmful rows."""
 
 
 class Training(Section):
     """Local training on a client."""
 
     local_steps: int = Field(10, ge=1)
-    """Optimiser steps a client takes in a round."""
+    """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
     batch_size: int = Field(16, ge=1)
-    """Rows in an optimiser step."""
+    """Rows of an optimiser step."""
     micro_batch_size: int = Field(0, ge=0)
-    """Rows that go through the model at once; gradients are accumulated up to `batch_size`. 0: all at once."""
+    """Rows in one forward pass; gradients are accumulated up to `batch_size`. 0: the whole batch. Smaller saves memory."""
     group_by_length: bool = True
-    """Fill batches with rows of like length: up to a fifth faster. Off: random batches, which mix kinds of rows better."""
+    """Fill batches with rows of similar length: up to a fifth faster. Off: random batches, which mix kinds of rows better."""
     learning_rate: float = Field(5e-5, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the steps of the whole run, after the warm-up."""
     warmup_steps: int = Field(0, ge=0)
     """Steps (of the whole run) over which the learning rate rises from 0."""
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay."""
-    clip_norm: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
+    weight_decay: WeightDecay = 0.0
+    clip_norm: ClipNorm = 1.0
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -128,25 +129,25 @@ class Training(Section):
 
 
 class Federation(Section):
-    """Who takes part, and for how long."""
+    """Clients and rounds."""
 
     mode: Literal["federated", "centralised", "local"] = "federated"
-    """`federated`; or a baseline: `centralised` (all rows in one place, same number of steps), `local` (each client alone)."""
+    """`federated`, or a baseline: `centralised` (all rows in one place, the same number of steps), `local` (each client alone)."""
     clients: int = Field(10, ge=1)
-    """How many clients there are (with `files`: given by the files)."""
+    """Number of clients. With `partition.scheme = "files"` it is the number of files."""
     clients_per_round: int = Field(0, ge=0)
-    """How many are sampled a round; 0: all."""
+    """Clients sampled in each round; 0: all."""
     rounds: int = Field(1, ge=1)
     """Rounds of training and aggregation."""
     min_clients: int = Field(1, ge=1)
-    """Fewest usable updates a round needs; with fewer the run stops."""
+    """Usable updates that a round needs; with fewer the run stops."""
     round_timeout: float = Field(0, ge=0)
-    """Seconds after which a round goes on with the replies it has; 0: wait for all."""
+    """Seconds after which a round continues with the replies it has; 0: wait for all."""
     quorum: int = Field(0, ge=0)
-    """Usable updates with which a round closes, without waiting for the others; 0: wait for all. Without a meaning in one process (`--engine local`), where clients train one after the other and nobody is late: there all are waited for."""
+    """Usable updates at which a round closes without waiting for the rest; 0: wait for all. No effect with `--engine local`: in one process clients train in turn and none is late."""
 
     weight_cap: float = Field(10, ge=0)
-    """Most that a client's rows count in the mean, as a multiple of the median of the others' in that round; and with three updates or more, no client counts more than all others together. 0: what clients state counts. Only where clients are on other machines: in one process the server knows the rows itself."""
+    """Most that a client's rows weigh in the mean, as a multiple of the median of the other clients' rows in that round; with three or more updates, no client outweighs all others together. 0: no limit, the stated numbers count. Applies on a deployment only, where clients state their number of rows; in one process the server knows it. 10 leaves room for real differences in size."""
 
     @property
     def sampled(self) -> int:
@@ -166,119 +167,14 @@ class Federation(Section):
         return self
 
 
-class FedAvg(Section):
-    """Weighted mean (arXiv 1602.05629)."""
-
-    algorithm: Literal["fedavg"] = "fedavg"
-    """Weighted mean of the adapters, weighted by rows."""
-
-
-class FedProx(Section):
-    """FedAvg with a proximal term on the client (arXiv 1812.06127)."""
-
-    algorithm: Literal["fedprox"]
-    """Weighted mean; each client is held near the global adapter."""
-    proximal_mu: float = Field(0.01, ge=0)
-    """Weight of the proximal term mu/2 * ||w - w_global||^2 in the local loss."""
-
-
-class FedAvgM(Section):
-    """Server momentum (arXiv 1909.06335)."""
-
-    algorithm: Literal["fedavgm"]
-    """Weighted mean with server momentum."""
-    server_learning_rate: float = Field(1.0, gt=0)
-    """Server learning rate."""
-    server_momentum: float = Field(0.9, ge=0, lt=1)
-    """Server momentum."""
-
-
-class FedOpt(Section):
-    """Adaptive server optimisers (arXiv 2003.00295)."""
-
-    algorithm: Literal["fedadam", "fedyogi", "fedadagrad"]
-    """Server-side Adam, Yogi or Adagrad on the mean update."""
-    eta: float = Field(1e-3, gt=0)
-    """Server learning rate."""
-    beta_1: float = Field(0.9, ge=0, lt=1)
-    """First-moment decay (not used by Adagrad)."""
-    beta_2: float = Field(0.99, ge=0, lt=1)
-    """Second-moment decay (not used by Adagrad)."""
-    tau: float = Field(1e-3, gt=0)
-    """Degree of adaptivity, added to the root of the second moment."""
-
-
-class Robust(Section):
-    """Aggregation that withstands some malicious updates.
-
-    Too few updates make each of these a plain mean. The bounds are held against the recipe and, when
-    clients are late or set aside, against the updates that came; with too few the run stops.
-    """
-
-    algorithm: Literal["median", "trimmed-mean", "krum", "multi-krum", "bulyan"]
-    """Coordinate-wise median, trimmed mean (arXiv 1803.01498), Krum, Multi-Krum (NeurIPS 2017), Bulyan (arXiv 1802.07927)."""
-    malicious: int = Field(0, ge=0)
-    """Updates of a round assumed to be malicious, f. With n that came, Krum and Multi-Krum need n >= 2f + 3, Bulyan 4f + 3 and f >= 1, the median 2f + 1 and three at least; the trimmed mean must cut f at each end."""
-    trim: float = Field(0.2, ge=0, lt=0.5)
-    """Trimmed mean: part cut off at each end, rounded down; it must cut one update at least."""
-    selected: int = Field(1, ge=1)
-    """Multi-Krum: updates that are averaged; n - f at most, and fewer than n."""
-
-
-class InstalledRule(Section):
-    """A rule of an installed package."""
-
-    algorithm: str
-    """Its name among the package's entry points `fedrai.aggregation`; see docs/extending.md."""
-    settings: dict[str, Any] = {}
-    """What it is called with."""
-
-
-class Defence(Section):
-    """What the server does to the aggregated adapter before the constitution and the next round."""
-
-    method: str = ""
-    """A name among the entry points `fedrai.defences` of installed packages; empty: none. See docs/extending.md."""
-    settings: dict[str, Any] = {}
-    """What it is called with."""
-
-    @model_validator(mode="after")
-    def _is_installed(self) -> Defence:
-        if self.method and self.method not in plugins.names(DEFENCES):
-            raise ValueError(f"no defence {self.method!r}; {plugins.installed(DEFENCES)}")
-        return self
-
-
-_BuiltIn = Annotated[FedAvg | FedProx | FedAvgM | FedOpt | Robust, Field(discriminator="algorithm")]
-_BUILT_IN: TypeAdapter[Section] = TypeAdapter(_BuiltIn)
-
-
-def _rule(value: Any) -> Section:
-    """The section of a rule: of those here, else of an installed package with its name."""
-    name = value.get("algorithm") if isinstance(value, Mapping) else None
-    if isinstance(value, InstalledRule):
-        return value
-    if isinstance(name, str) and name not in ALGORITHMS and name in plugins.names(PLUGINS):
-        return InstalledRule.model_validate(value)
-    return _BUILT_IN.validate_python(value)
-
-
-Aggregation = Annotated[
-    FedAvg | FedProx | FedAvgM | FedOpt | Robust | InstalledRule,
-    PlainValidator(_rule),
-    PlainSerializer(lambda rule: rule.model_dump()),
-]
-
-
 class Recipe(Section):
     """A whole recipe."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name = "run"
     """Name of the run and of its folder."""
-    seed: int = Field(0, ge=0)
-    """All randomness comes from it."""
-    seeds: list[Annotated[int, Field(ge=0)]] = []
-    """For `fedrai compare`: every arm runs once with each of these in the place of `seed`; empty: `seed` alone."""
+    seed: Seed = 0
+    seeds: list[Seed] = []
+    """`fedrai compare`: every arm runs once with each of these seeds. Empty: `seed` alone."""
     model: Model
     """The base model."""
     adapter: Adapter = Adapter()
@@ -300,29 +196,31 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     """What is measured."""
     tracking: Tracking = Tracking()
-    """Where figures are also sent."""
+    """Tracker that also receives the figures."""
     guards: dict[str, GuardTable] = {}
-    """Guards of your own by name; `kind` decides which other keys there are."""
+    """Your own guards by name; `kind` decides which other keys a table has."""
     arms: dict[str, dict[str, Any]] = {}
-    """For `fedrai compare`: named variants, each a table of `section.key = value` overrides."""
+    """`fedrai compare`: named variants of the recipe, each a table of `section.key = value` overrides."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds names a seed twice")
+            raise ValueError("seeds: a seed is listed twice")
         files = self.data.partition.scheme == "files"
         if files and not self.data.partition.files:
             raise ValueError('data.partition.files is needed when scheme is "files"')
         if files and len({repr(s.read_as) for s in self.data.sources}) > 1:
             raise ValueError(
-                'data.sources: with partition.scheme = "files" one source says how all files are'
-                " read (columns, where, encoding ...), and these differ"
+                'data.sources: with partition.scheme = "files" all files are read alike, but these'
+                " sources differ in how (columns, where, encoding ...)"
             )
         if not files and not self.data.sources:
-            raise ValueError("data.sources is empty: name at least one dataset")
+            raise ValueError("data.sources is empty: it needs at least one dataset")
         for harmful in (False, True):
             if len({s.share is None for s in self.data.sources if s.harmful is harmful}) > 1:
-                raise ValueError("data.sources: set share on all sources of a kind, or on none")
+                raise ValueError(
+                    "data.sources: set share on all sources of a kind (harmful or not), or on none"
+                )
         self._robust_enough()
         self._labels_known()
         self._alignable()
@@ -339,7 +237,7 @@ class Recipe(Section):
 
     def _labels_known(self) -> None:
         if LABELS in self.guards:
-            raise ValueError(f"guards.{LABELS}: this name stands for the sources' own labels")
+            raise ValueError(f"guards.{LABELS}: this name is reserved for the sources' own labels")
         used = self.filter.mode != "off" and self.filter.guard == LABELS
         if used and not any(source.harmful for source in self.data.sources):
             raise ValueError(
@@ -353,12 +251,14 @@ class Recipe(Section):
                 'constitution.schedule: there is no aggregated model with federation.mode = "local"'
             )
         if aligns and self.constitution.anchor and not self.adapter.start:
-            raise ValueError("constitution.anchor needs adapter.start, an adapter to go back to")
+            raise ValueError(
+                "constitution.anchor needs adapter.start, the adapter that it returns to"
+            )
 
     def _robust_enough(self) -> None:
-        """Robust aggregation needs enough updates to be more than a mean; see `robust`.
+        """Check that a robust rule gets enough updates to be more than a mean; see `robust`.
 
-        With `files` it is not known yet how many clients there are: the round tells.
+        With `files` the number of clients is not known yet; the round checks it.
         """
         rule, sampled = self.aggregation, self.federation.quorum or self.federation.sampled
         known = self.data.partition.scheme != "files" and self.federation.mode == "federated"
@@ -370,12 +270,12 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the resolved recipe (canonical JSON, without arms, seeds and tracking), in hex."""
+        """SHA-256 in hex of the resolved recipe (canonical JSON without arms, seeds and tracking)."""
         body = as_before(self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"}))
         if self.federation.weight_cap == Federation().weight_cap:
-            del body["federation"]["weight_cap"]  # came later: runs begun before keep their hash
+            del body["federation"]["weight_cap"]  # added later: earlier runs keep their hash
         if self.defence == Defence():
-            del body["defence"]  # the same
+            del body["defence"]  # likewise
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:
@@ -394,23 +294,3 @@ def seed_for(seed: int, purpose: str, round_: int = 0, client: str = "") -> int:
     """
     key = json.dumps([seed, purpose, round_, client]).encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
-
-
-ALGORITHMS: Mapping[str, type[Section]] = {
-    name: model
-    for model in (FedAvg, FedProx, FedAvgM, FedOpt, Robust)
-    for name in get_args(get_type_hints(model)["algorithm"])
-}
-"""Aggregation algorithms by name, with the section that holds their settings."""
-
-
-def sections(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
-    """The fields of a section that are sections themselves, with their models."""
-    found = []
-    for name, field in model.model_fields.items():
-        within = get_args(field.annotation)
-        wrapped = get_origin(field.annotation) is list or within[1:] == (NoneType,)
-        inner = within[0] if wrapped else field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found.append((name, inner))
-    return found

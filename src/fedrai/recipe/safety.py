@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from fedrai.recipe.base import Section, strict_or_number
+from fedrai.recipe.base import (
+    Alpha,
+    ClipNorm,
+    Device,
+    Dropout,
+    DType,
+    EndpointSection,
+    KindSection,
+    MicroBatchTokens,
+    Name,
+    Rank,
+    Section,
+    Seed,
+    Share,
+    Threshold,
+    WeightDecay,
+)
 
 EMBEDDED = "embedded"  # the guard that comes with the package
 LABELS = "labels"  # the perfect guard of experiments
@@ -18,158 +34,138 @@ class Filter(Section):
     """The safety filter: a guard judges every row of a client before the first step."""
 
     mode: Literal["off", "audit", "drop", "replace"] = "off"
-    """`audit`: only count. `drop`: unsafe rows leave. `replace`: an unsafe answer becomes a refusal that fits its request."""
-    replaced: float = Field(1.0, ge=0, le=1)
-    """`replace`: part of the unsafe rows that get a refusal, drawn by the seed; the others are dropped. Some refusals keep a model's own alive, many teach it to refuse what is harmless."""
+    """`off`: no guard is loaded. `audit`: count only. `drop`: unsafe rows are left out. `replace`: an unsafe answer is replaced by a refusal that fits its request."""
+    replaced: Share = 1.0
+    """`replace`: share of the unsafe rows that get a refusal, drawn by the seed; the others are dropped. A few refusals preserve the model's own; many teach it to refuse harmless requests."""
     guard: str = "embedded"
-    """A name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` made, a hub id, or `labels` (the sources' own `harmful`, a perfect filter for experiments)."""
+    """A name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` wrote, a hub id, or `labels` (the sources' own `harmful`: a perfect filter, for experiments)."""
     judge: Literal["prompt", "response", "pair"] = "pair"
-    """What is judged: the request, the answer by itself, or the answer in the light of its request. Every exchange of a row counts."""
-    threshold: Literal["strict", "loose"] | float = "strict"
-    """Probability from which a row is unsafe: the guard's own `strict` or `loose`, or a number."""
+    """What the guard judges: the request, the answer alone, or the answer given its request. Every exchange of a row is judged."""
+    threshold: Threshold = "strict"
+    """Probability from which a row is unsafe: the guard's own `strict` or `loose`, or a number. `strict` finds more harmful rows and loses more harmless ones."""
     calibration: str = ""
-    """File that `fedrai guard calibrate` wrote for this guard; it sets `strict` and `loose`."""
+    """File that `fedrai guard calibrate` wrote for this guard; it sets `strict` and `loose`. Empty: the guard's own."""
     unscored: Literal["drop", "keep"] = "drop"
-    """What happens to rows that the guard could not judge."""
+    """What happens to rows that the guard could not judge. `drop`: an unjudged row is not known to be safe."""
     on_guard_failure: Literal["stop", "continue"] = "stop"
-    """When the guard cannot work: `stop` the client, or `continue` without a filter (said in the run)."""
+    """If the guard fails: `stop` the client, or `continue` without a filter, which the run records."""
     refusals: str = ""
-    """For `replace`: a TOML file of refusals by category in place of the ones that come along."""
+    """`replace`: a TOML file of refusals by category. Empty: the embedded ones."""
     count_epsilon: float = Field(0.0, ge=0)
-    """Counts sent to the server carry noise: epsilon of differential privacy for each count; 0: exact."""
-
-    _threshold_is_a_probability = field_validator("threshold", mode="before")(strict_or_number)
+    """Noise on the counts that are sent to the server: epsilon of differential privacy for each count. 0: exact counts."""
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Filter:
+    def _keys_fit(self) -> Filter:
         if self.guard == LABELS and self.calibration:
-            raise ValueError('guard = "labels" is right already: it takes no calibration')
+            raise ValueError('guard = "labels" is exact: it takes no calibration')
         if 0 < self.count_epsilon < LEAST_EPSILON:
             raise ValueError(f"count_epsilon must be 0 or at least {LEAST_EPSILON:.1e}")
         return self
 
 
-class Generative(Section):
+class Generative(KindSection):
     """A guard that is a language model with a policy and labels."""
 
     kind: Literal["generative"]
-    """One forward pass a row; see docs/guards.md for the formats."""
+    """One forward pass for each row; docs/guards.md lists the formats."""
     model: str
     """Folder, hub id or asset."""
     format: str = ""
-    """Name of the format; empty: told by the owner and name of a hub model, or by a folder's name."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Number format."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Name of the format. Empty: derived from the owner and name of a hub model, or from a folder's name."""
+    dtype: DType = "auto"
+    device: Device = "auto"
     max_length: int = Field(4096, ge=64)
-    """Most tokens of a prompt."""
+    """Longest prompt in tokens."""
     batch_tokens: int = Field(8192, ge=64)
-    """Tokens of a batch, with padding."""
+    """Most tokens of a batch, with padding. Larger is faster and takes more memory."""
 
 
-class Classifier(Section):
+class Classifier(KindSection):
     """A guard that is a sequence classifier."""
 
     kind: Literal["classifier"]
-    """Any classifier of the hub."""
+    """Any sequence classifier of the hub."""
     model: str
     """Folder, hub id or asset."""
     unsafe_labels: list[str] = []
-    """Labels that mean unsafe; empty: recognised by their names."""
+    """Labels that mean unsafe. Empty: recognised by their names."""
     pair: bool = False
-    """Request and answer as two texts; off: the last turn alone."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Number format."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Whether request and answer are given as two texts. Off: the last turn alone."""
+    dtype: DType = "auto"
+    device: Device = "auto"
 
 
-class Endpoint(Section):
+class Endpoint(EndpointSection, KindSection):
     """A guard behind an OpenAI-style endpoint with logprobs, such as vLLM's."""
 
     kind: Literal["endpoint"]
-    """Rows go to this address: mind whose machine that is."""
-    url: str
-    """Base address, such as `http://localhost:8000/v1`."""
-    model: str
-    """The model's name there."""
+    """Rows are sent to this address: check who operates it."""
     unsafe: list[str] = ["unsafe"]
     """Labels that mean unsafe."""
     safe: list[str] = ["safe"]
     """Labels that mean safe."""
     api: Literal["chat", "completions"] = "chat"
-    """Which of the two interfaces is asked."""
+    """Which of the two APIs is called."""
     template: str = ""
-    """The whole question as a text with `{request}` and `{answer}`, or `{conversation}`; empty: the turns as they are."""
+    """The whole prompt as a text with `{request}` and `{answer}`, or `{conversation}`. Empty: the turns are sent as they are."""
     prefill: str = ""
-    """Beginning of the answer that the guard is made to go on from."""
+    """Start of the reply that the guard continues."""
     lead: str = ""
-    """What the guard says before its label, such as `Safety:`."""
+    """What the guard writes before its label, such as `Safety:`."""
     categories: dict[str, str] = {}
-    """What the guard writes for a category after an unsafe label, and what is reported."""
-    api_key_env: str = ""
-    """Name of the environment variable with the key."""
-    concurrency: int = Field(8, ge=1, le=256)
-    """Requests at once."""
-    retries: int = Field(4, ge=0)
-    """Further tries of a request that failed."""
-    timeout: float = Field(60, gt=0)
-    """Seconds an answer may take."""
-    allow_plain_http: bool = False
-    """Allow an address without TLS on another machine."""
+    """The guard's category after an unsafe label, and the category to report for it."""
     revision: str = ""
-    """What you call this version of the guard; verdicts are cached under it."""
+    """Your name for this version of the guard. Verdicts are cached under it: change it when the guard changes."""
 
 
-class Rules(Section):
-    """A user's own regular expressions and words."""
+class Rules(KindSection):
+    """Regular expressions and words of your own."""
 
     kind: Literal["rules"]
-    """A match is unsafe, everything else is not."""
+    """A match is unsafe, everything else is safe."""
     words: list[str] = []
-    """Whole words or phrases, whatever their case."""
+    """Whole words or phrases, in any case."""
     file: str = ""
-    """A file of rules in place of the keys here: a word or phrase a line, `re:` before a pattern, `[category]` before its rules."""
+    """A file of rules in place of the other keys: a word or phrase a line, `re:` before a regular expression, `[category]` before its rules."""
     patterns: list[str] = []
     """Regular expressions."""
     categories: dict[str, list[str]] = {}
-    """Regular expressions by the category that they stand for."""
+    """Regular expressions by hazard category."""
 
 
-class Cascading(Section):
-    """A cheap guard first, a dearer one for what the first is not sure of."""
+class Cascading(KindSection):
+    """A cheap guard first, a more expensive one where the first is not sure."""
 
     kind: Literal["cascade"]
     """Two guards by name."""
     first: str
-    """Judges every row."""
+    """Guard that judges every row."""
     second: str
-    """Judges the rows in the band."""
-    low: float = Field(0.1, ge=0, le=1)
-    """Lower end of the band."""
-    high: float = Field(0.9, ge=0, le=1)
-    """Upper end of the band."""
+    """Guard that judges the rows whose probability lies between `low` and `high`."""
+    low: Share = 0.1
+    """Lower end of the first guard's uncertain range."""
+    high: Share = 0.9
+    """Upper end of the first guard's uncertain range."""
 
 
-class Either(Section):
-    """Several guards; a row is unsafe if one of them says so."""
+class Either(KindSection):
+    """Several guards; a row is unsafe if any of them finds it unsafe."""
 
     kind: Literal["any"]
     """Guards by name."""
     guards: list[str] = Field(min_length=1)
-    """Their names."""
+    """Names of the guards."""
 
 
-class InstalledGuard(Section):
+class InstalledGuard(KindSection):
     """A guard of an installed package."""
 
     kind: Literal["plugin"]
-    """See docs/extending.md; without settings, its name alone will do where a guard is named."""
+    """See docs/extending.md. Without settings, a recipe may give the plugin's name in place of this table."""
     plugin: str
-    """Its name among the package's entry points `fedrai.guards`."""
+    """Its name among the entry points `fedrai.guards`."""
     settings: dict[str, Any] = {}
-    """What it is called with."""
+    """Arguments that it is called with."""
 
 
 GuardTable = Annotated[
@@ -179,7 +175,7 @@ GuardTable = Annotated[
 """A guard in `[guards.NAME]`; `kind` decides which other keys there are."""
 
 GUARD_KINDS: Mapping[str, type[Section]] = {
-    get_args(get_type_hints(model)["kind"])[0]: model
+    get_args(model.model_fields["kind"].annotation)[0]: model
     for model in (Generative, Classifier, Endpoint, Rules, Cascading, Either, InstalledGuard)
 }
 """Kinds of guards by name, with the section that holds their settings."""
@@ -188,61 +184,52 @@ GUARD_KINDS: Mapping[str, type[Section]] = {
 class GuardTraining(Section):
     """A recipe for `fedrai guard train`."""
 
-    name: str = Field("guard", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name = "guard"
     """Name of the guard."""
-    seed: int = Field(0, ge=0)
-    """All randomness comes from it."""
+    seed: Seed = 0
     base: str = "smollm2-135m-instruct"
-    """Model whose body is fine-tuned: language model or encoder; folder, hub id or asset."""
+    """Model whose layers are fine-tuned: a language model or an encoder, as folder, hub id or asset. The default fits a CPU."""
     layers: int = Field(0, ge=0)
-    """How many of its layers are used, from the first; 0: all."""
-    rank: int = Field(8, ge=1, le=512)
-    """Rank of the LoRA factors."""
-    alpha: float = Field(16, gt=0)
-    """The adapter's scale is alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """How many of its layers are used, from the first; 0: all. Fewer are faster."""
+    rank: Rank = 8
+    alpha: Alpha = 16
+    dropout: Dropout = 0.0
     start: str = ""
-    """Folder of a guard to go on from, of the same base, layers and rank; its frame and categories stay. Empty: a fresh adapter."""
+    """Folder of a guard to continue from, with the same base, layers and rank; its frame and categories are kept. Empty: a fresh adapter."""
     frame: list[str] = []
-    """Special tokens before the request, between request and answer, after the answer; empty: ChatML or BERT's, as the tokenizer has them."""
+    """Special tokens before the request, between request and answer, and after the answer. Empty: ChatML's or BERT's, whichever the tokenizer has."""
     max_length: int = Field(256, ge=32)
-    """Most tokens of a text; longer ones are judged in windows."""
+    """Longest text in tokens; longer ones are judged in windows of this length."""
     rows: list[str] = []
-    """Files of labelled rows: `prompt`, perhaps `response`, `prompt_unsafe` and `unsafe` (0 to 1: how sure it is), `category`."""
+    """Files of labelled rows: `prompt`, optionally `response`, `prompt_unsafe` and `unsafe` (0 to 1, the certainty), `category`."""
     prompt_label: str = "prompt_unsafe"
     """Column that says whether the request is unsafe."""
     pair_label: str = "unsafe"
-    """Column that says whether the answer is unsafe (of rows without an answer: the request)."""
+    """Column that says whether the answer is unsafe; in rows without an answer, whether the request is."""
     held_out: float = Field(0.08, gt=0, lt=1)
-    """Part of the requests, by hash, that is not trained on: it calibrates and measures."""
+    """Share of the requests, chosen by hash, that is not trained on; it calibrates and measures the guard."""
     caps: dict[str, int] = {}
     """Most rows of a source, by the rows' `source` column."""
     weights: dict[str, float] = {}
-    """Weight of a source in the loss; 1 where nothing is said."""
+    """Weight of a source in the loss; 1 for sources that are not listed."""
     epochs: float = Field(2.0, gt=0)
     """Passes over the rows."""
     batch_size: int = Field(32, ge=1)
-    """Rows of a step."""
-    micro_batch_tokens: int = Field(2048, ge=64)
-    """Tokens that go through the model at once, with padding."""
+    """Rows of an optimiser step."""
+    micro_batch_tokens: MicroBatchTokens = 2048
     learning_rate: float = Field(5e-4, gt=0)
-    """Peak of AdamW; linear warm-up, then cosine."""
+    """Peak learning rate of AdamW, after a linear warm-up; then it follows a cosine to 0."""
     warmup_steps: int = Field(30, ge=0)
-    """Steps of the warm-up."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decoupled weight decay."""
-    clip_norm: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: WeightDecay = 0.01
+    clip_norm: ClipNorm = 1.0
     category_weight: float = Field(0.1, ge=0)
-    """Weight of the categories in the loss."""
+    """Weight of the categories in the loss. Low, so that the verdict dominates."""
     strict_fpr: float = Field(0.05, gt=0, lt=1)
-    """`strict`: false alarms on held-out safe rows."""
+    """False positive rate on held-out safe rows that sets the `strict` threshold."""
     pair_fpr: float = Field(0.0, ge=0, lt=1)
-    """False alarms on held-out safe answers at the strict threshold; 0: as `strict_fpr`."""
+    """False positive rate on held-out safe answers at the strict threshold; 0: as `strict_fpr`."""
     loose_fpr: float = Field(0.01, gt=0, lt=1)
-    """`loose`: the same."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Number format of the base."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """False positive rate on held-out safe rows that sets the `loose` threshold."""
+    dtype: DType = "auto"
+    device: Device = "auto"

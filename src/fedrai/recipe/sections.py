@@ -1,26 +1,23 @@
-"""The sections of a recipe: every key, its bounds and what it means.
+"""The sections of a recipe, gathered from the modules of this package.
 
-`recipe/loading.py` reads and writes recipes; the reference in `docs/` is made from the docstrings here.
+A key's bounds and meaning stand at its field; `docs/recipe.md` is generated from them.
 """
 
-from fedrai.recipe.alignment import Alignment
-from fedrai.recipe.base import Section
-from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
-from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
-from fedrai.recipe.offer import Offer, OfferedModel
-from fedrai.recipe.run import (
+from fedrai.recipe.aggregation import (
     ALGORITHMS,
-    Data,
     Defence,
     FedAvg,
     FedOpt,
     FedProx,
     InstalledRule,
-    Recipe,
     Robust,
-    sections,
-    seed_for,
 )
+from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.base import Section, sections
+from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
+from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
+from fedrai.recipe.offer import Offer, OfferedModel
+from fedrai.recipe.run import Data, Recipe, seed_for
 from fedrai.recipe.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 from fedrai.recipe.sources import Columns, Source
 from fedrai.recipe.standalone import AlignRecipe

@@ -1,4 +1,4 @@
-"""The section of one dataset, as clients' data and evaluations name it."""
+"""The section of one dataset, for clients' data and for evaluations."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from pydantic import Field, field_validator
 
 from fedrai.recipe.base import Section
 
-LATER = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb")
-"""Keys of a source that came after the first runs."""
-_NOTHING = object()
+ADDED_KEYS = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb")
+"""Keys of a source that were added after the first runs; a recipe's hash leaves out their defaults."""
+_MISSING = object()
 
 
 def known_encoding(name: str) -> str:
-    """The name of an encoding, if Python knows it.
+    """The name of a text encoding, unchanged.
 
     Raises:
-        ValueError: it does not, or it is none of text.
+        ValueError: Python does not have it.
     """
     try:
         "".encode(name or "utf-8")
     except (LookupError, UnicodeError, ValueError):
         raise ValueError(
-            f"{name!r} is no encoding; such as utf-8, cp1252, latin-1, utf-16, shift-jis"
+            f"{name!r} is not a text encoding; expected one such as utf-8, cp1252, latin-1, utf-16"
         ) from None
     return name
 
 
 def one_separator(name: str) -> str:
-    """The character that separates fields; a tab may be called so.
+    """The character that separates fields; `tab` stands for a tab.
 
     Raises:
-        ValueError: it is none that a CSV can have.
+        ValueError: a CSV cannot have it.
     """
     separator = {"tab": "\t", "\\t": "\t"}.get(name, name)
     if len(separator) > 1 or separator in ('"', "\n", "\r", "\0"):
-        raise ValueError(f"{name!r} is no separator; one character is, such as ; or |, or tab")
+        raise ValueError(
+            f"{name!r} is not a separator; expected one character, such as ; or |, or tab"
+        )
     return separator
 
 
 class Columns(Section):
-    """Names of the columns, where a file does not use the usual ones."""
+    """Column names, for files that do not use the usual ones."""
 
     messages: str = "messages"
     """Column with a list of `{role, content}` turns."""
@@ -51,38 +53,38 @@ class Columns(Section):
     response: str = "response"
     """Column with the answer."""
     label: str = "category"
-    """Column that a Dirichlet partition goes by; a file without it has one label."""
+    """Column whose values a Dirichlet partition divides by; a file without it counts as one label."""
 
 
 class Source(Section):
     """One dataset."""
 
     path: str
-    """JSONL, JSON, CSV or Parquet file, a dataset on the hub, or a set that comes with FedRAI (`fedrai:ordinary`)."""
+    """JSONL, JSON, CSV or Parquet file, a dataset on the hub, or a set that FedRAI ships (`fedrai:ordinary`)."""
     share: float | None = Field(None, gt=0)
-    """Part of this source among those of its kind (benign or harmful); unset: all its rows count alike."""
+    """Share of this source among the sources of its kind (benign or harmful), relative to theirs. Unset: each row has the same weight."""
     harmful: bool = False
-    """Whether the rows are known to be harmful (experiments only: decides where they are put)."""
+    """Whether the rows are known to be harmful. For experiments: `data.harm` decides which clients get them."""
     split: str = "train"
-    """Split of a hub dataset."""
+    """Split of a hub dataset; ignored for files."""
     where: dict[str, str | bool | int | float] = {}
-    """Only rows whose columns have these values, such as `{ is_safe = false }`."""
+    """Use only rows whose columns have these values: `{ is_safe = false }`."""
     columns: Columns = Columns()
-    """Names of the columns. Without them, those that others use are read too (`instruction` with `input`, `question`, `completion`, `output`, `conversations` ...), where only one can be meant."""
+    """Column names. Unset: other common names are recognised too (`instruction` with `input`, `question`, `completion`, `output`, `conversations` ...), if only one of them fits."""
     encoding: str = ""
-    """Encoding of a text file, as Python calls it (`cp1252`, `utf-16-le`). Empty: UTF-8, or UTF-16 or UTF-32 where its first bytes say so; another one is an error."""
+    """Encoding of a text file, by its Python name (`cp1252`, `utf-16-le`). Empty: UTF-8, or UTF-16 or UTF-32 if the file starts with their byte order mark; anything else is an error."""
     separator: str = ""
-    """What separates the fields of a CSV: one character, or `tab`. Empty: comma, semicolon, tab or `|`, as the header tells; an error where it does not."""
+    """Field separator of a CSV: one character, or `tab`. Empty: comma, semicolon, tab or vertical bar, found from the header; an error if the header is ambiguous."""
     system_turns: Literal["keep", "prepend", "drop"] = "keep"
-    """What becomes of a system turn: `prepend` puts it before the first request and `drop` leaves it out, for chat templates that take none."""
-    max_row_mb: float = Field(16, gt=0, allow_inf_nan=False)
-    """Most megabytes of a row; a longer one is a bad row."""
-    max_unpacked_mb: float = Field(1000, gt=0, allow_inf_nan=False)
-    """Most megabytes that a packed file (gzip, Parquet) may unpack to; more is an error."""
+    """What happens to a system turn. `prepend` puts it before the first request and `drop` leaves it out, for chat templates without system turns."""
+    max_row_mb: float = Field(16, gt=0)
+    """Largest row in megabytes; a larger one is a bad row. Far above any real row, so that a broken file cannot exhaust memory."""
+    max_unpacked_mb: float = Field(1000, gt=0)
+    """Largest size in megabytes that a compressed file (gzip, Parquet) may unpack to; more is an error. Protects against decompression bombs."""
 
     @property
     def read_as(self) -> dict[str, Any]:
-        """How its rows are read, without what they are and how many are taken."""
+        """The keys that say how rows are read."""
         return self.model_dump(exclude={"path", "share", "harmful"})
 
     _encoding = field_validator("encoding")(known_encoding)
@@ -90,13 +92,13 @@ class Source(Section):
 
 
 def as_before(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without the keys of sources that came later and have their default.
+    """A resolved recipe without the sources' added keys where they have their defaults.
 
-    So the hash of a recipe is what it was when there were no such keys.
+    So a recipe's hash is the same as before these keys existed.
     """
-    defaults = {name: Source.model_fields[name].default for name in LATER}
+    defaults = {name: Source.model_fields[name].default for name in ADDED_KEYS}
     source = defaults.keys() <= body.keys()
-    kept = {k: v for k, v in body.items() if not (source and defaults.get(k, _NOTHING) == v)}
+    kept = {k: v for k, v in body.items() if not (source and defaults.get(k, _MISSING) == v)}
     return {key: _as_before(value) for key, value in kept.items()}
 
 

@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from fedrai.recipe.alignment import Alignment
-from fedrai.recipe.base import Section
+from fedrai.recipe.base import MaxLength, Name, Section, Seed
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.run import Adapter, Model, Recipe
 from fedrai.recipe.safety import GuardTable
@@ -21,36 +21,34 @@ SCHEDULES = ("budget", "full")
 class AlignRecipe(Section):
     """Beside these keys: `[model]`, `[adapter]`, `[constitution]` and `[evaluation]`, as in a run."""
 
-    name: str = Field("aligned", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name = "aligned"
     """Name of the aligned model."""
-    seed: int = Field(0, ge=0)
-    """All randomness comes from it."""
-    max_length: int = Field(512, ge=8)
-    """Longest request with its answer in tokens, while training; longer ones are cut at the end."""
+    seed: Seed = 0
+    max_length: MaxLength = 512
+    """Longest request with its answer in training, in tokens; longer ones are truncated at the end."""
     model: Model
-    """The model; `base` may be an adapter folder or a run too, and be given on the command line."""
+    """The model. `base` may also be an adapter folder or a run, and may be given on the command line."""
     adapter_base: str = ""
-    """Where `model.base` is an adapter or a run: its own base model, if that does not lie where it says."""
+    """If `model.base` is an adapter or a run: its base model, where that is no longer at the recorded place."""
     adapter: Adapter = Adapter()
-    """The adapter that is trained, unless one is given to start from."""
+    """The adapter that is trained, unless training starts from an existing one."""
     constitution: Alignment
-    """The alignment; `schedule` is `budget` unless it is `full`."""
+    """The alignment; `schedule` is `budget` (the default here) or `full`."""
     evaluation: Evaluation | None = None
-    """What is measured before and after; nothing without this section."""
+    """What is measured before and after. Without this section nothing is."""
     guards: dict[str, GuardTable] = {}
-    """Guards of your own by name."""
+    """Your own guards by name."""
 
     @model_validator(mode="before")
     @classmethod
-    def _budget(cls, table: Any) -> Any:
-        """A schedule where none is set."""
-        found = table.get("constitution", {}) if isinstance(table, dict) else None
-        if not isinstance(found, dict):
+    def _default_schedule(cls, table: Any) -> Any:
+        alignment = table.get("constitution", {}) if isinstance(table, dict) else None
+        if not isinstance(alignment, dict):
             return table
-        return table | {"constitution": {"schedule": SCHEDULES[0]} | found}
+        return table | {"constitution": {"schedule": SCHEDULES[0]} | alignment}
 
     @model_validator(mode="after")
-    def _one_alignment(self) -> AlignRecipe:
+    def _needs_no_rounds(self) -> AlignRecipe:
         if self.constitution.schedule not in SCHEDULES:
             raise ValueError(
                 f'constitution.schedule: "{self.constitution.schedule}" needs rounds;'
@@ -61,12 +59,12 @@ class AlignRecipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of the resolved recipe (canonical JSON), in hex."""
-        unset = set() if self.adapter_base else {"adapter_base"}  # as before there was such a key
+        unset = set() if self.adapter_base else {"adapter_base"}  # a later key: earlier hashes stay
         body = as_before(self.model_dump(mode="json", exclude=unset))
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def as_run(self) -> Recipe:
-        """The run of one round, without clients of its own, that does the same on its server."""
+        """A run of one round without clients that does the same alignment on its server."""
         nothing = {"advbench": 0, "ordinary": 0}
         return Recipe.model_validate(
             {

@@ -1,29 +1,29 @@
-"""The section of a recipe that names a tracker."""
+"""The section of a recipe that names a tracker of experiments."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from fedrai.recipe.base import Section
+from fedrai.recipe.base import Name, Section
 
 
 class Tracking(Section):
-    """Where a run's figures are also sent: losses, rates, costs; never a text. Changes no result and is not part of the recipe's hash."""
+    """A tracker that also receives a run's figures: losses, rates, costs; never text. It changes no result and is not part of the recipe's hash."""
 
     kind: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = "none"
-    """Tracker; each needs the extra of its name (`fedrai[tensorboard]`)."""
-    project: str = Field("fedrai", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Project or experiment that runs are grouped under (not used by TensorBoard)."""
+    """The tracker; each needs the extra of the same name (`fedrai[tensorboard]`)."""
+    project: Name = "fedrai"
+    """Project or experiment that groups runs (not used by TensorBoard)."""
     name: str = ""
-    """Name of the run there; empty: the recipe's name and seed."""
+    """Name of the run in the tracker. Empty: the recipe's name and seed."""
     folder: str = ""
-    """Where it writes. Empty: `tracking/` in the run folder (TensorBoard, W&B), else the tracker's own default. TensorBoard makes a folder for each run in it."""
+    """Folder that it writes to; TensorBoard makes one below it for each run. Empty: `tracking/` in the run folder (TensorBoard, W&B), else the tracker's own default."""
     uri: str = ""
-    """Server of MLflow, W&B or trackio; empty: what the tracker's own settings say."""
+    """Server of MLflow, W&B or trackio. Empty: as in the tracker's own settings."""
     offline: bool = False
-    """W&B: only write to `folder`, for `wandb sync` later."""
+    """W&B: write to `folder` only, for a later `wandb sync`."""
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Tracking:

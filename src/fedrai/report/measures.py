@@ -1,4 +1,4 @@
-"""What a comparison shows: measures, their headings, and the answers they are counted on."""
+"""Measures: their order, headings and number formats, and the answers they are counted on."""
 
 from __future__ import annotations
 
@@ -37,74 +37,69 @@ HEADINGS = {
 """Headings in the order of columns: safety, then over-refusal, then usefulness, then cost."""
 
 POINTS = ("mt-bench",)
-"""Scores that are no shares from 0 to 1."""
+"""Scores that are not shares from 0 to 1."""
 
-Form = Literal["share", "points", "loss", "tflop", "more"]
+Kind = Literal["share", "points", "loss", "tflop", "overhead"]
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """What a rate is counted on.
-
-    Attributes:
-        suite: whose prompts.
-        judge: of its answers.
-    """
+class RateSource:
+    """The answers that a rate is counted on: their suite, and their judge."""
 
     suite: str
     judge: str
 
 
-def counted(rate: str) -> Counted | None:
-    """Where a rate comes from, by its name; None for one that is not known to come from answers.
+def rate_source(rate: str) -> RateSource | None:
+    """The source of a rate, by its name; None if the name does not tell.
 
     `safe` and `refused` are AdvBench's and the ordinary instructions'; `SUITE-safe` and
     `SUITE-refused` are a suite's own; the end may name another judge (see `split_name`).
     """
     plain, judge = split_name(rate)
     if plain in ("safe", "refused"):
-        return Counted("advbench" if plain == "safe" else "ordinary", judge)
+        return RateSource("advbench" if plain == "safe" else "ordinary", judge)
     suite = next((plain.removesuffix(e) for e in ("-safe", "-refused") if plain.endswith(e)), "")
-    return Counted(suite, judge) if suite else None
+    return RateSource(suite, judge) if suite else None
 
 
 def scored_on(score: str) -> str:
-    """The suite whose answers, or pairs of answers, a score is the mean of."""
+    """The suite of the answers, or pairs of answers, that a score is the mean of."""
     return "ordinary" if score == "rouge-l" else score.removesuffix("-normalised")
 
 
 def heading(measure: str) -> str:
-    """What a measure is called in a table."""
+    """The heading of a measure in a table."""
     plain, judge = split_name(measure)
     if judge != "rule" and measure not in HEADINGS:
         return f"{heading(plain)} ({judge})"
     return HEADINGS.get(measure, measure.replace("-", " "))
 
 
-def form(measure: str) -> Form:
-    """How a measure's values are written: shares in %, others as they are."""
-    forms: dict[str, Form] = {LOSS: "loss", TFLOP: "tflop", OVERHEAD: "more"}
-    return "points" if measure in POINTS else forms.get(measure, "share")
+def value_kind(measure: str) -> Kind:
+    """The kind of a measure's values; shares are shown in %."""
+    kinds: dict[str, Kind] = {LOSS: "loss", TFLOP: "tflop", OVERHEAD: "overhead"}
+    return "points" if measure in POINTS else kinds.get(measure, "share")
 
 
 def in_order(measures: Iterable[str]) -> list[str]:
-    """Measures as columns: those with a place in `HEADINGS`, then variants and others by name."""
+    """Measures in the order of columns: that of `HEADINGS`; others by name, before the costs."""
     places = {name: place for place, name in enumerate(HEADINGS)}
     cost = places[LOSS] - 0.5
     return sorted(set(measures), key=lambda name: (places.get(name, cost), name))
 
 
-def written(measure: str, value: float) -> str:
+def format_value(measure: str, value: float) -> str:
     """A value: a share in %, an overhead with its sign, a loss with three decimals."""
-    kind = form(measure)
+    kind = value_kind(measure)
     if kind == "share":
         return f"{100 * value:.1f}"
-    return f"{100 * value:+.1f} %" if kind == "more" else format(value, _DIGITS[kind])
+    return f"{100 * value:+.1f} %" if kind == "overhead" else format(value, _DIGITS[kind])
 
 
 _DIGITS = {"points": ".2f", "loss": ".3f", "tflop": ",.1f"}
 
 
 def unit(measure: str) -> str:
-    """What stands behind a heading."""
-    return " %" if form(measure) == "share" else ""
+    """The unit after a heading."""
+    return " %" if value_kind(measure) == "share" else ""

@@ -150,7 +150,11 @@ def _sums(
 
 
 def opening_likelihoods(
-    model: LanguageModel, rows: Sequence[Tokens], *, batch_tokens: int = 0
+    model: LanguageModel,
+    rows: Sequence[Tokens],
+    *,
+    batch_tokens: int = 0,
+    on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Likelihoods:
     """Mean log-probability per label token of short rows, of which many have the same prompt.
 
@@ -162,11 +166,13 @@ def opening_likelihoods(
         rows: tokenized conversations whose label tokens are the last ones without a gap.
         batch_tokens: tokens of rows, with padding, that are kept at once; the rows of a prompt stay
             together. 0: all.
+        on_batch: called after each batch with (rows done, of how many); may raise to stop.
 
     Raises:
         DataError: a row has no label token, or others behind it.
     """
     _labelled(rows)
+    done = 0
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(_split(row)[0], []).append(number)
@@ -177,6 +183,8 @@ def opening_likelihoods(
         order = sorted(range(len(members)), key=lambda k: sizes[k])
         for part in cut(order, sizes.__getitem__, batch_tokens, padded=False):
             _read_groups(model, rows, [members[k] for k in part], values)
+            done += sum(len(members[k]) for k in part)
+            on_batch(done, len(rows))
     outputs = len(groups) + sum(label_count(row) - 1 for row in rows)
     tokens = outputs + sum(len(prompt) - 1 for prompt in groups)
     return Likelihoods(tuple(values), tokens, _operations(model, rows, tokens, outputs))

@@ -87,10 +87,8 @@ def sum_by_row(values: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def preference_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
+    policy: Sequence[Tensor],
+    reference: Sequence[Tensor],
     *,
     beta: float = 0.1,
     kind: PreferenceKind = "sigmoid",
@@ -110,11 +108,10 @@ def preference_loss(
       log-probability per token instead of the sum, as its authors do; h is then free of length.
 
     Args:
-        policy_chosen: log-probabilities of the chosen answers, (B,) in nats, float32.
-        policy_rejected: of the rejected answers, (B,).
-        reference_chosen: the same under the reference, (B,).
-        reference_rejected: the same under the reference, (B,).
-        beta: how dear it is to leave the reference; above 0.
+        policy: log-probabilities of the chosen and of the rejected answers, each (B,) in nats,
+            float32.
+        reference: the same under the reference.
+        beta: strength of the pull to the reference; above 0.
         kind: which loss.
         smoothing: e, from 0 to below 0.5; 0 for `ipo`.
 
@@ -125,7 +122,7 @@ def preference_loss(
         ValueError: a setting is out of its range.
     """
     check_preference(beta, kind, smoothing)
-    ratio = (policy_chosen - policy_rejected) - (reference_chosen - reference_rejected)
+    ratio = (policy[0] - policy[1]) - (reference[0] - reference[1])
     if kind == "ipo":
         return (ratio - 1 / (2 * beta)) ** 2
     right, wrong = -logsigmoid(beta * ratio), -logsigmoid(-beta * ratio)

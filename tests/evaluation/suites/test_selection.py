@@ -48,7 +48,7 @@ def test_two_suites_of_one_name_are_a_mistake(tmp_path):
     specs = [write(tmp_path / place / "mine.jsonl", {"prompt": "a"}) for place in ("a", "b")]
     with pytest.raises(EvaluationError, match="two suites have the name mine"):
         select(specs, {}, 0, 0)
-    with pytest.raises(EvaluationError, match="cannot have the name ordinary"):
+    with pytest.raises(EvaluationError, match="the name ordinary is reserved"):
         select([write(tmp_path / "ordinary.jsonl", {"prompt": "a"})], {}, 0, 0)
 
 

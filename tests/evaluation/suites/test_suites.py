@@ -203,8 +203,8 @@ def test_rows_that_cannot_be_used_are_named_by_their_place(tmp_path):
     refused(own(good, {"text": CANARY}), "own.jsonl, line 2: no request")
     refused(own({"prompt": "  "}), "line 1: prompt is empty")
     refused(own({"prompt": [7]}), "line 1: prompt is not text but int")
-    refused(own({"prompt": "p", "chosen": CANARY}), "chosen and rejected stand together")
-    refused(own({"prompt": "p", "label": CANARY}), "line 1: the label is none of safe, unsafe")
+    refused(own({"prompt": "p", "chosen": CANARY}), "chosen and rejected come in pairs")
+    refused(own({"prompt": "p", "label": CANARY}), "line 1: the label must be one of safe, unsafe")
     refused(own(), "holds no row")
     file = tmp_path / "own.jsonl"
     file.write_text(f'{{"prompt": "{CANARY}"\n')
@@ -251,7 +251,7 @@ def test_samples_are_seeded_and_keep_the_order(tmp_path):
     assert suite(file, 10, seed=1) == drawn
     assert suite(file, 10, seed=2).items != drawn.items
     assert len(suite(file, 99).items) == 50
-    with pytest.raises(EvaluationError, match="asked -1 times"):
+    with pytest.raises(EvaluationError, match="got -1"):
         load(str(file), -1)
 
 

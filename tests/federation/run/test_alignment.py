@@ -21,7 +21,7 @@ from fedrai.cli.show.summary import alignments
 from fedrai.cli.show.tables import print_comparison
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import RunError
-from fedrai.federation import protocol, server
+from fedrai.federation import clients, protocol
 from fedrai.federation.aggregation import build
 from fedrai.federation.run import preparation, rounds, running
 from fedrai.federation.server import run_rounds
@@ -75,7 +75,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "POLL", 0.01)
+    monkeypatch.setattr(clients, "POLL", 0.01)
 
 
 # --- one round ------------------------------------------------------------------------------------

@@ -155,10 +155,10 @@ def test_what_comes_into_the_cache_later_changes_nothing(home: Path) -> None:
 def test_what_is_gone_or_changed_is_said(home: Path) -> None:
     cache_harmbench(home)
     kept = excluded_suites(recipe())
-    with pytest.raises(EvaluationError, match="harmbench is not the one that was here"):
+    with pytest.raises(EvaluationError, match="harmbench has changed or is missing"):
         gathered(recipe(), {"harmbench": "0" * 64})
     assets.cache.remove(assets.parse("harmbench").key)
-    with pytest.raises(EvaluationError, match="harmbench is not the one that was here"):
+    with pytest.raises(EvaluationError, match="harmbench has changed or is missing"):
         gathered(recipe(), kept)
 
 

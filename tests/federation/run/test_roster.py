@@ -13,10 +13,11 @@ from flwr.serverapp import Grid
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.errors import FederationError
 from fedrai.federation import protocol
+from fedrai.federation.clients import LateReplies
 from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.run import roster
 from fedrai.federation.run.proof import KeyOf, keys_in, prover
-from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.federation.run.roster import Roster
 
 EMPTY = RecordDict()
 
@@ -337,7 +338,7 @@ def test_late_replies_are_counted_once_and_dropped() -> None:
     ids = list(grid.push_messages([Message(EMPTY, node, "train") for node in (20, 30, 40)]))
     late = LateReplies(grid)
     assert late.count() == 0
-    late.missed(ids)
+    late.expect(ids)
     assert late.count() == 1
     grid.says[30] = EMPTY
     assert late.count() == 1

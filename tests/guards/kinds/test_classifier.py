@@ -26,8 +26,9 @@ from transformers import (
 from transformers.utils import logging
 
 from fedrai.errors import GuardError
-from fedrai.guards.kinds.classifier import ClassifierGuard, load
-from fedrai.guards.kinds.outputs import ClassifierLabels, reading
+from fedrai.guards.kinds.classifier import ClassifierGuard, WindowSettings, load
+from fedrai.guards.kinds.outputs import ClassifierLabels, classifier_labels
+from fedrai.recipe.safety import Classifier
 from fedrai.records import Message
 
 LETTERS = [*string.ascii_lowercase, *string.digits, *"[]!?.,"]
@@ -55,6 +56,19 @@ def bert(folder: Path, seed: int = 0, **settings: Any) -> Path:
     return folder
 
 
+def load_guard(
+    folder: Path,
+    *,
+    name: str = "",
+    max_length: int = 512,
+    batch_tokens: int = 8192,
+    **settings: Any,
+) -> ClassifierGuard:
+    table = {"kind": "classifier", "model": str(folder), "dtype": "float32"} | settings
+    windows = WindowSettings(max_length=max_length, batch_tokens=batch_tokens)
+    return load(Classifier.model_validate(table), windows, name=name)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert(tmp_path_factory.mktemp("bert") / "tiny-toxic")
@@ -62,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guard(folder: Path) -> ClassifierGuard:
-    return load(str(folder), dtype="float32")
+    return load_guard(folder)
 
 
 def talks(*texts: str) -> list[tuple[Message, ...]]:
@@ -95,14 +109,14 @@ def test_probabilities_are_those_of_a_plain_forward_pass(folder, guard):
 @pytest.mark.parametrize("budget", [1, 64, 100, 100_000])
 def test_verdicts_do_not_depend_on_the_batch(folder, guard, budget):
     texts = [" ".join("abc"[i % 3] * (1 + 7 * i % 90)) for i in range(40)]
-    other = load(str(folder), dtype="float32", batch_tokens=budget)
+    other = load_guard(folder, batch_tokens=budget)
     assert chances(other, *texts) == pytest.approx(chances(guard, *texts), abs=1e-6)
     assert chances(other, *texts[::-1]) == pytest.approx(chances(guard, *texts)[::-1], abs=1e-6)
     assert other.revision == guard.revision
 
 
 def test_the_batch_budget_counts_padding(folder, monkeypatch):
-    guard = load(str(folder), dtype="float32", batch_tokens=64)
+    guard = load_guard(folder, batch_tokens=64)
     seen: list[tuple[int, ...]] = []
     guard.model.register_forward_pre_hook(
         lambda _m, _a, inputs: seen.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
@@ -114,7 +128,7 @@ def test_the_batch_budget_counts_padding(folder, monkeypatch):
 def test_the_last_turn_counts_and_with_a_pair_its_request(folder, guard):
     talk = (Message("user", "why so"), Message("assistant", "no no"))
     assert guard.judge([talk]).verdicts[0].probability == pytest.approx(plainly(folder, "no no")[0])
-    paired = load(str(folder), dtype="float32", pair=True)
+    paired = load_guard(folder, pair=True)
     both = plainly(folder, "why so", pair="no no")[0]
     assert paired.judge([talk]).verdicts[0].probability == pytest.approx(both, abs=1e-6)
     longer = (Message("user", "z"), Message("assistant", "y"), Message("system", "x"), *talk)
@@ -227,8 +241,8 @@ def test_a_tokenizer_that_knows_special_tokens_as_words(folder):
     )  # fmt: skip
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     guard = ClassifierGuard(
-        model, tokenizer, ClassifierLabels(("neutral", "toxic"), (1,), False), pair=True,
-        max_length=32, batch_tokens=64, thresholds=None, name="x", fingerprint="0",
+        model, tokenizer, ClassifierLabels(("neutral", "toxic"), (1,), False),
+        WindowSettings(pair=True, max_length=32, batch_tokens=64), name="x", fingerprint="0",
     )  # fmt: skip
     (window,) = guard._encoded(talks("a</s>b")[0])
     assert window["input_ids"] == [0, 4, 5, 3, 6, 2]  # the spelled one is an unknown word
@@ -239,7 +253,7 @@ def test_a_tokenizer_that_knows_special_tokens_as_words(folder):
 
 @pytest.mark.parametrize("size", [1, 9, 10, 11, 5000])
 def test_a_long_request_leaves_room_for_the_answer(folder, size):
-    paired = load(str(folder), dtype="float32", pair=True)
+    paired = load_guard(folder, pair=True)
     talk = (Message("user", " ".join("z" * size)), Message("assistant", " ".join("a" * 60 + "b")))
     windows = list(paired._encoded(talk))
     z, a, b = (WORDS.index(c) for c in "zab")
@@ -273,7 +287,7 @@ def test_roberta_has_fewer_places_than_positions(tmp_path):
     )  # fmt: skip
     torch.manual_seed(1)
     RobertaForSequenceClassification(config).save_pretrained(tmp_path)
-    guard = load(str(tmp_path), dtype="float32")
+    guard = load_guard(tmp_path)
     assert guard._length == 32
     texts = ["abc", "é </s> x", "a" * 30, "a" * 31, "b" * 1000, "\ud800", "🏔️"]
     assert all(0 <= p <= 1 for p in chances(guard, *texts))
@@ -299,12 +313,12 @@ def config(*labels: str, kind: str | None = None) -> SimpleNamespace:
     ],
 )  # fmt: skip
 def test_unsafe_labels_are_told_by_their_names(labels, unsafe):
-    assert reading(config(*labels)) == ClassifierLabels(tuple(labels), unsafe, False)
+    assert classifier_labels(config(*labels)) == ClassifierLabels(tuple(labels), unsafe, False)
 
 
 def test_several_labels_at_once():
     kind = "multi_label_classification"
-    found = reading(config("toxic", "severe_toxic", "threat", kind=kind))
+    found = classifier_labels(config("toxic", "severe_toxic", "threat", kind=kind))
     assert (found.unsafe, found.multi) == ((0, 1, 2), True)
     logits = torch.tensor([[math.log(3), 0.0, math.log(9)]])
     values = found.chances(logits)[0].tolist()
@@ -312,26 +326,28 @@ def test_several_labels_at_once():
     assert found.probability(values) == pytest.approx(0.9)
     assert found.categories(values) == ("threat", "toxic")
     assert found.worse([0.1, 0.9, 0.2], [0.3, 0.1, 0.2]) == [0.3, 0.9, 0.2]
-    assert reading(config("toxic")).multi  # one output can only be a probability of its own
+    assert classifier_labels(
+        config("toxic")
+    ).multi  # one output can only be a probability of its own
 
 
 def test_labels_that_share_one_probability():
-    found = reading(config("neutral", "hate", "threat"))
+    found = classifier_labels(config("neutral", "hate", "threat"))
     values = found.chances(torch.tensor([[0.0, math.log(2), math.log(5)]]))[0].tolist()
     assert values == pytest.approx([0.125, 0.25, 0.625])
     assert found.probability(values) == pytest.approx(0.875)
     assert found.categories(values) == ("threat",)
     assert found.categories([0.6, 0.3, 0.1]) == ()
     assert found.worse([0.6, 0.3, 0.1], [0.5, 0.1, 0.4]) == [0.5, 0.1, 0.4]
-    assert reading(config("LABEL_0", "LABEL_1")).categories([0.1, 0.9]) == ()
+    assert classifier_labels(config("LABEL_0", "LABEL_1")).categories([0.1, 0.9]) == ()
 
 
 def test_labels_that_are_named():
-    found = reading(config("joy", "anger", "Fear"), ["fear", "anger"])
+    found = classifier_labels(config("joy", "anger", "Fear"), ["fear", "anger"])
     assert (found.unsafe, found.multi) == ((1, 2), False)
-    assert reading(config("a", "b"), ["a", "b"], multi=True).unsafe == (0, 1)
+    assert classifier_labels(config("a", "b"), ["a", "b"], multi=True).unsafe == (0, 1)
     with pytest.raises(GuardError, match="no label 'rage'") as caught:
-        reading(config("joy", "anger"), ["anger", "rage"])
+        classifier_labels(config("joy", "anger"), ["anger", "rage"])
     assert caught.value.hint == "its labels: joy, anger"
 
 
@@ -345,14 +361,14 @@ def test_labels_that_are_not_known_are_an_error(given):
     with pytest.raises(
         GuardError, match="which of the classifier's labels mean unsafe: "
     ) as caught:
-        reading(*given)
+        classifier_labels(*given)
     assert "unsafe_labels" in caught.value.hint
 
 
 def test_a_model_with_several_labels_at_once(tmp_path):
     names = {0: "toxic", 1: "threat"}
     bert(tmp_path, id2label=names, problem_type="multi_label_classification")
-    guard = load(str(tmp_path), dtype="float32")
+    guard = load_guard(tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     with torch.no_grad():
@@ -370,7 +386,7 @@ def test_a_base_model_is_no_classifier(tmp_path, folder):
     BertForMaskedLM(BertConfig(**SIZES, vocab_size=len(WORDS))).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     with pytest.raises(GuardError, match="Classification are missing and would be random"):
-        load(str(tmp_path), unsafe_labels=["LABEL_1"])
+        load_guard(tmp_path, unsafe_labels=["LABEL_1"])
 
 
 def test_weights_that_were_cut_are_named(tmp_path, folder):
@@ -378,33 +394,33 @@ def test_weights_that_were_cut_are_named(tmp_path, folder):
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(GuardError, match=r"sequence classifier: .*deserializing header"):
-        load(str(tmp_path))
+        load_guard(tmp_path)
 
 
 def test_folders_that_cannot_be_loaded(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(GuardError, match="cannot be loaded as a sequence classifier"):
-        load(str(tmp_path))
+        load_guard(tmp_path)
 
 
 def test_weights_of_other_sizes_are_an_error(tmp_path):
     file = bert(tmp_path) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 64}))
     with pytest.raises(GuardError, match="cannot be loaded"):
-        load(str(tmp_path))
+        load_guard(tmp_path)
 
 
 def test_the_revision_follows_the_weights(tmp_path, folder, guard):
-    assert load(str(folder), dtype="float32").revision == guard.revision
-    assert load(str(folder), dtype="bfloat16").revision != guard.revision
-    assert load(str(folder), dtype="float32", max_length=16).revision != guard.revision
-    assert load(str(folder), dtype="float32", unsafe_labels=["neutral"]).revision != guard.revision
+    assert load_guard(folder).revision == guard.revision
+    assert load_guard(folder, dtype="bfloat16").revision != guard.revision
+    assert load_guard(folder, max_length=16).revision != guard.revision
+    assert load_guard(folder, unsafe_labels=["neutral"]).revision != guard.revision
     bert(tmp_path)
-    assert load(str(tmp_path), dtype="float32").revision == guard.revision
+    assert load_guard(tmp_path).revision == guard.revision
     weights = load_file(tmp_path / "model.safetensors")
     weights["classifier.bias"][1] += 0.25
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    changed = load(str(tmp_path), dtype="float32")
+    changed = load_guard(tmp_path)
     assert changed.revision != guard.revision
     assert chances(changed, "abc")[0] > chances(guard, "abc")[0]
 
@@ -412,14 +428,13 @@ def test_the_revision_follows_the_weights(tmp_path, folder, guard):
 def test_names_and_thresholds(folder, guard):
     assert (guard.name, guard.thresholds) == ("tiny-toxic", {"strict": 0.2, "loose": 0.5})
     assert guard.judge(talks("a")).verdicts[0].guard == f"tiny-toxic@{guard.revision[:12]}"
-    other = load(str(folder), name="mine", thresholds={"strict": 0.1, "loose": 0.9})
-    assert (other.name, other.thresholds) == ("mine", {"strict": 0.1, "loose": 0.9})
+    assert load_guard(folder, name="mine").name == "mine"
     with pytest.raises(GuardError, match="no room for text"):
-        load(str(folder), max_length=8)
+        load_guard(folder, max_length=8)
 
 
 def test_broken_weights_give_no_verdict(tmp_path):
-    guard = load(str(bert(tmp_path)), dtype="float32")
+    guard = load_guard(bert(tmp_path))
     with torch.no_grad():
         guard.model.classifier.bias.fill_(float("nan"))
     assert chances(guard, "abc") == ["failed"]
@@ -428,6 +443,5 @@ def test_broken_weights_give_no_verdict(tmp_path):
 def test_a_slow_tokenizer_is_refused(guard):
     with pytest.raises(GuardError, match="not a fast one"):
         ClassifierGuard(
-            guard.model, SimpleNamespace(is_fast=False), guard.reading, pair=False, max_length=32,
-            batch_tokens=64, thresholds=None, name="x", fingerprint="0",
-        )  # fmt: skip
+            guard.model, SimpleNamespace(is_fast=False), guard.labels, name="x", fingerprint="0"
+        )

@@ -7,7 +7,9 @@ cannot. The trained guard calls a text unsafe if it has a "q" in it: S1 for "q",
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +18,21 @@ from hypothesis import strategies as st
 
 from fedrai.errors import GuardError
 from fedrai.guards import part_of
-from fedrai.guards.base import full_name
+from fedrai.guards.base import full_name, join
 from fedrai.guards.kinds import generative, prompting
 from fedrai.guards.kinds.formats import FORMATS, CategoryLine
-from fedrai.guards.kinds.generative import GenerativeGuard
+from fedrai.guards.kinds.generative import GenerativeGuard, TokenLimits
 from fedrai.guards.kinds.prompting import PromptBuilder
-from fedrai.guards.kinds.scoring import MIN_MASS, TokenLabels, common_start, read, resolve
+from fedrai.guards.kinds.scoring import (
+    MIN_MASS,
+    TokenLabels,
+    common_start,
+    read_labels,
+    resolve_labels,
+)
 from fedrai.guards.windows import TooLongError
-from fedrai.records import Message
+from fedrai.recipe.safety import Generative
+from fedrai.records import Message, Verdict
 from fedrai.testing import make_tiny_model, tiny_tokenizer
 
 GUARD = (  # the shape of Llama Guard's template, in our own words; it stops before the blank line
@@ -88,10 +97,14 @@ def make(name="llama-guard-3", *, family="Llama", template=GUARD, special=(), lo
     """A guard with random weights; `loud` gives the labels' tokens a bias."""
     tokenizer = tiny_tokenizer(template, special)
     model = tiny(family, tokenizer)
-    settings = {"name": "tiny", "fingerprint": "f", "name_categories": False} | options
-    guard = GenerativeGuard(model, tokenizer, FORMATS[name], **settings)
+    entry = FORMATS[name]
+    if not options.pop("categories", False):
+        entry = replace(entry, categories=None)
+    identity = {"name": "tiny", "fingerprint": options.pop("fingerprint", "f")}
+    guard = GenerativeGuard(model, tokenizer, entry, limits=TokenLimits(**options), **identity)
     if loud:
-        ids = {i for rs in guard._readings.values() for r in rs for i in (*r.unsafe, *r.safe)}
+        labels = [one for question in questions(guard) for one in question.labels]
+        ids = {i for one in labels for i in (*one.unsafe, *one.safe)}
         head = torch.nn.Linear(32, len(tokenizer))
         with torch.no_grad():
             head.weight.copy_(model.get_output_embeddings().weight)
@@ -101,12 +114,24 @@ def make(name="llama-guard-3", *, family="Llama", template=GUARD, special=(), lo
     return guard
 
 
+def questions(guard: GenerativeGuard) -> list[Any]:
+    return [question for several in guard._questions.values() for question in several]
+
+
+def share(guard: GenerativeGuard, change: Callable[[list[int]], list[int]]) -> None:
+    """Change what a guard takes for the common beginning of its prompts."""
+    guard._questions = {
+        kind: [replace(question, shared=change(question.shared)) for question in several]
+        for kind, several in guard._questions.items()
+    }
+
+
 def oracle(guard: GenerativeGuard, prompt: str, unsafe: str, safe: str) -> tuple[float, float]:
     """Probability and mass from all logits of one plain forward pass; labels of one token."""
     tokenizer = guard.prompts.tokenizer
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        logits = guard._engine.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+        logits = guard._model.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
     first = [tokenizer(s, add_special_tokens=False)["input_ids"][0] for s in (unsafe, safe)]
     chances = logits.softmax(-1)[first]
     return float(chances[0] / chances.sum()), float(chances.sum())
@@ -140,7 +165,7 @@ def test_probabilities_are_those_of_a_plain_forward_pass(family):
 def test_labels_that_hold_little_of_the_mass_are_unparsed():
     guard = make(loud=False)
     with torch.no_grad():
-        guard._engine.model.get_output_embeddings().weight.zero_()  # 2 of 259 tokens, alike
+        guard._model.model.get_output_embeddings().weight.zero_()  # 2 of 259 tokens, alike
     verdict = guard.judge(ASKED[:1]).verdicts[0]
     assert (verdict.probability, verdict.problem) == (None, "unparsed")
 
@@ -148,14 +173,14 @@ def test_labels_that_hold_little_of_the_mass_are_unparsed():
 def test_numbers_that_are_none_fail():
     guard = make()
     with torch.no_grad():
-        guard._engine.model.get_output_embeddings().weight.fill_(math.nan)
+        guard._model.model.get_output_embeddings().weight.fill_(math.nan)
     assert guard.judge(ASKED[:2]).verdicts[0].problem == "failed"
 
 
 def test_reading_by_hand():
     logits = torch.tensor([[math.log(2), math.log(3), math.log(5), 0.0, -1e9]])
     reading = TokenLabels(0, (), {0: "Unsafe", 2: "Controversial"}, {1: "Safe"})
-    chance, mass, best = read(logits, reading)
+    chance, mass, best = read_labels(logits, reading)
     assert chance == pytest.approx([7 / 10])
     assert mass == pytest.approx([10 / 11])
     assert best == ["Controversial"]
@@ -178,16 +203,16 @@ def test_reading_by_hand():
     ],
 )  # fmt: skip
 def test_labels_are_read_where_they_differ(plain, unsafe, safe, expected):
-    assert resolve(plain, unsafe, safe) == expected
+    assert resolve_labels(plain, unsafe, safe) == expected
     kept = expected.ids(plain)
     assert all(ids[: len(kept)] == kept for ids in (*unsafe.values(), *safe.values()))
 
 
 def test_labels_that_cannot_be_told_apart_are_an_error():
     with pytest.raises(GuardError, match="begin with the same token"):
-        resolve([1], {"yes": [1, 4, 5], "Yes": [1, 9]}, {"yet": [1, 4, 6]})
+        resolve_labels([1], {"yes": [1, 4, 5], "Yes": [1, 9]}, {"yet": [1, 4, 6]})
     with pytest.raises(GuardError, match="begins with another"):
-        resolve([1], {"un": [1, 4]}, {"unsafe": [1, 4, 6]})
+        resolve_labels([1], {"un": [1, 4]}, {"unsafe": [1, 4, 6]})
 
 
 def test_common_start():
@@ -201,13 +226,12 @@ def test_common_start():
 @pytest.mark.parametrize("family", ["Llama", "Gemma2", "Qwen3"])
 def test_a_verdict_does_not_depend_on_the_batch_or_the_cache(family):
     guard = make(family=family)
-    shared = guard._shared
-    assert min(map(len, shared.values())) > 60
+    assert min(len(question.shared) for question in questions(guard)) > 60
     together = chances(guard, TALKS)
     for tokens in (1, 700):
         guard.batch_tokens = tokens
         assert chances(guard, TALKS) == pytest.approx(together, abs=1e-5)
-    guard._shared = {key: [] for key in shared}
+    share(guard, lambda _ids: [])
     assert chances(guard, TALKS) == pytest.approx(together, abs=1e-5)
     assert chances(guard, TALKS[::-1]) == pytest.approx(together[::-1], abs=1e-5)
 
@@ -219,23 +243,23 @@ def chances(guard: GenerativeGuard, talks) -> list[float]:
 def test_a_row_that_begins_otherwise_is_judged_without_the_cache():
     guard = make()
     together = chances(guard, ASKED)
-    guard._shared = {key: [*ids, 5, 6] for key, ids in guard._shared.items()}
+    share(guard, lambda ids: [*ids, 5, 6])
     assert chances(guard, ASKED) == pytest.approx(together, abs=1e-5)
 
 
 def test_tokens_and_operations_are_counted():
     guard = make()
-    shared = guard._shared["prompt", 0]
-    jobs = guard._jobs(ASKED, {i: [] for i in range(len(ASKED))})["prompt", 0]
-    own = sum(len(job.ids) - len(shared) for job in jobs)
+    [(question, prompts)] = guard._prompts(ASKED, [[] for _ in ASKED])
+    shared = question.shared
+    own = sum(len(prompt.ids) - len(shared) for prompt in prompts)
     first, again = guard.judge(ASKED), guard.judge(ASKED)
     assert first.tokens == own + len(shared)
     assert again.tokens == own  # the beginning is kept
     weights = sum(
-        p.numel() for n, p in guard._engine.model.model.layers.named_parameters() if p.ndim > 1
+        p.numel() for n, p in guard._model.model.model.layers.named_parameters() if p.ndim > 1
     )
-    dense = 2 * weights * own + 2 * len(ASKED) * guard._engine.model.lm_head.weight.numel()
-    length = sum(len(job.ids) for job in jobs) / len(jobs)
+    dense = 2 * weights * own + 2 * len(ASKED) * guard._model.model.lm_head.weight.numel()
+    length = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
     assert again.operations == pytest.approx(dense + own * 2 * 2 * 32 * length)
 
 
@@ -261,7 +285,7 @@ def with_memory_for(guard: GenerativeGuard, tokens: int) -> GenerativeGuard:
         if kwargs["input_ids"].numel() > tokens:
             raise torch.OutOfMemoryError("canary-7f3a")
 
-    guard._engine.model.register_forward_pre_hook(check, with_kwargs=True)
+    guard._model.model.register_forward_pre_hook(check, with_kwargs=True)
     return guard
 
 
@@ -331,7 +355,7 @@ def test_lines_before_the_last_are_filled_in_with_the_likelier_label():
         readable += check(verdict, chance, least)
     assert readable >= 5
     warm = chances(guard, ANSWERED)
-    guard._shared = {key: [] for key in guard._shared}
+    share(guard, lambda _ids: [])
     assert chances(guard, ANSWERED) == pytest.approx(warm, abs=1e-5)
 
 
@@ -346,12 +370,14 @@ def test_a_request_is_read_off_the_first_line_only():
 
 
 def test_an_answer_that_is_missing_counts_unless_another_says_unsafe():
-    guard = make()
-    said = generative._Answer
-    combine = guard._verdict
-    assert combine([said(0.1), said(None, problem="unparsed")]).problem == "unparsed"
-    assert combine([said(0.9, ("a",)), said(None, problem="unparsed")]).probability == 0.9
-    assert combine([said(0.3, ("a", "b")), said(0.6, ("b", "c"))]).categories == ("b", "c", "a")
+    def verdict(probability: float, *categories: str) -> Verdict:
+        return Verdict(probability, "g", categories)
+
+    missing = Verdict(None, "g", problem="unparsed")
+    assert join([verdict(0.1), missing], 0.5) == missing
+    assert join([verdict(0.9, "a"), missing], 0.5) == verdict(0.9, "a")
+    joined = join([verdict(0.3, "a", "b"), verdict(0.6, "b", "c")], 0.5)
+    assert joined == verdict(0.6, "b", "c", "a")
 
 
 # --- what cannot be judged ------------------------------------------------------------------------
@@ -393,7 +419,7 @@ def test_the_revision_changes_with_all_that_a_verdict_depends_on():
     one = make()
     assert make().revision == one.revision
     others = [
-        make(fingerprint="g"), make(max_length=1024), make(name_categories=True),
+        make(fingerprint="g"), make(max_length=1024), make(categories=True),
         make("llama-guard-3-1b"),
     ]  # fmt: skip
     assert len({one.revision, *(g.revision for g in others)}) == 5
@@ -403,39 +429,35 @@ def test_a_prompt_has_to_fit_the_model():
     tokenizer = tiny_tokenizer(GUARD)
     model = tiny("Llama", tokenizer, positions=512)
     with pytest.raises(GuardError, match="more than the guard's 512 positions"):
-        GenerativeGuard(model, tokenizer, LLAMA, name="x", fingerprint="f", max_length=513)
+        GenerativeGuard(model, tokenizer, LLAMA, name="x", fingerprint="f", limits=TokenLimits(513))
     windowed = tiny("Gemma2", tokenizer)
     windowed.config.sliding_window = 600
     with pytest.raises(GuardError, match="600 positions"):
-        GenerativeGuard(windowed, tokenizer, LLAMA, name="x", fingerprint="f", max_length=601)
+        GenerativeGuard(
+            windowed, tokenizer, LLAMA, name="x", fingerprint="f", limits=TokenLimits(601)
+        )
 
 
-def test_other_weights_of_the_same_shape_are_told_apart(tmp_path):
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(bytes(4_000_000))
-    before = generative.sampled(tmp_path)
-    with file.open("r+b") as opened:
-        opened.seek(3_000_000)
-        opened.write(b"x" * 40_000)
-    assert generative.sampled(tmp_path) != before
+def load(folder, *, name="", **settings):
+    limits = {"kind": "generative", "dtype": "float32", "device": "cpu", "max_length": 256}
+    table = Generative.model_validate(limits | {"model": str(folder)} | settings)
+    return generative.load(table, name=name)
 
 
 def test_load_from_a_folder(tmp_path):
     short = GUARD.replace("Task: is the last turn safe? S1 letters, S10 other.\n", "Safe?\n")
     folder = make_tiny_model(tmp_path / "Llama-Guard-3-1B", template=short)
-    guard = generative.load(str(folder), dtype="float32", device="cpu", max_length=256)
+    guard = load(folder)
     assert (guard.name, guard.format.name) == ("llama-guard-3-1b", "llama-guard-3-1b")
     assert guard.judge(ASKED[:1]).verdicts[0].problem == "unparsed"  # random weights
-    named = generative.load(
-        str(folder), format="llama-guard-4", dtype="float32", max_length=256, name="mine"
-    )
+    named = load(folder, format="llama-guard-4", name="mine")
     assert (named.name, named.format.name) == ("mine", "llama-guard-4")
     other = make_tiny_model(tmp_path / "b" / "llama-guard-3-1b", template=short, seed=1)
-    second = generative.load(str(other), dtype="float32", max_length=256)
+    second = load(other)
     assert len({guard.revision, named.revision, second.revision}) == 3
-    assert not any(p.requires_grad for p in guard._engine.model.parameters())
+    assert not any(p.requires_grad for p in guard._model.model.parameters())
     with pytest.raises(GuardError, match="no guard format is known"):
-        generative.load(str(tmp_path))
+        load(tmp_path)
 
 
 # --- a guard that is trained ----------------------------------------------------------------------
@@ -505,7 +527,7 @@ def trained() -> GenerativeGuard:
         loss.backward()
         optimiser.step()
     return GenerativeGuard(
-        model.eval(), tokenizer, LLAMA, name="mini", fingerprint="m", max_length=152
+        model.eval(), tokenizer, LLAMA, name="mini", fingerprint="m", limits=TokenLimits(152)
     )
 
 
@@ -649,9 +671,9 @@ def test_parts_of_a_conversation(trained):
 
 def test_categories_stop_at_the_end_of_the_line(trained):
     other = GenerativeGuard(
-        trained._engine.model, trained.prompts.tokenizer,
+        trained._model.model, trained.prompts.tokenizer,
         replace(LLAMA, categories=CategoryLine("\n", {"S1": "one", "S10": "ten"}, stop=",")),
-        name="mini", fingerprint="m", max_length=152,
+        name="mini", fingerprint="m", limits=TokenLimits(152),
     )  # fmt: skip
     assert other.judge([(user("abc qz abc"),)]).verdicts[0].categories == ("one",)
 

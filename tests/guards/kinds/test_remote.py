@@ -20,7 +20,7 @@ from chat_server import Reply, Server, running
 from fedrai.endpoint import PATIENCE, Access
 from fedrai.errors import GuardError
 from fedrai.guards.kinds.logprobs import LabelWords, read_places
-from fedrai.guards.kinds.remote import RemoteGuard
+from fedrai.guards.kinds.remote import RemoteGuard, RemoteSettings
 from fedrai.records import Message
 
 CANARY = "canary-7d41"  # a text of a row, which no error may quote
@@ -59,7 +59,9 @@ def make(server: Server | str, **settings: Any) -> RemoteGuard:
     url = server if isinstance(server, str) else server.url
     access = {"url": url, "concurrency": 16, "backoff": 0.01, "retries": 2, "timeout": 10}
     given = access | {"safe": ["safe"], "unsafe": ["unsafe"]} | settings
-    return RemoteGuard(Access.from_settings(given), "org/Guard-1", **given)
+    name = given.pop("name", "")
+    access = Access.from_settings(given)
+    return RemoteGuard(access, RemoteSettings(**{"model": "org/Guard-1"} | given), name=name)
 
 
 def rows(*texts: str) -> list[tuple[Message, ...]]:
@@ -717,7 +719,7 @@ def test_the_revision_follows_what_decides_a_verdict():
         ({"unsafe": "unsafe"}, "a text came"), ({"concurrency": 0}, "above 0"),
         ({"api": "completions"}, "no place for the conversation"),
         ({"template": "Judge this"}, "no place for the conversation"),
-        ({"extra_body": {"a": object()}}, "JSON has no form"),
+        ({"extra_body": {"a": object()}}, "value that JSON cannot hold"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_used(settings, match):

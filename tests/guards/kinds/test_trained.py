@@ -19,7 +19,7 @@ from fedrai.guards.kinds import framing, trained
 from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.kinds.trained import Config, TrainedGuard
 from fedrai.guards.windows import TooLongError
-from fedrai.model import load_backbone
+from fedrai.model import Lora, load_backbone
 from fedrai.records import Message
 from fedrai.runs.costs import generation_operations
 from fedrai.testing import tiny_tokenizer
@@ -44,7 +44,7 @@ def folder_of(base: Path, out: Path, **changes: Any) -> Path:
            "max_length": 64, "categories": ("a", "b", "c"), **CURVES, "thresholds": CUTS}
         | changes
     )  # fmt: skip
-    body = load_backbone(str(base), layers=config.layers, rank=config.rank, dtype="float32")
+    body = load_backbone(str(base), Lora(config.rank, 16), layers=config.layers, dtype="float32")
     draw = torch.Generator().manual_seed(3)
     adapter = {
         name: torch.randn(p.shape, generator=draw) / 4
@@ -327,7 +327,7 @@ def seeing(bert: Path, tmp_path: Path) -> TrainedGuard:
             weight[:, 1:] -= weight[:, 1:].mean(1, keepdim=True)
     state["embeddings.word_embeddings.weight"][WORDS.index("zog")] = 99 * torch.eye(16)[0]
     save_file(state, base / "model.safetensors", {"format": "pt"})
-    body = load_backbone(str(base), rank=2, dtype="float32")
+    body = load_backbone(str(base), Lora(2, 16), dtype="float32")
     head = trained.new_head(body, 0)
     head.weight.data[:, 0], head.bias.data[:] = 400.0, -10.0
     config = Config("zog", str(base), 0, 2, 2.0, BERT, 32, (), thresholds=CUTS)

@@ -16,7 +16,7 @@ from fedrai.errors import EvaluationError, RecipeError, RunError
 from fedrai.report.comparing.layout import Axis, plan_runs
 from fedrai.report.comparing.running import seconds_left
 from fedrai.report.comparing.writing import compare_runs, notes, write
-from fedrai.report.measures import Counted, counted, heading, in_order
+from fedrai.report.measures import RateSource, heading, in_order, rate_source
 
 T, F = True, False
 
@@ -97,10 +97,10 @@ def test_notes_name_what_is_not_there(tmp_path: Path) -> None:
     found = compare_runs(
         [run(tmp_path / "both", [T], filtered=kept, unavailable=why, finished=False)]
     )
-    said = "\n".join(notes(found))
-    assert "hhh: not available (no network)." in said
-    assert "Tflop of both hold nothing for the filter" in said
-    assert "both, seed 0: not finished." in said
+    text = "\n".join(notes(found))
+    assert "hhh: not available (no network)." in text
+    assert "The Tflop of both include nothing for the filter" in text
+    assert "both, seed 0: not finished." in text
 
 
 def test_a_comparison_without_a_run_or_reference_is_an_error(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_damaged_answers_are_not_half_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_rates_name_tells_where_it_is_counted(rate: str, suite: str, judge: str) -> None:
-    assert counted(rate) == Counted(suite, judge)
+    assert rate_source(rate) == RateSource(suite, judge)
 
 
 def test_columns_have_an_order_and_unknown_ones_stand_before_costs() -> None:
@@ -144,7 +144,7 @@ def test_columns_have_an_order_and_unknown_ones_stand_before_costs() -> None:
     assert in_order(names) == [
         "safe", "xstest-safe-refused", "mine-safe", "held-out-loss", "tflop"]  # fmt: skip
     assert heading("harmbench-safe-guard") == "HarmBench safe (guard)"
-    assert counted("odd") is None
+    assert rate_source("odd") is None
 
 
 # --- where runs lie -------------------------------------------------------------------------------
@@ -201,9 +201,9 @@ def test_what_cannot_be_planned(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the arm odd sets its own seed"):
         plan_runs(own, tmp_path, [0, 1])
     assert plan_runs(own, tmp_path)[0].seed == 9
-    with pytest.raises(RecipeError, match="twice"):
+    with pytest.raises(RecipeError, match="a seed is repeated"):
         plan_runs(study_recipe(), tmp_path, [1, 1])
-    with pytest.raises(RecipeError, match="seeds names a seed twice"):
+    with pytest.raises(RecipeError, match="seeds: a seed is listed twice"):
         study_recipe(seeds=[1, 1])
     with pytest.raises(RecipeError, match=r"expected 1\.0 or less"):
         plan_runs(study_recipe(), tmp_path, (), Axis.parse("data.harm.share=0.1,7"))

@@ -57,7 +57,7 @@ def _rows(folder: Path, source: Source) -> Check:
     local = data.is_local(source.path)
     spec = str(folder / Path(source.path).expanduser()) if local else source.path
     name = f"data {Path(source.path).name}"
-    loaded = data.load_source(source.model_copy(update={"path": spec}), "skip")
+    loaded = data.load(source.model_copy(update={"path": spec}), "skip")
     good, bad = len(loaded.examples), len(loaded.bad_rows)
     if bad:
         why = data.most_common_problem(loaded.bad_rows)

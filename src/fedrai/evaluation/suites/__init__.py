@@ -1,11 +1,11 @@
-"""What is asked: declared suites, suites of one's own, and ordinary instructions.
+"""Suites of questions: declared ones, the user's own, and ordinary instructions.
 
     suite = suites.load("xstest-safe=data/xstest_prompts.csv")
     if isinstance(suite, suites.NotAvailable):
         print(suite.reason, suite.hint)
 
-`declared` says what there is, `reading` knows the layouts of files, `loading` puts them together.
-Nothing here answers or judges; a suite that cannot be had is `NotAvailable`, never an empty one.
+`declared` lists the suites, `reading` knows the layouts of files, `loading` makes a suite of both.
+Nothing here answers or judges. A suite that cannot be read is `NotAvailable`, never empty.
 """
 
 from fedrai.evaluation.suites.declared import ADVBENCH, ADVBENCH_SIZE, Declaration, declared_suites

@@ -1,7 +1,7 @@
-"""The suites that are known by name: where each comes from, how it is asked, judged and read.
+"""The suites known by name: the source of each, and how it is asked, judged and read.
 
-Sources are catalogue assets (in wheels, so they can be had wherever pip works), hub files and URLs,
-each pinned by its SHA-256. A file of the user's own takes their place: `NAME=PATH`.
+Sources are catalogue assets (in wheels, available wherever pip works), hub files and URLs, each
+pinned by its SHA-256. A file of the user's own replaces them: `NAME=PATH`.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ _JAILBREAKBENCH = "886acc352a31533ffbcf4ef22c744658688086fc"
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What is known of a suite before it is read.
+    """A suite before it is read.
 
     Attributes:
-        name: what a recipe or command calls it.
+        name: in recipes and commands.
         title: the name in the literature.
         what: one line for a listing.
-        paper: where it was published; empty for a suite of one's own.
-        home: where people find it; the place to download what has no pinned source.
+        paper: its publication; empty for a suite of the user's own.
+        home: its web page, to download a suite without a pinned source.
         source: spec for `assets.fetch`, with its checksum; empty: only from the user's path.
         commit: of the source; empty where `source` names its version itself.
         licence: SPDX name of the data's licence.
         form: a request as one turn, or a dialogue with marked turns.
-        judge: `refusal` (our rule; the legacy list stands beside it), `preference`
-            (log-probabilities of two answers), `rating` (an LLM gives 1 to 10), `strongreject`
-            (an LLM's rubric of refusal, specificity and convincingness).
-        metric: what its figure is: share refused, share of pairs decided rightly, mean rating,
-            mean harm (0 to 1).
-        direction: whether a good model has it up or down; "none" where the suite cannot say.
-        count: items of the whole suite; 0 if any number will do.
-        where: only rows whose column has this value, where the file has that column.
+        judge: `refusal` (the refusal rule and the legacy list), `preference` (log-probabilities of
+            two answers), `rating` (an LLM gives 1 to 10), `strongreject` (an LLM's rubric of
+            refusal, specificity and convincingness).
+        metric: its figure: share refused, share of pairs decided correctly, mean rating, mean harm
+            (0 to 1).
+        direction: whether higher or lower is better; "none" where the suite does not say.
+        count: items of the whole suite; 0 for any number.
+        where: column and value; only these rows are read, where the file has that column.
         companion: spec of a second file with reference answers; empty for none.
-        companion_names: what that file is called beside a file of the user's.
-        file_names: what the suite's file is called in a folder of the user's.
+        companion_names: names of that file beside a file of the user's.
+        file_names: names of the suite's file in a folder of the user's.
     """
 
     name: str

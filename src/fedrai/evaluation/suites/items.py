@@ -1,4 +1,4 @@
-"""One thing to ask, and how many of them are drawn."""
+"""Items of a suite: prompts with what a judge needs, and seeded samples of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to ask.
+    """One prompt of a suite.
 
     Attributes:
         number: its place in the whole suite, from 0.
-        prompt: the request; of a dialogue, turns marked `Human:` and `Assistant:`.
-        category: the suite's own word for its kind; empty where it has none.
-        label: what the request is, "safe" or "unsafe"; empty where the suite does not say.
-        chosen: the better of two answers; empty where answers are made, not compared.
+        prompt: the request; for a dialogue, turns marked `Human:` and `Assistant:`.
+        category: the suite's own category; empty where it has none.
+        label: "safe" or "unsafe"; empty where the suite does not say.
+        chosen: the better of two answers; empty where answers are generated, not compared.
         rejected: the other answer.
-        reference: a right answer that a judge is shown; empty where there is none.
+        reference: a correct answer for the judge; empty where there is none.
     """
 
     number: int
@@ -39,13 +39,13 @@ class Item:
 
 def ordinary(examples: Sequence[Example], count: int, seed: int) -> list[Item]:
     """A seeded sample of the first requests of held-out examples, with the answers to them."""
-    asked = [_first_exchange(example.messages) for example in examples]
-    items = [Item(i, prompt, reference=answer) for i, (prompt, answer) in enumerate(asked)]
+    pairs = [_first_exchange(example.messages) for example in examples]
+    items = [Item(i, prompt, reference=answer) for i, (prompt, answer) in enumerate(pairs)]
     return sample(items, count, seed)
 
 
 def _first_exchange(messages: Sequence[Message]) -> tuple[str, str]:
-    """The first request and the answer right behind it; no answer: empty."""
+    """The first request and the answer that follows it; no answer: empty."""
     place = next(i for i, message in enumerate(messages) if message.role == "user")
     after = messages[place + 1 : place + 2]
     answer = next((m.content for m in after if m.role == "assistant"), "")
@@ -53,19 +53,19 @@ def _first_exchange(messages: Sequence[Message]) -> tuple[str, str]:
 
 
 def sample(items: Sequence[Item], count: int, seed: int) -> list[Item]:
-    """A seeded sample in the suite's order; all of it where `count` is as many or more."""
+    """A seeded sample in the suite's order; all items where there are no more than `count`."""
     if count >= len(items):
         return list(items)
     return sorted(random.Random(seed).sample(items, count), key=lambda item: item.number)
 
 
 def turns(item: Item, *, dialogue: bool) -> tuple[Message, ...]:
-    """The turns of a prompt, ending with the user's.
+    """The turns of a prompt; the last is the user's.
 
     Args:
-        item: what is asked.
-        dialogue: whether a blank line and `Human:` or `Assistant:` begin a new turn; the first
-            turn is the user's and has no mark. False: the prompt is one turn as it is.
+        item: the item.
+        dialogue: whether a blank line and `Human:` or `Assistant:` start a new turn; the first
+            turn is the user's and has no mark. False: the prompt is a single turn.
 
     Raises:
         EvaluationError: turns do not alternate, one is empty, or the last is the assistant's.
@@ -77,6 +77,6 @@ def turns(item: Item, *, dialogue: bool) -> tuple[Message, ...]:
     texts = [text.strip() for text in parts[::2]]
     if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"] or not all(texts):
         raise EvaluationError(
-            f"item {item.number}: the turns of its dialogue do not alternate and end with Human"
+            f"item {item.number}: the turns of a dialogue must alternate and end with Human"
         )
     return tuple(map(Message, roles, texts))

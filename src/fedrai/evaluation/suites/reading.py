@@ -1,7 +1,7 @@
-"""The layouts of suites' files, as they are published: CSV, JSONL, JSON, text lines and YAML.
+"""The layouts of suites' files, as published: CSV, JSONL, JSON, text lines and YAML.
 
-A row is told by the names of its columns, in any case: the request is in `prompt`, `goal`,
-`forbidden_prompt`, `behavior`, `question` or the first of `turns`, its kind in `category`,
+Columns are recognised by their names, in upper or lower case: the request is in `prompt`, `goal`,
+`forbidden_prompt`, `behavior`, `question` or the first of `turns`, its category in `category`,
 `subset`, `type`, `semanticcategory` or the first of `intents`. `chosen`, `rejected`, `label` and
 `reference` are as in `Item`. Errors name file and line, never text.
 """
@@ -23,8 +23,8 @@ PROMPTS = ("prompt", "goal", "forbidden_prompt", "behavior", "question", "turns"
 CATEGORIES = ("category", "subset", "type", "semanticcategory", "intents")
 LABELS = {"safe": "safe", "unsafe": "unsafe", "harmless": "safe", "harmful": "unsafe"}
 
-_ASKED = "###The instruction to evaluate:\n"
-_SAID = "\n\n###Response to evaluate:\n"
+_INSTRUCTION = "###The instruction to evaluate:\n"
+_RESPONSE = "\n\n###Response to evaluate:\n"
 _RUBRIC = "\n\n###Score Rubrics:\n"
 
 Row = Mapping[str, Any]
@@ -37,25 +37,23 @@ def read(
 
     Args:
         path: the file or folder.
-        where: column and value; rows with another value there are left out.
-        references: file of reference answers in the layout of MT-Bench, by `question_id`.
+        where: column and value; rows with another value in that column are left out.
+        references: file of reference answers in MT-Bench's layout, by `question_id`.
 
     Raises:
-        EvaluationError: a row has no request, or is not what it should be; its place is named.
-        DataError: the file cannot be read, or its format is not known.
+        EvaluationError: a row has no request or is malformed; the message names its place.
+        DataError: the file cannot be read, or its format is unknown.
     """
     answers = _references(references) if references else {}
-    found: list[Item] = []
-    for file in sorted(path.glob("[!.]*")) if path.is_dir() else [path]:
-        for origin, row in _rows(file):
-            if _wanted(row, where):
-                found.append(_item(len(found), origin, row, answers))
-    return found
-
-
-def _wanted(row: Row, where: tuple[str, str]) -> bool:
     column, value = where
-    return column not in row or cell_equals(row[column], value)
+    files = sorted(path.glob("[!.]*")) if path.is_dir() else [path]
+    rows = (
+        (origin, row)
+        for file in files
+        for origin, row in _rows(file)
+        if column not in row or cell_equals(row[column], value)
+    )
+    return [_item(number, *row, answers) for number, row in enumerate(rows)]
 
 
 def _item(number: int, origin: str, row: Row, answers: Mapping[str, str]) -> Item:
@@ -65,7 +63,7 @@ def _item(number: int, origin: str, row: Row, answers: Mapping[str, str]) -> Ite
             raise ValueError(f"no request (a column {', '.join(PROMPTS)})")
         chosen, rejected = _optional(row, "chosen"), _optional(row, "rejected")
         if bool(chosen) != bool(rejected):
-            raise ValueError("chosen and rejected stand together, and one is missing")
+            raise ValueError("chosen and rejected come in pairs, and one is missing")
         return Item(
             number=number,
             prompt=data.as_text(_first(row[name]), name),
@@ -80,17 +78,17 @@ def _item(number: int, origin: str, row: Row, answers: Mapping[str, str]) -> Ite
 
 
 def _category(row: Row) -> str:
-    named = (_first(row[column]) for column in CATEGORIES if row.get(column))
-    return str(next(named, ""))
+    categories = (_first(row[column]) for column in CATEGORIES if row.get(column))
+    return str(next(categories, ""))
 
 
 def _optional(row: Row, name: str) -> str:
-    """A text that may be left out, but not be empty."""
+    """A text that may be missing, but not empty."""
     return data.as_text(row[name], name) if row.get(name) is not None else ""
 
 
 def _own_reference(row: Row) -> str:
-    """A reference in the row itself; MT-Bench's own (a list, one a turn) is not what judges see."""
+    """A reference in the row itself; MT-Bench's list, one a turn, is not for judges."""
     value = row.get("reference")
     return value if isinstance(value, str) else ""
 
@@ -103,7 +101,7 @@ def _label(value: Any) -> str:
     if value is None or value == "":
         return ""
     if not isinstance(value, str) or value.strip().lower() not in LABELS:
-        raise ValueError(f"the label is none of {', '.join(LABELS)}")
+        raise ValueError(f"the label must be one of {', '.join(LABELS)}")
     return LABELS[value.strip().lower()]
 
 
@@ -141,34 +139,34 @@ def _unwrapped(origin: str, row: Row) -> Row:
     """A pair of HHH as Prometheus wraps it: two tasks for a judge, with the answers in them.
 
     Raises:
-        EvaluationError: the marks of the wrapping are missing, or the requests differ.
+        EvaluationError: the headings of the task are missing, or the requests differ.
     """
-    asked, chosen = _told(origin, row.get("chosen_instruction"))
-    cell_equals, rejected = _told(origin, row.get("rejected_instruction"))
-    if asked != cell_equals:
+    prompt, chosen = _request_and_answer(origin, row.get("chosen_instruction"))
+    other_prompt, rejected = _request_and_answer(origin, row.get("rejected_instruction"))
+    if prompt != other_prompt:
         raise EvaluationError(f"{origin}: the two answers are to different requests")
     return {
-        "prompt": asked, "chosen": chosen, "rejected": rejected, "category": row.get("source")
+        "prompt": prompt, "chosen": chosen, "rejected": rejected, "category": row.get("source")
     }  # fmt: skip
 
 
-def _told(origin: str, task: Any) -> tuple[str, str]:
+def _request_and_answer(origin: str, task: Any) -> tuple[str, str]:
     """Request and answer in a judge's task."""
-    _, asked, rest = str(task).partition(_ASKED)
-    request, said, rest = rest.partition(_SAID)
+    _, instruction, rest = str(task).partition(_INSTRUCTION)
+    request, response, rest = rest.partition(_RESPONSE)
     answer, rubric, _ = rest.partition(_RUBRIC)
-    if not (asked and said and rubric):
-        raise EvaluationError(f"{origin}: no request and answer between the marks of the task")
+    if not (instruction and response and rubric):
+        raise EvaluationError(f"{origin}: no request and answer between the headings of the task")
     return request, answer
 
 
 def _references(file: Path) -> dict[str, str]:
     """The first answers of MT-Bench's references, by question."""
-    found = {}
+    answers = {}
     for origin, row in _rows(file):
         try:
             answer = data.as_text(row["choices"][0]["turns"][0], "the answer")
-            found[str(row["question_id"])] = answer
+            answers[str(row["question_id"])] = answer
         except (KeyError, IndexError, TypeError, ValueError):
             raise EvaluationError(f"{origin}: no reference answer to a question") from None
-    return found
+    return answers

@@ -1,4 +1,4 @@
-"""From what a recipe or a command names to suites: groups, paths, and names that differ."""
+"""From the names in a recipe or command to suites: groups, paths, and distinct names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fedrai.evaluation.suites.declared import declared_suites
 from fedrai.evaluation.suites.loading import NotAvailable, Suite, load
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"xstest": ("xstest-safe", "xstest-unsafe")}
-"""Names that stand for several suites; a path of theirs holds all of them."""
+"""Names that stand for several suites; a path given for a group holds all of them."""
 
-RESERVED = ("ordinary", "metrics")  # names that an evaluation uses itself
+RESERVED = ("ordinary", "metrics")  # names of files in every evaluation
 
 
 def select(
@@ -24,50 +24,53 @@ def select(
     seed: int,
     progress: assets.Progress | None = None,
 ) -> list[Suite | NotAvailable]:
-    """Load suites, in the order in which they are named.
+    """Load suites, in the order of their names.
 
     Args:
         specs: as `load` takes them; a group's name, with or without a path, stands for its suites.
-        paths: where suites lie that are named without a path, by suite or group.
-        count: how many items of each; 0 for all.
+        paths: paths of suites that are named without one, by suite or group.
+        count: number of items of each; 0 for all.
         seed: of the samples.
         progress: shows downloads.
 
     Raises:
-        EvaluationError: a name is not known, or two suites have the same one; a file is not what
-            it should be.
-        AssetError: a path that the user gave does not exist, or bytes are not those pinned.
+        EvaluationError: a name is unknown, two suites have the same name, or a file is not the
+            suite.
+        AssetError: a path does not exist, or bytes do not match the pinned checksum.
     """
     check_paths(paths)
-    found = [load(spec, count, seed, progress=progress) for spec in expand(specs, paths)]
-    named = [replace(suite, declaration=replace(suite.declaration, name=name_of(suite)))
-             if isinstance(suite, Suite) else suite for suite in found]  # fmt: skip
-    names = [name_of(suite) for suite in named]
+    suites = [load(spec, count, seed, progress=progress) for spec in expand(specs, paths)]
+    names = [name_of(suite) for suite in suites]
     for name in names:
         if name in RESERVED or names.count(name) > 1:
             raise EvaluationError(
                 f"two suites have the name {name}"
                 if names.count(name) > 1
-                else f"a suite cannot have the name {name}",
-                hint="a suite of your own is called as its file without the ending: rename it",
+                else f"the name {name} is reserved",
+                hint="a suite of your own has the name of its file, without the ending: rename it",
             )
-    return named
+    return [
+        replace(suite, declaration=replace(suite.declaration, name=name))
+        if isinstance(suite, Suite)
+        else suite
+        for suite, name in zip(suites, names, strict=True)
+    ]
 
 
 def expand(specs: Sequence[str], paths: Mapping[str, str]) -> Iterator[str]:
-    """Specs without groups, each with its path where there is one."""
+    """Specs of single suites, each with its path where there is one."""
     for spec in specs:
-        name, _, given = spec.partition("=")
-        for one in GROUPS.get(name, (name,)):
-            where = given or paths.get(one) or paths.get(name) or paths.get(_group_of(one), "")
-            yield f"{one}={where}" if where else one if name in GROUPS else spec
+        name, _, own = spec.partition("=")
+        for member in GROUPS.get(name, (name,)):
+            path = own or paths.get(member) or paths.get(name) or paths.get(_group_of(member), "")
+            yield f"{member}={path}" if path else member if name in GROUPS else spec
 
 
 def check_paths(paths: Mapping[str, str]) -> None:
-    """Raise where a path belongs to no suite.
+    """Check that every path is that of a suite or group.
 
     Raises:
-        EvaluationError: the name is neither a suite's nor a group's.
+        EvaluationError: a name is neither a suite's nor a group's.
     """
     for name in paths:
         if name not in declared_suites() and name not in GROUPS:
@@ -79,7 +82,7 @@ def check_paths(paths: Mapping[str, str]) -> None:
 
 
 def name_of(suite: Suite | NotAvailable) -> str:
-    """A name that a file and a figure can have."""
+    """The suite's name, made fit for files and figures."""
     name = suite.declaration.name if isinstance(suite, Suite) else suite.name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "suite"
 

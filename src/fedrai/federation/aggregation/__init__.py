@@ -24,7 +24,7 @@ from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Update
 from fedrai.model.adapters import AdapterState
 from fedrai.recipe import robust
-from fedrai.recipe.run import PLUGINS
+from fedrai.recipe.aggregation import RULE_PLUGINS
 
 MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
@@ -63,15 +63,15 @@ def _installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
         FederationError: there is no such rule, or what the package gives is none.
         DependencyError: the package cannot be used.
     """
-    if name not in plugins.names(PLUGINS):
+    if name not in plugins.names(RULE_PLUGINS):
         raise FederationError(
             f"no aggregation {name!r}; there are: {', '.join(_STRATEGIES)}",
-            hint=plugins.installed(PLUGINS),
+            hint=plugins.installed(RULE_PLUGINS),
         )
-    strategy = plugins.make(PLUGINS, name, **settings)
+    strategy = plugins.make(RULE_PLUGINS, name, **settings)
     if not callable(getattr(strategy, "aggregate_train", None)):
         raise FederationError(
-            f"the plug-in {name!r} of {plugins.package(PLUGINS, name)} gives no Flower strategy"
+            f"the plug-in {name!r} of {plugins.package(RULE_PLUGINS, name)} is no Flower strategy"
             " (no aggregate_train)",
             hint="see docs/extending.md",
         )

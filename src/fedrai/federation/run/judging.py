@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedrai import assets
@@ -63,17 +63,13 @@ def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> Su
     return SuiteSelection(
         sample(whole, count, seed),
         {item.number: group for item, group in zip(whole, groups, strict=True)},
-        [_limited(s, settings.limit, seed) for s in here if s.declaration.name != ADVBENCH],
+        [s.sampled(settings.limit, seed) for s in here if s.declaration.name != ADVBENCH],
         missing | unrated,
     )
 
 
 def _has_figure(found: Suite, settings: Evaluation) -> bool:
     return found.declaration.judge != "rating" or "rubric" in settings.judges
-
-
-def _limited(found: Suite, count: int, seed: int) -> Suite:
-    return replace(found, items=tuple(sample(found.items, count or found.whole, seed)))
 
 
 def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judges:

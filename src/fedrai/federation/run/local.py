@@ -15,6 +15,7 @@ from flwr.app import Context
 from fedrai import assets, model
 from fedrai.errors import RunError
 from fedrai.federation import client
+from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
 from fedrai.federation.run import rounds
 from fedrai.federation.run.grid import LocalGrid
@@ -119,7 +120,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
         sft_settings(prepared.recipe),
         prepared.recipe.federation.rounds,
     )
-    rounds.execute(prepared, run, callbacks, rounds.Clients(LocalGrid(app, nodes), nodes))
+    rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))
 
 
 def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.Site:

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.recipe.aggregation import DEFENCE_PLUGINS, RULE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
-from fedrai.recipe.run import DEFENCES, PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
@@ -127,9 +127,9 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
     found |= {name: plugins.package(JUDGE_PLUGINS, name) for name in recipe.evaluation.judges
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
-        found[rule.algorithm] = plugins.package(PLUGINS, rule.algorithm)
+        found[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
     if method := recipe.defence.method:
-        found[method] = plugins.package(DEFENCES, method)
+        found[method] = plugins.package(DEFENCE_PLUGINS, method)
     return {f"plug-in {name}": package for name, package in found.items()}
 
 
@@ -183,13 +183,9 @@ def load_model(
         progress: shows downloads.
         lora: settings of an adapter that exists, in place of `[adapter]`'s.
     """
-    return model.load(
-        recipe.model.base,
-        rank=recipe.adapter.rank,
-        alpha=recipe.adapter.alpha,
-        dropout=recipe.adapter.dropout,
-        target_modules=recipe.adapter.target_modules,
-        lora=lora,
+    adapter = recipe.adapter
+    lora = lora or model.Lora(adapter.rank, adapter.alpha, adapter.target_modules)
+    options = model.LoadOptions(
         dtype=recipe.model.dtype,
         device=recipe.model.device,
         quantization=recipe.model.quantization,
@@ -197,8 +193,9 @@ def load_model(
         max_length=recipe.data.max_length,
         gradient_checkpointing=recipe.training.gradient_checkpointing,
         compile_layers=recipe.training.compile,
-        progress=progress,
     )
+    lora = replace(lora, dropout=adapter.dropout)
+    return model.load(recipe.model.base, lora, options, progress=progress)
 
 
 def sft_settings(recipe: Recipe) -> SftSettings:

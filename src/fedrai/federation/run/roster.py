@@ -1,4 +1,4 @@
-"""Who is there: names of nodes that come, leave and come back, and replies that come too late.
+"""Who is there: the names of nodes, which join, leave and come back.
 
 Flower knows nodes by number. Each is asked for its name once. Where the server has the nodes'
 public keys, only the owner of the key that is registered for a name can give it (`proof.py`),
@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -159,27 +158,3 @@ class Roster:
         if names != self._shown:
             self._shown = names
             self._emit("nodes-present", clients=list(names))
-
-
-class LateReplies:
-    """Counts replies that come after their round, and drops them.
-
-    Args:
-        grid: reaches the nodes.
-    """
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-        self._open: set[str] = set()
-
-    def missed(self, message_ids: Collection[str]) -> None:
-        """Hear of messages whose round is over."""
-        self._open |= set(message_ids)
-
-    def count(self) -> int:
-        """How many were replied to since the last call; a node that is gone has not replied."""
-        if not self._open:
-            return 0
-        replies: list[Any] = list(self._grid.pull_messages(set(self._open)))
-        self._open -= {reply.metadata.reply_to_message_id for reply in replies}
-        return sum(not reply.has_error() for reply in replies)

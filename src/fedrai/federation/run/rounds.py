@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-from flwr.serverapp import Grid
 
 from fedrai import assets, model
 from fedrai.federation import aggregation, defences, server
+from fedrai.federation.clients import Clients
 from fedrai.federation.run import aligning, preparation
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
@@ -19,25 +18,6 @@ from fedrai.recipe.sections import FedAvg, Recipe, Robust
 from fedrai.records import Tokens
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
-
-
-@dataclass(frozen=True, slots=True)
-class Clients:
-    """Who takes part, and how they are reached; see `server.Tools` for the meaning.
-
-    Attributes:
-        grid: reaches the clients.
-        nodes: Flower's node id by client name.
-        present: tells who is there at the start of a round.
-        offer: what the recipe asks of clients in other processes.
-        late: counts replies that come after their round.
-    """
-
-    grid: Grid
-    nodes: Mapping[str, int]
-    present: Callable[[int], Mapping[str, int]] | None = None
-    offer: str = ""
-    late: server.Late | None = None
 
 
 def prepare_server(
@@ -93,8 +73,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
     server.run_rounds(
         plan,
         server.Tools(
-            grid=clients.grid,
-            nodes=clients.nodes,
+            clients=clients,
             model=prepared.model,
             aggregator=_aggregator(prepared.recipe),
             evaluate=lambda adapters: preparation.evaluate(
@@ -104,9 +83,6 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             emit=emit,
             defend=defences.build(prepared.recipe.defence),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
-            present=clients.present,
-            offer=clients.offer,
-            late=clients.late,
         ),
     )
 

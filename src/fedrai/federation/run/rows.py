@@ -127,7 +127,7 @@ def usable_rows(
     Raises:
         AssetError, DataError: it cannot be had, or has no row that can be used.
     """
-    loaded = data.load_source(source, bad_rows)
+    loaded = data.load(source, bad_rows)
     on_unread(loaded.unread)
     examples, unusable = usable(loaded.examples)
     bad = [*loaded.bad_rows, *unusable]
@@ -258,7 +258,7 @@ def questions_for(
     """
     settings = recipe.evaluation
     ordinary = settings.ordinary_source
-    loaded = data.load_source(ordinary, "skip") if settings.ordinary else data.Dataset((), ())
+    loaded = data.load(ordinary, "skip") if settings.ordinary else data.Dataset((), ())
     held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
     on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])

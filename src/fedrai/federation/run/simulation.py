@@ -29,8 +29,9 @@ from fedrai import assets
 from fedrai.errors import DependencyError
 from fedrai.federation import client, protocol
 from fedrai.federation.client import respond
+from fedrai.federation.clients import Clients, LateReplies
 from fedrai.federation.run import local, moved_files, preparation, rounds
-from fedrai.federation.run.roster import LateReplies, Roster
+from fedrai.federation.run.roster import Roster
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
@@ -99,7 +100,7 @@ def _rounds(
 ) -> None:
     roster = Roster(grid, rounds.recorder(run, callbacks), 0)
     nodes = roster.wait(prepared.clients, prepared.clients)
-    rounds.execute(prepared, run, callbacks, rounds.Clients(grid, nodes, late=LateReplies(grid)))
+    rounds.execute(prepared, run, callbacks, Clients(grid, lambda _: nodes, late=LateReplies(grid)))
 
 
 @contextmanager

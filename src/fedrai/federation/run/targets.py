@@ -12,7 +12,7 @@ from fedrai.errors import ModelError, RunError
 from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.run import moved_files, preparation
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.recipe import loading as recipe
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
@@ -52,8 +52,7 @@ class Target:
                 [list(history)],
                 max_new_tokens=limit,
                 batch_size=1,
-                temperature=temperature,
-                seed=seed,
+                sampling=Sampling(temperature, seed=seed),
             )
         return generated.answers[0]
 

@@ -17,7 +17,15 @@ from dataclasses import replace
 from typing import Any
 
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, Guard, OnProgress, VerdictBatch, caution_of, full_name
+from fedrai.guards.base import (
+    Conversation,
+    Guard,
+    OnProgress,
+    VerdictBatch,
+    caution_of,
+    full_name,
+    join,
+)
 from fedrai.guards.kinds.rules import RulesGuard
 from fedrai.records import Verdict
 
@@ -171,23 +179,13 @@ class AnyOf:
             for i, verdict in zip(left, judged.verdicts, strict=True):
                 found[i].append(self._mapped(verdict, number))
         on_progress(total, total)
-        return _sum(tuple(map(self._joined, found)), results)
+        return _sum(tuple(join(several, LOOSE) for several in found), results)
 
     def _mapped(self, verdict: Verdict, number: int) -> Verdict:
         if verdict.probability is None:
             return replace(verdict, guard=full_name(self))
         p = _common(verdict.probability, *self._ends[number])
         return replace(verdict, probability=p, guard=full_name(self))
-
-    def _joined(self, found: Sequence[Verdict]) -> Verdict:
-        """The highest probability, and the categories of all, the likeliest guard's first."""
-        scored = [v for v in found if v.probability is not None]
-        scored.sort(key=lambda v: -(v.probability or 0.0))
-        missing = [v for v in found if v.probability is None]
-        if missing and not (scored and (scored[0].probability or 0.0) >= LOOSE):
-            return missing[0]
-        named = tuple(dict.fromkeys(name for v in scored for name in v.categories))
-        return replace(scored[0], categories=named)
 
 
 class _Share:

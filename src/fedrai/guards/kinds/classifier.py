@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,66 +21,71 @@ import torch
 
 from fedrai import assets
 from fedrai.errors import GuardError, ModelError
-from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name
-from fedrai.guards.kinds.outputs import ClassifierLabels, reading
+from fedrai.guards.base import (
+    UNCALIBRATED,
+    Conversation,
+    OnProgress,
+    VerdictBatch,
+    full_name,
+    short_name,
+)
+from fedrai.guards.kinds.outputs import ClassifierLabels, classifier_labels
 from fedrai.guards.kinds.prompting import valid
 from fedrai.model import loading
 from fedrai.model.batching import cut, pad, padded_length
 from fedrai.model.pretrained import open_pretrained
+from fedrai.recipe.safety import Classifier
 from fedrai.records import Verdict
 
 FORM = 1  # counts up when the same weights would be asked or read differently
 CHUNK = 1024  # conversations that are tokenized at once
 
 
+@dataclass(frozen=True, slots=True)
+class WindowSettings:
+    """How a classifier is shown a text.
+
+    Attributes:
+        pair: whether it sees a request beside its answer. A long request keeps its ends.
+        max_length: most tokens of a window; fewer if the model takes fewer.
+        batch_tokens: most tokens of a batch, with padding.
+    """
+
+    pair: bool = False
+    max_length: int = 512
+    batch_tokens: int = 8192
+
+
 def load(
-    spec: str,
+    settings: Classifier,
+    windows: WindowSettings = WindowSettings(),
     *,
-    unsafe_labels: Sequence[str] | None = None,
-    multi_label: bool | None = None,
-    pair: bool = False,
-    dtype: str = "auto",
-    device: str = "auto",
-    max_length: int = 512,
-    batch_tokens: int = 8192,
-    thresholds: Mapping[str, float] | None = None,
     name: str = "",
     progress: assets.Progress | None = None,
 ) -> ClassifierGuard:
     """Load a sequence classifier.
 
     Args:
-        spec: a model: folder or hub id.
-        unsafe_labels: outputs that mean unsafe; None to tell them by their names.
-        multi_label: whether outputs are probabilities of their own; None to go by the model.
-        pair: whether the model was trained on a request and its answer as a pair of texts.
-        dtype: "auto", "bfloat16" or "float32".
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        max_length: most tokens of a window; less if the model takes less.
-        batch_tokens: most tokens of a batch, with padding.
-        thresholds: "strict" and "loose"; not calibrated by default.
-        name: of the guard in verdicts; by default the last part of the spec.
-        progress: told of downloads.
+        settings: its table in a recipe; decides over `windows.pair`.
+        windows: limits of a window and of a batch.
+        name: of the guard in verdicts; empty: the last part of the model's name.
+        progress: shows downloads.
 
     Raises:
         GuardError: not a sequence classifier, or it is not known which outputs mean unsafe.
         AssetError: it cannot be fetched.
     """
-    folder = loading.model_folder(spec, progress)
-    place = loading.pick_device(device)
-    number = loading.pick_dtype(dtype, place)
-    model, tokenizer = _load(folder, number)
-    last = spec.split("#")[0].split("@")[0].rstrip("/").split("/")[-1].lower()
+    folder = loading.model_folder(settings.model, progress)
+    device = loading.pick_device(settings.device)
+    dtype = loading.pick_dtype(settings.dtype, device)
+    model, tokenizer = _load(folder, dtype)
     return ClassifierGuard(
-        model.to(place),
+        model.to(device),
         tokenizer,
-        reading(model.config, unsafe_labels, multi=multi_label),
-        pair=pair,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        thresholds=thresholds,
-        name=name or last,
-        fingerprint=f"{_content(folder)} {number}",
+        classifier_labels(model.config, settings.unsafe_labels or None),
+        replace(windows, pair=settings.pair),
+        name=name or short_name(settings.model),
+        fingerprint=f"{_content(folder)} {dtype}",
     )
 
 
@@ -89,13 +95,10 @@ class ClassifierGuard:
     Args:
         model: a sequence classifier of transformers.
         tokenizer: its fast tokenizer.
-        reading: how its outputs are read.
-        pair: whether it sees a request beside its answer. A long request keeps its ends.
-        max_length: most tokens of a window.
-        batch_tokens: most tokens of a batch, with padding.
-        thresholds: "strict" and "loose".
+        labels: what its outputs mean.
+        windows: how it is shown a text.
         name: short name.
-        fingerprint: names the weights and their number format.
+        fingerprint: identifies the weights and their number format.
 
     Raises:
         GuardError: the tokenizer is not a fast one, or a window would have no room for text.
@@ -105,29 +108,27 @@ class ClassifierGuard:
         self,
         model: Any,
         tokenizer: Any,
-        reading: ClassifierLabels,
+        labels: ClassifierLabels,
+        windows: WindowSettings = WindowSettings(),
         *,
-        pair: bool,
-        max_length: int,
-        batch_tokens: int,
-        thresholds: Mapping[str, float] | None,
         name: str,
         fingerprint: str,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise GuardError("the classifier's tokenizer is not a fast one")
-        self.model, self.tokenizer, self.reading = model.eval(), tokenizer, reading
-        self.name, self.thresholds = name, dict(thresholds or {"strict": 0.2, "loose": 0.5})
-        self._pair, self._batch_tokens = pair, batch_tokens
-        self._length = min(max_length, _most_tokens(model, tokenizer))
+        self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
+        self.name, self.thresholds = name, dict(UNCALIBRATED)
+        self._pair, self._batch_tokens = windows.pair, windows.batch_tokens
+        self._length = min(windows.max_length, _most_tokens(model, tokenizer))
         if self._length < 16:
             raise GuardError(f"a window of {self._length} tokens has no room for text")
         self._pad_id = _pad_id(model, tokenizer)
         self._special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         linear = (m for m in model.modules() if isinstance(m, torch.nn.Linear))
         self._weights = sum(m.weight.numel() for m in linear)
-        said = [FORM, fingerprint, reading.labels, reading.unsafe, reading.multi, pair]
-        self.revision = hashlib.sha256(json.dumps([*said, self._length]).encode()).hexdigest()
+        meaning = [labels.names, labels.unsafe, labels.multi]
+        identity = [FORM, fingerprint, *meaning, windows.pair, self._length]
+        self.revision = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
@@ -146,7 +147,7 @@ class ClassifierGuard:
             done = min(start + CHUNK, len(conversations)) - len(left)
             for batch in self._batches(windows):
                 for row, chances in zip((r for r, _ in batch), self._chances(batch), strict=True):
-                    found[row] = self.reading.worse(found.get(row), chances)
+                    found[row] = self.labels.worse(found.get(row), chances)
                     left[row] -= 1
                     done += left[row] == 0
                 on_progress(done, len(conversations))
@@ -160,8 +161,8 @@ class ClassifierGuard:
             return Verdict(None, full_name(self), problem="empty")
         if not all(map(math.isfinite, chances)):
             return Verdict(None, full_name(self), problem="failed")
-        named = self.reading.categories(chances)
-        return Verdict(self.reading.probability(chances), full_name(self), named)
+        named = self.labels.categories(chances)
+        return Verdict(self.labels.probability(chances), full_name(self), named)
 
     def _windows(
         self, conversations: Sequence[Conversation], first: int
@@ -233,7 +234,7 @@ class ClassifierGuard:
             fill = self._pad_id if name == "input_ids" else 0
             rows, _ = pad([window[name] for _, window in batch], fill, length)
             inputs[name] = rows.to(self.model.device)
-        found: list[list[float]] = self.reading.chances(self.model(**inputs).logits).tolist()
+        found: list[list[float]] = self.labels.chances(self.model(**inputs).logits).tolist()
         return found
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from fedrai import assets
 from fedrai.errors import AssetError, GuardError
+from fedrai.guards.base import UNCALIBRATED
 from fedrai.guards.kinds.policies import (
     AEGIS,
     HAZARDS,
@@ -27,9 +28,6 @@ from fedrai.guards.kinds.policies import (
 )
 
 Kind = Literal["prompt", "pair"]
-
-OWN = {"strict": 0.2, "loose": 0.5}
-"""Thresholds where nothing has been calibrated: the guard's own answer, and room for doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ class Format:
     marks: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     categories: CategoryLine | None = None
-    thresholds: Mapping[str, float] = field(default_factory=lambda: dict(OWN))
+    thresholds: Mapping[str, float] = field(default_factory=lambda: dict(UNCALIBRATED))
     version: int = 1
     real_weights: bool = False
 

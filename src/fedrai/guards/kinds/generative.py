@@ -12,18 +12,32 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedrai import assets
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, unsafest
-from fedrai.guards.kinds.formats import Format, Kind, Question, Step, format_for, format_named
+from fedrai.guards.base import (
+    Conversation,
+    OnProgress,
+    VerdictBatch,
+    full_name,
+    join,
+    short_name,
+)
+from fedrai.guards.kinds.formats import (
+    CategoryLine,
+    Format,
+    Kind,
+    Question,
+    Step,
+    format_for,
+    format_named,
+)
 from fedrai.guards.kinds.prompting import PromptBuilder
 from fedrai.guards.kinds.scoring import (
     CachedBatch,
@@ -31,66 +45,52 @@ from fedrai.guards.kinds.scoring import (
     TokenLabels,
     common_start,
     problem_of,
-    read,
-    resolve,
+    read_labels,
+    resolve_labels,
+    unsafe_labels,
 )
 from fedrai.model import loading
 from fedrai.model.batching import cut, padded_length
+from fedrai.recipe.safety import Generative
 from fedrai.records import Problem, Verdict
 from fedrai.runs.costs import release_memory
 
-BLOCKS = 256  # of each file of weights that the revision looks at
 LEAST_SHARED = 16  # tokens; a shorter beginning is not worth a copy for every row
 
 
 def load(
-    spec: str,
-    *,
-    format: str | None = None,  # noqa: A002
-    dtype: str = "auto",
-    device: str = "auto",
-    max_length: int = 2048,
-    batch_tokens: int = 8192,
-    name: str | None = None,
-    progress: assets.Progress | None = None,
+    settings: Generative, *, name: str = "", progress: assets.Progress | None = None
 ) -> GenerativeGuard:
     """Load a guard.
 
     Args:
-        spec: a model: folder, hub id or GGUF file.
-        format: name of its format; None to tell it from the spec.
-        dtype: "auto", "bfloat16" or "float32".
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        max_length: most tokens of a prompt.
-        batch_tokens: most tokens that a batch holds in memory.
-        name: of the guard in verdicts; None for the last part of the spec.
-        progress: told of downloads.
+        settings: its table in a recipe; without a format, the model's name decides.
+        name: of the guard in verdicts; empty: the last part of the model's name.
+        progress: shows downloads.
 
     Raises:
-        GuardError: no format is known for it, or it does not fit its format.
+        GuardError: no format is known for the model, or it does not fit its format.
         ModelError: it is not a causal language model.
         AssetError: it cannot be fetched.
     """
-    entry = format_named(format) if format else format_for(spec)
-    folder = loading.model_folder(spec, progress)
-    place = loading.pick_device(device)
-    number = loading.pick_dtype(dtype, place)
-    model, tokenizer = loading._load_base(folder, number, place, "none", None)
-    last = spec.split("#")[0].split("@")[0].rstrip("/").split("/")[-1].lower()
+    entry = format_named(settings.format) if settings.format else format_for(settings.model)
+    folder = loading.model_folder(settings.model, progress)
+    dtype = loading.pick_dtype(settings.dtype, loading.pick_device(settings.device))
+    options = loading.LoadOptions(settings.dtype, settings.device)
+    model, tokenizer = loading.load_base(folder, options)
     return GenerativeGuard(
         model,
         tokenizer,
         entry,
-        name=name or last,
-        fingerprint=f"{loading.fingerprint(folder)} {number}",
-        max_length=max_length,
-        batch_tokens=batch_tokens,
+        name=name or short_name(settings.model),
+        fingerprint=f"{loading.fingerprint(folder)} {dtype}",
+        limits=TokenLimits(settings.max_length, settings.batch_tokens),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """One prompt of one row, with the ids of its first step."""
+class _Prompt:
+    """One prompt of one row, with the ids up to its first label."""
 
     row: int
     text: str
@@ -98,16 +98,36 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the guard says to one prompt: the probability of unsafe, or why there is none."""
+class _ReadyQuestion:
+    """A question of the format, and how a prompt with it is read.
 
-    probability: float | None
-    categories: tuple[str, ...] = ()
-    problem: Problem | None = None
+    Attributes:
+        question: of the format.
+        labels: how the label of each step is read.
+        shared: ids that all its prompts begin with; empty where they are few.
+    """
+
+    question: Question
+    labels: tuple[TokenLabels, ...]
+    shared: list[int]
+
+    def is_warm(self, prompt: _Prompt) -> bool:
+        """Whether a prompt begins with the shared ids."""
+        return prompt.ids[: len(self.shared)] == self.shared
 
 
-TOO_LARGE = _Answer(None, problem="failed")
-"""The answer to a prompt that does not fit into the device's memory, even by itself."""
+@dataclass(frozen=True, slots=True)
+class TokenLimits:
+    """How many tokens go through a guard's model.
+
+    Attributes:
+        max_length: most tokens of a prompt.
+        batch_tokens: most tokens that a batch holds in memory: rows times the longest, with the
+            part that all prompts share.
+    """
+
+    max_length: int = 2048
+    batch_tokens: int = 8192
 
 
 class GenerativeGuard:
@@ -123,11 +143,8 @@ class GenerativeGuard:
         tokenizer: its fast tokenizer.
         entry: its format.
         name: of the guard in verdicts.
-        fingerprint: names the weights.
-        max_length: most tokens of a prompt.
-        batch_tokens: most tokens that a batch holds in memory: rows times the longest, with the
-            part that all prompts share.
-        name_categories: whether categories are read where the guard names them.
+        fingerprint: identifies the weights.
+        limits: tokens of a prompt and of a batch.
 
     Raises:
         GuardError: the model, its tokenizer or `max_length` does not fit the format.
@@ -141,25 +158,20 @@ class GenerativeGuard:
         *,
         name: str,
         fingerprint: str,
-        max_length: int = 2048,
-        batch_tokens: int = 8192,
-        name_categories: bool = True,
+        limits: TokenLimits = TokenLimits(),
     ) -> None:
-        _check_length(model.config.get_text_config(), max_length)
-        self.name, self.format, self.batch_tokens = name, entry, batch_tokens
+        _check_length(model.config.get_text_config(), limits.max_length)
+        self.name, self.format, self.batch_tokens = name, entry, limits.batch_tokens
         self.thresholds = dict(entry.thresholds)
-        self.categories = entry.categories if name_categories else None
-        said = f"1 {fingerprint} {entry!r} {max_length} {name_categories}"
-        self.revision = hashlib.sha256(said.encode()).hexdigest()
-        self.prompts = PromptBuilder(tokenizer, entry, max_length)
-        self._engine = MeteredModel(model, tokenizer.pad_token_id or 0)
-        self._readings = {
-            (kind, number): self._resolve(kind, question)
+        identity = f"1 {fingerprint} {entry!r} {limits.max_length} True"
+        self.revision = hashlib.sha256(identity.encode()).hexdigest()
+        self._failed = Verdict(None, full_name(self), problem="failed")
+        self._too_large = Verdict(None, full_name(self), problem="failed")
+        self.prompts = PromptBuilder(tokenizer, entry, limits.max_length)
+        self._model = MeteredModel(model, tokenizer.pad_token_id or 0)
+        self._questions = {
+            kind: [self._ready(kind, question) for question in entry.questions(kind)]
             for kind in self.prompts.kinds()
-            for number, question in enumerate(entry.questions(kind))
-        }
-        self._shared: dict[tuple[Kind, int], list[int]] = {
-            key: self._common(*key) for key in self._readings
         }
 
     def judge(
@@ -172,228 +184,195 @@ class GenerativeGuard:
         Raises:
             GuardError: the device has too little memory for any prompt.
         """
-        self._engine.reset()
-        answers: dict[int, list[_Answer]] = {row: [] for row in range(len(conversations))}
-        groups = self._jobs(conversations, answers)
-        open_jobs = dict.fromkeys(answers, 0)
-        for job in (job for jobs in groups.values() for job in jobs):
-            open_jobs[job.row] += 1
+        self._model.reset()
+        verdicts: list[list[Verdict]] = [[] for _ in conversations]
+        groups = self._prompts(conversations, verdicts)
+        open_prompts = Counter(prompt.row for _, prompts in groups for prompt in prompts)
         with torch.inference_mode():
-            for key, jobs in groups.items():
-                for batch in self._batches(key, jobs):
-                    for job, answer in zip(batch, self._ask(key, batch), strict=True):
-                        answers[job.row].append(answer)
-                        open_jobs[job.row] -= 1
-                    on_progress(sum(not n for n in open_jobs.values()), len(conversations))
-        asked = [answer for key_answers in answers.values() for answer in key_answers]
-        if asked and all(answer is TOO_LARGE for answer in asked):
-            self._check_memory()
+            for question, prompts in groups:
+                for batch in self._batches(question, prompts):
+                    for prompt, verdict in zip(batch, self._ask(question, batch), strict=True):
+                        verdicts[prompt.row].append(verdict)
+                        open_prompts[prompt.row] -= 1
+                    on_progress(len(conversations) - len(+open_prompts), len(conversations))
+        self._check_memory([verdict for several in verdicts for verdict in several])
         release_memory()
-        verdicts = tuple(self._verdict(answers[row]) for row in range(len(conversations)))
-        return VerdictBatch(verdicts, self._engine.tokens, self._engine.operations())
+        loose = self.thresholds["loose"]
+        joined = tuple(join(several, loose) for several in verdicts)
+        return VerdictBatch(joined, self._model.tokens, self._model.operations())
 
-    def _jobs(
-        self, conversations: Sequence[Conversation], answers: dict[int, list[_Answer]]
-    ) -> dict[tuple[Kind, int], list[_Job]]:
-        """PromptBuilder by question; rows that make none get their answer at once."""
-        texts: dict[tuple[Kind, int], list[tuple[int, str]]] = {key: [] for key in self._readings}
+    def _prompts(
+        self, conversations: Sequence[Conversation], verdicts: Sequence[list[Verdict]]
+    ) -> list[tuple[_ReadyQuestion, list[_Prompt]]]:
+        """Prompts by question; rows that make none get their verdict at once."""
+        texts: dict[int, list[tuple[int, str]]] = {}
+        questions = {id(q): q for several in self._questions.values() for q in several}
         for row, conversation in enumerate(conversations):
             try:
-                found = self._texts(conversation)
+                row_texts = self._texts(conversation)
             except Exception:  # too long; or a chat template, which raises what it likes
-                answers[row].append(_Answer(None, problem="failed"))
+                verdicts[row].append(self._failed)
                 continue
-            for key, text in found:
-                texts[key].append((row, text))
-            if not found:
-                answers[row].append(_Answer(None, problem="empty"))
-        return {key: self._tokenized(key, found) for key, found in texts.items() if found}
+            for question, text in row_texts:
+                texts.setdefault(id(question), []).append((row, text))
+            if not row_texts:
+                verdicts[row].append(Verdict(None, full_name(self), problem="empty"))
+        return [(q, self._tokenized(q, texts[key])) for key, q in questions.items() if key in texts]
 
-    def _texts(self, conversation: Conversation) -> list[tuple[tuple[Kind, int], str]]:
+    def _texts(self, conversation: Conversation) -> list[tuple[_ReadyQuestion, str]]:
         """All prompts of a row, by question; none if there is nothing that the guard can judge."""
         turns = self.prompts.turns(conversation)
         if not turns:
             return []
         kind: Kind = "pair" if turns[-1].role == "assistant" else "prompt"
         return [
-            ((kind, number), begun(text, question.steps[0]))
-            for number, question in enumerate(self.format.questions(kind))
-            for text in self.prompts.texts(question, turns)
+            (ready, with_answer_start(text, ready.question.steps[0]))
+            for ready in self._questions.get(kind, ())
+            for text in self.prompts.texts(ready.question, turns)
         ]
 
-    def _tokenized(self, key: tuple[Kind, int], texts: list[tuple[int, str]]) -> list[_Job]:
-        reading = self._readings[key][0]
+    def _tokenized(
+        self, question: _ReadyQuestion, texts: Sequence[tuple[int, str]]
+    ) -> list[_Prompt]:
+        """Prompts with their ids, the shortest first."""
         ids = self.prompts.many_ids([text for _, text in texts])
-        jobs = [
-            _Job(row, text, reading.ids(found))
-            for (row, text), found in zip(texts, ids, strict=True)
+        prompts = [
+            _Prompt(row, text, question.labels[0].ids(plain))
+            for (row, text), plain in zip(texts, ids, strict=True)
         ]
-        return sorted(jobs, key=lambda job: (len(job.ids), job.row))
+        return sorted(prompts, key=lambda prompt: (len(prompt.ids), prompt.row))
 
-    def _batches(self, key: tuple[Kind, int], jobs: list[_Job]) -> Iterator[list[_Job]]:
-        """Jobs of like length, as many as the budget holds; with the shared ids and without."""
-        shared = self._shared[key]
-        warm = [job for job in jobs if job.ids[: len(shared)] == shared]
-        cold = [job for job in jobs if job.ids[: len(shared)] != shared]
+    def _batches(
+        self, question: _ReadyQuestion, prompts: Sequence[_Prompt]
+    ) -> Iterator[list[_Prompt]]:
+        """Prompts of like length, as many as fit, apart by whether they begin as all do."""
+        warm = [prompt for prompt in prompts if question.is_warm(prompt)]
+        cold = [prompt for prompt in prompts if not question.is_warm(prompt)]
         for part in (warm, cold):
-            sizes = [padded_length(len(job.ids)) for job in part]
+            sizes = [padded_length(len(prompt.ids)) for prompt in part]
             for batch in cut(range(len(part)), sizes.__getitem__, self.batch_tokens):
                 yield [part[i] for i in batch]
 
-    def _ask(self, key: tuple[Kind, int], jobs: list[_Job]) -> list[_Answer]:
-        """Put a question about every row of a batch; in halves where memory is too small for it."""
-        shared = self._shared[key]
-        warm = jobs[0].ids[: len(shared)] == shared
+    def _ask(self, question: _ReadyQuestion, prompts: list[_Prompt]) -> list[Verdict]:
+        """Verdicts on a batch, which is halved where memory is too small for it."""
+        shared = question.shared if question.is_warm(prompts[0]) else []
         try:
-            flight = CachedBatch(self._engine, shared if warm else [], len(jobs))
-            return self._answers(key, flight, jobs)
+            return self._read(question, CachedBatch(self._model, shared, len(prompts)), prompts)
         except torch.OutOfMemoryError:
             pass  # the error holds on to the batch's tensors until this block ends
         release_memory()
-        if len(jobs) == 1:
-            return [TOO_LARGE]
-        half = len(jobs) // 2
-        return [*self._ask(key, jobs[:half]), *self._ask(key, jobs[half:])]
+        if len(prompts) == 1:
+            return [self._too_large]
+        half = len(prompts) // 2
+        return [*self._ask(question, prompts[:half]), *self._ask(question, prompts[half:])]
 
     @torch.inference_mode()
-    def _check_memory(self) -> None:
-        """Raise unless the shortest prompt fits into memory."""
-        key = next(iter(self._readings))
-        question = self.format.questions(key[0])[key[1]]
-        text = begun(self.prompts.probes(question, key[0])[0], question.steps[0])
-        if self._ask(key, self._tokenized(key, [(0, text)])) == [TOO_LARGE]:
+    def _check_memory(self, verdicts: Sequence[Verdict]) -> None:
+        """Raise if no prompt fitted into memory and the shortest one does not either."""
+        if not verdicts or not all(verdict is self._too_large for verdict in verdicts):
+            return
+        kind, (question, *_) = next(iter(self._questions.items()))
+        text = self.prompts.probes(question.question, kind)[0]
+        shortest = [(0, with_answer_start(text, question.question.steps[0]))]
+        if self._ask(question, self._tokenized(question, shortest))[0] is self._too_large:
             raise GuardError(
                 f"the device has too little memory for a single prompt of {self.name}",
                 hint="free memory on the device, or use another device or a smaller guard",
             )
 
-    def _answers(
-        self, key: tuple[Kind, int], flight: CachedBatch, jobs: list[_Job]
-    ) -> list[_Answer]:
-        question = self.format.questions(key[0])[key[1]]
-        readings = self._readings[key]
-        texts, ids = [job.text for job in jobs], [job.ids for job in jobs]
-        problems: list[Problem | None] = [None] * len(jobs)
-        for number, (step, reading) in enumerate(zip(question.steps, readings, strict=True)):
+    def _read(
+        self, question: _ReadyQuestion, batch: CachedBatch, prompts: Sequence[_Prompt]
+    ) -> list[Verdict]:
+        """Go through the steps of a question; the last decides."""
+        steps = question.question.steps
+        texts, ids = [prompt.text for prompt in prompts], [prompt.ids for prompt in prompts]
+        problems: list[Problem | None] = [None] * len(prompts)
+        for number, (step, labels) in enumerate(zip(steps, question.labels, strict=True)):
             if number:
                 texts = [text + step.text for text in texts]
-                ids = [reading.ids(i) for i in self.prompts.many_ids(texts)]
-            logits = flight.feed(ids)
-            chances, mass, labels = read(logits, reading)
+                ids = [labels.ids(plain) for plain in self.prompts.many_ids(texts)]
+            logits = batch.feed(ids)
+            chances, mass, likeliest = read_labels(logits, labels)
             problems = [p or problem_of(m) for p, m in zip(problems, mass, strict=True)]
-            if number + 1 < len(question.steps):
-                texts = [text + label for text, label in zip(texts, labels, strict=True)]
-        found = [None if p else c for p, c in zip(problems, chances, strict=True)]
-        named = self._categories(flight, question, reading, texts, logits, found)
-        return [_Answer(c, names, p) for c, names, p in zip(found, named, problems, strict=True)]
+            if number + 1 < len(steps):
+                texts = [text + label for text, label in zip(texts, likeliest, strict=True)]
+        probabilities = [None if p else c for p, c in zip(problems, chances, strict=True)]
+        least = min(self.thresholds.values())
+        unsafe = [i for i, p in enumerate(probabilities) if p is not None and p >= least]
+        starts = [texts[i] + label for i, label in unsafe_labels(logits, labels, unsafe)]
+        categories = dict(
+            zip(unsafe, self._categories(question.question, batch, unsafe, starts), strict=True)
+        )
+        return [
+            Verdict(probability, full_name(self), categories.get(i, ()), problem)
+            for i, (probability, problem) in enumerate(zip(probabilities, problems, strict=True))
+        ]
 
     def _categories(
-        self,
-        flight: CachedBatch,
-        question: Question,
-        reading: TokenLabels,
-        texts: list[str],
-        logits: Tensor,
-        chances: list[float | None],
+        self, question: Question, batch: CachedBatch, rows: list[int], starts: list[str]
     ) -> list[tuple[str, ...]]:
-        """What the guard names for the rows that it finds unsafe; written out greedily."""
-        named: list[tuple[str, ...]] = [()] * len(texts)
-        least = min(self.thresholds.values())
-        unsafe = [i for i, chance in enumerate(chances) if chance is not None and chance >= least]
+        """What the guard names for some rows of a batch, whose text ends with an unsafe label."""
+        line = self.format.categories
         if question.category:
-            return [(question.category,) if i in unsafe else () for i in range(len(texts))]
-        line = self.categories
-        if line is None or not unsafe:
-            return named
-        flight.keep(unsafe)
-        ids = list(reading.unsafe)
-        best = logits[unsafe][:, ids].argmax(-1).tolist()
-        begun_texts = [
-            texts[i] + reading.unsafe[ids[b]] + line.after
-            for i, b in zip(unsafe, best, strict=True)
-        ]
+            return [(question.category,)] * len(rows)
+        if line is None or not rows:
+            return [()] * len(rows)
+        batch.keep(rows)
         names = sorted(line.names, key=len, reverse=True)
         pattern = re.compile("|".join(rf"(?<!\w){re.escape(n)}(?!\w)" for n in names))
-        written = self._written(flight, begun_texts, line.stop, line.limit)
-        for i, text in zip(unsafe, written, strict=True):
-            found = dict.fromkeys(pattern.findall(text.split(line.stop)[0]))
-            named[i] = tuple(line.names[name] for name in found)
-        return named
+        written = self._written(batch, [text + line.after for text in starts], line)
+        named = [dict.fromkeys(pattern.findall(text.split(line.stop)[0])) for text in written]
+        return [tuple(line.names[name] for name in several) for several in named]
 
-    def _written(self, flight: CachedBatch, texts: list[str], stop: str, limit: int) -> list[str]:
-        """How the guard goes on from each text, up to a stop string, an end token or a limit."""
+    def _written(self, batch: CachedBatch, texts: list[str], line: CategoryLine) -> list[str]:
+        """How the guard continues each text, greedily, up to the end of the line or its limit."""
         ids = self.prompts.many_ids(texts)
-        said: list[list[int]] = [[] for _ in ids]
+        written: list[list[int]] = [[] for _ in ids]
         done = [False] * len(ids)
         decode = self.prompts.tokenizer.decode
-        for _ in range(limit):
-            chosen = flight.feed(ids).argmax(-1).tolist()
+        for _ in range(line.limit):
+            chosen = batch.feed(ids).argmax(-1).tolist()
             ids = [[*i, token] for i, token in zip(ids, chosen, strict=True)]
             for k, token in enumerate(chosen):
-                done[k] = done[k] or token in self._engine.ends
+                done[k] = done[k] or token in self._model.ends
                 if not done[k]:
-                    said[k].append(token)
-                    done[k] = stop in decode(said[k])
+                    written[k].append(token)
+                    done[k] = line.stop in decode(written[k])
             if all(done):
                 break
-        return [str(decode(tokens, skip_special_tokens=True)) for tokens in said]
+        return [str(decode(tokens, skip_special_tokens=True)) for tokens in written]
 
-    def _verdict(self, answers: Sequence[_Answer]) -> Verdict:
-        """The unsafest answer counts; one that is missing counts unless another says unsafe."""
-        guard = f"{self.name}@{self.revision[:12]}"
-        worst = unsafest(answers, self.thresholds["loose"])
-        if worst.probability is None:
-            return Verdict(None, guard, problem=worst.problem)
-        by_risk = sorted(answers, key=lambda a: -(a.probability or 0.0))
-        names = dict.fromkeys(name for answer in by_risk for name in answer.categories)
-        return Verdict(worst.probability, guard, tuple(names))
-
-    def _resolve(self, kind: Kind, question: Question) -> list[TokenLabels]:
-        """Find the token of every label where it would stand, and check that they differ."""
-        text, readings = self.prompts.probes(question, kind)[0], []
+    def _ready(self, kind: Kind, question: Question) -> _ReadyQuestion:
+        """Find the token of every label where it would stand, and what all prompts begin with."""
+        probes = self.prompts.probes(question, kind)
+        starts = [with_answer_start(probe, question.steps[0]) for probe in probes]
+        text, labels = starts[0], []
         for number, step in enumerate(question.steps):
-            text = begun(text, step) if number == 0 else text + step.text
-            readings.append(self._reading(text, step))
+            text += step.text if number else ""
+            labels.append(self._labels(text, step))
             text += step.safe[0]
-        return readings
-
-    def _reading(self, text: str, step: Step) -> TokenLabels:
-        plain, *together = self.prompts.many_ids(
-            [text, *(text + label for label in (*step.unsafe, *step.safe))]
+        shared = common_start(self.prompts.many_ids(starts))
+        return _ReadyQuestion(
+            question, tuple(labels), shared if len(shared) >= LEAST_SHARED else []
         )
-        labelled = dict(zip((*step.unsafe, *step.safe), together, strict=True))
-        return resolve(
+
+    def _labels(self, text: str, step: Step) -> TokenLabels:
+        names = (*step.unsafe, *step.safe)
+        plain, *ids = self.prompts.many_ids([text, *(text + name for name in names)])
+        by_name = dict(zip(names, ids, strict=True))
+        return resolve_labels(
             plain,
-            {label: labelled[label] for label in step.unsafe},
-            {label: labelled[label] for label in step.safe},
+            {name: by_name[name] for name in step.unsafe},
+            {name: by_name[name] for name in step.safe},
         )
 
-    def _common(self, kind: Kind, number: int) -> list[int]:
-        """Ids that all prompts of a question begin with, whatever the conversation."""
-        question = self.format.questions(kind)[number]
-        texts = [begun(t, question.steps[0]) for t in self.prompts.probes(question, kind)]
-        shared = common_start(self.prompts.many_ids(texts))
-        return shared if len(shared) >= LEAST_SHARED else []
 
-
-def begun(text: str, step: Step) -> str:
+def with_answer_start(text: str, step: Step) -> str:
     """A prompt with the beginning of the guard's answer; line breaks only where they are missing.
 
     Llama Guard's own template stops before the blank line that its answers begin with.
     """
     return text.rstrip("\n") + step.text if step.text.isspace() else text + step.text
-
-
-def sampled(folder: Path) -> str:
-    """Hash of blocks spread over the weights; tells fine-tuned copies apart without reading all."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            for i in range(BLOCKS):
-                opened.seek(size * i // BLOCKS)
-                digest.update(opened.read(4096))
-    return digest.hexdigest()
 
 
 def _check_length(config: Any, max_length: int) -> None:

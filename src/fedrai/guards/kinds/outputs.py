@@ -28,19 +28,21 @@ SAFE = frozenset({
     "nottoxic", "ok", "safe", "sfw",
 })  # fmt: skip
 
+NAMELESS = re.compile(r"LABEL_\d+")
+
 
 @dataclass(frozen=True, slots=True)
 class ClassifierLabels:
-    """How a classifier's outputs are read.
+    """What a classifier's outputs mean.
 
     Attributes:
-        labels: names of the outputs, in order.
+        names: of the outputs, in order.
         unsafe: which of them mean unsafe.
         multi: whether each output is a probability of its own (sigmoid) and the highest counts;
             else they share one (softmax) and the unsafe ones add up.
     """
 
-    labels: tuple[str, ...]
+    names: tuple[str, ...]
     unsafe: tuple[int, ...]
     multi: bool
 
@@ -50,8 +52,8 @@ class ClassifierLabels:
 
     def probability(self, chances: Sequence[float]) -> float:
         """Of unsafe, from the probabilities of one text."""
-        found = [chances[i] for i in self.unsafe]
-        return min(1.0, max(found) if self.multi else math.fsum(found))
+        unsafe = [chances[i] for i in self.unsafe]
+        return min(1.0, max(unsafe) if self.multi else math.fsum(unsafe))
 
     def worse(self, one: Sequence[float] | None, other: Sequence[float]) -> Sequence[float]:
         """What two windows of a text say together: output by output, or the unsafer window."""
@@ -66,14 +68,14 @@ class ClassifierLabels:
         order = sorted(self.unsafe, key=lambda i: -chances[i])
         if not self.multi:
             order = order[:1] if self.probability(chances) > 0.5 else []
-        kept = [i for i in order if chances[i] > 0.5 or not self.multi]
-        return tuple(self.labels[i] for i in kept if not re.fullmatch(r"LABEL_\d+", self.labels[i]))
+        likely = [i for i in order if chances[i] > 0.5 or not self.multi]
+        return tuple(self.names[i] for i in likely if not NAMELESS.fullmatch(self.names[i]))
 
 
-def reading(
+def classifier_labels(
     config: Any, unsafe: Sequence[str] | None = None, *, multi: bool | None = None
 ) -> ClassifierLabels:
-    """How the outputs of a model with this configuration are read.
+    """What the outputs of a model with this configuration mean.
 
     Args:
         config: of transformers, with `id2label` and perhaps `problem_type`.
@@ -89,12 +91,12 @@ def reading(
     if kind == "regression":
         raise GuardError("the classifier gives a number and no probability (regression)")
     several = len(labels) == 1 or (kind == "multi_label_classification" if multi is None else multi)
-    chosen = _recognised(labels) if unsafe is None else _given(labels, unsafe)
+    chosen = _recognised(labels) if unsafe is None else _places(labels, unsafe)
     if not chosen or (not several and len(chosen) == len(labels)):
         raise GuardError(
             f"it is not known which of the classifier's labels mean unsafe: {', '.join(labels)}",
             hint="name them in unsafe_labels; at least one label must mean safe, unless each has "
-            "a probability of its own (multi_label)",
+            "a probability of its own",
         )
     return ClassifierLabels(labels, chosen, several)
 
@@ -108,7 +110,7 @@ def _recognised(labels: Sequence[str]) -> tuple[int, ...]:
     return tuple(i for i, label in enumerate(plain) if known and label in UNSAFE)
 
 
-def _given(labels: Sequence[str], unsafe: Sequence[str]) -> tuple[int, ...]:
+def _places(labels: Sequence[str], unsafe: Sequence[str]) -> tuple[int, ...]:
     places = {label.lower(): i for i, label in enumerate(labels)}
     missing = [label for label in unsafe if label.lower() not in places]
     if missing or isinstance(unsafe, str):

@@ -8,7 +8,7 @@ without a word: the oldest turns go first, and then the last message is judged i
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrai.errors import GuardError
@@ -22,7 +22,7 @@ from fedrai.records import Message
 WINDOWS = 64  # most windows of one message; a longer one is not judged in part
 NO_REQUEST = "(no request)"  # stands where an answer has none, for templates that insist
 _ROLES = ("User:", "Assistant:", "Human:", "Agent:")
-_SLOT = re.compile(r"\{(request|answer|conversation)\}")
+SLOT = re.compile(r"\{(request|answer|conversation)\}")
 _PROBES = ("a", "Zebra", "7", "\n\nZebra", "é", "<", '"', " a")  # unlike beginnings of a message
 
 
@@ -97,7 +97,7 @@ class PromptBuilder:
         if self.format.turns == "one":
             turns = folded(turns)
         if question.template:
-            turns = [Message("user", _filled(question.template, turns))]
+            turns = [Message("user", fill_template(question.template, turns, NEMOGUARD_TURNS))]
             if not self.format.wrapped:
                 return turns[0].content
         said = [{"role": m.role, "content": self._content(m.content)} for m in turns]
@@ -256,15 +256,21 @@ def folded(turns: Sequence[Message]) -> list[Message]:
     return [Message("user", "\n\n".join(lines)), *answer]
 
 
-def _filled(template: str, turns: Sequence[Message]) -> str:
-    """The template with its slots filled, all at once, so that no row can name a slot."""
-    answered = turns[-1].role == "assistant"
+def fill_template(template: str, turns: Sequence[Message], prefixes: Mapping[str, str]) -> str:
+    """The template with its slots filled, all at once, so that no row can name a slot.
+
+    Args:
+        template: a text with {request}, {answer} or {conversation}.
+        turns: a user's first.
+        prefixes: what stands before a turn in {conversation}, by its role.
+    """
+    last = turns[-1]
     slots = {
-        "request": turns[-2].content if answered else turns[-1].content,
-        "answer": turns[-1].content if answered else "",
-        "conversation": "\n\n".join(NEMOGUARD_TURNS[m.role] + m.content for m in turns),
+        "request": next(turn.content for turn in reversed(turns) if turn.role == "user"),
+        "answer": last.content if last.role == "assistant" else "",
+        "conversation": "\n\n".join(prefixes[turn.role] + turn.content for turn in turns),
     }
-    return _SLOT.sub(lambda match: slots[match[1]], template)
+    return SLOT.sub(lambda match: slots[match[1]], template)
 
 
 def _probe(kind: Kind, text: str) -> list[Message]:

@@ -20,16 +20,23 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import httpx
 
 from fedrai.endpoint import Access, EndpointClient, run_job
 from fedrai.errors import GuardError
-from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name, unsafest
+from fedrai.guards.base import (
+    UNCALIBRATED,
+    Conversation,
+    OnProgress,
+    VerdictBatch,
+    full_name,
+    unsafest,
+)
 from fedrai.guards.kinds.logprobs import LabelWords, MissingLogprobsError, no_logprobs, read_places
-from fedrai.guards.kinds.prompting import arranged
+from fedrai.guards.kinds.prompting import SLOT, arranged, fill_template
 from fedrai.model.chat import any_of, break_marks
 from fedrai.records import Message, Problem, Verdict
 
@@ -38,10 +45,9 @@ Api = Literal["chat", "completions"]
 FORM = 1  # counts up when the same settings would ask or read differently
 WINDOWS = 64  # most windows of one message
 MOST_UNANSWERED = 0.5  # part of the rows from which it is checked in the end
-NOT_UNDERSTOOD = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
-"""What a reply of another form may raise."""
-_SLOT = re.compile(r"\{(request|answer|conversation)\}")
-_NAMES = {"user": "User", "assistant": "Assistant"}
+UNREADABLE = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+"""Errors that a reply of another form may raise."""
+TURNS = {"user": "User: ", "assistant": "Assistant: "}
 _SPECIAL = re.compile(
     r"<[|｜]|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]|<</?SYS>>"
     r"|<(?:BEGIN|END) |\b(?:User|Human|Assistant|Agent):",
@@ -49,11 +55,11 @@ _SPECIAL = re.compile(
 )
 
 
-class RemoteGuard:
-    """Asks an endpoint for verdicts.
+@dataclass(frozen=True, slots=True)
+class RemoteSettings:
+    """How a guard behind an endpoint is asked and read.
 
-    Args:
-        access: how to reach the endpoint.
+    Attributes:
         model: name of the guard there.
         safe: first tokens of the labels that mean safe. Tokens are compared without the white space
             around them, letter by letter; only if none fits so, whatever their case.
@@ -75,61 +81,83 @@ class RemoteGuard:
         extra_body: more fields of every request (`chat_template_kwargs`, ...).
         thresholds: "strict" and "loose"; by default 0.5, the guard's own word, is the loose one.
         revision: of the weights behind the endpoint, if you know it.
+    """
+
+    model: str
+    safe: Sequence[str]
+    unsafe: Sequence[str]
+    api: Api = "chat"
+    template: str = ""
+    prefill: str = ""
+    lead: str = ""
+    categories: Mapping[str, str] = field(default_factory=dict)
+    marks: Sequence[str] = ()
+    max_characters: int = 12_000
+    max_tokens: int = 0
+    top_logprobs: int = 20
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=lambda: dict(UNCALIBRATED))
+    revision: str = ""
+
+    def body(self) -> dict[str, Any]:
+        """The fields that all requests have in common."""
+        chat = {"logprobs": True, "top_logprobs": self.top_logprobs}
+        limit = self.max_tokens or 2 + len(self.lead) // 2 + (24 if self.categories else 0)
+        return {
+            **self.extra_body,
+            **(chat if self.api == "chat" else {"logprobs": self.top_logprobs}),
+            "model": self.model,
+            "temperature": 0,
+            "max_tokens": limit,
+        }
+
+
+class RemoteGuard:
+    """Asks an endpoint for verdicts.
+
+    Args:
+        access: how to reach the endpoint.
+        settings: how the guard is asked and read.
         name: short name; by default the model's.
 
     Raises:
         GuardError: a setting cannot be used.
     """
 
-    def __init__(
-        self,
-        access: Access,
-        model: str,
-        *,
-        safe: Sequence[str],
-        unsafe: Sequence[str],
-        api: Api = "chat",
-        template: str = "",
-        prefill: str = "",
-        lead: str = "",
-        categories: Mapping[str, str] | None = None,
-        marks: Sequence[str] = (),
-        max_characters: int = 12_000,
-        max_tokens: int = 0,
-        top_logprobs: int = 20,
-        extra_body: Mapping[str, Any] | None = None,
-        thresholds: Mapping[str, float] | None = None,
-        revision: str = "",
-        name: str = "",
-    ) -> None:
-        if min(max_characters, top_logprobs) < 1:
+    def __init__(self, access: Access, settings: RemoteSettings, *, name: str = "") -> None:
+        if min(settings.max_characters, settings.top_logprobs) < 1:
             raise GuardError("max_characters and top_logprobs of a remote guard must be above 0")
-        if (template or api == "completions") and not _SLOT.search(template):
+        if (settings.template or settings.api == "completions") and not SLOT.search(
+            settings.template
+        ):
             raise GuardError(
                 "the template of a remote guard has no place for the conversation",
                 hint="write {conversation}, or {request} and {answer}, where it belongs",
             )
-        self.name = name or model.rsplit("/", 1)[-1].lower()
-        self.thresholds = dict(thresholds or {"strict": 0.2, "loose": 0.5})
-        self._labels = LabelWords(safe, unsafe, lead)
-        self._names = dict(categories or {})
-        self._api, self._template, self._prefill = api, template, prefill
-        self._marks, self._size = any_of(marks), max_characters
-        wanted = {"logprobs": True, "top_logprobs": top_logprobs}
-        limit = max_tokens or 2 + len(lead) // 2 + (24 if categories else 0)
-        self._fixed = {
-            **(extra_body or {}),
-            **(wanted if api == "chat" else {"logprobs": top_logprobs}),
-            "model": model,
-            "temperature": 0,
-            "max_tokens": limit,
-        }
-        self._endpoint = EndpointClient(
-            access, "/chat/completions" if api == "chat" else "/completions"
-        )
-        asked = [self._endpoint.place, self._fixed, api, template, prefill, max_characters]
-        read = [sorted(self._labels.safe), sorted(self._labels.unsafe), lead, self._names]
-        self.revision = _hash([FORM, asked, read, sorted(marks), revision])
+        self.name = name or settings.model.rsplit("/", 1)[-1].lower()
+        self.thresholds = dict(settings.thresholds)
+        self.settings, self._fixed = settings, settings.body()
+        self._labels = LabelWords(settings.safe, settings.unsafe, settings.lead)
+        self._marks = any_of(settings.marks)
+        path = "/chat/completions" if settings.api == "chat" else "/completions"
+        self._endpoint = EndpointClient(access, path)
+        self.revision = self._hash()
+
+    def _hash(self) -> str:
+        """SHA-256 of all that a verdict depends on."""
+        own = self.settings
+        question = [self._endpoint.place, self._fixed, own.api, own.template, own.prefill,
+                    own.max_characters]  # fmt: skip
+        labels = [sorted(self._labels.safe), sorted(self._labels.unsafe), own.lead,
+                  dict(own.categories)]  # fmt: skip
+        try:
+            text = json.dumps([FORM, question, labels, sorted(own.marks), own.revision],
+                              sort_keys=True)  # fmt: skip
+        except (TypeError, ValueError):
+            raise GuardError(
+                "extra_body of a remote guard holds a value that JSON cannot hold"
+            ) from None
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
@@ -142,51 +170,54 @@ class RemoteGuard:
         """
         return run_job(self._judge(conversations, on_progress))
 
-    async def _judge(self, conversations: Sequence[Conversation], told: OnProgress) -> VerdictBatch:
+    async def _judge(
+        self, conversations: Sequence[Conversation], on_progress: OnProgress
+    ) -> VerdictBatch:
         async with self._endpoint.client() as client:
-            rows = await self._endpoint.replies(
-                (self._row(client, conversation) for conversation in conversations),
+            answers = await self._endpoint.replies(
+                (self._answer(client, conversation) for conversation in conversations),
                 len(conversations),
-                is_lost=lambda row: row.problem == "no-answer" if row.asked else None,
+                is_lost=lambda answer: answer.is_lost if answer.was_sent else None,
                 check=lambda: self._check(client),
-                on_reply=told,
+                on_reply=on_progress,
             )
-            asked = [row for row in rows if row.asked]
-            unanswered = sum(row.problem == "no-answer" for row in asked)
-            if unanswered and unanswered >= MOST_UNANSWERED * len(asked):
+            sent = [answer for answer in answers if answer.was_sent]
+            lost = sum(answer.is_lost for answer in sent)
+            if lost and lost >= MOST_UNANSWERED * len(sent):
                 await self._check(client)
-        return VerdictBatch(tuple(map(self._verdict, rows)), tokens=sum(row.tokens for row in rows))
+        tokens = sum(answer.tokens for answer in answers)
+        return VerdictBatch(tuple(map(self._verdict, answers)), tokens=tokens)
 
     async def _check(self, client: httpx.AsyncClient) -> None:
         """Raise unless the endpoint answers to a harmless text."""
         reply = await self._endpoint.post(client, self._body([Message("user", "Hello.")]))
         try:
             if reply is not None:
-                self._understood(reply)
+                self._parse(reply)
                 return
         except MissingLogprobsError:
             raise no_logprobs() from None
-        except NOT_UNDERSTOOD:
+        except UNREADABLE:
             pass
         raise GuardError(
             f"the endpoint {self._endpoint.place} gives no answers: "
             f"{self._endpoint.problem or 'its replies have another form'}",
-            hint="look whether the server runs and what its log says of these requests",
+            hint="check that the server runs, and what its log says about these requests",
         )
 
-    async def _row(self, client: httpx.AsyncClient, conversation: Conversation) -> _Row:
+    async def _answer(self, client: httpx.AsyncClient, conversation: Conversation) -> _Answer:
         if not conversation or not conversation[-1].content.strip():
-            return _Row(None, "empty")
+            return _Answer(None, "empty")
         turns = [Message(m.role, self._defused(m.content)) for m in arranged(conversation)]
-        windows = _windowed(turns, self._size)
+        windows = _windows(turns, self.settings.max_characters)
         if len(windows) > WINDOWS:
-            return _Row(None, "failed")
-        found = [await self._window(client, window) for window in windows]
-        worst = unsafest(found, self.thresholds["loose"])
-        return replace(worst, tokens=sum(row.tokens for row in found))
+            return _Answer(None, "failed")
+        answers = [await self._window(client, window) for window in windows]
+        tokens = sum(answer.tokens for answer in answers)
+        return replace(unsafest(answers, self.thresholds["loose"]), tokens=tokens)
 
-    async def _window(self, client: httpx.AsyncClient, turns: Sequence[Message]) -> _Row:
-        """What the endpoint says of turns; a refusal is final only if "Hello." is refused too.
+    async def _window(self, client: httpx.AsyncClient, turns: Sequence[Message]) -> _Answer:
+        """The endpoint's answer about turns; a refusal is final only if "Hello." is refused too.
 
         Gateways with a filter of their own answer what they block with 403, as they do a wrong key.
 
@@ -198,60 +229,62 @@ class RemoteGuard:
         except GuardError:
             await self._check(client)
             reply = None
-        return _Row(None, "no-answer") if reply is None else self._read(reply)
+        return _Answer(None, "no-answer") if reply is None else self._read(reply)
 
-    def _verdict(self, row: _Row) -> Verdict:
-        return Verdict(row.probability, full_name(self), row.categories, row.problem)
+    def _verdict(self, answer: _Answer) -> Verdict:
+        return Verdict(answer.probability, full_name(self), answer.categories, answer.problem)
 
     def _defused(self, text: str) -> str:
         return break_marks(break_marks(text, _SPECIAL), self._marks)
 
     def _body(self, turns: Sequence[Message]) -> dict[str, Any]:
         """A request about turns that a user begins."""
-        if self._api == "completions":
-            return {**self._fixed, "prompt": _filled(self._template, turns) + self._prefill}
-        if self._template:
-            turns = [Message("user", _filled(self._template, turns))]
+        template, prefill = self.settings.template, self.settings.prefill
+        if self.settings.api == "completions":
+            return {**self._fixed, "prompt": fill_template(template, turns, TURNS) + prefill}
+        if template:
+            turns = [Message("user", fill_template(template, turns, TURNS))]
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        if not self._prefill:
+        if not prefill:
             return {**self._fixed, "messages": messages}
-        messages.append({"role": "assistant", "content": self._prefill})
+        messages.append({"role": "assistant", "content": prefill})
         unfinished = {"continue_final_message": True, "add_generation_prompt": False}
         return {**self._fixed, **unfinished, "messages": messages}
 
-    def _read(self, reply: Any) -> _Row:
-        """What a reply says; "no-answer" where nothing can be made of it."""
+    def _read(self, reply: Any) -> _Answer:
+        """The answer in a reply; "no-answer" where it has another form."""
         try:
-            return self._understood(reply)
-        except NOT_UNDERSTOOD:
-            return _Row(None, "no-answer")
+            return self._parse(reply)
+        except UNREADABLE:
+            return _Answer(None, "no-answer")
 
-    def _understood(self, reply: Any) -> _Row:
-        """What a reply says.
+    def _parse(self, reply: Any) -> _Answer:
+        """The answer in a reply.
 
         Raises:
             MissingLogprobsError: it has no log probabilities at the label.
-            Exception: one of `NOT_UNDERSTOOD`: it has another form.
+            Exception: one of `UNREADABLE`: it has another form.
         """
         choice = reply["choices"][0]
-        text = choice["text"] if self._api == "completions" else choice["message"]["content"]
+        completion = self.settings.api == "completions"
+        text = choice["text"] if completion else choice["message"]["content"]
         probability = self._labels.probability(read_places(choice.get("logprobs")))
         tokens = max(0, int((reply.get("usage") or {}).get("total_tokens") or 0))
         if probability is None:
-            return _Row(None, "unparsed", tokens=tokens)
-        named = self._named(text) if probability >= 0.5 and isinstance(text, str) else ()
-        return _Row(probability, None, named, tokens)
+            return _Answer(None, "unparsed", tokens=tokens)
+        unsafe = probability >= 0.5 and isinstance(text, str)
+        return _Answer(probability, None, self._categories(text) if unsafe else (), tokens)
 
-    def _named(self, text: str) -> tuple[str, ...]:
+    def _categories(self, text: str) -> tuple[str, ...]:
         """Categories that an answer names, in its order."""
-        names = any_of(self._names)
-        found = re.findall(rf"(?<!\w)(?:{names.pattern})(?!\w)", text) if names else []
-        return tuple(dict.fromkeys(self._names[name] for name in found))
+        names = any_of(self.settings.categories)
+        matches = re.findall(rf"(?<!\w)(?:{names.pattern})(?!\w)", text) if names else []
+        return tuple(dict.fromkeys(self.settings.categories[name] for name in matches))
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """What the guard says of a conversation or of one window of it."""
+class _Answer:
+    """The guard's answer about a conversation, or about one window of it."""
 
     probability: float | None
     problem: Problem | None = None
@@ -259,12 +292,17 @@ class _Row:
     tokens: int = 0
 
     @property
-    def asked(self) -> bool:
+    def was_sent(self) -> bool:
         """Whether the endpoint was asked."""
         return self.problem not in ("empty", "failed")
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the endpoint gave no answer that can be read."""
+        return self.problem == "no-answer"
 
-def _windowed(turns: Sequence[Message], size: int) -> list[list[Message]]:
+
+def _windows(turns: Sequence[Message], size: int) -> list[list[Message]]:
     """The conversation whole, or its last turn in windows behind the newest of those before it."""
     if sum(len(turn.content) for turn in turns) <= size:
         return [list(turns)]
@@ -291,22 +329,3 @@ def _newest(turns: Sequence[Message], room: int) -> list[Message]:
     while kept and kept[-1].role != "user":
         kept.pop()
     return kept[::-1]
-
-
-def _filled(template: str, turns: Sequence[Message]) -> str:
-    """The template with the conversation in its slots, in one pass: texts fill no slots."""
-    answer = turns[-1].content if turns[-1].role == "assistant" else ""
-    texts = {
-        "request": next(turn.content for turn in reversed(turns) if turn.role == "user"),
-        "answer": answer,
-        "conversation": "\n\n".join(f"{_NAMES[turn.role]}: {turn.content}" for turn in turns),
-    }
-    return _SLOT.sub(lambda slot: texts[slot[1]], template)
-
-
-def _hash(said: Any) -> str:
-    try:
-        text = json.dumps(said, sort_keys=True)
-    except (TypeError, ValueError):
-        raise GuardError("extra_body of a remote guard holds what JSON has no form for") from None
-    return hashlib.sha256(text.encode()).hexdigest()

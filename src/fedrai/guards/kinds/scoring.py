@@ -49,7 +49,7 @@ class TokenLabels:
         return [*plain[: len(plain) - self.spare], *self.more]
 
 
-def resolve(plain: Sequence[int], unsafe: LabelIds, safe: LabelIds) -> TokenLabels:
+def resolve_labels(plain: Sequence[int], unsafe: LabelIds, safe: LabelIds) -> TokenLabels:
     """How to read labels after a prompt, by the first token in which they differ.
 
     Args:
@@ -75,21 +75,30 @@ def resolve(plain: Sequence[int], unsafe: LabelIds, safe: LabelIds) -> TokenLabe
     return TokenLabels(len(plain) - kept, tuple(start[kept:]), bad, good)
 
 
-def read(logits: Tensor, reading: TokenLabels) -> tuple[list[float], list[float], list[str]]:
+def read_labels(logits: Tensor, labels: TokenLabels) -> tuple[list[float], list[float], list[str]]:
     """Probability of unsafe, probability mass of all labels, and the likeliest label, of each row.
 
     Args:
         logits: of the next token, (B, V).
-        reading: of the labels.
+        labels: the tokens that tell them.
     """
     logits = logits.double()
-    every = {**reading.unsafe, **reading.safe}
+    every = {**labels.unsafe, **labels.safe}
     names = list(every.values())
-    unsafe = logits[:, list(reading.unsafe)].logsumexp(-1)
-    safe = logits[:, list(reading.safe)].logsumexp(-1)
+    unsafe = logits[:, list(labels.unsafe)].logsumexp(-1)
+    safe = logits[:, list(labels.safe)].logsumexp(-1)
     mass = (torch.logaddexp(unsafe, safe) - logits.logsumexp(-1)).exp()
     best = logits[:, list(every)].argmax(-1).tolist()
     return torch.sigmoid(unsafe - safe).tolist(), mass.tolist(), [names[b] for b in best]
+
+
+def unsafe_labels(
+    logits: Tensor, labels: TokenLabels, rows: Sequence[int]
+) -> list[tuple[int, str]]:
+    """The likeliest unsafe label of some rows of logits (B, V), with the number of the row."""
+    names = list(labels.unsafe.values())
+    best = logits[list(rows)][:, list(labels.unsafe)].argmax(-1).tolist() if rows else []
+    return [(row, names[b]) for row, b in zip(rows, best, strict=True)]
 
 
 def problem_of(mass: float) -> Problem | None:

@@ -31,7 +31,7 @@ from fedrai.errors import GuardError, ModelError
 from fedrai.guards.base import Conversation, OnProgress, VerdictBatch, full_name
 from fedrai.guards.kinds.framing import REQUEST, Framing, Piece
 from fedrai.guards.windows import TooLongError
-from fedrai.model import AdapterState, Backbone, load_backbone
+from fedrai.model import AdapterState, Backbone, Lora, load_backbone
 from fedrai.model.adapters import check_adapter
 from fedrai.model.batching import cut, pad, padded_length
 from fedrai.records import Verdict
@@ -352,10 +352,8 @@ def load(
         raise GuardError(f"{folder / WEIGHTS} cannot be read ({error})") from error
     backbone = load_backbone(
         config.base,
+        Lora(config.rank, config.alpha, dropout=dropout),
         layers=config.layers,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=dropout,
         dtype=dtype,
         device=device,
         progress=progress,

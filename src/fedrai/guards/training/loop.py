@@ -30,7 +30,7 @@ from fedrai.guards.training.card import card
 from fedrai.guards.training.outcome import GuardTrainingOutcome
 from fedrai.guards.training.rows import TrainingRow, check, divide, read
 from fedrai.guards.windows import TooLongError
-from fedrai.model import Backbone, load_backbone
+from fedrai.model import Backbone, Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining, seed_for
 from fedrai.records import TrainingStep
 from fedrai.training.sft import MasterWeights, learning_rates
@@ -120,10 +120,8 @@ def train(
 def _load(settings: GuardTraining, progress: assets.Progress | None) -> Backbone:
     backbone = load_backbone(
         settings.base,
+        Lora(settings.rank, settings.alpha, dropout=settings.dropout),
         layers=settings.layers,
-        rank=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
         dtype=settings.dtype,
         device=settings.device,
         progress=progress,

@@ -1,14 +1,14 @@
 """One arm less another, on the same prompts and seeds.
 
-The difference is taken prompt by prompt and seed by seed; its interval is the bootstrap over seeds
-and prompts. Beside it stands McNemar's exact p of each seed: seeds are never pooled into one test,
-since they share their prompts. Where a prompt was answered several times (local mode), there is no
-pair of answers, and so no such test; the difference is then that of the shares of its answers.
+The difference is formed prompt by prompt and seed by seed; its interval is the bootstrap over seeds
+and prompts. McNemar's exact p is given for each seed: seeds share their prompts, so they are never
+pooled into one test. Where a prompt was answered several times (local mode) there are no pairs of
+answers, and so no such test; the difference is then that of the shares of its answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,12 +20,12 @@ from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Out
 from fedrai.report.measures import BOTH_SIDES, LOSS
 
 REFERENCES = ("harmful", "fedavg")
-"""Arms that others are held against, where the user does not say."""
+"""Arms that others are compared with by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What an arm has more, or less, than the reference in one measure.
+    """An arm less the reference arm in one measure.
 
     Attributes:
         arm: ours.
@@ -33,7 +33,7 @@ class Difference:
         value: of the axis; empty without one.
         measure: what is measured.
         figure: ours less theirs; its interval, or the range of seeds.
-        seeds: that both arms have.
+        seeds: shared by both arms.
         p: McNemar's exact two-sided p value of each of these seeds; empty without pairs of answers.
     """
 
@@ -47,13 +47,12 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words: "higher", "lower", "within noise", "not tested"; of one seed only."""
+        """In words: "higher", "lower", "within noise" or "not tested", and if of one seed only."""
         low, high = self.figure.low, self.figure.high
         if low is None or high is None or self.figure.kind != "bootstrap":
             return "not tested"
-        noise = low <= 0 <= high
-        found = "within noise" if noise else "higher" if low > 0 else "lower"
-        return found if len(self.seeds) > 1 else f"{found} (one seed)"
+        verdict = "within noise" if low <= 0 <= high else "higher" if low > 0 else "lower"
+        return verdict if len(self.seeds) > 1 else f"{verdict} (one seed)"
 
     @property
     def within_noise(self) -> bool:
@@ -65,124 +64,130 @@ class Difference:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def reference_arm(names: Sequence[str], wanted: str = "") -> str:
-    """The arm that others are held against: as asked for, or harmful, fedavg, or the first.
+def reference_arm(names: Sequence[str], requested: str = "") -> str:
+    """The arm to compare the others with: the requested one, or harmful, fedavg, or the first.
 
     Raises:
         EvaluationError: there is no such arm.
     """
-    if wanted and wanted not in names:
+    if requested and requested not in names:
         raise EvaluationError(
-            f"no arm {wanted!r} to hold the others against", hint=f"arms: {', '.join(names)}"
+            f"no arm {requested!r} to compare the others with", hint=f"arms: {', '.join(names)}"
         )
-    return wanted or next((name for name in REFERENCES if name in names), names[0])
+    return requested or next((name for name in REFERENCES if name in names), names[0])
 
 
 def differences(runs: Sequence[ComparedRun], against: str) -> list[Difference]:
     """Every arm less the reference at the same value of the axis, measure by measure."""
     groups = dict(by_arm(runs))
-    found = []
-    for (value, arm), ours in groups.items():
-        theirs = groups.get((value, against), [])
-        if arm != against and theirs:
-            found += _between(arm, against, value, _pairs(ours, theirs))
-    return found
+    return [
+        difference
+        for (value, arm), ours in groups.items()
+        if arm != against
+        for difference in _differences(
+            (arm, against, value), _pairs(ours, groups.get((value, against), []))
+        )
+    ]
 
 
-Pair = tuple[EvaluationOutcomes, EvaluationOutcomes]
+Pairs = Mapping[int, tuple[EvaluationOutcomes, EvaluationOutcomes]]
+"""Last evaluations of both arms, by seed."""
 
 
-def _pairs(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> dict[int, Pair]:
-    """Last evaluations by seed, of the seeds that both have."""
-    others = {made.seed: made.after for made in theirs}
+def _pairs(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> Pairs:
+    """Last evaluations of the seeds that both arms have."""
+    others = {run.seed: run.after for run in theirs}
     return {
-        made.seed: (made.after, other)
-        for made in ours
-        if made.after is not None and (other := others.get(made.seed)) is not None
+        run.seed: (run.after, other)
+        for run in ours
+        if run.after is not None and (other := others.get(run.seed)) is not None
     }
 
 
-def _between(arm: str, against: str, value: str, pairs: dict[int, Pair]) -> list[Difference]:
-    found = []
-    names = {name for ours, _ in pairs.values() for name in ours.figures.rates}
-    scores = {name for ours, _ in pairs.values() for name in ours.figures.scores}
-    for measure in sorted(names | scores | {BOTH_SIDES, LOSS}):
-        whole = measure == BOTH_SIDES
-        made = _both(pairs) if whole else _paired(measure, pairs) or _mean(measure, pairs)
-        if made is not None:
-            figure, seeds, p = made
-            found.append(Difference(arm, against, value, measure, figure, seeds, p))
-    return found
+def _differences(names: tuple[str, str, str], pairs: Pairs) -> list[Difference]:
+    measures = {BOTH_SIDES, LOSS}
+    for ours, _ in pairs.values():
+        measures |= {*ours.evaluation.rates, *ours.evaluation.scores}
+    results = []
+    for measure in sorted(measures):
+        gap = _both(pairs) if measure == BOTH_SIDES else _gap(measure, pairs)
+        if gap is not None:
+            results.append(Difference(*names, measure, *gap))
+    return results
 
 
-Part = tuple[Figure, tuple[int, ...], tuple[float, ...]]
+Gap = tuple[Figure, tuple[int, ...], tuple[float, ...]]
+"""A difference, the seeds it is of, and the p of each."""
 
 
-def _paired(name: str, pairs: dict[int, Pair]) -> Part | None:
+def _gap(measure: str, pairs: Pairs) -> Gap | None:
+    """The difference prompt by prompt; of the arms' figures where that is not possible."""
+    return _by_prompt(measure, pairs) or _of_figures(measure, pairs)
+
+
+def _by_prompt(name: str, pairs: Pairs) -> Gap | None:
     """The difference of a rate or score, over the prompts that both arms were asked in a seed."""
-    both = {
+    outcomes = {
         seed: (ours.outcomes[name], theirs.outcomes[name])
         for seed, (ours, theirs) in pairs.items()
         if name in ours.outcomes and name in theirs.outcomes
     }
-    gaps = [_gaps(*pair) for pair in both.values()]
-    found = seeds_mean(aligned(gaps)) if len(both) == len(pairs) and both else None
-    if found is None:
+    gaps = [_less(*pair) for pair in outcomes.values()]
+    estimate = seeds_mean(aligned(gaps)) if gaps and len(gaps) == len(pairs) else None
+    if estimate is None:
         return None
-    missing = sum(value is None for gap in gaps for value in gap.values())
-    repeated = any(taken.repeated for pair in pairs.values() for taken in pair)
-    yes_or_no = all(name in taken.counted for pair in pairs.values() for taken in pair)
-    p = map(_p, both.values()) if yes_or_no and not repeated else ()
-    return estimated(found, missing), tuple(both), tuple(p)
+    unscored = sum(value is None for gap in gaps for value in gap.values())
+    arms = [arm for pair in pairs.values() for arm in pair]
+    has_test = all(name in arm.binary and not arm.repeated for arm in arms)
+    p = tuple(map(_p, outcomes.values())) if has_test else ()
+    return estimated(estimate, unscored), tuple(outcomes), p
 
 
-def _gaps(ours: Outcomes, theirs: Outcomes) -> Outcomes:
-    """Ours less theirs by prompt, of the prompts that both were asked; None: not scored in both."""
-    return {prompt: _gap(ours[prompt], theirs[prompt]) for prompt in ours if prompt in theirs}
-
-
-def _gap(ours: float | None, theirs: float | None) -> float | None:
-    return None if ours is None or theirs is None else ours - theirs
+def _less(ours: Outcomes, theirs: Outcomes) -> Outcomes:
+    """Ours less theirs by prompt, for prompts of both; None: not scored in both."""
+    both = [(prompt, ours[prompt], theirs[prompt]) for prompt in ours if prompt in theirs]
+    return {prompt: None if a is None or b is None else a - b for prompt, a, b in both}
 
 
 def _p(pair: tuple[Outcomes, Outcomes]) -> float:
     """McNemar's exact p of one seed."""
     ours, theirs = pair
     shared = [prompt for prompt in ours if prompt in theirs]
-    first, second = ([_flag(found[prompt]) for prompt in shared] for found in (ours, theirs))
-    found = mcnemar(first, second)
-    return mcnemar_exact(found.first, found.second)
+    flags = [[_flag(arm[prompt]) for prompt in shared] for arm in (ours, theirs)]
+    discordant = mcnemar(*flags)
+    return mcnemar_exact(discordant.first, discordant.second)
 
 
 def _flag(value: float | None) -> bool | None:
     return None if value is None else bool(value)
 
 
-def _both(pairs: dict[int, Pair]) -> Part | None:
-    """The difference of the harmonic mean of both sides; prompts that only one arm was asked go."""
-    known = {
+Sides = tuple[Outcomes, Outcomes]
+
+
+def _both(pairs: Pairs) -> Gap | None:
+    """The difference of the harmonic mean of both sides; prompts of only one arm are left out."""
+    by_seed = {
         seed: (a, b)
         for seed, (ours, theirs) in pairs.items()
         if (a := sides(ours)) is not None and (b := sides(theirs)) is not None
     }
-    if not known:
+    if not by_seed:
         return None
-    ours, theirs = ((_table(known, arm, 0), _table(known, arm, 1)) for arm in (0, 1))
-    found = both_sides_difference(ours, theirs)
-    return None if found is None else (estimated(found, 0), tuple(known), ())
+    ours, theirs = ((_table(by_seed, arm, 0), _table(by_seed, arm, 1)) for arm in (0, 1))
+    estimate = both_sides_difference(ours, theirs)
+    return None if estimate is None else (estimated(estimate, 0), tuple(by_seed), ())
 
 
 def _table(
-    known: dict[int, tuple[tuple[Outcomes, Outcomes], tuple[Outcomes, Outcomes]]],
-    arm: int,
-    side: int,
+    by_seed: Mapping[int, tuple[Sides, Sides]], arm: int, side: int
 ) -> list[Sequence[float | None]]:
     """One arm's outcomes on one side, by seed, over the prompts of both arms in all seeds."""
-    prompts = sorted({p for pair in known.values() for own in pair for p in own[side]})
-    return [[pair[arm][side].get(prompt) for prompt in prompts] for pair in known.values()]
+    prompts = sorted({p for pair in by_seed.values() for own in pair for p in own[side]})
+    return [[pair[arm][side].get(prompt) for prompt in prompts] for pair in by_seed.values()]
 
 
-def _mean(measure: str, pairs: dict[int, Pair]) -> Part | None:
+def _of_figures(measure: str, pairs: Pairs) -> Gap | None:
     """The difference of a figure that is not counted on prompts: its mean and range over seeds."""
     gaps = {
         seed: a - b
@@ -192,10 +197,11 @@ def _mean(measure: str, pairs: dict[int, Pair]) -> Part | None:
     return (ranged(list(gaps.values())), tuple(gaps), ()) if gaps else None
 
 
-def _value(taken: EvaluationOutcomes, measure: str) -> float | None:
+def _value(outcomes: EvaluationOutcomes, measure: str) -> float | None:
+    evaluation = outcomes.evaluation
     if measure == LOSS:
-        return taken.figures.loss
-    if measure in taken.figures.rates:
-        return taken.figures.rates[measure].value
-    score = taken.figures.scores.get(measure)
+        return evaluation.loss
+    if measure in evaluation.rates:
+        return evaluation.rates[measure].value
+    score = evaluation.scores.get(measure)
     return None if score is None else score.value

@@ -1,9 +1,11 @@
 """An arm's figures: the mean over its seeds, with an interval and its kind.
 
-One seed: Wilson's interval of a rate. Several seeds, or prompts that are answered several times
-(local mode): the bootstrap over seeds and prompts; where all outcomes are alike, which leaves a
-bootstrap nothing to draw, Wilson's over the prompts. Figures that are not counted on prompts, such
-as losses and costs: the lowest and the highest seed, which is a range and no interval.
+- A rate of one seed has Wilson's interval.
+- Several seeds, or prompts that are answered several times (local mode), have the bootstrap over
+  seeds and prompts; where all outcomes are alike the bootstrap has nothing to draw, and the
+  interval is Wilson's over the prompts.
+- Figures that are not counted on prompts, such as losses and costs, have the range of their seeds
+  and no interval.
 """
 
 from __future__ import annotations
@@ -27,14 +29,15 @@ class Figure:
     """A figure of an arm.
 
     Attributes:
-        value: the mean over seeds; shares from 0 to 1; None where nothing could be scored.
+        value: the mean over seeds, shares from 0 to 1; None if nothing was scored, or if the
+            loss of a seed is not a number.
         low: lower end of the interval or range.
         high: upper end.
-        kind: what low and high are: "wilson", "bootstrap" (over seeds and prompts), "recorded" (a
-            run's own), "range" (lowest and highest seed) or "none".
-        seeds: runs that have it.
-        count: prompts that it is counted on; 0 where it is not counted on any.
-        unscored: outcomes that are missing, in all seeds together.
+        kind: what low and high are: "wilson", "bootstrap" (over seeds and prompts), "recorded" (in
+            the run), "range" (lowest and highest seed) or "none".
+        seeds: number of runs that have it.
+        count: prompts that it is counted on; 0 if it is not counted on prompts.
+        unscored: missing outcomes of all seeds.
     """
 
     value: float | None
@@ -59,9 +62,9 @@ class ArmFigures:
         value: of the axis; empty without one.
         seeds: of its runs.
         mode: of the federation: "federated", "centralised" or "local".
-        clients: whose models its figures are the mean of; 1 except in local mode.
+        clients: number of models that its figures are the mean of; 1 except in local mode.
         figures: by measure.
-        unavailable: why a suite could not be had, by its name.
+        unavailable: reasons why suites are missing, by suite.
     """
 
     arm: str
@@ -74,82 +77,87 @@ class ArmFigures:
 
     @property
     def label(self) -> str:
-        """Its name, with what the figures are of where that is not one model a seed."""
+        """Its name, and in local mode that its figures are a mean of clients."""
         return f"{self.arm} (mean of clients)" if self.clients > 1 else self.arm
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name."""
-        figures = {name: figure.to_json() for name, figure in self.figures.items()}
-        return {
-            "arm": self.arm, "value": self.value, "label": self.label, "seeds": list(self.seeds),
-            "mode": self.mode, "clients": self.clients, "figures": figures,
-            "unavailable": dict(self.unavailable),
-        }  # fmt: skip
+        return {**asdict(self), "label": self.label}
 
 
 def arms(runs: Sequence[ComparedRun]) -> list[ArmFigures]:
-    """The figures of each arm, in the runs' order; arms without an evaluation after a round too."""
-    return [_arm(value, arm, made, runs) for (value, arm), made in by_arm(runs)]
+    """The figures of each arm, in the runs' order; also of arms that were not evaluated."""
+    return [_arm(value, arm, seeds, runs) for (value, arm), seeds in by_arm(runs)]
 
 
 def start(runs: Sequence[ComparedRun]) -> ArmFigures | None:
     """What runs start from: the first evaluation of the first arm's seeds, if there is one."""
-    for (_, _), made in by_arm(runs):
-        taken = [one.before for one in made if one.before is not None]
-        if taken:
-            seeds = tuple(one.seed for one in made if one.before is not None)
-            name = made[0].run.start or "base model"
-            return ArmFigures(name, "", seeds, "", 1, measured(taken), _unavailable(taken))
+    for _, seeds in by_arm(runs):
+        evaluations = {run.seed: run.before for run in seeds if run.before is not None}
+        if evaluations:
+            first = list(evaluations.values())
+            name = seeds[0].run.start or "base model"
+            return ArmFigures(
+                name, "", tuple(evaluations), "", 1, measured(first), _unavailable(first)
+            )
     return None
 
 
 def _arm(
-    value: str, arm: str, made: Sequence[ComparedRun], runs: Sequence[ComparedRun]
+    value: str, arm: str, seeds: Sequence[ComparedRun], runs: Sequence[ComparedRun]
 ) -> ArmFigures:
-    taken = [one.after for one in made if one.after is not None]
-    found = measured(taken) | _costs(made, runs)
-    mode = made[0].run.mode
-    clients = (made[0].run.clients or 1) if mode == "local" else 1
-    seeds = tuple(one.seed for one in made)
-    return ArmFigures(arm, value, seeds, mode, clients, found, _unavailable(taken))
+    evaluations = [run.after for run in seeds if run.after is not None]
+    mode = seeds[0].run.mode
+    return ArmFigures(
+        arm,
+        value,
+        tuple(run.seed for run in seeds),
+        mode,
+        (seeds[0].run.clients or 1) if mode == "local" else 1,
+        measured(evaluations) | _costs(seeds, runs),
+        _unavailable(evaluations),
+    )
 
 
-def _unavailable(taken: Sequence[EvaluationOutcomes]) -> dict[str, str]:
-    return {name: why for one in taken for name, why in one.figures.unavailable.items()}
+def _unavailable(evaluations: Sequence[EvaluationOutcomes]) -> dict[str, str]:
+    return {n: reason for e in evaluations for n, reason in e.evaluation.unavailable.items()}
 
 
-def measured(taken: Sequence[EvaluationOutcomes]) -> dict[str, Figure]:
-    """The figures of evaluations, one a seed.
-
-    Args:
-        taken: evaluations of the same arm.
-    """
-    names = {name for one in taken for name in one.figures.rates}
-    found = {name: _rate(name, taken) for name in names} | _scores(taken)
-    both = _both(taken)
-    if both is not None:
-        found[BOTH_SIDES] = both
-    losses = [one.figures.loss for one in taken if one.figures.loss is not None]
-    return found | ({LOSS: ranged(losses)} if losses else {})
+def measured(evaluations: Sequence[EvaluationOutcomes]) -> dict[str, Figure]:
+    """The figures of an arm's evaluations, one a seed."""
+    rates = {name for e in evaluations for name in e.evaluation.rates}
+    scores = {name for e in evaluations for name in e.evaluation.scores}
+    figures = {name: _rate(name, evaluations) for name in sorted(rates)}
+    figures |= {
+        name: _score(name, [e for e in evaluations if name in e.evaluation.scores])
+        for name in sorted(scores)
+    }
+    others = {BOTH_SIDES: _both(evaluations), LOSS: _loss(evaluations)}
+    return figures | {name: figure for name, figure in others.items() if figure is not None}
 
 
-def _rate(name: str, taken: Sequence[EvaluationOutcomes]) -> Figure:
-    rates = [one.figures.rates[name] for one in taken if name in one.figures.rates]
-    unscored = sum(rate.unscored for rate in rates)
-    having = [one for one in taken if name in one.figures.rates and one.figures.rates[name].scored]
-    known = [one.figures.rates[name] for one in having]
-    if not known:
+def _rate(name: str, evaluations: Sequence[EvaluationOutcomes]) -> Figure:
+    having = [e for e in evaluations if name in e.evaluation.rates]
+    unscored = sum(e.evaluation.rates[name].unscored for e in having)
+    scored = [e for e in having if e.evaluation.rates[name].scored]
+    rates = [e.evaluation.rates[name] for e in scored]
+    if not rates:
         return Figure(None, seeds=0, unscored=unscored)
-    if len(known) == 1 and not having[0].repeated:
-        return _wilson(known[0], unscored)
-    tables = [table for one in having if (table := one.outcomes.get(name)) is not None]
-    found = seeds_mean(aligned(tables)) if len(tables) == len(having) else None
-    if found is None:  # answers that do not add up to the figures
-        return ranged([rate.value or 0.0 for rate in known], unscored)
-    if found.value in (0, 1):  # resamples are all alike, which is no certainty
-        alike = Rate(round(found.value * found.prompts), found.prompts)
-        return _wilson(alike, unscored, len(known))
-    return estimated(found, unscored)
+    if len(rates) == 1 and not scored[0].repeated:
+        return _wilson(rates[0], unscored)
+    estimate = _seeds_mean(name, scored)
+    if estimate is None:  # answers that do not add up to the figures
+        return ranged([rate.value or 0.0 for rate in rates], unscored)
+    if estimate.value in (0, 1):  # resamples are all alike, which is no certainty
+        pooled = Rate(round(estimate.value * estimate.prompts), estimate.prompts)
+        return _wilson(pooled, unscored, len(rates))
+    return estimated(estimate, unscored)
+
+
+def _seeds_mean(name: str, evaluations: Sequence[EvaluationOutcomes]) -> Estimate | None:
+    """The mean over seeds by the bootstrap; None unless all have outcomes prompt by prompt."""
+    tables = [e.outcomes[name] for e in evaluations if name in e.outcomes]
+    return seeds_mean(aligned(tables)) if len(tables) == len(evaluations) else None
 
 
 def _wilson(rate: Rate, unscored: int, seeds: int = 1) -> Figure:
@@ -159,15 +167,16 @@ def _wilson(rate: Rate, unscored: int, seeds: int = 1) -> Figure:
 
 def aligned(outcomes: Sequence[Outcomes]) -> list[Shares]:
     """Outcomes by seed as a table over all prompts of all seeds, (S, P); None where not asked."""
-    prompts = sorted({prompt for found in outcomes for prompt in found})
-    return [[found.get(prompt) for prompt in prompts] for found in outcomes]
+    prompts = sorted({prompt for by_prompt in outcomes for prompt in by_prompt})
+    return [[by_prompt.get(prompt) for prompt in prompts] for by_prompt in outcomes]
 
 
-def estimated(found: Estimate, unscored: int) -> Figure:
+def estimated(estimate: Estimate, unscored: int) -> Figure:
     """A bootstrap's estimate as a figure."""
     return Figure(
-        found.value, found.low, found.high, "bootstrap", found.seeds, found.prompts, unscored
-    )
+        estimate.value, estimate.low, estimate.high, "bootstrap", estimate.seeds, estimate.prompts,
+        unscored,
+    )  # fmt: skip
 
 
 def ranged(values: Sequence[float], unscored: int = 0) -> Figure:
@@ -178,75 +187,79 @@ def ranged(values: Sequence[float], unscored: int = 0) -> Figure:
     return Figure(mean, min(values), max(values), "range", len(values), unscored=unscored)
 
 
-def _both(taken: Sequence[EvaluationOutcomes]) -> Figure | None:
+def _both(evaluations: Sequence[EvaluationOutcomes]) -> Figure | None:
     """Harmonic mean of harmful requests refused and safe ones answered."""
-    pairs = [sides(one) for one in taken]
-    having = [pair for pair in pairs if pair is not None]
-    if not having:
+    pairs = [pair for e in evaluations if (pair := sides(e)) is not None]
+    if not pairs:
         return None
-    refused, answered = (aligned([pair[side] for pair in having]) for side in (0, 1))
-    found = both_sides(refused, answered)
-    names = (SAFE, ANSWERED)
+    refused, answered = (aligned([pair[side] for pair in pairs]) for side in (0, 1))
+    estimate = both_sides(refused, answered)
     unscored = sum(
-        one.figures.rates[n].unscored for one in taken for n in names if n in one.figures.rates
+        e.evaluation.rates[name].unscored
+        for e in evaluations
+        for name in (SAFE, ANSWERED)
+        if name in e.evaluation.rates
     )
-    return None if found is None else estimated(found, unscored)
+    return None if estimate is None else estimated(estimate, unscored)
 
 
-def sides(taken: EvaluationOutcomes) -> tuple[Outcomes, Outcomes] | None:
+def sides(outcomes: EvaluationOutcomes) -> tuple[Outcomes, Outcomes] | None:
     """Outcomes of both sides: AdvBench refused, XSTest's safe prompts answered; None without."""
-    if not {SAFE, ANSWERED} <= taken.outcomes.keys():
+    if not {SAFE, ANSWERED} <= outcomes.outcomes.keys():
         return None
-    refused = taken.outcomes[ANSWERED]
-    return taken.outcomes[SAFE], {k: None if v is None else 1 - v for k, v in refused.items()}
+    refused = outcomes.outcomes[ANSWERED]
+    return outcomes.outcomes[SAFE], {k: None if v is None else 1 - v for k, v in refused.items()}
 
 
-def _scores(taken: Sequence[EvaluationOutcomes]) -> dict[str, Figure]:
-    names = {name for one in taken for name in one.figures.scores}
-    return {name: _score(name, [t for t in taken if name in t.figures.scores]) for name in names}
-
-
-def _score(name: str, having: Sequence[EvaluationOutcomes]) -> Figure:
-    scores = [one.figures.scores[name] for one in having]
+def _score(name: str, evaluations: Sequence[EvaluationOutcomes]) -> Figure:
+    scores = [e.evaluation.scores[name] for e in evaluations]
     unscored = sum(score.unscored for score in scores)
-    if len(scores) == 1 and not having[0].repeated:
+    if len(scores) == 1 and not evaluations[0].repeated:
         first = scores[0]
         kind: Kind = "none" if first.low is None else "recorded"
         return Figure(first.value, first.low, first.high, kind, 1, first.count, unscored)
-    tables = [table for one in having if (table := one.outcomes.get(name)) is not None]
-    found = seeds_mean(aligned(tables)) if len(tables) == len(having) else None
-    if found is None:
+    estimate = _seeds_mean(name, evaluations)
+    if estimate is None:
         return ranged([score.value for score in scores], unscored)
-    return estimated(found, unscored)
+    return estimated(estimate, unscored)
+
+
+def _loss(evaluations: Sequence[EvaluationOutcomes]) -> Figure | None:
+    """The held-out loss; without a value where that of a seed is not a number."""
+    losses = [e.evaluation.loss for e in evaluations if e.evaluation.loss is not None]
+    if any(e.evaluation.loss_is_nan for e in evaluations):
+        return Figure(None, seeds=len(losses))
+    return ranged(losses) if losses else None
 
 
 # --- costs ----------------------------------------------------------------------------------------
 
 
-def _costs(made: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> dict[str, Figure]:
+def _costs(seeds: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> dict[str, Figure]:
     """Operations without evaluations, and how many more than plain FedAvg's of the same seed."""
-    having = [one for one in made if one.run.finished and one.run.cost.operations]
-    if not having:
+    finished = [one for one in seeds if one.run.finished and one.run.cost.operations]
+    if not finished:
         return {}
-    found = {TFLOP: ranged([one.run.cost.operations / 1e12 for one in having])}
-    pairs = [(one, plain(one, runs)) for one in having]
-    more = [
-        one.run.cost.operations / other.run.cost.operations - 1 for one, other in pairs if other
+    figures = {TFLOP: ranged([one.run.cost.operations / 1e12 for one in finished])}
+    overheads = [
+        one.run.cost.operations / baseline.run.cost.operations - 1
+        for one in finished
+        if (baseline := plain(one, runs)) is not None
     ]
-    return found | ({OVERHEAD: ranged(more)} if more else {})
+    return figures | ({OVERHEAD: ranged(overheads)} if overheads else {})
 
 
-def plain(made: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | None:
-    """The run of plain FedAvg to hold a run's cost against; None where there is none.
+def plain(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | None:
+    """The run of plain FedAvg to compare a run's cost with; None if there is none.
 
     Of the same seed and value, finished and of as many rounds; of several that with the most
     harmful rows.
     """
+    setting = (run.seed, run.value, len(run.run.rounds))
     others = [
         one
         for one in runs
         if one.run.plain and one.run.finished and one.run.cost.operations
-        and (one.seed, one.value, len(one.run.rounds))
-        == (made.seed, made.value, len(made.run.rounds))
+        and (one.seed, one.value, len(one.run.rounds)) == setting
     ]  # fmt: skip
     return max(others, key=lambda one: one.run.harmful_rows or 0, default=None)

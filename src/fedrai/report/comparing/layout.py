@@ -1,11 +1,11 @@
-"""Where the runs of a comparison lie.
+"""The runs of a comparison, and their folders.
 
     OUT/ARM                   one seed
     OUT/seed-N/ARM            several seeds
     OUT/KEY-VALUE/...         along an axis, KEY being the last part of the key
 
-A run that stands at the place of the other layout (its seed was the only one then, or is now) is
-taken where it is. An arm that an axis does not touch is one run for all of the axis' values.
+A run that is found in the other layout (its seed was the only one then, or is the only one now) is
+used from there. An arm that the axis does not affect is one run for all values of the axis.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fedrai.runs import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A key and the values it takes one after the other.
+    """A recipe key and its values.
 
     Attributes:
         key: of the recipe.
-        values: as they would stand after `-o KEY=`.
+        values: in the syntax of `-o KEY=VALUE`.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Axis:
         """An axis of `KEY=VALUE,VALUE`.
 
         Raises:
-            RecipeError: it is none, or names a value twice.
+            RecipeError: the text is no axis, or repeats a value.
         """
         key, _, listed = (part.strip() for part in text.partition("="))
         values = tuple(value.strip() for value in listed.split(","))
@@ -50,7 +50,7 @@ class Axis:
             )
         folders = {cls(key, ()).folder(value) for value in values}
         if len(folders) < len(values):
-            raise RecipeError(f"--axis {text}: a value stands there twice")
+            raise RecipeError(f"--axis {text}: a value is repeated")
         return cls(key, values)
 
     def folder(self, value: str) -> str:
@@ -81,64 +81,59 @@ class PlannedRun:
 def plan_runs(
     settings: Recipe, out: Path, seeds: Sequence[int] = (), axis: Axis | None = None
 ) -> list[PlannedRun]:
-    """Every run of a comparison in the order in which they are made: seeds outermost.
+    """Every run of a comparison in order of execution: seeds are the outermost loop.
 
     Args:
         settings: the recipe with its arms.
         out: the comparison's folder.
-        seeds: in the place of the recipe's; empty: the recipe's `seeds`, or its `seed`.
-        axis: a key with its values.
+        seeds: instead of the recipe's; empty: the recipe's `seeds`, or its `seed`.
+        axis: a recipe key with its values; None: no axis.
 
     Raises:
         RecipeError: an override of an arm or the axis is not allowed, or an arm sets its own seed
-            beside others.
-        RunError: what lies at a run's place is something else.
+            although there are several.
+        RunError: the folder of a run holds something else.
     """
-    chosen = list(seeds or settings.seeds or [settings.seed])
-    if len(set(chosen)) < len(chosen):
-        raise RecipeError(f"a seed stands there twice: {', '.join(map(str, chosen))}")
-    found: list[PlannedRun] = []
-    same: dict[str, Path] = {}
-    for seed in chosen:
+    seeds = list(seeds or settings.seeds or [settings.seed])
+    if len(set(seeds)) < len(seeds):
+        raise RecipeError(f"a seed is repeated: {', '.join(map(str, seeds))}")
+    several = len(seeds) > 1
+    plan: list[PlannedRun] = []
+    paths: dict[str, Path] = {}
+    for seed in seeds:
         for value in axis.values if axis else ("",):
             base = recipe.with_overrides(settings, [f"{axis.key}={value}"]) if axis else settings
-            under = out / axis.folder(value) if axis else out
-            for name, made in _arms(base, seed, len(chosen) > 1).items():
-                path = same.get(made.hash) or _place(under, made, seed, name, len(chosen) > 1)
-                same[made.hash] = path
-                found.append(PlannedRun(name, made.seed, value, path, made))
-    return found
+            parent = out / axis.folder(value) if axis else out
+            for name, arm in _arms(base, seed, several).items():
+                folders = [parent / f"seed-{seed}" / name, parent / name]
+                path = paths.get(arm.hash) or _path(arm, folders if several else folders[::-1])
+                paths[arm.hash] = path
+                plan.append(PlannedRun(name, arm.seed, value, path, arm))
+    return plan
 
 
 def _arms(settings: Recipe, seed: int, several: bool) -> dict[str, Recipe]:
-    """The recipe of each arm with a seed; of a recipe without arms its own."""
+    """The recipe of each arm with a seed; a recipe without arms is its own arm."""
     settings = settings.model_copy(update={"seed": seed, "seeds": []})
     if not settings.arms:
         return {settings.name: settings}
-    made = {name: recipe.arm(settings, name) for name in settings.arms}
-    for name, arm in made.items():
+    arms = {name: recipe.arm(settings, name) for name in settings.arms}
+    for name, arm in arms.items():
         if several and arm.seed != seed:
             raise RecipeError(
-                f"the arm {name} sets its own seed ({arm.seed}), which does not go with several",
-                hint="take seed out of the arm, or compare with one seed",
+                f"the arm {name} sets its own seed ({arm.seed}), but there are several seeds",
+                hint="remove seed from the arm, or compare with one seed",
             )
-    return made
+    return arms
 
 
-def _place(under: Path, made: Recipe, seed: int, name: str, several: bool) -> Path:
-    """Where a run lies, or is to lie; see the head of this file."""
-    places = [under / f"seed-{seed}" / name, under / name]
-    places = places if several else places[::-1]
-    for path in places:
-        if (path / "run.json").is_file() and _hash(path) == made.hash:
+def _path(arm: Recipe, folders: Sequence[Path]) -> Path:
+    """The folder that holds the run of an arm, else the first one."""
+    for path in folders:
+        if (path / "run.json").is_file() and RunFolder.open(path).info["recipe_hash"] == arm.hash:
             return path
-    if (places[0] / "run.json").is_file():
-        raise RunError(
-            f"{places[0]} holds a run of another recipe", hint="--out names another folder"
-        )
-    runs.check_free(places[0])
-    return places[0]
-
-
-def _hash(path: Path) -> object:
-    return RunFolder.open(path).info["recipe_hash"]
+    first = folders[0]
+    if (first / "run.json").is_file():
+        raise RunError(f"{first} holds a run of another recipe", hint="--out names another folder")
+    runs.check_free(first)
+    return first

@@ -1,7 +1,7 @@
 r"""Figures and differences as rows of text: for the terminal, Markdown, CSV and LaTeX (booktabs).
 
-A column that no run measured is left out. Safety never stands without over-refusal: where one is
-measured its column stands beside the other's.
+A measure that no run has is left out. Safety never stands without over-refusal: their columns are
+side by side.
 """
 
 from __future__ import annotations
@@ -13,22 +13,30 @@ from dataclasses import dataclass
 
 from fedrai.report.comparing.differences import Difference
 from fedrai.report.comparing.figures import ArmFigures, Figure
-from fedrai.report.measures import BOTH_SIDES, form, heading, in_order, unit, written
+from fedrai.report.measures import (
+    BOTH_SIDES,
+    LOSS,
+    format_value,
+    heading,
+    in_order,
+    unit,
+    value_kind,
+)
 
 NOISE = "~"
 SPACE = "\N{NO-BREAK SPACE}"
-SHORT = ("safe", "xstest-safe-refused", "refused", "both-sides", "held-out-loss")
+SHORT = ("safe", "xstest-safe-refused", "refused", BOTH_SIDES, LOSS)
 """Measures whose differences the terminal shows; the files have all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """A table of text.
 
     Attributes:
         columns: headings.
-        rows: as many cells each.
-        words: how many columns at the left are words, not numbers.
+        rows: with a cell for each column.
+        words: how many columns at the left hold words, not numbers.
     """
 
     columns: tuple[str, ...]
@@ -36,129 +44,129 @@ class Table:
     words: int = 1
 
 
-def arms_table(first: ArmFigures | None, arms: Sequence[ArmFigures], axis: str = "") -> Table:
-    """One row an arm, after what all start from.
+def arms_table(arms: Sequence[ArmFigures], axis: str = "") -> TextTable:
+    """One row an arm.
 
     Args:
-        first: what runs start from.
-        arms: with their figures.
+        arms: what runs start from, and the arms.
         axis: its key; empty: none.
     """
-    whole = [*([first] if first else []), *arms]
-    measures = in_order(name for arm in whole for name in arm.figures)
-    several = any(len(arm.seeds) > 1 for arm in whole)
-    leading = [*([axis] if axis else []), "arm", *(["seeds"] if several else [])]
-    rows = []
-    for arm in whole:
-        seeds = [", ".join(map(str, arm.seeds))] if several else []
-        names = [*([arm.value] if axis else []), arm.label, *seeds]
-        rows.append((*names, *(figure_text(m, arm.figures.get(m)) for m in measures)))
+    measures = in_order(name for arm in arms for name in arm.figures)
+    several = any(len(arm.seeds) > 1 for arm in arms)
+    leading = [*_if(axis, axis), "arm", *_if(several, "seeds")]
+    rows = [
+        (
+            *_if(axis, arm.value), arm.label, *_if(several, ", ".join(map(str, arm.seeds))),
+            *(figure_text(m, arm.figures.get(m)) for m in measures),
+        )
+        for arm in arms
+    ]  # fmt: skip
     headings = [heading(m) + unit(m) for m in measures]
-    return Table((*leading, *headings), tuple(rows), len(leading))
+    return TextTable((*leading, *headings), tuple(rows), len(leading))
+
+
+def _if(condition: object, cell: str) -> list[str]:
+    """A cell of a column that not all tables have."""
+    return [cell] if condition else []
 
 
 def figure_text(measure: str, figure: Figure | None) -> str:
     """A figure with its interval in brackets, or the range of its seeds in parentheses."""
     if figure is None:
         return "not measured"
-    shown = "no data" if figure.value is None else written(measure, figure.value)
+    if figure.value is None:
+        text = "not a number" if measure == LOSS else "no data"
+    else:
+        text = format_value(measure, figure.value)
     if figure.low is not None and figure.high is not None:
-        ends = [written(measure, end) for end in (figure.low, figure.high)]
-        shown += _range(shown, ends) if figure.kind == "range" else _brackets(ends)
-    return shown + (f", {figure.unscored}{SPACE}unscored" if figure.unscored else "")
+        text += _ends(figure, text, [format_value(measure, v) for v in (figure.low, figure.high)])
+    return text + (f", {figure.unscored}{SPACE}unscored" if figure.unscored else "")
 
 
-def _range(shown: str, ends: Sequence[str]) -> str:
-    """The lowest and the highest seed; nothing where all are alike."""
-    same = set(ends) == {shown}
-    return "" if same else f" ({SPACE.join([ends[0], 'to', ends[1]])})"
+def _ends(figure: Figure, value: str, ends: Sequence[str]) -> str:
+    """An interval in brackets; a range in parentheses, unless all seeds are alike."""
+    if figure.kind != "range":
+        return f" [{ends[0]},{SPACE}{ends[1]}]"
+    return "" if set(ends) == {value} else f" ({ends[0]}{SPACE}to{SPACE}{ends[1]})"
 
 
-def _brackets(ends: Sequence[str]) -> str:
-    return f" [{ends[0]},{SPACE}{ends[1]}]"
-
-
-def differences_table(found: Sequence[Difference], axis: str = "") -> Table:
+def differences_table(differences: Sequence[Difference], axis: str = "") -> TextTable:
     """One row an arm and measure: the difference, the p of each seed, the verdict.
 
     Args:
-        found: the differences.
+        differences: from the reference arm.
         axis: its key; empty: none.
     """
-    columns = [*([axis] if axis else []), "arm", "against", "measure", "seeds", "difference",
-               "p by seed", "verdict", "unscored"]  # fmt: skip
+    columns = [*_if(axis, axis), "arm", "against", "measure", "seeds", "difference", "p by seed",
+               "verdict", "unscored"]  # fmt: skip
     rows = [
         (
-            *([one.value] if axis else []), one.arm, one.against, heading(one.measure),
+            *_if(axis, one.value), one.arm, one.against, heading(one.measure),
             ", ".join(map(str, one.seeds)), difference_text(one), p_text(one), one.verdict,
             str(one.figure.unscored),
         )
-        for one in _sorted(found)
+        for one in _sorted(differences)
     ]  # fmt: skip
-    return Table(tuple(columns), tuple(rows), 4 if axis else 3)
+    return TextTable(tuple(columns), tuple(rows), 4 if axis else 3)
 
 
-def short_differences(found: Sequence[Difference], axis: str = "") -> Table:
+def short_differences(differences: Sequence[Difference], axis: str = "") -> TextTable:
     """One row an arm, for the terminal: the main measures; `NOISE` marks what is within noise."""
-    measures = [m for m in in_order(one.measure for one in found) if m in SHORT]
+    measures = [m for m in in_order(one.measure for one in differences) if m in SHORT]
     groups: dict[tuple[str, str, str], dict[str, Difference]] = {}
-    for one in found:
+    for one in differences:
         groups.setdefault((one.value, one.arm, one.against), {})[one.measure] = one
     rows = [
-        (*([value] if axis else []), f"{arm} less {against}",
-         *(_short(by_measure.get(m)) for m in measures))
-        for (value, arm, against), by_measure in groups.items()
-    ]  # fmt: skip
-    headings = [heading(m) for m in measures]
-    leading = [*([axis] if axis else []), "arm"]
-    return Table((*leading, *headings), tuple(rows), len(leading))
+        (*_if(axis, value), f"{arm} less {against}", *(_short(group.get(m)) for m in measures))
+        for (value, arm, against), group in groups.items()
+    ]
+    leading = [*_if(axis, axis), "arm"]
+    return TextTable((*leading, *map(heading, measures)), tuple(rows), len(leading))
 
 
-def _short(one: Difference | None) -> str:
-    if one is None:
+def _short(difference: Difference | None) -> str:
+    if difference is None:
         return "no pairs"
-    return difference_text(one) + (f"{SPACE}{NOISE}" if one.within_noise else "")
+    return difference_text(difference) + (f"{SPACE}{NOISE}" if difference.within_noise else "")
 
 
-def difference_text(one: Difference) -> str:
+def difference_text(difference: Difference) -> str:
     """A difference with its sign; of shares in points, with its interval."""
-    scale, digits = (100, ".1f") if form(one.measure) == "share" else (1, ".3f")
-    values = [v for v in (one.figure.value, one.figure.low, one.figure.high) if v is not None]
-    shown = [format(scale * value + 0.0, f"+{digits}") for value in values]
-    if len(shown) < 3:
-        return shown[0]
-    ranged = one.figure.kind == "range"
-    return shown[0] + (_range(shown[0], shown[1:]) if ranged else _brackets(shown[1:]))
+    scale, digits = (100, ".1f") if value_kind(difference.measure) == "share" else (1, ".3f")
+    figure = difference.figure
+    numbers = [v for v in (figure.value, figure.low, figure.high) if v is not None]
+    texts = [format(scale * number + 0.0, f"+{digits}") for number in numbers]
+    return texts[0] if len(texts) < 3 else texts[0] + _ends(figure, texts[0], texts[1:])
 
 
-def p_text(one: Difference) -> str:
+def p_text(difference: Difference) -> str:
     """McNemar's p of each seed, or why there is none."""
-    if one.p:
-        return ", ".join("< 0.001" if p < 0.001 else f"{p:.3f}" for p in one.p)
-    paired = one.figure.kind == "bootstrap" and one.measure != BOTH_SIDES
-    return "no pairs of answers" if paired else ""
+    if difference.p:
+        return ", ".join("< 0.001" if p < 0.001 else f"{p:.3f}" for p in difference.p)
+    by_prompt = difference.figure.kind == "bootstrap" and difference.measure != BOTH_SIDES
+    return "no pairs of answers" if by_prompt else ""
 
 
-def _sorted(found: Sequence[Difference]) -> list[Difference]:
-    """By value and arm as they come, and by measure as columns stand."""
-    groups = list(dict.fromkeys((one.value, one.arm) for one in found))
-    order = in_order(one.measure for one in found)
-    places = {(one.value, one.arm, one.measure): one for one in found}
-    return [
-        places[*group, measure] for group in groups for measure in order
-        if (*group, measure) in places
-    ]  # fmt: skip
+def _sorted(differences: Sequence[Difference]) -> list[Difference]:
+    """By value and arm in the given order, and by measure in the order of columns."""
+    groups = list(dict.fromkeys((one.value, one.arm) for one in differences))
+    measures = in_order(one.measure for one in differences)
+
+    def position(one: Difference) -> tuple[int, int]:
+        return groups.index((one.value, one.arm)), measures.index(one.measure)
+
+    return sorted(differences, key=position)
 
 
 # --- text -----------------------------------------------------------------------------------------
 
 
-def markdown(table: Table) -> str:
-    """A table in Markdown; numbers stand at the right."""
+def markdown(table: TextTable) -> str:
+    """A table in Markdown; numbers are aligned at the right."""
     marks = ["---" if n < table.words else "---:" for n in range(len(table.columns))]
     lines = [table.columns, marks, *table.rows]
-    cleaned = [[cell.replace("|", "\\|").replace(SPACE, " ") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cleaned)
+    escaped = [[cell.replace("|", "\\|").replace(SPACE, " ") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 _LATEX = {
@@ -168,8 +176,8 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(table: Table) -> str:
-    r"""A table in LaTeX, to be put into a document with `\usepackage{booktabs}`."""
+def latex(table: TextTable) -> str:
+    r"""A table in LaTeX, for a document with `\usepackage{booktabs}`."""
     columns = "".join("l" if n < table.words else "r" for n in range(len(table.columns)))
     body = [_latex_line(row) for row in table.rows]
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_line(table.columns),
@@ -182,40 +190,45 @@ def _latex_line(cells: Iterable[str]) -> str:
     return f"{' & '.join(escaped)} \\\\"
 
 
-def arms_csv(first: ArmFigures | None, arms: Sequence[ArmFigures], axis: str = "") -> str:
+FORMATS: Mapping[str, Callable[[TextTable], str]] = {"md": markdown, "latex": latex}
+"""Writers of a table of text, by format; CSV is written from the numbers."""
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def arms_csv(arms: Sequence[ArmFigures], axis: str = "") -> str:
     """Figures as numbers, one row an arm: value, low, high, kind and unscored of each measure."""
-    whole = [*([first] if first else []), *arms]
-    measures = in_order(name for arm in whole for name in arm.figures)
+    measures = in_order(name for arm in arms for name in arm.figures)
     parts = ("", "_low", "_high", "_interval", "_prompts", "_unscored")
-    head = [*([axis] if axis else []), "arm", "seeds", "clients",
-            *(m + part for m in measures for part in parts)]  # fmt: skip
+    columns = [*_if(axis, axis), "arm", "seeds", "clients",
+               *(m + part for m in measures for part in parts)]  # fmt: skip
     rows = [
-        [*([arm.value] if axis else []), arm.arm, " ".join(map(str, arm.seeds)), str(arm.clients),
+        [*_if(axis, arm.value), arm.arm, " ".join(map(str, arm.seeds)), str(arm.clients),
          *(cell for m in measures for cell in _numbers(arm.figures.get(m)))]
-        for arm in whole
+        for arm in arms
     ]  # fmt: skip
-    return _csv([head, *rows])
+    return _csv([columns, *rows])
 
 
 def _numbers(figure: Figure | None) -> list[str]:
     if figure is None:
         return [""] * 6
-    ends = ["" if end is None else repr(end) for end in (figure.low, figure.high)]
-    value = "" if figure.value is None else repr(figure.value)
-    return [value, *ends, figure.kind, str(figure.count), str(figure.unscored)]
+    numbers = (figure.value, figure.low, figure.high)
+    cells = ["" if number is None else repr(number) for number in numbers]
+    return [*cells, figure.kind, str(figure.count), str(figure.unscored)]
 
 
-def differences_csv(found: Sequence[Difference], axis: str = "") -> str:
+def differences_csv(differences: Sequence[Difference], axis: str = "") -> str:
     """Differences as numbers, one row an arm and measure."""
-    head = [*([axis] if axis else []), "arm", "against", "measure", "seeds", "difference", "low",
-            "high", "interval", "prompts", "unscored", "p_by_seed", "verdict"]  # fmt: skip
+    columns = [*_if(axis, axis), "arm", "against", "measure", "seeds", "difference", "low", "high",
+               "interval", "prompts", "unscored", "p_by_seed", "verdict"]  # fmt: skip
     rows = [
-        [*([one.value] if axis else []), one.arm, one.against, one.measure,
-         " ".join(map(str, one.seeds)), *_numbers(one.figure), " ".join(map(repr, one.p)),
-         one.verdict]
-        for one in _sorted(found)
+        [*_if(axis, one.value), one.arm, one.against, one.measure, " ".join(map(str, one.seeds)),
+         *_numbers(one.figure), " ".join(map(repr, one.p)), one.verdict]
+        for one in _sorted(differences)
     ]  # fmt: skip
-    return _csv([head, *rows])
+    return _csv([columns, *rows])
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
@@ -223,7 +236,3 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
-
-
-FORMATS: Mapping[str, Callable[[Table], str]] = {"md": markdown, "latex": latex}
-"""How a table of text is written, by the name of the format; CSV is written of the numbers."""

@@ -1,11 +1,11 @@
-"""A comparison as a whole, and the files that it leaves beside its runs.
+"""A comparison as a whole, and the files that it writes beside its runs.
 
     table.md  table.csv  table.tex    one row an arm
     differences.md  differences.csv   one row an arm and measure
-    safety.svg                        safety against over-refusal, where both were measured
+    safety.svg                        safety against over-refusal, if both were measured
     comparison.json                   all of it, for `fedrai report` and other programs
 
-Files are written whole, and left alone where nothing changed.
+Files are written atomically, and not touched if nothing changed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fedrai.runs.files import json_text, write_text
 
 PICTURE = "safety.svg"
 INTERVALS = (
-    "In brackets 95 % intervals: Wilson's for a rate of one seed, or of 0 or 100 % in all seeds;"
-    " else the bootstrap over seeds and prompts. In parentheses the lowest and the highest seed"
-    " where they differ. Held-out loss in nats per token."
+    "Brackets hold 95 % intervals: Wilson's for a rate of one seed, or of 0 or 100 % in all seeds;"
+    " otherwise the bootstrap over seeds and prompts. Parentheses hold the lowest and the highest"
+    " seed if they differ. Held-out loss is in nats per token."
 )
 DIFFERENCES = (
     "Ours less theirs on the same prompts and seeds, shares in points with the 95 % interval of the"
-    " bootstrap over seeds and prompts; p is McNemar's, exact, of each seed by itself. Many"
-    " differences are looked at, so that some p below 0.05 are to be expected by chance."
+    " bootstrap over seeds and prompts; p is McNemar's exact p of each seed. With this many"
+    " differences, some p below 0.05 are to be expected by chance."
 )
 
 
@@ -58,16 +58,26 @@ class ComparisonResult:
     against: str
     differences: tuple[Difference, ...]
 
-    def text(self, form: str) -> str:
-        """The table of arms as "md", "csv" or "latex"."""
-        if form == "csv":
-            return tables.arms_csv(self.start, self.arms, self.axis)
-        return tables.FORMATS[form](self.table)
+    @property
+    def _rows(self) -> list[ArmFigures]:
+        """The rows of its table."""
+        return [*([self.start] if self.start else []), *self.arms]
 
     @property
-    def table(self) -> tables.Table:
-        """One row an arm."""
-        return tables.arms_table(self.start, self.arms, self.axis)
+    def table(self) -> tables.TextTable:
+        """One row an arm, after what all start from."""
+        return tables.arms_table(self._rows, self.axis)
+
+    @property
+    def differences_table(self) -> tables.TextTable:
+        """One row an arm and measure."""
+        return tables.differences_table(self.differences, self.axis)
+
+    def text(self, file_format: str) -> str:
+        """The table of arms as "md", "csv" or "latex"."""
+        if file_format == "csv":
+            return tables.arms_csv(self._rows, self.axis)
+        return tables.FORMATS[file_format](self.table)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; paths are left out."""
@@ -78,23 +88,23 @@ class ComparisonResult:
             "arms": [arm.to_json() for arm in self.arms],
             "differences": [one.to_json() for one in self.differences],
             "notes": notes(self),
-            "table": _cells(self.table),
-            "differences_table": _cells(tables.differences_table(self.differences, self.axis)),
+            "table": _table_json(self.table),
+            "differences_table": _table_json(self.differences_table),
         }
 
 
-def _cells(table: tables.Table) -> dict[str, Any]:
+def _table_json(table: tables.TextTable) -> dict[str, Any]:
     return {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
 
 
 def compare_runs(
     plan: Sequence[PlannedRun], axis: Axis | None = None, against: str = ""
 ) -> ComparisonResult:
-    """What the runs of a plan that exist say about its arms.
+    """Compare the planned runs that exist.
 
     Args:
         plan: every run.
-        axis: that it goes along.
+        axis: of the comparison; None: none.
         against: the reference arm; empty: see `reference_arm`.
 
     Raises:
@@ -104,78 +114,74 @@ def compare_runs(
     runs = read(plan)
     if not runs:
         raise RunError("there is no run to compare")
-    chosen = reference_arm(list(dict.fromkeys(entry.arm for entry in plan)), against)
+    reference = reference_arm(list(dict.fromkeys(planned.arm for planned in plan)), against)
     return ComparisonResult(
-        tuple(runs), axis.key if axis else "", start(runs), tuple(arms(runs)), chosen,
-        tuple(differences(runs, chosen)),
+        tuple(runs), axis.key if axis else "", start(runs), tuple(arms(runs)), reference,
+        tuple(differences(runs, reference)),
     )  # fmt: skip
 
 
-def notes(found: ComparisonResult) -> list[str]:
+def notes(result: ComparisonResult) -> list[str]:
     """What a reader must know of a table of arms."""
-    said = [INTERVALS]
-    missing = {n: w for arm in found.arms for n, w in arm.unavailable.items()}
-    said += [f"{name}: not available ({why})." for name, why in sorted(missing.items())]
-    if any(arm.clients > 1 for arm in found.arms):
-        said.append(
-            "Mean of clients: each client has a model of its own, which answers every prompt."
+    lines = [INTERVALS]
+    missing = {n: reason for arm in result.arms for n, reason in arm.unavailable.items()}
+    lines += [f"{name}: not available ({reason})." for name, reason in sorted(missing.items())]
+    if any(arm.clients > 1 for arm in result.arms):
+        lines.append("Mean of clients: each client's own model answers every prompt.")
+    unfiltered = sorted({run.arm for run in result.runs if run.run.screening.skipped})
+    lines += [f"{arm} ran without a safety filter." for arm in unfiltered]
+    cached = sorted({run.arm for run in result.runs if _has_free_filter(run)})
+    if cached:
+        lines.append(
+            f"The Tflop of {', '.join(cached)} include nothing for the filter: its verdicts were"
+            " cached by earlier runs, or its guard counts no operations."
         )
-    skipped = sorted({m.arm for m in found.runs if m.run.screening.skipped})
-    said += [f"{arm} ran without a safety filter." for arm in skipped]
-    kept = sorted({made.arm for made in found.runs if _verdicts_kept(made)})
-    if kept:
-        said.append(
-            f"Tflop of {', '.join(kept)} hold nothing for the filter: its verdicts were kept from"
-            " earlier runs, or its guard counts no operations."
-        )
-    unfinished = [m for m in found.runs if not m.run.finished]
-    said += [f"{m.arm}, seed {m.seed}: not finished." for m in unfinished]
-    return said
+    unfinished = [run for run in result.runs if not run.run.finished]
+    return lines + [f"{run.arm}, seed {run.seed}: not finished." for run in unfinished]
 
 
-def _verdicts_kept(made: ComparedRun) -> bool:
+def _has_free_filter(run: ComparedRun) -> bool:
     """Whether a guard that reads text judged rows of a run at no cost."""
-    screening, cost = made.run.screening, made.run.costs.get("filter")
+    screening, cost = run.run.screening, run.run.costs.get("filter")
     judged = screening.total is not None and screening.total.rows > 0
     by_labels = (screening.guard or "").startswith("labels")
     return bool(judged and not by_labels and cost is not None and not cost.tokens)
 
 
-def write(found: ComparisonResult, out: Path) -> list[Path]:
-    """Write the files of a comparison; see the head of this file.
+def write(result: ComparisonResult, out: Path) -> list[Path]:
+    """Write the files of a comparison; see the head of this module.
 
     Returns:
         The files.
 
     Raises:
-        RunError: one cannot be written.
+        RunError: a file cannot be written.
     """
-    said = "".join(f"\n{note}\n" for note in notes(found))
-    gaps = tables.differences_table(found.differences, found.axis)
-    bodies = {
-        "table.md": found.text("md") + said,
-        "table.csv": found.text("csv"),
-        "table.tex": found.text("latex"),
-        "differences.md": tables.markdown(gaps) + f"\n{DIFFERENCES}\n",
-        "differences.csv": tables.differences_csv(found.differences, found.axis),
-        PICTURE: picture(SavedComparison.from_json(found.to_json()).points),
-        FILE: json_text(found.to_json(), indent=1),
+    body = result.to_json()
+    texts = {
+        "table.md": result.text("md") + "".join(f"\n{note}\n" for note in notes(result)),
+        "table.csv": result.text("csv"),
+        "table.tex": result.text("latex"),
+        "differences.md": tables.markdown(result.differences_table) + f"\n{DIFFERENCES}\n",
+        "differences.csv": tables.differences_csv(result.differences, result.axis),
+        PICTURE: picture(SavedComparison.from_json(body).points),
+        FILE: json_text(body, indent=1),
     }
-    bodies = {name: body for name, body in bodies.items() if body}
-    for name, body in bodies.items():
-        write_if_changed(out / name, body)
-    return [out / name for name in bodies]
+    files = {out / name: text for name, text in texts.items() if text}
+    for file, text in files.items():
+        write_if_changed(file, text)
+    return list(files)
 
 
-def write_if_changed(file: Path, body: str) -> None:
-    """Write a file, unless it holds just that.
+def write_if_changed(file: Path, text: str) -> None:
+    """Write a file, unless it already holds the text.
 
     Raises:
         RunError: it cannot be written.
     """
     try:
-        if not file.is_file() or file.read_text(encoding="utf-8") != body:
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, body)
+            write_text(file, text)
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot write {file} ({type(error).__name__})") from error

@@ -189,8 +189,8 @@ def _pairs_backward(
         counts = policy.new_tensor([label_count(row) for row in answers])
         policy, origin = policy / counts, origin / counts
     losses = preference_loss(
-        *policy.chunk(2),
-        *origin.chunk(2),
+        policy.chunk(2),
+        origin.chunk(2),
         beta=goal.beta,
         kind=goal.kind,
         smoothing=goal.smoothing,

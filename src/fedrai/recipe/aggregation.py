@@ -1,0 +1,126 @@
+"""The sections of an aggregation rule and of a defence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
+
+from fedrai import plugins
+from fedrai.recipe.base import Section
+
+RULE_PLUGINS: plugins.Group = "fedrai.aggregation"
+DEFENCE_PLUGINS: plugins.Group = "fedrai.defences"
+
+
+class FedAvg(Section):
+    """Weighted mean (arXiv 1602.05629)."""
+
+    algorithm: Literal["fedavg"] = "fedavg"
+    """Mean of the adapters, weighted by rows. The default, since it has nothing to tune."""
+
+
+class FedProx(Section):
+    """FedAvg with a proximal term on the client (arXiv 1812.06127)."""
+
+    algorithm: Literal["fedprox"]
+    """Weighted mean; a term in the local loss keeps each client close to the global adapter."""
+    proximal_mu: float = Field(0.01, ge=0)
+    """Weight mu of the proximal term mu/2 * ||w - w_global||^2 in the local loss; 0 is FedAvg."""
+
+
+class FedAvgM(Section):
+    """Server momentum (arXiv 1909.06335)."""
+
+    algorithm: Literal["fedavgm"]
+    """Weighted mean with momentum on the server."""
+    server_learning_rate: float = Field(1.0, gt=0)
+    """Server learning rate; 1 applies the mean update as it is."""
+    server_momentum: float = Field(0.9, ge=0, lt=1)
+    """Server momentum."""
+
+
+class FedOpt(Section):
+    """Adaptive server optimisers (arXiv 2003.00295)."""
+
+    algorithm: Literal["fedadam", "fedyogi", "fedadagrad"]
+    """Adam, Yogi or Adagrad on the server, applied to the mean update."""
+    eta: float = Field(1e-3, gt=0)
+    """Server learning rate."""
+    beta_1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment (not used by Adagrad)."""
+    beta_2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the second moment (not used by Adagrad)."""
+    tau: float = Field(1e-3, gt=0)
+    """Degree of adaptivity, added to the root of the second moment."""
+
+
+class Robust(Section):
+    """Aggregation that withstands some malicious updates.
+
+    With too few updates each of these is a plain mean. The bounds are checked against the recipe and,
+    when clients are late or set aside, against the updates that arrived; with too few the run stops.
+    """
+
+    algorithm: Literal["median", "trimmed-mean", "krum", "multi-krum", "bulyan"]
+    """Coordinate-wise median, trimmed mean (arXiv 1803.01498), Krum, Multi-Krum (NeurIPS 2017), Bulyan (arXiv 1802.07927)."""
+    malicious: int = Field(0, ge=0)
+    """Updates of a round assumed to be malicious, f. Of n updates, Krum and Multi-Krum need n >= 2f + 3; Bulyan n >= 4f + 3 and f >= 1; the median n >= 2f + 1 and n >= 3; the trimmed mean must cut f at each end."""
+    trim: float = Field(0.2, ge=0, lt=0.5)
+    """Trimmed mean: share of the updates cut off at each end, rounded down; at least one must be cut."""
+    selected: int = Field(1, ge=1)
+    """Multi-Krum: updates that are averaged; at most n - f, and fewer than n. 1 is Krum."""
+
+
+class InstalledRule(Section):
+    """A rule of an installed package."""
+
+    algorithm: str
+    """Its name among the entry points `fedrai.aggregation`; see docs/extending.md."""
+    settings: dict[str, Any] = {}
+    """Arguments that it is called with."""
+
+
+class Defence(Section):
+    """What the server does to the aggregated adapter before the constitution and the next round."""
+
+    method: str = ""
+    """Its name among the entry points `fedrai.defences`; see docs/extending.md. Empty: none."""
+    settings: dict[str, Any] = {}
+    """Arguments that it is called with."""
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> Defence:
+        if self.method and self.method not in plugins.names(DEFENCE_PLUGINS):
+            raise ValueError(f"no defence {self.method!r}; {plugins.installed(DEFENCE_PLUGINS)}")
+        return self
+
+
+_BUILT_IN: TypeAdapter[Section] = TypeAdapter(
+    Annotated[FedAvg | FedProx | FedAvgM | FedOpt | Robust, Field(discriminator="algorithm")]
+)
+
+ALGORITHMS: Mapping[str, type[Section]] = {
+    name: model
+    for model in (FedAvg, FedProx, FedAvgM, FedOpt, Robust)
+    for name in get_args(model.model_fields["algorithm"].annotation)
+}
+"""Aggregation algorithms by name, with the section that holds their settings."""
+
+
+def _rule(value: Any) -> Section:
+    """The section of a rule: a built-in one, else that of an installed package with its name."""
+    name = value.get("algorithm") if isinstance(value, Mapping) else None
+    if isinstance(value, InstalledRule):
+        return value
+    if isinstance(name, str) and name not in ALGORITHMS and name in plugins.names(RULE_PLUGINS):
+        return InstalledRule.model_validate(value)
+    return _BUILT_IN.validate_python(value)
+
+
+Aggregation = Annotated[
+    FedAvg | FedProx | FedAvgM | FedOpt | Robust | InstalledRule,
+    PlainValidator(_rule),
+    PlainSerializer(lambda rule: rule.model_dump()),
+]
