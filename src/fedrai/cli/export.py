@@ -30,7 +30,8 @@ def export(
 
     With it goes README.md, a model card for the hub: figures, costs and warnings from the run.
     """
-    from fedrai.release.export import export as write_model
+    from fedrai.release.export import ExportOptions
+    from fedrai.release.export import export as write_export
 
     if merged and with_base:
         raise click.UsageError("give --merged or --with-base: a merged model needs no base model")
@@ -38,14 +39,8 @@ def export(
     named = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
     named = named.with_name(named.name.removeprefix("fedrai:"))
     folder = out or named.with_name(f"{named.name}-{kind}")
-    write_model(
-        run_folder,
-        folder,
-        merged=merged,
-        number=chosen.number,
-        client=chosen.client,
-        licence=licence,
-        base=chosen.base,
-        with_base=with_base,
+    options = ExportOptions(
+        merged, chosen.number, chosen.client, licence, chosen.base, with_base=with_base
     )
+    write_export(run_folder, folder, options)
     click.echo(f"{kind}: {folder}")

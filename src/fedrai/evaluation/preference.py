@@ -21,7 +21,7 @@ from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Message, OnProgress, Tokens, ignore
 from fedrai.runs.costs import Cost, Ledger, generation_operations
 from fedrai.training.likelihood import answer_log_probabilities
-from fedrai.training.sft import label_count
+from fedrai.training.sft import label_count, token_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def _choice(item: Item, pair: tuple[Tokens, Tokens], values: tuple[float, float]
 
 
 def _cost(model: LanguageModel, rows: Sequence[Tokens]) -> Cost:
-    tokens, labels = sum(len(row.ids) for row in rows), sum(map(label_count, rows))
+    tokens, labels = token_counts(rows)
     length = tokens / max(1, len(rows))
     operations = generation_operations(model.shape(), tokens - labels, labels, length)
     return Cost(tokens=tokens, operations=operations)
