@@ -145,7 +145,8 @@ def training_operations(shape: Shape, tokens: int, label_tokens: int, length: fl
 
     Per token: 2 for each frozen weight forward and 2 backward (activations only), 6 for each
     trained weight, the output layer at label tokens only, and attention's two products over half
-    the length (causal), forward and twice backward. After Kaplan et al., arXiv 2001.08361, section 2.1.
+    the length (causal), forward and twice backward. After Kaplan et al., arXiv 2001.08361,
+    section 2.1.
 
     Args:
         shape: of the model.

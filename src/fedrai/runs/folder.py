@@ -102,12 +102,13 @@ class RunFolder:
         """
         lock = FileLock(self.path / LOCK)
         try:
-            with self._writing():
-                lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
                 f"another process is working on {self.path}", hint="wait for it, or stop it first"
             ) from None
+        except OSError as error:
+            raise write_error(self.path, error) from error
         try:
             yield
         finally:
