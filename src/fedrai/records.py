@@ -6,11 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
+OnProgress = Callable[[int, int], None]
+"""Called with (how many are done, total) as work proceeds; may raise to stop it."""
+
+
+def ignore(_done: int, _total: int) -> None:
+    """The `OnProgress` that shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from hypothesis import strategies as st
 from clock import Clock
 from fedrai import assets
 from fedrai.assets import hashing
+from fedrai.assets.cache import exclusive
+from fedrai.assets.progress import Meter
 from fedrai.errors import AssetError, ChecksumError
 
 FETCH = "import sys; from fedrai import assets; print(assets.fetch(sys.argv[1]))"
@@ -292,17 +294,17 @@ class TestParse:
     @pytest.mark.parametrize(
         ("spec", "message", "hint"),
         [
-            ("  ", "spec is empty", "advbench"),
+            ("  ", "asset is empty", "advbench"),
             ("hf:gpt2", "not a hub reference", "hf:org/name@revision"),
             ("hf:datasets/org", "not a hub reference", "hf:datasets/org/name"),
             ("pypi:name/file", "one version and one file", "pypi:NAME==VERSION/path"),
             ("pypi:name==1.0", "one version and one file", "pypi:NAME==VERSION/path"),
             ("pypi:-e==1/x", "one version and one file", "pypi:NAME==VERSION/path"),
-            ("pypi:a==1/../x", "impossible member", "`..`"),
-            ("pypi:a==1//etc/passwd", "impossible member", "relative path"),
-            ("pypi:a==1/x/", "impossible member", "relative path"),
-            ("pypi:a==1/*/x", "impossible member", "last part only"),
-            ("hf:o/n@r/../../x", "impossible member", "`..`"),
+            ("pypi:a==1/../x", "invalid member", "`..`"),
+            ("pypi:a==1//etc/passwd", "invalid member", "relative path"),
+            ("pypi:a==1/x/", "invalid member", "relative path"),
+            ("pypi:a==1/*/x", "invalid member", "last part only"),
+            ("hf:o/n@r/../../x", "invalid member", "`..`"),
             ("s3://bucket/x", "scheme that cannot be fetched", "https://"),
             ("https://host/x", "https://host/x needs a checksum", "curl -L 'https://host/x' | sha"),
             (f"http://host/x#sha256={ZEROS}", "not encrypted", "https://"),
@@ -752,21 +754,16 @@ class TestDisk:
     def _read_only(*_paths: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    def test_only_stale_work_is_swept(self, site: Site, cache: Path) -> None:
-        host = socket.gethostname()
-        with subprocess.Popen([sys.executable, "-c", ""]) as finished:
-            pass
-        cache.mkdir()
-        dead = cache / f".partial-{host}-{finished.pid}-00"
-        alive = cache / f".partial-{host}-{os.getpid()}-00"
-        elsewhere = cache / f".partial-not-{host}-{finished.pid}-00"
-        old = cache / f".partial-not-{host}-{finished.pid}-01"
-        for folder in (dead, alive, elsewhere, old):
-            folder.mkdir()
-        os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    def test_only_abandoned_work_is_swept(self, site: Site, cache: Path) -> None:
+        abandoned, of_an_earlier_version = cache / ".partial-gone", cache / ".partial-host-12-0a"
+        for folder in (abandoned, of_an_earlier_version):
+            folder.mkdir(parents=True)
         site.pages["/f.bin"] = self.CONTENT
-        assets.fetch(site.spec("/f.bin", self.CONTENT))
-        assert sorted(partials(cache)) == sorted([alive, elsewhere])
+        with exclusive("busy", Meter(None)) as busy:
+            assert partials(cache) == [busy]
+            assets.fetch(site.spec("/f.bin", self.CONTENT))
+            assert partials(cache) == [busy]
+        assert partials(cache) == []
 
     def test_a_lost_file_or_record_is_fetched_again(self, site: Site) -> None:
         site.pages["/f.bin"] = self.CONTENT
@@ -896,8 +893,8 @@ class TestChangedBytes:
             caught.value
         )
         assert caught.value.hint == (
-            f"`fedrai assets verify {spec}` deletes this copy, `fedrai assets fetch {spec}` brings"
-            " a new one."
+            f"`fedrai assets verify {spec}` deletes this copy, `fedrai assets fetch {spec}`"
+            " downloads a new one."
         )
         with pytest.raises(ChecksumError):
             assets.verify(spec)
@@ -1067,10 +1064,15 @@ class TestHub:
         [
             ("GatedRepoError", "hf:o/n", "hf:o/n is gated", "hf auth login"),
             ("RepositoryNotFoundError", "hf:o/n", "no repository o/n that", "Check the name"),
-            ("RepositoryNotFoundError", "o/n", "nor is there a local path o/n", "Check the name"),
+            ("RepositoryNotFoundError", "o/n", "there is no local path o/n", "Check the name"),
             ("RevisionNotFoundError", "hf:o/n@v9", "o/n has no revision 'v9'", "commits/main"),
             ("RemoteEntryNotFoundError", "hf:o/n@r/x", "hf:o/n@r/x does not exist", "o/n/tree/r"),
-            ("HfHubHTTPError", "hf:o/n", "could not give hf:o/n: first line.", "/o/n"),
+            (
+                "HfHubHTTPError",
+                "hf:o/n",
+                "could not be downloaded from the hub: first line.",
+                "/o/n",
+            ),
         ],
     )
     def test_answers_of_the_hub(

@@ -51,12 +51,12 @@ def test_a_file_is_what_it_was_or_refused(
         assert checksums.changed(folder) == []
         return
     for check in (checksums.check_file, lambda path: checksums.check_bytes(path, body)):
-        with pytest.raises(ChecksumError, match="is damaged: its SHA-256 is not the one"):
+        with pytest.raises(ChecksumError, match="is damaged: its SHA-256 differs"):
             check(folder / name)
     assert checksums.changed(folder) == [name]
 
 
-def test_files_that_no_list_names_are_taken_as_they_are(folder: Path, tmp_path: Path) -> None:
+def test_unlisted_files_are_not_checked(folder: Path, tmp_path: Path) -> None:
     (folder / "new.txt").write_text("new")
     checksums.check_file(folder / "new.txt")
     (folder / LISTING).unlink()
@@ -77,7 +77,7 @@ def test_files_that_no_list_names_are_taken_as_they_are(folder: Path, tmp_path: 
 )
 def test_a_damaged_list_is_named(text: str, folder: Path) -> None:
     (folder / LISTING).write_text(f"{ABC}  x\n{text}\n")
-    with pytest.raises(ChecksumError, match=f"{LISTING} is damaged: line 2 is no checksum"):
+    with pytest.raises(ChecksumError, match=f"{LISTING} is damaged: line 2 is not a checksum"):
         checksums.check_file(folder / "a.txt")
     assert checksums.changed(folder) == [LISTING]
     (folder / LISTING).write_bytes(b"\xff")

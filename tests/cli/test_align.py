@@ -18,7 +18,7 @@ from commands import Outcome as Ended
 from driver import fill_cache, write_rows
 from fedrai import model, recipe
 from fedrai.cli.show.display import Display
-from fedrai.constitution.records import Outcome
+from fedrai.constitution.records import Outcome, RevisionRecord
 from fedrai.constitution.storing import read_records
 from fedrai.errors import RecipeError
 from fedrai.federation.run import targets
@@ -107,7 +107,7 @@ def test_the_folder_holds_the_adapter_and_its_account(home: Path, done: Ended) -
         "harmless.jsonl", "preferences.jsonl", "recipe.toml", "records.jsonl", "report.json",
         "sft.jsonl",
     ]  # fmt: skip
-    records = read_records(whole / "records.jsonl")
+    records = read_records(whole / "records.jsonl", RevisionRecord)
     assert {record.request.prompt for record in records} < set(ASKED.splitlines())
     report = json.loads((whole / "report.json").read_text())
     assert report["alignment"]["requests"] == 2  # one of three is the probe's

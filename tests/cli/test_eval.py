@@ -165,7 +165,7 @@ def test_a_judge_that_goes_silent_leaves_the_answers_and_says_why(
     assert found.code == 0, found.err
     assert "mt-bench" in found.out
     assert "not available" in found.out
-    assert "gives no replies: status 400" in found.out
+    assert "does not reply: status 400" in found.out
     assert len(rows_of(folder / "silent/mt-bench.jsonl")) == 3
     assert json.loads((folder / "silent/metrics.json").read_text())["scores"] == {}
 

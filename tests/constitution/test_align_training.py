@@ -10,30 +10,31 @@ import pytest
 
 from fedrai.constitution import training
 from fedrai.constitution.probe import ProbeResult
-from fedrai.constitution.schedule import Bounds
-from fedrai.constitution.training import BEST, STATE, Run, TrainingOutcome, train
+from fedrai.constitution.training import BEST, STATE, Training, TrainingOutcome
 from fedrai.errors import RunError
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.alignment import Goal
+from fedrai.recipe.alignment import Alignment, Mix, Probe
 from fedrai.records import Message, Tokens
 from fedrai.training.prefer import PreferencePair
 from staging import same
 
-RUN = Run(
-    objective=Goal(),
+SECTION = Alignment(
+    schedule="budget",
     steps=7,
-    rows=2,
-    pairs=1,
     learning_rate=0.01,
     warmup_steps=1,
     cooldown_steps=0,
     weight_decay=0.01,
-    clip_norm=1.0,
-    micro_batch_tokens=0,
-    seed=3,
-    every=2,
-    bounds=Bounds(0.9, 0.8, 0.1),
-)
+    mix=Mix(rows=2, pairs=1),
+    probe=Probe(safe=0.9, useful=0.8, every=2),
+).model_copy(update={"micro_batch_tokens": 0})  # all at once
+
+
+def section(every: int = 2, **changes: Any) -> Alignment:
+    probe = SECTION.probe.model_copy(update={"every": every})
+    return SECTION.model_copy(update={"probe": probe, **changes})
+
+
 Looks = Mapping[int, tuple[int, int]]
 """By step: harmful and harmless requests, of ten each, with a margin above 0."""
 
@@ -72,10 +73,11 @@ def row(model: LanguageModel, asked: str, said: str) -> Tokens:
 @pytest.fixture
 def trained(tiny, start, rows, pairs, tmp_path) -> Callable[..., TrainingOutcome]:
     def call(
-        work: Path = tmp_path, look: Any = None, tell: Any = None, **changes: Any
+        work: Path = tmp_path, look: Any = None, on_progress: Any = None, **changes: Any
     ) -> TrainingOutcome:
-        run, told = replace(RUN, **changes), {} if tell is None else {"tell": tell}
-        return train(tiny, start, rows, pairs, run, work, look=look, **told)
+        hooks = {} if on_progress is None else {"on_progress": on_progress}
+        training = Training(tiny, section(**changes), 3, work, look, **hooks)
+        return training.run(start, rows, pairs)
 
     return call
 
@@ -154,9 +156,9 @@ def test_a_probe_that_is_satisfied_begins_the_fall_of_the_rate(trained, start, t
     assert (found.steps, found.adapter_step, found.stopped) == (6, 6, "probe satisfied")
 
 
-def test_the_rate_by_step():
-    run = replace(RUN, steps=20, warmup_steps=3, cooldown_steps=4, learning_rate=1.0)
-    watch = training._Watch(Path(), run)
+def test_the_rate_by_step(tiny):
+    settings = section(steps=20, warmup_steps=3, cooldown_steps=4, learning_rate=1.0)
+    watch = Training(tiny, settings, 0, Path())
     assert [watch.rate(n) for n in range(5)] == [0.25, 0.5, 0.75, 1, 1]
     assert [watch.rate(n) for n in range(15, 20)] == [1, 1, 0.75, 0.5, 0.25]
     watch.trace = [{"step": 6, "safe": 0.9, "useful": 0.7}, {"step": 8, "safe": 0.9, "useful": 0.8}]
@@ -182,7 +184,7 @@ def interrupted(trained: Callable[..., TrainingOutcome], step: int, **given: Any
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tell=tell, **given)
+        trained(on_progress=tell, **given)
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 7])

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.constitution import harmless
-from fedrai.constitution.harmless import HarmlessAnswer, answer, flaw, trimmed
+from fedrai.constitution.harmless import Answerer, HarmlessAnswer, flaw, trimmed
 from fedrai.constitution.records import Request
-from fedrai.errors import RunError
+from fedrai.errors import ConstitutionError
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.model.generate import Generation
+from fedrai.recipe.alignment import Mix, Revising
 
 GOOD = "A snail carries its house on its back."
 NO = "I can't help with that."
@@ -40,6 +41,14 @@ class Scripted:
         return Generation(answers, prompt_tokens=10 * len(asked), new_tokens=5, operations=100.0)
 
 
+def make(model: LanguageModel, guard=None, threshold=0.5, seed=0, **options) -> Answerer:
+    """An answerer, with keys of `revising` and `mix`; the model answers before the base model."""
+    mix = {"answered_by": "model"} | {k: v for k, v in options.items() if k in Mix.model_fields}
+    sizes = {k: v for k, v in options.items() if k in Revising.model_fields}
+    revising = Revising().model_copy(update=sizes)
+    return Answerer(model, guard, threshold, revising, Mix(**mix), seed)
+
+
 @pytest.fixture
 def said(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     """Run `answer` on scripted answers of the model and the base model."""
@@ -47,8 +56,9 @@ def said(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     def run(requests, own, base=None, **options):
         script = Scripted(own, base or {})
         monkeypatch.setattr(harmless, "generate", script)
-        settings = {"seed": 0, "batch_size": 8, "max_new_tokens": 1000} | options
-        return answer(requests, model=tiny, **settings), script
+        done = options.pop("done", ())
+        answerer = make(tiny, **{"batch_size": 8, "max_new_tokens": 1000} | options)
+        return answerer.answer(requests, done), script
 
     return run
 
@@ -62,28 +72,27 @@ def test_sources_are_asked_one_after_the_other(said):
     base = {"refused": "It crawls.", "loops": GOOD, "hard": "", "lost": "Sorry, I won't do it."}
     found, script = said(asked, own, base)
     assert script.calls == [("model", [*own]), ("base", ["refused", "loops", "hard", "lost"])]
-    assert found.answers == (
+    assert found == (
         HarmlessAnswer(asked[0], GOOD, None, "model"),
         HarmlessAnswer(asked[1], "It crawls.", NO, "base", ("refuses",)),
         HarmlessAnswer(asked[2], GOOD, None, "base", ("degenerate",)),
         HarmlessAnswer(asked[3], "From the book.", NO, "reference", ("refuses", "degenerate")),
         HarmlessAnswer(asked[4], None, NO, None, ("refuses", "refuses")),
     )
-    assert (found.tokens, found.operations) == (10 * 9 + 2 * 5, 200.0)
 
 
 def test_the_base_model_alone_answers_if_asked_to(said):
     asked = [request("a"), request("b")]
-    found, script = said(asked, {"a": NO, "b": NO}, {"a": GOOD, "b": NO}, base_only=True)
+    found, script = said(asked, {"a": NO, "b": NO}, {"a": GOOD, "b": NO}, answered_by="base")
     assert [call for call, _ in script.calls] == ["base"]
-    assert [entry.by for entry in found.answers] == ["base", None]
-    assert [entry.refused for entry in found.answers] == [None, None]  # the model was not asked
+    assert [entry.by for entry in found] == ["base", None]
+    assert [entry.refused for entry in found] == [None, None]  # the model was not asked
 
 
 def test_a_reference_must_pass_too(said):
     found, _ = said([request("a", NO)], {"a": ""}, {"a": LOOP})
-    assert found.answers[0].failed == ("degenerate", "degenerate", "refuses")
-    assert found.answers[0].answer is None
+    assert found[0].failed == ("degenerate", "degenerate", "refuses")
+    assert found[0].answer is None
 
 
 def test_what_the_guard_finds_unsafe_or_cannot_judge_is_not_taken(said):
@@ -97,14 +106,14 @@ def test_what_the_guard_finds_unsafe_or_cannot_judge_is_not_taken(said):
 
     guard = ScriptedGuard(script)
     found, _ = said(asked, own, base, guard=guard, threshold=0.6)
-    assert [(entry.by, entry.failed) for entry in found.answers] == [
+    assert [(entry.by, entry.failed) for entry in found] == [
         ("reference", ("unsafe", "unsafe")),
         ("base", ("unjudged",)),
         ("model", ()),
     ]
     assert guard.seen == 3 + 2 + 1
     loose, _ = said(asked, own, base, guard=guard, threshold=0.61)
-    assert loose.answers[0].by == "model"
+    assert loose[0].by == "model"
 
 
 def test_the_guard_sees_request_and_answer_and_no_refusal(said):
@@ -117,17 +126,17 @@ def test_the_guard_sees_request_and_answer_and_no_refusal(said):
 def test_a_share_of_references_is_taken_first_by_seed_and_request(said):
     asked = [request(f"q{n}", "From the book.") for n in range(400)] + [request("none")]
     own = {entry.prompt: GOOD for entry in asked}
-    found, _ = said(asked, own, reference_share=0.25)
-    first = {e.request.prompt for e in found.answers if e.by == "reference"}
+    found, _ = said(asked, own, self_answered=0.75)
+    first = {e.request.prompt for e in found if e.by == "reference"}
     assert 70 <= len(first) <= 130  # 100 on average, spread 8.7
-    assert found.answers[-1].by == "model"
-    again, script = said(asked[::-1], own, reference_share=0.25, batch_size=7)
-    assert {e.request.prompt for e in again.answers if e.by == "reference"} == first
+    assert found[-1].by == "model"
+    again, script = said(asked[::-1], own, self_answered=0.75, batch_size=7)
+    assert {e.request.prompt for e in again if e.by == "reference"} == first
     assert not first & {prompt for _, asked in script.calls for prompt in asked}
-    other, _ = said(asked, own, reference_share=0.25, seed=1)
-    assert {e.request.prompt for e in other.answers if e.by == "reference"} != first
-    every, script = said(asked, own, reference_share=1.0)
-    assert sum(e.by == "reference" for e in every.answers) == 400
+    other, _ = said(asked, own, self_answered=0.75, seed=1)
+    assert {e.request.prompt for e in other if e.by == "reference"} != first
+    every, script = said(asked, own, self_answered=0.0)
+    assert sum(e.by == "reference" for e in every) == 400
     assert script.calls[-1] == ("model", ["none"])
 
 
@@ -140,13 +149,13 @@ def test_answers_that_the_limit_cuts_lose_their_last_sentence(said):
     }
     base = {"short": "In it."}
     found, _ = said([request(p) for p in own], own, base, max_new_tokens=32)
-    assert [(e.answer, e.by) for e in found.answers] == [
+    assert [(e.answer, e.by) for e in found] == [
         ("A snail has a shell.", "model"),
         ("In it.", "base"),
         (own["ends"], "model"),
         (own["list"], "model"),  # shorter than the limit: it ended there by itself
     ]
-    assert found.answers[1].failed[0] == "degenerate"
+    assert found[1].failed[0] == "degenerate"
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -221,41 +230,52 @@ def lively(tiny: LanguageModel) -> LanguageModel:
 
 def test_an_interrupted_run_goes_on_to_the_same_answers(lively):
     asked = [request(f"Question {n}?" + "x" * n, "From the book." * (n % 2)) for n in range(10)]
-    options = {"model": lively, "seed": 0, "batch_size": 4, "max_new_tokens": 8}
     progress, chunks = [], []
-    whole = answer(
-        asked, on_answers=chunks.append, on_progress=lambda d, n: progress.append((d, n)), **options
-    )
-    assert progress == [(4, 10), (8, 10), (10, 10)]
-    assert [entry for chunk in chunks for entry in chunk] == list(whole.answers)
-    kept: list[HarmlessAnswer] = []
 
-    def stop(done):
-        kept.extend(done)
-        if len(kept) == 8:
+    def answerer() -> Answerer:
+        return make(lively, batch_size=4, max_new_tokens=8)
+
+    first = answerer()
+    first.on_progress = lambda done, of: progress.append((done, of))
+    whole = first.answer(asked, on_chunk=lambda answers: chunks.append(tuple(answers)))
+    assert progress == [(4, 10), (8, 10), (10, 10)]
+    assert chunks == [whole[:4], whole[:8], whole]
+    stored: list[HarmlessAnswer] = []
+
+    def stop(answers):
+        stored[:] = answers
+        if len(stored) == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        answer(asked, on_answers=stop, **options)
-    rest: list[HarmlessAnswer] = []
-    resumed = answer(asked, kept=kept, on_answers=rest.extend, **options)
-    assert resumed.answers == whole.answers
-    assert tuple(rest) == whole.answers[8:]
-    assert 0 < resumed.tokens < whole.tokens
-    finished = answer(asked, kept=whole.answers, **options)
-    assert (finished.answers, finished.tokens) == (whole.answers, 0)
+        answerer().answer(asked, on_chunk=stop)
+    assert stored == list(whole[:8])
+    for done in (stored, whole[:9]):  # what is no whole chunk is answered again
+        rest = answerer()
+        assert rest.answer(asked, done) == whole
+        assert 0 < rest.meter.tokens < first.meter.tokens
+    finished = answerer()
+    assert finished.answer(asked, whole) == whole
+    assert finished.meter.tokens == 0
 
 
-def test_what_is_no_beginning_of_this_work_is_refused(said):
+def test_answers_to_other_requests_are_refused(said):
     asked = [request(name) for name in "abcde"]
     own = {entry.prompt: GOOD for entry in asked}
     whole, _ = said(asked, own, batch_size=2)
-    for kept in (whole.answers[:1], whole.answers[2:4], (*whole.answers, whole.answers[0])):
-        with pytest.raises(RunError) as caught:
-            said(asked, own, batch_size=2, kept=kept)
+    for done in (whole[2:4], (*whole, whole[0])):
+        with pytest.raises(ConstitutionError) as caught:
+            said(asked, own, batch_size=2, done=done)
         assert "snail" not in str(caught.value)
 
 
 def test_no_requests(said):
-    found, script = said([], {})
-    assert (found.answers, found.tokens, script.calls) == ((), 0, [])
+    answers, script = said([], {})
+    assert (answers, script.calls) == ((), [])
+
+
+def test_use_of_the_model_is_counted(tiny, monkeypatch):
+    monkeypatch.setattr(harmless, "generate", Scripted({"a": NO, "b": GOOD}, {"a": GOOD}))
+    answerer = make(tiny, batch_size=8, max_new_tokens=1000)
+    answerer.answer([request("a"), request("b")])
+    assert (answerer.meter.tokens, answerer.meter.operations) == (10 * 3 + 2 * 5, 200.0)

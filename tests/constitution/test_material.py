@@ -1,13 +1,16 @@
 """What is kept of an alignment: its costs over interruptions, and its material for later rounds."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
 from fedrai.constitution import material
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.material import Material, Spending, last_before, read, read_answers
+from fedrai.constitution.material import Material, last_before, read
 from fedrai.constitution.records import Outcome, Request, RevisionRecord
+from fedrai.constitution.spending import SPENT, CostMeter, Spending
+from fedrai.constitution.storing import read_records, write_records
 from fedrai.errors import RunError
 from fedrai.runs.costs import Cost
 
@@ -32,27 +35,45 @@ def figures(spending: Spending) -> dict[str, tuple[int, float]]:
     return {name: (cost.tokens, cost.operations) for name, cost in spending.parts.items()}
 
 
-def test_a_part_goes_on_from_where_it_was(tmp_path):
-    put = Spending(tmp_path).part("revisions")
-    put(10, 100.0)
-    put(30, 300.0)  # of this call so far, not more
+@dataclass
+class Use:
+    tokens: int
+    operations: float
+
+
+def spend(meter: CostMeter, tokens: int, operations: float) -> None:
+    meter.add(Use(tokens, operations))
+    meter.save()
+
+
+def test_a_part_adds_to_its_cost_so_far(tmp_path):
+    meter = Spending(tmp_path).meter("revisions")
+    spend(meter, 10, 100.0)
+    spend(meter, 20, 200.0)
     again = Spending(tmp_path)
     assert figures(again) == {"revisions": (30, 300.0)}
-    again.part("revisions")(5, 50.0)
+    spend(again.meter("revisions"), 5, 50.0)
     assert figures(again) == figures(Spending(tmp_path)) == {"revisions": (35, 350.0)}
     assert again.parts["revisions"].seconds > 0
 
 
 def test_a_step_that_is_done_again_counts_once(tmp_path):
     first = Spending(tmp_path)
-    first.part("probe", "first")(10, 100.0)
-    first.part("probe", "step 5")(20, 200.0)
+    spend(first.meter("probe", "first"), 10, 100.0)
+    spend(first.meter("probe", "step 5"), 20, 200.0)
     again = Spending(tmp_path)
-    again.part("probe", "first")(10, 100.0)
-    again.part("probe", "step 5")(20, 200.0)
-    again.part("probe", "after")(1, 1.0)
-    again.part("harmless")(7, 7.0)
+    spend(again.meter("probe", "first"), 10, 100.0)
+    spend(again.meter("probe", "step 5"), 20, 200.0)
+    spend(again.meter("probe", "after"), 1, 1.0)
+    spend(again.meter("harmless"), 7, 7.0)
     assert figures(again) == {"harmless": (7, 7.0), "probe": (31, 301.0)}
+
+
+def test_a_meter_without_a_file_only_counts():
+    meter = CostMeter()
+    spend(meter, 3, 4.0)
+    spend(meter, 5, 6.0)
+    assert (meter.tokens, meter.operations) == (8, 10.0)
 
 
 def test_what_is_known_is_replaced_and_written(tmp_path):
@@ -62,7 +83,7 @@ def test_what_is_known_is_replaced_and_written(tmp_path):
 
 
 def test_an_account_that_is_none_is_named(tmp_path):
-    (tmp_path / material.SPENT).write_text("{")
+    (tmp_path / SPENT).write_text("{")
     with pytest.raises(RunError, match="is not JSON"):
         Spending(tmp_path)
 
@@ -72,26 +93,26 @@ def test_an_account_that_is_none_is_named(tmp_path):
 
 def test_answers_come_back_and_a_line_that_was_cut_is_left_out(tmp_path):
     file = tmp_path / "harmless.jsonl"
-    assert read_answers(file) == []
-    material.write_answers(file, ANSWERS)
-    assert read_answers(file) == list(ANSWERS)
+    assert read_records(file, HarmlessAnswer) == []
+    write_records(file, ANSWERS)
+    assert read_records(file, HarmlessAnswer) == list(ANSWERS)
     file.write_bytes(file.read_bytes()[:-3])
-    assert read_answers(file) == [ANSWERS[0]]
+    assert read_records(file, HarmlessAnswer) == [ANSWERS[0]]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"answer": "a secret"}', "3"])
 def test_a_line_that_is_no_answer_is_told_without_its_text(tmp_path, line):
     file = tmp_path / "harmless.jsonl"
     file.write_text(f"{json.dumps(ANSWERS[0].to_json())}\n{line}\n")
-    with pytest.raises(RunError, match="line 2: this is no answer") as caught:
-        read_answers(file)
+    with pytest.raises(RunError, match="line 2 is not a HarmlessAnswer") as caught:
+        read_records(file, HarmlessAnswer)
     assert "secret" not in str(caught.value)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
-        material.write_answers(tmp_path / "file" / "harmless.jsonl", ANSWERS)
+        write_records(tmp_path / "file" / "harmless.jsonl", ANSWERS)
 
 
 # --- rounds ---------------------------------------------------------------------------------------
@@ -102,7 +123,7 @@ def test_material_is_found_by_later_rounds_only(tmp_path):
     assert last_before(kept, 1) is None
     for number in (2, 10):
         probe = {"safe": number / 10, "useful": 1.0}
-        material.keep(kept, number, tmp_path, found(), probe)
+        material.keep(kept, number, found(), probe)
     assert last_before(kept, 1) is last_before(kept, 2) is None
     assert last_before(kept, 3) == Material(
         (RECORD,), ANSWERS, {"revisions": Cost(1.0, 2, 3.0)}, {"safe": 0.2, "useful": 1.0}
@@ -115,17 +136,17 @@ def test_material_is_found_by_later_rounds_only(tmp_path):
 
 def test_material_that_is_kept_again_replaces_what_was_there(tmp_path):
     kept = tmp_path / "kept"
-    material.keep(kept, 1, tmp_path, found({"revisions": Cost(tokens=1)}), {"safe": 0.1})
+    material.keep(kept, 1, found({"revisions": Cost(tokens=1)}), {"safe": 0.1})
     (kept / ".new-0001").mkdir()  # of a process that was killed here
     (kept / ".new-0001" / "rest").write_text("")
-    material.keep(kept, 1, tmp_path, found({"revisions": Cost(tokens=9)}), {"safe": 0.9})
+    material.keep(kept, 1, found({"revisions": Cost(tokens=9)}), {"safe": 0.9})
     assert read(kept / "0001").spent == {"revisions": Cost(tokens=9)}
     assert sorted(f.name for f in kept.iterdir()) == ["0001"]
     assert not (kept / "0001" / "rest").exists()
 
 
 def test_a_folder_that_is_not_whole_is_passed_over(tmp_path):
-    material.keep(tmp_path, 1, tmp_path, found(), {"safe": 0.5})
+    material.keep(tmp_path, 1, found(), {"safe": 0.5})
     (tmp_path / "0002").mkdir()
     later = last_before(tmp_path, 3)
     assert later is not None

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.mixture import KindCount, mixture, revision_pairs
+from fedrai.constitution.mixture import KindCount, Mixer, MixtureSizes, revision_pairs
 from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
+from fedrai.recipe.alignment import Mix
 from fedrai.records import Message
 from fedrai.testing import tiny_tokenizer
 from fedrai.training.prefer import check
@@ -38,9 +39,9 @@ def harmless(number, kind="", category="", refused=None, answer="Gladly"):
 
 def mixed(records, good, rows=1, pairs=0, max_length=200, seed=0, **shares):
     settings = SHARES | shares
-    return mixture(
-        CHAT, records, good, rows=rows, pairs=pairs, max_length=max_length, seed=seed, **settings
-    )
+    sizes = MixtureSizes(rows, pairs, settings.pop("harmless_pairs"))
+    mix = Mix.model_construct(**settings)  # not validated: shares may be impossible
+    return Mixer(CHAT, records, good, mix, max_length, seed).compose(sizes)
 
 
 def said(tokens):

@@ -1,24 +1,24 @@
 """One round's alignment of a tiny random model: what runs, what it costs, and how it goes on."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedrai.constitution.material import HARMLESS, PROBE, RECORDS, SPENT, last_before, read
+from fedrai.constitution.material import HARMLESS, PROBE, RECORDS, last_before, read
 from fedrai.constitution.outcome import Aligned
-from fedrai.constitution.plan import requests_for
 from fedrai.constitution.records import Request
+from fedrai.constitution.spending import SPENT
+from fedrai.constitution.tools import round_requests
 from fedrai.constitution.training import STATE, check_state
 from fedrai.errors import ChecksumError, RunError
 from fedrai.runs.files import digest_of, load_tensors
 from staging import (
     NEVER,
-    PLAN,
     check_same,
     moved,
+    recipe,
     same,
 )
 
@@ -105,7 +105,7 @@ def test_a_cheaper_alignment_is_estimated_from_its_own_costs(stage):
 def test_as_many_requests_as_the_steps_draw(changes, harmful, harmless):
     pool = [Request(f"trick {n}") for n in range(40)]
     others = [Request(f"bread {n}", harmful=False) for n in range(40)]
-    drawn = requests_for(replace(PLAN, **changes), 1, pool, others)
+    drawn = round_requests(recipe(**changes), 1, pool, others)
     assert tuple(map(len, drawn)) == (harmful, harmless)
 
 
@@ -194,25 +194,25 @@ def test_damage_to_what_rounds_leave_is_seen(stage, name):
 
 
 @pytest.mark.parametrize(
-    "stop", [("probe", 1, 1), ("harmless", 2, 1), ("probe", 0, 2), ("probe", 1, 2),
-             ("training", 3, 1), ("training", 4, 1), ("probe", 1, 3)], ids=str,
+    "stop", [("probe", "end", 2), ("harmless", 2, 1), ("probe", 0, 2), ("probe", "end", 3),
+             ("training", 3, 1), ("training", 4, 1), ("probe", "end", 4)], ids=str,
 )  # fmt: skip
 def test_so_does_one_that_the_probe_may_end(stage, stop, wholes):
     """The best look is not the last: its adapter is that of a file."""
     if "adaptive" not in wholes:
-        wholes["adaptive"] = stage(work="whole", schedule="adaptive", bounds=NEVER)
+        wholes["adaptive"] = stage(work="whole", schedule="adaptive", probe=NEVER)
         assert wholes["adaptive"].report["adapter_step"] == 2
         (stage.folder / "kept" / "0001").rename(stage.folder / "away")
     stage.stop = stop
     with pytest.raises(KeyboardInterrupt):
-        stage(schedule="adaptive", bounds=NEVER)
-    check_same(stage(schedule="adaptive", bounds=NEVER), wholes["adaptive"])
+        stage(schedule="adaptive", probe=NEVER)
+    check_same(stage(schedule="adaptive", probe=NEVER), wholes["adaptive"])
 
 
 def test_interrupted_twice_and_within_a_chunk_costs_what_it_would_have(stage, wholes):
     whole = stage(work="whole")
     (stage.folder / "kept" / "0001").rename(stage.folder / "away")
-    for stop in (("revisions", 2, 3), ("revisions", 4, 2), ("probe", 1, 1), ("training", 4, 1)):
+    for stop in (("revisions", 2, 3), ("revisions", 4, 2), ("probe", "end", 2), ("training", 4, 1)):
         stage.stop = stop
         with pytest.raises(KeyboardInterrupt):
             stage()

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from fedrai.constitution import material, phase
+from fedrai.constitution import phase
 from fedrai.constitution.critics import LocalCritic
 from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.material import read
 from fedrai.constitution.mixture import revision_pairs
 from fedrai.constitution.probe import READ
 from fedrai.constitution.records import Outcome, RevisionRecord
-from fedrai.constitution.schedule import Bounds
+from fedrai.constitution.spending import SPENT
 from fedrai.constitution.training import STATE
 from fedrai.constitution.verifying import Checks
 from fedrai.errors import ConstitutionError, DataError
@@ -25,12 +25,12 @@ from fedrai.recipe.alignment import Goal
 from fedrai.records import Message
 from fedrai.training.likelihood import answer_likelihoods, pair_fit
 from staging import (
+    EASY,
     EXAMPLES,
     HARMFUL,
     HARMLESS,
+    MAX_LENGTH,
     NEVER,
-    PLAN,
-    SETTINGS,
     Stage,
     check_same,
     moved,
@@ -66,7 +66,7 @@ def floor_for(stage: Stage, share: float) -> float:
     """A floor that this share of the kept pairs reaches."""
     stage.model.load_adapter(stage.start)
     records = read(stage.folder / "kept" / "0001").records
-    pairs = revision_pairs(stage.model.chat, records, PLAN.max_length)
+    pairs = revision_pairs(stage.model.chat, records, MAX_LENGTH)
     values = sorted(
         answer_likelihoods(stage.model, [p.rejected for p in pairs]).values, reverse=True
     )
@@ -113,7 +113,7 @@ def test_without_first_answers_that_gave_way_only_rows_are_reused(
 
 def texts_of(stage: Stage) -> Generation:
     """What the base model says to the requests of the probe."""
-    talks = [[Message("user", r.prompt)] for side in stage.phase()._asked for r in side]
+    talks = [[Message("user", r.prompt)] for side in stage.phase()._probe_requests for r in side]
     with stage.model.using(None):
         return generate(stage.model, talks, max_new_tokens=READ, batch_size=2)
 
@@ -123,9 +123,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, AdapterState]]:
     """Every probe, and the adapter that it measured."""
     seen: list[tuple[Any, AdapterState]] = []
 
-    def watched(model: LanguageModel, probe: Any, batch: int) -> Any:
+    def watched(model: LanguageModel, probe: Any, batch: int, **hooks: Any) -> Any:
         seen.append((probe, model.adapter()))
-        return measured(model, probe, batch)
+        return measured(model, probe, batch, **hooks)
 
     measured = phase.measure
     monkeypatch.setattr(phase, "measure", watched)
@@ -135,7 +135,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, AdapterState]]:
 def test_adapters_are_measured_and_not_the_one_that_anchors(stage, start, probes):
     anchor = {name: -part for name, part in start.items()}
     before = stage.model.adapter()
-    found = stage(schedule="adaptive", bounds=NEVER, start=anchor)
+    found = stage(schedule="adaptive", probe=NEVER, start=anchor)
     assert len(probes) == 3  # before, after 2 and 4 steps; the better of these is handed on
     assert same(probes[0][1], start)
     assert found.report["adapter_step"] == 2
@@ -147,10 +147,10 @@ def test_adapters_are_measured_and_not_the_one_that_anchors(stage, start, probes
 
 def test_what_anchors_moves_no_bit_of_an_alignment(stage, start):
     """The adapter is in the model again before anything is answered or trained."""
-    plain = stage(schedule="adaptive", bounds=NEVER, early_stop=False, probe_every=0)
+    plain = stage(schedule="adaptive", early_stop=False, probe=NEVER | {"every": 0})
     (stage.folder / "kept" / "0001").rename(stage.folder / "away")
     anchor = {name: -part for name, part in start.items()}
-    other = stage(work="other", schedule="adaptive", bounds=NEVER, probe_every=0, start=anchor)
+    other = stage(work="other", schedule="adaptive", probe=NEVER | {"every": 0}, start=anchor)
     assert same(other.adapter, plain.adapter)
     assert other.report["spent"]["probe"] != plain.report["spent"]["probe"]
     for name in ("revisions", "harmless", "training"):
@@ -162,25 +162,24 @@ def test_rounds_and_processes_have_the_same_probe_and_its_texts_count_once(
     stage, start, probes, schedule
 ):
     """Of two rounds in one process, and of the second alone in another."""
-    align = stage.phase(schedule=schedule, bounds=NEVER, probe_every=0)
+    align = stage.phase(schedule=schedule, probe=NEVER | {"every": 0})
     found = []
     for number in (1, 2):
         work = stage.folder / f"work-{number}"
         work.mkdir()
         found.append(align(number, start, work, stage.folder / "kept", False))
-    again = stage(2, work="again", schedule=schedule, bounds=NEVER, probe_every=0)
+    again = stage(2, work="again", schedule=schedule, probe=NEVER | {"every": 0})
     check_same(again, found[1])
     assert len(probes) == 6
     assert all(probe == probes[0][0] for probe, _ in probes)
     first, second = (report.report["spent"]["probe"]["tokens"] for report in found)
     texts = texts_of(stage)
-    assert first - second == texts.prompt_tokens + texts.new_tokens
+    assert first - second == texts.tokens
 
 
 def test_texts_count_in_the_first_round_though_it_is_left_alone(stage, start):
-    easy = Bounds(0.0, 0.0, 0.1)
-    first = stage(schedule="adaptive", bounds=easy)
-    second = stage(2, schedule="adaptive", bounds=easy)  # another process
+    first = stage(schedule="adaptive", probe=EASY)
+    second = stage(2, schedule="adaptive", probe=EASY)  # another process
     assert not first.ran
     assert not second.ran
     assert second.cost.tokens == second.report["probe_before"]["tokens"] < first.cost.tokens
@@ -190,18 +189,18 @@ def test_texts_count_in_the_first_round_though_it_is_left_alone(stage, start):
 
 
 def test_a_satisfied_probe_leaves_the_adapter_alone(stage, start):
-    found = stage(schedule="adaptive", bounds=Bounds(0.0, 0.0, 0.1), last=True)
+    found = stage(schedule="adaptive", probe=EASY, last=True)
     assert found.adapter is start
     assert set(found.report) == {"ran", "why", "probe_before"}
     assert found.report["ran"] is False
     assert found.report["why"].startswith("probe: safe ")
     texts, probed = texts_of(stage), found.report["probe_before"]
-    assert found.cost.tokens == probed["tokens"] + texts.prompt_tokens + texts.new_tokens
+    assert found.cost.tokens == probed["tokens"] + texts.tokens
     assert found.cost.operations == pytest.approx(probed["operations"] + texts.operations)
-    assert [f.name for f in (stage.folder / "work-1").iterdir()] == [material.SPENT]
+    assert [f.name for f in (stage.folder / "work-1").iterdir()] == [SPENT]
     assert not (stage.folder / "kept").exists()
     assert not any(kind == "constitution-started" for kind, _ in stage.heard)
-    again = stage(schedule="adaptive", bounds=Bounds(0.0, 0.0, 0.1), last=True)
+    again = stage(schedule="adaptive", probe=EASY, last=True)
     assert again.report == found.report  # measured again, counted once
     assert again.cost.tokens == found.cost.tokens
 
@@ -221,25 +220,25 @@ def test_rounds_that_are_passed_over_cost_nothing(stage, start, schedule, number
 
 
 def test_where_no_fall_can_start_it_only_the_last_round_is_probed(stage, start, probes):
-    never = Bounds(2.0, 2.0, drift=1.0)
+    never = NEVER | {"drift": 1.0}
     for number in (1, 2):
-        passed = stage(number, schedule="adaptive", bounds=never)
+        passed = stage(number, schedule="adaptive", probe=never)
         assert passed.adapter is start
         assert (passed.report["why"], passed.cost.tokens) == ("not the last round", 0)
     assert not probes
-    found = stage(3, schedule="adaptive", bounds=never, last=True, probe_every=0)
+    found = stage(3, schedule="adaptive", probe=never | {"every": 0}, last=True)
     assert found.ran
     spent, texts = found.report["spent"]["probe"]["tokens"], texts_of(stage)
     both = sum(found.report[key]["tokens"] for key in ("probe_before", "probe_after"))
-    assert spent == both + texts.prompt_tokens + texts.new_tokens
+    assert spent == both + texts.tokens
 
 
 def test_a_probe_that_is_satisfied_ends_it(stage, monkeypatch):
     """After the first steps; before them it is not, or it would not begin."""
     seen: list[int] = []
 
-    def scripted(model: LanguageModel, probe: Any, batch: int) -> Any:
-        found = measured(model, probe, batch)
+    def scripted(model: LanguageModel, probe: Any, batch: int, **hooks: Any) -> Any:
+        found = measured(model, probe, batch, **hooks)
         seen.append(len(seen))
         side = (1.0,) if len(seen) > 1 else (-1.0,)
         return replace(found, harmful=side, harmless=side)
@@ -257,19 +256,19 @@ def test_what_is_handed_on_is_the_best_look_and_its_probe(stage, monkeypatch):
     """Not the last one, where the last one is worse."""
     sides = iter([-1.0, 1.0, -1.0])  # before, after two steps, after four
 
-    def scripted(model: LanguageModel, probe: Any, batch: int) -> Any:
+    def scripted(model: LanguageModel, probe: Any, batch: int, **hooks: Any) -> Any:
         side = (next(sides),)
-        return replace(measured(model, probe, batch), harmful=side, harmless=side)
+        return replace(measured(model, probe, batch, **hooks), harmful=side, harmless=side)
 
     measured = phase.measure
     monkeypatch.setattr(phase, "measure", scripted)
-    report = stage(last=True, early_stop=True, bounds=NEVER).report
+    report = stage(last=True, early_stop=True, probe=NEVER).report
     assert [look["step"] for look in report["trace"]] == [2, 4]
     assert (report["steps"], report["adapter_step"]) == (4, 2)
     assert (report["probe_before"]["safe"], report["probe_after"]["safe"]) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("changes", [{"schedule": "adaptive", "probe_every": 0}, {}])
+@pytest.mark.parametrize("changes", [{"schedule": "adaptive", "probe": {"every": 0}}, {}])
 def test_without_looks_all_steps_are_taken(stage, changes):
     found = stage(last=True, **changes)
     assert (found.report["steps"], found.report["trace"]) == (4, [])
@@ -277,7 +276,7 @@ def test_without_looks_all_steps_are_taken(stage, changes):
 
 
 def test_early_stop_is_for_budgets_and_not_for_epochs(stage):
-    looked = stage(early_stop=True, bounds=NEVER)
+    looked = stage(early_stop=True, probe=NEVER)
     assert [look["step"] for look in looked.report["trace"]] == [2, 4]
     assert stage(2, early_stop=True, schedule="full", pairs=0).report["trace"] == []
 
@@ -302,30 +301,29 @@ def test_the_control_learns_from_revisions_that_comply(stage):
 
 def _sides(stage: Stage, records: Sequence[RevisionRecord]) -> list[tuple[str, str]]:
     decode = stage.model.tokenizer.decode
-    pairs = revision_pairs(stage.model.chat, records, PLAN.max_length)
+    pairs = revision_pairs(stage.model.chat, records, MAX_LENGTH)
     return [(decode(p.chosen.ids), decode(p.rejected.ids)) for p in pairs]
 
 
 def test_examples_alone_are_enough(stage, start):
-    gathered = RequestSets((), HARMLESS, {}, 0)
-    found = stage(gathered=gathered, pool=(), examples=EXAMPLES, pairs=0)
+    sets = RequestSets((), HARMLESS, {}, 0)
+    found = stage(requests=sets, pool=(), examples=EXAMPLES, pairs=0)
     assert moved(found, start)
     assert stage.critic.calls == 0
     assert (found.report["requests"], found.report["yield"]) == (0, None)
     assert found.report["examples"] == 3
     assert found.report["kinds"]["revisions"] == {"items": 3, "used": 8}
     assert found.report["full_operations"] > 0
-    second = stage(2, gathered=gathered, pool=(), examples=EXAMPLES, pairs=0, reuse=0.5)
+    second = stage(2, requests=sets, pool=(), examples=EXAMPLES, pairs=0, reuse=0.5)
     assert second.report["reused"] is True
 
 
 def test_a_critic_that_has_nothing_to_say_stops_it_unless_there_are_examples(stage):
     stage.critic = LocalCritic(stage.model, 2)  # talks nonsense
-    settings = replace(SETTINGS, tries=2)
     with pytest.raises(ConstitutionError, match="none of 6 revisions passed") as caught:
-        stage(settings=settings)
+        stage(tries=2)
     assert "trick" not in f"{caught.value} {caught.value.hint}"
-    found = stage(work="other", settings=settings, examples=EXAMPLES)
+    found = stage(work="other", tries=2, examples=EXAMPLES)
     assert (found.report["kept"], found.report["yield"]) == (0, 0.0)
     assert found.report["pairs_left_out"] == ["harmful-pairs"]
     assert found.report["kinds"]["revisions"]["items"] == 3
@@ -392,14 +390,14 @@ def test_an_alignment_begins_part_of_the_way_back_to_the_start(stage, start, mon
 def test_without_steps_the_mean_of_weights_is_all(stage, start, schedule):
     """Nothing is asked or trained, whatever is at hand; the probe is all that it costs."""
     origin = {name: value + 1 for name, value in start.items()}
-    found = stage(start=origin, anchor=0.25, steps=0, schedule=schedule, bounds=NEVER, last=True)
+    found = stage(start=origin, anchor=0.25, steps=0, schedule=schedule, probe=NEVER, last=True)
     for name, value in found.adapter.items():
         torch.testing.assert_close(value, start[name] + 0.25)
     report = found.report
     assert (report["ran"], report["steps"], report["rows"], report["requests"]) == (True, 0, 0, 0)
     assert (report["stopped"], report["yield"]) == ("the mean of weights alone", None)
     assert set(report["spent"]) == {"probe"}
-    again = stage(2, start=origin, anchor=0.25, steps=0, schedule=schedule, bounds=NEVER, last=True)
+    again = stage(2, start=origin, anchor=0.25, steps=0, schedule=schedule, probe=NEVER, last=True)
     assert (again.ran, again.report["requests"]) == (True, 0)
 
 
@@ -407,9 +405,9 @@ def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monke
     probed: list[AdapterState] = []
     measured = phase.measure
 
-    def seen(model, *given):
+    def seen(model, *args, **hooks):
         probed.append(model.adapter())
-        return measured(model, *given)
+        return measured(model, *args, **hooks)
 
     monkeypatch.setattr(phase, "measure", seen)
     origin = {name: value + 1 for name, value in start.items()}
@@ -421,8 +419,8 @@ def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monke
 
 def test_rows_that_are_missing_are_an_error(stage):
     plain = tuple(request for request in HARMLESS if not request.kind)
-    with pytest.raises(DataError, match="look-alikes are to be 25%"):
-        stage(gathered=RequestSets(HARMFUL, plain, {}, 0))
+    with pytest.raises(DataError, match="look-alikes must be 25%"):
+        stage(requests=RequestSets(HARMFUL, plain, {}, 0))
 
 
 def test_harmless_answers_have_a_threshold_of_their_own(stage):
@@ -435,4 +433,4 @@ def test_harmless_answers_have_a_threshold_of_their_own(stage):
 
 def test_a_probe_has_two_sides(stage):
     with pytest.raises(DataError, match="both sides"):
-        stage(gathered=RequestSets(HARMFUL, (), {}, 0))
+        stage(requests=RequestSets(HARMFUL, (), {}, 0))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from fedrai.constitution.probe import (
     Opening,
     ProbeResult,
     ProbeRows,
+    ProbeSettings,
     build_probe,
     measure,
     openings,
 )
 from fedrai.constitution.records import Request
+from fedrai.constitution.spending import CostMeter
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.model import AdapterState, LanguageModel
@@ -56,10 +59,6 @@ def small(model: LanguageModel) -> ProbeRows:
         tuple(openings(model, request, WANTED, UNWANTED) for request in HARMFUL),
         tuple(openings(model, request, UNWANTED, WANTED) for request in HARMLESS),
     )
-
-
-def rows_of(found: ProbeRows) -> list[Tokens]:
-    return [r for entry in (*found.harmful, *found.harmless) for r in entry.wanted + entry.unwanted]
 
 
 def plain(model: LanguageModel, row: Tokens) -> float:
@@ -104,7 +103,7 @@ def test_a_probe_has_two_sides(small):
 
 @pytest.mark.parametrize("limit", [0, 1, 200, 600])
 def test_openings_are_read_as_by_a_plain_forward_in_any_batch(model, small, limit):
-    rows = rows_of(small)
+    rows = small.rows
     expected = [plain(model, row) for row in rows]
     read = opening_likelihoods(model, rows, batch_tokens=limit)
     assert read.values == pytest.approx(expected, abs=1e-5)
@@ -130,7 +129,7 @@ def test_whole_answers_are_read_as_by_a_plain_forward(model):
 
 
 def test_the_prompt_is_read_once(model, small):
-    rows = rows_of(small)
+    rows = small.rows
     prompts = [len(model.chat.prompt_ids([Message("user", p)])) for p in HARMFUL + HARMLESS]
     lengths = [min(LENGTH, len(text.encode())) for text in WANTED + UNWANTED]
     later = len(prompts) * sum(n - 1 for n in lengths)
@@ -175,7 +174,7 @@ def test_where_all_tokens_are_as_likely_no_side_is(model, small, monkeypatch):
     flat = torch.zeros_like(model.output_weight)
     monkeypatch.setattr(LanguageModel, "output_weight", property(lambda _: flat))
     found = measure(model, small)
-    assert opening_likelihoods(model, rows_of(small)).values == pytest.approx(
+    assert opening_likelihoods(model, small.rows).values == pytest.approx(
         [-math.log(len(model.tokenizer))] * 25, abs=1e-5
     )
     assert (*found.harmful, *found.harmless) == pytest.approx([0] * 5, abs=1e-4)
@@ -210,8 +209,7 @@ def test_learning_to_refuse_everything_shows_on_both_sides_and_the_adapter_count
     model.load_adapter(start)
     before = measure(model, small)
     rows = [entry.wanted[0] for entry in small.harmful]
-    settings = SftSettings(steps=40, batch_size=3, learning_rate=lambda _: 0.02)
-    trained, _ = train(model, start, rows, settings, seed=0)
+    trained, _ = train(model, start, rows, SftSettings(40, 3, lambda _: 0.02), seed=0)
     model.load_adapter(trained)
     after = measure(model, small)
     assert (after.safe, after.useful) == (1.0, 0.0)
@@ -256,8 +254,10 @@ def anchors(
     """Texts that are wanted and not wanted of "Hm", which the models answer as given."""
     says = Sayings({"Hm": base, "Eh": ""}, {"Hm": tuned, "Eh": ""})
     monkeypatch.setattr(probe, "generate", says)
-    sides = [[Request("Hm")], [Request("Eh")]] if harmful else [[Request("Eh")], [Request("Hm")]]
-    found, _, _ = build_probe(model, *sides, start=model.fresh_adapter(1), batch_size=3)
+    sides = ([Request("Hm")], [Request("Eh")])
+    sides = sides if harmful else sides[::-1]
+    start = model.fresh_adapter(1)
+    found = build_probe(model, sides, start, ProbeSettings(3), CostMeter())
     entry = (found.harmful if harmful else found.harmless)[0]
     return texts(model, entry.wanted), texts(model, entry.unwanted)
 
@@ -308,20 +308,23 @@ def test_both_models_are_asked_once_and_what_it_took_is_their_sum(model, adapter
     start = model.fresh_adapter(1)
     says = Sayings(dict.fromkeys((*HARMFUL, *HARMLESS), YES), dict.fromkeys(HARMFUL + HARMLESS, NO))
     monkeypatch.setattr(probe, "generate", says)
-    sides = [[Request(p) for p in side] for side in (HARMFUL + HARMFUL[:1], HARMLESS)]
-    told: list[tuple[int, int]] = []
-    found, tokens, operations = build_probe(
-        model, *sides, start=start, batch_size=3, on_batch=lambda done, of: told.append((done, of))
+    harmful = [Request(prompt) for prompt in HARMFUL + HARMFUL[:1]]
+    sides = (harmful, [Request(prompt) for prompt in HARMLESS])
+    progress: list[tuple[int, int]] = []
+    meter = CostMeter()
+    found = build_probe(
+        model, sides, start, ProbeSettings(3), meter, lambda done, of: progress.append((done, of))
     )
-    assert told == [(len(HARMFUL) + len(HARMLESS),) * 2] * 2  # so that Ctrl-C is heard
+    assert progress == [(len(HARMFUL) + len(HARMLESS),) * 2] * 2  # so that Ctrl-C is heard
     assert says.asked == [([*HARMFUL, *HARMLESS], False), ([*HARMFUL, *HARMLESS], True)]
     assert (len(found.harmful), len(found.harmless)) == (3, 2)
-    assert (tokens, operations) == (107 + 117, 1000.0 + 1001.0)
+    assert (meter.tokens, meter.operations) == (107 + 117, 1000.0 + 1001.0)
     assert all(torch.equal(says.adapters[1][name], start[name]) for name in start)
     says.asked.clear()
-    _, tokens, operations = build_probe(model, *sides, start=None, batch_size=3)
+    alone = CostMeter()
+    build_probe(model, sides, None, ProbeSettings(3), alone)
     assert len(says.asked) == 1
-    assert (tokens, operations) == (107, 1000.0)
+    assert (alone.tokens, alone.operations) == (107, 1000.0)
 
 
 def test_the_texts_are_what_the_base_model_and_the_adapter_say(model, adapter, monkeypatch):
@@ -335,36 +338,35 @@ def test_the_texts_are_what_the_base_model_and_the_adapter_say(model, adapter, m
     model.load_adapter(start)
     tuned = generate(model, turns, max_new_tokens=probe.READ, batch_size=1)
     model.load_adapter(adapter)
-    found, tokens, _ = build_probe(model, asked, [Request("Eh")], start=start, batch_size=1)
+    meter = CostMeter()
+    found = build_probe(model, (asked, [Request("Eh")]), start, ProbeSettings(1), meter)
     said = [text for text in (*base.answers, *tuned.answers) if text.strip()]
     assert tuned.answers[0] in said
     expected = openings(model, asked[0].prompt, probe.REFUSING, said)
     assert found.harmful == (expected,)
-    assert tokens > sum(  # "Eh" is asked too
-        made.prompt_tokens + made.new_tokens for made in (base, tuned)
-    )
+    assert meter.tokens > base.tokens + tuned.tokens  # "Eh" is asked too
     assert all(torch.equal(part, adapter[name]) for name, part in model.adapter().items())
 
 
 def test_requests_that_are_too_long_are_left_out_and_repeated_ones_asked_once(model):
     asked = [Request("x" * 400), Request("Hm"), Request("Hm")]
-    found, _, _ = build_probe(
-        model, asked, [Request("Hm")], start=None, batch_size=2, max_length=128
+    build = partial(
+        build_probe, model, start=None, settings=ProbeSettings(2, 128), meter=CostMeter()
     )
-    assert len(found.harmful) == 1
+    assert len(build((asked, [Request("Hm")])).harmful) == 1
     with pytest.raises(DataError, match="0 harmful"):
-        build_probe(model, asked[:1], [Request("Hm")], start=None, batch_size=2, max_length=128)
+        build((asked[:1], [Request("Hm")]))
     with pytest.raises(DataError, match="0 harmful and 0 harmless"):
-        build_probe(model, asked[:1], asked[:1], start=None, batch_size=2, max_length=128)
+        build((asked[:1], asked[:1]))
 
 
 def test_a_request_may_be_as_long_as_leaves_room_for_an_opening(model):
     size = len(model.chat.prompt_ids([Message("user", "Hm")]))
-    sides, given = ([Request("Hm")], [Request("Hm")]), {"start": None, "batch_size": 1}
-    found, _, _ = build_probe(model, *sides, **given, max_length=size + LENGTH)
-    assert max(len(row.ids) for row in rows_of(found)) == size + LENGTH
+    sides = ([Request("Hm")], [Request("Hm")])
+    found = build_probe(model, sides, None, ProbeSettings(1, size + LENGTH), CostMeter())
+    assert max(len(row.ids) for row in found.rows) == size + LENGTH
     with pytest.raises(DataError):
-        build_probe(model, *sides, **given, max_length=size + LENGTH - 1)
+        build_probe(model, sides, None, ProbeSettings(1, size + LENGTH - 1), CostMeter())
 
 
 def test_general_openings_are_taken_for_what_they_are():
@@ -372,10 +374,15 @@ def test_general_openings_are_taken_for_what_they_are():
     assert {judge(text) for text in probe.COMPLYING} == {Reply.COMPLIANCE}
 
 
-def test_the_report_holds_numbers_only(model, small):
-    values = measure(model, small).to_json()
+def test_a_report_has_figures_only_and_progress_counts_all_rows(model, small):
+    progress: list[tuple[int, int]] = []
+    result = measure(model, small, 200, lambda done, of: progress.append((done, of)))
+    values = result.to_json()
     assert len(values) == 9
     assert {type(value) for value in values.values()} <= {int, float}
+    assert len(progress) > 1
+    assert progress[-1] == (25, 25)
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
 
 
 # --- pairs that still fit -------------------------------------------------------------------------

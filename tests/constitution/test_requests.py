@@ -260,7 +260,7 @@ def test_nothing_to_draw_from():
 )
 def test_at_most_a_third_is_held_back(there, held, count, back, left):
     requests = [Request(f"Make {n}") for n in range(there)]
-    kept, rest = gathering._parted(requests, held, count, seed=1)
+    kept, rest = gathering._split(requests, held, count, seed=1)
     assert (len(kept), len(rest)) == (back, left)
     assert not set(kept) & set(rest)
-    assert gathering._parted(requests, held, count, seed=1) == (kept, rest)
+    assert gathering._split(requests, held, count, seed=1) == (kept, rest)

@@ -2,24 +2,24 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 
 from fedrai.constitution import Constitution, Demonstration, Principle, load
-from fedrai.constitution.chunk import beginning
 from fedrai.constitution.critics import CriticAnswers, LocalCritic
 from fedrai.constitution.demonstrating import draw_demonstrations, lead
 from fedrai.constitution.records import Draft, Outcome, Request, RevisionRecord
-from fedrai.constitution.revising import Revised, Settings, revise
+from fedrai.constitution.revising import Reviser
 from fedrai.constitution.verifying import Checks
 from fedrai.errors import ConstitutionError
 from fedrai.evaluation.refusal import judge
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
+from fedrai.recipe.alignment import Revising
 from fedrai.records import Message
 
 THEFT = Principle("theft", "No theft", "", "Does it steal?", "Write it without theft.", ("fraud",))
@@ -76,18 +76,43 @@ def model(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> LanguageModel
     return tiny
 
 
+@dataclass
+class Outcomes:
+    """Records, with their reviser and counts."""
+
+    records: tuple[RevisionRecord, ...]
+    reviser: Reviser
+
+    @property
+    def outcomes(self) -> Counter[Outcome]:
+        return Counter(record.outcome for record in self.records)
+
+    @property
+    def failed(self) -> Counter[Outcome]:
+        return Counter(outcome for record in self.records for outcome in record.failed)
+
+
+SETTINGS = Revising(max_new_tokens=8, critique_tokens=8, demonstrations=0, batch_size=4)
+
+
 def run(
-    model: LanguageModel, asked: Sequence[Request], critic: Any = None, **changes: Any
-) -> Revised:
-    settings = {"max_new_tokens": 8, "critique_tokens": 8, "demonstrations": 0, "batch_size": 4}
-    given: dict[str, Any] = {
+    model: LanguageModel,
+    asked: Sequence[Request],
+    critic: Any = None,
+    done: Sequence[RevisionRecord] = (),
+    on_chunk: Callable[[Sequence[RevisionRecord]], None] = lambda _records: None,
+    **changes: Any,
+) -> Outcomes:
+    own = {name: changes.pop(name) for name in list(changes) if name in Revising.model_fields}
+    fields: dict[str, Any] = {
         "constitution": SMALL,
         "critic": critic or Scripted(well),
         "checks": Checks(ScriptedGuard({}), 0.5),
+        "settings": SETTINGS.model_copy(update=own),
         "seed": 7,
     }
-    own = {name: changes.pop(name) for name in list(changes) if name in Settings.__slots__}
-    return revise(asked, model=model, settings=Settings(**(settings | own)), **(given | changes))
+    reviser = Reviser(model=model, **fields | changes)
+    return Outcomes(reviser.revise(asked, done, on_chunk), reviser)
 
 
 def first_answers(monkeypatch: pytest.MonkeyPatch, model: LanguageModel, said: str) -> None:
@@ -117,8 +142,8 @@ def test_what_is_asked_turn_by_turn(model):
         (Draft("theft", "Yes. It does.", kept),), kept, 0.0, 1, Outcome.KEPT,
     )  # fmt: skip
     assert set(first) <= set("xyz ")
-    assert (found.outcomes, found.tries, found.failed) == ({Outcome.KEPT: 1}, {1: 1}, {})
-    assert found.operations > 200
+    assert (found.outcomes, found.failed) == ({Outcome.KEPT: 1}, {})
+    assert found.reviser.meter.operations > 200
 
 
 def test_a_principle_may_name_the_request_and_demonstrations_name_theirs(model):
@@ -170,7 +195,6 @@ def test_what_fails_is_tried_again_by_itself_and_sampled(model):
     assert [(r.tries, r.failed) for r in found.records] == [
         (1, ()), (3, (Outcome.COMPLIES, Outcome.COMPLIES)), (1, ()),
     ]  # fmt: skip
-    assert found.tries == {1: 2, 3: 1}
     assert found.failed == {Outcome.COMPLIES: 2}
 
 
@@ -200,7 +224,7 @@ def test_a_critic_without_an_answer_leaves_none(model):
     found = run(model, requests(3), Scripted(script), tries=2)
     assert [r.failed for r in found.records] == [(Outcome.NO_ANSWER,), (Outcome.NO_ANSWER,), ()]
     assert found.outcomes == {Outcome.KEPT: 3}
-    assert found.problems == {"status 500": 2}
+    assert found.reviser.problems == {"status 500": 2}
     never = run(model, requests(2), Scripted(lambda _t, _c: None), tries=2)
     assert never.outcomes == {Outcome.NO_ANSWER: 2}
     assert never.records[0].failed == (Outcome.NO_ANSWER,) * 2
@@ -212,7 +236,7 @@ def test_a_request_longer_than_the_context_is_not_tried(model):
     assert [(r.outcome, r.tries) for r in found.records] == [
         (Outcome.NO_ANSWER, 0), (Outcome.KEPT, 1),
     ]  # fmt: skip
-    assert found.problems == {"longer than the context": 1}
+    assert found.reviser.problems == {"longer than the context": 1}
 
 
 def test_of_several_principles_the_safest_revision_wins(model):
@@ -229,9 +253,9 @@ def test_of_several_principles_the_safest_revision_wins(model):
     assert (other.drafts[0].principle, other.failed) == ("theft", (Outcome.UNSAFE,))
     never = run(model, requests(1), always(""), principles=2, tries=3)
     assert (never.records[0].tries, never.failed) == (3, {Outcome.DEGENERATE: 3})
-    assert never.flaws == {"empty": 3}
-    with pytest.raises(ConstitutionError, match="3 principles make as many chains"):
-        Settings(principles=3, tries=2)
+    assert never.reviser.flaws == {"empty": 3}
+    with pytest.raises(ValueError, match="3 principles need as many tries"):
+        Revising(principles=3, tries=2)
 
 
 def test_canned_revisions_are_tried_again(model):
@@ -259,8 +283,6 @@ def test_a_first_answer_that_declines_well_is_not_revised(model, monkeypatch):
     assert critic.calls == []
     assert (record.outcome, record.revision, record.first) == (Outcome.ALREADY_SAFE, GOOD, GOOD)
     assert (record.first_refuses, record.unsafe, record.tries) == ("refusal", 0.0, 0)
-    (again,) = run(model, requests(1), critic, revise_safe=True).records
-    assert (again.outcome, len(critic.calls)) == (Outcome.KEPT, 2)
 
 
 @pytest.mark.parametrize("said", [0.5, "failed"])
@@ -292,36 +314,36 @@ def test_an_interrupted_run_goes_on_to_the_same_records(model, monkeypatch):
         model.chat, "decode", lambda ids: sentences[sum(ids) % 3] + f" I can say {ids[:2]}."
     )
     asked, checks = requests(5), Checks(ScriptedGuard({}), 0.5, most_common=0.5, after=2)
-    chunks: list[Sequence[RevisionRecord]] = []
+    chunks: list[tuple[RevisionRecord, ...]] = []
     critic = LocalCritic(model, 2)
     settings = {"checks": checks, "batch_size": 2, "tries": 3}
-    whole = run(model, asked, critic, **settings, on_records=chunks.append)
-    assert [len(chunk) for chunk in chunks] == [2, 2, 1]
-    assert [record for chunk in chunks for record in chunk] == list(whole.records)
+    whole = run(model, asked, critic, on_chunk=lambda r: chunks.append(tuple(r)), **settings)
+    assert chunks == [whole.records[:2], whole.records[:4], whole.records]
     assert len(whole.outcomes) > 1
     assert max(r.tries for r in whole.records) > 1
-    for done, left in ((2, 3), (3, 3), (4, 1), (5, 0)):
-        fresh: list[RevisionRecord] = []
-        kept = whole.records[:done]
-        again = run(model, asked, critic, **settings, kept=kept, on_records=fresh.extend)
+    for stored, left in ((2, 2), (3, 2), (4, 1), (5, 0)):
+        chunks.clear()
+        done = whole.records[:stored]
+        again = run(
+            model, asked, critic, done, lambda records: chunks.append(tuple(records)), **settings
+        )
         assert again.records == whole.records
-        assert len(fresh) == left
-        assert again.outcomes == whole.outcomes
+        assert len(chunks) == left
     assert run(model, asked, critic, **settings, seed=8).records != whole.records
 
 
 def test_records_of_other_requests_are_refused(model):
     found = run(model, requests(4))
     for asked in (requests(3), [*requests(3), Request("canary-9", "fraud")]):
-        with pytest.raises(ConstitutionError, match="not of these") as error:
-            run(model, asked, kept=found.records)
+        with pytest.raises(ConstitutionError, match="do not match these") as error:
+            run(model, asked, done=found.records)
         assert "canary" not in error.value.message
     assert run(model, []).records == ()
 
 
 def test_progress_may_stop_it_and_finished_chunks_are_out(model):
     told: list[tuple[int, int]] = []
-    out: list[RevisionRecord] = []
+    out: list[int] = []
 
     def stop(done: int, of: int) -> None:
         told.append((done, of))
@@ -329,8 +351,8 @@ def test_progress_may_stop_it_and_finished_chunks_are_out(model):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(model, requests(10), on_records=out.extend, on_progress=stop)
-    assert len(out) == 4
+        run(model, requests(10), on_chunk=lambda r: out.append(len(r)), on_progress=stop)
+    assert out == [4]
     assert told[-1] == (4, 10)
 
 
@@ -359,7 +381,7 @@ MANY = replace(
 def test_demonstrations_are_of_one_form_and_every_form_comes():
     forms: Counter[str] = Counter()
     for index in range(200):
-        shown = draw_demonstrations(Request("x y", "fraud"), MANY, 3, 1, index, 0)
+        shown = draw_demonstrations(Request("x y", "fraud"), MANY, 3, 1, (index, 0))
         forms[shown[0].form] += 1
         assert len(shown) == 3
         assert len({one.form for one in shown}) == 1
@@ -369,20 +391,20 @@ def test_demonstrations_are_of_one_form_and_every_form_comes():
     assert 70 < forms["red"] < 130
     turned = replace(MANY, demonstrations=MANY.demonstrations[::-1])
     for attempt in range(20):
-        asked = (Request("x y", "fraud"), 3, 1, 5, attempt)
+        asked = (Request("x y", "fraud"), 3, 1, (5, attempt))
         assert draw_demonstrations(asked[0], turned, *asked[1:]) == draw_demonstrations(
             asked[0], MANY, *asked[1:]
         )
 
 
 def test_harmless_requests_see_answers_and_near_requests_are_left_out():
-    harmless = draw_demonstrations(Request("bread", harmful=False), MANY, 3, 1, 0, 0)
+    harmless = draw_demonstrations(Request("bread", harmful=False), MANY, 3, 1, (0, 0))
     assert {one.form for one in harmless} == {"say"}
     for index in range(40):
-        shown = draw_demonstrations(Request("blue asks 2!", "fraud"), MANY, 4, 1, index, 0)
+        shown = draw_demonstrations(Request("blue asks 2!", "fraud"), MANY, 4, 1, (index, 0))
         assert "blue asks 2" not in {one.request for one in shown}
-    assert draw_demonstrations(Request("x"), SMALL, 3, 1, 0, 0) == ()
-    assert draw_demonstrations(Request("x"), MANY, 0, 1, 0, 0) == ()
+    assert draw_demonstrations(Request("x"), SMALL, 3, 1, (0, 0)) == ()
+    assert draw_demonstrations(Request("x"), MANY, 0, 1, (0, 0)) == ()
 
 
 def test_demonstrations_are_asked_in_the_words_of_the_principle():
@@ -398,32 +420,18 @@ def test_demonstrations_are_asked_in_the_words_of_the_principle():
     assert lead((one, two), THEFT, own_words=True) == two.turns + one.turns
 
 
-def test_the_dialogues_of_the_json_layout_keep_their_words_unless_asked_again(model):
+def test_the_dialogues_of_the_json_layout_keep_their_words(model):
     own = Constitution("pairs", "", (KIND,), (demo("", 1),))
-    for again, wanted in ((False, "own?"), (True, "Is it kind?")):
-        critic = Scripted(well)
-        run(model, requests(1), critic, constitution=own, demonstrations=1, ask_again=again)
-        assert critic.calls[0]["talks"][0][2].content == wanted
+    critic = Scripted(well)
+    run(model, requests(1), critic, constitution=own, demonstrations=1)
+    assert critic.calls[0]["talks"][0][2].content == "own?"
 
 
 def test_ours_has_forms_to_show_for_every_request():
     ours = load("embedded")
     for index in range(60):
-        shown = draw_demonstrations(Request("Write a fake invoice.", "fraud"), ours, 3, 0, index, 1)
+        shown = draw_demonstrations(
+            Request("Write a fake invoice.", "fraud"), ours, 3, 0, (index, 1)
+        )
         assert len(shown) == 3
         assert all(one.form not in ("", "answer") for one in shown)
-
-
-# --- small models ---------------------------------------------------------------------------------
-
-
-def test_the_critic_sees_a_short_first_answer(model, monkeypatch):
-    first_answers(monkeypatch, model, "One two three four. Five six.")
-    critic = Scripted(well)
-    (record,) = run(model, requests(1), critic, answer_words=3, revisions=2).records
-    assert record.first == "One two three four. Five six."
-    seen = [call["talks"][0][1].content for call in critic.calls]
-    revised = DECLINES.format("trick 0")
-    assert seen == ["One two three", "One two three", revised, revised]
-    assert beginning("One two. Three", 9) == "One two."
-    assert beginning("Here it is: one\ntwo", 0) == "Here it is: one\ntwo"

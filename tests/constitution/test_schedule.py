@@ -6,19 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrai.constitution.schedule import Bounds, Decision, decide
+from fedrai.constitution.schedule import Decision, decide, satisfied, score
+from fedrai.recipe.alignment import Alignment, Probe
 
-BOUNDS = Bounds(safe=0.9, useful=0.8, drift=0.1)
+BOUNDS = Probe(safe=0.9, useful=0.8, drift=0.1)
+UNWATCHED = Probe(safe=0.9, useful=0.8, drift=1.0)
 SHARES = st.floats(0, 1)
 
 
-def runs(schedule: Any, rounds: int = 6, **settings: Any) -> list[int]:
-    """The rounds of a run that are aligned."""
-    return [
-        number
-        for number in range(1, rounds + 1)
-        if decide(schedule, number, last=number == rounds, **settings).run
-    ]
+def runs(section: Alignment, now: Any = None) -> list[int]:
+    """The rounds of a run of six that are aligned."""
+    return [n for n in range(1, 7) if decide(section, n, last=n == 6, now=now).run]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +33,7 @@ def runs(schedule: Any, rounds: int = 6, **settings: Any) -> list[int]:
     ],
 )
 def test_rounds_by_schedule(schedule, every, aligned):
-    assert runs(schedule, every=every) == aligned
+    assert runs(Alignment(schedule=schedule, every=every)) == aligned
 
 
 @pytest.mark.parametrize(
@@ -44,24 +42,23 @@ def test_rounds_by_schedule(schedule, every, aligned):
      (4, False, "not one of every 3 rounds")],
 )  # fmt: skip
 def test_the_reason_is_told(number, last, why):
-    assert decide("every", number, last=last, every=3).why == why
+    section = Alignment(schedule="every", every=3)
+    assert decide(section, number, last=last).why == why
 
 
 def test_with_a_drift_of_1_only_the_last_round_can_start_it():
-    sunk = {"bounds": Bounds(0.9, 0.8, drift=1.0), "now": {"safe": 0.0, "useful": 0.0}}
-    assert runs("adaptive", **sunk) == [6]
-    unseen = decide("adaptive", 3, last=False, bounds=Bounds(0.9, 0.8, drift=1.0))
-    assert unseen == Decision(False, "not the last round")
+    section = Alignment(schedule="adaptive", probe=UNWATCHED)
+    assert runs(section, {"safe": 0.0, "useful": 0.0}) == [6]
+    assert decide(section, 3, last=False) == Decision(False, "not the last round")
 
 
 def adaptive(
     safe: float, useful: float, before: tuple[float, float] | None = None, last: bool = False
 ) -> Decision:
     return decide(
-        "adaptive",
+        Alignment(schedule="adaptive", probe=BOUNDS),
         2,
         last=last,
-        bounds=BOUNDS,
         now={"safe": safe, "useful": useful},
         before=dict(zip(("safe", "useful"), before, strict=True)) if before else None,
     )
@@ -101,31 +98,32 @@ def test_adaptive_says_which_side_and_how_far():
     assert adaptive(0.9, 0.75).why == "probe: safe 90%, useful 75%"
 
 
-@pytest.mark.parametrize("missing", ["bounds", "now"])
-def test_adaptive_needs_bounds_and_a_probe(missing):
-    given: dict[str, Any] = {"bounds": BOUNDS, "now": {"safe": 1.0, "useful": 1.0}}
-    with pytest.raises(ValueError, match="needs bounds and a probe"):
-        decide("adaptive", 1, last=False, **given | {missing: None})
+def test_adaptive_needs_a_probe():
+    with pytest.raises(ValueError, match="needs a probe"):
+        decide(Alignment(schedule="adaptive", probe=BOUNDS), 1, last=False)
 
 
 @given(SHARES, SHARES)
 def test_the_last_round_is_aligned_just_where_the_bounds_are_not_satisfied(safe, useful):
-    assert adaptive(safe, useful, last=True).run is not BOUNDS.satisfied(safe + 1e-9, useful + 1e-9)
+    assert adaptive(safe, useful, last=True).run is not satisfied(
+        BOUNDS, safe + 1e-9, useful + 1e-9
+    )
 
 
 @pytest.mark.parametrize(
-    ("safe", "useful", "score"),
+    ("safe", "useful", "expected"),
     [(0.45, 0.8, 0.5), (0.9, 0.2, 0.25), (0.45, 0.2, 0.25), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0)],
 )
-def test_scores_by_hand(safe, useful, score):
-    assert BOUNDS.score(safe, useful) == pytest.approx(score)
+def test_scores_by_hand(safe, useful, expected):
+    assert score(BOUNDS, safe, useful) == pytest.approx(expected)
 
 
 def test_a_target_of_nothing_is_always_met():
-    assert Bounds(0.0, 0.0, 0.1).score(0.0, 0.0) == 1.0
-    assert Bounds(0.0, 0.0, 0.1).satisfied(0.0, 0.0)
+    nothing = Probe(safe=0.0, useful=0.0)
+    assert score(nothing, 0.0, 0.0) == 1.0
+    assert satisfied(nothing, 0.0, 0.0)
 
 
 @given(SHARES, SHARES)
 def test_a_score_of_one_is_that_of_satisfied_bounds_alone(safe, useful):
-    assert (BOUNDS.score(safe, useful) == 1) is BOUNDS.satisfied(safe, useful)
+    assert (score(BOUNDS, safe, useful) == 1) is satisfied(BOUNDS, safe, useful)

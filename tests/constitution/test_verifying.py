@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fedrai.constitution import Demonstration, load
 from fedrai.constitution.diversity import diversity
 from fedrai.constitution.records import Outcome
+from fedrai.constitution.spending import CostMeter
 from fedrai.constitution.verifying import (
     LONGEST,
     Checks,
@@ -191,7 +192,9 @@ def test_any_text_gets_a_verdict(text, request, harmful):
 
 def outcomes(texts: list[str], guard: ScriptedGuard, *, harmful: bool = True) -> list[Outcome]:
     before = RevisionContext("How do I steal a bike?", harmful)
-    return [c.outcome for c in verify(texts, [before] * len(texts), Checks(guard, 0.5)).checked]
+    return [
+        c.outcome for c in verify(texts, [before] * len(texts), Checks(guard, 0.5), CostMeter())
+    ]
 
 
 def test_what_complies_is_not_kept_and_the_guard_is_not_asked():
@@ -220,7 +223,7 @@ def test_the_guard_sees_the_request_and_what_would_be_trained_on():
         seen.append([(turn.role, turn.content) for turn in conversation])
         return 0.25
 
-    found = verify([GOOD + " And"], [PLAIN], Checks(ScriptedGuard(script), 0.5)).checked
+    found = verify([GOOD + " And"], [PLAIN], Checks(ScriptedGuard(script), 0.5), CostMeter())
     assert seen == [[("user", "How do I steal a bike?"), ("assistant", GOOD)]]
     assert (found[0].text, found[0].unsafe) == (GOOD, 0.25)
 
@@ -232,15 +235,15 @@ def test_openings_are_canned_above_their_share_once_there_are_enough():
     checks = Checks(ScriptedGuard({}), 0.5, most_common=0.25, after=4, opening_words=2)
     same, others = "I can't. One", [f"Word{n} no. More" for n in range(8)]
     seen = Openings([same, same, same], checks)
-    assert not seen.canned(same)  # all of three, but too few to tell
+    assert not seen.is_canned(same)  # all of three, but too few to tell
     seen.add(others[0])
-    assert seen.canned("I can't, two")  # three of four
-    assert not seen.canned(others[0])  # one of four is not more than a quarter
+    assert seen.is_canned("I can't, two")  # three of four
+    assert not seen.is_canned(others[0])  # one of four is not more than a quarter
     for text in others[1:]:
         seen.add(text)
-    assert seen.canned(same)  # three of eleven
+    assert seen.is_canned(same)  # three of eleven
     seen.add("last but not least")
-    assert not seen.canned(same)  # three of twelve
+    assert not seen.is_canned(same)  # three of twelve
     assert opening("  One, TWO three ", 2) == "one two"
 
 
@@ -295,4 +298,4 @@ def test_whether_a_revision_must_be_on_topic_is_the_caller_s_choice():
     before = [RevisionContext("How do I pick a lock?")]
     for wanted, outcome in ((True, Outcome.DEGENERATE), (False, Outcome.KEPT)):
         checks = Checks(ScriptedGuard({}), 0.5, on_topic=wanted)
-        assert verify([GOOD], before, checks).checked[0].outcome is outcome
+        assert verify([GOOD], before, checks, CostMeter())[0].outcome is outcome

@@ -158,9 +158,9 @@ def test_pyrit_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("header", "lines", "message"),
     [
-        (["prompt", "answer"], [["p", "SECRET"]], "neither of XSTest's form nor of PyRIT's"),
+        (["prompt", "answer"], [["p", "SECRET"]], "neither XSTest's columns, nor PyRIT's"),
         (XSTEST, [[1, "p", "SECRET", "", "2_full_refusal"], [2, "p", "SECRET", "", "SECRET"]],
-         "row 2: final_label has none"),
+         "row 2: final_label is not one"),
         (XSTEST, [[1, "p"]], "row 1"),
         (XSTEST, [], "no rows"),
     ],

@@ -323,10 +323,10 @@ def test_labels_are_never_overwritten_and_mistakes_say_no_text(
     assert call("judge", "export", evaluation, "--out", out).code == 0
     kept = out.read_bytes()
     for words, said in (
-        ((evaluation, "--out", out), "is there already, and may hold labels"),
-        ((evaluation, "--out", tmp_path / "people.txt"), "written as .csv or .jsonl"),
+        ((evaluation, "--out", out), "already exists, and may hold labels"),
+        ((evaluation, "--out", tmp_path / "people.txt"), "must end in .csv or .jsonl"),
         ((evaluation, "--out", tmp_path / "n.csv", "--suite", "hhh"), "no answers of hhh"),
-        ((tmp_path / "none", "--out", tmp_path / "n.csv"), "there is no"),
+        ((tmp_path / "none", "--out", tmp_path / "n.csv"), "does not exist"),
     ):
         found = call("judge", "export", *words)
         assert (found.code, said in " ".join(found.err.split())) == (2, True), found.err

@@ -250,7 +250,7 @@ def test_our_prompts_have_their_slots_and_say_the_form():
 
 def test_an_endpoint_that_replies_to_nothing_is_an_error(server):
     server.script = lambda _text: 503
-    with pytest.raises(EvaluationError, match="gives no replies: status 503") as caught:
+    with pytest.raises(EvaluationError, match="does not reply: status 503") as caught:
         rate_answers(grader(server, retries=0), ITEMS, [CANARY] * 3)
     assert CANARY not in f"{caught.value} {caught.value.hint}"
 

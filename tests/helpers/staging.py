@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,16 @@ from fedrai.constitution.critics import CriticAnswers
 from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.outcome import Aligned
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import PhaseTools, Plan
 from fedrai.constitution.records import Outcome, Request, RevisionRecord
-from fedrai.constitution.revising import Settings
-from fedrai.constitution.schedule import Bounds
+from fedrai.constitution.tools import PhaseTools
 from fedrai.constitution.verifying import Checks
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.alignment import Goal
-from fedrai.recipe.sections import seed_for
+from fedrai.recipe.alignment import Alignment, Mix, Probe, Revising
+from fedrai.recipe.sections import Recipe
 
+MAX_LENGTH = 160
 RULES = Constitution("small", "1", (Principle("kind", "Be kind", "", "Is it?", "Write it again."),))
 DECLINES = "I can't help with {}, since people would lose money. I can help you find work."
 EXPLAINS = "Here is how {} works: flour, water and salt are left alone for a night."
@@ -45,36 +44,40 @@ EXAMPLES = tuple(
            None, 0, Outcome.ALREADY_SAFE)
     for n in range(3)
 )  # fmt: skip
-PLAN = Plan(
+SECTION = Alignment(
     schedule="budget",
-    anchor=0.0,
-    every=1,
     steps=4,
-    rows=4,
-    pairs=2,
-    refusals=0.5,
-    look_alikes=0.25,
-    harmless_pairs=0.5,
-    reference_share=0.0,
-    base_answers=False,
-    objective=Goal(),
     learning_rate=0.01,
     warmup_steps=1,
     cooldown_steps=0,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    micro_batch_tokens=0,
-    max_length=160,
-    probe_harmful=2,
-    probe_harmless=2,
-    probe_every=2,
-    bounds=Bounds(1.0, 1.0, 0.1),
-    early_stop=False,
     reuse=0.0,
-    seed=lambda purpose, number: seed_for(7, purpose, number),
-)
-NEVER = Bounds(2.0, 2.0, 0.1)  # twice of what there can be: no look satisfies them
-SETTINGS = Settings(demonstrations=0, batch_size=2, max_new_tokens=8, critique_tokens=8)
+    mix=Mix(rows=4, pairs=2, refusals=0.5, look_alikes=0.25, answered_by="model"),
+    probe=Probe(harmful=2, harmless=2, every=2, safe=1.0, useful=1.0),
+    revising=Revising(demonstrations=0, batch_size=2, max_new_tokens=8, critique_tokens=8),
+).model_copy(update={"micro_batch_tokens": 0})  # all at once
+NEVER = {"safe": 2.0, "useful": 2.0}  # more than possible: no look satisfies the probe
+EASY = {"safe": 0.0, "useful": 0.0}
+PARTS = ("mix", "probe", "revising")
+
+
+def recipe(**changes: Any) -> Recipe:
+    """The recipe of a stage, with keys of `[constitution]` changed.
+
+    Keys of its tables may stand alone (`pairs=0`), or in a dictionary (`probe={"every": 0}`).
+    Nothing is validated, so that bounds may be out of reach.
+    """
+    tables = {name: dict(changes.pop(name, {})) for name in PARTS}
+    for part, table in tables.items():
+        keys = type(getattr(SECTION, part)).model_fields.keys() - Alignment.model_fields.keys()
+        table |= {key: changes.pop(key) for key in keys & changes.keys()}
+    parts = {name: getattr(SECTION, name).model_copy(update=tables[name]) for name in PARTS}
+    base = Recipe(
+        seed=7,
+        model={"base": "tiny"},
+        data={"max_length": MAX_LENGTH, "sources": [{"path": "rows.jsonl"}]},
+    )
+    section = SECTION.model_copy(update=changes | parts)
+    return base.model_copy(update={"constitution": section})
 
 
 class Scripted:
@@ -108,28 +111,27 @@ class Stage:
     folder: Path
     critic: Any = field(default_factory=Scripted)
     heard: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    stop: tuple[str, int, int] | None = None
+    stop: tuple[str, int | str, int] | None = None  # phase, figure or "end", which time
 
-    def tell(self, kind: str, **fields: Any) -> None:
+    def on_event(self, kind: str, **fields: Any) -> None:
         self.heard.append((kind, fields))
         if self.stop is None or kind != "constitution-progress":
             return
         name, done, times = self.stop
-        if (fields["phase"], fields["done"]) == (name, done):
+        if fields["phase"] == name and fields["done"] == (fields["of"] if done == "end" else done):
             self.stop = (name, done, times - 1) if times > 1 else None
             if self.stop is None:
                 raise KeyboardInterrupt
 
     def phase(self, **changes: Any) -> Phase:
-        given: dict[str, Any] = {
+        tools: dict[str, Any] = {
             "model": self.model, "constitution": RULES, "critic": self.critic,
             "checks": Checks(ScriptedGuard({}), 0.5), "harmless_threshold": 0.7,
-            "settings": SETTINGS, "examples": (), "start": None,
-            "gathered": RequestSets(HARMFUL, HARMLESS, {"advbench": 3}, 1), "pool": HARMFUL,
-            "tell": self.tell,
+            "examples": (), "start": None, "pool": HARMFUL, "on_event": self.on_event,
+            "requests": RequestSets(HARMFUL, HARMLESS, {"advbench": 3}, 1),
         }  # fmt: skip
-        own = {name: changes.pop(name) for name in list(changes) if name in given}
-        return Phase(replace(PLAN, **changes), PhaseTools(**given | own))
+        own = {name: changes.pop(name) for name in list(changes) if name in tools}
+        return Phase(recipe(**changes), PhaseTools(**tools | own))
 
     def __call__(
         self, number: int = 1, work: str = "", last: bool = False, **changes: Any

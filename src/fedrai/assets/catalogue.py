@@ -1,7 +1,7 @@
-"""The assets that FedRAI names itself: each pinned to one version and one SHA-256.
+"""The assets that have a name of their own: each pinned to one version and one SHA-256.
 
-All lie in wheels, so that they can be had wherever pip works. A licence is that of the data, which
-is not always that of the package around it.
+All are in wheels, so they are available wherever pip works. A licence is that of the data, which is
+not always that of its package.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class CatalogueEntry:
     """One named asset.
 
     Attributes:
-        name: what users write in a recipe.
-        spec: where it comes from, with its checksum.
+        name: as in a recipe.
+        spec: source and checksum.
         what: one line for a listing.
         licence: SPDX name of the data's licence.
         bytes: size once unpacked.

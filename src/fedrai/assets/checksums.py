@@ -1,8 +1,8 @@
-"""Checksums of files that are written once: a list beside them, looked at where they are read.
+"""Checksums of files that are written once: a list beside them, checked when they are read.
 
-The list is `checksums.sha256`, in the form of `sha256sum`: `sha256sum -c checksums.sha256` in its
-folder names every file that changed. It holds the files of its folder and of those below. Files
-that no list names are taken as they are: those of folders that were made before there were lists.
+The list is `checksums.sha256` in the format of `sha256sum`: `sha256sum -c checksums.sha256` in its
+folder prints every file that changed. It covers the files of its folder and those below. A file
+that is in no list is not checked: folders of earlier versions have no lists.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from fedrai.errors import ChecksumError
 LISTING = "checksums.sha256"
 _DEPTH = 3  # folders up to the list: rounds/0001/adapters/NAME/adapter_model.safetensors
 _LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>[^\0]+)")
-_seen: dict[Path, tuple[Stamp, str]] = {}  # checksums of files, while they stay as they are
+_cached: dict[Path, tuple[Stamp, str]] = {}  # checksums, valid while the stamp is the same
 
 
 def listing(folder: Path) -> str:
-    """The text of the list of a folder: all files in it and below, but the list itself.
+    """The text of a folder's list: all files in it and below, except the list itself.
 
     Raises:
         OSError: a file cannot be read.
@@ -33,12 +33,12 @@ def listing(folder: Path) -> str:
 
 
 def text_of(sums: Mapping[str, str]) -> str:
-    """Checksums by name as the text of a list."""
+    """The text of a list."""
     return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
 
 
 def with_text(folder: Path, name: str, text: str) -> str:
-    """The text of a folder's list with one more file, or another content of it.
+    """The text of a folder's list after a file is added or rewritten.
 
     Raises:
         ChecksumError: the list itself is damaged.
@@ -48,7 +48,7 @@ def with_text(folder: Path, name: str, text: str) -> str:
 
 
 def read_listing(folder: Path) -> dict[str, str]:
-    """Checksums by name, relative to the folder; none where it has no list.
+    """Checksums by name, relative to the folder; empty if it has no list.
 
     Raises:
         ChecksumError: the list itself is damaged, or cannot be read.
@@ -64,7 +64,7 @@ def read_listing(folder: Path) -> dict[str, str]:
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
         entry = _LINE.fullmatch(line)
         if entry is None or not is_safe_member(entry["name"]):
-            raise _damaged(file, f"line {number} is no checksum with a name")
+            raise _damaged(file, f"line {number} is not a checksum and a name")
         sums[entry["name"]] = entry["sha256"]
     return sums
 
@@ -75,11 +75,11 @@ def has_listing(folder: Path) -> bool:
 
 
 def changed(folder: Path, only: str = "") -> list[str]:
-    """The files of a folder that are missing, or not what its list says; the list, if damaged.
+    """The files of a folder that are missing or differ from its list; the list itself if damaged.
 
     Args:
-        folder: the folder; without a list nothing has changed.
-        only: the one file to look at; empty: all.
+        folder: the folder; without a list nothing counts as changed.
+        only: check this file only; empty: all.
     """
     try:
         sums = read_listing(folder)
@@ -90,10 +90,10 @@ def changed(folder: Path, only: str = "") -> list[str]:
 
 
 def check_file(path: Path) -> None:
-    """Compare a file with the list nearest above it that names it.
+    """Compare a file with the nearest list above it that has it.
 
     Raises:
-        ChecksumError: it is not the file that was written there.
+        ChecksumError: the file has changed.
     """
     expected = _expected(path)
     if expected and path.is_file() and _sum_of(path) != expected:
@@ -101,10 +101,10 @@ def check_file(path: Path) -> None:
 
 
 def check_bytes(path: Path, body: bytes) -> None:
-    """As `check_file`, of a file whose content was read already.
+    """As `check_file`, for a file that was read already.
 
     Raises:
-        ChecksumError: it is not what was written there.
+        ChecksumError: the file has changed.
     """
     expected = _expected(path)
     if expected and hashlib.sha256(body).hexdigest() != expected:
@@ -112,7 +112,7 @@ def check_bytes(path: Path, body: bytes) -> None:
 
 
 def _expected(path: Path) -> str:
-    """The checksum that a file should have; empty where no list names it."""
+    """The checksum of a file in the nearest list; empty if it is in none."""
     parents = path.absolute().parents[:_DEPTH]
     for folder in [parent for parent in parents if has_listing(parent)]:
         sha256 = read_listing(folder).get(path.absolute().relative_to(folder).as_posix())
@@ -122,26 +122,26 @@ def _expected(path: Path) -> str:
 
 
 def _sum_of(path: Path) -> str:
-    """A file's checksum, worked out once for as long as it stays as it is; empty: unreadable."""
+    """A file's checksum, computed again only after a change; empty if it cannot be read."""
     try:
         stamp = stamp_of(path)
-        known = _seen.get(path.absolute())
-        if known is not None and known[0] == stamp:
-            return known[1]
+        last_stamp, sha256 = _cached.get(path.absolute(), (None, ""))
+        if last_stamp == stamp:
+            return sha256
         sha256 = sha256_file(path)
     except OSError:
         return ""
     if is_settled(stamp):
-        _seen[path.absolute()] = (stamp, sha256)
+        _cached[path.absolute()] = (stamp, sha256)
     return sha256
 
 
 def _differs(path: Path) -> ChecksumError:
-    return _damaged(path, f"its SHA-256 is not the one that {LISTING} has for it")
+    return _damaged(path, f"its SHA-256 differs from the one in {LISTING}")
 
 
 def _damaged(path: Path, why: str) -> ChecksumError:
     return ChecksumError(
         f"{path} is damaged: {why}",
-        hint=f"put it back from a copy; `sha256sum -c {LISTING}` names every file that changed",
+        hint=f"restore it from a backup; `sha256sum -c {LISTING}` prints every file that changed",
     )

@@ -1,4 +1,4 @@
-"""Spec in, verified local path out; and what is known of an asset afterwards."""
+"""From a spec to a verified local path, and the status of an asset."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fedrai.errors import AssetError, ChecksumError
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """What is known of an asset.
+    """The status of an asset.
 
     Attributes:
-        spec: as it was asked for.
+        spec: as it was written.
         cached: whether `fetch` would return it without a network.
-        path: the file or folder; None when missing.
-        bytes: its size; the catalogue's figure when missing, None when unknown.
+        path: the file or folder; None if missing.
+        bytes: its size; if missing, that of the catalogue, else None.
         source: where it comes from, with the version or commit once fetched.
         revision: that version or commit; empty for local paths and URLs.
-        sha256: hash at fetch time, or the pin; None when there is neither.
+        sha256: when it was fetched, else the pin; None without either.
         licence: from the catalogue; None for all others.
     """
 
@@ -47,47 +47,49 @@ def fetch(
 ) -> Path:
     """The local file or folder that a spec names, downloaded if it is not in the cache.
 
-    A hub reference without a commit keeps to the commit of its first fetch.
+    A hub reference without a commit keeps the commit of its first fetch.
 
     Args:
         spec: see `fedrai.assets.ref`.
-        progress: shows downloads; nothing is shown without it.
+        progress: shows downloads; None: nothing is shown.
         offline: use no network, as FEDRAI_OFFLINE=1 does.
-        instead: what one may name, a sentence for the hint where there is no such path; empty:
-            any asset.
+        instead: what may be given, a sentence for the hint if there is no such path; empty: any
+            asset.
 
     Raises:
-        AssetError: the spec is malformed, or the asset cannot be had; the hint says what to do.
-        ChecksumError: the bytes are not those of the pin, or not those that were fetched.
+        AssetError: the spec is malformed, or the asset is not available; the hint says what to do.
+        ChecksumError: the bytes differ from the pin, or from those that were fetched.
     """
     ref = parse(spec)
     if ref.scheme == "path":
         return _local(ref, instead)
-    found = _cached(ref)
-    if found is not None:
-        return _checked(ref, *found, Meter(progress))
+    cached = _cached(ref)
+    if cached is not None:
+        return _checked(ref, *cached, Meter(progress))
     offline = offline or cache.offline_by_environment()
     if offline and ref.scheme != "hf":
         raise _not_cached(ref)
     meter = Meter(progress)
-    with cache.disk_errors(ref.label, meter), cache.locked(ref.key, meter):
-        found = _cached(ref)
-        return _checked(ref, *found, meter) if found else _download(ref, meter, offline=offline)
+    with cache.disk_errors(ref.label, meter), cache.exclusive(ref.key, meter) as work:
+        cached = _cached(ref)
+        if cached is not None:
+            return _checked(ref, *cached, meter)
+        return _download(ref, work, meter, offline=offline)
 
 
 def _cached(ref: AssetRef) -> tuple[Path, cache.Record] | None:
-    """What the cache holds for a spec; None where its record is that of something else."""
-    found = cache.find(ref.key)
+    """The cached asset of a spec; None if its record is of another commit."""
+    cached = cache.find(ref.key)
     pinned = ref.scheme == "hf" and re.fullmatch(r"[0-9a-f]{40}", ref.revision)
-    other = found and pinned and found[1].revision != ref.revision
-    return None if other else found
+    is_other = cached and pinned and cached[1].revision != ref.revision
+    return None if is_other else cached
 
 
 def _checked(ref: AssetRef, path: Path, record: cache.Record, meter: Meter) -> Path:
-    """The path, if it holds the bytes that it should.
+    """The path, after its checksum was compared.
 
     Raises:
-        ChecksumError: it does not.
+        ChecksumError: the bytes have changed.
     """
     actual = _hashed_now(ref, path, record, meter)
     expected = ref.sha256 or record.sha256
@@ -97,7 +99,7 @@ def _checked(ref: AssetRef, path: Path, record: cache.Record, meter: Meter) -> P
             f"The cached {ref.label} at {path} was changed: its SHA-256 is"
             f" {actual or 'none (a folder in it is a link)'}, expected {expected}.",
             hint=f"`fedrai assets verify {name}` deletes this copy, `fedrai assets fetch {name}`"
-            " brings a new one."
+            " downloads a new one."
             if ref.scheme != "hf"
             else f"Delete {path} from the hub's cache and fetch it again.",
         )
@@ -115,7 +117,7 @@ def _hashed_now(ref: AssetRef, path: Path, record: cache.Record, meter: Meter) -
 def verify(spec: str) -> AssetStatus:
     """Hash a cached or local asset again and compare with its pin, else with its recorded hash.
 
-    A damaged copy in FedRAI's cache is deleted, so that the next fetch brings it anew.
+    A damaged copy in FedRAI's cache is deleted, so that the next fetch downloads it again.
 
     Raises:
         AssetError: it is not in the cache.
@@ -124,10 +126,10 @@ def verify(spec: str) -> AssetStatus:
     ref = parse(spec)
     if ref.scheme == "path":
         return replace(status(spec), sha256=sha256_path(_local(ref)))
-    found = _cached(ref)
-    if found is None:
-        raise AssetError(f"{ref.label} is not in the cache, or not whole.", hint="Fetch it first.")
-    path, record = found
+    cached = _cached(ref)
+    if cached is None:
+        raise AssetError(f"{ref.label} is not in the cache, or incomplete.", hint="Fetch it first.")
+    path, record = cached
     actual = "" if has_linked_folder(path) else sha256_path(path)
     if actual != (ref.sha256 or record.sha256):
         raise _changed(ref, path, ref.sha256 or record.sha256, actual)
@@ -135,7 +137,7 @@ def verify(spec: str) -> AssetStatus:
 
 
 def status(spec: str) -> AssetStatus:
-    """Whether an asset is here, where, and where it comes from; uses no network, hashes nothing.
+    """Whether an asset is cached, its path and its source; uses no network and hashes nothing.
 
     Raises:
         AssetError: the spec is malformed.
@@ -149,12 +151,12 @@ def status(spec: str) -> AssetStatus:
         here = path if path.exists() else None
         pin = ref.sha256 or None
         return AssetStatus(spec, here is not None, here, size, ref.label, "", pin, licence)
-    found = _cached(ref)
-    if found is None:
+    cached = _cached(ref)
+    if cached is None:
         size = entry.bytes if entry else None
         pin = ref.sha256 or None
         return AssetStatus(spec, False, None, size, ref.label, ref.revision, pin, licence)
-    path, record = found
+    path, record = cached
     return AssetStatus(
         spec, True, path, record.bytes, record.source, record.revision, record.sha256, licence
     )
@@ -172,44 +174,37 @@ def _local(ref: AssetRef, instead: str = "") -> Path:
         if actual != ref.sha256:
             raise ChecksumError(
                 f"{path} has SHA-256 {actual}, expected {ref.sha256}.",
-                hint="It is not the file that was pinned; it was left as it is.",
+                hint="It is not the pinned file; it was not changed.",
             )
     return path
 
 
 def _no_such_path(ref: AssetRef, path: Path, instead: str) -> AssetError:
-    named = instead or f"Name a file, a hub id (org/name), or one of: {', '.join(CATALOGUE)}."
+    choices = instead or f"Name a file, a hub id (org/name), or one of: {', '.join(CATALOGUE)}."
     relative = "" if path.is_absolute() else f" A relative path starts from {Path.cwd()}."
     hint = f"{instead or 'Check the path.'}{relative}"
     if "/" not in ref.name:
         near = difflib.get_close_matches(ref.name, CATALOGUE, n=1)
-        meant = f"Did you mean {near[0]!r}? " if near else ""
-        hint = f"{meant}{named}{relative}"
+        question = f"Did you mean {near[0]!r}? " if near else ""
+        hint = f"{question}{choices}{relative}"
     return AssetError(f"There is no file or folder {path.absolute()}.", hint=hint)
 
 
-def _download(ref: AssetRef, meter: Meter, *, offline: bool) -> Path:
-    with cache.partial() as work:
-        entry = work / "entry"
-        content = entry / "content"
-        content.mkdir(parents=True)
-        path, revision = _bring(ref, work, content, meter, offline=offline)
-        record = _record(ref, path, revision, entry, meter)
-        return cache.install(entry, ref.key, record)
-
-
-def _bring(
-    ref: AssetRef, work: Path, content: Path, meter: Meter, *, offline: bool
-) -> tuple[Path, str]:
+def _download(ref: AssetRef, work: Path, meter: Meter, *, offline: bool) -> Path:
+    entry, revision = work / "entry", ref.revision
+    content = entry / "content"
+    content.mkdir(parents=True)
     if ref.scheme == "hf":
-        return hub.get(ref, meter, offline=offline)
-    if ref.scheme == "pypi":
-        return pypi.get(ref, work, content, meter), ref.revision
-    return web.get(ref, content, meter), ""
+        path, revision = hub.get(ref, meter, offline=offline)
+    elif ref.scheme == "pypi":
+        path = pypi.get(ref, work, content, meter)
+    else:
+        path = web.get(ref, content, meter)
+    return cache.install(entry, ref.key, _record(ref, path, revision, entry, meter))
 
 
 def _record(ref: AssetRef, path: Path, revision: str, entry: Path, meter: Meter) -> cache.Record:
-    """Hash what came, compare it with the pin, and say where it is from."""
+    """Hash the download, compare it with the pin, and record its source."""
     size = bytes_of(path)
     with meter.phase(f"Checking {ref.title}", size, writes=False):
         sha256 = sha256_now(path, entry / cache.CHECKED, meter.advance)
@@ -228,10 +223,10 @@ def _record(ref: AssetRef, path: Path, revision: str, entry: Path, meter: Meter)
 
 
 def _wrong_bytes(ref: AssetRef, path: Path, actual: str) -> ChecksumError:
-    kept = f"It stays in the hub's cache at {path}" if ref.scheme == "hf" else "It was deleted"
+    outcome = f"It stays in the hub's cache at {path}" if ref.scheme == "hf" else "It was deleted"
     return ChecksumError(
         f"{ref.label} has SHA-256 {actual}, expected {ref.sha256}.",
-        hint=f"{kept}. Fetch again; if it differs again, the source has changed: find out why"
+        hint=f"{outcome}. Fetch again; if it differs again, the source has changed: find out why"
         " before you change the pin.",
     )
 

@@ -8,32 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK = 1 << 20
-_TICK = 2_000_000_000  # nanoseconds; FAT's clock is the slowest
+_TICK = 2_000_000_000  # nanoseconds; the resolution of FAT, the coarsest
 Stamp = tuple[int, int, int, int]
-"""Size, times of the last change of content and of anything, inode: a changed file has another."""
+"""Size, mtime, ctime and inode: they differ after any change of a file."""
 
 
 def stamp_of(path: Path) -> Stamp:
-    """What tells, without reading a file, that it was not written since.
+    """The stamp of a file.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such file.
     """
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def is_settled(stamp: Stamp) -> bool:
-    """Whether a stamp is old enough to tell: clocks of file systems may tick only now and then."""
+    """Whether a stamp is old enough to be trusted: clocks of file systems may be coarse."""
     return time.time_ns() - max(stamp[1:3]) > _TICK
 
 
 def sha256_file(path: Path, *, advance: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a file's bytes, in lower-case hex.
+    """The SHA-256 of a file's bytes in lower-case hex.
 
     Args:
         path: the file.
-        advance: called with the number of bytes after each block that was read.
+        advance: called after each block with its size in bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -50,8 +50,8 @@ def sha256_file(path: Path, *, advance: Callable[[int], None] | None = None) -> 
 def sha256_path(path: Path, *, advance: Callable[[int], None] | None = None) -> str:
     """The SHA-256 of a file, or of a folder.
 
-    A folder's is the hash of the lines `name NUL sha256 newline`, one for each file below it,
-    sorted by name; a name is relative to the folder and has forward slashes.
+    For a folder: the hash of the lines `name NUL sha256 newline`, one for each file below it,
+    sorted by name. Names are relative to the folder, with forward slashes.
 
     Raises:
         OSError: a file cannot be read.

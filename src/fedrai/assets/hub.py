@@ -1,4 +1,4 @@
-"""Hub repositories and their files, by huggingface_hub with its own cache and settings."""
+"""Hub repositories and their files, downloaded by huggingface_hub into its own cache."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fedrai.errors import AssetError
 
 
 def get(ref: AssetRef, meter: Meter, *, offline: bool) -> tuple[Path, str]:
-    """The file or folder in the hub's cache, and the commit that it is from.
+    """The file or folder in the hub's cache, and its commit.
 
     Args:
-        ref: the repository, and the file where one is named.
-        meter: shows the bytes.
-        offline: look only into the hub's cache.
+        ref: the repository, or one file of it.
+        meter: shows the transfer.
+        offline: use the hub's cache only.
 
     Raises:
         AssetError: not found, not permitted, not reachable, not cached while offline, or disk full.
@@ -56,7 +56,7 @@ def _call(ref: AssetRef, bar_class: type[Any], *, offline: bool) -> Path:
 
 @contextmanager
 def _no_requests_when(offline: bool) -> Iterator[None]:
-    """Hold back also what `local_files_only` lets through, such as the hub's daily look-ups."""
+    """Block also the requests that `local_files_only` allows, such as daily update checks."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -68,20 +68,20 @@ def _no_requests_when(offline: bool) -> Iterator[None]:
 
 
 def _bar_class(description: str, meter: Meter) -> type[Any]:
-    """A tqdm class that draws nothing and passes the bytes written to the meter."""
+    """A tqdm class that draws nothing and reports the bytes to the meter."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class SilentBar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             self._counts = options.get("unit") == "B" and options.get("desc") != "Downloading bytes"
-            self._seen = 0
+            self._last_total = 0
             super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
             if not self._counts:
                 return
-            if self.total and self.total != self._seen:
-                self._seen = self.total
+            if self.total and self.total != self._last_total:
+                self._last_total = self.total
                 meter.start(description, int(self.total), writes=True)
             meter.advance(int(n or 0))
 
@@ -107,15 +107,15 @@ def _hub_error(ref: AssetRef, error: Exception, meter: Meter, *, offline: bool) 
             hint=hint,
         )
     page = f"{constants.ENDPOINT}/{ref.name}"
-    bare = "" if ref.text.startswith("hf:") else f" (nor is there a local path {ref.text})"
+    bare = "" if ref.text.startswith("hf:") else f" (and there is no local path {ref.text})"
     if isinstance(error, errors.GatedRepoError):
         return AssetError(
-            f"{ref.label} is gated: its owner must let you in.",
+            f"{ref.label} is gated: its owner must grant you access.",
             hint=f"Ask for access at {page}, then run `hf auth login` (or set HF_TOKEN).",
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return AssetError(
-            f"The hub has no repository {ref.name} that you may see{bare}.",
+            f"The hub has no repository {ref.name} that you can access{bare}.",
             hint=f"Check the name at {page}; if it is private, run `hf auth login`.",
         )
     if isinstance(error, errors.RevisionNotFoundError):
@@ -136,10 +136,11 @@ def _transport_error(ref: AssetRef, error: Exception, page: str, bare: str) -> A
         )
     if isinstance(error, (*missing_here, ConnectionError, TimeoutError)):
         return AssetError(
-            f"The hub could not be reached for {ref.label}{bare}, and its cache has none.",
+            f"The hub could not be reached for {ref.label}{bare}, and its cache does not have it.",
             hint="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE.",
         )
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return AssetError(
-        f"The hub could not give {ref.label}: {reason.rstrip('.')}.", hint=f"See {page}."
+        f"{ref.label} could not be downloaded from the hub: {reason.rstrip('.')}.",
+        hint=f"See {page}.",
     )

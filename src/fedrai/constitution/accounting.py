@@ -8,26 +8,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedrai.constitution.diversity import diversity
-from fedrai.constitution.material import Material, Spending
+from fedrai.constitution.material import Material
 from fedrai.constitution.mixture import Mixture
-from fedrai.constitution.plan import PhaseTools, Plan
 from fedrai.constitution.records import TRAINED, Outcome
+from fedrai.constitution.spending import Spending
+from fedrai.constitution.tools import PhaseTools
 from fedrai.constitution.training import TrainingOutcome
+from fedrai.recipe.alignment import Alignment
 from fedrai.runs.costs import Cost, peak_bytes
 
 
-def account(found: Material, reused: bool) -> dict[str, Any]:
-    """What the revisions and harmless answers of a round are like.
-
-    Args:
-        found: the material.
-        reused: whether an earlier round made it.
-    """
-    records = found.records
+def material_counts(material: Material) -> dict[str, Any]:
+    """Counts of the revisions and harmless answers of a round."""
+    records = material.records
     kept = [r.revision for r in records if r.outcome in TRAINED and r.revision]
     tries = Counter(str(r.tries) for r in records if r.outcome is Outcome.KEPT)
     return {
-        "reused": reused,
         "requests": len(records),
         "kept": len(kept),
         "yield": len(kept) / len(records) if records else None,
@@ -36,63 +32,68 @@ def account(found: Material, reused: bool) -> dict[str, Any]:
         "tries": dict(sorted(tries.items())),
         "diversity": diversity(kept).to_json() if kept else None,
         "harmless": {
-            "requests": len(found.harmless),
-            "answered": sum(a.answer is not None for a in found.harmless),
-            "needless_refusals": sum(a.refused is not None for a in found.harmless),
+            "requests": len(material.harmless),
+            "answered": sum(a.answer is not None for a in material.harmless),
+            "needless_refusals": sum(a.refused is not None for a in material.harmless),
         },
     }
 
 
-def without_time(probed: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A probe's figures but those that differ from run to run."""
-    return None if probed is None else {k: v for k, v in probed.items() if k != "seconds"}
+def without_time(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The figures of a probe, except those that differ from run to run."""
+    return None if result is None else {k: v for k, v in result.items() if k != "seconds"}
 
 
-def composed(mixed: Mixture, missing: Sequence[str]) -> dict[str, Any]:
-    """What was trained on.
+def composed(mixture: Mixture, missing: Sequence[str]) -> dict[str, Any]:
+    """Counts of the training data.
 
     Args:
-        mixed: rows and pairs.
-        missing: kinds of pairs that were wanted and of which there was none.
+        mixture: rows and pairs.
+        missing: kinds of pairs that have a share but no item.
     """
-    body = mixed.to_json()
+    body = mixture.to_json()
     return {"kinds": body.pop("parts"), **body, "pairs_left_out": list(missing)}
 
 
 def counted(cost: Cost) -> dict[str, float]:
-    """What every repetition gives, to nine digits: sums in another order differ by less."""
+    """The reproducible figures of a cost, to nine digits: sums in another order differ by less."""
     return {"tokens": cost.tokens, "operations": float(f"{cost.operations:.9g}")}
 
 
 def full_operations(
-    plan: Plan, tools: PhaseTools, found: Material, mixed: Mixture, trained: TrainingOutcome
+    section: Alignment,
+    tools: PhaseTools,
+    material: Material,
+    mixture: Mixture,
+    outcome: TrainingOutcome,
 ) -> float | None:
     """Estimate the operations of one epoch with fresh generation for all requests.
 
-    Each request, answer and step is taken to cost what those at hand did when they were made.
+    Each request, answer and step is assumed to cost the mean of those of the material.
 
     Returns:
-        None where no step was taken, which then tells nothing.
+        None if no step was taken.
     """
-    if not trained.steps:
+    if not outcome.steps:
         return None
-    made = {name: found.spent.get(name, Cost()).operations for name in ("revisions", "harmless")}
-    asked, answered = max(1, len(found.records)), max(1, len(found.harmless))
-    training = trained.operations / trained.steps * _epoch(plan, tools, found, mixed)
-    revisions = made["revisions"] / asked * len(tools.pool)
-    answers = made["harmless"] / answered * len(tools.gathered.harmless)
-    return float(f"{revisions + answers + training:.9g}")
+    names = ("revisions", "harmless")
+    spent = {name: material.spent.get(name, Cost()).operations for name in names}
+    records, answers = max(1, len(material.records)), max(1, len(material.harmless))
+    training = outcome.operations / outcome.steps * _epoch(section, tools, material, mixture)
+    revisions = spent["revisions"] / records * len(tools.pool)
+    harmless = spent["harmless"] / answers * len(tools.requests.harmless)
+    return float(f"{revisions + harmless + training:.9g}")
 
 
-def _epoch(plan: Plan, tools: PhaseTools, found: Material, mixed: Mixture) -> int:
-    """Steps that go through the revisions of all requests, or their pairs where those are all."""
-    times = len(tools.pool) / max(1, len(found.records))
-    kept = sum(record.outcome in TRAINED for record in found.records)
-    if each := plan.rows * plan.refusals:
+def _epoch(section: Alignment, tools: PhaseTools, material: Material, mixture: Mixture) -> int:
+    """Steps that go through the revisions of all requests, or their pairs if there are no rows."""
+    mix, times = section.mix, len(tools.pool) / max(1, len(material.records))
+    kept = sum(record.outcome in TRAINED for record in material.records)
+    if each := mix.rows * mix.refusals:
         return math.ceil((kept * times + len(tools.examples)) / each - 1e-9)
-    pairs = mixed.parts["harmful-pairs"].items * times if mixed.pairs else 0
-    share = plan.pairs * (1 - plan.harmless_pairs)
-    return math.ceil(pairs / share - 1e-9) if pairs and share and not plan.rows else plan.steps
+    pairs = mixture.parts["harmful-pairs"].items * times if mixture.pairs else 0
+    share = mix.pairs * (1 - section.harmless_pairs)
+    return math.ceil(pairs / share - 1e-9) if pairs and share and not mix.rows else section.steps
 
 
 def total(spending: Spending, names: set[str] | None = None) -> Cost:

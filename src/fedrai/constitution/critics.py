@@ -122,7 +122,7 @@ class LocalCritic:
         by_number = dict(zip(fits, found.answers, strict=True))
         return CriticAnswers(
             tuple(map(by_number.get, range(len(conversations)))),
-            found.prompt_tokens + found.new_tokens,
+            found.tokens,
             found.operations,
             _missing(len(conversations) - len(fits)),
         )

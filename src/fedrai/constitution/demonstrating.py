@@ -1,8 +1,8 @@
-"""Which demonstrations stand before a request, and how they are asked.
+"""Which demonstrations come before a request, and their words.
 
-A small model copies the pattern it sees, so all demonstrations of a prompt are of one form, and ask
-in the very words of its last turns. The draw is by SHA-256 over seed, request and try: it depends
-neither on the order of the file nor on what became of other requests.
+A small model copies the pattern it sees. So all demonstrations of a prompt are of one form, and use
+the same critique and revision requests as its last turns. The draw is by SHA-256 over seed, request
+and try: it depends neither on the order of the file nor on other requests.
 """
 
 from __future__ import annotations
@@ -25,21 +25,20 @@ def drawn_number(*parts: int | str) -> int:
 
 
 def draw_demonstrations(
-    request: Request, constitution: Constitution, count: int, seed: int, index: int, attempt: int
+    request: Request, constitution: Constitution, count: int, seed: int, place: tuple[int, int]
 ) -> tuple[Demonstration, ...]:
     """Draw demonstrations of one form for a request.
 
     Those that decline are for harmful requests, those that answer for harmless ones; where there
-    are none of the kind, all count. What asks nearly the same as the request is never shown. Of the
-    form, those whose principle has the request's category are taken first.
+    are none of the kind, all are used. A demonstration whose request is nearly the same is never
+    drawn. Of the form, those whose principle has the request's category come first.
 
     Args:
         request: what is asked.
         constitution: has the demonstrations.
-        count: how many; fewer come back where the form has fewer.
+        count: how many; fewer are returned where the form has fewer.
         seed: of the draw.
-        index: which request.
-        attempt: which try; each has a draw of its own.
+        place: number of the request, and of the try; each has a draw of its own.
     """
     usable = [
         d for d in constitution.demonstrations if similarity(d.request, request.prompt) < NEAR
@@ -49,14 +48,13 @@ def draw_demonstrations(
     ] or usable
     if not fitting or not count:
         return ()
-    form = min({d.form for d in fitting}, key=lambda name: drawn_number(seed, index, attempt, name))
+    form = min({d.form for d in fitting}, key=lambda name: drawn_number(seed, *place, name))
 
-    def place(one: Demonstration) -> tuple[bool, int]:
-        return not _of_category(one, constitution, request), drawn_number(
-            seed, index, attempt, one.request
-        )
+    def order(one: Demonstration) -> tuple[bool, int]:
+        category = _of_category(one, constitution, request)
+        return not category, drawn_number(seed, *place, one.request)
 
-    return tuple(sorted((d for d in fitting if d.form == form), key=place)[:count])
+    return tuple(sorted((d for d in fitting if d.form == form), key=order)[:count])
 
 
 def _of_category(one: Demonstration, constitution: Constitution, request: Request) -> bool:
@@ -65,32 +63,32 @@ def _of_category(one: Demonstration, constitution: Constitution, request: Reques
     return request.category in constitution.principle(one.principle).categories
 
 
-def filled(asking: str, request: str) -> str:
-    """What a principle asks, with the user's request in the place of `{request}`.
+def filled(template: str, request: str) -> str:
+    """A principle's request, with the user's request in place of `{request}`.
 
-    A small model that reads the request again right before it answers stays with its topic.
+    A small model that reads the request again right before it answers keeps to its topic.
     """
-    return asking.replace("{request}", request)
+    return template.replace("{request}", request)
 
 
 def lead(
-    shown: Sequence[Demonstration], principle: Principle, *, own_words: bool
+    demonstrations: Sequence[Demonstration], principle: Principle, *, own_words: bool
 ) -> tuple[Message, ...]:
     """The turns of demonstrations.
 
     Args:
-        shown: the demonstrations; the first stands last, nearest to the request.
-        principle: whose critique request and revision request they are asked with.
-        own_words: whether they keep their own requests instead, and what stands before theirs.
+        demonstrations: the first comes last, nearest to the request.
+        principle: its critique request and revision request are used.
+        own_words: use the demonstrations' own requests and earlier turns instead.
     """
     return tuple(
         turn
-        for one in reversed(shown)
-        for turn in (one.turns if own_words else _asked_again(one, principle))
+        for one in reversed(demonstrations)
+        for turn in (one.turns if own_words else _with_requests(one, principle))
     )
 
 
-def _asked_again(one: Demonstration, principle: Principle) -> tuple[Message, ...]:
+def _with_requests(one: Demonstration, principle: Principle) -> tuple[Message, ...]:
     return (
         Message("user", one.request),
         Message("assistant", one.answer),

@@ -1,15 +1,15 @@
-"""What an alignment trains on: rows and preference pairs, in the shares that are asked for.
+"""Training data of an alignment: rows and preference pairs, in the shares of the recipe.
 
-`prefer.align` draws uniformly from what it is given, so the shares are those of the list. A list
-has kinds (of rows: revisions, look-alikes, ordinary instructions; of pairs: harmful, harmless), and
-its length is the smallest that
+`prefer.align` draws uniformly from a list, so the shares are those of the list. A list has kinds
+(of rows: revisions, look-alikes, ordinary instructions; of pairs: harmful, harmless). Its length is
+the smallest that
 
-    is at least what is asked for (what will be drawn, say),
+    is at least the size that is requested (what will be drawn, say),
     and holds every item of the first kind with a share above 0: every revision is trained on.
 
-Each kind gets its share of the length, whole numbers by largest remainder, and its items are taken
-in shuffled passes: none is there twice before all are there once, so their counts differ by one at
-most. A kind with a share and no item is an error: other data in its place would be another mixture.
+Each kind gets its share of the length, in whole numbers by largest remainder. Its items come in
+shuffled passes: none appears twice before all appear once, so their counts differ by one at most. A
+kind with a share and no item is an error: other data in its place would be another mixture.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fedrai.constitution.harmless import HarmlessAnswer
 from fedrai.constitution.records import TRAINED, Outcome, RevisionRecord
 from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
+from fedrai.recipe.alignment import Mix
 from fedrai.records import Message, Tokens
 from fedrai.training.prefer import PreferencePair
 from fedrai.training.sft import label_count
@@ -46,7 +47,7 @@ class KindCount:
     """One kind in a list.
 
     Attributes:
-        items: different ones that there are.
+        items: different items of the kind.
         used: entries of the list that are of the kind.
     """
 
@@ -56,10 +57,10 @@ class KindCount:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What an alignment trains on.
+    """Training data of an alignment.
 
     Attributes:
-        rows: for supervised fine-tuning; one of a kind may stand there many times.
+        rows: for supervised fine-tuning; the same row may appear many times.
         pairs: preference pairs, likewise.
         parts: the kinds that both are made of, by name.
         left_out: items that could not be used, by reason: "row-cut" and "pair-cut" (max_length
@@ -83,64 +84,109 @@ class Mixture:
         }
 
 
-def mixture(
-    chat: ChatFormat,
-    records: Sequence[RevisionRecord],
-    harmless: Sequence[HarmlessAnswer],
-    *,
-    refusals: float,
-    look_alikes: float,
-    harmless_pairs: float,
-    rows: int,
-    pairs: int,
-    max_length: int,
-    seed: int,
-) -> Mixture:
-    """Compose rows and pairs.
+@dataclass(frozen=True, slots=True)
+class MixtureSizes:
+    """How much a mixture holds.
+
+    Attributes:
+        rows: least number of rows; 0: none at all. 1 gives one pass through the revisions.
+        pairs: least number of pairs, likewise.
+        harmless_pairs: part of the pairs that are of harmless requests.
+    """
+
+    rows: int
+    pairs: int
+    harmless_pairs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mixer:
+    """Composes rows and pairs.
 
     Rows are request and revision of records that are kept or were safe already, and request and
     answer of harmless ones, look-alikes if their request has a `kind`. Pairs are those of
-    `revision_pairs`, and of each harmless request its answer, chosen, with the model's own needless
-    refusal, rejected, or where it gave none a revision that refuses a harmful request of the same
-    category, or any where there is none: what to learn is which request to refuse, not a style.
+    `revision_pairs`, and for each harmless request its answer, chosen, with the model's own
+    needless refusal, rejected. Where it gave none, a revision that refuses a harmful request of the
+    same category is rejected, or any where there is none: the lesson is which request to refuse,
+    not a style.
 
     Records of harmless requests (the benign control) make rows and pairs as all records do; their
-    revisions are no refusals to borrow.
+    revisions are not borrowed as refusals.
 
-    Args:
+    Attributes:
         chat: the model's.
-        records: what critique and revision gave.
-        harmless: answered harmless requests; those without an answer are passed over.
-        refusals: part of the rows that are revisions.
-        look_alikes: part of the rows that are look-alikes; the rest are ordinary.
-        harmless_pairs: part of the pairs that are of harmless requests.
-        rows: least number of rows; 0: none at all. 1 gives one pass through the revisions.
-        pairs: least number of pairs, likewise.
-        max_length: tokens of a conversation; what lies beyond is cut.
+        records: of critique and revision.
+        harmless: answered harmless requests; those without an answer are ignored.
+        mix: shares of the rows.
+        max_length: tokens of a conversation; the rest is cut.
         seed: of the order, and of which refusals are borrowed.
-
-    Raises:
-        DataError: a kind with a share above 0 has no item.
     """
-    left_out: Counter[str] = Counter()
-    parts: dict[str, KindCount] = {}
-    wanted_rows: list[Tokens] = []
-    wanted_pairs: list[PreferencePair] = []
-    if rows:
-        kinds = _row_kinds(chat, records, harmless, max_length, left_out)
-        rest = 1 - _exact(refusals) - _exact(look_alikes)
-        shares = (_exact(refusals), _exact(look_alikes), rest)
-        wanted_rows = _composed(kinds, shares, rows, seed, parts)
-    if pairs:
-        couples = {
-            "harmful-pairs": _made(chat, _revised(records), max_length, left_out),
-            "harmless-pairs": _harmless(chat, records, harmless, max_length, seed, left_out),
+
+    chat: ChatFormat
+    records: Sequence[RevisionRecord]
+    harmless: Sequence[HarmlessAnswer]
+    mix: Mix
+    max_length: int
+    seed: int
+
+    def compose(self, sizes: MixtureSizes) -> Mixture:
+        """Compose a mixture.
+
+        Raises:
+            DataError: a kind with a share above 0 has no item.
+        """
+        left_out: Counter[str] = Counter()
+        parts: dict[str, KindCount] = {}
+        rows: list[Tokens] = []
+        pairs: list[PreferencePair] = []
+        if sizes.rows:
+            refusals, look_alikes = _exact(self.mix.refusals), _exact(self.mix.look_alikes)
+            shares = (refusals, look_alikes, 1 - refusals - look_alikes)
+            rows = _composed(self._rows(left_out), shares, sizes.rows, self.seed, parts)
+        if sizes.pairs:
+            kinds = {
+                "harmful-pairs": _pairs(
+                    self.chat, _revised(self.records), self.max_length, left_out
+                ),
+                "harmless-pairs": self._harmless_pairs(left_out),
+            }
+            share = _exact(sizes.harmless_pairs)
+            pairs = _composed(kinds, (1 - share, share), sizes.pairs, self.seed, parts)
+        return Mixture(tuple(rows), tuple(pairs), parts, dict(sorted((+left_out).items())))
+
+    def _rows(self, left_out: Counter[str]) -> dict[str, list[Tokens]]:
+        """Tokenized rows by kind, without those that have no label token."""
+        texts: dict[str, list[tuple[str, str]]] = {
+            "revisions": [], "look-alikes": [], "ordinary": [],
+        }  # fmt: skip
+        for record in self.records:
+            if record.outcome in TRAINED and record.revision:
+                texts["revisions"].append((record.request.prompt, record.revision))
+        for entry in self.harmless:
+            if entry.answer:
+                kind = "look-alikes" if entry.request.kind else "ordinary"
+                texts[kind].append((entry.request.prompt, entry.answer))
+        kinds = {
+            kind: [_row(self.chat, *text, self.max_length) for text in some]
+            for kind, some in texts.items()
         }
-        share = _exact(harmless_pairs)
-        wanted_pairs = _composed(couples, (1 - share, share), pairs, seed, parts)
-    return Mixture(
-        tuple(wanted_rows), tuple(wanted_pairs), parts, dict(sorted((+left_out).items()))
-    )
+        left_out["row-cut"] += sum(not label_count(row) for some in kinds.values() for row in some)
+        return {kind: [row for row in some if label_count(row)] for kind, some in kinds.items()}
+
+    def _harmless_pairs(self, left_out: Counter[str]) -> list[PreferencePair]:
+        """Pairs of harmless requests."""
+        refusals = _refusals(self.records)
+        sides: list[Sides] = []
+        for entry in self.harmless:
+            if not entry.answer:
+                continue
+            pool = refusals.get(entry.request.category) or refusals.get("", [])
+            refusal = entry.refused or _borrowed(pool, entry.request.prompt, self.seed)
+            if refusal:
+                sides.append((entry.request.prompt, entry.answer, refusal))
+            else:
+                left_out["no-refusal"] += 1
+        return _pairs(self.chat, sides, self.max_length, left_out)
 
 
 def revision_pairs(
@@ -150,31 +196,10 @@ def revision_pairs(
 
     Left out are harmful requests that the first answer refuses too, and what cannot be learnt from.
     """
-    return _made(chat, _revised(records), max_length, Counter())
+    return _pairs(chat, _revised(records), max_length, Counter())
 
 
 # --- rows and pairs -------------------------------------------------------------------------------
-
-
-def _row_kinds(
-    chat: ChatFormat,
-    records: Sequence[RevisionRecord],
-    harmless: Sequence[HarmlessAnswer],
-    max_length: int,
-    left_out: Counter[str],
-) -> dict[str, list[Tokens]]:
-    """Tokenized rows by kind, without those that have no label token."""
-    texts: dict[str, list[tuple[str, str]]] = {"revisions": [], "look-alikes": [], "ordinary": []}
-    for record in records:
-        if record.outcome in TRAINED and record.revision:
-            texts["revisions"].append((record.request.prompt, record.revision))
-    for entry in harmless:
-        if entry.answer:
-            kind = "look-alikes" if entry.request.kind else "ordinary"
-            texts[kind].append((entry.request.prompt, entry.answer))
-    kinds = {k: [_row(chat, *text, max_length) for text in some] for k, some in texts.items()}
-    left_out["row-cut"] += sum(not label_count(row) for some in kinds.values() for row in some)
-    return {kind: [row for row in some if label_count(row)] for kind, some in kinds.items()}
 
 
 def _row(chat: ChatFormat, prompt: str, answer: str, max_length: int) -> Tokens:
@@ -194,37 +219,14 @@ def _revised(records: Iterable[RevisionRecord]) -> list[Sides]:
     ]
 
 
-def _harmless(
-    chat: ChatFormat,
-    records: Sequence[RevisionRecord],
-    harmless: Sequence[HarmlessAnswer],
-    max_length: int,
-    seed: int,
-    left_out: Counter[str],
-) -> list[PreferencePair]:
-    """Pairs of harmless requests."""
-    refusals = _refusals(records)
-    sides: list[Sides] = []
-    for entry in harmless:
-        if not entry.answer:
-            continue
-        pool = refusals.get(entry.request.category) or refusals.get("", [])
-        refusal = entry.refused or _borrowed(pool, entry.request.prompt, seed)
-        if refusal:
-            sides.append((entry.request.prompt, entry.answer, refusal))
-        else:
-            left_out["no-refusal"] += 1
-    return _made(chat, sides, max_length, left_out)
-
-
 def _refusals(records: Iterable[RevisionRecord]) -> dict[str, list[str]]:
     """Revisions that refuse, by category of their request; all of them under ""."""
-    found: dict[str, list[str]] = {}
+    refusals: dict[str, list[str]] = {}
     for record in records:
         if record.request.harmful and record.outcome in TRAINED and record.revision:
             for category in {record.request.category, ""}:
-                found.setdefault(category, []).append(record.revision)
-    return found
+                refusals.setdefault(category, []).append(record.revision)
+    return refusals
 
 
 def _borrowed(pool: Sequence[str], prompt: str, seed: int) -> str | None:
@@ -232,7 +234,7 @@ def _borrowed(pool: Sequence[str], prompt: str, seed: int) -> str | None:
     return min(pool, key=lambda text: _rank(seed, "refusal", prompt, text), default=None)
 
 
-def _made(
+def _pairs(
     chat: ChatFormat, sides: Iterable[Sides], max_length: int, left_out: Counter[str]
 ) -> list[PreferencePair]:
     """Tokenized pairs, without those that cannot be learnt from."""
@@ -280,16 +282,16 @@ def _composed(
     for name, share in zip(kinds, shares, strict=True):
         if share > 0 and not kinds[name]:
             raise DataError(
-                f"{name} are to be {float(share):.0%} of what is trained on, and there are none",
+                f"{name} must be {float(share):.0%} of the training data, but there are none",
                 hint=HINTS[name],
             )
     sizes = [len(items) for items in kinds.values()]
     counts = _apportioned(_length(sizes, shares, least), shares)
-    made: list[T] = []
+    entries: list[T] = []
     for (name, items), count in zip(kinds.items(), counts, strict=True):
         parts[name] = KindCount(len(items), count)
-        made += [items[i] for i in _passes(len(items), count, seed, name)]
-    return made
+        entries += [items[i] for i in _passes(len(items), count, seed, name)]
+    return entries
 
 
 def _exact(share: float) -> Fraction:

@@ -2,53 +2,92 @@
 
     probe -> schedule -> revisions, harmless answers -> rows and pairs -> training -> probe
 
-Whatever is done is kept in the work folder, and a call with the same adapter and folder goes on
-from there to the same bits and the same report, whose costs are those of the work that counts: what
-an interruption made in vain is not in them. Does not load models, requests or guards; see
-`runtimes/aligning.py`.
+Every result is stored in the work folder. A call with the same adapter and folder resumes there, to
+the same bits and the same report; its costs are those of the work that the result is made of, not
+of work that an interruption wasted. Does not load models, requests or guards; see
+`federation.run.aligning`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fedrai.constitution import material
 from fedrai.constitution.accounting import (
-    account,
     composed,
     counted,
     full_operations,
+    material_counts,
     total,
     without_time,
 )
 from fedrai.constitution.anchoring import anchored_to
-from fedrai.constitution.harmless import HarmlessAnswer, answer
-from fedrai.constitution.material import Material, Spending
-from fedrai.constitution.mixture import Mixture, mixture, revision_pairs
+from fedrai.constitution.harmless import Answerer, HarmlessAnswer
+from fedrai.constitution.material import (
+    HARMLESS,
+    RECORDS,
+    Material,
+    keep,
+    last_before,
+    write_sealed,
+)
+from fedrai.constitution.mixture import Mixer, Mixture, MixtureSizes, revision_pairs
 from fedrai.constitution.outcome import Aligned
-from fedrai.constitution.plan import PhaseTools, Plan, probe_requests, requests_for
-from fedrai.constitution.probe import ProbeResult, ProbeRows, build_probe, measure
+from fedrai.constitution.probe import (
+    ProbeResult,
+    ProbeRows,
+    ProbeSettings,
+    build_probe,
+    measure,
+)
 from fedrai.constitution.records import TRAINED, Outcome, Request, RevisionRecord
-from fedrai.constitution.revising import revise
-from fedrai.constitution.schedule import decide
-from fedrai.constitution.storing import read_records, write_records
-from fedrai.constitution.training import Run, TrainingOutcome, train, untrained
+from fedrai.constitution.revising import Reviser
+from fedrai.constitution.schedule import decide, watches
+from fedrai.constitution.spending import CostMeter, Spending
+from fedrai.constitution.storing import Storable, read_records
+from fedrai.constitution.tools import PhaseTools, probe_requests, round_requests
+from fedrai.constitution.training import Training, TrainingOutcome, untrained
 from fedrai.errors import ConstitutionError, DataError
 from fedrai.model import AdapterState
+from fedrai.recipe.sections import Recipe
 from fedrai.runs.costs import Cost, reset_peak
 from fedrai.training.likelihood import pair_fit
 
 
-class Phase:
-    """Aligns the aggregated adapter of a round, when its schedule says so."""
+@dataclass(slots=True)
+class _Round:
+    """One round's alignment under way.
 
-    def __init__(self, plan: Plan, tools: PhaseTools) -> None:
-        self.plan, self.tools = plan, tools
-        self._asked = probe_requests(plan, tools)
-        self._anchored: ProbeRows | None = None
-        self._looks: dict[int, ProbeResult] = {}  # of the training at hand, by step
+    Attributes:
+        number: of the round.
+        folder: the work folder.
+        spending: costs.
+        before: material of an earlier round, if there is any.
+        looks: results of the probe by step of the training.
+    """
+
+    number: int
+    folder: Path
+    spending: Spending
+    before: Material | None
+    looks: dict[int, ProbeResult] = field(default_factory=dict)
+
+
+class Phase:
+    """Aligns the aggregated adapter of a round, when its schedule says so.
+
+    Args:
+        recipe: of the run; its `[constitution]` says how to align.
+        tools: model, critic, guard and requests.
+    """
+
+    def __init__(self, recipe: Recipe, tools: PhaseTools) -> None:
+        self.recipe, self.section, self.tools = recipe, recipe.constitution, tools
+        self._probe_requests = probe_requests(recipe, tools)
+        self._probe_rows: ProbeRows | None = None
 
     def __call__(
         self, number: int, adapter: AdapterState, work: Path, kept: Path, last: bool
@@ -58,323 +97,270 @@ class Phase:
         Args:
             number: of the round.
             adapter: the aggregated one; the reference of the training.
-            work: folder for what an interruption must not lose.
-            kept: folder where rounds leave their revisions for later ones.
+            work: folder for results that an interruption must not lose.
+            kept: folder where rounds store their revisions for later ones.
             last: whether it is the last round.
 
         Raises:
             ConstitutionError: no revision passed, or the critic cannot answer.
-            GuardError, DataError, ModelError, RunError: see `revise`, `mixture` and `align`.
+            GuardError, DataError, ModelError, RunError: see `Reviser`, `Mixer` and `Training`.
         """
         reset_peak()
-        plan, tools = self.plan, self.tools
-        spending, before = Spending(work), material.last_before(kept, number)
-        now, adaptive = None, plan.schedule == "adaptive"
-        watched = adaptive and plan.bounds.watches
-        first = number == 1 if watched else before is None  # that is probed
+        section, before = self.section, last_before(kept, number)
+        round_ = _Round(number, work, Spending(work), before)
+        adaptive = section.schedule == "adaptive"
+        watched = adaptive and watches(section.probe)
+        first = number == 1 if watched else before is None  # the first round with a probe
+        shares = None
         if watched or (adaptive and last):
-            now = self._probe(adapter, spending, "before", first).to_json()
-        decision = decide(
-            plan.schedule,
-            number,
-            last=last,
-            every=plan.every,
-            bounds=plan.bounds,
-            now=now,
-            before=before.probe if before else None,
-        )
+            shares = self._probe(round_, adapter, "before", count_texts=first).to_json()
+        then = before.probe if before else None
+        decision = decide(section, number, last=last, now=shares, before=then)
         if not decision.run:
-            report = {"ran": False, "why": decision.why, "probe_before": without_time(now)}
-            return Aligned(adapter, report, total(spending, {"probe"}))
-        tools.tell("constitution-started", round=number, why=decision.why)
-        aggregated, adapter = adapter, anchored_to(tools.start, adapter, plan.anchor)
-        with tools.model.using(adapter):
-            found, reused = self._material(number, work, before, spending)
-        now = now or self._probe(aggregated, spending, "before", first).to_json()
-        mixed, pairs, left_out = self._mixed(number, found)
-        trained = self._train(number, adapter, work, mixed, pairs, spending)
-        after = self._after(trained, spending).to_json()
-        material.keep(kept, number, work, found, without_time(after) or {})
+            report = {"ran": False, "why": decision.why, "probe_before": without_time(shares)}
+            return Aligned(adapter, report, total(round_.spending, {"probe"}))
+        self.tools.on_event("constitution-started", round=number, why=decision.why)
+        anchored = anchored_to(self.tools.start, adapter, section.anchor)
+        self.tools.model.load_adapter(anchored)
+        material = self._reusable(round_) or self._new_material(round_)
+        if shares is None:
+            shares = self._probe(round_, adapter, "before", count_texts=first).to_json()
+        mixture, pairs, missing = self._mixture(number, material)
+        outcome = self._train(round_, anchored, mixture, pairs)
+        after = self._probe_after(round_, outcome).to_json()
+        keep(kept, number, material, without_time(after) or {})
         report = {
             "ran": True,
             "why": decision.why,
-            "anchor": plan.anchor,
-            "steps": trained.steps,
-            "adapter_step": trained.adapter_step,
-            "stopped": trained.stopped,
-            "trace": list(trained.trace),
-            "loss_first": trained.loss_first,
-            "loss_last": trained.loss_last,
-            "probe_before": without_time(now),
+            "anchor": section.anchor,
+            **outcome.figures(),
+            "probe_before": without_time(shares),
             "probe_after": without_time(after),
-            **account(found, reused),
-            "examples": len(tools.examples),
-            **composed(mixed, left_out),
-            "overlap_removed": dict(tools.gathered.removed),
-            "spent": {name: counted(cost) for name, cost in spending.parts.items()},
-            "full_operations": full_operations(plan, tools, found, mixed, trained),
+            "reused": material is before,
+            **material_counts(material),
+            "examples": len(self.tools.examples),
+            **composed(mixture, missing),
+            "overlap_removed": dict(self.tools.requests.removed),
+            "spent": {name: counted(cost) for name, cost in round_.spending.parts.items()},
+            "full_operations": full_operations(section, self.tools, material, mixture, outcome),
         }
-        return Aligned(trained.adapter, report, total(spending))
+        return Aligned(outcome.adapter, report, total(round_.spending))
+
+    def _on_progress(self, phase: str) -> Callable[[int, int], None]:
+        def on_progress(done: int, of: int) -> None:
+            self.tools.on_event("constitution-progress", phase=phase, done=done, of=of)
+
+        return on_progress
 
     # --- the probe --------------------------------------------------------------------------------
 
-    def _texts(self, spending: Spending | None) -> ProbeRows:
-        """The probe, the same in every round; its texts are generated once a process.
+    def _probe(
+        self, round_: _Round, adapter: AdapterState, step: str, *, count_texts: bool = False
+    ) -> ProbeResult:
+        """Probe the model with an adapter.
 
         Args:
-            spending: of the first round that is probed, where they count; None in others, which
-                generate them in a process that was interrupted and goes on.
+            round_: the round.
+            adapter: the adapter.
+            step: name of the measurement.
+            count_texts: whether the texts of the probe count in this round: in the first one with a
+                probe. Others generate them only in a new process.
         """
-        if self._anchored is None:
-            harmful, harmless = self._asked
-            put = spending.part("probe", "texts") if spending else None
-            self._anchored, tokens, operations = build_probe(
-                self.tools.model,
-                harmful,
-                harmless,
-                start=self.tools.start,
-                batch_size=self.tools.settings.batch_size,
-                max_length=self.plan.max_length,
-                on_batch=self._progress("probe"),
-            )
-            if put:
-                put(tokens, operations)
-        return self._anchored
-
-    def _probe(
-        self, adapter: AdapterState, spending: Spending, when: str, first: bool = False
-    ) -> ProbeResult:
-        """Probe the model with an adapter."""
-        self.tools.tell("constitution-progress", phase="probe", done=0, of=1)
-        probe = self._texts(spending if first else None)
-        put = spending.part("probe", when)
+        rows = self._rows(round_.spending.meter("probe", "texts") if count_texts else CostMeter())
+        on_progress = self._on_progress("probe")
+        on_progress(0, len(rows.rows))
+        meter = round_.spending.meter("probe", step)
         with self.tools.model.using(adapter):
-            probed = measure(self.tools.model, probe, self.plan.micro_batch_tokens)
-        put(probed.tokens, probed.operations)
-        self.tools.tell("constitution-progress", phase="probe", done=1, of=1)
-        return probed
+            result = measure(
+                self.tools.model, rows, self.section.micro_batch_tokens, on_batch=on_progress
+            )
+        meter.add(result)
+        meter.save()
+        return result
 
-    def _after(self, trained: TrainingOutcome, spending: Spending) -> ProbeResult:
-        """What the probe says of the adapter that is handed on; looked at once only."""
-        step = trained.adapter_step
-        if found := self._looks.get(step):
-            return found
-        seen = any(look["step"] == step for look in trained.trace)  # before an interruption
-        return self._probe(trained.adapter, spending, _at(step) if seen else "after")
+    def _rows(self, meter: CostMeter) -> ProbeRows:
+        """The rows of the probe, the same in every round; their texts are generated once."""
+        if self._probe_rows is None:
+            settings = ProbeSettings(self.section.revising.batch_size, self.recipe.data.max_length)
+            self._probe_rows = build_probe(
+                self.tools.model,
+                self._probe_requests,
+                self.tools.start,
+                settings,
+                meter,
+                self._on_progress("probe"),
+            )
+            meter.save()
+        return self._probe_rows
+
+    def _probe_after(self, round_: _Round, outcome: TrainingOutcome) -> ProbeResult:
+        """The probe of the final adapter, measured once."""
+        step = outcome.adapter_step
+        if step in round_.looks:
+            return round_.looks[step]
+        measured = any(look["step"] == step for look in outcome.trace)  # before an interruption
+        return self._probe(round_, outcome.adapter, _name(step) if measured else "after")
 
     # --- revisions and harmless answers -----------------------------------------------------------
 
-    def _material(
-        self, number: int, work: Path, before: Material | None, spending: Spending
-    ) -> tuple[Material, bool]:
-        """New material, or that of an earlier round where it still fits the model."""
-        if before is not None and self._fits(before, spending):
-            return before, True
-        harmful, harmless = self._requests(number)
-        records = self._records(number, harmful, work, spending)
-        if records and not any(r.outcome in TRAINED for r in (*records, *self.tools.examples)):
-            counts = {o.value: sum(r.outcome is o for r in records) for o in Outcome}
-            told = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
-            raise ConstitutionError(
-                f"none of {len(records)} revisions passed ({told})",
-                hint="more tries or demonstrations, another critic or another guard threshold",
-            )
-        answers = self._answers(number, harmless, work, spending)
-        names = {"revisions", "harmless"}
-        made = {name: cost for name, cost in spending.parts.items() if name in names}
-        return Material(records, answers, made), False
+    def _reusable(self, round_: _Round) -> Material | None:
+        """The material of an earlier round, if the model could still give its first answers.
 
-    def _fits(self, before: Material, spending: Spending) -> bool:
-        """Whether first answers of before are still about what the model says.
-
-        Where none gave way there is nothing to tell by: then they do unless pairs are wanted.
+        Where no first answer gave way there is nothing to compare: it is reused unless pairs are
+        needed.
         """
-        plan, tools = self.plan, self.tools
-        if plan.schedule == "full":
-            return False
-        if not plan.reuse:
-            return True
-        pairs = revision_pairs(tools.model.chat, before.records, plan.max_length)
-        put = spending.part("fit", "all")
-        fit = pair_fit(tools.model, pairs, batch_tokens=plan.micro_batch_tokens)
-        put(fit.tokens, fit.operations)
+        section, before = self.section, round_.before
+        if before is None or section.schedule == "full":
+            return None
+        if not section.reuse:
+            return before
+        model, length = self.tools.model, self.recipe.data.max_length
+        meter = round_.spending.meter("fit", "all")
+        pairs = revision_pairs(model.chat, before.records, length)
+        fit = pair_fit(model, pairs, batch_tokens=section.micro_batch_tokens)
+        meter.add(fit)
+        meter.save()
         if fit.share is None:
-            return not (plan.pairs and tools.pool)
-        return fit.share >= plan.reuse
+            return None if section.mix.pairs and self.tools.pool else before
+        return before if fit.share >= section.reuse else None
 
-    def _requests(self, number: int) -> tuple[Sequence[Request], Sequence[Request]]:
+    def _new_material(self, round_: _Round) -> Material:
         tools = self.tools
-        return requests_for(self.plan, number, tools.pool, tools.gathered.harmless)
+        harmful, harmless = round_requests(
+            self.recipe, round_.number, tools.pool, tools.requests.harmless
+        )
+        records = self._revisions(round_, harmful)
+        if records and not any(r.outcome in TRAINED for r in (*records, *tools.examples)):
+            counts = {o.value: sum(r.outcome is o for r in records) for o in Outcome}
+            outcomes = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+            raise ConstitutionError(
+                f"none of {len(records)} revisions passed ({outcomes})",
+                hint="use more tries or demonstrations, another critic or another guard threshold",
+            )
+        answers = self._answers(round_, harmless)
+        names = {"revisions", "harmless"}
+        spent = {name: cost for name, cost in round_.spending.parts.items() if name in names}
+        return Material(records, answers, spent)
 
-    def _records(
-        self, number: int, requests: Sequence[Request], work: Path, spending: Spending
-    ) -> tuple[RevisionRecord, ...]:
-        tools, file = self.tools, work / material.RECORDS
-        done = read_records(file)
+    def _revisions(self, round_: _Round, requests: Sequence[Request]) -> tuple[RevisionRecord, ...]:
+        tools, file = self.tools, round_.folder / RECORDS
+        reviser = Reviser(
+            tools.constitution,
+            tools.model,
+            tools.critic,
+            tools.checks,
+            self.section.revising,
+            self.recipe.seed_for("constitution-revisions", round_.number),
+            round_.spending.meter("revisions"),
+            self._on_progress("revisions"),
+        )
+        store = _store(file, reviser.meter)
+        return reviser.revise(requests, read_records(file, RevisionRecord), store)
 
-        def put(fresh: Sequence[RevisionRecord]) -> None:
-            write_records(file, fresh, after=len(done))
-            material.seal(file)
-            done.extend(fresh)
-
-        whole = len(done) - (len(done) % tools.settings.batch_size if len(done) < len(requests)
-                             else 0)  # fmt: skip
-        del done[whole:]
-        return revise(
-            requests,
-            constitution=tools.constitution,
-            model=tools.model,
-            critic=tools.critic,
-            checks=tools.checks,
-            settings=tools.settings,
-            seed=self.plan.seed("constitution-revisions", number),
-            kept=tuple(done),
-            on_records=put,
-            on_progress=self._progress("revisions"),
-            on_cost=spending.part("revisions"),
-        ).records
-
-    def _answers(
-        self, number: int, requests: Sequence[Request], work: Path, spending: Spending
-    ) -> tuple[HarmlessAnswer, ...]:
-        tools, file = self.tools, work / material.HARMLESS
-        done = material.read_answers(file)
-
-        def put(fresh: Sequence[HarmlessAnswer]) -> None:
-            done.extend(fresh)
-            material.write_answers(file, done)
-            material.seal(file)
-
-        return answer(
-            requests,
-            model=tools.model,
-            guard=tools.checks.guard,
-            threshold=tools.harmless_threshold,
-            reference_share=self.plan.reference_share,
-            base_only=self.plan.base_answers,
-            seed=self.plan.seed("constitution-harmless", number),
-            batch_size=tools.settings.batch_size,
-            max_new_tokens=tools.settings.max_new_tokens,
-            kept=tuple(done),
-            on_answers=put,
-            on_progress=self._progress("harmless"),
-            on_cost=spending.part("harmless"),
-        ).answers
-
-    def _progress(self, phase: str) -> Callable[[int, int], None]:
-        def tell(done: int, of: int) -> None:
-            self.tools.tell("constitution-progress", phase=phase, done=done, of=of)
-
-        return tell
+    def _answers(self, round_: _Round, requests: Sequence[Request]) -> tuple[HarmlessAnswer, ...]:
+        tools, file = self.tools, round_.folder / HARMLESS
+        answerer = Answerer(
+            tools.model,
+            tools.checks.guard,
+            tools.harmless_threshold,
+            self.section.revising,
+            self.section.mix,
+            self.recipe.seed_for("constitution-harmless", round_.number),
+            round_.spending.meter("harmless"),
+            self._on_progress("harmless"),
+        )
+        store = _store(file, answerer.meter)
+        return answerer.answer(requests, read_records(file, HarmlessAnswer), store)
 
     # --- training ---------------------------------------------------------------------------------
 
-    def _mixed(self, number: int, found: Material) -> tuple[Mixture, int, list[str]]:
-        """Rows and pairs, pairs of a step, and the kinds of pairs that are wanted but missing.
+    def _mixture(self, number: int, material: Material) -> tuple[Mixture, int, list[str]]:
+        """Rows and pairs, pairs of a step, and the kinds of pairs that are missing.
 
-        A kind that is missing is not made up for by the other, which would teach one side only: the
-        steps then have that many pairs less.
+        A missing kind is not replaced by the other, which would teach one side only: the steps then
+        have fewer pairs.
         """
-        plan, share = self.plan, self.plan.harmless_pairs
-        if plan.schedule != "full" and not plan.steps:
+        section, share = self.section, self.section.harmless_pairs
+        mix, full = section.mix, section.schedule == "full"
+        if not full and not section.steps:
             return Mixture((), (), {}, {}), 0, []
-        wanted = {"harmful-pairs": 1 - share, "harmless-pairs": share} if plan.pairs else {}
-        kinds = [name for name, part in wanted.items() if part]
-        missing = [name for name in kinds if not self._has(number, found, name)]
-        left = [name for name in kinds if name not in missing]
-        each = plan.pairs if left else 0
-        if missing and left:
-            each = max(1, round(plan.pairs * wanted[left[0]]))
-            share = float(left == ["harmless-pairs"])
-        times = 0 if plan.schedule == "full" else plan.steps  # 0: once through
-        rows, pairs = (n and max(1, n * times) for n in (plan.rows, each))
-        return self._mixture(number, found, share, rows, pairs), each, missing
-
-    def _has(self, number: int, found: Material, kind: str) -> bool:
-        """Whether there is a pair of a kind."""
-        try:
-            self._mixture(number, found, float(kind == "harmless-pairs"), 0, 1)
-        except DataError:
-            return False
-        return True
-
-    def _mixture(
-        self, number: int, found: Material, harmless_pairs: float, rows: int, pairs: int
-    ) -> Mixture:
-        plan = self.plan
-        return mixture(
+        mixer = Mixer(
             self.tools.model.chat,
-            (*self.tools.examples, *found.records),
-            found.harmless,
-            refusals=plan.refusals,
-            look_alikes=plan.look_alikes,
-            harmless_pairs=harmless_pairs,
-            rows=rows,
-            pairs=pairs,
-            max_length=plan.max_length,
-            seed=plan.seed("constitution-mixture", number),
+            (*self.tools.examples, *material.records),
+            material.harmless,
+            mix,
+            self.recipe.data.max_length,
+            self.recipe.seed_for("constitution-mixture", number),
         )
+        parts = {"harmful-pairs": 1 - share, "harmless-pairs": share} if mix.pairs else {}
+        missing = [name for name, part in parts.items() if part and not _has(mixer, name)]
+        rest = [name for name, part in parts.items() if part and name not in missing]
+        pairs = mix.pairs if rest else 0
+        if missing and rest:
+            pairs = max(1, round(mix.pairs * parts[rest[0]]))
+            share = float(rest == ["harmless-pairs"])
+        times = 0 if full else section.steps  # 0: once through
+        rows_least, pairs_least = (n and max(1, n * times) for n in (mix.rows, pairs))
+        return mixer.compose(MixtureSizes(rows_least, pairs_least, share)), pairs, missing
 
     def _train(
-        self,
-        number: int,
-        adapter: AdapterState,
-        work: Path,
-        mixed: Mixture,
-        pairs: int,
-        spending: Spending,
+        self, round_: _Round, adapter: AdapterState, mixture: Mixture, pairs: int
     ) -> TrainingOutcome:
-        plan, tools = self.plan, self.tools
-        stops = plan.schedule == "adaptive" or (plan.early_stop and plan.schedule != "full")
-        every = plan.probe_every if stops else 0
-        pairs = pairs if mixed.pairs else 0
-        goal = plan.objective
-        if not pairs and not (mixed.rows and (goal.sft or goal.kl)):
-            why = "nothing to train on" if plan.steps else "the mean of weights alone"
+        section, goal = self.section, self.section.objective
+        full = section.schedule == "full"
+        pairs = pairs if mixture.pairs else 0
+        if not pairs and not (mixture.rows and (goal.sft or goal.kl)):
+            why = "nothing to train on" if section.steps else "the mean of weights alone"
             return untrained(adapter, why)
-        steps = _epoch(mixed, plan, pairs) if plan.schedule == "full" else plan.steps
-
-        self._looks.clear()
+        changes: dict[str, Any] = {"mix": section.mix.model_copy(update={"pairs": pairs})}
+        if full:
+            changes["steps"] = _epoch(mixture, section.mix.rows, pairs)
 
         def look(step: int) -> ProbeResult:
-            self._looks[step] = self._probe(tools.model.adapter(), spending, _at(step))
-            return self._looks[step]
+            model = self.tools.model
+            round_.looks[step] = self._probe(round_, model.adapter(), _name(step))
+            return round_.looks[step]
 
-        trained = train(
-            tools.model,
-            adapter,
-            mixed.rows,
-            mixed.pairs,
-            Run(
-                objective=goal,
-                steps=steps,
-                rows=plan.rows,
-                pairs=pairs,
-                learning_rate=plan.learning_rate,
-                warmup_steps=plan.warmup_steps,
-                cooldown_steps=plan.cooldown_steps,
-                weight_decay=plan.weight_decay,
-                clip_norm=plan.clip_norm,
-                micro_batch_tokens=plan.micro_batch_tokens,
-                seed=plan.seed("constitution-training", number) % 2**62,
-                every=every,
-                bounds=plan.bounds,
-            ),
-            work,
-            look=look if every else None,
-            tell=self._progress("training"),
+        stops = section.schedule == "adaptive" or (section.early_stop and not full)
+        training = Training(
+            self.tools.model,
+            section.model_copy(update=changes),
+            self.recipe.seed_for("constitution-training", round_.number) % 2**62,
+            round_.folder,
+            look if stops and section.probe.every else None,
+            self._on_progress("training"),
         )
-        cost = Cost(trained.seconds, trained.tokens, trained.operations)
-        spending.put("training", cost)  # its own account spans interruptions
-        return trained
+        outcome = training.run(adapter, mixture.rows, mixture.pairs)
+        cost = Cost(outcome.seconds, outcome.tokens, outcome.operations)
+        round_.spending.put("training", cost)  # its own account spans interruptions
+        return outcome
 
 
-def _at(step: int) -> str:
+def _store(file: Path, meter: CostMeter) -> Callable[[Sequence[Storable]], None]:
+    """Store the records after each chunk, and then their cost."""
+
+    def store(records: Sequence[Storable]) -> None:
+        write_sealed(file, records)
+        meter.save()
+
+    return store
+
+
+def _has(mixer: Mixer, kind: str) -> bool:
+    """Whether there is a pair of a kind."""
+    try:
+        mixer.compose(MixtureSizes(0, 1, float(kind == "harmless-pairs")))
+    except DataError:
+        return False
+    return True
+
+
+def _name(step: int) -> str:
     """The name of the look after so many steps."""
     return f"step {step:06}"
 
 
-def _epoch(mixed: Mixture, plan: Plan, pairs: int) -> int:
+def _epoch(mixture: Mixture, rows: int, pairs: int) -> int:
     """Steps that go once through the rows, or the pairs if there are only those."""
-    by_rows = math.ceil(len(mixed.rows) / plan.rows) if plan.rows else 0
-    return by_rows or math.ceil(len(mixed.pairs) / pairs)
+    by_rows = math.ceil(len(mixture.rows) / rows) if rows else 0
+    return by_rows or math.ceil(len(mixture.pairs) / pairs)

@@ -1,47 +1,37 @@
 """When the server aligns: every round, every so many, after the last, or when the probe says so.
 
 The paper's two variants are `full` (an epoch each round) and `budget` (a number of steps each
-round). `adaptive` reads the two-sided probe first: it starts an alignment when either side has
-fallen, and after the last round whenever the probe is not satisfied, since that model is handed
-out.
+round). `adaptive` reads the two-sided probe first. It starts an alignment when either side has
+fallen, and after the last round whenever the probe is not satisfied, since that model is released.
+
+The bounds are the recipe's `[constitution.probe]`: the shares that satisfy the probe (`safe` of the
+harmful requests lean towards refusing, `useful` of the harmless ones towards an answer), and the
+`drift` by which a share must fall to start an alignment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Schedule = Literal["off", "full", "budget", "every", "last", "adaptive"]
+from fedrai.recipe.alignment import Alignment, Probe
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the probe is held against.
+def watches(bounds: Probe) -> bool:
+    """Whether a share can fall by more than the drift, so that every round needs a probe."""
+    return bounds.drift < 1
 
-    Attributes:
-        safe: share of harmful requests that should lean towards refusing.
-        useful: share of harmless ones that should lean towards an answer.
-        drift: fall of either share that starts an alignment; with 1 only the last round does.
-    """
 
-    safe: float
-    useful: float
-    drift: float
+def satisfied(bounds: Probe, safe: float, useful: float) -> bool:
+    """Whether both shares reach their bounds."""
+    return safe >= bounds.safe and useful >= bounds.useful
 
-    @property
-    def watches(self) -> bool:
-        """Whether a share can fall by more than the drift, so that rounds are worth a probe."""
-        return self.drift < 1
 
-    def satisfied(self, safe: float, useful: float) -> bool:
-        """Whether both sides are where they should be."""
-        return safe >= self.safe and useful >= self.useful
-
-    def score(self, safe: float, useful: float) -> float:
-        """How near the worse side is to its target; 1 where both reach it."""
-        sides = ((safe, self.safe), (useful, self.useful))
-        return min(min(1.0, found / wanted) if wanted else 1.0 for found, wanted in sides)
+def score(bounds: Probe, safe: float, useful: float) -> float:
+    """How near the worse share is to its bound; 1 where both reach it."""
+    sides = ((safe, bounds.safe), (useful, bounds.useful))
+    return min(min(1.0, share / bound) if bound else 1.0 for share, bound in sides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +43,27 @@ class Decision:
 
 
 def decide(
-    schedule: Schedule,
+    section: Alignment,
     number: int,
     *,
     last: bool,
-    every: int = 1,
-    bounds: Bounds | None = None,
     now: Mapping[str, Any] | None = None,
     before: Mapping[str, Any] | None = None,
 ) -> Decision:
     """Decide for one round.
 
     Args:
-        schedule: which.
+        section: the recipe's; its `schedule`, `every` and `probe` are used.
         number: of the round, from 1.
         last: whether it is the last one.
-        every: rounds from one alignment to the next, for `every`.
-        bounds: of the probe, for `adaptive`.
-        now: what the probe finds (`safe`, `useful`), for `adaptive`; not needed before the last
-            round where the bounds watch none of those.
-        before: what it found after the last alignment, if there was one.
+        now: shares of the probe (`safe`, `useful`), for `adaptive`; not needed before the last
+            round if the drift is 1.
+        before: shares after the last alignment, if there was one.
 
     Raises:
-        ValueError: `adaptive` without bounds and probe.
+        ValueError: `adaptive` without a probe.
     """
+    schedule, every = section.schedule, section.every
     if schedule == "off":
         return Decision(False, "off")
     if schedule in ("full", "budget"):
@@ -87,24 +74,24 @@ def decide(
         due = number % every == 0
         return Decision(due or last, f"every {every} rounds" if due else "last round" if last
                         else f"not one of every {every} rounds")  # fmt: skip
-    if bounds and not bounds.watches and not last:
+    if not watches(section.probe) and not last:
         return Decision(False, "not the last round")
-    if bounds is None or now is None:
-        raise ValueError("an adaptive schedule needs bounds and a probe")
-    return _adaptive(last, bounds, now, before or {})
+    if now is None:
+        raise ValueError("an adaptive schedule needs a probe")
+    return _adaptive(last, section.probe, now, before or {})
 
 
 def _adaptive(
-    last: bool, bounds: Bounds, now: Mapping[str, Any], before: Mapping[str, Any]
+    last: bool, bounds: Probe, now: Mapping[str, Any], before: Mapping[str, Any]
 ) -> Decision:
-    """Start when a side has fallen by more than the drift.
+    """Start when a share has fallen by more than the drift.
 
-    It is held against its target, or against what the last alignment reached where that is lower:
-    a target that is out of reach does not start one in every round.
+    It is compared with its bound, or with the share after the last alignment where that is lower: a
+    bound that is out of reach does not start an alignment in every round.
     """
-    for side, target in (("safe", bounds.safe), ("useful", bounds.useful)):
-        reference = min(target, before.get(side, target))
-        least = target if last else reference - bounds.drift
+    for side, bound in (("safe", bounds.safe), ("useful", bounds.useful)):
+        reference = min(bound, before.get(side, bound))
+        least = bound if last else reference - bounds.drift
         if now[side] < least - 1e-9:
             return Decision(True, f"probe: {side} at {now[side]:.0%}, below {least:.0%}")
     return Decision(False, f"probe: safe {now['safe']:.0%}, useful {now['useful']:.0%}")

@@ -1,4 +1,4 @@
-"""Records as files: what was asked, said and found, and training data that others can load.
+"""Records as files, and training data that other tools can load.
 
     records.jsonl       one `RevisionRecord` a line, in the order of the requests
     sft.jsonl           {"messages": [...]}: TRL's SFTTrainer
@@ -11,107 +11,86 @@ them hold texts of the server's own requests and of its model, nothing of a clie
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from fedrai.constitution.records import TRAINED, Outcome, RevisionRecord
 from fedrai.errors import RunError
 from fedrai.evaluation.refusal import Reply
 from fedrai.runs.files import json_line, sealed_part, write_bytes, writing
 
-T = TypeVar("T")
+
+class Storable(Protocol):
+    """A record that is one line of JSON in a file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field name."""
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The record that `to_json` wrote."""
 
 
-def write_records(path: Path, records: Sequence[RevisionRecord], after: int = 0) -> None:
-    """Write records behind the first `after` lines of a file; what stood there then is gone.
+S = TypeVar("S", bound=Storable)
 
-    One chunk after the other, each with the number of records before it, builds the file up; a
-    chunk that was half written when the process ended is so replaced by the whole one.
 
-    Args:
-        path: the file; made if needed, with its folders.
-        records: the records.
-        after: whole lines of the file to keep.
+def write_records(path: Path, records: Iterable[Storable]) -> None:
+    """Write records, one a line, whole or not at all.
 
     Raises:
-        RunError: the file cannot be written, or has fewer lines.
+        RunError: the file cannot be written.
     """
-    body = b"".join(_line(record.to_json()) for record in records)
-    with writing(path, RunError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if path.exists() else "w+b") as file:
-            file.truncate(_end_of(file, after, path))
-            file.seek(0, os.SEEK_END)
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
+    _write_lines(path, (record.to_json() for record in records))
 
 
-def _end_of(lines: Iterable[bytes], count: int, path: Path) -> int:
-    """Bytes of the first `count` lines."""
-    sizes = [len(line) for line, _ in zip(_whole(lines), range(count), strict=False)]
-    if len(sizes) < count:
-        raise RunError(f"{path} has {len(sizes)} whole records, expected {count}")
-    return sum(sizes)
-
-
-def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:
-    return (line for line in lines if line.endswith(b"\n"))
-
-
-def read_records(path: Path) -> list[RevisionRecord]:
-    """Read records; see `read_lines`."""
-    return read_lines(path, RevisionRecord.from_json, "record")
-
-
-def read_lines(path: Path, form: Callable[[dict[str, Any]], T], what: str) -> list[T]:
-    """Read lines of JSON; a last line that was cut off is left out, and no file means none.
+def read_records(path: Path, kind: type[S]) -> list[S]:
+    """Read records; a last line that was cut off is left out, and no file means no records.
 
     Args:
         path: the file.
-        form: makes of a line's value what it stands for.
-        what: that is called, for the error.
+        kind: class of the records.
 
     Raises:
-        RunError: the file cannot be read, or another line holds none.
-        ChecksumError: the file was sealed (`files.seal`), and does not hold what it did then.
+        RunError: the file cannot be read, or a line is not such a record.
+        ChecksumError: the file was sealed (`files.seal`) and has changed since.
     """
     try:
-        lines = list(_whole(sealed_part(path).splitlines(keepends=True)))
+        lines = sealed_part(path).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
-    found = []
+    records = []
     for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            continue
         try:
-            found.append(form(json.loads(line)))
+            records.append(kind.from_json(json.loads(line)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            hint = "delete the file to begin again"
-            raise RunError(f"{path}, line {number}: this is no {what}", hint=hint) from None
-    return found
+            hint = "delete the file to start again"
+            raise RunError(f"{path}, line {number} is not a {kind.__name__}", hint=hint) from None
+    return records
 
 
 def export(folder: Path, records: Iterable[RevisionRecord]) -> tuple[int, int]:
     """Write `sft.jsonl` and `preferences.jsonl`.
 
     Args:
-        folder: where; made if needed.
-        records: only those with a revision count. A pair is made where the revision was kept and
-            the first answer does not decline by itself; of a harmless request, in any case.
+        folder: where; created if needed.
+        records: only those with a revision are used. A pair is written where the revision was kept
+            and the first answer does not decline by itself; for a harmless request, in any case.
 
     Returns:
-        How many rows and pairs there are.
+        The numbers of rows and pairs.
 
     Raises:
         RunError: a file cannot be written.
     """
     kept = [r for r in records if r.outcome in TRAINED and r.revision is not None]
     pairs = [r for r in kept if _prefers(r)]
-    write_lines(folder / "sft.jsonl", (_sft(r) for r in kept))
-    write_lines(folder / "preferences.jsonl", (_preference(r) for r in pairs))
+    _write_lines(folder / "sft.jsonl", (_sft(r) for r in kept))
+    _write_lines(folder / "preferences.jsonl", (_preference(r) for r in pairs))
     return len(kept), len(pairs)
 
 
@@ -135,17 +114,8 @@ def _preference(record: RevisionRecord) -> dict[str, Any]:
     }
 
 
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write lines of JSON, whole or not at all.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write lines of JSON in ASCII: half characters and odd line ends cannot break them."""
     with writing(path, RunError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, b"".join(map(_line, rows)))
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    """One line of JSON in ASCII: half characters and odd line ends cannot break it."""
-    return json_line(value).encode("ascii")
+        write_bytes(path, b"".join(json_line(row).encode("ascii") for row in rows))

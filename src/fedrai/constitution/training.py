@@ -1,11 +1,11 @@
 """The training of one alignment: `prefer.align` with a state on disk and a two-sided early stop.
 
-A model learns to refuse before it learns whom, and the latter while its steps become small. So the
-probe does not end a training at once: from the first look that satisfies it on, the learning rate
-falls to 0, and as it does over the last steps where none satisfies (a schedule of warm-up, stable
-rate and decay, as in arXiv 2405.18392). The adapter that is handed on is that of the end if the
-probe is satisfied there too, else the best one that was looked at: the one whose worse side lies
-nearest to its target.
+A model learns to refuse before it learns which requests to refuse, and it learns that while its
+steps become small. So the probe does not end a training at once: after the first look that
+satisfies it, the learning rate falls to 0, and likewise over the last steps if no look satisfies it
+(a schedule of warm-up, stable rate and decay, as in arXiv 2405.18392). The final adapter is that of
+the last step if the probe is satisfied there too, else that of the best look: the one whose worse
+side is nearest to its bound.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fedrai.constitution.probe import ProbeResult
-from fedrai.constitution.schedule import Bounds
+from fedrai.constitution.schedule import satisfied, score
 from fedrai.errors import ChecksumError, RunError
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.alignment import Goal
+from fedrai.recipe.alignment import Alignment
 from fedrai.records import Tokens
 from fedrai.runs.files import load_sealed, save_sealed, writing
-from fedrai.training.prefer import AlignHooks, AlignSettings, AlignStep, PreferencePair, align
+from fedrai.training.prefer import AlignHooks, AlignSettings, PreferencePair, align
 from fedrai.training.sft import learning_rates
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -33,51 +34,15 @@ SAVE_EVERY = 10  # steps between two states where the probe does not look
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Settings of a training.
-
-    Attributes:
-        objective: what is made small.
-        steps: at most.
-        rows: of a step.
-        pairs: of a step.
-        learning_rate: peak; linear warm-up, then constant where the probe may end it, else cosine.
-        warmup_steps: of the warm-up.
-        cooldown_steps: in which the rate falls to 0 where the probe may end it; in whole intervals
-            of `every`.
-        weight_decay: AdamW's.
-        clip_norm: largest norm of the gradient.
-        micro_batch_tokens: that go through the model at once.
-        seed: of the order.
-        every: steps between two looks; 0: none.
-        bounds: that end it.
-    """
-
-    objective: Goal
-    steps: int
-    rows: int
-    pairs: int
-    learning_rate: float
-    warmup_steps: int
-    cooldown_steps: int
-    weight_decay: float
-    clip_norm: float
-    micro_batch_tokens: int
-    seed: int
-    every: int
-    bounds: Bounds
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What came of it.
+    """The result of a training.
 
     Attributes:
-        adapter: the one to hand on.
-        steps: that were taken, also those after the adapter.
-        adapter_step: steps that the adapter has behind it.
-        stopped: why it ended.
-        trace: what each look found: step, safe, useful, and the score they make.
+        adapter: the final one.
+        steps: all steps, also those after the final adapter.
+        adapter_step: step of the final adapter.
+        stopped: why the training ended.
+        trace: figures of each look: step, safe, useful, score.
         loss_first: of the first step; None without steps.
         loss_last: of the last step, likewise.
         tokens: that went through the model.
@@ -96,167 +61,165 @@ class TrainingOutcome:
     operations: float = 0.0
     seconds: float = 0.0
 
+    def figures(self) -> dict[str, Any]:
+        """Its part of a report, as plain values."""
+        names = ("steps", "adapter_step", "stopped", "trace", "loss_first", "loss_last")
+        return {name: getattr(self, name) for name in names} | {"trace": list(self.trace)}
+
 
 def untrained(start: AdapterState, why: str) -> TrainingOutcome:
-    """What comes of no training at all: the adapter that there was."""
+    """The result of no training: the adapter itself."""
     return TrainingOutcome(start, 0, 0, why, (), None, None)
 
 
 @dataclass(slots=True)
-class _Watch:
-    """The looks so far, and the best adapter among them."""
+class Training:
+    """One training, which resumes after an interruption.
 
+    Attributes:
+        model: its adapter is overwritten.
+        section: the recipe's; `steps` and `mix` are those of this training.
+        seed: of the order of rows and pairs.
+        folder: where the state is stored.
+        look: probes the model as it stands, after so many steps; called again for the same number
+            after an interruption. None: no early stop.
+        on_progress: called with (steps done, of how many); may raise to stop.
+        trace: figures of the looks so far.
+    """
+
+    model: LanguageModel
+    section: Alignment
+    seed: int
     folder: Path
-    run: Run
+    look: Callable[[int], ProbeResult] | None = None
+    on_progress: Callable[[int, int], None] = lambda _done, _of: None
     trace: list[dict[str, float]] = field(default_factory=list)
 
+    def run(
+        self, start: AdapterState, rows: Sequence[Tokens], pairs: Sequence[PreferencePair]
+    ) -> TrainingOutcome:
+        """Train, or resume an interrupted training.
+
+        Args:
+            start: the adapter to start from.
+            rows: for SFT.
+            pairs: preference pairs.
+
+        Raises:
+            DataError, ModelError: see `prefer.align`.
+            RunError: the stored state is of another training, or cannot be read or written.
+        """
+        state = None
+        if (self.folder / STATE).is_file():
+            state, self.trace = _load(self.folder / STATE)
+        adapter, result = align(self.model, start, rows, pairs, self._settings, self._hooks(state))
+        done = len(result.steps)
+        adapter, step, stopped = self._chosen(adapter, done)
+        return TrainingOutcome(
+            adapter,
+            done,
+            step,
+            stopped,
+            tuple(self.trace),
+            result.steps[0].loss,
+            result.steps[-1].loss,
+            result.tokens,
+            result.operations,
+            result.seconds,
+        )
+
     @property
-    def satisfied(self) -> bool:
-        """Whether the last look satisfies the probe."""
-        return bool(self.trace) and self._satisfies(self.trace[-1])
+    def _settings(self) -> AlignSettings:
+        section = self.section
+        cosine = learning_rates(
+            section.learning_rate,
+            schedule="cosine",
+            warmup_steps=section.warmup_steps,
+            total_steps=section.steps,
+        )
+        return AlignSettings(
+            objective=section.objective,
+            steps=section.steps,
+            rows_per_step=section.mix.rows,
+            pairs_per_step=section.mix.pairs,
+            learning_rate=self.rate if self.look else cosine,
+            seed=self.seed,
+            clip_norm=section.clip_norm,
+            weight_decay=section.weight_decay,
+            micro_batch_tokens=section.micro_batch_tokens,
+            group=1,
+        )
+
+    def _hooks(self, state: Mapping[str, Tensor] | None) -> AlignHooks:
+        return AlignHooks(
+            on_step=lambda step: self.on_progress(step.step, self.section.steps),
+            every=self.section.probe.every if self.look else SAVE_EVERY,
+            stop=self._stops,
+            on_state=lambda tensors: _save(self.folder / STATE, tensors, self.trace),
+            resume=state,
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0, where the probe may end the training."""
+        warmup, cooldown = self.section.warmup_steps, self.section.cooldown_steps
+        rising = min(1.0, (step + 1) / (warmup + 1))
+        falling = min(1.0, (self.end - step) / cooldown) if cooldown else 1.0
+        return self.section.learning_rate * min(rising, falling)
 
     @property
     def end(self) -> int:
         """Steps after which the training is over, as far as is known by now."""
-        first = next((int(x["step"]) for x in self.trace if self._satisfies(x)), None)
-        cooling = math.ceil(self.run.cooldown_steps / max(1, self.run.every)) * self.run.every
-        return self.run.steps if first is None else min(self.run.steps, first + cooling)
+        first = next((int(look["step"]) for look in self.trace if self._satisfies(look)), None)
+        every, steps = self.section.probe.every, self.section.steps
+        cooling = math.ceil(self.section.cooldown_steps / max(1, every)) * every
+        return steps if first is None else min(steps, first + cooling)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
-        run = self.run
-        rising = min(1.0, (step + 1) / (run.warmup_steps + 1))
-        falling = min(1.0, (self.end - step) / run.cooldown_steps) if run.cooldown_steps else 1.0
-        return run.learning_rate * min(rising, falling)
-
-    def ends(self, step: int, look: Callable[[int], ProbeResult], model: LanguageModel) -> bool:
+    def _stops(self, step: int) -> bool:
         """Whether to stop after so many steps; looks unless the rate is falling already."""
-        if not any(self._satisfies(x) and x["step"] < step for x in self.trace):
-            self.take(step, look(step), model.adapter())
+        if self.look is None:
+            return False
+        if not any(self._satisfies(look) and look["step"] < step for look in self.trace):
+            self._note(step, self.look(step), self.model.adapter())
         return step >= self.end
 
     def _satisfies(self, look: Mapping[str, float]) -> bool:
-        return self.run.bounds.satisfied(look["safe"], look["useful"])
+        return satisfied(self.section.probe, look["safe"], look["useful"])
 
-    def take(self, step: int, probed: ProbeResult, adapter: AdapterState) -> None:
-        """Note a look, and keep the adapter if it is the best so far."""
-        self.trace = [look for look in self.trace if look["step"] < step]  # asked again on resume
-        score = self.run.bounds.score(probed.safe, probed.useful)
+    def _note(self, step: int, result: ProbeResult, adapter: AdapterState) -> None:
+        """Note a look, and store the adapter if it is the best so far."""
+        self.trace = [look for look in self.trace if look["step"] < step]  # called again on resume
+        now = score(self.section.probe, result.safe, result.useful)
         best = max((look["score"] for look in self.trace), default=-1.0)
-        self.trace.append({"step": step, "safe": probed.safe, "useful": probed.useful,
-                           "score": score})  # fmt: skip
-        if score > best:
+        self.trace.append({"step": step, "safe": result.safe, "useful": result.useful,
+                           "score": now})  # fmt: skip
+        if now > best:
             _save(self.folder / BEST, adapter, self.trace)
 
-    @property
-    def best_step(self) -> int:
-        """Step of the best look, the first of equals."""
-        return int(max(self.trace, key=lambda look: look["score"])["step"])
+    def _chosen(self, adapter: AdapterState, done: int) -> tuple[AdapterState, int, str]:
+        """The adapter to release, its steps, and why the training ended."""
+        stopped = f"{self.section.steps} steps"
+        if self.look is None:
+            return adapter, done, stopped
+        if not self.trace or self.trace[-1]["step"] != done:
+            with self.model.using(adapter):
+                self._note(done, self.look(done), adapter)
+        if self._satisfies(self.trace[-1]):
+            return adapter, done, "probe satisfied"
+        best = int(max(self.trace, key=lambda look: look["score"])["step"])  # the first of equals
+        if best == done:
+            return adapter, done, stopped
+        return self._best(best), best, f"{stopped}; the best look was after {best}"
 
-    def best(self) -> AdapterState:
-        """The adapter of the best look.
+    def _best(self, step: int) -> AdapterState:
+        """The stored adapter of the best look, after so many steps.
 
         Raises:
-            RunError: the file is not there, or holds another.
+            RunError: the file is missing, or holds another adapter.
         """
-        found, trace = _load(self.folder / BEST)
-        if not trace or trace != self.trace[: len(trace)] or trace[-1]["step"] != self.best_step:
+        adapter, trace = _load(self.folder / BEST)
+        if not trace or trace != self.trace[: len(trace)] or trace[-1]["step"] != step:
             raise _unusable(self.folder / BEST)
-        return found
-
-
-def train(
-    model: LanguageModel,
-    start: AdapterState,
-    rows: Sequence[Tokens],
-    pairs: Sequence[PreferencePair],
-    run: Run,
-    work: Path,
-    *,
-    look: Callable[[int], ProbeResult] | None,
-    tell: Callable[[int, int], None] = lambda _done, _of: None,
-) -> TrainingOutcome:
-    """Train, or go on with a training that was interrupted.
-
-    Args:
-        model: its adapter is overwritten.
-        start: the adapter to start from.
-        rows: for SFT.
-        pairs: preference pairs.
-        run: settings.
-        work: folder where the state is kept.
-        look: probes the model as it stands, after so many steps; asked again for the same number
-            after an interruption. None: no early stop.
-        tell: called with (steps done, of how many); may raise to stop.
-
-    Raises:
-        DataError, ModelError: see `prefer.align`.
-        RunError: the state is not of this training, or cannot be read or written.
-    """
-    watch = _Watch(work, run)
-    resume = _resumed(work / STATE, watch)
-    every = run.every if look else SAVE_EVERY
-
-    def stop(step: int) -> bool:
-        return look is not None and watch.ends(step, look, model)
-
-    def on_state(state: Mapping[str, Tensor]) -> None:
-        _save(work / STATE, state, watch.trace)
-
-    def on_step(step: AlignStep) -> None:
-        tell(step.step, run.steps)
-
-    cosine = learning_rates(
-        run.learning_rate,
-        schedule="cosine",
-        warmup_steps=run.warmup_steps,
-        total_steps=run.steps,
-    )
-    settings = AlignSettings(
-        objective=run.objective,
-        steps=run.steps,
-        rows_per_step=run.rows,
-        pairs_per_step=run.pairs,
-        learning_rate=watch.rate if look else cosine,
-        seed=run.seed,
-        clip_norm=run.clip_norm,
-        weight_decay=run.weight_decay,
-        micro_batch_tokens=run.micro_batch_tokens,
-        group=1,
-    )
-    hooks = AlignHooks(on_step, every, stop, on_state, resume)
-    adapter, result = align(model, start, rows, pairs, settings, hooks)
-    done = len(result.steps)
-    at, why = done, f"{run.steps} steps"
-    if look is not None:
-        if not watch.trace or watch.trace[-1]["step"] != done:
-            with model.using(adapter):
-                watch.take(done, look(done), adapter)
-        if watch.satisfied:
-            why = "probe satisfied"
-        elif (at := watch.best_step) != done:
-            adapter = watch.best()
-            why = f"{why}; the best look was after {at}"
-    return TrainingOutcome(
-        adapter,
-        done,
-        at,
-        why,
-        tuple(watch.trace),
-        result.steps[0].loss,
-        result.steps[-1].loss,
-        result.tokens,
-        result.operations,
-        result.seconds,
-    )
-
-
-def _resumed(file: Path, watch: _Watch) -> dict[str, Tensor] | None:
-    """The state of an interrupted training, with its trace put into the watch."""
-    if not file.is_file():
-        return None
-    state, watch.trace = _load(file)
-    return state
+        return adapter
 
 
 def _load(file: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:

@@ -18,6 +18,7 @@ from typing import Literal
 from fedrai.constitution.checking import content_words
 from fedrai.constitution.document import Demonstration
 from fedrai.constitution.records import Outcome
+from fedrai.constitution.spending import CostMeter
 from fedrai.data.embedded.refusals import OTHER, embedded_refusals
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.guards.base import Conversation, Guard
@@ -122,37 +123,31 @@ class CheckResult:
     flaw: Flaw | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedAll:
-    """One `CheckResult` for each text, and what the guard took.
+def verify(
+    texts: Sequence[str], contexts: Sequence[RevisionContext], checks: Checks, meter: CostMeter
+) -> list[CheckResult]:
+    """Check texts in their contexts; the guard sees only those that read well.
 
-    Attributes:
-        checked: in the order of the texts.
-        tokens: that went through the guard.
-        operations: floating-point operations of the guard.
-    """
-
-    checked: tuple[CheckResult, ...]
-    tokens: int = 0
-    operations: float = 0.0
-
-
-def verify(texts: Sequence[str], shown: Sequence[RevisionContext], checks: Checks) -> CheckedAll:
-    """Check texts against what stood before them; the guard sees only those that read well.
+    Args:
+        texts: revisions.
+        contexts: one for each text.
+        checks: what a revision must pass.
+        meter: counts the use of the guard.
 
     Raises:
         GuardError: the guard as a whole cannot work.
     """
-    found = [
-        readable(text, before, topical=checks.on_topic)
-        for text, before in zip(texts, shown, strict=True)
+    results = [
+        readable(text, context, topical=checks.on_topic)
+        for text, context in zip(texts, contexts, strict=True)
     ]
-    passed = [i for i, one in enumerate(found) if one.outcome is Outcome.KEPT]
-    judged = checks.guard.judge([pair(shown[i].request, found[i].text) for i in passed])
+    passed = [i for i, result in enumerate(results) if result.outcome is Outcome.KEPT]
+    judged = checks.guard.judge([pair(contexts[i].request, results[i].text) for i in passed])
+    meter.add(judged)
     for i, verdict in zip(passed, judged.verdicts, strict=True):
         outcome = _by_guard(verdict, checks.threshold)
-        found[i] = CheckResult(found[i].text, outcome, verdict.probability)
-    return CheckedAll(tuple(found), judged.tokens, judged.operations)
+        results[i] = CheckResult(results[i].text, outcome, verdict.probability)
+    return results
 
 
 def pair(request: str, answer: str) -> Conversation:
@@ -329,7 +324,7 @@ class Openings:
         self._checks = checks
         self._seen = Counter(opening(text, checks.opening_words) for text in kept)
 
-    def canned(self, text: str) -> bool:
+    def is_canned(self, text: str) -> bool:
         """Tell whether more of the kept revisions than may begin as this text does."""
         total = self._seen.total()
         share = self._seen[opening(text, self._checks.opening_words)] / max(1, total)

@@ -13,7 +13,7 @@ is how" harmless disagrees with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,7 @@ from fedrai.evaluation.labelled_answers import Label, LabelledAnswer, PromptAndA
 from fedrai.evaluation.records import GuardJudge, exchange
 from fedrai.evaluation.rubric import fill, shape
 from fedrai.rates import Rate, rate, rate_json
-
-OnJudged = Callable[[int, int], None]
-
+from fedrai.records import OnProgress, ignore
 
 REFUSAL = """\
 Below is what a user asked and what an assistant replied. Say whether the reply declines: not \
@@ -68,7 +66,7 @@ def read_verdict(reply: str | None) -> tuple[Label | None, str]:
 
 
 def by_rubric(
-    rows: Sequence[PromptAndAnswer], grader: Grader, on_reply: OnJudged = lambda _done, _of: None
+    rows: Sequence[PromptAndAnswer], grader: Grader, on_reply: OnProgress = ignore
 ) -> tuple[list[Label | None], list[str]]:
     """An LLM's label of each answer, and why there is none where it gives none.
 
@@ -88,7 +86,7 @@ def by_rubric(
 def by_guard(
     rows: Sequence[PromptAndAnswer],
     guard: GuardJudge,
-    on_judged: OnJudged = lambda _done, _of: None,
+    on_judged: OnProgress = ignore,
 ) -> list[bool | None]:
     """Whether a guard finds answers unsafe in the light of their requests; None: not scored.
 

@@ -1,8 +1,8 @@
-"""Many chats with an LLM behind an OpenAI-style endpoint for chat completions, and a judge there.
+"""Chats with an LLM behind an OpenAI-style endpoint for chat completions, many at once.
 
-Requests go out several at once and replies come back in their order; what has no reply in the end
-is None and counted by its reason. What may travel to whom is in `fedrai.endpoint`. Does not know
-rubrics (see `rubric`) nor critiques (see `fedrai.constitution.critics`).
+Replies come back in the order of the requests; a missing reply is None and counted by its reason.
+What may be sent to which endpoint is in `fedrai.endpoint`; rubrics are in `rubric`, critiques in
+`fedrai.constitution.critics`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,19 @@ import httpx
 
 from fedrai.endpoint import Access, EndpointClient, run_job
 from fedrai.errors import EvaluationError, FedRAIError
+from fedrai.records import OnProgress, ignore
 
-OnReply = Callable[[int, int], None]
-"""Called after each reply with (replies so far, of how many); may raise to stop."""
-
-PATH = "/chat/completions"  # of an endpoint whose `EndpointClient` is meant for `Chats`
+PATH = "/chat/completions"  # the path that the `EndpointClient` of `Chats` posts to
 
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Replies in the order of what was asked.
+    """Replies in the order of the requests.
 
     Attributes:
-        texts: None where there is none in the end.
-        tokens: that the endpoint reports.
-        problems: why replies are missing, and how many are for each reason.
+        texts: None where there is no reply.
+        tokens: as the endpoint reports.
+        problems: the number of missing replies, by reason.
     """
 
     texts: tuple[str | None, ...]
@@ -40,15 +38,15 @@ class Replies:
 
 
 class Chats:
-    """Asks an endpoint many chats, several at once.
+    """Sends many chats to an endpoint, several at once.
 
-    If many requests go unanswered one after the other, or all of them, or one is refused, a
-    greeting is sent: if that has no reply either, the endpoint as a whole is unusable.
+    If many requests in a row go unanswered, or all of them, or one is refused, a greeting is sent:
+    if that has no reply either, the endpoint is unusable.
 
     Args:
-        endpoint: for requests to `PATH`.
-        unusable: the error for an endpoint without any reply, made from the reason.
-        per_token: characters; a reply with more for each token asked for is none.
+        endpoint: posts to `PATH`.
+        unusable: makes the error for an endpoint without any reply from the reason.
+        per_token: characters for each requested token; a longer reply does not count.
     """
 
     def __init__(
@@ -60,27 +58,27 @@ class Chats:
     ) -> None:
         self._endpoint, self._unusable, self._per_token = endpoint, unusable, per_token
 
-    def replies(self, bodies: Sequence[Mapping[str, Any]], told: OnReply) -> Replies:
-        """Reply to requests.
+    def replies(self, bodies: Sequence[Mapping[str, Any]], on_reply: OnProgress) -> Replies:
+        """The replies to requests.
 
         Args:
             bodies: requests with "max_tokens" and "messages".
-            told: called after each reply; may raise to stop.
+            on_reply: called after each reply; may raise to stop.
 
         Raises:
             FedRAIError: the endpoint refuses the key or the model (as its `raises`), or replies to
-                nothing, a greeting included (`unusable`).
+                nothing, not even a greeting (`unusable`).
         """
-        return run_job(self._replies(bodies, told))
+        return run_job(self._replies(bodies, on_reply))
 
-    async def _replies(self, bodies: Sequence[Mapping[str, Any]], told: OnReply) -> Replies:
+    async def _replies(self, bodies: Sequence[Mapping[str, Any]], on_reply: OnProgress) -> Replies:
         async with self._endpoint.client() as client:
             replies = await self._endpoint.replies(
                 (self._one(client, body) for body in bodies),
                 len(bodies),
                 is_lost=lambda reply: reply.text is None,
                 check=lambda: self._check(client, bodies[0]),
-                on_reply=told,
+                on_reply=on_reply,
             )
             if replies and all(reply.text is None for reply in replies):
                 await self._check(client, bodies[0])
@@ -114,7 +112,7 @@ class Chats:
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """What came of a request: a text or a problem."""
+    """The outcome of a request: a text or a problem."""
 
     text: str | None
     tokens: int = 0
@@ -139,30 +137,30 @@ def _read(reply: Any, longest: float) -> _Reply:
 
 
 class Grader(Protocol):
-    """Whoever replies to a judge's prompts."""
+    """Replies to a judge's prompts."""
 
     def ask(
         self,
         prompts: Sequence[tuple[str, str]],
-        on_reply: OnReply = lambda _done, _of: None,
+        on_reply: OnProgress = ignore,
     ) -> Replies:
-        """Reply to prompts.
+        """The replies to prompts.
 
         Args:
-            prompts: each the system's turn (may be empty) and the user's.
-            on_reply: called after each reply.
+            prompts: each the system turn (may be empty) and the user turn.
+            on_reply: called after each reply; may raise to stop.
 
         Raises:
-            EvaluationError: the grader as a whole cannot reply.
+            EvaluationError: the grader cannot reply at all.
         """
         ...
 
 
 class RemoteGrader:
-    """A model behind an endpoint, asked greedily.
+    """A model behind an endpoint, sampled greedily.
 
     Args:
-        access: how to reach it.
+        access: address and limits of the endpoint.
         model: its name there.
         max_tokens: longest reply.
 
@@ -172,7 +170,7 @@ class RemoteGrader:
 
     def __init__(self, access: Access, model: str, *, max_tokens: int = 2048) -> None:
         if max_tokens < 1:
-            raise EvaluationError(f"max_tokens of a grader must be above 0, got {max_tokens}")
+            raise EvaluationError(f"max_tokens of a grader must be at least 1, got {max_tokens}")
         self._fixed = {"model": model, "max_tokens": max_tokens, "temperature": 0.0}
         self._endpoint = EndpointClient(access, PATH, raises=EvaluationError)
         self._chats = Chats(self._endpoint, self._unusable)
@@ -180,13 +178,13 @@ class RemoteGrader:
     def ask(
         self,
         prompts: Sequence[tuple[str, str]],
-        on_reply: OnReply = lambda _done, _of: None,
+        on_reply: OnProgress = ignore,
     ) -> Replies:
-        """Reply to prompts, several at once; see `Grader`.
+        """The replies to prompts, several at once; see `Grader`.
 
         Raises:
-            EvaluationError: the endpoint refuses the key or the model, or replies to nothing, a
-                greeting included.
+            EvaluationError: the endpoint refuses the key or the model, or replies to nothing, not
+                even a greeting.
         """
         bodies = [self._body(system, user) for system, user in prompts]
         return self._chats.replies(bodies, on_reply)
@@ -198,6 +196,6 @@ class RemoteGrader:
 
     def _unusable(self, problem: str) -> EvaluationError:
         return EvaluationError(
-            f"the endpoint {self._endpoint.place} gives no replies: {problem}",
-            hint="look whether the server runs and serves chat completions",
+            f"the endpoint {self._endpoint.place} does not reply: {problem}",
+            hint="check that the server is running and serves chat completions",
         )

@@ -7,7 +7,7 @@ partial refusal or compliance. A judge of harm is a guard: see `fedrai.guards`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,8 +15,7 @@ from fedrai import plugins
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.labelled_answers import Label, PromptAndAnswer
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
-
-OnProgress = Callable[[int, int], None]
+from fedrai.records import OnProgress, ignore
 
 
 class RefusalJudge(Protocol):
@@ -27,7 +26,7 @@ class RefusalJudge(Protocol):
         """Changes whenever a verdict may change; written beside the figures."""
 
     def judge(
-        self, rows: Sequence[PromptAndAnswer], on_progress: OnProgress = lambda _done, _total: None
+        self, rows: Sequence[PromptAndAnswer], on_progress: OnProgress = ignore
     ) -> Sequence[str | None]:
         """Judge answers.
 
@@ -59,7 +58,7 @@ class InstalledJudge:
         return f"{self.name}@{self.judge.revision}"
 
     def labels(
-        self, rows: Sequence[PromptAndAnswer], on_progress: OnProgress = lambda _done, _total: None
+        self, rows: Sequence[PromptAndAnswer], on_progress: OnProgress = ignore
     ) -> list[Label | None]:
         """The judge's label of each answer; None: not judged.
 

@@ -1,16 +1,17 @@
-"""Answers that people have labelled: XSTest's completions, PyRIT's refusal set, and your own.
+"""Answers with people's labels: XSTest's completions, PyRIT's refusal set, and the user's own.
 
-Reads, does not judge; see `agreement.py`. CSV with a header, JSONL, or whatever `data` reads:
+Reads only; judges are compared with labels in `agreement.py`. CSV with a header, JSONL, or any
+format of `fedrai.data`:
 
 - XSTest (Röttger et al. 2024, https://arxiv.org/abs/2308.01263): `prompt`, `completion` and
-  `final_label`, one of "1_full_compliance", "2_full_refusal", "3_partial_refusal". Its `type` tells
+  `final_label`, one of "1_full_compliance", "2_full_refusal", "3_partial_refusal". `type` says
   whether the request is unsafe ("contrast_...").
 - PyRIT's scorer evaluation: a comment line, then `objective`, `assistant_response` and
-  `human_score`, 1 for a refusal and 0 for none; it knows no partial refusal, and does not say which
-  of its requests are unsafe.
-- Yours: `prompt`, `answer` and `label`, such as an evaluation's answers with that column added (see
-  `labelling.py`); rows whose `label` is empty are left out. `suite` and `asks` (safe, unsafe) tell
-  where a row is from; without them the name of the file does, where it is that of a suite.
+  `human_score`, 1 for a refusal, else 0. It has no partial refusals, and does not say which
+  requests are unsafe.
+- The user's: `prompt`, `answer` and `label`, such as an evaluation's answers with that column added
+  (see `labelling.py`); rows with an empty `label` are left out. `suite` and `asks` (safe, unsafe)
+  name a row's origin; without them the file's name does, if it is that of a suite.
 
 Errors name file and row, never a text.
 """
@@ -30,16 +31,16 @@ from fedrai.evaluation.suites.declared import declared_suites
 
 
 class Label(StrEnum):
-    """What a person or a judge says an answer does."""
+    """The verdict of a person or judge on an answer."""
 
     FULL = "full refusal"
     """It declines."""
 
     PARTIAL = "partial refusal"
-    """It declines and still helps in part, or the other way round."""
+    """It declines and still helps in part, or helps and withholds a part."""
 
     COMPLIANCE = "compliance"
-    """It goes along."""
+    """It complies."""
 
 
 XSTEST = {
@@ -52,7 +53,7 @@ PYRIT = {"0": Label.COMPLIANCE, "1": Label.FULL}
 OWN = {label.value: label for label in Label} | {
     "refusal": Label.FULL, "partial": Label.PARTIAL, **XSTEST
 }  # fmt: skip
-FORMATS = (  # columns of request, answer and label, and the labels
+FORMATS = (  # columns of request, answer and label; the values of labels
     ("prompt", "completion", "final_label", XSTEST),
     ("objective", "assistant_response", "human_score", PYRIT),
     ("prompt", "answer", "label", OWN),
@@ -74,16 +75,16 @@ class PromptAndAnswer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabelledAnswer:
-    """One answer that people have labelled.
+    """One answer with people's label.
 
     Attributes:
-        source: the asset it is from, or the file, without folder and ending; "xstest gpt4" for
-            XSTest's "xstest_v2_completions_gpt4_streval.csv".
+        source: its asset, or its file without folder and ending; "xstest gpt4" for XSTest's
+            "xstest_v2_completions_gpt4_streval.csv".
         prompt: the request.
         answer: the assistant's text.
         label: the people's label.
-        asks: whether the request is "safe" or "unsafe"; empty where that is not known.
-        file: the file or asset that it is from, as it was named.
+        asks: whether the request is "safe" or "unsafe"; empty where unknown.
+        file: the file or asset, as the user named it.
         row: its number there; rows without a label count too.
     """
 
@@ -97,16 +98,16 @@ class LabelledAnswer:
 
 
 def request_kind(suite: str, judge: str = "", direction: str = "") -> str:
-    """Whether a suite's requests are "safe" or "unsafe"; empty where that is not known.
+    """Whether a suite's requests are "safe" or "unsafe"; empty where unknown.
 
     Args:
         suite: its name.
-        judge: of its declaration; empty: that of a known suite.
+        judge: of its declaration; empty: as declared under its name.
         direction: of its declaration.
     """
-    found = declared_suites().get(suite)
-    if not judge and found is not None:
-        judge, direction = found.judge, found.direction
+    declaration = declared_suites().get(suite)
+    if not judge and declaration is not None:
+        judge, direction = declaration.judge, declaration.direction
     if suite == "ordinary" or judge == "rating":
         return "safe"
     if judge == "strongreject":
@@ -119,39 +120,39 @@ def load(
     on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None,
     reading: data.ReadOptions = data.DEFAULT_OPTIONS,
 ) -> list[LabelledAnswer]:
-    """The labelled answers of `files`, in their order.
+    """The labelled answers of `files`, in order.
 
     Args:
         files: paths, or names of assets such as `pyrit-refusal`.
-        on_unlabelled: called with a file and how many of its rows have no label yet.
+        on_unlabelled: called with a file and the number of its rows without a label.
         reading: encoding, separator and limits of the files.
 
     Raises:
-        EvaluationError: a file cannot be read, is of no known form, or has no labelled rows.
+        EvaluationError: a file cannot be read, has none of the formats, or has no labelled rows.
         AssetError: an asset cannot be fetched.
     """
-    named = [_named(file) for file in files]
-    sources = [source for source, _ in named]
+    places = [_place(file) for file in files]
+    sources = [source for source, _ in places]
     for source in sources:
         if sources.count(source) > 1:
-            raise EvaluationError(f"two files have the name {source}, which tells sources apart")
+            raise EvaluationError(f"two files have the name {source}; sources need distinct names")
     return [
         replace(row, file=file)
-        for file, (source, path) in zip(files, named, strict=True)
+        for file, (source, path) in zip(files, places, strict=True)
         for row in _read(source, path, on_unlabelled, reading)
     ]
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
-    """Labelled answers that are in memory; rows whose label is empty are left out.
+    """Labelled answers from rows in memory; rows with an empty label are left out.
 
     Raises:
-        EvaluationError: a row has other columns than those of `FORMATS`, or no such label.
+        EvaluationError: a row has other columns than those of `FORMATS`, or an unknown label.
     """
     return list(_labelled("rows", Path("rows"), rows))
 
 
-def _named(file: str) -> tuple[str, Path]:
+def _place(file: str) -> tuple[str, Path]:
     if file in assets.CATALOGUE and not Path(file).exists():
         return file, assets.fetch(file)
     return XSTEST_FILE.sub(r"xstest \1", Path(file).stem), Path(file)
@@ -163,71 +164,69 @@ def _read(
     rows = _rows(path, reading)
     if not rows:
         raise EvaluationError(f"{path} has no rows of labelled answers")
-    found = list(_labelled(source, path, rows))
-    if not found:
+    answers = list(_labelled(source, path, rows))
+    if not answers:
         raise EvaluationError(
             f"none of the {len(rows):,} rows of {path} has a label",
             hint=f"write one of these into the column label: {', '.join(Label)}",
         )
-    if len(found) < len(rows):
-        on_unlabelled(source, len(rows) - len(found))
-    return found
+    if len(answers) < len(rows):
+        on_unlabelled(source, len(rows) - len(answers))
+    return answers
 
 
 def _rows(path: Path, reading: data.ReadOptions) -> Sequence[Mapping[str, Any]]:
-    """The rows of a file; one whose name tells no format is CSV.
+    """The rows of a file; a file without a known ending is read as CSV.
 
     Raises:
-        EvaluationError: the file cannot be read, or a row of it.
+        EvaluationError: the file, or a row of it, cannot be read.
     """
-    known = data.format_of(path) in data.SUFFIXES
-    read = data.read_file if known else data.rows_of_csv
-    found = []
+    has_format = data.format_of(path) in data.SUFFIXES
+    read = data.read_file if has_format else data.rows_of_csv
+    rows = []
     try:
         for origin, row in read(path, replace(reading, comments=True)):
             if isinstance(row, str):
                 raise EvaluationError(f"{origin}: {row}")
-            found.append(row)
+            rows.append(row)
     except DataError as error:
         raise EvaluationError(error.message, hint=error.hint) from None
-    return found
+    return rows
 
 
 def _labelled(
     source: str, path: Path, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[LabelledAnswer]:
-    found = next((form for form in FORMATS if set(form[:3]) <= set(rows[0])), None)
-    if found is None:
+    columns = next((form for form in FORMATS if set(form[:3]) <= set(rows[0])), None)
+    if columns is None:
         raise EvaluationError(
-            f"{path} is neither of XSTest's form nor of PyRIT's, and has no labels of yours",
-            hint="expected the columns "
-            + ", or ".join(", ".join(columns[:3]) for columns in FORMATS),
+            f"{path} has neither XSTest's columns, nor PyRIT's, nor prompt, answer and label",
+            hint=f"expected the columns {', or '.join(', '.join(form[:3]) for form in FORMATS)}",
         )
-    prompt, answer, label, known = found
+    prompt, answer, label, labels = columns
     for number, row in enumerate(rows, 1):
         value = row.get(label)
-        written = " ".join(value.split()).lower() if isinstance(value, str) else ""
-        if known is OWN and not written and value in (None, ""):
+        if labels is OWN and value in (None, ""):
             continue
-        given = known.get(written)
         if missing := [name for name in (prompt, answer) if name not in row]:
             raise EvaluationError(
                 f"{path}, row {number}: there is no column {missing[0]!r}, which row 1 has",
                 hint="give all rows of a file the same columns",
             )
-        texts = [row[prompt] or "", row[answer]]
-        if given is None or not all(isinstance(text, str) for text in texts):
+        request, text = row[prompt] or "", row[answer]
+        verdict = labels.get(" ".join(value.split()).lower()) if isinstance(value, str) else None
+        if verdict is None or not isinstance(request, str) or not isinstance(text, str):
             raise EvaluationError(
-                f"{path}, row {number}: {label} has none of its labels, or a text is missing",
-                hint=f"labels are {', '.join(known)}",
+                f"{path}, row {number}: {label} is not one of its labels, or a text is missing",
+                hint=f"labels are {', '.join(labels)}",
             )
-        name, asks = _origin(source, row, known is OWN)
-        yield LabelledAnswer(name, str(texts[0]), str(texts[1]), given, asks, row=number)
+        origin, asks = _origin(source, row, labels is OWN)
+        yield LabelledAnswer(origin, request, text, verdict, asks, row=number)
 
 
-def _origin(source: str, row: Mapping[str, Any], own: bool) -> tuple[str, str]:
+def _origin(source: str, row: Mapping[str, Any], is_own: bool) -> tuple[str, str]:
     """The name of a row's source, and whether its request is safe or unsafe."""
-    if not own:
+    if not is_own:
         kind = row.get("type")
         return source, ("unsafe" if kind.startswith("contrast_") else "safe") if kind else ""
     suite, asks = str(row.get("suite") or ""), row.get("asks")

@@ -1,14 +1,13 @@
-"""Answers of an evaluation, laid out for people to label; `labelled_answers.py` reads them back.
+"""Exports an evaluation's answers for people to label; `labelled_answers.py` reads them back.
 
-One row an answer: `suite`, `number`, `asks`, `prompt`, `answer`, and an empty `label`. No judge's
-verdict is among them, so that people label without knowing one.
+One row an answer: `suite`, `number`, `asks`, `prompt`, `answer`, and an empty `label`. Judges'
+verdicts are left out, so that they do not influence people's labels.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from fedrai.assets import checksums
 from fedrai.errors import DataError, EvaluationError, RunError
 from fedrai.evaluation.labelled_answers import request_kind
 from fedrai.runs import RunFolder
+from fedrai.runs.files import json_line
 from fedrai.runs.record import EvaluationRecord
 from fedrai.runs.record.values import json_of
 
@@ -30,14 +30,17 @@ Row = Mapping[str, Any]
 
 
 def export(place: Path, out: Path, suites: Sequence[str], count: int, seed: int) -> dict[str, int]:
-    """Write answers for people to label; gives how many of each suite.
+    """Write answers for people to label.
 
     Args:
         place: a run (its last evaluation), an evaluation's folder, or a suite's file in one.
         out: the file.
-        suites: only these; none: all.
+        suites: only these; empty: all.
         count: of each suite; 0: all.
         seed: of the sample.
+
+    Returns:
+        The number of answers of each suite.
 
     Raises:
         EvaluationError: there are no answers, or the file cannot be written.
@@ -45,12 +48,12 @@ def export(place: Path, out: Path, suites: Sequence[str], count: int, seed: int)
     """
     if (place / "run.json").is_file():
         run = RunFolder.open(place)
-        done = run.evaluations()
-        if not done:
+        numbers = run.evaluations()
+        if not numbers:
             raise EvaluationError(f"{place} has no evaluation yet")
-        place = run.evaluation_folder(done[-1])
+        place = run.evaluation_folder(numbers[-1])
     elif not place.exists():
-        raise EvaluationError(f"there is no {place}")
+        raise EvaluationError(f"{place} does not exist")
     rows = rows_to_label(place, suites, count, seed)
     write(out, rows)
     return dict(Counter(str(row["suite"]) for row in rows))
@@ -63,47 +66,46 @@ def rows_to_label(
 
     Args:
         place: the folder of an evaluation, or one suite's file in it.
-        suites: only these; none: all that have answers.
+        suites: only these; empty: all that have answers.
         count: of each suite (a seeded sample, in the suite's order); 0: all.
         seed: of the samples.
 
     Raises:
-        EvaluationError: there are no answers, or not of a suite that is named.
+        EvaluationError: there are no answers, or none of a named suite.
     """
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
     declared = _declared(place if place.is_dir() else place.parent)
-    found = {file.stem: _answers(file, declared.get(file.stem, {})) for file in files}
-    there = {name: rows for name, rows in found.items() if rows}
-    missing = [name for name in suites if name not in there]
-    if missing or not there:
+    answers = {file.stem: _answers(file, declared.get(file.stem, {})) for file in files}
+    answers = {name: rows for name, rows in answers.items() if rows}
+    missing = [name for name in suites if name not in answers]
+    if missing or not answers:
         raise EvaluationError(
             f"{place} has no answers" + (f" of {', '.join(missing)}" if missing else ""),
-            hint=f"it has: {', '.join(there)}" if there else "name a folder of evaluations/",
+            hint=f"it has: {', '.join(answers)}" if answers else "name a folder of evaluations/",
         )
-    chosen = [there[name] for name in suites or there]
-    return [row for rows in chosen for row in _sampled(rows, count, seed)]
+    return [row for name in suites or answers for row in _sampled(answers[name], count, seed)]
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as CSV or JSONL, by the name of the file.
 
     Raises:
-        EvaluationError: the format is another, the file is there already, or cannot be written.
+        EvaluationError: the format is another, or the file exists or cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise EvaluationError(f"{path}: answers are written as {' or '.join(SUFFIXES)}")
-    text = _as_csv(rows) if path.suffix.lower() == ".csv" else _as_jsonl(rows)
+        raise EvaluationError(f"{path}: the file name must end in {' or '.join(SUFFIXES)}")
+    text = _as_csv(rows) if path.suffix.lower() == ".csv" else "".join(map(json_line, rows))
     try:
         with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
     except FileExistsError:
-        raise EvaluationError(f"{path} is there already, and may hold labels") from None
+        raise EvaluationError(f"{path} already exists, and may hold labels") from None
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _declared(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    """What the evaluation says of its suites."""
+    """The evaluation's own records of its suites."""
     try:
         return EvaluationRecord.from_json(0, json_of(RunFolder(folder), "metrics.json")).suites
     except RunError:
@@ -137,7 +139,3 @@ def _as_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _as_jsonl(rows: Sequence[Row]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)

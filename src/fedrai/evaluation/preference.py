@@ -9,7 +9,7 @@ counted; a pair that does not fit the model's context is unscored, never cut.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +18,10 @@ from fedrai.evaluation.suites import Item
 from fedrai.evaluation.suites.items import turns
 from fedrai.model import LanguageModel
 from fedrai.rates import Rate, rate, rate_json
-from fedrai.records import Message, Tokens
+from fedrai.records import Message, OnProgress, Tokens, ignore
 from fedrai.runs.costs import Cost, Ledger, generation_operations
 from fedrai.training.likelihood import answer_log_probabilities
-from fedrai.training.sft import label_count
+from fedrai.training.sft import label_count, token_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def prefer(
     batch_size: int = 16,
     max_length: int = 0,
     dialogue: bool = True,
-    on_batch: Callable[[int, int], None] = lambda _done, _of: None,
+    on_batch: OnProgress = ignore,
 ) -> Preferences:
     """Compare the answers of pairs with the model as it stands.
 
@@ -176,7 +176,7 @@ def _choice(item: Item, pair: tuple[Tokens, Tokens], values: tuple[float, float]
 
 
 def _cost(model: LanguageModel, rows: Sequence[Tokens]) -> Cost:
-    tokens, labels = sum(len(row.ids) for row in rows), sum(map(label_count, rows))
+    tokens, labels = token_counts(rows)
     length = tokens / max(1, len(rows))
     operations = generation_operations(model.shape(), tokens - labels, labels, length)
     return Cost(tokens=tokens, operations=operations)

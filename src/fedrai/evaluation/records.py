@@ -13,7 +13,7 @@ from fedrai.evaluation.preference import Preferences
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import HARM, OURS, Grades, RatingPrompts
 from fedrai.evaluation.suites import Declaration, Item, Suite
-from fedrai.records import Message, Tokens, Verdict
+from fedrai.records import Message, OnProgress, Tokens, Verdict
 from fedrai.runs.costs import Ledger
 
 Exchange = tuple[Message, ...]
@@ -53,7 +53,7 @@ class GuardJudge:
 
     name: str
     threshold: float
-    judge: Callable[[Sequence[Exchange], Callable[[int, int], None]], GuardVerdicts]
+    judge: Callable[[Sequence[Exchange], OnProgress], GuardVerdicts]
 
 
 @dataclass(frozen=True, slots=True)

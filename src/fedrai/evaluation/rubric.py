@@ -26,6 +26,7 @@ from fedrai.errors import EvaluationError
 from fedrai.evaluation.chats import Grader
 from fedrai.evaluation.suites import Item
 from fedrai.model.chat import any_of, break_marks
+from fedrai.records import OnProgress, ignore
 
 WITH_REFERENCE = ("math", "reasoning", "coding")  # categories that MT-Bench grades so
 LOWEST, HIGHEST = 1.0, 10.0
@@ -205,7 +206,7 @@ def rate_answers(
     items: Sequence[Item],
     answers: Sequence[str],
     prompts: RatingPrompts = OURS,
-    on_reply: Callable[[int, int], None] = lambda _done, _of: None,
+    on_reply: OnProgress = ignore,
 ) -> Grades:
     """MT-Bench's single-answer grading of first turns: 1 to 10.
 
@@ -238,7 +239,7 @@ def harm_of_answers(
     answers: Sequence[str],
     template: str = HARM,
     name: str = "fedrai",
-    on_reply: Callable[[int, int], None] = lambda _done, _of: None,
+    on_reply: OnProgress = ignore,
 ) -> Grades:
     """StrongREJECT's rubric: 0 (declined, or worthless) to 1 (convincing and specific).
 
@@ -335,7 +336,7 @@ def _grade_all(
     requests: Sequence[tuple[str, str]],
     name: str,
     parse: Parse,
-    on_reply: Callable[[int, int], None],
+    on_reply: OnProgress,
 ) -> Grades:
     replies = grader.ask(requests, on_reply)
     grades = [_grade(i, text, parse) for i, text in zip(items, replies.texts, strict=True)]

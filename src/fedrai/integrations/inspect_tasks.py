@@ -33,10 +33,11 @@ from inspect_ai.solver import TaskState, generate
 
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import legacy, refusal, rubric
-from fedrai.evaluation.chats import Grader, OnReply, Replies
+from fedrai.evaluation.chats import Grader, Replies
 from fedrai.evaluation.suites import Declaration, Item, NotAvailable, declared_suites, load
 from fedrai.evaluation.suites.items import turns
 from fedrai.rates import Rate
+from fedrai.records import OnProgress, ignore
 
 Judge = Callable[[Grader, Sequence[Item], Sequence[str]], rubric.Grades]
 MAX_TOKENS = 512  # of an answer; `--max-tokens` sets another
@@ -158,9 +159,7 @@ class _Once:
         self.reply = reply
         self.prompt = ("", "")
 
-    def ask(
-        self, prompts: Sequence[tuple[str, str]], on_reply: OnReply = lambda _done, _of: None
-    ) -> Replies:
+    def ask(self, prompts: Sequence[tuple[str, str]], on_reply: OnProgress = ignore) -> Replies:
         [self.prompt] = prompts
         return Replies((self.reply,))
 

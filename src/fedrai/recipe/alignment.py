@@ -69,6 +69,14 @@ class Revising(Section):
     harmless_threshold: str | float = "loose"
     """The same for answers to harmless requests; 1 drops none. A strict threshold drops the look-alikes that teach the model not to over-refuse."""
 
+    @model_validator(mode="after")
+    def _enough_tries(self) -> Revising:
+        if self.tries < self.principles:
+            raise ValueError(
+                f"{self.principles} principles need as many tries, but tries is {self.tries}"
+            )
+        return self
+
     @field_validator("threshold", "harmless_threshold")
     @classmethod
     def _threshold_is_a_probability(cls, value: str | float) -> str | float:
@@ -193,6 +201,11 @@ class Alignment(Section):
     """The loss."""
     probe: Probe = Probe()
     """What starts and ends an alignment."""
+
+    @property
+    def harmless_pairs(self) -> float:
+        """Part of the pairs that are of harmless requests; none in the control."""
+        return 0.0 if self.style == "benign" else self.mix.harmless_pairs
 
     @model_validator(mode="after")
     def _trains_something(self) -> Alignment:

@@ -1,6 +1,6 @@
-"""The card of a run's model for the hub: metadata, measured figures, warnings, how it was made.
+"""The card of a run's model for the hub: metadata, measured figures, warnings, how it was trained.
 
-Made from the run folder's own records; figures that are not there are said to be missing. Names,
+Written from the records of the run folder; missing figures are named as missing. It holds names,
 counts and figures only: no text of a row, no name of a client, no path of the machine.
 """
 
@@ -14,17 +14,9 @@ import yaml
 
 from fedrai import __version__
 from fedrai.constitution.card import trained_line
-from fedrai.release import card_figures
-from fedrai.release.card_training import (
-    cell,
-    costs,
-    federation,
-    licences,
-    public,
-    rules,
-    trained_base,
-    trained_on,
-)
+from fedrai.release import card_figures, card_training
+from fedrai.release.card_training import public_name
+from fedrai.release.markdown import cell, section
 from fedrai.runs.record import EvaluationRecord, Summary
 
 UNKNOWN = "unknown"  # the hub's own word
@@ -39,11 +31,11 @@ class ExportedModel:
         info: `run.json`.
         summary: its key figures.
         number: the round that is exported.
-        client: whose adapter; empty for the global one.
-        merged: the whole model, with the adapter merged in.
-        licence: SPDX name or the hub's; empty: that of the base model, where it is known.
-        trained: suites whose requests were trained on.
-        with_base: the base model lies beside the adapter.
+        client: owner of the adapter; empty for the global one.
+        merged: whether it is the whole model, with the adapter merged in.
+        licence: SPDX name or the hub's; empty: that of the base model, if it is known.
+        trained_suites: suites whose requests were trained on.
+        with_base: whether the base model is beside the adapter.
     """
 
     settings: Mapping[str, Any]
@@ -53,7 +45,7 @@ class ExportedModel:
     client: str = ""
     merged: bool = False
     licence: str = ""
-    trained: Sequence[str] = ()
+    trained_suites: Sequence[str] = ()
     with_base: bool = False
 
     @property
@@ -63,34 +55,34 @@ class ExportedModel:
 
     @property
     def base(self) -> str:
-        """The base model on the hub; empty where it is not known to be there."""
-        return public(str(self.info["model"]))
+        """The base model on the hub; empty if it is not known to be there."""
+        return public_name(str(self.info["model"]))
 
     @property
     def before(self) -> EvaluationRecord | None:
         """The evaluation of what training started from."""
-        return self._after(0)
+        return self._evaluation(0)
 
     @property
     def after(self) -> EvaluationRecord | None:
         """The evaluation of what is exported."""
-        return self._after(self.number)
+        return self._evaluation(self.number)
 
-    def _after(self, number: int) -> EvaluationRecord | None:
+    def _evaluation(self, number: int) -> EvaluationRecord | None:
         body = self.summary.evaluations.get(number)
         return EvaluationRecord.from_json(number, body) if body else None
 
 
-def card(found: ExportedModel) -> str:
+def card(exported: ExportedModel) -> str:
     """The card: YAML metadata and Markdown."""
-    head = yaml.safe_dump(_metadata(found), sort_keys=False, allow_unicode=True)
-    parts = [f"# {found.name}\n", _about(found), _warnings(found), _figures(found),
-             _loading(found), *_making(found)]  # fmt: skip
+    head = yaml.safe_dump(_metadata(exported), sort_keys=False, allow_unicode=True)
+    parts = [f"# {exported.name}\n", _about(exported), _warnings(exported), _figures(exported),
+             _loading(exported), *_training(exported)]  # fmt: skip
     return f"---\n{head}---\n" + "\n".join(part for part in parts if part)
 
 
 def relabel_merged(text: str) -> str:
-    """A card that came with an adapter, for the model with that adapter merged in."""
+    """The card of an adapter, changed to describe the model with that adapter merged in."""
     parts = text.split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
         return text
@@ -101,25 +93,25 @@ def relabel_merged(text: str) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{parts[2]}"
 
 
-def _metadata(found: ExportedModel) -> dict[str, Any]:
+def _metadata(exported: ExportedModel) -> dict[str, Any]:
     tags = ["federated-learning", "fedrai", "safety"]
-    tags += [] if found.merged else ["lora"]
-    tags += ["constitutional-ai"] if found.info.get("constitution") else []
+    tags += [] if exported.merged else ["lora"]
+    tags += ["constitutional-ai"] if exported.info.get("constitution") else []
     head: dict[str, Any] = {}
-    if found.base:
-        head["base_model"] = found.base
-        head["base_model_relation"] = "finetune" if found.merged else "adapter"
-    head["library_name"] = "transformers" if found.merged else "peft"
+    if exported.base:
+        head["base_model"] = exported.base
+        head["base_model_relation"] = "finetune" if exported.merged else "adapter"
+    head["library_name"] = "transformers" if exported.merged else "peft"
     head["pipeline_tag"] = "text-generation"
-    head["license"] = licences(found.settings)[0].lower() if not found.licence else found.licence
-    head["license"] = head["license"] or UNKNOWN
+    known = card_training.base_licence(exported.settings).lower()
+    head["license"] = exported.licence or known or UNKNOWN
     head["tags"] = tags
-    datasets = _datasets(found.settings)
+    datasets = _datasets(exported.settings)
     if datasets:
         head["datasets"] = datasets
-    results = card_figures.results(found.after) if found.after else []
+    results = card_figures.results(exported.after) if exported.after else []
     if results:
-        head["model-index"] = [{"name": found.name, "results": results}]
+        head["model-index"] = [{"name": exported.name, "results": results}]
     return head
 
 
@@ -131,55 +123,55 @@ def _datasets(settings: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
 
 
-def _about(found: ExportedModel) -> str:
-    what = "A language model made from" if found.merged else "A LoRA adapter for"
-    base = f"`{found.base}`" if found.base else "a model of its makers' own (not on the hub)"
-    who = "by one client alone (a baseline)" if found.client else {
+def _about(exported: ExportedModel) -> str:
+    what = "A language model made from" if exported.merged else "A LoRA adapter for"
+    base = f"`{exported.base}`" if exported.base else "a private model (not on the hub)"
+    who = "by one client alone (a baseline)" if exported.client else {
         "federated": "by federated learning",
         "centralised": "on all rows in one place (a baseline)",
-    }.get(found.settings["federation"]["mode"], "by clients alone (a baseline)")  # fmt: skip
-    files = trained_base(found.settings)
+    }.get(exported.settings["federation"]["mode"], "by clients alone (a baseline)")  # fmt: skip
+    files = card_training.base_files(exported.settings)
     return f"{what} {base}, fine-tuned {who} with FedRAI {__version__}.{files}\n"
 
 
-def _warnings(found: ExportedModel) -> str:
-    lines = card_figures.warnings(found.before, found.after)
-    if found.summary.status != "finished":
+def _warnings(exported: ExportedModel) -> str:
+    lines = card_figures.warnings(exported.before, exported.after)
+    if exported.summary.status != "finished":
         lines.append("**The run was not finished** when this was exported.")
-    screening = found.summary.filter
+    screening = exported.summary.filter
     if screening and screening.skipped:
         lines.append("**There was no safety filter**, though the recipe asked for one.")
-    if found.summary.harmful_rows:
+    if exported.summary.harmful_rows:
         lines.append(
-            f"**{found.summary.harmful_rows:,} of the {found.summary.rows:,} rows it was"
+            f"**{exported.summary.harmful_rows:,} of the {exported.summary.rows:,} rows it was"
             " trained on are known to be harmful** (an experiment)."
         )
-    if found.trained:
-        lines.append(trained_line(found.trained).strip())
-    if found.client:
-        lines.append("The figures are of all clients' adapters together, not of this one alone.")
+    if exported.trained_suites:
+        lines.append(trained_line(exported.trained_suites).strip())
+    if exported.client:
+        lines.append("The figures are those of all clients' adapters together, not of this one.")
     lines.append(
         "Safety is measured on plain requests in English, by a rule that reads how an answer"
-        " begins: it says nothing of jailbreaks, other languages or long conversations."
+        " begins: it says nothing about jailbreaks, other languages or long conversations."
     )
-    return _section("Read this first", "\n".join(f"- {line}" for line in lines))
+    return section("Read this first", "\n".join(f"- {line}" for line in lines))
 
 
-def _figures(found: ExportedModel) -> str:
-    if found.after is None:
+def _figures(exported: ExportedModel) -> str:
+    if exported.after is None:
         return ""
-    start = found.info.get("start") or ""
-    label = public(start) or "start adapter" if start else "base model"
-    text = card_figures.table(label, found.before, found.after)
-    note = card_figures.note(found.settings["evaluation"], found.after)
+    start = exported.info.get("start") or ""
+    label = public_name(start) or "start adapter" if start else "base model"
+    text = card_figures.table(label, exported.before, exported.after)
+    note = card_figures.note(exported.settings["evaluation"], exported.after)
     extra = " The base model without any adapter was not measured in this run." if start else ""
-    return _section("Safety and usefulness", f"{text}\n\n{note}{extra}")
+    return section("Safety and usefulness", f"{text}\n\n{note}{extra}")
 
 
-def _loading(found: ExportedModel) -> str:
-    base = found.base or "PATH/OF/THE/BASE/MODEL"
-    base = "PATH/OF/THIS/FOLDER/base" if found.with_base else base
-    if found.merged:
+def _loading(exported: ExportedModel) -> str:
+    base = exported.base or "PATH/OF/THE/BASE/MODEL"
+    base = "PATH/OF/THIS/FOLDER/base" if exported.with_base else base
+    if exported.merged:
         code = ("from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
                 'model = AutoModelForCausalLM.from_pretrained("PATH/OF/THIS/FOLDER")\n'
                 'tokenizer = AutoTokenizer.from_pretrained("PATH/OF/THIS/FOLDER")')  # fmt: skip
@@ -189,32 +181,29 @@ def _loading(found: ExportedModel) -> str:
                 f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
                 f'tokenizer = AutoTokenizer.from_pretrained("{base}")\n'
                 'model = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER")')  # fmt: skip
-    return _section("Load it", f"```python\n{code}\n```")
+    return section("Load it", f"```python\n{code}\n```")
 
 
-def _making(found: ExportedModel) -> Sequence[str]:
-    """How it was made: rows, federation, constitution, costs, provenance."""
+def _training(exported: ExportedModel) -> Sequence[str]:
+    """How it was trained: rows, federation, constitution, costs, provenance."""
+    settings, summary = exported.settings, exported.summary
     return (
-        _section("Trained on", trained_on(found.settings, found.summary)),
-        _section("Federation", federation(found.settings, found.summary, found.number)),
-        _section("Constitution", rules(found.info, found.summary)),
-        _section("Cost", costs(found.summary)),
-        _section("Licence", licences(found.settings, found.licence)[1]),
-        _section("Provenance", _provenance(found)),
+        section("Trained on", card_training.rows(settings, summary)),
+        section("Federation", card_training.federation(settings, summary, exported.number)),
+        section("Constitution", card_training.constitution(exported.info, summary)),
+        section("Cost", card_training.costs(summary)),
+        section("Licence", card_training.licence(settings, exported.licence)),
+        section("Provenance", _provenance(exported)),
     )
 
 
-def _provenance(found: ExportedModel) -> str:
-    info = found.info
+def _provenance(exported: ExportedModel) -> str:
+    info = exported.info
     versions = ", ".join(f"{cell(k)} {cell(v)}" for k, v in info["versions"].items())
     here = info.get("engine") != "flower"  # the server of a deployment has no row to hash
     data = f", clients' data `{info['data_fingerprint'][:16]}`" if here else ""
     return (
-        f"Recipe SHA-256 `{info['recipe_hash']}`, seed {found.settings['seed']}; base model's files"
-        f" `{info['model_fingerprint'][:16]}`{data}; {info['dtype']} on {info['device']}."
+        f"Recipe SHA-256 `{info['recipe_hash']}`, seed {exported.settings['seed']}; base model's"
+        f" files `{info['model_fingerprint'][:16]}`{data}; {info['dtype']} on {info['device']}."
         f" {versions}."
     )
-
-
-def _section(title: str, text: str) -> str:
-    return f"## {title}\n\n{text}\n"

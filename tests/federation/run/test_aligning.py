@@ -14,7 +14,6 @@ from driver import fill_cache, write_rows
 from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.material import read
 from fedrai.constitution.records import Outcome, Request
-from fedrai.constitution.schedule import Bounds
 from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.errors import AssetError, ConstitutionError, GuardError
 from fedrai.evaluation.refusal import Reply, judge
@@ -23,7 +22,6 @@ from fedrai.federation.run.preparation import Callbacks, PreparedRun, alignment_
 from fedrai.federation.run.rows import Questions
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.alignment import Goal
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
 from fedrai.testing import make_tiny_model
@@ -62,38 +60,14 @@ def asked(tmp_path: Path) -> str:
 # --- settings -------------------------------------------------------------------------------------
 
 
-def test_the_plan_is_what_the_recipe_says():
-    plan = aligning.plan_for(
-        recipe(
-            schedule="adaptive",
-            every=3,
-            anchor=0.0,
-            steps=7,
-            learning_rate=0.25,
-            early_stop=True,
-            reuse=0.75,
-            mix={"rows": 5, "pairs": 3, "refusals": 0.3, "look_alikes": 0.1,
-                 "harmless_pairs": 0.6, "self_answered": 0.8},
-            objective={"sft": 2.0, "preference": 0.5, "kl": 0.1, "beta": 0.2, "smoothing": 0.05},
-            probe={"harmful": 4, "harmless": 6, "drift": 0.2, "safe": 0.7, "useful": 0.6,
-                   "every": 8},
-        )
-    )  # fmt: skip
-    assert (plan.schedule, plan.every, plan.steps, plan.early_stop) == ("adaptive", 3, 7, True)
-    assert (plan.rows, plan.pairs, plan.refusals, plan.look_alikes) == (5, 3, 0.3, 0.1)
-    assert (plan.harmless_pairs, plan.reuse, plan.learning_rate) == (0.6, 0.75, 0.25)
-    assert plan.reference_share == pytest.approx(0.2)  # what the model does not answer itself
-    assert plan.objective == Goal(sft=2.0, preference=0.5, kl=0.1, beta=0.2, smoothing=0.05)
-    assert (plan.probe_harmful, plan.probe_harmless, plan.probe_every) == (4, 6, 8)
-    assert (plan.bounds, plan.max_length) == (Bounds(0.7, 0.6, 0.2), 160)
-    assert plan.seed("a", 1) == plan.seed("a", 1) != plan.seed("a", 2) != plan.seed("b", 2)
+def test_a_revision_needs_no_more_principles_than_tries():
+    with pytest.raises(ValueError, match="5 principles need as many tries"):
+        recipe(revising={"principles": 5, "tries": 4})
 
 
-def test_the_settings_of_revising_are_what_the_recipe_says():
-    section = recipe(revising={"tries": 6, "batch_size": 3, "top_p": 0.5}).constitution
-    found = aligning.settings_for(section)
-    assert (found.tries, found.batch_size, found.top_p) == (6, 3, 0.5)
-    assert found.revise_safe is found.ask_again is False
+def test_an_objective_needs_a_weight():
+    with pytest.raises(ValueError, match="must not all be 0"):
+        recipe(objective={"sft": 0.0, "preference": 0.0})
 
 
 def test_the_control_revises_ordinary_requests_and_prefers_no_answer_to_a_refusal():
@@ -102,7 +76,7 @@ def test_the_control_revises_ordinary_requests_and_prefers_no_answer_to_a_refusa
     gathered = RequestSets(harmful, (plain, like), {}, 0)
     benign = recipe(style="benign", mix={"pairs": 2, "harmless_pairs": 0.5})
     assert aligning.pool_for(benign.constitution, gathered) == [plain]
-    assert aligning.plan_for(benign).harmless_pairs == 0.0
+    assert benign.constitution.harmless_pairs == 0.0
     assert aligning.pool_for(recipe().constitution, gathered) == harmful
 
 
@@ -111,9 +85,9 @@ def test_what_the_probe_asks_is_never_trained_on():
         recipe(probe={"harmful": 5, "harmless": 7}, request_count=6, harmless_count=9),
         {"advbench": [], "ordinary": []},
     )
-    probed = {request.prompt for side in held.held for request in side}
+    probed = {request.prompt for side in held.held_out for request in side}
     trained = {request.prompt for request in (*held.harmful, *held.harmless)}
-    assert [len(side) for side in held.held] == [5, 7]
+    assert [len(side) for side in held.held_out] == [5, 7]
     assert (len(held.harmful), len(held.harmless)) == (6, 9)
     assert len(probed) == 12
     assert probed.isdisjoint(trained)
@@ -248,11 +222,6 @@ def test_an_alignment_of_examples_alone(tiny, tmp_path, asked, monkeypatch):
 # --- who answers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("who", "alone"), [("base", True), ("model", False)])
-def test_who_answers_harmless_requests_is_the_recipes_choice(who: str, alone: bool) -> None:
-    assert aligning.plan_for(recipe(mix={"answered_by": who})).base_answers is alone
-
-
 def test_the_critic_start_answers_with_the_adapter_that_the_run_started_from(
     tiny: LanguageModel,
 ) -> None:
@@ -283,7 +252,7 @@ def test_what_a_run_asks_beside_advbench_is_not_trained_on(tmp_path):
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     asked = suites.load(str(tmp_path / "mine.jsonl"))
     held = aligning.gather_requests(recipe(), aligning.suites_for([], [asked]))
-    assert one.prompt not in {r.prompt for r in (*held.harmful, *held.held[0])}
+    assert one.prompt not in {r.prompt for r in (*held.harmful, *held.held_out[0])}
     assert held.removed["mine"] >= 1
 
 
@@ -346,8 +315,8 @@ def test_another_model_of_the_recipe_criticises_and_revises(tiny, files, tmp_pat
     other = make_tiny_model(tmp_path / "other", seed=9)
     load, loaded, spoken = aligning.model.load, [], iter(range(10**6))
 
-    def loading(spec: str, **fields: Any) -> LanguageModel:
-        critic = load(spec, **fields)
+    def loading(spec: str, *args: Any, **fields: Any) -> LanguageModel:
+        critic = load(spec, *args, **fields)
         critic.config.max_position_embeddings = 8192  # a token a byte: critiques are long
         texts = list(DECLINED.values())
         critic.chat.decode = lambda _ids: texts[next(spoken) % len(texts)]

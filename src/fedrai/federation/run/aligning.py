@@ -11,11 +11,9 @@ from fedrai.constitution.critics import CriticModel, LocalCritic, RemoteCritic
 from fedrai.constitution.gathering import RequestSets, Suites, gather
 from fedrai.constitution.overlap import CleanedRequests, without_overlap
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import PhaseTools, Plan, Tell
 from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.constitution.requests import load_requests
-from fedrai.constitution.revising import Settings
-from fedrai.constitution.schedule import Bounds
+from fedrai.constitution.tools import OnEvent, PhaseTools
 from fedrai.constitution.verifying import Checks
 from fedrai.data.embedded.refusals import refusal_for
 from fedrai.endpoint import Access
@@ -45,12 +43,12 @@ def phase_for(
         return None
     start = recipe.adapter.start
     anchor = read_start_adapter(start, prepared.model) if start else None
-    return Phase(plan_for(recipe), tools_for(prepared, callbacks.event, anchor, progress))
+    return Phase(recipe, tools_for(prepared, callbacks.event, anchor, progress))
 
 
 def tools_for(
     prepared: PreparedRun,
-    tell: Tell,
+    on_event: OnEvent,
     start: AdapterState | None,
     progress: assets.Progress | None = None,
 ) -> PhaseTools:
@@ -58,7 +56,7 @@ def tools_for(
 
     Args:
         prepared: the recipe and its model.
-        tell: hears of progress.
+        on_event: called with progress.
         start: the adapter whose answers anchor the probe; None: a fresh one.
         progress: shows downloads.
 
@@ -70,8 +68,8 @@ def tools_for(
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
     further = prompts_of(recipe.evaluation.paths, prepared.excluded)
     asked = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
-    gathered = gather_requests(recipe, asked, progress)
-    probed = {request.prompt for side in gathered.held for request in side}
+    requests = gather_requests(recipe, asked, progress)
+    probed = {request.prompt for side in requests.held_out for request in side}
     examples = examples_for(recipe, asked, progress)
     return PhaseTools(
         model=prepared.model,
@@ -79,20 +77,19 @@ def tools_for(
         critic=_critic(section, prepared.model, start, progress),
         checks=Checks(guard, _threshold(guard, section.revising.threshold)),
         harmless_threshold=_threshold(guard, section.revising.harmless_threshold),
-        settings=settings_for(section),
-        gathered=gathered,
-        pool=pool_for(section, gathered),
+        requests=requests,
+        pool=pool_for(section, requests),
         examples=[one for one in examples if one.request.prompt not in probed],
         start=start,
-        tell=tell,
+        on_event=on_event,
     )
 
 
-def pool_for(section: Alignment, gathered: RequestSets) -> Sequence[Request]:
+def pool_for(section: Alignment, requests: RequestSets) -> Sequence[Request]:
     """Requests whose answers are revised; for the control harmless ones that resemble no other."""
     if section.style == "constitution":
-        return gathered.harmful
-    return [request for request in gathered.harmless if not request.kind]
+        return requests.harmful
+    return [request for request in requests.harmless if not request.kind]
 
 
 def gather_requests(
@@ -105,18 +102,10 @@ def gather_requests(
     section = recipe.constitution
     named = {*section.requests, *section.harmless}
     alone = [spec for spec in section.examples if spec not in named]
-    found = gather(
-        section.requests,
-        section.harmless,
-        request_count=section.request_count,
-        harmless_count=section.harmless_count,
-        suites=asked,
-        seed=recipe.seed_for("constitution"),
-        held=(section.probe.harmful, section.probe.harmless),
-        progress=progress,
-    )
-    removed = _cleaned(alone, asked, progress).removed
-    return replace(found, removed={name: n + removed[name] for name, n in found.removed.items()})
+    requests = gather(section, asked, recipe.seed_for("constitution"), progress)
+    examples = _cleaned(alone, asked, progress).removed
+    removed = {name: count + examples[name] for name, count in requests.removed.items()}
+    return replace(requests, removed=removed)
 
 
 def _cleaned(
@@ -165,47 +154,6 @@ def suites_for(
         "ordinary": [item.prompt for item in ordinary],
         **known,
     }
-
-
-def settings_for(section: Alignment) -> Settings:
-    """Settings of critique and revision, as the recipe has them."""
-    fields = section.revising.model_dump(exclude={"guard", "threshold", "harmless_threshold"})
-    return Settings(**fields)
-
-
-def plan_for(recipe: Recipe) -> Plan:
-    """Settings of the alignment, as the recipe has them."""
-    section = recipe.constitution
-    probe, mix = section.probe, section.mix
-    benign = section.style == "benign"
-    return Plan(
-        schedule=section.schedule,
-        every=section.every,
-        anchor=section.anchor,
-        steps=section.steps,
-        rows=mix.rows,
-        pairs=mix.pairs,
-        refusals=mix.refusals,
-        look_alikes=mix.look_alikes,
-        harmless_pairs=0.0 if benign else mix.harmless_pairs,
-        reference_share=1 - mix.self_answered,
-        base_answers=mix.answered_by == "base",
-        objective=section.objective,
-        learning_rate=section.learning_rate,
-        warmup_steps=section.warmup_steps,
-        cooldown_steps=section.cooldown_steps,
-        weight_decay=section.weight_decay,
-        clip_norm=section.clip_norm,
-        micro_batch_tokens=section.micro_batch_tokens,
-        max_length=recipe.data.max_length,
-        probe_harmful=probe.harmful,
-        probe_harmless=probe.harmless,
-        probe_every=probe.every,
-        bounds=Bounds(probe.safe, probe.useful, probe.drift),
-        early_stop=section.early_stop,
-        reuse=section.reuse,
-        seed=recipe.seed_for,
-    )
 
 
 def _critic(

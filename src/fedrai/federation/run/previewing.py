@@ -9,7 +9,7 @@ from typing import Any
 from fedrai import assets, data
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.gathering import estimate
-from fedrai.constitution.plan import requests_for
+from fedrai.constitution.tools import round_requests
 from fedrai.evaluation import suites
 from fedrai.federation.run import aligning
 from fedrai.federation.run.judging import select_suites
@@ -25,7 +25,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     Raises:
         ConstitutionError, DataError, AssetError: something cannot be read.
     """
-    section, plan = recipe.constitution, aligning.plan_for(recipe)
+    section, mix = recipe.constitution, recipe.constitution.mix
     constitution = load_constitution(section.file)
     progress = assets.RichProgress()
     named = select_suites(recipe, progress).suites  # fetched, so that they are here
@@ -34,13 +34,13 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     gathered = aligning.gather_requests(recipe, asked, progress)
     examples = len(aligning.examples_for(recipe, asked, progress))
     pool = aligning.pool_for(section, gathered)
-    harmful, harmless = requests_for(plan, 1, pool, gathered.harmless)
+    harmful, harmless = round_requests(recipe, 1, pool, gathered.harmless)
     drawn = replace(gathered, harmful=tuple(harmful), harmless=tuple(harmless))
-    each = plan.rows * plan.refusals
+    each = mix.rows * mix.refusals
     epoch = section.schedule == "full" and each
-    steps = ceil((len(harmful) + examples) / each) if epoch else plan.steps
-    rows = steps * (plan.rows + 2 * plan.pairs)
-    tokens = estimate(drawn, constitution, aligning.settings_for(section), rows)
+    steps = ceil((len(harmful) + examples) / each) if epoch else section.steps
+    rows = steps * (mix.rows + 2 * mix.pairs)
+    tokens = estimate(drawn, constitution, section.revising, rows)
     rules = {key: getattr(constitution, key) for key in ("name", "version", "hash")}
     return {
         "model": recipe.model.base,

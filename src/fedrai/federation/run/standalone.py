@@ -20,12 +20,12 @@ from typing import Any
 
 from fedrai import captured_log, recipe, runs
 from fedrai.constitution.card import card
-from fedrai.constitution.material import HARMLESS, RECORDS, write_answers
+from fedrai.constitution.material import HARMLESS, RECORDS
 from fedrai.constitution.material import read as read_material
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.constitution.phase import Phase
-from fedrai.constitution.plan import PhaseTools
 from fedrai.constitution.storing import export, write_records
+from fedrai.constitution.tools import PhaseTools
 from fedrai.errors import RecipeError, RunError
 from fedrai.evaluation import storing
 from fedrai.federation.run import aligning, moved_files, preparation
@@ -260,7 +260,7 @@ def _evaluate(
 
 
 def _align(run: RunFolder, job: Job, watch: preparation.Callbacks) -> None:
-    phase = Phase(aligning.plan_for(job.prepared.recipe), replace(job.tools, tell=watch.event))
+    phase = Phase(job.prepared.recipe, replace(job.tools, on_event=watch.event))
     work = run.path / "work"
     work.mkdir(exist_ok=True)
     outcome = phase(NUMBER, job.start, work, work / "kept", True)
@@ -279,7 +279,7 @@ def _write(run: RunFolder, job: Job, outcome: Aligned, made: Path) -> None:
     """
     material = read_material(made)
     write_records(run.path / RECORDS, material.records)
-    write_answers(run.path / HARMLESS, material.harmless)
+    write_records(run.path / HARMLESS, material.harmless)
     export(run.path, material.records)
     target_folder = run.path / "adapter"
     shutil.rmtree(target_folder, ignore_errors=True)
