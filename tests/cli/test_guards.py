@@ -390,7 +390,7 @@ def test_encoding_and_separator_of_a_scan(call, tmp_path):
     wrong = call("scan", "r.csv", "--guard", "words", "--encoding", "klingon")
     assert "'klingon' is not a text encoding" in wrong.err
     two = call("scan", "r.csv", "--guard", "words", "--separator", "##")
-    assert "one character" in two.err
+    assert "one character is" in two.err
     (tmp_path / "r.csv").write_text(text.replace("#", "\t"))
     assert "1 of 2 rows" in call("scan", "r.csv", "--guard", "words", "--separator", "tab").out
 
@@ -536,7 +536,7 @@ def test_a_training_that_was_stopped_leaves_nothing(call, lesson, monkeypatch):
     (("train.toml", "-o", "held_out=1e-9"), "0 rows are held out"),
     (("train.toml", "-o", "loose_fpr=1e-4"), "too few to set a threshold"),
     (("train.toml", "-o", "base=./nothing"), "nothing"),
-    (("train.toml", "-o", "layers=5"), "has 2 layers"),
+    (("train.toml", "-o", "layers=5"), "has 2 layers, expected 5"),
     (("train.toml", "-o", "max_length=100"), "more than the 64 tokens"),
     (("train.toml", "-o", 'frame=["a"]'), "frame needs 3 parts, got 1"),
     (("bad.toml",), "bad.jsonl, line 2: unsafe is not a number from 0 to 1"),
