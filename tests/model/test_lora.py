@@ -189,7 +189,7 @@ def test_what_is_refused_would_have_said_something_else(
         ({"target_modules": 3}, "target_modules = 3"),
         ({"use_something_of_peft_0_99": True}, "it sets use_something_of_peft_0_99"),
         ({"init_lora_weights": ["odd"]}, "it sets init_lora_weights"),
-        ({"layers_pattern": "layers"}, "PEFT does not take the adapter's settings"),
+        ({"layers_pattern": "layers"}, "PEFT rejects the adapter's settings"),
     ],
 )
 def test_configs_that_cannot_be_followed(
@@ -253,7 +253,7 @@ def test_a_weight_of_the_base_itself_is_refused(base: Path, tmp_path: Path) -> N
 
 
 def test_adapters_lie_on_linear_layers_only(base: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.embed_tokens is none") as error:
+    with pytest.raises(ModelError, match=r"model\.embed_tokens is not linear") as error:
         load(str(base), Lora(target_modules=["q_proj", "embed_tokens"]))
     assert error.value.hint == "leave it out of adapter.target_modules"
 
