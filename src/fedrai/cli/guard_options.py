@@ -44,7 +44,7 @@ class DataOptions:
         """The datasets, checked."""
         from fedrai.filter.guard_evaluation import DataSpec
         from fedrai.guards.labels import Labels
-        from fedrai.guards.rows import RowColumns
+        from fedrai.guards.rows import ColumnNames
 
         if not (self.specs or self.unsafe or self.safe):
             raise click.UsageError("give DATA: a file, a hub dataset or fedrai:NAME")
@@ -56,7 +56,7 @@ class DataOptions:
             self.specs,
             self.unsafe,
             self.safe,
-            RowColumns(**roles),
+            ColumnNames(**roles),
             Labels(names, tuple(_pairs(self.unsafe_when, "--unsafe-when")), self.cut),
             self.split,
             dict(_pairs(self.where, "--where")),
