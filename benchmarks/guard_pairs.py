@@ -26,7 +26,7 @@ from typing import Any
 from fedrai import model
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.guards import loading
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.records import Message
 
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ def own_answers(rows: list[Row], count: int, draw: random.Random) -> Iterator[Ro
         made = generate(
             lm,
             [[Message("user", r["prompt"][:600])] for r in chosen],
-            max_new_tokens=160, batch_size=64, temperature=0.8, top_p=0.95, seed=0,
+            max_new_tokens=160, batch_size=64, sampling=Sampling(temperature=0.8, top_p=0.95),
             on_batch=lambda done, of: print(f"answers: {done} of {of}", flush=True),
         )  # fmt: skip
         for request, text in zip(chosen, made.answers, strict=True):

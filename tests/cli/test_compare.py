@@ -251,7 +251,7 @@ def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: 
         (("--seeds", "1,1"), "a seed is repeated"),
         (("--axis", "training.learning_rate"), "expected section.key=value,value"),
         (("--axis", "training.step=1,2"), "unknown key training.step"),
-        (("--against", "nobody"), "no arm 'nobody' to hold the others against"),
+        (("--against", "nobody"), "no arm 'nobody' to compare the others with"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(

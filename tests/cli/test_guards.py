@@ -536,7 +536,7 @@ def test_a_training_that_was_stopped_leaves_nothing(call, lesson, monkeypatch):
     (("train.toml", "-o", "held_out=1e-9"), "0 rows are held out"),
     (("train.toml", "-o", "loose_fpr=1e-4"), "too few to set a threshold"),
     (("train.toml", "-o", "base=./nothing"), "nothing"),
-    (("train.toml", "-o", "layers=5"), "has 2 layers, 5 are asked for"),
+    (("train.toml", "-o", "layers=5"), "has 2 layers, expected 5"),
     (("train.toml", "-o", "max_length=100"), "more than the 64 tokens"),
     (("train.toml", "-o", 'frame=["a"]'), "frame needs 3 parts, got 1"),
     (("bad.toml",), "bad.jsonl, line 2: unsafe is not a number from 0 to 1"),

@@ -50,7 +50,7 @@ from fedrai import recipe, report
 from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import LIST_COLUMNS, cost_line, filter_note, list_row
 from fedrai.errors import DataError, FederationError
-from fedrai.evaluation.measure import EvaluationResult
+from fedrai.evaluation.records import EvaluationResult
 from fedrai.federation import client, clients, protocol
 from fedrai.federation.aggregation import build, update_norm
 from fedrai.federation.clients import LateReplies

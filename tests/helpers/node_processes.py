@@ -80,5 +80,5 @@ if __name__ == "__main__":
     import fedrai.deployment.worker
     import fedrai.federation.run.running  # noqa: F401
 
-    model.load(sys.argv[1], rank=4, dtype="float32", device="cpu")
+    model.load(sys.argv[1], model.Lora(rank=4), model.LoadOptions("float32", "cpu"))
     serve()

@@ -110,10 +110,10 @@ def test_a_deployments_card_has_the_counts_that_nodes_send(tmp_path: Path) -> No
 
 def test_nodes_need_not_tell_what_their_filters_did(tmp_path: Path) -> None:
     nothing = of_nodes(tmp_path / "nothing")
-    assert "they do not tell what it did" in made(summary=nothing, number=1)
+    assert "which do not report its counts" in made(summary=nothing, number=1)
     part = of_nodes(tmp_path / "part", unsafe=2)  # as a node of other code may: not added up
     assert filter_note(part) == "filter (drop): the nodes do not tell what it did"
-    assert "they do not tell what it did" in made(summary=part, number=1)
+    assert "which do not report its counts" in made(summary=part, number=1)
 
 
 def warned(text: str) -> str:
@@ -157,7 +157,7 @@ def test_figures_stand_side_by_side() -> None:
 
 def test_a_good_model_has_only_the_general_warning() -> None:
     assert warned(made()).strip().count("\n") == 0
-    assert "says nothing of jailbreaks" in warned(made())
+    assert "says nothing about jailbreaks" in warned(made())
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,10 @@ def test_a_good_model_has_only_the_general_warning() -> None:
         (evaluation(Rate(0, 0, 520), Rate(0, 50)), "**Its safety was not measured.**"),
         (evaluation(Rate(520, 520), Rate(0, 0)), "refuses harmless requests was not measured"),
         ({"rates": {}, "held_out_loss": None}, "**Its safety was not measured.**"),
+        (
+            {"rates": {}, "held_out_loss": None, "held_out_tokens": 9},
+            "**Its held-out loss is not a number.**",
+        ),
     ],
 )
 def test_warnings_are_honest(after: dict[str, Any], words: str) -> None:
@@ -243,12 +247,12 @@ def test_harmful_rows_filters_and_unfinished_runs_are_named() -> None:
 def test_what_nodes_of_a_deployment_keep_to_themselves_is_named() -> None:
     kept = {"mode": "drop", "total": None, "skipped": ""}
     text = made(summary=summary(filter=kept, untold_costs=["seconds", "tokens"]))
-    assert "Safety filter on the clients (drop); they do not tell what it did." in text
-    assert "Clients keep some of theirs to themselves: seconds, tokens." in text
+    assert "Safety filter on the clients (drop), which do not report its counts." in text
+    assert "Costs that clients do not report: seconds, tokens." in text
     told = {**TOTAL, "guard": "", "confusion": None}
     text = made(summary=summary(filter={"mode": "drop", "total": told, "skipped": ""}))
     assert "Safety filter on the clients (drop): of" in text
-    assert "keep some of theirs" not in text
+    assert "do not report" not in text
 
 
 def test_a_constitution_is_named_and_cannot_write_markup() -> None:
@@ -324,7 +328,7 @@ def test_an_adapter_keeps_its_card(
     (kept / "README.md").write_text("---\nlibrary_name: peft\n---\n# Mine\n")
     monkeypatch.setitem(EMBEDDED, "fedrai:aligned", kept)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "target", lambda *_: pytest.fail("loaded a base model"))
+    monkeypatch.setattr(export, "load_target", lambda *_: pytest.fail("loaded a base model"))
     for number, spec in enumerate((str(kept), "fedrai:aligned")):
         out = tmp_path / f"again-{number}"
         done = CliRunner().invoke(cli, ["export", spec, "--out", str(out)])

@@ -29,7 +29,7 @@ from fedrai.model import (
     read_lora,
     read_start_adapter,
 )
-from fedrai.release.export import export
+from fedrai.release.export import ExportOptions, export
 
 IDS = torch.tensor([[1, 90, 91, 92, 201, 2, 30]])
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -142,7 +142,7 @@ def test_what_is_followed_gives_pefts_own_logits(
         mine = ours(found.model, found.adapter)
         assert torch.allclose(mine, theirs, atol=1e-3), (mine - theirs).abs().max()
         assert torch.allclose(last(found.model), theirs[:, -1], atol=1e-3)
-        export(folder, Path(place) / "merged", merged=True, number=None, client="")
+        export(folder, Path(place) / "merged", ExportOptions(merged=True))
         merged = AutoModelForCausalLM.from_pretrained(Path(place) / "merged", dtype=torch.float32)
         with torch.no_grad():
             assert torch.allclose(merged(IDS).logits, theirs, atol=1e-3)
@@ -153,8 +153,8 @@ def test_what_is_not_followed_is_named(key: str, base: Path, tmp_path: Path) -> 
     write(base, tmp_path, {"target_modules": ["q_proj"]})
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: REFUSED[key]}))
-    for command in (target, lambda spec: export(Path(spec), tmp_path / "out", merged=True,
-                                                number=None, client="")):  # fmt: skip
+    merged = ExportOptions(merged=True)
+    for command in (target, lambda spec: export(Path(spec), tmp_path / "out", merged)):
         with pytest.raises(ModelError, match=f"no plain LoRA: it sets {key}") as error:
             command(str(tmp_path))
         assert "merge it into its base model" in error.value.hint
@@ -189,7 +189,7 @@ def test_what_is_refused_would_have_said_something_else(
         ({"target_modules": 3}, "target_modules = 3"),
         ({"use_something_of_peft_0_99": True}, "it sets use_something_of_peft_0_99"),
         ({"init_lora_weights": ["odd"]}, "it sets init_lora_weights"),
-        ({"layers_pattern": "layers"}, "PEFT does not take the adapter's settings"),
+        ({"layers_pattern": "layers"}, "PEFT rejects the adapter's settings"),
     ],
 )
 def test_configs_that_cannot_be_followed(
@@ -253,7 +253,7 @@ def test_a_weight_of_the_base_itself_is_refused(base: Path, tmp_path: Path) -> N
 
 
 def test_adapters_lie_on_linear_layers_only(base: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.embed_tokens is none") as error:
+    with pytest.raises(ModelError, match=r"model\.embed_tokens is not linear") as error:
         load(str(base), Lora(target_modules=["q_proj", "embed_tokens"]))
     assert error.value.hint == "leave it out of adapter.target_modules"
 

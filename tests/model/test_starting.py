@@ -200,7 +200,7 @@ def test_an_adapter_of_broken_numbers_says_so_at_once(
     }.get(command, (command, "broken"))
     code, _, err = call(*words)
     assert code == 2
-    assert f"{name} holds values that are no finite numbers" in err
+    assert f"{name} holds values that are not finite" in err
     assert len(err.splitlines()) <= 2
     assert not (folder / "runs" / "broken").exists()
 

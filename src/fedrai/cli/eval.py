@@ -69,7 +69,7 @@ def eval_command(
 ) -> None:
     """Measure safety and usefulness of a run, an adapter folder or a model."""
     from fedrai.cli.show.display import Display
-    from fedrai.evaluation.measure import figures
+    from fedrai.evaluation.figures import figures
     from fedrai.federation.run.evaluating import evaluate
     from fedrai.federation.run.targets import target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,36 +20,20 @@ import click
     help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
 @click.option("--with-base", is_flag=True,
     help="Copy the base model along, into base/ beside the adapter, for use offline.")  # fmt: skip
-def export(
-    run_folder: Path,
-    out: Path | None,
-    merged: bool,
-    number: int | None,
-    client: str,
-    licence: str,
-    base: str,
-    with_base: bool,
-) -> None:
+def export(run_folder: Path, out: Path | None, **chosen: Any) -> None:
     """Write the adapter of a run, or `fedrai:aligned`, as a PEFT folder; or the merged model.
 
     With it goes README.md, a model card for the hub: figures, costs and warnings from the run.
     """
-    from fedrai.release import export as export_commands
+    from fedrai.release.export import ExportOptions
+    from fedrai.release.export import export as write_export
 
-    if merged and with_base:
+    options = ExportOptions(**chosen)
+    if options.merged and options.with_base:
         raise click.UsageError("give --merged or --with-base: a merged model is whole by itself")
-    kind = "merged" if merged else "adapter"
+    kind = "merged" if options.merged else "adapter"
     named = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
     named = named.with_name(named.name.removeprefix("fedrai:"))
     target = out or named.with_name(f"{named.name}-{kind}")
-    export_commands.export(
-        run_folder,
-        target,
-        merged=merged,
-        number=number,
-        client=client,
-        licence=licence,
-        base=base,
-        with_base=with_base,
-    )
+    write_export(run_folder, target, options)
     click.echo(f"{kind}: {target}")

@@ -17,7 +17,8 @@ from typing import Any
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
-from fedrai.evaluation.measure import EvaluationResult, figures
+from fedrai.evaluation.figures import figures
+from fedrai.evaluation.records import EvaluationResult
 from fedrai.evaluation.storing import write_evaluation
 from fedrai.federation import protocol, round_record
 from fedrai.federation.aggregation import Aggregator, update_norm

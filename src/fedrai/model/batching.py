@@ -1,4 +1,4 @@
-"""Rows of tokens to padded batches, and which rows share one."""
+"""Rows of tokens to padded batches, and which rows share a batch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def cut(
     most: int = 0,
     padded: bool = True,
 ) -> Iterator[list[int]]:
-    """Cut numbers into what goes through a model at once, in their order.
+    """Cut numbers of rows into batches, in their order.
 
     Args:
-        numbers: of rows; those of like length beside each other need the least padding.
+        numbers: of rows; with rows of similar length next to each other, padding is least.
         size: tokens of a row by its number.
-        limit: most tokens of a part, unless it has but one row; 0: any number.
-        most: most rows of a part; 0: any number.
-        padded: whether every row of a part takes as much as its longest.
+        limit: most tokens of a batch that has more than one row; 0: no limit.
+        most: most rows of a batch; 0: no limit.
+        padded: whether each row of a batch takes the space of the longest.
     """
     part: list[int] = []
     longest = total = 0
@@ -47,16 +47,23 @@ def cut(
         yield part
 
 
+def by_length(
+    numbers: Iterable[int], size: Callable[[int], int], limit: int = 0, *, most: int = 0
+) -> Iterator[list[int]]:
+    """Cut numbers of rows into batches, the shortest rows first; see `cut`."""
+    return cut(sorted(numbers, key=size), size, limit, most=most)
+
+
 def pad(
     rows: Sequence[Sequence[int]], fill: int, length: int, *, left: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Rows filled up to one length: ids, and where they are real.
+    """Pad rows to one length: ids, and a mask that is 1 at real tokens.
 
     Args:
         rows: token ids.
-        fill: id that stands where a row has none.
-        length: of all rows then, T.
-        left: whether they are filled up at their beginning.
+        fill: id of the padding.
+        length: length of all rows after padding, T.
+        left: whether the padding comes first.
 
     Returns:
         Both (B, T), int64, on the CPU.
@@ -75,7 +82,7 @@ def collate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pad rows on the right: ids, attention mask and label mask, each (B, T), T a multiple of 16.
 
-    CPU kernels keep a compiled copy for every shape they meet; few shapes keep memory from growing.
+    CPU kernels keep a compiled copy for each shape, so few shapes keep memory from growing.
     """
     length = padded_length(max(len(row.ids) for row in rows))
     ids, mask = pad([row.ids for row in rows], pad_id, length)

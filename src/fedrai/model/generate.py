@@ -1,8 +1,9 @@
 """Answers in batches, greedy or sampled.
 
-Rows of like length share a batch. Sampling adds Gumbel noise from a generator of each row's own, so
-an answer depends on its prompt and seed, not on its neighbours (exactly in float32; in bfloat16 the
-rounding of a batched product can still tip a near-tie). Does not know chat templates or judges.
+Rows of similar length share a batch. Sampling adds Gumbel noise, which each row draws from its own
+generator, so an answer depends on its prompt and seed and not on the other rows (exactly in
+float32; in bfloat16 the rounding of a batched product can decide a near-tie). Does not cover chat
+templates or judges.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor
 
 from fedrai.model import LanguageModel
-from fedrai.model.batching import pad, padded_length
+from fedrai.model.batching import by_length, pad, padded_length
 from fedrai.records import Message
 from fedrai.runs.costs import generation_operations, release_memory
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Answers in the order of the prompts, and what they took."""
+    """Answers in the order of the prompts, and their cost."""
 
     answers: tuple[str, ...]
     prompt_tokens: int
@@ -68,16 +69,14 @@ def generate(
         model: the model.
         prompts: conversations that end with a user's turn.
         max_new_tokens: longest answer.
-        batch_size: prompts that are answered at once.
+        batch_size: prompts of a batch.
         sampling: how the next token is chosen.
-        on_batch: called after each batch with (answers done, of how many); may raise.
+        on_batch: called after each batch with the numbers of answers done and of all; may raise.
     """
     ids = [model.chat.prompt_ids(prompt) for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     answers: dict[int, list[int]] = {}
     with torch.inference_mode(), model.mode(training=False):
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
+        for part in by_length(range(len(ids)), lambda i: len(ids[i]), most=batch_size):
             picker = _Picker(part, sampling, model.device)
             batch = _generate_batch(model, [ids[i] for i in part], max_new_tokens, picker)
             answers.update(zip(part, batch, strict=True))
@@ -96,7 +95,7 @@ def generate(
 def _generate_batch(
     model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, picker: _Picker
 ) -> list[list[int]]:
-    """Ids of the answers to one batch; once half the rows are finished, they leave it."""
+    """Ids of the answers to one batch; rows that are finished leave it once they are half of it."""
     length = padded_length(max(map(len, prompts)))
     ids, mask = (t.to(model.device) for t in pad(prompts, model.pad_id, length, left=True))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -113,12 +112,12 @@ def _generate_batch(
                 answers[rows[k]].append(token)
         if all(done) or step == limit - 1:
             break
-        # not at once: each new batch shape costs CPU kernels a set-up
+        # not at each end: CPU kernels need a set-up for each new batch shape
         if sum(done) >= len(rows) / 2:
             live = [k for k in range(len(rows)) if not done[k]]
-            kept = torch.tensor(live, device=model.device)
-            cache.batch_select_indices(kept)
-            mask, positions = mask[kept], positions[kept]
+            indices = torch.tensor(live, device=model.device)
+            cache.batch_select_indices(indices)
+            mask, positions = mask[indices], positions[indices]
             rows, chosen = [rows[k] for k in live], [chosen[k] for k in live]
             done = [False] * len(rows)
         ids = torch.tensor(chosen, device=model.device)[:, None]
@@ -149,10 +148,10 @@ class _Picker:
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Mask all but the likeliest tokens that together reach `top_p` (arXiv 1904.09751)."""
+    """Mask all tokens but the likeliest that together reach `top_p` (arXiv 1904.09751)."""
     if top_p >= 1:
         return scores
     ordered, order = scores.sort(-1, descending=True)
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    cut = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, before >= top_p)
-    return scores.masked_fill(cut, -torch.inf)
+    masked = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return scores.masked_fill(masked, -torch.inf)

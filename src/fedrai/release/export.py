@@ -1,4 +1,4 @@
-"""What `fedrai export` does: an adapter or a merged model in a folder of its own, with its card."""
+"""Exporting: an adapter or a merged model in a folder of its own, with its card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fedrai import assets, model, recipe, runs
 from fedrai.errors import ModelError
-from fedrai.federation.run.targets import base_spec, target
+from fedrai.federation.run.targets import base_spec
+from fedrai.federation.run.targets import target as load_target
 from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.model import is_adapter
 from fedrai.release import ExportedModel, card, relabel_merged
@@ -18,131 +19,140 @@ from fedrai.runs.files import write_text
 from fedrai.runs.record import summarise
 
 CARD = "README.md"
+Save = Callable[[Path], None]
 
 
-def export(
-    path: Path,
-    out: Path,
-    *,
-    merged: bool,
-    number: int | None,
-    client: str,
-    licence: str = "",
-    base: str = "",
-    with_base: bool = False,
-) -> Path:
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        merged: the whole model, with the adapter merged in.
+        number: round of a run; None: the last.
+        client: owner of the adapter, for runs in local mode.
+        licence: for the card of a run; empty: that of the base model, if it is known.
+        base: spec of the base model, if it has moved since the run or the adapter was written.
+        with_base: copy the base model beside the adapter, into `base/`.
+    """
+
+    merged: bool = False
+    number: int | None = None
+    client: str = ""
+    licence: str = ""
+    base: str = ""
+    with_base: bool = False
+
+
+def export(path: Path, out: Path, options: ExportOptions) -> Path:
     """Write an adapter, or the model with it merged in, to a folder of its own.
 
-    A run gets a card made from its records; an adapter keeps the card that it has.
+    A run gets a card written from its records; an adapter keeps its own card.
 
     Args:
         path: a run, an adapter folder or `fedrai:aligned`.
         out: the new folder.
-        merged: the whole model.
-        number: round of a run; None: the last.
-        client: which client's adapter, for runs in local mode.
-        licence: for the card of a run; empty: that of the base model, where it is known.
-        base: spec of the base model, where it does not lie where the run or the adapter says.
-        with_base: copy the base model beside the adapter, into `base/`.
+        options: what to export.
 
     Raises:
-        RunError: no such run or round, or the folder is in the way.
+        RunError: no such run or round, or the folder already exists.
         AssetError, ModelError: the adapter or its base model cannot be used.
     """
-    run = None if is_adapter(str(path)) else RunFolder.open(path)
+    spec = str(path)
+    run = None if is_adapter(spec) else RunFolder.open(path)
     runs.check_free(out)
-    text = _kept_card(str(path), merged) if run is None else ""
-    if run is None and not merged:
-        source = model.adapter_folder(str(path))
-        found = _base_of(str(path), base, needed=with_base)
-        copy = partial(model.copy_adapter, source)
-        return _written(out, copy, text, partial(_keep_base, found, with_base))
-    chosen = target(str(path), number, client, base=base)
-    if chosen.adapter is None:
+    if run is None and not options.merged:
+        base = _base_of(spec, options)
+        copy = partial(model.copy_adapter, model.adapter_folder(spec))
+        return _write(out, _with_base(copy, base, options), _own_card(spec))
+    target = load_target(spec, options.number, options.client, base=options.base)
+    if target.adapter is None:
         raise ModelError(f"{path} has no adapter yet")
-    if run is not None:
-        text = _run_card(run, run.last_round() if number is None else number, client, merged,
-                         licence, with_base)  # fmt: skip
-    lm = chosen.model
-    if merged:
-        return _written(out, partial(lm.save_merged, state=chosen.adapter), text)
-    found = Base(chosen.recipe.model.base, lm.fingerprint)
-    save = partial(lm.save_adapter, state=chosen.adapter)
-    return _written(out, save, text, partial(_keep_base, found, with_base))
+    card_text = _run_card(run, options) if run is not None else relabel_merged(_own_card(spec))
+    if options.merged:
+        return _write(out, partial(target.model.save_merged, state=target.adapter), card_text)
+    save = partial(target.model.save_adapter, state=target.adapter)
+    base = Base(target.recipe.model.base, target.model.fingerprint)
+    return _write(out, _with_base(save, base, options), card_text)
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """A base model: where it is, and the fingerprint of its files."""
+def _write(out: Path, save: Save, card_text: str) -> Path:
+    """Write a model and its card, if it has one."""
 
-    spec: str
-    digest: str
-
-    @property
-    def local(self) -> bool:
-        """Whether only this machine knows it by its spec."""
-        return assets.parse(self.spec).scheme == "path"
-
-
-def _base_of(name: str, base: str, *, needed: bool) -> Base | None:
-    """The base model of an adapter; None where it cannot be told and is not needed."""
-    try:
-        spec = base_spec(name, base)
-    except ModelError:
-        if needed:
-            raise
-        digest = model.read_base_record(model.adapter_folder(name))
-        return Base("", digest) if digest else None
-    found = Base(spec, "")
-    return (
-        replace(found, digest=model.fingerprint(model.model_folder(spec))) if found.local else found
-    )
-
-
-def _keep_base(base: Base | None, with_base: bool, folder: Path) -> None:
-    """Let an exported adapter be read where it lies: by its base's fingerprint, or a copy."""
-    if base is None:
-        return
-    if with_base:
-        model.copy_base(base.spec, folder)
-    if base.digest and (not base.spec or base.local):
-        model.write_base_record(folder, base.digest)
-        if base.spec:
-            model.remember_base(base.spec, base.digest)
-
-
-def _written(
-    out: Path, save: Callable[[Path], None], text: str, more: Callable[[Path], None] | None = None
-) -> Path:
     def write(folder: Path) -> None:
         save(folder)
-        if more is not None:
-            more(folder)
-        if text:
-            write_text(folder / CARD, text)
+        if card_text:
+            write_text(folder / CARD, card_text)
 
     RunFolder(out.parent).write_folder(out, write, listed=False)
     return out
 
 
-def _run_card(
-    run: RunFolder, number: int, client: str, merged: bool, licence: str, with_base: bool
-) -> str:
+# --- the base model -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model: its spec, and the fingerprint of its files."""
+
+    spec: str
+    digest: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its spec is a path of this machine."""
+        return assets.parse(self.spec).scheme == "path"
+
+
+def _base_of(name: str, options: ExportOptions) -> Base | None:
+    """The base model of an adapter; None if it is unknown and not needed."""
+    try:
+        spec = base_spec(name, options.base)
+    except ModelError:
+        if options.with_base:
+            raise
+        digest = model.read_base_record(model.adapter_folder(name))
+        return Base("", digest) if digest else None
+    base = Base(spec, "")
+    if not base.is_local:
+        return base
+    return replace(base, digest=model.fingerprint(model.model_folder(spec)))
+
+
+def _with_base(save: Save, base: Base | None, options: ExportOptions) -> Save:
+    """Save an adapter with what identifies its base model: a fingerprint, or a copy."""
+
+    def save_both(folder: Path) -> None:
+        save(folder)
+        if base is None:
+            return
+        if options.with_base:
+            model.copy_base(base.spec, folder)
+        if base.digest and (not base.spec or base.is_local):
+            model.write_base_record(folder, base.digest)
+            if base.spec:
+                model.remember_base(base.spec, base.digest)
+
+    return save_both
+
+
+# --- the card -------------------------------------------------------------------------------------
+
+
+def _run_card(run: RunFolder, options: ExportOptions) -> str:
     settings = recipe.load(run.recipe_file)
-    exported = ExportedModel(
-        settings.model_dump(mode="json"), run.info, summarise(run), number, client, merged,
-        licence, of_recipe(settings), with_base,
+    number = run.last_round() if options.number is None else options.number
+    return card(
+        ExportedModel(
+            settings.model_dump(mode="json"), run.info, summarise(run), number, options.client,
+            options.merged, options.licence, of_recipe(settings), options.with_base,
+        )
     )  # fmt: skip
-    return card(exported)
 
 
-def _kept_card(spec: str, merged: bool) -> str:
-    """The card of an adapter; one that `fedrai align` made has it beside its folder."""
+def _own_card(spec: str) -> str:
+    """The card of an adapter, also beside the folder of one by `fedrai align`; empty without."""
     folder = model.adapter_folder(spec)
-    places = [folder / CARD]
-    places += [folder.parent / CARD] if (folder.parent / "align.json").is_file() else []
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
-        return ""
-    text = file.read_text(encoding="utf-8")
-    return relabel_merged(text) if merged else text
+    files = [folder / CARD]
+    files += [folder.parent / CARD] if (folder.parent / "align.json").is_file() else []
+    file = next((file for file in files if file.is_file()), None)
+    return file.read_text(encoding="utf-8") if file else ""

@@ -1,4 +1,4 @@
-"""How likely a model finds texts, by forward passes alone, with the adapter that is in it.
+"""The likelihood of texts under a model, by forward passes alone, with the adapter that is in it.
 
 `answer_log_probabilities` and `answer_likelihoods` read whole answers. `opening_likelihoods` reads
 the first words of many answers to one prompt: the prompt goes through the model once, and its keys
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fedrai.errors import DataError
 from fedrai.model import LanguageModel
-from fedrai.model.batching import cut, pad, padded_length
+from fedrai.model.batching import by_length, cut, pad, padded_length
 from fedrai.records import Tokens
 from fedrai.runs.costs import generation_operations, release_memory
 from fedrai.training.prefer import PreferencePair, log_probabilities
-from fedrai.training.sft import label_count
+from fedrai.training.prefer.records import check
+from fedrai.training.sft import label_count, token_counts
 
 FITTING_FLOOR = -1.5
 """Nats: the least mean log-probability per token of an answer that counts as the model's own."""
@@ -29,11 +30,11 @@ FITTING_FLOOR = -1.5
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """What reading some rows gave.
+    """Likelihoods of some rows, and the cost of reading them.
 
     Attributes:
         values: mean log-probability per label token of each row, in nats.
-        tokens: that went through the model, without padding.
+        tokens: tokens that went through the model, without padding.
         operations: floating-point operations, counted from shapes.
     """
 
@@ -44,12 +45,12 @@ class Likelihoods:
 
 @dataclass(frozen=True, slots=True)
 class PairFit:
-    """How many pairs still fit a model.
+    """Number of pairs that still fit a model.
 
     Attributes:
         fitting: pairs whose rejected answer the model could still give.
         of: all pairs.
-        tokens: that went through the model, without padding.
+        tokens: tokens that went through the model, without padding.
         operations: floating-point operations, counted from shapes.
     """
 
@@ -60,7 +61,7 @@ class PairFit:
 
     @property
     def share(self) -> float | None:
-        """Part of the pairs that fit, 0 to 1; None where there are none."""
+        """Part of the pairs that fit, 0 to 1; None without pairs."""
         return self.fitting / self.of if self.of else None
 
 
@@ -71,21 +72,22 @@ def pair_fit(
     *,
     batch_tokens: int = 0,
 ) -> PairFit:
-    """Count the pairs whose rejected answer is still about what the model would say.
+    """Count the pairs whose rejected answer is still likely under the model.
 
     A greedy answer has a mean log-probability per token near 0 under the model that gave it; it
-    falls as the model moves away. Meant for `mixture.revision_pairs`: the rejected side of a
-    harmless pair may be nobody's answer to its request.
+    falls as the model changes. Meant for `mixture.revision_pairs`: in a pair for a harmless
+    request, no model need have given the rejected answer.
 
     Args:
-        model: the model, with the adapter that is asked about.
-        pairs: with rejected answers that a model gave.
+        model: the model, with the adapter that is in it.
+        pairs: pairs whose rejected answers a model gave.
         floor: mean log-probability per token, in nats, from which an answer fits.
         batch_tokens: see `answer_likelihoods`.
     """
-    read = answer_likelihoods(model, [pair.rejected for pair in pairs], batch_tokens=batch_tokens)
-    fitting = sum(value >= floor for value in read.values)
-    return PairFit(fitting, len(pairs), read.tokens, read.operations)
+    rejected = [pair.rejected for pair in pairs]
+    likelihoods = answer_likelihoods(model, rejected, batch_tokens=batch_tokens)
+    fitting = sum(value >= floor for value in likelihoods.values)
+    return PairFit(fitting, len(pairs), likelihoods.tokens, likelihoods.operations)
 
 
 def answer_likelihoods(
@@ -94,20 +96,19 @@ def answer_likelihoods(
     """Mean log-probability per label token of whole rows.
 
     Args:
-        model: the model as it stands, its adapter on or off.
+        model: the model, with the adapter that is in it.
         rows: tokenized conversations.
-        batch_tokens: tokens, with padding, that go through the model at once; a longer row goes
-            alone. 0: all rows together.
+        batch_tokens: most tokens of a batch, with padding; a longer row goes alone. 0: all rows in
+            one batch.
 
     Raises:
         DataError: a row has no label token.
     """
-    _labelled(rows)
+    check(rows, [])
     sizes = [padded_length(len(row.ids)) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: sizes[i])
-    sums = _sums(model, rows, cut(order, sizes.__getitem__, batch_tokens))
+    sums = _sums(model, rows, by_length(range(len(rows)), sizes.__getitem__, batch_tokens))
     values = tuple(total / label_count(row) for total, row in zip(sums, rows, strict=True))
-    tokens, labels = sum(len(row.ids) for row in rows), sum(map(label_count, rows))
+    tokens, labels = token_counts(rows)
     return Likelihoods(values, tokens, _operations(model, rows, tokens, labels))
 
 
@@ -121,16 +122,17 @@ def answer_log_probabilities(
     """Log-probability of all label tokens of each row together, in nats, in the order of rows.
 
     Args:
-        model: the model with its adapter on or off.
+        model: the model, with the adapter that is in it.
         rows: tokenized conversations; each has a label token after its first token.
-        batch_size: rows that are read at once; rows of like length share a batch.
-        on_batch: called after each batch with (rows done, of how many); may raise to stop.
+        batch_size: rows of a batch; rows of similar length share one.
+        on_batch: called after each batch with the numbers of rows done and of all rows; may raise
+            to stop.
     """
     lengths = [len(row.ids) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: lengths[i])
-    found = _sums(model, rows, cut(order, lengths.__getitem__, most=batch_size), on_batch)
+    parts = by_length(range(len(rows)), lengths.__getitem__, most=batch_size)
+    sums = _sums(model, rows, parts, on_batch)
     release_memory()
-    return found
+    return sums
 
 
 def _sums(
@@ -139,14 +141,14 @@ def _sums(
     parts: Iterable[Sequence[int]],
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> list[float]:
-    """Log-probability of all label tokens of each row, read in these parts."""
-    found: dict[int, float] = {}
+    """Log-probability of all label tokens of each row, read in these batches."""
+    sums: dict[int, float] = {}
     with torch.inference_mode(), model.mode(training=False):
         for part in parts:
             values = log_probabilities(model, [rows[i] for i in part]).tolist()
-            found.update(zip(part, values, strict=True))
-            on_batch(len(found), len(rows))
-    return [found[i] for i in range(len(rows))]
+            sums.update(zip(part, values, strict=True))
+            on_batch(len(sums), len(rows))
+    return [sums[i] for i in range(len(rows))]
 
 
 def opening_likelihoods(
@@ -162,16 +164,17 @@ def opening_likelihoods(
     token by token, so the cost is that of the tokens that differ.
 
     Args:
-        model: the model as it stands, its adapter on or off.
-        rows: tokenized conversations whose label tokens are the last ones without a gap.
-        batch_tokens: tokens of rows, with padding, that are kept at once; the rows of a prompt stay
-            together. 0: all.
-        on_batch: called after each batch with (rows done, of how many); may raise to stop.
+        model: the model, with the adapter that is in it.
+        rows: tokenized conversations that end with their label tokens, without a gap.
+        batch_tokens: most tokens of a batch, with padding; the rows of a prompt stay together. 0:
+            all rows in one batch.
+        on_batch: called after each batch with the numbers of rows done and of all rows; may raise
+            to stop.
 
     Raises:
-        DataError: a row has no label token, or others behind it.
+        DataError: a row has no label token, or other tokens after one.
     """
-    _labelled(rows)
+    check(rows, [])
     done = 0
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
@@ -190,15 +193,6 @@ def opening_likelihoods(
     return Likelihoods(tuple(values), tokens, _operations(model, rows, tokens, outputs))
 
 
-def _labelled(rows: Sequence[Tokens]) -> None:
-    for number, row in enumerate(rows, 1):
-        if not label_count(row):
-            raise DataError(
-                f"row {number} of {len(rows)} has no label token",
-                hint="leave it out; a prompt as long as max_length leaves nothing of the answer",
-            )
-
-
 def _split(row: Tokens) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids of the prompt and of the answer.
 
@@ -207,12 +201,12 @@ def _split(row: Tokens) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """
     start = row.mask.index(True)
     if not start or not all(row.mask[start:]):
-        raise DataError("an opening is a prompt and then label tokens only")
+        raise DataError("an opening must be a prompt followed by label tokens only")
     return row.ids[:start], row.ids[start:]
 
 
 def _operations(model: LanguageModel, rows: Sequence[Tokens], tokens: int, outputs: int) -> float:
-    """Of forward passes of `tokens`, the output layer at `outputs` of them."""
+    """Operations of forward passes of `tokens`, with the output layer at `outputs` of them."""
     length = sum(len(row.ids) for row in rows) / max(1, len(rows))
     return generation_operations(model.shape(), tokens - outputs, outputs, length)
 
@@ -220,17 +214,17 @@ def _operations(model: LanguageModel, rows: Sequence[Tokens], tokens: int, outpu
 def _read_groups(
     model: LanguageModel, rows: Sequence[Tokens], groups: Sequence[list[int]], values: list[float]
 ) -> None:
-    """Put the values of the rows of some prompts, each group being those of one, into a list."""
+    """Write the values of rows into a list; each group has the rows of one prompt."""
     numbers = [number for group in groups for number in group]
     owners = [k for k, group in enumerate(groups) for _ in group]
     prompts = [_split(rows[group[0]])[0] for group in groups]
     answers = [_split(rows[number])[1] for number in numbers]
-    sums = _forced(model, prompts, owners, answers).tolist()
+    sums = _forced_log_probabilities(model, prompts, owners, answers).tolist()
     for number, answer, total in zip(numbers, answers, sums, strict=True):
         values[number] = total / len(answer)
 
 
-def _forced(
+def _forced_log_probabilities(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     owners: Sequence[int],
@@ -250,8 +244,8 @@ def _forced(
     total = logits.new_zeros(len(answers), dtype=torch.float32)
     for step in range(targets.shape[1]):
         token = targets[:, step : step + 1]
-        said = logits.float().log_softmax(-1).gather(1, token)[:, 0]
-        total += said.where(real[:, step].bool(), 0.0)
+        chosen = logits.float().log_softmax(-1).gather(1, token)[:, 0]
+        total += chosen.where(real[:, step].bool(), 0.0)
         if step + 1 < targets.shape[1]:
             mask = torch.cat([mask, mask.new_ones(len(answers), 1)], 1)
             positions = positions[:, -1:] + 1

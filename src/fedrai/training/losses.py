@@ -1,13 +1,13 @@
 """Losses as pure tensor functions: of tokens, of preference pairs, and distance to a reference.
 
-What works on tokens never holds all logits: rows of the output layer's product are made in chunks
-and turned into gradients at once, since the output layer is frozen. With 49,152 words in the
-vocabulary that is most of the memory and a quarter of the time of a training step.
+The losses of tokens never hold all logits. The output layer is frozen, so its product is computed
+in chunks, each of which is turned into gradients at once. With 49,152 words in the vocabulary that
+is most of the memory and a quarter of the time of a training step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -44,8 +44,19 @@ def token_cross_entropy(
 
     The arguments are those of `linear_cross_entropy`; the gradient may differ by token.
     """
-    losses = _TokenCrossEntropy.apply(hidden, weight, labels, softcap)  # type: ignore[no-untyped-call]
-    return cast(Tensor, losses)
+
+    def chunk(part: Tensor, rows: slice, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        logits, bend = _logits(part, weight, softcap)
+        column = labels[rows][:, None]
+        normaliser = torch.logsumexp(logits, -1, keepdim=True)
+        losses = (normaliser - logits.gather(1, column))[:, 0]
+        if not with_gradient:
+            return losses, None
+        slope = logits.sub_(normaliser).exp_()
+        slope.scatter_add_(1, column, torch.full_like(column, -1, dtype=slope.dtype))
+        return losses, slope if bend is None else slope * bend
+
+    return cast(Tensor, _ChunkedLoss.apply(hidden, weight, chunk))  # type: ignore[no-untyped-call]
 
 
 def kl_to_reference(
@@ -53,12 +64,12 @@ def kl_to_reference(
 ) -> Tensor:
     """KL divergence of the policy from the reference, `KL(reference || policy)`, at each token.
 
-    Exact, over the whole vocabulary: both models share the output layer, so that the reference is
-    known by its hidden states. It is the forward direction, the distillation loss at temperature 1
+    Exact, over the whole vocabulary: both models share the output layer, so the hidden states of
+    the reference are enough. It is the forward direction, the distillation loss at temperature 1
     (Hinton et al., arXiv 1503.02531, section 2; against forgetting: Li and Hoiem, arXiv
     1606.09282): what the reference may say stays possible. An estimate from the label tokens
-    alone, as reinforcement learning uses (Schulman 2020, "Approximating KL Divergence"), holds only
-    for tokens that the policy itself has drawn, and these stand in the data.
+    alone, as in reinforcement learning (Schulman 2020, "Approximating KL Divergence"), is valid
+    only for tokens drawn from the policy itself, and these come from the data.
 
     Args:
         hidden: the policy's last hidden states at N positions, (N, D).
@@ -69,19 +80,30 @@ def kl_to_reference(
     Returns:
         One value a position, (N,) in nats, float32.
     """
-    values = _LinearKL.apply(hidden, reference, weight, softcap)  # type: ignore[no-untyped-call]
-    return cast(Tensor, values)
+
+    def chunk(part: Tensor, rows: slice, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        logits, bend = _logits(part, weight, softcap)
+        policy = logits.log_softmax(-1)
+        origin = _logits(reference[rows], weight, softcap)[0].log_softmax(-1)
+        share = origin.exp()
+        values = (share * (origin - policy)).sum(-1)
+        if not with_gradient:
+            return values, None
+        slope = policy.exp_().sub_(share)
+        return values, slope if bend is None else slope * bend
+
+    return cast(Tensor, _ChunkedLoss.apply(hidden, weight, chunk))  # type: ignore[no-untyped-call]
 
 
 def sum_by_row(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """Sums of runs of values: log-probabilities of tokens to those of sequences.
+    """The sum of the values of each row, such as log-probabilities of tokens.
 
     Args:
         values: of the tokens of all rows, one row after the other, (N,).
-        counts: how many belong to each row; they add up to N, and may be 0.
+        counts: number of values of each row, 0 or more; their sum is N.
 
     Returns:
-        (B,), the same bits whatever the device does at once.
+        (B,), deterministic on every device.
     """
     return torch.stack([part.sum() for part in torch.split(values, list(counts))])
 
@@ -143,57 +165,31 @@ def check_preference(beta: float, kind: str, smoothing: float) -> None:
         raise ValueError(f"ipo has no smoothing, got {smoothing}")
 
 
-class _TokenCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None
-    ) -> Tensor:
-        wanted = hidden.requires_grad
-        gradient = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
-        losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-        for start in range(0, hidden.shape[0], CHUNK):
-            rows = slice(start, start + CHUNK)
-            losses[rows], slope = _chunk(hidden[rows], weight, labels[rows], softcap, wanted)
-            if slope is not None:
-                gradient[rows] = slope.to(weight.dtype) @ weight
-        ctx.save_for_backward(gradient)
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return _scaled(ctx.saved_tensors[0], grad_outputs[0]), None, None, None
+_Chunk = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
+"""Of hidden states (N, D) at these positions: values (N,), and the gradient of the logits (N, V)
+in float32 if the flag is set."""
 
 
-class _LinearKL(torch.autograd.Function):
+class _ChunkedLoss(torch.autograd.Function):
+    """Values by token (N,) of hidden states (N, D), with their gradients, chunk by chunk."""
+
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, reference: Tensor, weight: Tensor, softcap: float | None
-    ) -> Tensor:
-        wanted = hidden.requires_grad
-        gradient = torch.empty_like(hidden) if wanted else hidden.new_empty(0)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, chunk: _Chunk) -> Tensor:
+        with_gradient = hidden.requires_grad
+        gradient = torch.empty_like(hidden) if with_gradient else hidden.new_empty(0)
         values = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         for start in range(0, hidden.shape[0], CHUNK):
             rows = slice(start, start + CHUNK)
-            logits, bend = _logits(hidden[rows], weight, softcap)
-            policy = logits.log_softmax(-1)
-            origin = _logits(reference[rows], weight, softcap)[0].log_softmax(-1)
-            share = origin.exp()
-            values[rows] = (share * (origin - policy)).sum(-1)
-            if wanted:
-                slope = policy.exp_().sub_(share)
-                slope = slope if bend is None else slope * bend
+            values[rows], slope = chunk(hidden[rows], rows, with_gradient)
+            if slope is not None:
                 gradient[rows] = slope.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         return values
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return _scaled(ctx.saved_tensors[0], grad_outputs[0]), None, None, None
-
-
-def _scaled(gradient: Tensor, above: Tensor) -> Tensor:
-    """Gradient of each token (N, D) times what comes from above (N,)."""
-    return gradient * above.to(gradient.dtype)[:, None]
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0].to(gradient.dtype)[:, None], None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
@@ -203,18 +199,3 @@ def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> tuple[Tens
         return logits, None
     tanh = torch.tanh(logits / softcap)
     return softcap * tanh, 1 - tanh**2
-
-
-def _chunk(
-    hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Losses of one chunk (N,), and the gradient of its logits (N, V) in float32 if wanted."""
-    logits, bend = _logits(hidden, weight, softcap)
-    column = labels[:, None]
-    normaliser = torch.logsumexp(logits, -1, keepdim=True)
-    losses = (normaliser - logits.gather(1, column))[:, 0]
-    if not wanted:
-        return losses, None
-    slope = logits.sub_(normaliser).exp_()
-    slope.scatter_add_(1, column, torch.full_like(column, -1, dtype=slope.dtype))
-    return losses, slope if bend is None else slope * bend

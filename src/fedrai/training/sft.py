@@ -1,8 +1,8 @@
 """The local loop: SFT of the adapter on one client's tokens.
 
-Short on purpose, since it is the hot path: no work per token outside torch, logits only where there
-is a label, rows of like length together, and the adapter's float32 master copy beside weights that
-compute in the base model's format. Covers neither data nor messages.
+Short on purpose, since it is the hot path: no Python per token, logits only at label tokens, rows
+of similar length in one batch. The adapter computes in the base model's number format and has a
+float32 master copy. Does not cover data or messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.adapted import AdaptedModel
-from fedrai.model.batching import collate
+from fedrai.model.batching import by_length, collate
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs.costs import release_memory, training_operations
 from fedrai.training.losses import linear_cross_entropy
@@ -42,13 +42,13 @@ def learning_rates(
 
 
 class MasterWeights:
-    """Float32 copies of an adapter's weights, which AdamW moves, beside those that compute.
+    """Float32 copies of an adapter's weights, which AdamW updates and which are copied back.
 
     Args:
         model: its adapter is overwritten, now and at every step.
         start: the adapter to start from, float32.
         weight_decay: decoupled, as in AdamW.
-        beside: float32 weights that learn with the adapter, such as a head's.
+        beside: other float32 weights to train, such as those of a head.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MasterWeights:
         self._names = list(model.parameters)
         self._weights = list(model.parameters.values())
         for weight in self._weights:
-            weight.grad = None  # of a training that broke off
+            weight.grad = None  # left by a training that was interrupted
         self.copies = [w.detach().float().clone() for w in self._weights]
         with torch.no_grad():
             for copy, name in zip(self.copies, self._names, strict=True):
@@ -72,13 +72,13 @@ class MasterWeights:
         self._optimiser = torch.optim.AdamW(self._trained, weight_decay=weight_decay)
 
     def collect(self) -> None:
-        """Take the gradients of the weights that compute, which are left without."""
+        """Move the gradients from the model's weights to the copies."""
         for weight, copy in zip(self._weights, self.copies, strict=True):
             copy.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
 
     def step(self, learning_rate: float, clip_norm: float) -> None:
-        """One step of AdamW along the gradients, after they are cut to a norm."""
+        """One step of AdamW, with the gradient clipped to a norm."""
         self._optimiser.param_groups[0]["lr"] = learning_rate
         torch.nn.utils.clip_grad_norm_(self._trained, clip_norm)
         self._optimiser.step()
@@ -91,21 +91,21 @@ class MasterWeights:
         torch._foreach_copy_(self._weights, self.copies)
 
     def adapter(self) -> AdapterState:
-        """The adapter as it is now; float32, CPU, still part of this."""
+        """The current adapter, float32 on the CPU; shares memory with the copies there."""
         return {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of weights, moments and counts by name, on the CPU; enough to go on the same."""
+        """Copies of weights, moments and counts by name, on the CPU; all that `restore` needs."""
         parts = {}
         for name, copy in zip(self._names, self.copies, strict=True):
-            kept = self._optimiser.state.get(copy) or _unmoved(copy)
+            moments = self._optimiser.state.get(copy) or _initial_moments(copy)
             parts[f"weight.{name}"] = copy.detach()
-            parts |= {f"{key}.{name}": value for key, value in kept.items()}
+            parts |= {f"{key}.{name}": value for key, value in moments.items()}
         return {name: part.cpu().clone() for name, part in parts.items()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to what `state` gave.
+        """Return to a state from `state`.
 
         Raises:
             KeyError: a part is missing.
@@ -113,14 +113,14 @@ class MasterWeights:
         for name, copy in zip(self._names, self.copies, strict=True):
             copy.copy_(state[f"weight.{name}"])
             self._optimiser.state[copy] = {
-                key: state[f"{key}.{name}"].to(like.device, copy=True)
-                for key, like in _unmoved(copy).items()
+                key: state[f"{key}.{name}"].to(initial.device, copy=True)
+                for key, initial in _initial_moments(copy).items()
             }
         self.put()
 
 
-def _unmoved(weight: Tensor) -> dict[str, Tensor]:
-    """What AdamW keeps of a weight before its first step, by its own names."""
+def _initial_moments(weight: Tensor) -> dict[str, Tensor]:
+    """AdamW's state of a weight before its first step, by its own names."""
     zeros = torch.zeros_like(weight)
     return {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
@@ -164,44 +164,39 @@ def train(
     """Train the adapter for some steps of AdamW.
 
     Args:
-        model: the shared base model; it gets the adapter that it had back.
+        model: the shared base model; its adapter is the same afterwards.
         start: the global adapter that training starts from, float32.
-        rows: the client's tokenized rows; rows without a label token are not allowed.
+        rows: the client's tokenized rows, each with a label token.
         settings: steps, sizes and rates.
         seed: decides the order of rows and the dropout.
         on_step: called after every step; may raise KeyboardInterrupt to stop.
 
     Returns:
-        The trained adapter (float32, CPU) and the numbers of the training.
+        The trained adapter (float32, CPU) and the figures of the training.
     """
     steps, batch_size, mu = settings.steps, settings.batch_size, settings.proximal_mu
-    with model.using(start):
+    group = GROUP if settings.group_by_length else 1
+    losses: list[float] = []
+    tokens = labels = 0
+    start_time = time.perf_counter()
+    with model.using(start), model.mode(training=True):
         master = MasterWeights(model, start, weight_decay=settings.weight_decay)
         anchor = [copy.clone() for copy in master.copies] if mu else []
         torch.manual_seed(seed)
-        losses: list[float] = []
-        tokens = labels = 0
-        group = GROUP if settings.group_by_length else 1
-        began = time.perf_counter()
-        with model.mode(training=True):
-            for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
-                since = time.perf_counter()
-                loss = _accumulate(model, batch, settings.micro_batch_size or batch_size)
-                master.collect()
-                if mu:
-                    _pull(master.copies, anchor, mu)
-                master.step(
-                    settings.learning_rate(settings.first_step + number), settings.clip_norm
-                )
-                losses.append(loss)
-                count = sum(len(row.ids) for row in batch)
-                tokens += count
-                labels += sum(label_count(row) for row in batch)
-                on_step(TrainingStep(number + 1, steps, loss, count, time.perf_counter() - since))
-    seconds = time.perf_counter() - began
-    operations = training_operations(
-        model.shape(), tokens, labels, tokens / max(1, steps * batch_size)
-    )
+        for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
+            step_time = time.perf_counter()
+            losses.append(_accumulate(model, batch, settings.micro_batch_size or batch_size))
+            master.collect()
+            if mu:
+                _pull(master.copies, anchor, mu)
+            master.step(settings.learning_rate(settings.first_step + number), settings.clip_norm)
+            counts = token_counts(batch)
+            tokens, labels = tokens + counts[0], labels + counts[1]
+            seconds = time.perf_counter() - step_time
+            on_step(TrainingStep(number + 1, steps, losses[-1], counts[0], seconds))
+    seconds = time.perf_counter() - start_time
+    length = tokens / max(1, steps * batch_size)
+    operations = training_operations(model.shape(), tokens, labels, length)
     release_memory()
     return master.adapter(), TrainResult(tuple(losses), tokens, labels, operations, seconds)
 
@@ -209,7 +204,7 @@ def train(
 def batches(
     rows: Sequence[Tokens], size: int, steps: int, seed: int, group: int = GROUP
 ) -> Iterator[list[Tokens]]:
-    """`steps` batches of rows of like length, in the order of `batch_numbers`."""
+    """`steps` batches of rows of similar length, in the order of `batch_numbers`."""
     lengths = [len(row.ids) for row in rows]
     for batch in batch_numbers(lengths, size, steps, seed, group):
         yield [rows[i] for i in batch]
@@ -221,8 +216,8 @@ def batch_numbers(
     """Numbers of the rows of `steps` batches, from shuffled passes over rows of these lengths.
 
     Each pass is shuffled, sorted by length within groups of `group` batches (1: random batches,
-    each sorted), cut into batches, and the batches are shuffled; what does not fill a batch waits
-    for the next pass.
+    each sorted), cut into batches, and the batches are shuffled. Rows that do not fill a batch go
+    into the next pass.
     """
     if not lengths:
         raise ValueError("there are no rows to train on")
@@ -244,19 +239,25 @@ def _grouped(
         sorted(order[start : min(start + group * size, whole)], key=lambda i: (lengths[i], i))
         for start in range(0, whole, group * size)
     ]
-    cut = [part[k : k + size] for part in grouped for k in range(0, len(part), size)]
-    shuffled = [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
+    parts = [part[k : k + size] for part in grouped for k in range(0, len(part), size)]
+    shuffled = [parts[i] for i in torch.randperm(len(parts), generator=generator).tolist()]
     return shuffled, order[whole:]
 
 
 def label_count(row: Tokens) -> int:
-    """Tokens that count in the loss: marked ones after the first, which nothing precedes."""
+    """Number of label tokens, which count in the loss: those that are marked, except the first."""
     return sum(row.mask[1:])
+
+
+def token_counts(rows: Iterable[Tokens]) -> tuple[int, int]:
+    """Numbers of tokens and of label tokens in rows."""
+    counts = [(len(row.ids), label_count(row)) for row in rows]
+    return sum(tokens for tokens, _ in counts), sum(labels for _, labels in counts)
 
 
 def _accumulate(model: LanguageModel, batch: Sequence[Tokens], size: int) -> float:
     """Backward through a batch in micro-batches; returns the mean loss per label token, in nats."""
-    labels = sum(label_count(row) for row in batch)
+    labels = token_counts(batch)[1]
     total = 0.0
     for start in range(0, len(batch), size):
         loss = summed_loss(model, batch[start : start + size])
@@ -271,20 +272,20 @@ def summed_loss(model: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 
 
 def label_loss(model: LanguageModel, states: Tensor, targets: Tensor) -> Tensor:
-    """Summed cross-entropy of what `label_states` gives, in nats."""
+    """Summed cross-entropy of the states and ids of `label_states`, in nats."""
     if model.fused:
         return linear_cross_entropy(states, model.output_weight, targets, model.softcap)
     return torch.nn.functional.cross_entropy(states.float(), targets, reduction="sum")
 
 
 def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-    """What the label tokens of some rows are read from, and their ids (N,), row after row.
+    """States that predict the label tokens of some rows, and the ids of these (N,), row after row.
 
-    The first is the last hidden states (N, D), or logits (N, V) if the model is not `fused`.
+    The states are the last hidden states (N, D), or logits (N, V) if the model is not `fused`.
     """
-    ids, mask, wanted = collate(rows, model.pad_id, model.device)
+    ids, mask, labels = collate(rows, model.pad_id, model.device)
     forward = model.hidden if model.fused else model.logits
-    return forward(ids, mask)[:, :-1][wanted[:, 1:]], ids[:, 1:][wanted[:, 1:]]
+    return forward(ids, mask)[:, :-1][labels[:, 1:]], ids[:, 1:][labels[:, 1:]]
 
 
 def _pull(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
@@ -300,20 +301,20 @@ def held_out_loss(
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> tuple[float, int]:
-    """Mean cross-entropy per label token over rows, in nats, and how many tokens that were.
+    """Mean cross-entropy per label token over rows, in nats, and the number of label tokens.
 
     Args:
-        model: the model as it stands.
+        model: the model, with the adapter that is in it.
         rows: tokenized rows.
-        batch_size: rows that are read at once.
-        on_batch: called after each batch with (rows done, of how many); may raise to stop.
+        batch_size: rows of a batch.
+        on_batch: called after each batch with the numbers of rows done and of all rows; may raise
+            to stop.
     """
-    total, labels = 0.0, 0
-    ordered = sorted(rows, key=lambda row: len(row.ids))
+    total, done = 0.0, 0
     with model.mode(training=False):
-        for start in range(0, len(ordered), batch_size):
-            part = ordered[start : start + batch_size]
-            total += summed_loss(model, part).item()
-            labels += sum(label_count(row) for row in part)
-            on_batch(start + len(part), len(ordered))
+        for part in by_length(range(len(rows)), lambda i: len(rows[i].ids), most=batch_size):
+            total += summed_loss(model, [rows[i] for i in part]).item()
+            done += len(part)
+            on_batch(done, len(rows))
+    labels = token_counts(rows)[1]
     return total / labels, labels

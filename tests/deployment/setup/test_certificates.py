@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from fedrai.deployment.setup import certificates, probing
-from fedrai.errors import DeploymentError
+from fedrai.errors import DeploymentError, FederationError
 from tls_servers import DAY, answer, issue, now, server, tls
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -17,7 +17,7 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 def test_a_server_certificate_says_what_was_asked():
     ca = certificates.make_ca("three hospitals", now=NOON)
     made = certificates.make_server(ca, ("fl.example.org", "10.0.0.5", "::1"), days=90, now=NOON)
-    found = certificates.describe(made.certificate)
+    found = certificates.read_certificate(made.certificate)
     assert found.names == ("fl.example.org", "10.0.0.5", "::1")
     assert found.begins == datetime(2030, 1, 1, 11, tzinfo=UTC)
     assert found.ends == datetime(2030, 4, 1, 12, tzinfo=UTC)  # 31 + 28 + 31 = 90 days
@@ -27,8 +27,10 @@ def test_a_server_certificate_says_what_was_asked():
 def test_it_never_outlives_its_ca():
     ca = certificates.make_ca("short", days=10, now=NOON)
     made = certificates.make_server(ca, ("a.example",), days=90, now=NOON + timedelta(days=4))
-    assert certificates.describe(made.certificate).days_left(NOON) == pytest.approx(10, abs=1e-4)
-    with pytest.raises(DeploymentError, match="CA has ended"):
+    assert certificates.read_certificate(made.certificate).days_left(NOON) == pytest.approx(
+        10, abs=1e-4
+    )
+    with pytest.raises(DeploymentError, match="CA has expired"):
         certificates.make_server(ca, ("a.example",), days=1, now=NOON + timedelta(days=11))
 
 
@@ -62,9 +64,9 @@ def test_who_signed_and_whose_key():
     made = certificates.make_server(one, ("a.example",), days=DAY // 3600)
     assert certificates.signed_by(made.certificate, one.certificate)
     assert not certificates.signed_by(made.certificate, two.certificate)
-    assert certificates.belongs(made.certificate, made.key)
-    assert not certificates.belongs(made.certificate, one.key)
-    with pytest.raises(DeploymentError, match="not that of its certificate"):
+    assert certificates.is_key_of(made.certificate, made.key)
+    assert not certificates.is_key_of(made.certificate, one.key)
+    with pytest.raises(DeploymentError, match="does not match its certificate"):
         certificates.make_server(certificates.Issued(one.certificate, two.key), ("a",), days=1)
 
 
@@ -82,13 +84,13 @@ def test_node_keys_are_what_flower_reads(tmp_path):
 
 
 def test_what_is_no_key_or_certificate():
-    with pytest.raises(DeploymentError, match="OpenSSH private key"):
+    with pytest.raises(FederationError, match="OpenSSH private key"):
         certificates.public_line(b"secret words")
-    with pytest.raises(DeploymentError, match="no certificate in PEM") as raised:
-        certificates.describe(b"secret words")
+    with pytest.raises(DeploymentError, match="no PEM certificate") as raised:
+        certificates.read_certificate(b"secret words")
     assert "secret words" not in raised.value.message
     bare = certificates.make_ca("no names").certificate
-    assert certificates.describe(bare).names == ()
+    assert certificates.read_certificate(bare).names == ()
     constraint = x509.load_pem_x509_certificate(bare).extensions.get_extension_for_class(
         x509.BasicConstraints
     )

@@ -18,7 +18,7 @@ from tls_servers import answer, issue, now, server, tls
 
 CANARY = "PATIENT-4711-CANARY"
 
-UNUSABLE = "2 rows, and 1 that cannot be used; train.jsonl, line 3: response is empty"
+UNUSABLE = "2 usable rows, 1 unusable; train.jsonl, line 3: response is empty"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_server_of_another_consortium(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("moment", "said"),
-    [(timedelta(days=-40), "has ended"), (timedelta(days=2), "is not valid yet")],
+    [(timedelta(days=-40), "has expired"), (timedelta(days=2), "is not valid yet")],
 )
 def test_a_certificate_out_of_its_time(folder, moment, said):
     ca = certificates.Issued(
@@ -114,7 +114,7 @@ def test_a_certificate_for_another_host(folder):
     (folder / "server/server.key").write_bytes(made.key)
     found = trusting(folder, folder / "server", answer(now))
     assert "is for another name" in found["TLS"].found
-    assert "not for loopback" in lines(folder / "server")["chain"].found
+    assert "not valid for loopback" in lines(folder / "server")["chain"].found
 
 
 def test_a_certificate_that_ends_soon(folder):
@@ -134,7 +134,7 @@ def test_nothing_listens(folder):
 
 def test_no_such_host(folder):
     found = lines(folder / "nodes/a", server=Address("no-such-host.invalid", 1))
-    assert found["server"].found == "no-such-host.invalid has no address here"
+    assert found["server"].found == "cannot resolve no-such-host.invalid"
 
 
 def test_servers_that_hang(folder, monkeypatch):
@@ -230,7 +230,7 @@ def test_models_here_missing_and_to_be_fetched(folder, tmp_path, monkeypatch):
     assert found["model ./no-such-folder"].state == "failed"
     assert found["disk"].state == "warning"
     # 1 GiB, and twice 98,362,432 bytes: 1.27 GB; the other one's size is not known.
-    assert found["disk"].found.endswith("1.3 GB asked for, and 2 models of unknown size")
+    assert found["disk"].found.endswith("1.3 GB needed, and 2 models of unknown size")
     assert found["memory"].state == "not tried"
     assert f"{folder / 'nodes/a'}/no-such-folder" in found["model ./no-such-folder"].found
 
@@ -325,7 +325,7 @@ def test_files_that_do_not_fit_together(folder):
     issue(folder.parent / "other")
     own = (folder / "server/server.key").read_bytes()
     (folder / "server/server.key").write_bytes((folder.parent / "other/server.key").read_bytes())
-    assert "not the key of server.pem" in lines(folder / "server")["chain"].found
+    assert "does not match server.pem" in lines(folder / "server")["chain"].found
     (folder / "server/server.key").write_bytes(own)
     (folder / "server/ca.pem").write_bytes((folder.parent / "other/ca.pem").read_bytes())
     assert "did not sign" in lines(folder / "server")["chain"].found

@@ -78,7 +78,12 @@ def test_keys_and_certificates_fit_together(folder):
     root = (folder / "ca/ca.pem").read_bytes()
     found = (folder / "server/server.pem").read_bytes()
     assert certificates.signed_by(found, root)
-    assert certificates.describe(found).names == ("fl.example.org", "localhost", "127.0.0.1", "::1")
+    assert certificates.read_certificate(found).names == (
+        "fl.example.org",
+        "localhost",
+        "127.0.0.1",
+        "::1",
+    )
     for name in NAMES:
         assert (folder / "nodes" / name / "ca.pem").read_bytes() == root
         line = certificates.public_line((folder / "nodes" / name / "node.key").read_bytes())
@@ -120,9 +125,9 @@ def test_node_toml_is_valid_and_holds_every_key_of_the_policy(folder):
 
 def test_nothing_is_written_over(folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(DeploymentError, match="nothing was written over"):
+    with pytest.raises(DeploymentError, match="nothing was changed"):
         setup.init(folder, consortium())
-    with pytest.raises(DeploymentError, match="the node hospital-a is there already") as caught:
+    with pytest.raises(DeploymentError, match="the node hospital-a already exists") as caught:
         setup.add_node(folder, "Hospital-A")
     assert str(folder / "nodes/hospital-a") in caught.value.hint
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -141,7 +146,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", "..", "../b", "a/b", "-x", "a b", "server", "CA", "x" * 65])
 def test_names_that_cannot_be(tmp_path, name):
-    with pytest.raises(DeploymentError, match="cannot be a node's name"):
+    with pytest.raises(DeploymentError, match="not a valid node name"):
         setup.init(tmp_path / "bad", consortium(nodes=(name,)))
     assert list(tmp_path.iterdir()) == []
 
@@ -153,7 +158,7 @@ def test_one_node_more(folder):
     assert setup.read(folder).nodes == (*NAMES, "hospital-d")
     assert (folder / "server/nodes/hospital-d.pub").is_file()
     assert others.items() <= {p: p.read_bytes() for p in others}.items()
-    with pytest.raises(DeploymentError, match="hospital-d is there already"):
+    with pytest.raises(DeploymentError, match="hospital-d already exists"):
         setup.add_node(folder, "hospital-d")
     more = CliRunner().invoke(cli, ["deploy", "add-node", str(folder), "hospital-e"])
     assert "give it to the operator of hospital-e, and to nobody else" in more.output
@@ -165,7 +170,7 @@ def test_a_renewed_certificate_is_trusted_by_the_nodes_as_they_are(folder):
     found = (folder / "server/server.pem").read_bytes()
     assert found != before
     assert certificates.signed_by(found, (folder / "nodes/hospital-a/ca.pem").read_bytes())
-    assert certificates.belongs(found, (folder / "server/server.key").read_bytes())
+    assert certificates.is_key_of(found, (folder / "server/server.key").read_bytes())
     assert mode(folder / "server/server.key") == 0o600
 
 
@@ -194,7 +199,7 @@ def test_no_addresses(text):
 
 
 def test_every_address_of_a_machine_is_no_address_of_a_server(tmp_path):
-    with pytest.raises(DeploymentError, match="every address of a machine"):
+    with pytest.raises(DeploymentError, match="all addresses of a machine"):
         setup.init(tmp_path / "x", consortium(server=Address("0.0.0.0", 8000)))
 
 

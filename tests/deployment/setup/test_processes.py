@@ -136,4 +136,4 @@ def test_a_flower_server_with_a_renewed_certificate_is_trusted(tmp_path, process
         probing.handshake(plain, Address("localhost", port), folder / "nodes/a/ca.pem") as secure,
     ):
         shown = probing.ask(secure, Address("localhost", port)).certificate
-    assert shown == certificates.describe((folder / "server/server.pem").read_bytes())
+    assert shown == certificates.read_certificate((folder / "server/server.pem").read_bytes())

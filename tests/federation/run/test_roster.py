@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
+from clock import Clock
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.errors import FederationError
 from fedrai.federation import protocol
@@ -83,7 +85,8 @@ def heard() -> Heard:
 
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster, "LOOK", 0.01)
+    clock = Clock()
+    monkeypatch.setattr(roster, "time", SimpleNamespace(monotonic=clock, sleep=clock.sleep))
     set_task_identity(1, 1, 1)
 
 
@@ -311,7 +314,6 @@ def test_when_patience_ends_enough_is_enough(heard: Heard) -> None:
 def test_a_round_waits_once_for_a_newcomers_name(
     heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roster, "NEWCOMERS", 0.05)
     grid = Nodes({20: "a", 30: None})
     found = Roster(grid, heard, 0)
     looks: list[float] = []
@@ -324,7 +326,7 @@ def test_a_round_waits_once_for_a_newcomers_name(
 
     monkeypatch.setattr(grid, "pull_messages", slow)
     assert found.present(1) == {"a": 20}
-    assert len(looks) > 2  # 30 might have answered
+    assert len(looks) == 1 + roster.NEWCOMERS / roster.LOOK  # 30 might have answered
     waited = len(looks)
     assert found.present(1) == {"a": 20}
     assert len(looks) == waited + 1  # not a second time

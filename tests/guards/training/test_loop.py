@@ -564,7 +564,7 @@ def test_as_many_safe_rows_as_the_loose_threshold_needs():
     ({"frame": ["[CLS]", "[SEP]"]}, GuardError, "frame needs 3 parts, got 2"),
     ({"frame": ["x", "y", "z"]}, GuardError, "'x' holds no special token"),
     ({"max_length": 65}, GuardError, "more than the 64 tokens"),
-    ({"layers": 3}, ModelError, "has 2 layers, 3 are asked for"),
+    ({"layers": 3}, ModelError, "has 2 layers, expected 3"),
     ({"base": "nowhere/at/all"}, FedRAIError, "nowhere"),
 ])  # fmt: skip
 def test_bases_and_frames_that_do_not_do(bert, tmp_path, changes, kind, said):

@@ -1,8 +1,8 @@
 """X.509 certificates of a consortium's own CA (RFC 5280), and the keys that SuperNodes sign with.
 
-All keys are NIST P-384, the curve that Flower 1.42 names for SuperNodes. Flower reads a node's
-private key in OpenSSH's format and its public key as one OpenSSH line; certificates and their keys
-are PEM. No key has a passphrase, since the processes start unattended: file modes protect them.
+All keys are on NIST P-384, as Flower 1.42 recommends for SuperNodes. Flower reads a node's private
+key in OpenSSH's format and its public key as one OpenSSH line; certificates and their keys are PEM.
+Keys have no passphrase, since processes start unattended: file modes protect them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedrai.errors import DeploymentError
+from fedrai.federation.run.proof import private_key
 
 CA_DAYS = 3650
-"""How long a consortium's CA is valid, in days."""
+"""Validity of a consortium's CA, in days."""
 BACKDATED = timedelta(hours=1)
-"""Certificates begin this much earlier, for machines whose clock is a little behind."""
+"""Certificates are valid from this much earlier, for machines whose clock is behind."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -39,11 +40,11 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """What a certificate says.
+class Certificate:
+    """Names and validity of a certificate.
 
     Attributes:
-        names: host names and addresses that it is for.
+        names: host names and addresses that it is valid for.
         begins: first moment of its validity (UTC).
         ends: last moment of its validity (UTC).
     """
@@ -53,7 +54,7 @@ class Described:
     ends: datetime
 
     def days_left(self, now: datetime) -> float:
-        """Days until it ends; negative when it has ended."""
+        """Days until it expires; negative after that."""
         return (self.ends - now) / timedelta(days=1)
 
 
@@ -61,9 +62,9 @@ def make_ca(name: str, *, days: int = CA_DAYS, now: datetime | None = None) -> I
     """A self-signed CA that may sign server certificates and no further CA.
 
     Args:
-        name: of the consortium; stands in the certificate.
+        name: of the consortium; becomes the subject.
         days: validity from now.
-        now: the present (UTC); the clock's without it.
+        now: current time (UTC); default: the clock's.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA"[:64])])
@@ -81,19 +82,21 @@ def make_server(
     """A TLS server certificate.
 
     Args:
-        ca: who signs it.
-        names: host names and IP addresses that it is for; the first also stands as its subject.
-        days: validity from now; cut where the CA's ends.
-        now: the present (UTC); the clock's without it.
+        ca: signs it.
+        names: host names and IP addresses that it is valid for; the first becomes the subject.
+        days: validity from now, at most until the CA expires.
+        now: current time (UTC); default: the clock's.
 
     Raises:
-        DeploymentError: the CA is not readable, or has ended.
+        DeploymentError: the CA cannot be read, or has expired.
     """
     now = now or datetime.now(UTC)
     signer, issuer = _signer(ca)
     left = (issuer.not_valid_after_utc - now) / timedelta(days=1)
     if left <= 0:
-        raise DeploymentError("the consortium's CA has ended", hint="make a new consortium folder")
+        raise DeploymentError(
+            "the consortium's CA has expired", hint="create a new consortium folder"
+        )
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     builder = _builder(subject, issuer.subject, key.public_key(), min(days, left), now)
@@ -124,32 +127,26 @@ def public_line(private: bytes) -> bytes:
     """The public key of a SuperNode's private key, as one OpenSSH line.
 
     Raises:
-        DeploymentError: it is no OpenSSH private key on a NIST curve without a passphrase.
+        FederationError: it is not an OpenSSH private key on an elliptic curve without a passphrase.
     """
-    try:
-        key = serialization.load_ssh_private_key(private, None)
-    except (ValueError, TypeError) as error:
-        raise DeploymentError("it is not an OpenSSH private key without a passphrase") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise DeploymentError("it is not an elliptic-curve key; Flower takes NIST P-384")
-    return _public_line(key)
+    return _public_line(private_key(private))
 
 
-def describe(pem: bytes) -> Described:
-    """What the first certificate of a PEM file says.
+def read_certificate(pem: bytes) -> Certificate:
+    """Names and validity of the first certificate in a PEM file.
 
     Raises:
-        DeploymentError: it holds no certificate.
+        DeploymentError: the file holds none.
     """
     try:
-        found = x509.load_pem_x509_certificate(pem)
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         listed = tuple(str(name.value) for name in names)
     except x509.ExtensionNotFound:
         listed = ()
     except ValueError as error:
-        raise DeploymentError("it holds no certificate in PEM") from error
-    return Described(listed, found.not_valid_before_utc, found.not_valid_after_utc)
+        raise DeploymentError("the file holds no PEM certificate") from error
+    return Certificate(listed, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
 
 def signed_by(certificate: bytes, ca: bytes) -> bool:
@@ -162,8 +159,8 @@ def signed_by(certificate: bytes, ca: bytes) -> bool:
     return True
 
 
-def belongs(certificate: bytes, key: bytes) -> bool:
-    """Whether a private key is that of a certificate (both PEM)."""
+def is_key_of(certificate: bytes, key: bytes) -> bool:
+    """Whether a private key belongs to a certificate (both PEM)."""
     try:
         private = serialization.load_pem_private_key(key, None)
         public = x509.load_pem_x509_certificate(certificate).public_key()
@@ -178,8 +175,8 @@ def _signer(ca: Issued) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         certificate = x509.load_pem_x509_certificate(ca.certificate)
     except (ValueError, TypeError) as error:
         raise DeploymentError("the CA's certificate or key cannot be read") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not belongs(ca.certificate, ca.key):
-        raise DeploymentError("the CA's key is not that of its certificate")
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not is_key_of(ca.certificate, ca.key):
+        raise DeploymentError("the CA's key does not match its certificate")
     return key, certificate
 
 

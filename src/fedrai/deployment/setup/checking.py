@@ -1,7 +1,4 @@
-"""The checks of a node's or a server's folder before it joins: what is in order, what to do else.
-
-Each check is one line. Nothing of a row is shown: rows are counted.
-"""
+"""The checks of a node's or a server's folder before it joins, each with advice if it fails."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ def check(folder: Path, *, server: Address | None = None, load: bool = False) ->
 
     Args:
         folder: with a `deployment.toml`.
-        server: for a node: reach the SuperLink here, instead of where the folder says.
-        load: load the guards too.
+        server: for a node: the SuperLink to reach instead of that in the folder.
+        load: also load the guards.
 
     Raises:
-        DeploymentError: the folder is neither.
+        DeploymentError: the folder has no valid `deployment.toml`.
     """
     from fedrai.deployment.setup.node_checks import checks_of_node
     from fedrai.deployment.setup.server_checks import checks_of_server

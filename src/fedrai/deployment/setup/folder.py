@@ -1,14 +1,14 @@
-"""A consortium's folder: laid out once, then copied part by part to the machines.
+"""A consortium's folder: created once, then copied part by part to the machines.
 
     FOLDER/
       README.md            the commands for everyone, in order
-      consortium.toml      what the folder was made from; `add-node` and `renew` read it
+      consortium.toml      the consortium's settings; `add-node` and `renew` read it
       ca/                  the CA's key: stays with whoever runs `fedrai deploy`
       server/              goes to the server's machine
-      nodes/NAME/          goes to the machine of NAME, and to nobody else
+      nodes/NAME/          goes to the machine of NAME only
 
-Folders are 0700, private keys 0600, and nothing is written over. A node's folder holds its own
-private key and the CA's certificate; the server's holds the public keys of the nodes.
+Folders have mode 0700 and files 0600; existing files are not overwritten. A node's folder holds its
+own private key and the CA's certificate; the server's holds the public keys of the nodes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from pathlib import Path
 from fedrai import assets
 from fedrai.deployment.setup import certificates, settings, texts, units
 from fedrai.deployment.setup.certificates import Issued
-from fedrai.deployment.setup.consortium import Consortium
-from fedrai.deployment.setup.settings import Address, Deployment
+from fedrai.deployment.setup.settings import Address, Consortium, Deployment
 from fedrai.errors import DeploymentError
 from fedrai.recipe.node import NAME_PATTERN
 from fedrai.recipe.toml_files import read_toml
@@ -36,39 +35,38 @@ RESERVED = ("server", "ca")
 
 
 def init(folder: Path, consortium: Consortium) -> tuple[Path, ...]:
-    """Make a consortium's folder, whole or not at all.
+    """Create a consortium's folder, whole or not at all.
 
     Args:
         folder: must not exist, or be empty.
-        consortium: what it is made from.
+        consortium: its settings.
 
     Returns:
-        The folders to hand out: the server's, then each node's.
+        The folders to distribute: the server's, then each node's.
 
     Raises:
-        DeploymentError: there is something in `folder`, it cannot be written, or a name cannot be
-            used.
+        DeploymentError: `folder` is not empty or cannot be written, or a name is invalid.
     """
     _check(consortium)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DeploymentError(
-            f"{folder} is there already; nothing was written over",
+            f"{folder} already exists; nothing was changed",
             hint=f"choose another folder, or add a node: fedrai deploy add-node {folder} NAME",
         )
     with writing(folder, DeploymentError):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            _fill(made, consortium)
-            made.replace(folder)
+            _fill(new, consortium)
+            new.replace(folder)
         except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
             raise
     return (folder / "server", *(folder / "nodes" / name for name in consortium.nodes))
 
 
 def relative_models(consortium: Consortium) -> tuple[str, ...]:
-    """Base models that are paths which every node looks for below its own folder."""
+    """Base models that are relative paths, which each node resolves from its own folder."""
     return tuple(
         name
         for name in consortium.base_models
@@ -77,45 +75,45 @@ def relative_models(consortium: Consortium) -> tuple[str, ...]:
 
 
 def add_node(folder: Path, name: str) -> Path:
-    """Make the folder of one more node; the server must register it then.
+    """Create the folder of another node, which the server must register.
 
     Returns:
         The node's folder.
 
     Raises:
-        DeploymentError: there is such a node already, the name cannot be used, or the folder is
-            not a consortium's.
+        DeploymentError: the node already exists, its name is invalid, or the folder is not a
+            consortium's.
     """
     consortium = read(folder)
     same = next((node for node in consortium.nodes if node.lower() == name.lower()), None)
     if same is not None:
         raise DeploymentError(
-            f"the node {same} is there already; nothing was written over",
+            f"the node {same} already exists; nothing was changed",
             hint=f"its folder is {folder / 'nodes' / same}; give a new node another name",
         )
-    grown = replace(consortium, nodes=(*consortium.nodes, name))
-    _check(grown)
+    extended = replace(consortium, nodes=(*consortium.nodes, name))
+    _check(extended)
     target = folder / "nodes" / name
     if target.exists():
-        raise DeploymentError(f"{target} is there already; nothing was written over")
+        raise DeploymentError(f"{target} already exists; nothing was changed")
     with writing(target, DeploymentError):
-        _node(folder, grown, name)
-        write_bytes(folder / RECORD, texts.record(grown).encode(), mode=0o600)
+        _node(folder, extended, name)
+        write_bytes(folder / RECORD, texts.record(extended).encode(), mode=0o600)
     return target
 
 
 def renew(folder: Path, days: int) -> Path:
-    """Make a new server certificate with the consortium's CA; nodes need nothing new.
+    """Issue a new server certificate with the consortium's CA; the nodes do not change.
 
     Returns:
         The certificate's file.
 
     Raises:
-        DeploymentError: the folder has no CA, or it has ended.
+        DeploymentError: the folder has no CA, or it has expired.
     """
     consortium = read(folder)
     if consortium.insecure:
-        raise DeploymentError(f"{folder} has no certificates: it was made with --insecure")
+        raise DeploymentError(f"{folder} has no certificates: it was created with --insecure")
     try:
         ca = Issued((folder / "ca/ca.pem").read_bytes(), (folder / "ca/ca.key").read_bytes())
         issued = certificates.make_server(ca, _names(consortium), days=days)
@@ -127,10 +125,10 @@ def renew(folder: Path, days: int) -> Path:
 
 
 def read(folder: Path) -> Consortium:
-    """What a consortium's folder was made from.
+    """The settings of a consortium, from its folder.
 
     Raises:
-        DeploymentError: it is no such folder.
+        DeploymentError: it is not a consortium's folder.
     """
     try:
         table = read_toml(folder / RECORD)
@@ -145,7 +143,7 @@ def read(folder: Path) -> Consortium:
     except OSError as error:
         raise DeploymentError(
             f"{folder} is not a consortium's folder: no {RECORD}",
-            hint=f"make one: fedrai deploy init {folder} --server HOST --node NAME",
+            hint=f"create one: fedrai deploy init {folder} --server HOST --node NAME",
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise DeploymentError(f"{folder / RECORD} cannot be read") from error
@@ -154,20 +152,20 @@ def read(folder: Path) -> Consortium:
 def _check(consortium: Consortium) -> None:
     if consortium.server.host in ("0.0.0.0", "::"):
         raise DeploymentError(
-            f"{consortium.server.host} is every address of a machine; nodes need one",
-            hint="name the server as the nodes reach it: --server fl.example.org",
+            f"{consortium.server.host} is all addresses of a machine; nodes need one of them",
+            hint="give the address that the nodes use: --server fl.example.org",
         )
     if consortium.days < 1:
-        raise DeploymentError(f"{consortium.days} days of validity; expected 1 or more")
+        raise DeploymentError(f"validity must be 1 day or more, got {consortium.days}")
     seen: set[str] = set()
     for name in consortium.nodes:
         if not re.fullmatch(NAME_PATTERN, name) or name.lower() in RESERVED:
             raise DeploymentError(
-                f"{name!r} cannot be a node's name",
-                hint="letters, digits, '.', '_' and '-', beginning with a letter or digit",
+                f"{name!r} is not a valid node name",
+                hint="use letters, digits, '.', '_' and '-'; start with a letter or digit",
             )
         if name.lower() in seen:
-            raise DeploymentError(f"there are two nodes {name!r}")
+            raise DeploymentError(f"the node name {name!r} is given twice")
         seen.add(name.lower())
 
 
@@ -228,7 +226,7 @@ def _node(folder: Path, consortium: Consortium, name: str) -> None:
 
 
 def _names(consortium: Consortium) -> tuple[str, ...]:
-    """Names of the server's certificate; loopback too, since its own processes use that."""
+    """Names in the server's certificate, with loopback, which its own processes use."""
     return tuple(dict.fromkeys((consortium.server.host, *certificates.LOOPBACK)))
 
 
@@ -239,7 +237,7 @@ def _folder(path: Path) -> Path:
 
 
 def _file(path: Path, content: str | bytes) -> None:
-    """Write a new file, 0600 from its first byte; the folder's other readers are its owner's."""
+    """Write a new file that only its owner can read, from the first byte on."""
     data = content.encode() if isinstance(content, str) else content
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:

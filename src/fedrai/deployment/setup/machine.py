@@ -1,6 +1,6 @@
-"""This machine against what a model needs: its weights counted from the files, disk, memory.
+"""Disk and memory of this machine, and what a base model needs of them.
 
-Weights are counted without loading them: from the headers of safetensors files, or the tensor table
+Weights are counted without loading them, from the headers of safetensors files or the tensor table
 of a GGUF file.
 """
 
@@ -17,22 +17,22 @@ from pathlib import Path
 from fedrai import assets
 
 BYTES_A_WEIGHT = 4
-"""Of a base model in float32, as on most CPUs; bfloat16 takes half."""
+"""In float32, as on most CPUs; bfloat16 takes half."""
 SPARE_DISK = 1 << 30
-"""Free bytes below which a node soon stops: messages, logs, the cache's temporary files."""
+"""Free bytes that a node needs for messages, logs and the cache's temporary files."""
 MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """What is known here of a base model.
+    """A base model, as far as this machine knows it.
 
     Attributes:
         name: as in a recipe.
-        place: where a path leads; None for what comes from the hub, an index or a URL.
-        cached: whether it is here.
-        bytes: on disk; None: unknown before it is fetched.
-        weights: how many; None: unknown.
+        place: of a local file or folder; None for a model from the hub, an index or a URL.
+        cached: whether it is on this machine.
+        bytes: on disk; None: unknown until it is fetched.
+        weights: their number; None: unknown.
     """
 
     name: str
@@ -43,23 +43,23 @@ class BaseModel:
 
 
 def base_model(name: str, folder: Path) -> BaseModel:
-    """What is known of a base model without a network.
+    """Look a base model up without a network.
 
     Args:
         name: as in a recipe.
-        folder: the node's, in which its SuperNode runs; a relative path starts there.
+        folder: the node's; relative paths start there.
 
     Raises:
-        AssetError: the name cannot be read.
+        AssetError: the name is invalid.
     """
     place = _place(name, folder)
-    found = assets.status(name if place is None else str(place))
-    weights = count_weights(found.path) if found.path is not None else None
-    return BaseModel(name, place, found.cached, found.bytes, weights)
+    status = assets.status(name if place is None else str(place))
+    weights = count_weights(status.path) if status.path is not None else None
+    return BaseModel(name, place, status.cached, status.bytes, weights)
 
 
 def _place(name: str, folder: Path) -> Path | None:
-    """Where a path leads from a folder; None if the name is none, or none that is there."""
+    """The local path that a name stands for; None if it is not one."""
     if name in assets.CATALOGUE:
         return None
     path = folder.absolute() / Path(name).expanduser()
@@ -67,7 +67,7 @@ def _place(name: str, folder: Path) -> Path | None:
 
 
 def count_weights(path: Path) -> int | None:
-    """Weights of a model's folder or file; None where the format does not say."""
+    """Number of weights in a model's folder or file; None where the format does not tell."""
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     try:
         if path.is_file() and path.suffix == ".gguf":
@@ -79,15 +79,13 @@ def count_weights(path: Path) -> int | None:
 
 
 def free_disk(path: Path) -> int:
-    """Free bytes where a file or folder lies, or would lie."""
-    here = path
-    while not here.exists() and here != here.parent:
-        here = here.parent
-    return shutil.disk_usage(here).free
+    """Free bytes on the disk of a file or folder, which need not exist."""
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
 def free_memory() -> int | None:
-    """Bytes that a process can have now; None where the system does not say."""
+    """Free bytes of memory; None where the system does not tell."""
     try:
         for line in MEMORY.read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):

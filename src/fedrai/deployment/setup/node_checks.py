@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedrai import assets, data, recipe
 from fedrai.assets import format_bytes as size
 from fedrai.deployment.setup import certificates, machine
-from fedrai.deployment.setup.checks import Check, attempt, content, private, reach, versions
+from fedrai.deployment.setup.checks import Check, attempt, private, reach, read_bytes, versions
 from fedrai.deployment.setup.machine import BaseModel
 from fedrai.deployment.setup.settings import Address, Deployment
 from fedrai.errors import FedRAIError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def checks_of_node(here: Deployment, server: Address, *, load: bool) -> Iterator[Check]:
-    """All checks of a node's folder, in the order in which an operator mends things."""
+    """All checks of a node's folder, in the order in which an operator fixes problems."""
     yield from versions()
     if not here.insecure:
         yield from _key(here)
@@ -42,18 +42,18 @@ def _key(here: Deployment) -> Iterator[Check]:
     file = here.folder / "node.key"
     yield private("node key", file)
     if file.is_file():
-        yield attempt("key", lambda: _readable(file))
+        yield attempt("key", lambda: _kind(file))
 
 
-def _readable(file: Path) -> Check:
-    line = certificates.public_line(content(file))
+def _kind(file: Path) -> Check:
+    line = certificates.public_line(read_bytes(file))
     return Check(
-        "key", "ok", f"{line.split()[0].decode('ascii')}; the server must have registered it"
+        "key", "ok", f"{line.split()[0].decode('ascii')}; it must be registered with the server"
     )
 
 
 def _rows(folder: Path, source: Source) -> Check:
-    """Count the rows of a source, and those that cannot be used."""
+    """Count the rows of a source, usable and unusable."""
     local = data.is_local(source.path)
     spec = str(folder / Path(source.path).expanduser()) if local else source.path
     name = f"data {Path(source.path).name}"
@@ -61,84 +61,90 @@ def _rows(folder: Path, source: Source) -> Check:
     good, bad = len(loaded.examples), len(loaded.bad_rows)
     if bad:
         why = data.most_common_problem(loaded.bad_rows)
-        return Check(name, "warning", f"{good} rows, and {bad} that cannot be used; {why}",
-                     'mend them, or let recipes say data.on_bad_rows = "skip"')  # fmt: skip
+        return Check(name, "warning", f"{good} usable rows, {bad} unusable; {why}",
+                     'fix them, or use recipes with data.on_bad_rows = "skip"')  # fmt: skip
     return Check(name, "ok", f"{good} rows")
 
 
 def _models(folder: Path, node: Node) -> Iterator[Check]:
-    found: list[BaseModel] = []
+    models: list[BaseModel] = []
     if not node.policy.base_models:
         yield Check("model", "not tried", "the policy allows any base model",
-                    "name some in policy.base_models to check them")  # fmt: skip
+                    "list models in policy.base_models to check them")  # fmt: skip
     for name in node.policy.base_models:
         try:
             model = machine.base_model(name, folder)
         except FedRAIError as error:
             yield Check(f"model {name}", "failed", error.message, error.hint)
             continue
-        found.append(model)
+        models.append(model)
         yield _model(model)
-    yield _disk(folder, found)
-    yield _memory(found)
+    yield _disk(folder, models)
+    yield _memory(models)
 
 
 def _model(model: BaseModel) -> Check:
     name = f"model {model.name}"
     if model.cached:
-        return Check(name, "ok", "is here" + _weights(model))
+        return Check(name, "ok", "found" + _weight_count(model))
     if model.place is not None:
-        return Check(name, "failed", f"there is no file or folder {model.place}",
-                     "put the model there; a relative path starts from the node's folder, and"
-                     " recipes must name it in the same words")  # fmt: skip
-    return Check(name, "warning", "is not in the cache; the first round would fetch it",
+        return Check(name, "failed", f"{model.place} does not exist",
+                     "put the model there; relative paths start at the node's folder, and recipes"
+                     " must use the same name")  # fmt: skip
+    return Check(name, "warning", "not in the cache; the first round would fetch it",
                  f"fedrai assets fetch {model.name}")  # fmt: skip
 
 
-def _weights(model: BaseModel) -> str:
+def _weight_count(model: BaseModel) -> str:
     return "" if model.weights is None else f", {model.weights / 1e6:.1f} M weights"
 
 
 def _disk(folder: Path, models: list[BaseModel]) -> Check:
-    """Free space of folder and cache against what is still to be fetched (packed and unpacked)."""
+    """Free space against what is still to be fetched (packed and unpacked)."""
     free = min(machine.free_disk(folder), machine.free_disk(assets.cache_root()))
     missing = [model for model in models if not model.cached]
     need = machine.SPARE_DISK + sum(2 * (model.bytes or 0) for model in missing)
-    said = f"{size(free)} free, {size(need)} asked for"
+    finding = f"{size(free)} free, {size(need)} needed"
     unknown = sum(model.bytes is None for model in missing)
-    said += f", and {unknown} models of unknown size" if unknown else ""
+    finding += f", and {unknown} models of unknown size" if unknown else ""
     if free < need:
-        return Check("disk", "failed", said, f"make room in {assets.cache_root()} and {folder}")
-    return Check("disk", "warning" if unknown else "ok", said)
+        advice = f"free disk space in {assets.cache_root()} and {folder}"
+        return Check("disk", "failed", finding, advice)
+    return Check("disk", "warning" if unknown else "ok", finding)
 
 
 def _memory(models: list[BaseModel]) -> Check:
-    """Memory against the largest model's weights; training takes more, which is not known here."""
+    """Memory against the largest model's weights; training needs more, depending on the recipe."""
     free = machine.free_memory()
     counted = [model.weights for model in models if model.weights is not None]
     if free is None:
-        return Check("memory", "not tried", "this system does not say what is free")
+        return Check("memory", "not tried", "this system does not report free memory")
     if not counted:
-        return Check("memory", "not tried", f"{size(free)} free; no model here to compare")
+        return Check("memory", "not tried", f"{size(free)} free; no model to compare with")
     need = machine.BYTES_A_WEIGHT * max(counted)
-    said = f"{size(free)} free, {size(need)} for the weights alone (float32)"
+    finding = f"{size(free)} free, {size(need)} for the weights alone (float32)"
     if free < need / 2:
-        return Check("memory", "failed", said, "not even bfloat16 fits; a smaller model, or a GPU")
+        return Check(
+            "memory",
+            "failed",
+            finding,
+            "bfloat16 does not fit either; use a smaller model, or a GPU",
+        )
     if free < 2 * need:
-        return Check("memory", "warning", said, "training takes more than the weights")
-    return Check("memory", "ok", said)
+        return Check("memory", "warning", finding, "training needs more than the weights")
+    return Check("memory", "ok", finding)
 
 
 def _guards(node: Node, *, load: bool) -> Iterator[Check]:
     names = dict.fromkeys([*node.allowed_guards, *node.guards])
     if not load:
-        yield Check("guards", "not tried", ", ".join(names), "add --load (slow)")
+        yield Check("guards", "not tried", ", ".join(names), "add --load to test them (slow)")
         return
     for name in names:
-        yield attempt(f"guard {name}", partial(_loads, name, node))
+        yield attempt(f"guard {name}", partial(_guard, name, node))
 
 
-def _loads(name: str, node: Node) -> Check:
+def _guard(name: str, node: Node) -> Check:
     from fedrai.guards import base, loading
 
     guard = loading.load(name, tables=node.guards, device=node.device)

@@ -1,8 +1,8 @@
-"""What can be told of a server over the network: reachable, its certificate, its clock.
+"""Tests of a server over the network: whether it answers, its certificate and its clock.
 
-TCP, then a TLS handshake that trusts the consortium's CA only, then one `GET /health`, which a
-SuperLink answers with a `Date` header (RFC 9110, section 6.6.1; whole seconds). Nothing of the node
-is sent. No proxy is used.
+TCP, then a TLS handshake that trusts only the consortium's CA, then one `GET /health`, which a
+SuperLink answers with a `Date` header (RFC 9110, section 6.6.1; whole seconds). Nothing about the
+node is sent. No proxy is used.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fedrai.deployment.setup.settings import Address
 from fedrai.errors import DeploymentError
 
 TIMEOUT = 10.0
-"""Seconds for each of the steps."""
+"""Seconds for each step."""
 
 AHEAD, BEHIND = 5.0, 305.0
-"""Flower 1.42 takes requests signed less than so many seconds in the server's future or past."""
+"""Flower 1.42 accepts requests signed less than so many seconds in its future or past."""
 
 DATE_LAGS = 2.0
-"""Seconds that a `Date` may be behind its server's clock."""
+"""Seconds that a `Date` header may be behind its server's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Clock:
 
     Attributes:
         ahead: seconds that this machine is ahead of the server; negative: behind.
-        uncertain: the true figure is within this many seconds of it.
+        uncertain: the true offset is within this many seconds.
     """
 
     ahead: float
@@ -46,15 +46,15 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the server showed.
+    """The server's answer to `GET /health`.
 
     Attributes:
         certificate: of the TLS handshake; None without TLS.
-        clock: None: the answer had no date.
+        clock: None: the answer has no date.
         status: HTTP status of `/health`.
     """
 
-    certificate: certificates.Described | None
+    certificate: certificates.Certificate | None
     clock: Clock | None
     status: int
 
@@ -63,32 +63,32 @@ def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
     """Open a TCP connection.
 
     Raises:
-        DeploymentError: what stood in the way.
+        DeploymentError: the server cannot be reached.
     """
     try:
         return socket.create_connection((address.host, address.port), timeout)
     except socket.gaierror as error:
         raise DeploymentError(
-            f"{address.host} has no address here", hint="check the name, or the machine's DNS"
+            f"cannot resolve {address.host}", hint="check the name and this machine's DNS"
         ) from error
     except ConnectionRefusedError as error:
         raise DeploymentError(
-            f"nothing listens at {address}", hint="is the server started? is the port right?"
+            f"nothing listens at {address}", hint="start the server, or check the port"
         ) from error
     except TimeoutError as error:
         raise DeploymentError(
             f"{address} does not answer within {timeout:g} s",
-            hint="a firewall on the way? the port must be open on the server",
+            hint="check firewalls; the port must be open on the server",
         ) from error
     except OSError as error:
         raise DeploymentError(f"{address} cannot be reached: {error.strerror}") from error
 
 
 def handshake(plain: socket.socket, address: Address, root_certificate: Path) -> ssl.SSLSocket:
-    """A TLS handshake on a connection, which trusts this CA only and checks the host's name.
+    """A TLS handshake that trusts only this CA and checks the host's name.
 
     Raises:
-        DeploymentError: what was wrong with the server's certificate, or that it speaks no TLS.
+        DeploymentError: the server's certificate is not valid, or it does not speak TLS.
     """
     try:
         context = ssl.create_default_context(cafile=str(root_certificate))
@@ -100,13 +100,13 @@ def handshake(plain: socket.socket, address: Address, root_certificate: Path) ->
         raise _not_trusted(error, address) from error
     except TimeoutError as error:
         raise DeploymentError(
-            f"{address} takes connections but does not answer in TLS",
-            hint="another program on that port, or a server that hangs",
+            f"{address} accepts connections but does not answer in TLS",
+            hint="another program uses the port, or the server hangs",
         ) from error
     except (OSError, ssl.SSLError) as error:
         raise DeploymentError(
             f"{address} does not speak TLS",
-            hint="another program on that port, or a SuperLink with --insecure",
+            hint="another program uses the port, or the SuperLink runs with --insecure",
         ) from error
 
 
@@ -123,9 +123,9 @@ def ask(
         now: this machine's clock.
 
     Raises:
-        DeploymentError: the answer is not HTTP, or there is none.
+        DeploymentError: the server does not answer in HTTP.
     """
-    began, started = now(), time.monotonic()
+    sent_at, started = now(), time.monotonic()
     request = f"GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     try:
         connection.sendall(request.encode("ascii"))
@@ -135,28 +135,28 @@ def ask(
         raise DeploymentError(f"{address} does not answer a request") from error
     except (OSError, http.client.HTTPException) as error:
         raise DeploymentError(f"{address} does not answer in HTTP; not a SuperLink?") from error
-    took = time.monotonic() - started
+    seconds = time.monotonic() - started
     certificate = None
     if isinstance(connection, ssl.SSLSocket):
         raw = connection.getpeercert(binary_form=True) or b""
-        certificate = certificates.describe(ssl.DER_cert_to_PEM_cert(raw).encode("ascii"))
-    return Health(certificate, clock(answer.getheader("Date"), began, took), answer.status)
+        certificate = certificates.read_certificate(ssl.DER_cert_to_PEM_cert(raw).encode("ascii"))
+    return Health(certificate, clock(answer.getheader("Date"), sent_at, seconds), answer.status)
 
 
-def clock(date: str | None, began: datetime, took: float) -> Clock | None:
+def clock(date: str | None, sent_at: datetime, seconds: float) -> Clock | None:
     """This machine's clock against a server's `Date`.
 
-    The server wrote whole seconds, and uvicorn, which a SuperLink runs on, renews the header once a
-    second: its clock was between `date` and two seconds later, at some moment of the exchange,
-    while this machine's went from `began` to `began + took`.
+    The header has whole seconds, and uvicorn, which serves a SuperLink, renews it once a second. So
+    the server's clock was between `date` and two seconds later at some moment of the exchange,
+    while this machine's clock went from `sent_at` to `sent_at + seconds`.
 
     Args:
         date: value of the header; None: there was none.
-        began: this machine's clock when the request went out.
-        took: seconds until the answer.
+        sent_at: this machine's clock when the request was sent.
+        seconds: until the answer.
 
     Returns:
-        None when there is no date that can be read.
+        None if the date cannot be read.
     """
     try:
         server = parsedate_to_datetime(date or "")
@@ -164,18 +164,21 @@ def clock(date: str | None, began: datetime, took: float) -> Clock | None:
         return None
     if server.tzinfo is None:
         server = server.replace(tzinfo=UTC)
-    ahead = (began - server).total_seconds() + took / 2 - DATE_LAGS / 2
-    return Clock(ahead, (took + DATE_LAGS) / 2)
+    ahead = (sent_at - server).total_seconds() + seconds / 2 - DATE_LAGS / 2
+    return Clock(ahead, (seconds + DATE_LAGS) / 2)
 
 
 def _not_trusted(error: ssl.SSLCertVerificationError, address: Address) -> DeploymentError:
-    """What OpenSSL found, in words (codes of X509_STORE_CTX_get_error(3))."""
+    """OpenSSL's finding in words (codes of X509_STORE_CTX_get_error(3))."""
     reasons = {
         9: ("is not valid yet", "compare the clocks of both machines"),
-        10: ("has ended", "the server's operator: fedrai deploy renew; or compare the clocks"),
-        62: ("is for another name", "name the server as its certificate does, or make a new one"),
-        64: ("is for another address", "name the server as its certificate does"),
+        10: ("has expired", "the server's operator: fedrai deploy renew; or compare the clocks"),
+        62: ("is for another name", "use a name in the certificate, or issue a new one"),
+        64: ("is for another address", "use an address in the certificate"),
     }
-    untrusted = ("was not signed by this CA", "is it the right server? is ca.pem the consortium's?")
+    untrusted = (
+        "was not signed by this CA",
+        "check that server and ca.pem belong to the consortium",
+    )
     what, hint = reasons.get(error.verify_code, untrusted)
     return DeploymentError(f"the certificate of {address} {what}", hint=hint)

@@ -1,7 +1,7 @@
-"""`deployment.toml`: where a deployment's server is and how it is reached; read and written here.
+"""Settings of a consortium, and `deployment.toml`, which says how a machine reaches the server.
 
-One lies in the server's folder and one in every node's. Paths in it are relative to its folder, so
-that a folder can be copied to its machine as it is.
+The server's folder and every node's folder have one. Its paths are relative, so that the folder can
+be copied to its machine unchanged.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from fedrai.recipe.toml_files import read_toml
 
 FILE = "deployment.toml"
 SECRET = "superexec.secret"
-"""In the server's folder: what a ServerApp needs to be given its work by the SuperLink."""
+"""In the server's folder: the secret with which a ServerApp gets its task from the SuperLink."""
 EVERYWHERE = "0.0.0.0"
 DEFAULT_PORT = 8000
-"""Flower's own for a SuperLink; all of its APIs are on this one port."""
+"""Flower's default for a SuperLink; all of its APIs share this port."""
 OFF: Mapping[str, str] = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-"""What is switched off (names from Flower 1.42's source)."""
+"""Environment that turns features off (names from Flower 1.42's source)."""
 _HOST = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
@@ -58,13 +58,13 @@ class Deployment:
     """One machine's side of a deployment.
 
     Attributes:
-        folder: where its `deployment.toml` lies.
+        folder: that holds its `deployment.toml`.
         role: `server` or `node`.
-        address: the SuperLink; in the server's folder as the server itself reaches it (loopback).
+        address: of the SuperLink; in the server's folder over loopback.
         root_certificate: the CA's certificate; None with `insecure`.
-        insecure: plain connections, and any node may join.
+        insecure: unencrypted connections, and any node may join.
         listen: for the server: the address that the SuperLink binds to.
-        secret: for the server: the file of what its ServerApps acquire their work with.
+        secret: for the server: the file with the secret of its ServerApps.
     """
 
     folder: Path
@@ -76,12 +76,33 @@ class Deployment:
     secret: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Consortium:
+    """The settings that a consortium's folder is created from.
+
+    Attributes:
+        name: of the consortium; the folder's.
+        server: where nodes reach the SuperLink.
+        nodes: names, in the order in which they were added.
+        days: validity of a new server certificate.
+        insecure: no TLS and no node authentication.
+        base_models: written into each node's policy; empty: any.
+    """
+
+    name: str
+    server: Address
+    nodes: tuple[str, ...]
+    days: int = 365
+    insecure: bool = False
+    base_models: tuple[str, ...] = ()
+
+
 def parse_address(text: str, default_port: int | None = None) -> Address:
     """`HOST`, `HOST:PORT`, `[IPV6]:PORT` or a bare IPv6 address.
 
     Args:
         text: what the user wrote.
-        default_port: taken when there is no port; None: a port is needed.
+        default_port: used when the text has no port; None: a port is required.
 
     Raises:
         DeploymentError: it is none of these.
@@ -91,16 +112,16 @@ def parse_address(text: str, default_port: int | None = None) -> Address:
         port = str(default_port)
     if not _is_host(host) or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise DeploymentError(
-            f"{text!r} is not HOST:PORT", hint="such as fl.example.org:8000 or 10.0.0.5:8000"
+            f"{text!r} is not HOST:PORT", hint="for example fl.example.org:8000 or 10.0.0.5:8000"
         )
     return Address(host, int(port))
 
 
 def read(folder: Path) -> Deployment:
-    """The deployment that a server's or node's folder belongs to.
+    """Read the `deployment.toml` of a server's or node's folder.
 
     Raises:
-        DeploymentError: there is no `deployment.toml`, or it cannot be used.
+        DeploymentError: the file is missing or invalid.
     """
     file = folder / FILE
     try:
@@ -108,7 +129,7 @@ def read(folder: Path) -> Deployment:
     except OSError as error:
         raise DeploymentError(
             f"cannot read {file}: {error.strerror}",
-            hint="name the folder `server` or one of `nodes/` that `fedrai deploy init` made",
+            hint="expected the folder `server`, or one in `nodes/`, of `fedrai deploy init`",
         ) from error
     except ValueError as error:
         raise DeploymentError(f"{file} is not valid TOML: {error}") from error
@@ -129,19 +150,19 @@ def write(deployment: Deployment) -> str:
     """The text of a `deployment.toml`."""
     root, server = deployment.root_certificate, deployment.role == "server"
     lines = [
-        "# Made by `fedrai deploy init`. Paths are relative to this folder.",
+        "# Created by `fedrai deploy init`. Paths are relative to this folder.",
         f'role = "{deployment.role}"',
         f'address = "{deployment.address}"  # the SuperLink'
         + (", from this machine" if server else ""),
         f'root_certificate = "{root.name if root else ""}"'
         + ("  # the consortium's CA" if root else ""),
         f"insecure = {str(deployment.insecure).lower()}"
-        + ("  # plain connections; any node may join" if deployment.insecure else ""),
+        + ("  # unencrypted connections; any node may join" if deployment.insecure else ""),
     ]
     if server:
         lines += [
-            f'listen = "{deployment.listen}"  # where the SuperLink takes connections',
-            f'secret = "{SECRET}"  # a ServerApp acquires its work with it',
+            f'listen = "{deployment.listen}"  # where the SuperLink accepts connections',
+            f'secret = "{SECRET}"  # with which a ServerApp gets its task',
         ]
     return "\n".join(lines) + "\n"
 
@@ -158,7 +179,7 @@ def _check(file: Path, table: dict[str, Any]) -> None:
         raise DeploymentError(f'{file} needs role = "server" or "node", and address')
     if not table.get("insecure", False) and not table.get("root_certificate"):
         raise DeploymentError(
-            f"{file} needs root_certificate", hint="or insecure = true, for plain connections"
+            f"{file} needs root_certificate", hint="or insecure = true, for unencrypted connections"
         )
 
 

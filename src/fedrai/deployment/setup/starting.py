@@ -1,8 +1,8 @@
-"""With which command and environment a server's or node's folder is started.
+"""The command and environment that start a server's or node's folder.
 
-Flower's SuperLink and SuperNode do the work, started by `fedrai.deployment.superlink` and `fedrai
-node`. Off in all of them: Flower's telemetry, its update check and the installation of an app's
-dependencies at run time. Files that a process makes are readable by its owner only.
+The processes are Flower's SuperLink and SuperNode, started by `fedrai.deployment.superlink` and
+`fedrai node`. All of them run without Flower's telemetry, its update check and the installation of
+dependencies at run time. Only the owner can read the files that they create.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Start:
 
     Attributes:
         command: program and arguments.
-        environment: variables that are set on top of the caller's.
+        environment: variables that are added to the caller's.
         folder: working folder.
     """
 
@@ -36,9 +36,9 @@ class Start:
     folder: Path
 
     def line(self) -> str:
-        """As a shell would take it."""
-        sets = [f"{key}={shlex.quote(value)}" for key, value in self.environment.items()]
-        words = " ".join([*sets, shlex.join(self.command)])
+        """The command as a line for a shell."""
+        variables = [f"{key}={shlex.quote(value)}" for key, value in self.environment.items()]
+        words = " ".join([*variables, shlex.join(self.command)])
         return f"cd {shlex.quote(str(self.folder))} && {words}"
 
 
@@ -46,7 +46,7 @@ def command_of(folder: Path) -> Start:
     """The process of a server's or node's folder: a SuperLink, or a SuperNode.
 
     Raises:
-        DeploymentError: the folder is neither.
+        DeploymentError: the folder has no valid `deployment.toml`.
     """
     here = settings.read(folder)
     command = _superlink(here) if here.role == "server" else _supernode(here)
@@ -54,26 +54,26 @@ def command_of(folder: Path) -> Start:
 
 
 def run(start: Start) -> NoReturn:
-    """Become that process."""
+    """Replace this process by it."""
     os.umask(0o077)
     os.chdir(start.folder)
     os.execvpe(start.command[0], start.command, {**os.environ, **start.environment})
 
 
 def register(folder: Path) -> dict[str, bool]:
-    """Make the nodes' public keys known to the SuperLink that runs from a server's folder.
+    """Register the nodes' public keys with the SuperLink of a server's folder, which must run.
 
     Returns:
         By node, whether it is new to the SuperLink.
 
     Raises:
-        DeploymentError: it is no server's folder, or the SuperLink did not take a key.
+        DeploymentError: it is not a server's folder, or the SuperLink refused a key.
     """
     here = settings.read(folder)
     if here.role != "server" or here.root_certificate is None:
         raise DeploymentError(
             f"{folder} has no nodes to register",
-            hint="name the folder `server`; with --insecure nodes need no registration",
+            hint="expected the folder `server`; with --insecure nodes need no registration",
         )
     os.environ.update(OFF)
     from fedrai.deployment import registering
@@ -113,7 +113,7 @@ def _supernode(here: Deployment) -> tuple[str, ...]:
 
 
 def _environment(here: Deployment) -> dict[str, str]:
-    """Flower finds its own programs on the path, and its processes each other on loopback."""
+    """Flower's programs are found on the path, and its processes connect over loopback."""
     beside = str(Path(sys.executable).parent)
     direct = [name for name in (os.environ.get("NO_PROXY", ""), *LOOPBACK) if name]
     return {

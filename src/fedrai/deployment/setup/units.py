@@ -5,9 +5,9 @@ from __future__ import annotations
 from fedrai.deployment.setup.settings import OFF, Deployment
 
 HOME = "/opt/fedrai"
-"""Where the generated units expect the virtual environment (`venv`) and the folders."""
+"""Where the units expect the virtual environment (`venv`) and the folders."""
 CACHE = "/var/cache/fedrai"
-"""The services' cache, which systemd makes (`CacheDirectory=`); services of a machine share it."""
+"""The cache of all services on a machine, created by systemd (`CacheDirectory=`)."""
 
 
 def service(here: Deployment, consortium: str) -> str:
@@ -21,10 +21,10 @@ def service(here: Deployment, consortium: str) -> str:
     what = "SuperLink" if server else "SuperNode"
     folder = f"{HOME}/{'server' if server else 'node'}"
     return f"""\
-# Copy this folder to {folder} (owner fedrai, mode 0700), FedRAI into {HOME}/venv, then:
+# Copy this folder to {folder} (owner fedrai, mode 0700), install FedRAI in {HOME}/venv, then:
 #   systemctl enable --now {folder}/fedrai-{what.lower()}.service
 # Log: journalctl -u fedrai-{what.lower()}
-# Cache, made by systemd when the service first starts: {CACHE}. To put a model there:
+# systemd creates the cache {CACHE} when the service first starts. To fetch a model into it:
 #   sudo -u fedrai FEDRAI_CACHE={CACHE} {HOME}/venv/bin/fedrai assets fetch MODEL
 [Unit]
 Description=FedRAI {what} of {consortium}
@@ -46,7 +46,7 @@ ReadWritePaths={folder}
 CacheDirectory={CACHE.rpartition("/")[2]}
 CacheDirectoryMode=0700
 Environment=FEDRAI_CACHE={CACHE}
-# Flower's telemetry, update check and run-time installation of dependencies: off.
+# Turns off Flower's telemetry, update check and run-time installation of dependencies.
 {_environment("Environment=", "=")}
 
 [Install]
@@ -64,11 +64,11 @@ def compose(here: Deployment, service_name: str) -> str:
     server = here.role == "server"
     ports = f'    ports: ["{here.address.port}:{here.address.port}"]\n' if server else ""
     return f"""\
-# FEDRAI_IMAGE: an image with FedRAI installed, such as one built from these two lines:
+# FEDRAI_IMAGE: an image with FedRAI installed, for example one built from:
 #   FROM python:3.12-slim
 #   COPY . /src
 #   RUN pip install -c /src/constraints.txt /src
-# FEDRAI_UID: owner of this folder (id -u), since its files are readable by nobody else.
+# FEDRAI_UID: the owner of this folder (id -u); only the owner can read its files.
 services:
   {service_name}:
     image: ${{FEDRAI_IMAGE:?an image with FedRAI installed}}
@@ -83,7 +83,7 @@ services:
 {ports}    environment:
       FEDRAI_CACHE: /deployment/cache
       HOME: /tmp
-      # Flower's telemetry, update check and run-time installation of dependencies: off.
+      # Turns off Flower's telemetry, update check and run-time installation of dependencies.
 {_environment("      ", ": ", quote=True)}
 """
 

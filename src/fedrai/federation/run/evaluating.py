@@ -9,7 +9,7 @@ from typing import Any
 from fedrai import captured_log, recipe, runs
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import storing
-from fedrai.evaluation.measure import EvaluationResult
+from fedrai.evaluation.records import EvaluationResult
 from fedrai.federation.run import preparation
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.rows import questions_for

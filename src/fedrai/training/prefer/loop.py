@@ -1,6 +1,6 @@
-"""The loop of an alignment: gradients of three losses, one step of AdamW, and what is kept of it.
+"""The loop of an alignment: gradients of three losses and steps of AdamW.
 
-Without pairs and KL divergence it is `train.train`, to the same bits if that has no dropout.
+Without pairs and KL divergence it is `sft.train`, to the same bits if that has no dropout.
 """
 
 from __future__ import annotations
@@ -37,14 +37,21 @@ from fedrai.training.prefer.reference import (
     width,
     without_dropout,
 )
-from fedrai.training.sft import MasterWeights, batch_numbers, label_count, label_loss, label_states
+from fedrai.training.sft import (
+    MasterWeights,
+    batch_numbers,
+    label_count,
+    label_loss,
+    label_states,
+    token_counts,
+)
 
 HISTORY = "history"  # the part of a state that does not belong to the optimiser
 
 
 @dataclass(slots=True)
 class _Sums:
-    """What terms of a step are divided by, and their sums over its micro-batches."""
+    """Denominators of a step's terms, and sums of the terms over its micro-batches."""
 
     labels: int
     pairs: int
@@ -67,7 +74,7 @@ def align(
     """Train the adapter on rows and preference pairs together, for some steps of AdamW.
 
     Args:
-        model: the shared base model; it gets the adapter that it had back.
+        model: the shared base model; its adapter is the same afterwards.
         start: the adapter that training starts from, and the reference; float32.
         rows: tokenized rows; may be empty if `rows_per_step` is 0.
         pairs: preference pairs; may be empty if `pairs_per_step` is 0.
@@ -75,7 +82,7 @@ def align(
         hooks: functions to call, and the state to resume from.
 
     Returns:
-        The trained adapter (float32, CPU) and the numbers of the alignment.
+        The trained adapter (float32, CPU) and the figures of the alignment.
 
     Raises:
         DataError: rows or pairs are missing, or rejected by `check`.
@@ -83,13 +90,13 @@ def align(
         RunError: `hooks.resume` is not of this alignment.
     """
     _check_counts(rows, pairs, settings)
-    work = AlignmentData(
+    data = AlignmentData(
         model, rows, pairs, settings.objective, settings.micro_batch_tokens, model.shape()
     )
-    plan = _plan(work, settings)
+    plan = _plan(data, settings)
     with model.using(start):
         master = MasterWeights(model, start, weight_decay=settings.weight_decay)
-        reference = read_reference(work, plan)
+        reference = read_reference(data, plan)
         steps = settings.steps
         done = [] if hooks.resume is None else _restore(master, hooks.resume, steps)
         while len(done) < steps:
@@ -97,7 +104,7 @@ def align(
                 break
             since = time.perf_counter()
             master.put()
-            report = _gradients(work, reference, plan[len(done)], len(done) + 1, steps)
+            report = _gradients(data, reference, plan[len(done)], len(done) + 1, steps)
             master.collect()
             master.step(settings.learning_rate(len(done)), settings.clip_norm)
             done.append(replace(report, seconds=time.perf_counter() - since))
@@ -117,15 +124,15 @@ def _check_counts(
         raise ValueError(f"a step needs rows or pairs, got {some} and {couples}")
     if (some and not rows) or (couples and not pairs):
         raise DataError(
-            f"a step takes {some} rows and {couples} pairs, there are {len(rows)} and {len(pairs)}"
+            f"a step takes {some} rows and {couples} pairs, got {len(rows)} and {len(pairs)} in all"
         )
     check(rows if some else [], pairs if couples else [])
 
 
-def _plan(work: AlignmentData, settings: AlignSettings) -> list[Batch]:
-    """Which rows and pairs each step takes."""
-    row_lengths = [len(row.ids) for row in work.rows]
-    pair_lengths = [width(pair) for pair in work.pairs]
+def _plan(data: AlignmentData, settings: AlignSettings) -> list[Batch]:
+    """The rows and pairs of each step, by number."""
+    row_lengths = [len(row.ids) for row in data.rows]
+    pair_lengths = [width(pair) for pair in data.pairs]
     rows = _drawn(row_lengths, settings.rows_per_step, settings, settings.seed)
     pairs = _drawn(pair_lengths, settings.pairs_per_step, settings, settings.seed + 1)
     return list(zip(rows, pairs, strict=True))
@@ -140,23 +147,23 @@ def _drawn(
 
 
 def _gradients(
-    work: AlignmentData, reference: Reference, batch: Batch, number: int, steps: int
+    data: AlignmentData, reference: Reference, batch: Batch, number: int, steps: int
 ) -> AlignStep:
     """Backward through all terms of a step.
 
     Raises:
         ModelError: the loss is not finite.
     """
-    rows = [work.rows[i] for i in batch[0]]
-    answers = sides([work.pairs[i] for i in batch[1]])
+    rows = [data.rows[i] for i in batch[0]]
+    answers = sides([data.pairs[i] for i in batch[1]])
     pairs, labels = len(batch[1]), sum(map(label_count, rows))
     sums = _Sums(labels, pairs, labels + sum(map(label_count, answers[:pairs])))
-    with without_dropout(work.model):
-        for part in work.row_parts(batch[0]):
-            _rows_backward(work, reference, part, sums)
-        for part in work.pair_parts(batch[1]):
-            _pairs_backward(work, reference, part, sums)
-    report = _report(work, sums, [*rows, *answers], number, steps)
+    with without_dropout(data.model):
+        for part in data.row_parts(batch[0]):
+            _rows_backward(data, reference, part, sums)
+        for part in data.pair_parts(batch[1]):
+            _pairs_backward(data, reference, part, sums)
+    report = _report(data, sums, [*rows, *answers], number, steps)
     if not math.isfinite(report.loss):
         raise ModelError(
             f"the loss of step {number} of {steps} is {report.loss}", hint="lower learning_rate"
@@ -164,23 +171,23 @@ def _gradients(
     return report
 
 
-def _rows_backward(work: AlignmentData, reference: Reference, part: list[int], sums: _Sums) -> None:
-    states, targets = label_states(work.model, [work.rows[i] for i in part])
-    entropy = label_loss(work.model, states, targets)
-    loss = work.objective.sft * (entropy / sums.labels)
+def _rows_backward(data: AlignmentData, reference: Reference, part: list[int], sums: _Sums) -> None:
+    states, targets = label_states(data.model, [data.rows[i] for i in part])
+    entropy = label_loss(data.model, states, targets)
+    loss = data.objective.sft * (entropy / sums.labels)
     sums.sft += entropy.item()
-    if work.objective.kl:
-        kl = _kl(work.model, states, [reference.rows[i] for i in part])
-        loss = loss + work.objective.kl * (kl / sums.anchored)
+    if data.objective.kl:
+        kl = _kl(data.model, states, [reference.rows[i] for i in part])
+        loss = loss + data.objective.kl * (kl / sums.anchored)
         sums.kl += kl.item()
     loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _pairs_backward(
-    work: AlignmentData, reference: Reference, part: list[int], sums: _Sums
+    data: AlignmentData, reference: Reference, part: list[int], sums: _Sums
 ) -> None:
-    goal, answers = work.objective, sides([work.pairs[i] for i in part])
-    policy, states = read_log_probabilities(work.model, answers)
+    goal, answers = data.objective, sides([data.pairs[i] for i in part])
+    policy, states = read_log_probabilities(data.model, answers)
     origin = reference.answers[part].T.reshape(-1).to(policy.device)
     chosen, rejected = (goal.beta * (policy - origin)).detach().chunk(2)
     sums.margin += (chosen - rejected).sum().item()
@@ -199,24 +206,24 @@ def _pairs_backward(
     sums.preference += losses.sum().item()
     if goal.kl:
         kept = [reference.chosen[i] for i in part]
-        kl = _kl(work.model, states[: sum(map(len, kept))], kept)
+        kl = _kl(data.model, states[: sum(map(len, kept))], kept)
         loss = loss + goal.kl * (kl / sums.anchored)
         sums.kl += kl.item()
     loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _kl(model: LanguageModel, states: Tensor, kept: Sequence[Tensor]) -> Tensor:
-    """Summed KL divergence of states from those that the reference had."""
+    """Summed KL divergence of states from those of the reference."""
     before = torch.cat(list(kept)).to(states.device)
     return kl_to_reference(states, before, model.output_weight, model.softcap).sum()
 
 
 def _report(
-    work: AlignmentData, sums: _Sums, through: Sequence[Tokens], number: int, steps: int
+    data: AlignmentData, sums: _Sums, through: Sequence[Tokens], number: int, steps: int
 ) -> AlignStep:
-    """Means of the terms, and what they cost; a KL divergence reads two outputs and learns one."""
-    goal, pairs = work.objective, sums.pairs
-    tokens, labels = sum(len(row.ids) for row in through), sum(map(label_count, through))
+    """Means of the terms, and their cost; a KL divergence computes two outputs and learns one."""
+    goal, pairs = data.objective, sums.pairs
+    tokens, labels = token_counts(through)
     anchored = sums.anchored if goal.kl else 0
     sft = sums.sft / sums.labels if sums.labels else None
     preference = sums.preference / pairs if pairs else None
@@ -232,42 +239,42 @@ def _report(
         accuracy=sums.right / pairs if pairs else None,
         tokens=tokens,
         label_tokens=labels,
-        operations=training_operations(work.shape, tokens, labels, tokens / len(through))
-        + anchored * 6.0 * work.shape.output_weights,
+        operations=training_operations(data.shape, tokens, labels, tokens / len(through))
+        + anchored * 6.0 * data.shape.output_weights,
         seconds=0.0,
     )
 
 
 def _history(done: Sequence[AlignStep]) -> Tensor:
-    """What steps reported, (steps, fields) in float64; not a number where there is none."""
+    """Figures of the steps, (steps, fields) in float64; NaN in place of None."""
     rows = [[math.nan if value is None else value for value in astuple(step)] for step in done]
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def _restore(master: MasterWeights, state: Mapping[str, Tensor], steps: int) -> list[AlignStep]:
-    """Put a state back, and give what its steps reported.
+    """Return to a state, and give the figures of its steps.
 
     Raises:
-        RunError: it is not of this alignment.
+        RunError: it is the state of another alignment.
     """
     expected = {name: part.shape for name, part in master.state().items()}
-    found = {name: part.shape for name, part in state.items() if name != HISTORY}
-    if found != expected or HISTORY not in state:
-        raise RunError("the state to resume from is not that of an alignment of this adapter")
+    shapes = {name: part.shape for name, part in state.items() if name != HISTORY}
+    if shapes != expected or HISTORY not in state:
+        raise RunError("the state to resume from belongs to an alignment of another adapter")
     done = [_step(values) for values in state[HISTORY].tolist()]
     if len(done) > steps or any(step.steps != steps for step in done):
-        raise RunError(f"the state to resume from is not that of an alignment of {steps} steps")
+        raise RunError(f"the state to resume from is not of an alignment of {steps} steps")
     master.restore(state)
     return done
 
 
 def _step(values: Sequence[float]) -> AlignStep:
     whole = {"step", "steps", "tokens", "label_tokens"}
-    given: dict[str, Any] = {
+    values_by_name: dict[str, Any] = {
         field.name: int(value) if field.name in whole else None if math.isnan(value) else value
         for field, value in zip(fields(AlignStep), values, strict=True)
     }
-    return AlignStep(**given)
+    return AlignStep(**values_by_name)
 
 
 def _result(done: Sequence[AlignStep], reference: Reference) -> AlignResult:

@@ -1,4 +1,4 @@
-"""What goes into an alignment and what it reports.
+"""Inputs of an alignment and its reports.
 
 `PreferencePair` holds token ids of texts; `AlignStep` and `AlignResult` hold numbers only.
 """
@@ -15,7 +15,7 @@ from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
 from fedrai.training.sft import GROUP, label_count
 
-CUT = "leave it out; a prompt as long as max_length leaves nothing of the answer"
+NO_LABEL_HINT = "leave it out; a prompt as long as max_length leaves no room for the answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class AlignHooks:
 
 @dataclass(frozen=True, slots=True)
 class AlignStep:
-    """What one step of an alignment reports; None where the step had nothing of the kind.
+    """Figures of one step of an alignment; None where the step had no rows or pairs for one.
 
     Attributes:
         step: from 1.
@@ -94,12 +94,12 @@ class AlignStep:
         sft: mean cross-entropy per label token of the rows, in nats.
         preference: mean loss of the pairs.
         kl: mean KL divergence per label token, in nats.
-        margin: mean of beta times the log-ratio of policy to reference, chosen less rejected, over
+        margin: mean of beta times the log-ratio of policy to reference, chosen minus rejected, over
             whole answers (for `ipo` too).
-        accuracy: share of pairs with a margin above 0. That of the first step tells nothing: its
+        accuracy: share of pairs with a margin above 0. In the first step it means nothing: all
             margins are 0 but for rounding.
-        tokens: that went through the model, without padding.
-        label_tokens: those that counted in a loss.
+        tokens: tokens that went through the model, without padding.
+        label_tokens: tokens that counted in a loss.
         operations: floating-point operations, counted from shapes.
         seconds: wall time.
     """
@@ -120,14 +120,14 @@ class AlignStep:
 
 @dataclass(frozen=True, slots=True)
 class AlignResult:
-    """What a whole alignment reports.
+    """Figures of a whole alignment.
 
     Attributes:
-        steps: what each step reported; fewer than asked for if it was stopped.
-        tokens: that went through the model, those that the reference read included.
-        label_tokens: those of them that counted in a loss, or were read for one.
+        steps: figures of each step; fewer than in the settings if it was stopped.
+        tokens: tokens that went through the model, including those of the reference.
+        label_tokens: tokens that counted in a loss, or were read for one.
         operations: floating-point operations of training and of reading the reference.
-        seconds: wall time of both; that of the caller's functions is not in it.
+        seconds: wall time of both, without the time in the caller's functions.
     """
 
     steps: Sequence[AlignStep]
@@ -138,22 +138,22 @@ class AlignResult:
 
 
 def check(rows: Sequence[Tokens], pairs: Sequence[PreferencePair]) -> None:
-    """Check that all of them can be learnt from.
+    """Check that all rows and pairs can be trained on.
 
     Raises:
-        DataError: a row or an answer has no label token, a pair's prompts differ, or its answers
-            do not.
+        DataError: a row or an answer has no label token, the prompts of a pair differ, or its
+            answers are the same.
     """
     for number, row in enumerate(rows, 1):
         if not label_count(row):
-            raise DataError(f"row {number} of {len(rows)} has no label token", hint=CUT)
+            raise DataError(f"row {number} of {len(rows)} has no label token", hint=NO_LABEL_HINT)
     for number, pair in enumerate(pairs, 1):
         if problem := _problem(pair):
-            raise DataError(f"pair {number} of {len(pairs)}: {problem}", hint=CUT)
+            raise DataError(f"pair {number} of {len(pairs)}: {problem}", hint=NO_LABEL_HINT)
 
 
 def _problem(pair: PreferencePair) -> str:
-    """What is wrong with a pair; empty if nothing is."""
+    """The problem of a pair; empty if there is none."""
     both = (pair.chosen, pair.rejected)
     if not all(label_count(row) for row in both):
         return "an answer has no label token"

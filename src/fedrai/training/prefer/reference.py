@@ -1,7 +1,7 @@
-"""Reading a model: log-probabilities of answers, and what the start of an alignment says.
+"""Log-probabilities of answers, and the reference of an alignment: the model as it starts.
 
-Hidden states before label tokens are kept for the KL divergence only: N label tokens take N x D
-numbers in the model's format, on the CPU (100,000 tokens of SmolLM2-135M in bfloat16: 115 MB).
+Hidden states are stored for the KL divergence only: N label tokens take N x D numbers in the
+model's format, on the CPU (100,000 tokens of SmolLM2-135M in bfloat16: 115 MB).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from fedrai.errors import ModelError
 from fedrai.model import LanguageModel
-from fedrai.model.batching import cut, padded_length
+from fedrai.model.batching import by_length, padded_length
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
 from fedrai.runs.costs import Shape, generation_operations
 from fedrai.training.losses import sum_by_row, token_cross_entropy
 from fedrai.training.prefer.records import PreferencePair
-from fedrai.training.sft import label_count, label_states
+from fedrai.training.sft import label_count, label_states, token_counts
 
-AT_ONCE = 8  # rows that the reference reads at once when tokens have no limit
+REFERENCE_BATCH = 8  # rows of a batch of the reference when tokens have no limit
 
 Batch = tuple[Sequence[int], Sequence[int]]
 """Numbers of the rows and of the pairs of a step."""
@@ -32,7 +32,7 @@ Batch = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class AlignmentData:
-    """What an alignment works on; see `align`."""
+    """Inputs of an alignment; see `align`."""
 
     model: LanguageModel
     rows: Sequence[Tokens]
@@ -42,30 +42,30 @@ class AlignmentData:
     shape: Shape
 
     def row_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
-        """Cut rows, given by number, into what goes through the model at once."""
+        """Cut rows, given by number, into micro-batches."""
         return self._parts(numbers, lambda i: padded_length(len(self.rows[i].ids)), most)
 
     def pair_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
-        """The same of pairs, whose answers go through together."""
+        """The same for pairs, whose two answers share a micro-batch."""
         return self._parts(numbers, lambda i: 2 * width(self.pairs[i]), most)
 
     def _parts(
         self, numbers: Sequence[int], size: Callable[[int], int], most: int
     ) -> Iterator[list[int]]:
-        return cut(sorted(numbers, key=size), size, self.micro_batch_tokens, most=most)
+        return by_length(numbers, size, self.micro_batch_tokens, most=most)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the start says of all rows and pairs that are drawn, on the CPU.
+    """The reference's values for all rows and pairs that are drawn, on the CPU.
 
     Attributes:
-        answers: log-probabilities of chosen and rejected answers, (P, 2) in nats, float32; not a
-            number where a pair is never drawn.
+        answers: log-probabilities of chosen and rejected answers, (P, 2) in nats, float32; NaN for
+            a pair that is never drawn.
         rows: hidden states (N, D) before the label tokens of rows, by number; empty without KL.
-        chosen: the same of chosen answers.
-        tokens: that went through the model.
-        label_tokens: those whose probability or hidden state was read.
+        chosen: the same for chosen answers.
+        tokens: tokens that went through the model.
+        label_tokens: tokens whose probability or hidden state was read.
         operations: floating-point operations.
         seconds: wall time.
     """
@@ -85,7 +85,7 @@ def log_probabilities(model: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 
 
 def read_log_probabilities(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of rows (B,), and the states that `label_states` gives."""
+    """Log-probabilities of rows (B,), and the states from `label_states`."""
     states, targets = label_states(model, rows)
     if model.fused:
         losses = token_cross_entropy(states, model.output_weight, targets, model.softcap)
@@ -106,9 +106,9 @@ def width(pair: PreferencePair) -> int:
 
 @contextmanager
 def without_dropout(model: LanguageModel) -> Iterator[None]:
-    """Train without dropout, within the block: with it, ratios to a reference would be noise.
+    """Training without dropout, within the block: with it, ratios to a reference would be noise.
 
-    Only layers that are computed twice to save memory know that they train.
+    Only layers that are computed twice to save memory are in training mode.
     """
     with model.mode(training=True):
         for module in model.peft.modules():
@@ -117,56 +117,57 @@ def without_dropout(model: LanguageModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def read_reference(work: AlignmentData, plan: Sequence[Batch]) -> Reference:
-    """Read what the plan draws, each row and pair once, with the adapter that is in the model.
+def read_reference(data: AlignmentData, plan: Sequence[Batch]) -> Reference:
+    """Read the rows and pairs of the plan, each once, with the adapter that is in the model.
 
     Raises:
-        ModelError: KL divergence is asked of a model whose output layer does more than one product.
+        ModelError: the objective has a KL divergence, and the model's output layer is not a plain
+            product.
     """
-    if work.objective.kl and not work.model.fused:
+    if data.objective.kl and not data.model.fused:
         raise ModelError(
-            f"{work.model.name}: its output layer is not a plain product, so that the KL divergence"
-            " to the start cannot be had from hidden states",
+            f"{data.model.name}: the output layer is not a plain product, so the KL divergence"
+            " cannot be computed from hidden states",
             hint="set the weight of the KL divergence to 0",
         )
     since = time.perf_counter()
-    rows = sorted({i for batch in plan for i in batch[0]}) if work.objective.kl else []
+    rows = sorted({i for batch in plan for i in batch[0]}) if data.objective.kl else []
     pairs = sorted({i for batch in plan for i in batch[1]})
-    with without_dropout(work.model):
-        anchors = _read_rows(work, rows)
-        answers, chosen = _read_pairs(work, pairs)
-    through = [work.rows[i] for i in rows] + sides([work.pairs[i] for i in pairs])
-    tokens, labels = sum(len(row.ids) for row in through), sum(map(label_count, through))
+    with without_dropout(data.model):
+        anchors = _read_rows(data, rows)
+        answers, chosen = _read_pairs(data, pairs)
+    through = [data.rows[i] for i in rows] + sides([data.pairs[i] for i in pairs])
+    tokens, labels = token_counts(through)
     operations = generation_operations(
-        work.shape, tokens - labels, labels, tokens / max(1, len(through))
+        data.shape, tokens - labels, labels, tokens / max(1, len(through))
     )
     seconds = time.perf_counter() - since
     return Reference(answers, anchors, chosen, tokens, labels, operations, seconds)
 
 
-def _read_rows(work: AlignmentData, numbers: Sequence[int]) -> dict[int, Tensor]:
-    kept: dict[int, Tensor] = {}
-    for part in work.row_parts(numbers, AT_ONCE):
-        rows = [work.rows[i] for i in part]
-        kept |= zip(part, _by_row(label_states(work.model, rows)[0], rows), strict=True)
-    return kept
+def _read_rows(data: AlignmentData, numbers: Sequence[int]) -> dict[int, Tensor]:
+    states_by_row: dict[int, Tensor] = {}
+    for part in data.row_parts(numbers, REFERENCE_BATCH):
+        rows = [data.rows[i] for i in part]
+        states_by_row |= zip(part, _by_row(label_states(data.model, rows)[0], rows), strict=True)
+    return states_by_row
 
 
-def _read_pairs(work: AlignmentData, numbers: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
-    answers = torch.full((len(work.pairs), 2), torch.nan)
-    kept: dict[int, Tensor] = {}
-    for part in work.pair_parts(numbers, AT_ONCE // 2):
-        pairs = [work.pairs[i] for i in part]
-        values, states = read_log_probabilities(work.model, sides(pairs))
+def _read_pairs(data: AlignmentData, numbers: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+    answers = torch.full((len(data.pairs), 2), torch.nan)
+    states_by_row: dict[int, Tensor] = {}
+    for part in data.pair_parts(numbers, REFERENCE_BATCH // 2):
+        pairs = [data.pairs[i] for i in part]
+        values, states = read_log_probabilities(data.model, sides(pairs))
         answers[part] = values.cpu().view(2, len(part)).T
-        if work.objective.kl:
+        if data.objective.kl:
             chosen = [pair.chosen for pair in pairs]
-            kept |= zip(part, _by_row(states, chosen), strict=True)
-    return answers, kept
+            states_by_row |= zip(part, _by_row(states, chosen), strict=True)
+    return answers, states_by_row
 
 
 def _by_row(states: Tensor, rows: Sequence[Tokens]) -> list[Tensor]:
-    """Copies of the states of rows, the first that are in a tensor, on the CPU."""
+    """Copies of the states of rows, which are the first in the tensor, on the CPU."""
     counts = [label_count(row) for row in rows]
     parts = torch.split(states[: sum(counts)].cpu(), counts)
     return [part.clone() for part in parts]
