@@ -254,7 +254,7 @@ def test_another_alignment_is_not_gone_on_with(home: Path, call: Call, done: End
     assert (found.code, found.out) == (2, "")
     assert found.err == (
         "error: whole holds another alignment: the recipe is not the same\n"
-        "  --out names another folder\n"
+        "  choose another folder with --out\n"
     )
     shutil.copytree(home / "whole", home / "half")
     (home / "half" / "README.md").unlink()

@@ -303,7 +303,7 @@ def test_text_that_is_not_judged_is_named(call, tmp_path):
     (tmp_path / "two.jsonl").write_text(json.dumps(two))
     done = call("scan", "two.jsonl", "--guard", "words")
     assert done.code == 2
-    assert "answers stand in the columns chosen, rejected; name the one to judge" in done.err
+    assert "the columns chosen, rejected hold answers" in done.err
 
 
 def test_a_scan_as_json_and_its_copy(call, data):
@@ -580,7 +580,7 @@ def test_the_list_of_guards_that_come_along(call, monkeypatch):
     (("scan", "rows.jsonl", "--guard", "words", "--column", "text=goal"), "a column 'goal'"),
     (("scan", "rows.jsonl", "--guard", "words", "--column", "goal=text"), "roles are messages"),
     (("scan", "rows.jsonl", "--guard", "words", "--column", "text"), "takes NAME=VALUE"),
-    (("scan", "rows.jsonl", "--guard", "words", "--where", "label=7"), "or none that is asked for"),
+    (("scan", "rows.jsonl", "--guard", "words", "--where", "label=7"), "or none that matches"),
     (("scan", "rows.jsonl", "--guard", "words", "--out", "./rows.jsonl"), "is one of the datasets"),
     (("scan", "rows.jsonl", "--guard", "words", "--calibration", "rows.jsonl"),
      "not a calibration"),

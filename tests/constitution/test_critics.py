@@ -249,6 +249,6 @@ def test_a_wrong_key_or_model_is_an_error_at_once(server, monkeypatch):
 
 
 def test_texts_do_not_travel_in_clear_unless_asked_for():
-    with pytest.raises(ConstitutionError, match=r"would travel to example\.org in clear"):
+    with pytest.raises(ConstitutionError, match=r"would be sent to example\.org unencrypted"):
         remote("http://example.org/v1")
     remote("http://example.org/v1", allow_plain_http=True)

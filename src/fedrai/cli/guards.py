@@ -275,7 +275,7 @@ def _data_spec(
     """The datasets of a command."""
     from fedrai.filter.guard_evaluation import DataSpec
     from fedrai.guards.labels import Labels
-    from fedrai.guards.rows import RowColumns
+    from fedrai.guards.rows import ColumnNames
 
     if not (specs or unsafe or safe):
         raise click.UsageError("give DATA: a file, a hub dataset or fedrai:NAME")
@@ -286,7 +286,7 @@ def _data_spec(
         specs,
         unsafe,
         safe,
-        RowColumns(**roles),
+        ColumnNames(**roles),
         Labels(
             tuple(name for text in labels for name in text.split(",")),
             tuple(_pair(text, "--unsafe-when") for text in unsafe_when),

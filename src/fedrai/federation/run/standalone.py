@@ -214,7 +214,7 @@ def _check_same(run: RunFolder, job: Job) -> None:
         if before.get(key) != now[key]:
             raise RunError(
                 f"{run.path} holds another alignment: {what} is not the same",
-                hint="--out names another folder",
+                hint="choose another folder with --out",
             )
 
 
