@@ -205,7 +205,7 @@ class _Round:
         """The adapters after the alignment, and its part of the round's record."""
         if self._tools.align is None:
             return adapters, {}
-        folder = self._tools.run.alignment_work(self._number, adapters[GLOBAL])
+        folder = self._tools.run.alignment_state(self._number, adapters[GLOBAL])
         outcome = self._tools.align(self._number, adapters[GLOBAL], folder)
         self._ledger.add("constitution", outcome.cost)
         if outcome.ran:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from fedrai.errors import DependencyError, EvaluationError
 
@@ -56,7 +55,7 @@ class HarnessSettings:
     """Settings of a measurement.
 
     Attributes:
-        limit: documents of each task; 0: all.
+        limit: documents of each task; None: all.
         shots: examples in the prompt; None: the task's own number.
         chat: put prompts into the model's chat template.
         batch_size: requests answered at once.
@@ -64,7 +63,7 @@ class HarnessSettings:
         seed: of all of the harness's draws.
     """
 
-    limit: int = 0
+    limit: int | None = None
     shots: int | None = None
     chat: bool = False
     batch_size: int = 8
@@ -117,7 +116,7 @@ def measure(
                      batch_size=settings.batch_size),
                 tasks=list(tasks),
                 task_manager=manager,
-                limit=settings.limit or None,
+                limit=settings.limit,
                 num_fewshot=settings.shots,
                 apply_chat_template=settings.chat,
                 log_samples=False,
@@ -134,6 +133,8 @@ def harness_version() -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the harness's advice, and git's, which it asks for a commit; errors are kept."""
+    from unittest.mock import patch
+
     from lm_eval import evaluator
 
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
