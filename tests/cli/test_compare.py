@@ -125,7 +125,7 @@ def test_finished_runs_are_not_made_again(
     before = stamps(folder / "seeds")
     monkeypatch.setattr(preparation, "load_model", lambda *_: pytest.fail("loaded a model"))
     same = call("compare", "tiny.toml", "--out", "seeds", "-o", "seeds=[7, 8]", *LEAN)
-    assert (same.code, same.err) == (0, "== all 4 runs are finished; none is made again\n")
+    assert (same.code, same.err) == (0, "== all 4 runs are finished; none is run again\n")
     assert same.out == seeds.out
     one = call("compare", "tiny.toml", "--out", "seeds", "--seed", "8", *LEAN, "--json")
     assert (one.code, list(json.loads(one.out))) == (0, ["fedavg", "filter"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fedrai.report.comparing.running import Arm, ComparisonRuns
+    from fedrai.report.comparing.running import ArmRun, ComparisonRuns
 
 
 @click.command("compare")
@@ -109,13 +109,13 @@ def _call(settings: Any, out: Path, seeds: tuple[int, ...], axis: str | None, ag
         )
 
 
-def _summaries(arms: tuple[Arm, ...], out: Path) -> dict[str, Any]:
+def _summaries(arms: tuple[ArmRun, ...], out: Path) -> dict[str, Any]:
     """Summaries by arm; by folder where arms have several runs."""
     single = len({arm.name for arm in arms}) == len(arms)
     return {arm.name if single else _place(arm, out): arm.summary.to_json() for arm in arms}
 
 
-def _place(arm: Arm, out: Path) -> str:
+def _place(arm: ArmRun, out: Path) -> str:
     return arm.path.relative_to(out).as_posix()
 
 
@@ -148,7 +148,7 @@ def _show(found: ComparisonRuns, out: Path) -> None:
     click.echo(f"talk to one:  fedrai chat {found.arms[-1].path}")
 
 
-def _show_runs(arms: tuple[Arm, ...]) -> None:
+def _show_runs(arms: tuple[ArmRun, ...]) -> None:
     """What each run took, and what its filter did."""
     from fedrai.cli.show.summary import cost_line, filter_note, rows_notes
 
