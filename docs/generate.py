@@ -47,7 +47,7 @@ def recipe_reference() -> str:
     """The recipe reference: a table for each section."""
     parts = [
         "# Recipe reference\n",
-        "Generated from `src/fedrai/recipe` by `make docs`. `fedrai recipe new FILE` writes a recipe"
+        "Generated from `src/fedrai/recipe` by `make docs`. `fedrai recipe new FILE` writes one"
         " with these explanations; an unknown key is an error. On the command line:"
         " `-o section.key=value`.\n",
         *_section("Top level", Recipe, skip={name for name, _ in sections(Recipe)}),

@@ -207,10 +207,10 @@ def test_unwritable_folder_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "give a RECIPE, or --resume DIR"),
+        (["run"], "give a RECIPE, or --resume FOLDER"),
         (
             ["run", "tiny.toml", "--resume", "x"],
-            "give a RECIPE or --resume DIR, not both: a run keeps its recipe",
+            "give a RECIPE or --resume FOLDER, not both: a run keeps its recipe",
         ),
         (
             ["run", "--resume", "x", "-o", "seed=3"],
