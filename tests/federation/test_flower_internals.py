@@ -113,7 +113,7 @@ CLIENT = {
 }  # fmt: skip
 
 
-@holding("RetryInvoker repeats what is no final error, and stops at one", "deployment.link.patient")
+@holding("RetryInvoker repeats what is no final error, and stops at one", "deployment.link.retries")
 def repeats() -> bool:
     tries: list[int] = []
 
@@ -254,14 +254,14 @@ def printed_id() -> bool:
 
 USES = [
     call("HttpGrid", "deployment.careful_grid.CarefulGrid", "a:1", True, None, token="t"),
-    call("RetryInvoker", "deployment.link.patient", None, (), max_tries=None, max_time=1.0,
+    call("RetryInvoker", "deployment.link.retries", None, (), max_tries=None, max_time=1.0,
          should_giveup=None),
-    call("exponential", "deployment.link.patient", max_delay=5),
+    call("exponential", "deployment.link.retries", max_delay=5),
     call("RuntimeTokenHttpInterceptor", "deployment.link.runtime_client", "token"),
     call("RuntimeVersionHttpInterceptor", "version_interceptors", component_name="fedrai"),
     call("SuperExecAuthHttpInterceptor", "deployment.link.runtime_client", master_secret=b"",
          protected_methods=()),
-    call("pull_task_input", "deployment.worker._pulled", "client"),
+    call("pull_task_input", "deployment.worker._task_input", "client"),
     call("push_message", "deployment.worker._do", "client", "reply", "context"),
     call("context_to_proto", "deployment.worker._do", "context"),
     call("build_fab_from_files", "federation.flower_internals.bundle", {}),
@@ -355,7 +355,7 @@ def test_a_module_that_is_gone_is_told_with_its_user(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "flwr.supercore.retry", None)
     for name in ("RetryInvoker", "exponential"):
         with pytest.raises(
-            pytest.fail.Exception, match=rf"retry\.{name}.*Used by deployment.link.patient"
+            pytest.fail.Exception, match=rf"retry\.{name}.*Used by deployment.link.retries"
         ):
             test_flower_has(name, INTERNALS)
 
