@@ -19,7 +19,9 @@ import common
 import generation
 from fedrai import model
 from fedrai.evaluation import suites
-from fedrai.evaluation.measure import Questions, measure, rates
+from fedrai.evaluation.figures import rates
+from fedrai.evaluation.measure import measure
+from fedrai.evaluation.records import Questions
 from fedrai.evaluation.suites import Item
 from fedrai.model import LanguageModel
 from fedrai.records import Message

@@ -1,9 +1,9 @@
-"""An OpenAI-style endpoint over HTTP: requests with retries, and what may travel to whom.
+"""A client of an OpenAI-style endpoint: requests over HTTP with retries.
 
-Plain http is for this machine alone unless asked for, redirects are not followed, the key comes
-from an environment variable, and replies are bounded. Nothing here raises or logs the body of a
-request or of a reply, which may quote it. Proxies of the environment are used as httpx does, but
-not for this machine.
+Plain http to another machine needs `allow_plain_http`, redirects are not followed, the key comes
+from an environment variable, and the size of replies is limited. Errors and logs never contain the
+body of a request, or of a reply, which may quote it. Proxies of the environment are used as httpx
+does, except for this machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 LARGEST_REPLY = 2**20  # bytes
 LONGEST_WAIT = 60.0  # seconds before a request is tried again
-PATIENCE = 8  # requests without an answer, one after the other, until the endpoint is checked
+PATIENCE = 8  # requests in a row without an answer before the endpoint is checked
 _BUSY = {408, 425, 429}
 
 
@@ -40,14 +40,15 @@ class Access:
     """How to reach an endpoint.
 
     Attributes:
-        url: base address, such as `http://localhost:8000/v1`; without a path, `/v1` is meant.
-        api_key_env: environment variable with the key; empty for none.
-        concurrency: requests under way at once.
-        retries: how often a request is tried again if the endpoint is busy, fails or is silent.
+        url: base address, such as `http://localhost:8000/v1`; without a path, `/v1` is added.
+        api_key_env: environment variable with the key; empty: no key.
+        concurrency: requests in progress at once.
+        retries: how many times a request is sent again if the endpoint is busy, fails or does
+            not answer.
         timeout: seconds for one try, from the connection to the last byte.
         backoff: seconds before the first retry, doubled with each and varied by half; the
-            endpoint's own wish (Retry-After) counts if it is longer, up to a minute.
-        allow_plain_http: whether plain http may go to another machine.
+            endpoint's Retry-After is used instead if it is longer, up to a minute.
+        allow_plain_http: whether http without TLS is allowed to another machine.
     """
 
     url: str
@@ -60,25 +61,25 @@ class Access:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Access:
-        """Take out of a section's settings what tells how to reach an endpoint."""
+        """Remove the keys of this record from a section's settings, and build it from them."""
         names = [field.name for field in fields(cls) if field.name in settings]
         return cls(**{name: settings.pop(name) for name in names})
 
 
 class EndpointClient:
-    """Where requests go, and how often each is tried.
+    """Sends requests to an endpoint.
 
     Args:
         access: how to reach it.
         path: of the requests, below its address.
-        raises: what is raised when it cannot be used.
+        raises: the class of errors.
 
     Attributes:
         place: the base address, safe to print.
-        problem: why the last request that had no answer had none.
+        problem: why the last unanswered request has no answer.
 
     Raises:
-        FedRAIError: `raises`: the address or a setting cannot be used.
+        FedRAIError: `raises`: the address or a setting is not valid.
     """
 
     def __init__(
@@ -92,33 +93,32 @@ class EndpointClient:
         self._url, self._key_variable = self.place + path, access.api_key_env
 
     def client(self) -> httpx.AsyncClient:
-        """A client for requests to it; close it after use.
+        """An HTTP client for the endpoint; close it after use.
 
         Raises:
-            FedRAIError: `raises`: the key is not there.
+            FedRAIError: `raises`: the environment variable has no key.
         """
         return httpx.AsyncClient(
             headers={"Accept-Encoding": "identity", **self._authorization()},
             limits=httpx.Limits(max_connections=self._access.concurrency),
-            timeout=None,  # one limit over the whole of a try holds against slow drips too
-            verify=self.place.startswith("https:"),  # certificates take a while to load
+            timeout=None,  # `post` limits the whole try, so slow replies end too
+            verify=self.place.startswith("https:"),  # loading certificates takes time
             trust_env=not _is_here(httpx.URL(self._url).host),
             follow_redirects=False,
         )
 
     async def post(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Any:
-        """The decoded reply to a request; None if there is none after all tries.
+        """The decoded reply to a request; None if all tries failed.
 
         Raises:
-            FedRAIError: `raises`: the endpoint refuses all such requests: key, model or address
-                are wrong.
+            FedRAIError: `raises`: the key, model or address is wrong, so every request would fail.
         """
         content = json.dumps(body).encode()
         for number in range(self._access.retries + 1):
-            wish = 0.0
+            wait = 0.0
             try:
                 async with asyncio.timeout(self._access.timeout):
-                    status, wish, reply = await self._try(client, content)
+                    status, wait, reply = await self._try(client, content)
             except TimeoutError:
                 self.problem = f"no answer within {self._access.timeout:g} s"
             except httpx.ConnectError as error:
@@ -132,7 +132,7 @@ class EndpointClient:
                 if 400 <= status < 500 and status not in _BUSY:
                     return None
             if number < self._access.retries:
-                await asyncio.sleep(self._pause(number, wish))
+                await asyncio.sleep(self._pause(number, wait))
         return None
 
     async def replies(
@@ -147,49 +147,49 @@ class EndpointClient:
         """Results of jobs that send requests, in the order of the jobs.
 
         Args:
-            jobs: as many at once as `Access.concurrency` says.
-            count: how many there are.
-            is_lost: whether a result is a request without an answer; None if none was sent.
-            check: called when `PATIENCE` requests have no answer, one after the other; raises if
-                the endpoint as a whole is unusable.
-            on_reply: called after each job with (jobs ended, jobs in all); may raise to stop.
+            jobs: run `Access.concurrency` at a time.
+            count: number of jobs.
+            is_lost: whether a result is a request without an answer; None: no request was sent.
+            check: called after `PATIENCE` requests in a row without an answer; raises if the
+                endpoint is not usable.
+            on_reply: called after each job with (completed jobs, all jobs); may raise to stop.
         """
-        found: dict[int, T] = {}
+        results: dict[int, T] = {}
         lost = 0
         numbered = (_numbered(number, job) for number, job in enumerate(jobs))
         async with aclosing(as_completed(numbered, self._access.concurrency)) as ended:
             async for number, result in ended:
-                found[number] = result
+                results[number] = result
                 if (missing := is_lost(result)) is not None:
                     lost = lost + 1 if missing else 0
                 if lost == PATIENCE:
                     await check()
                     lost = 0
-                on_reply(len(found), count)
-        return [found[number] for number in range(count)]
+                on_reply(len(results), count)
+        return [results[number] for number in range(count)]
 
     async def _try(self, client: httpx.AsyncClient, content: bytes) -> tuple[int, float, Any]:
-        """Status, seconds that the endpoint asks to wait, and the decoded reply if there is one."""
+        """Status, the endpoint's Retry-After in seconds, and the decoded reply if there is one."""
         headers = {"Content-Type": "application/json"}
         async with client.stream("POST", self._url, content=content, headers=headers) as response:
             self._refuse(response.status_code)
-            wish = _seconds(response.headers.get("Retry-After", ""))
+            wait = _seconds(response.headers.get("Retry-After", ""))
             if response.status_code != 200:
-                return response.status_code, wish, None
+                return response.status_code, wait, None
             data = bytearray()
             async for block in response.aiter_raw():
                 data += block
                 if len(data) > LARGEST_REPLY:
-                    return 200, wish, None
+                    return 200, wait, None
         try:
-            return 200, wish, json.loads(data)
+            return 200, wait, json.loads(data)
         except (ValueError, RecursionError):
-            return 200, wish, None
+            return 200, wait, None
 
     def _refuse(self, status: int) -> None:
-        """Raise on a status that no other request would escape."""
+        """Raise on a status that every request would get."""
         if status in (401, 403):
-            hint = "give the name of the environment variable with its key"
+            hint = "set api_key_env to the environment variable with its key"
             if self._key_variable:
                 hint = f"check the key in the environment variable {self._key_variable}"
             raise self._raises(f"the endpoint {self.place} refuses access ({status})", hint=hint)
@@ -200,13 +200,13 @@ class EndpointClient:
             )
         if 300 <= status < 400:
             raise self._raises(
-                f"the endpoint {self.place} sends requests elsewhere ({status})",
-                hint="redirects are not followed; give the final address",
+                f"the endpoint {self.place} redirects requests ({status})",
+                hint="redirects are not followed; use the final address",
             )
 
-    def _pause(self, number: int, wish: float) -> float:
+    def _pause(self, number: int, wait: float) -> float:
         own = self._access.backoff * 2.0**number * random.uniform(0.5, 1.5)
-        return min(max(own, wish), LONGEST_WAIT)
+        return min(max(own, wait), LONGEST_WAIT)
 
     def _authorization(self) -> dict[str, str]:
         if not self._key_variable:
@@ -214,7 +214,7 @@ class EndpointClient:
         key = os.environ.get(self._key_variable, "").strip()
         if not key or not key.isascii() or not key.isprintable():
             raise self._raises(
-                f"the environment variable {self._key_variable} holds no key for the endpoint",
+                f"the environment variable {self._key_variable} has no key for the endpoint",
                 hint=f"export {self._key_variable}=...",
             )
         return {"Authorization": f"Bearer {key}"}
@@ -227,9 +227,9 @@ async def _numbered(number: int, job: Coroutine[Any, Any, T]) -> tuple[int, T]:
 async def as_completed(
     jobs: Iterable[Coroutine[Any, Any, T]], at_once: int
 ) -> AsyncGenerator[T, None]:
-    """Results in the order in which jobs end, at most `at_once` of them under way.
+    """Results in the order in which jobs complete, with at most `at_once` of them running.
 
-    The first job that raises ends it all; jobs under way are then stopped.
+    The first job that raises stops all others.
     """
     waiting = iter(jobs)
     running: set[asyncio.Task[T]] = set()
@@ -252,7 +252,7 @@ async def as_completed(
 
 
 def run_job(job: Coroutine[Any, Any, T]) -> T:
-    """The result of a job, also from within a running event loop (a notebook's)."""
+    """The result of a job, also inside a running event loop (a notebook's)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -271,31 +271,31 @@ def _checked(url: str, allow_plain_http: bool, raises: type[FedRAIError]) -> str
         raise raises("the address of the endpoint is not a URL") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise raises(
-            "the address of the endpoint holds a key, a query or a fragment",
-            hint="leave it out; a key goes into an environment variable",
+            "the address of the endpoint contains a key, a query or a fragment",
+            hint="remove it; a key belongs in an environment variable",
         )
     if parts.scheme not in ("http", "https") or not host:
-        raise raises("the address of the endpoint begins with http:// or https:// and a host")
+        raise raises("the address of the endpoint must start with http:// or https:// and a host")
     if parts.scheme == "http" and not allow_plain_http and not _is_here(host):
         raise raises(
-            f"conversations would travel to {host} in clear",
-            hint="use https, or set allow_plain_http if the network between is yours",
+            f"conversations would be sent to {host} unencrypted",
+            hint="use https, or set allow_plain_http if you trust the network",
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
 def _is_here(host: str) -> bool:
-    """Whether a host is this machine by its name or address."""
+    """Whether a host name or address is this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
 
 
-def _seconds(wish: str) -> float:
-    """Seconds of a Retry-After header, which has a number or a date; 0 for none."""
+def _seconds(header: str) -> float:
+    """Seconds of a Retry-After header, which is a number or a date; 0 without one."""
     try:
-        seconds = float(wish) if wish.strip()[:1].isdigit() else _until(wish)
+        seconds = float(header) if header.strip()[:1].isdigit() else _until(header)
     except (ValueError, TypeError, OverflowError):
         return 0.0
     return seconds if math.isfinite(seconds) else 0.0

@@ -5,18 +5,18 @@
     ├── AssetError        a model or dataset cannot be fetched, opened or verified
     │   └── ChecksumError the bytes are not the bytes that were pinned
     ├── DataError         a file or row of training data is not usable
-    ├── ModelError        a model, tokenizer or chat template cannot be used as asked
-    ├── GuardError        a guard cannot be loaded, trained or used as asked
-    ├── ConstitutionError a constitution cannot be read or used as asked
-    ├── FederationError   a round cannot go on (too few usable updates, ...)
-    ├── ProtocolError     a message holds something that may not cross the wire
+    ├── ModelError        a model, tokenizer or chat template cannot be used
+    ├── GuardError        a guard cannot be loaded, trained or used
+    ├── ConstitutionError a constitution cannot be read or used
+    ├── FederationError   a round cannot continue (too few usable updates, ...)
+    ├── ProtocolError     a message contains something that must not be sent
     ├── RunError          a run folder cannot be written, read or resumed
     ├── EvaluationError   a suite or judge cannot be used
-    ├── DeploymentError   a consortium's folder, certificate or key cannot be made or used
+    ├── DeploymentError   a consortium's folder, certificate or key cannot be created or used
     └── DependencyError   an optional package is missing
 
-An error says what was expected, what came and where; `hint` is the next thing to do. The text of a
-client's data never goes into one: rows are named by file and line. Exit codes live in
+An error says what was expected, what was found and where; `hint` is the next step. It never
+contains the text of a client's data: rows are given by file and line. Exit codes live in
 `cli/root.py`.
 """
 
@@ -27,11 +27,11 @@ from pathlib import Path
 
 
 class FedRAIError(Exception):
-    """Base of all errors that a user can do something about.
+    """Base of all errors that a user can fix.
 
     Args:
-        message: what is wrong, in one sentence, naming the place.
-        hint: what to do next, usually a command; empty when the message says it all.
+        message: what is wrong and where, in one sentence.
+        hint: the next step, usually a command; empty: the message says enough.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -57,23 +57,23 @@ class DataError(FedRAIError):
 
 
 class ModelError(FedRAIError):
-    """A model, tokenizer or chat template cannot be used as asked."""
+    """A model, tokenizer or chat template cannot be used."""
 
 
 class GuardError(FedRAIError):
-    """A guard cannot be loaded, trained or used as asked."""
+    """A guard cannot be loaded, trained or used."""
 
 
 class ConstitutionError(FedRAIError):
-    """A constitution cannot be read or used as asked."""
+    """A constitution cannot be read or used."""
 
 
 class FederationError(FedRAIError):
-    """A round cannot go on."""
+    """A round cannot continue."""
 
 
 class ProtocolError(FedRAIError):
-    """A message holds something that may not cross the wire."""
+    """A message contains something that must not be sent."""
 
 
 class RunError(FedRAIError):
@@ -85,7 +85,7 @@ class EvaluationError(FedRAIError):
 
 
 class DeploymentError(FedRAIError):
-    """A consortium's folder, certificate or key cannot be made or used."""
+    """A consortium's folder, certificate or key cannot be created or used."""
 
 
 class DependencyError(FedRAIError):
@@ -93,7 +93,7 @@ class DependencyError(FedRAIError):
 
 
 def place_of(error: BaseException) -> str:
-    """Where an exception came from, without its message: `ValueError at train.py:91`."""
+    """The origin of an exception, without its message: `ValueError at train.py:91`."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = ", ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
     return f"{type(error).__name__} at {places}"

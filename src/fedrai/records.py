@@ -1,7 +1,7 @@
 """Frozen records that cross a boundary between stages.
 
-`Message`, `Example` and `Tokens` carry a client's own text or token ids and stay on the client.
-`TrainingStep` and `TrainResult` hold numbers only.
+`Message`, `Example` and `Tokens` contain a client's text or token ids and stay on the client.
+`TrainingStep` and `TrainResult` contain numbers only.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Example:
 
     Attributes:
         messages: the turns, oldest first; at least one user turn and a last assistant turn.
-        origin: where the row stands ("rows.jsonl, line 7"); safe to print.
-        label: the value of the recipe's label column, for Dirichlet partitions; empty if none.
-        harmful: whether the *source* is declared harmful. Known only in experiments, used for
-            partitions and accounts, never by training.
+        origin: file and line of the row ("rows.jsonl, line 7"); safe to print.
+        label: value of the recipe's label column, for Dirichlet partitions; empty: none.
+        harmful: whether the *source* is declared harmful. Used in experiments for partitions and
+            counts, never by training.
     """
 
     messages: tuple[Message, ...]
@@ -47,27 +47,27 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be used: where it stands and what is wrong with it (no text of it)."""
+    """An unusable row: its file and line, and the reason (without its text)."""
 
     origin: str
     problem: str
 
 
 Problem = Literal["empty", "unparsed", "no-answer", "failed"]
-"""Why a guard has no probability for a conversation: there is nothing to judge, the guard said
-something that is none of its labels, an endpoint gave no answer, or scoring raised an error."""
+"""Why a guard has no probability for a conversation: it is empty, the guard's output is none of its
+labels, an endpoint did not answer, or scoring raised an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a guard says of one conversation.
+    """A guard's verdict on one conversation.
 
     Attributes:
-        probability: that it is unsafe, 0 to 1, calibrated where the guard has been; None when
-            there is none, which is neither safe nor unsafe.
-        categories: hazard categories, the likeliest first; empty where the guard names none.
-        guard: id and revision of the guard that said it, `name@revision`.
-        problem: why there is no probability; None when there is one.
+        probability: of being unsafe, 0 to 1, calibrated if the guard is; None: not scored, which
+            is neither safe nor unsafe.
+        categories: hazard categories, the likeliest first; empty if the guard gives none.
+        guard: id and revision of the guard, `name@revision`.
+        problem: why there is no probability; None if there is one.
     """
 
     probability: float | None
@@ -79,7 +79,7 @@ class Verdict:
         if (self.probability is None) is (self.problem is None):
             raise ValueError("a verdict has either a probability or a problem")
         if self.probability is not None and not 0 <= self.probability <= 1:
-            raise ValueError(f"a probability lies between 0 and 1, got {self.probability}")
+            raise ValueError(f"a probability must be from 0 to 1, got {self.probability}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Tokens:
 
     Attributes:
         ids: token ids, length T.
-        mask: length T, true where the token is the assistant's own and counts in the loss.
+        mask: length T, true for the assistant's tokens, which count in the loss.
     """
 
     ids: tuple[int, ...]
@@ -97,7 +97,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """What one optimiser step of local training reports while it runs."""
+    """One optimiser step of local training, reported while it runs."""
 
     step: int
     steps: int
@@ -108,13 +108,13 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a whole local training reports.
+    """The result of a local training.
 
     Attributes:
         losses: mean cross-entropy per label token of each step, in nats.
         tokens: tokens that went through the model, without padding.
         label_tokens: tokens that counted in the loss.
-        operations: floating-point operations by the count in `costs.training_operations`.
+        operations: floating-point operations as `costs.training_operations` counts them.
         seconds: wall time of the loop.
     """
 

@@ -1,7 +1,6 @@
 """Fakes for tests and for trying recipes without a real model: a tiny random Llama.
 
-`make_tiny_model` writes an ordinary model folder of about 0.3 MB. It stands only at the outer edge:
-everything above it is the real code.
+`make_tiny_model` writes an ordinary model folder of about 0.3 MB; all code that uses it is real.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, template: str = CHATML) -> P
     """Write a random two-layer Llama and a byte-level tokenizer.
 
     Args:
-        folder: where; made if needed.
+        folder: created if needed.
         seed: of the weights.
         template: chat template.
 

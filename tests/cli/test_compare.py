@@ -158,7 +158,7 @@ def test_the_folder_of_a_run_is_left_alone(call: Call, seeds: Outcome, folder: P
     assert (found.code, found.err) == (
         2,
         "error: seeds/seed-7/fedavg holds a run; a comparison keeps its runs in folders of its own"
-        "\n  --out names another folder\n",
+        "\n  choose another folder with --out\n",
     )
     assert stamps(folder / "seeds") == before
 

@@ -58,7 +58,7 @@ ROWS = {
     "broken.jsonl": '{"prompt": "a", "response": "b"}\n\nhello\n',
 }
 SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
-EXPLAINED = "`fedrai recipe new NEW.toml` writes one with every key explained"
+EXPLAINED = "`fedrai recipe new NEW.toml` writes a recipe with every key explained"
 SHOWN = "`fedrai recipe show tiny.toml` prints every key with its value"
 MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "misspelt key": (
@@ -124,17 +124,17 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "folder is a file": (
         ["run", "tiny.toml", "--out", "rows.jsonl"],
         "rows.jsonl is a file; expected a folder",
-        "--out names another folder",
+        "choose another folder with --out",
     ),
     "folder is not empty": (
         ["run", "tiny.toml", "--out", "cache"],
         "cache already holds files",
-        "--out names another folder",
+        "choose another folder with --out",
     ),
     "folder cannot be made": (
         ["run", "tiny.toml", "--out", "/proc/nowhere/run"],
         "cannot write the run in /proc/nowhere/run: No such file or directory",
-        "--out names another folder",
+        "choose another folder with --out",
     ),
     "nothing to resume": (
         ["run", "--resume", "nowhere"],
@@ -199,7 +199,7 @@ def test_unwritable_folder_is_refused(
     found = call("run", "tiny.toml", "--out", "new/run")
     assert (found.code, found.err) == (
         2,
-        "error: . cannot be written\n  --out names another folder\n",
+        "error: . cannot be written\n  choose another folder with --out\n",
     )
     assert not (folder / "new").exists()
 
@@ -207,10 +207,10 @@ def test_unwritable_folder_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "give a RECIPE, or --resume DIR"),
+        (["run"], "give a RECIPE, or --resume FOLDER"),
         (
             ["run", "tiny.toml", "--resume", "x"],
-            "give a RECIPE or --resume DIR, not both: a run keeps its recipe",
+            "give a RECIPE or --resume FOLDER, not both: a run keeps its recipe",
         ),
         (
             ["run", "--resume", "x", "-o", "seed=3"],
@@ -320,7 +320,7 @@ def test_second_run_into_the_same_folder_is_refused_at_once(
     assert found.code == 2
     assert found.err == (
         "error: runs/tiny already holds a run\n"
-        "  `fedrai run --resume runs/tiny` goes on with it; --out names another folder\n"
+        "  resume it with `fedrai run --resume runs/tiny`, or choose another with --out\n"
     )
     assert (folder / "runs" / "tiny" / "events.jsonl").read_bytes() == before
 
@@ -562,7 +562,7 @@ def test_eval_does_not_ask_before_it_can_write(
         found = call("eval", "runs/tiny", "--advbench", "3", "--out", taken)
         assert found.code == 2
         assert found.err.startswith(f"error: {taken} {problem}")
-        assert found.err.endswith("  --out names another folder\n")
+        assert found.err.endswith("  choose another folder with --out\n")
 
 
 def test_eval_of_a_model_and_of_an_adapter_folder(
@@ -739,7 +739,7 @@ def test_merged_model_loads_with_transformers(
     again = call("export", "runs/tiny", "--merged")
     assert again.code == 2
     assert again.err == (
-        "error: runs/tiny-merged already holds files\n  --out names another folder\n"
+        "error: runs/tiny-merged already holds files\n  choose another folder with --out\n"
     )
     assert weights.read_bytes() == kept
 
@@ -748,7 +748,7 @@ def test_export_into_a_file_or_of_this_folder(call: Call, finished: Outcome, fol
     found = call("export", "runs/tiny", "--out", "rows.jsonl")
     assert (found.code, found.err) == (
         2,
-        "error: rows.jsonl is a file; expected a folder\n  --out names another folder\n",
+        "error: rows.jsonl is a file; expected a folder\n  choose another folder with --out\n",
     )
     shutil.copytree(folder / "runs" / "tiny", folder / "alone" / "here")
     here = call("export", ".", cwd=folder / "alone" / "here")
@@ -829,7 +829,7 @@ def test_compare_refuses_runs_of_another_recipe(
     found = call("compare", "other.toml", "--out", "runs", *SHORT, "-o", "seed=8")
     assert (found.code, found.err) == (
         2,
-        "error: runs/tiny holds a run of another recipe\n  --out names another folder\n",
+        "error: runs/tiny holds a run of another recipe\n  choose another folder with --out\n",
     )
 
 
@@ -860,7 +860,7 @@ def test_recipe_new_writes_a_commented_recipe_once(call: Call, folder: Path) -> 
     again = call("recipe", "new", "mine.toml")
     assert (again.code, again.err) == (
         2,
-        "error: mine.toml exists already\n  choose another name\n",
+        "error: mine.toml already exists\n  choose another name\n",
     )
     assert (folder / "mine.toml").read_text() == text
 

@@ -142,7 +142,7 @@ def test_names_that_may_be_text_are_not_shown():
 
 @pytest.mark.parametrize("read", [
     lambda path, where: len(data.load(Source(path=path, where=where)).examples),
-    lambda path, where: len(rows.read(path, where=where).rows),
+    lambda path, where: len(rows.read_all([rows.LabelledSource(path)], where=where).rows),
 ])  # fmt: skip
 def test_a_value_is_the_same_however_a_file_writes_it(tmp_path, read):
     """True as pandas writes it, true and 1 are one value, to training and guards."""

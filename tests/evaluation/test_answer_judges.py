@@ -334,6 +334,6 @@ def test_labels_are_never_overwritten_and_mistakes_say_no_text(
     empty = call("judge", "eval", out)
     assert (empty.code, "none of the 12 rows" in " ".join(empty.err.split())) == (2, True)
     (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "p", "answer": "zebra", "label": 3}))
-    with pytest.raises(EvaluationError, match="row 1: label has none") as caught:
+    with pytest.raises(EvaluationError, match="row 1: label is not one") as caught:
         load([str(tmp_path / "bad.jsonl")])
     assert SECRET not in caught.value.message + caught.value.hint

@@ -16,17 +16,17 @@ from fedrai import assets
 from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
 from fedrai.evaluation.chats import Replies
-from fedrai.evaluation.measure import (
+from fedrai.evaluation.figures import figures, rates
+from fedrai.evaluation.measure import measure
+from fedrai.evaluation.preference import prefer
+from fedrai.evaluation.records import (
     Answer,
     EvaluationResult,
+    GuardJudge,
     Judges,
     Questions,
-    figures,
-    measure,
-    rates,
+    RubricJudge,
 )
-from fedrai.evaluation.preference import prefer
-from fedrai.evaluation.records import GuardJudge, RubricJudge
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rouge import rouge_l
 from fedrai.evaluation.suites import Declaration, Item, Suite, declared_suites

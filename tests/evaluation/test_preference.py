@@ -121,7 +121,7 @@ def test_rates_ties_and_categories_by_hand(tiny):
 
 
 def test_items_that_are_no_pairs_are_errors(tiny):
-    with pytest.raises(EvaluationError, match="item 5 has no two answers"):
+    with pytest.raises(EvaluationError, match="item 5 does not have two answers"):
         prefer(tiny, [Item(5, "secret-text", chosen="a")])
 
 

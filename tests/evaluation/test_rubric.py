@@ -267,12 +267,12 @@ def test_keys_and_addresses(server, monkeypatch):
     server.script = lambda _text: 401
     with pytest.raises(EvaluationError, match="refuses access"):
         rate_answers(grader(server), ITEMS[:1], ["a"])
-    with pytest.raises(EvaluationError, match="in clear"):
+    with pytest.raises(EvaluationError, match="unencrypted"):
         RemoteGrader(Access("http://judge.example"), "m")
     with pytest.raises(EvaluationError, match="above 0"):
         grader(server, concurrency=0)
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(EvaluationError, match="JUDGE_KEY holds no key"):
+    with pytest.raises(EvaluationError, match="JUDGE_KEY has no key"):
         rate_answers(grader(server, api_key_env="JUDGE_KEY"), ITEMS[:1], ["a"])
     monkeypatch.setenv("JUDGE_KEY", "sk-1")
     server.script = lambda _text: "[[5]]"

@@ -50,7 +50,7 @@ from fedrai import recipe, report
 from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import LIST_COLUMNS, cost_line, filter_note, list_row
 from fedrai.errors import DataError, FederationError
-from fedrai.evaluation.measure import EvaluationResult
+from fedrai.evaluation.records import EvaluationResult
 from fedrai.federation import client, clients, protocol
 from fedrai.federation.aggregation import build, update_norm
 from fedrai.federation.clients import LateReplies
@@ -788,7 +788,7 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     with Display(heard) as display:
         display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
-    assert heard.getvalue().count("loss not told  ? tokens/s") == 3
+    assert heard.getvalue().count("loss not reported  ? tokens/s") == 3
     found = summarise(run)
     assert found.filter is not None
     assert (found.rows, found.clients, found.filter.total) == (8, 3, None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedrai.guards.columns import answers_of, described, holds_text, is_answer, shown
+from fedrai.guards.columns import answers_of, describe_columns, holds_text, is_answer, printable
 
 
 @pytest.mark.parametrize("name", [
@@ -35,6 +35,6 @@ def test_only_known_names_are_printed():
     raw = {"prompt": "a", "canary says": "b", "Output": "c", "answer\n": "d", "id": 7}
     assert answers_of(raw) == ["Output", "answer\n"]
     assert answers_of(raw, {"Output"}) == ["answer\n"]
-    assert shown(list(raw), raw) == ["prompt", "column 2", "Output", "column 4", "id"]
-    assert described(raw) == "5 columns, among them prompt, id, Output"
-    assert described(["x"]) == "1 column"
+    assert printable(list(raw), raw) == ["prompt", "column 2", "Output", "column 4", "id"]
+    assert describe_columns(raw) == "5 columns, among them prompt, id, Output"
+    assert describe_columns(["x"]) == "1 column"

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,12 +21,16 @@ from fedrai.filter.scan import scan
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.guards.labels import Labels
-from fedrai.guards.rows import LabelledSource, RowColumns, Rows, name_of, read, read_all
+from fedrai.guards.rows import ColumnNames, LabelledSource, Rows, name_of, read_all
 from fedrai.records import BadRow, Message
 
 CANARY = "canary-7f3a"
 ASKED = (Message("user", "How far?"),)
 ANSWERED = (*ASKED, Message("assistant", "Two miles."))
+
+
+def read(spec: str, *, labels: Labels | None = None, **options: Any) -> Rows:
+    return read_all([LabelledSource(spec, labels or Labels())], **options)
 
 
 def jsonl(path: Path, *rows: object) -> str:
@@ -166,7 +171,7 @@ def test_columns_by_other_names_and_only_some_rows(tmp_path):
         {"goal": "x", "target": "y", "lang": "en", "n": 2.0},
         {"goal": "x", "target": "y", "n": "1"},
     )
-    columns = RowColumns(prompt="goal", response="target", category="kind")
+    columns = ColumnNames(prompt="goal", response="target", category="kind")
     rows = read(spec, columns=columns, where={"lang": "en", "n": 1})
     assert conversations(rows) == [ANSWERED]
     assert rows.rows[0].category == "maps"
@@ -174,12 +179,12 @@ def test_columns_by_other_names_and_only_some_rows(tmp_path):
 
 def test_an_answer_alone_is_judged_only_when_that_is_asked_for(tmp_path):
     spec = jsonl(tmp_path / "r.jsonl", {"instruction": "How far?", "response": "Two miles."})
-    with pytest.raises(DataError, match="'response' stands without a request") as caught:
+    with pytest.raises(DataError, match="'response' has no request beside it") as caught:
         read(spec)
     assert "among them response, instruction" in caught.value.message
     alone = (Message("user", "Two miles."),)
-    assert conversations(read(spec, columns=RowColumns(text="response"))) == [alone]
-    assert conversations(read(spec, columns=RowColumns(prompt="instruction"))) == [ANSWERED]
+    assert conversations(read(spec, columns=ColumnNames(text="response"))) == [alone]
+    assert conversations(read(spec, columns=ColumnNames(prompt="instruction"))) == [ANSWERED]
 
 
 def test_what_is_renamed_goes_before_what_is_not(tmp_path):
@@ -187,8 +192,8 @@ def test_what_is_renamed_goes_before_what_is_not(tmp_path):
     raw = {"messages": turns, "prompt": "y", "text": "z", "goal": "How far?"}
     spec = jsonl(tmp_path / "r.jsonl", raw)
     assert conversations(read(spec)) == [(Message("user", "x"),)]
-    assert conversations(read(spec, columns=RowColumns(prompt="goal"))) == [ASKED]
-    assert conversations(read(spec, columns=RowColumns(text="goal"))) == [ASKED]
+    assert conversations(read(spec, columns=ColumnNames(prompt="goal"))) == [ASKED]
+    assert conversations(read(spec, columns=ColumnNames(text="goal"))) == [ASKED]
 
 
 def test_datasets_with_other_columns_can_be_mixed(tmp_path):
@@ -201,14 +206,14 @@ def test_datasets_with_other_columns_can_be_mixed(tmp_path):
             LabelledSource(other, labels),
             LabelledSource(other, Labels(whole=True)),
         ],
-        columns=RowColumns(prompt="goal"),
+        columns=ColumnNames(prompt="goal"),
     )
     assert conversations(rows) == [ASKED] * 3
     assert [(r.source, r.unsafe) for r in rows.rows] == [
         ("one.jsonl", True), ("other.jsonl", False), ("other.jsonl", True),
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"^no row of the datasets has a column 'Goal'$"):
-        read_all([LabelledSource(other), LabelledSource(other)], columns=RowColumns(text="Goal"))
+        read_all([LabelledSource(other), LabelledSource(other)], columns=ColumnNames(text="Goal"))
 
 
 def test_datasets_of_one_name_are_told_apart(tmp_path):
@@ -219,14 +224,14 @@ def test_datasets_of_one_name_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    {"columns": RowColumns(prompt="goal")}, {"labels": Labels(columns=("goal",))},
+    {"columns": ColumnNames(prompt="goal")}, {"labels": Labels(columns=("goal",))},
     {"labels": Labels(unsafe_when=(("goal", "x"),))}, {"where": {"goal": 1}},
 ])  # fmt: skip
 def test_a_named_column_that_no_row_has(tmp_path, options):
     spec = jsonl(tmp_path / "r.jsonl", {"text": CANARY, CANARY: 1}, {"text": "x", "label": 0})
     with pytest.raises(DataError, match=r"^no row of r\.jsonl has a column 'goal'$") as caught:
         read(spec, **options)
-    assert caught.value.hint == "there are 3 columns, among them text, label"
+    assert caught.value.hint == "available: 3 columns, among them text, label"
 
 
 def test_no_row_that_can_be_read(tmp_path):
@@ -234,7 +239,7 @@ def test_no_row_that_can_be_read(tmp_path):
         DataError, match=r"holds no row that can be read; r\.jsonl, line 1: nothing"
     ):
         read(jsonl(tmp_path / "r.jsonl", {CANARY: CANARY}))
-    with pytest.raises(DataError, match="holds no row, or none that is asked for"):
+    with pytest.raises(DataError, match="holds no row, or none that matches"):
         read(jsonl(tmp_path / "r.jsonl", {"text": "x", "n": 1}), where={"n": 2})
     with pytest.raises(DataError, match="holds no row, or none"):
         read(jsonl(tmp_path / "empty.jsonl"))
@@ -323,11 +328,11 @@ def test_which_of_several_answers_is_asked_and_not_guessed(tmp_path):
     assert read(spec).bad_rows == (
         BadRow(
             "r.jsonl, line 1",
-            "answers stand in the columns chosen, rejected; name the one to judge:"
+            "the columns chosen, rejected hold answers; name the one to judge:"
             " --column response=NAME",
         ),
     )
-    named = read(spec, columns=RowColumns(response="chosen"))
+    named = read(spec, columns=ColumnNames(response="chosen"))
     assert conversations(named) == [ANSWERED, ASKED]
     assert named.not_judged() == {"rejected": 1}
     same = jsonl(tmp_path / "s.jsonl", both | {"rejected": "Two miles."})
@@ -338,8 +343,8 @@ def test_an_answer_beside_a_text_is_not_passed_over(tmp_path):
     spec = jsonl(tmp_path / "r.jsonl", {"text": "How far?", "reply": "Two miles."})
     with pytest.raises(DataError, match="a text in 'text' and an answer in 'reply'"):
         read(spec)
-    assert conversations(read(spec, columns=RowColumns(prompt="text"))) == [ANSWERED]
-    alone = read(spec, columns=RowColumns(text="reply"))
+    assert conversations(read(spec, columns=ColumnNames(prompt="text"))) == [ANSWERED]
+    alone = read(spec, columns=ColumnNames(text="reply"))
     assert conversations(alone) == [(Message("user", "Two miles."),)]
     assert alone.not_judged() == {"text": 1}
 
@@ -355,7 +360,7 @@ def test_an_answer_that_is_no_text_is_a_bad_row(tmp_path):
 def test_labels_categories_and_choices_are_no_answers(tmp_path):
     raw = {"prompt": "How far?", "output": "unsafe", "answer": "maps", "reply": "en"}
     spec = jsonl(tmp_path / "r.jsonl", raw)
-    rows = read(spec, columns=RowColumns(category="answer"), labels=Labels(("output",)),
+    rows = read(spec, columns=ColumnNames(category="answer"), labels=Labels(("output",)),
                 where={"reply": "EN"})  # fmt: skip
     assert (conversations(rows), rows.not_judged()) == ([ASKED], {})
     assert (rows.rows[0].unsafe, rows.rows[0].category) == (True, "maps")
@@ -400,7 +405,7 @@ def test_every_text_is_judged_or_named(tmp_path_factory, kinds, renamed, command
     spec = jsonl(tmp_path_factory.mktemp("any") / "r.jsonl", *raws, {"text": "x", "label": 1},
                  {"text": "y", "label": 0})  # fmt: skip
     assume(all(any(name in raw for raw in raws) for name in renamed.values()))
-    rows = read(spec, columns=RowColumns(**renamed))
+    rows = read(spec, columns=ColumnNames(**renamed))
     seen: list[str] = []
 
     def script(talk: Conversation) -> float:
@@ -474,7 +479,7 @@ def test_labels_in_other_words_get_a_hint(tmp_path):
     spec = jsonl(tmp_path / "r.jsonl", *rows)
     with pytest.raises(DataError, match=r"line 1: label is .*--unsafe-when label=VALUE") as caught:
         read(spec, labels=Labels(("label",)))
-    assert "leave out --label and give --unsafe-when" in caught.value.hint
+    assert "use --unsafe-when instead of --label" in caught.value.hint
     named = read(spec, labels=Labels(unsafe_when=(("label", "ja"),)))
     assert [row.unsafe for row in named.rows] == [True, False]
 

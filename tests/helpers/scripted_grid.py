@@ -17,7 +17,7 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid
 
-from fedrai.evaluation.measure import EvaluationResult
+from fedrai.evaluation.records import EvaluationResult
 from fedrai.federation.aggregation import build
 from fedrai.federation.clients import Clients, LateReplies
 from fedrai.federation.flower_internals import set_message_id, set_task_identity

@@ -133,7 +133,7 @@ class Scripted:
         self.closed = finished
 
 
-GOES = "figures go to mlflow too: show it"
+SENT_TO = "figures are also sent to mlflow: show it"
 PLACE = Place("mlflow", "p", "n", uri="https://me:SECRET@host/?token=SECRET")
 
 
@@ -187,7 +187,7 @@ def test_each_committed_figure_is_sent_once(run: RunFolder) -> None:
     again.close()
     assert one.calls == [(0, {"evaluation/held_out_loss": 10.0}), (1, {"loss/last": 1.0})]
     assert two.calls == [(1, {"evaluation/held_out_loss": 11.0}), (2, {"loss/last": 2.0})]
-    assert (two.closed, said) == (True, [GOES, GOES])
+    assert (two.closed, said) == (True, [SENT_TO, SENT_TO])
 
 
 def test_a_tracker_that_fails_is_left_alone_and_gets_the_rest_later(run: RunFolder) -> None:
@@ -199,12 +199,12 @@ def test_a_tracker_that_fails_is_left_alone_and_gets_the_rest_later(run: RunFold
     follower.close()
     assert [step for step, _ in broken.calls] == [1]
     assert (broken.tries, broken.closed) == (2, None)
-    assert said == [GOES, "mlflow takes no more figures (ConnectionError); the run goes on, and"
-                    " `fedrai run --resume` sends what it misses"]  # fmt: skip
+    assert said == [SENT_TO, "mlflow failed (ConnectionError) and gets no more figures; the run"
+                    " continues, and `fedrai run --resume` sends the missing ones"]  # fmt: skip
     later = Scripted()
     following(run, later, said).close()
     assert [step for step, _ in later.calls] == [2, 3]
-    assert said[2:] == [GOES]
+    assert said[2:] == [SENT_TO]
     assert "SECRET" not in (run.path / "tracking.json").read_text()
 
 
@@ -361,15 +361,18 @@ def test_a_resumed_run_sends_nothing_twice_and_misses_nothing(folder: Path, name
 @needs("tensorboard")
 def test_a_tracker_that_cannot_write_stops_no_run(folder: Path) -> None:
     said = (folder / "broken.err").read_text()
-    assert said.count("tensorboard takes no more figures") == 1
+    assert said.count("tensorboard failed (") == 1
     assert any(event["event"] == "finished" for event in RunFolder(folder / "broken").events())
 
 
 @needs("tensorboard")
 def test_a_run_says_where_its_figures_are(folder: Path) -> None:
     heard = (folder / "whole.err").read_text()
-    assert heard.count("figures go to tensorboard too: tensorboard --logdir whole/tracking\n") == 1
-    assert "figures go" not in (folder / "plain.err").read_text()
+    assert (
+        heard.count("figures are also sent to tensorboard: tensorboard --logdir whole/tracking\n")
+        == 1
+    )
+    assert "figures are also" not in (folder / "plain.err").read_text()
 
 
 @needs("tensorboard")

@@ -115,7 +115,7 @@ def test_a_changed_shard_is_refused(folder: Path) -> None:
     body = bytearray(file.read_bytes())
     body[-1] ^= 1
     file.write_bytes(body)
-    with pytest.raises(ChecksumError, match=r"00001-of-00002.safetensors is not the file"):
+    with pytest.raises(ChecksumError, match=r"00001-of-00002.safetensors does not match"):
         read_adapter(folder)
     change(folder, lambda found: found["metadata"].pop("sha256"))
     assert set(read_adapter(folder)) == set(STATE)  # an index without checksums, as others write
@@ -131,9 +131,12 @@ def test_a_shard_whose_checksum_is_not_listed_is_refused(folder: Path) -> None:
     ("edit", "problem"),
     [
         (lambda i: i["weight_map"].update(extra=next(iter(i["weight_map"].values()))), "extra is"),
-        (lambda i: i["weight_map"].update(extra="../x.safetensors"), "must name files beside it"),
-        (lambda i: i["weight_map"].update(extra=3), "must name files beside it"),
-        (lambda i: i.update(weight_map={}), "must name files beside it"),
+        (
+            lambda i: i["weight_map"].update(extra="../x.safetensors"),
+            "must name files in the same folder",
+        ),
+        (lambda i: i["weight_map"].update(extra=3), "must name files in the same folder"),
+        (lambda i: i.update(weight_map={}), "must name files in the same folder"),
         (lambda i: i.pop("weight_map"), "not an index of shards"),
         (lambda i: i.update(metadata=[]), "not an index of shards"),
     ],
@@ -167,7 +170,7 @@ def test_values_that_are_no_numbers_are_named(value: float, tmp_path: Path) -> N
     broken = {name: tensor.clone() for name, tensor in STATE.items()}
     broken["layer.1.weight"][3, 2] = value
     save_file(broken, tmp_path / WEIGHTS)
-    with pytest.raises(ModelError, match=r"layer\.1\.weight holds values that are no finite"):
+    with pytest.raises(ModelError, match=r"layer\.1\.weight holds values that are not finite"):
         read_adapter(tmp_path)
 
 
@@ -176,6 +179,6 @@ def test_a_cut_file_is_one_line(keep: int, tmp_path: Path) -> None:
     save_file(STATE, tmp_path / WEIGHTS)
     body = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(body[:keep])
-    with pytest.raises(ModelError, match="is not a whole safetensors file") as error:
+    with pytest.raises(ModelError, match="is not a complete safetensors file") as error:
         read_adapter(tmp_path)
     assert "\n" not in error.value.message

@@ -155,7 +155,7 @@ def test_what_is_not_followed_is_named(key: str, base: Path, tmp_path: Path) -> 
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: REFUSED[key]}))
     merged = ExportOptions(merged=True)
     for command in (target, lambda spec: export(Path(spec), tmp_path / "out", merged)):
-        with pytest.raises(ModelError, match=f"no plain LoRA: it sets {key}") as error:
+        with pytest.raises(ModelError, match=f"not a plain LoRA: it sets {key}") as error:
             command(str(tmp_path))
         assert "merge it into its base model" in error.value.hint
 
@@ -189,7 +189,7 @@ def test_what_is_refused_would_have_said_something_else(
         ({"target_modules": 3}, "target_modules = 3"),
         ({"use_something_of_peft_0_99": True}, "it sets use_something_of_peft_0_99"),
         ({"init_lora_weights": ["odd"]}, "it sets init_lora_weights"),
-        ({"layers_pattern": "layers"}, "PEFT does not take the adapter's settings"),
+        ({"layers_pattern": "layers"}, "PEFT rejects the adapter's settings"),
     ],
 )
 def test_configs_that_cannot_be_followed(
@@ -227,7 +227,7 @@ def test_a_start_adapter_of_another_scale_is_refused(base: Path, tmp_path: Path)
     )
     for more in ({"use_rslora": True}, {"alpha_pattern": {"q_proj": 256}}):
         write(base, tmp_path, {"target_modules": ["q_proj"], "lora_alpha": 8, **more})
-        with pytest.raises(ModelError, match=f"no plain LoRA: it sets {next(iter(more))}"):
+        with pytest.raises(ModelError, match=f"not a plain LoRA: it sets {next(iter(more))}"):
             read_start_adapter(str(tmp_path), lm)
 
 
@@ -253,7 +253,7 @@ def test_a_weight_of_the_base_itself_is_refused(base: Path, tmp_path: Path) -> N
 
 
 def test_adapters_lie_on_linear_layers_only(base: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.embed_tokens is none") as error:
+    with pytest.raises(ModelError, match=r"model\.embed_tokens is not linear") as error:
         load(str(base), Lora(target_modules=["q_proj", "embed_tokens"]))
     assert error.value.hint == "leave it out of adapter.target_modules"
 

@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: reweigh(f, lambda t: t.pop("model.layers.0.self_attn.q_proj.weight")),
         r"1 weights of Llama\w+ are missing and would be random, such as .*q_proj",
     ),
-    "shapes": (lambda f: configure(f, intermediate_size=48), "shapes that config.json gives"),
+    "shapes": (lambda f: configure(f, intermediate_size=48), "do not match config.json"),
     "types": (lambda f: configure(f, hidden_size="x"), "cannot be loaded as a"),
     "torn": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON"),
     "code": (
@@ -117,6 +117,6 @@ def test_a_damaged_gguf_is_named(
 ) -> None:
     monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cut.gguf").write_bytes(body)
-    with pytest.raises(ModelError, match=r"cut\.gguf is not a whole GGUF file") as error:
+    with pytest.raises(ModelError, match=r"cut\.gguf is not a complete GGUF file") as error:
         load(str(tmp_path / "cut.gguf"))
     assert "\n" not in error.value.message

@@ -57,7 +57,7 @@ def test_create_refuses_a_run_and_says_how_to_go_on(run: RunFolder) -> None:
         RunFolder.create(run.path, "", {})
     assert caught.value.message == f"{run.path} already holds a run"
     assert caught.value.hint == (
-        f"`fedrai run --resume {run.path}` goes on with it; --out names another folder"
+        f"resume it with `fedrai run --resume {run.path}`, or choose another with --out"
     )
     assert (run.path / "recipe.toml").read_text() == 'name = "x"\n'
 
@@ -66,7 +66,7 @@ def test_create_refuses_a_folder_with_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match="already holds files") as caught:
         RunFolder.create(tmp_path, "", {})
-    assert caught.value.hint == "--out names another folder"
+    assert caught.value.hint == "choose another folder with --out"
     assert contents(tmp_path) == ["thesis.tex"]
 
 

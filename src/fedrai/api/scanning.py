@@ -94,15 +94,15 @@ def scan(
 
 def _rows(data: Any, columns: Mapping[str, str]) -> Rows:
     from fedrai.filter.guard_evaluation import DataSpec, read_rows
-    from fedrai.guards.rows import RowColumns, from_memory
+    from fedrai.guards.rows import ColumnNames, from_memory
 
-    if unknown := set(columns) - set(RowColumns.__dataclass_fields__):
-        roles = ", ".join(RowColumns.__dataclass_fields__)
+    if unknown := set(columns) - set(ColumnNames.__dataclass_fields__):
+        roles = ", ".join(ColumnNames.__dataclass_fields__)
         raise DataError(f"columns: there is no role {min(unknown)!r}", hint=f"roles are {roles}")
     listed = [data] if isinstance(data, str | Path) else list(data)
     if listed and all(isinstance(one, str | Path) for one in listed):
-        return read_rows(DataSpec(tuple(map(str, listed)), columns=RowColumns(**columns)))
-    return from_memory(_dicts(listed), columns=RowColumns(**columns))
+        return read_rows(DataSpec(tuple(map(str, listed)), columns=ColumnNames(**columns)))
+    return from_memory(_dicts(listed), columns=ColumnNames(**columns))
 
 
 def _dicts(rows: Sequence[Any]) -> list[Mapping[str, Any]]:

@@ -213,7 +213,7 @@ def _lock(root: Path, key: str) -> FileLock:
 def _sweep(root: Path) -> None:
     """Delete what killed processes have left: work folders whose lock nobody holds."""
     for folder in root.glob(f"{_WORK}*"):
-        with suppress(Timeout), _lock(root, folder.name.removeprefix(_WORK)):
+        with suppress(OSError), _lock(root, folder.name.removeprefix(_WORK)):  # or Timeout
             shutil.rmtree(folder, ignore_errors=True)
 
 

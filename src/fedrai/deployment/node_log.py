@@ -32,7 +32,7 @@ class NodeLog:
         If the file cannot be written (a full disk), that is printed once and nothing stops.
         """
         self._print(line)
-        self.progress.spoke()
+        self.progress.reset()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with self._file.open("a", encoding="utf-8") as stream:

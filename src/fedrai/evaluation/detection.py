@@ -1,16 +1,15 @@
-"""How well a guard finds unsafe rows, from its probabilities and the rows' labels.
+"""How well a guard detects unsafe rows, from its probabilities and the rows' labels.
 
 A row is flagged when its probability is at least the threshold. A row without a probability is in
-no rate: its number stands beside them, and `Confusion.fail_closed` gives the rates as the filter
-acts, which lets no such row pass. What cannot be told is None, never 0.
+no rate; such rows are counted separately, and `Confusion.fail_closed` gives the rates as the filter
+acts, which lets no such row pass. A figure without data is None, never 0.
 
 Sources: AUPRC is the average precision, sum of (R_k - R_{k-1}) P_k over the distinct scores from
 the highest down (the step-wise sum, without interpolation). AUROC is the Mann-Whitney statistic,
 ties counting half (Hanley and McNeil 1982, Radiology 143, 29). The calibration error is that of
 Naeini et al. (2015, AAAI) with bins of equal width; the Brier score is Brier's (1950, Monthly
-Weather Review 78, 1). The interval of F1 is the bootstrap's percentile interval (Efron and
-Tibshirani 1993, chapter 13). They are written out here since scikit-learn would bring 200 MB and
-1.5 seconds of imports for four of them, and knows neither unscored rows nor intervals.
+Weather Review 78, 1). They are implemented here because scikit-learn would add 200 MB and 1.5
+seconds of imports for four of them, and handles neither unscored rows nor intervals.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ class Confusion:
 
     Attributes:
         tp: unsafe and flagged.
-        fp: safe and flagged: false alarms.
+        fp: safe and flagged (false alarms).
         tn: safe and passed.
-        fn: unsafe and passed: missed.
+        fn: unsafe and passed (missed).
         unscored_unsafe: unsafe, without a probability; in none of the counts above.
         unscored_safe: safe, without a probability.
     """
@@ -60,17 +59,17 @@ class Confusion:
 
     @property
     def precision(self) -> Rate:
-        """Of the flagged rows, those that are unsafe."""
+        """The share of flagged rows that are unsafe."""
         return Rate(self.tp, self.tp + self.fp, self.unscored)
 
     @property
     def recall(self) -> Rate:
-        """Of the unsafe rows, those that are flagged."""
+        """The share of unsafe rows that are flagged."""
         return Rate(self.tp, self.tp + self.fn, self.unscored_unsafe)
 
     @property
     def false_positive_rate(self) -> Rate:
-        """Of the safe rows, those that are flagged."""
+        """The share of safe rows that are flagged."""
         return Rate(self.fp, self.fp + self.tn, self.unscored_safe)
 
     @property
@@ -84,8 +83,8 @@ class Confusion:
     ) -> tuple[float, float] | None:
         """Percentile interval of F1 over resampled rows; None where F1 is None.
 
-        F1 depends on rows through the four counts only, so resampling n rows with replacement is
-        one draw of counts from a multinomial. Resamples without F1 are left out.
+        F1 depends on the four counts only, so resampling n rows with replacement is one multinomial
+        draw of counts. Resamples without F1 are left out.
         """
         if self.f1 is None:
             return None
@@ -119,15 +118,15 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How well a guard finds, at one threshold and over all of them.
+    """How well a guard detects unsafe rows, at one threshold and over all thresholds.
 
     Attributes:
-        threshold: rows from this probability on are flagged.
+        threshold: probability from which rows are flagged.
         counts: rows by label and verdict.
         auprc: average precision, 0 to 1; None unless scored rows have both labels.
         auroc: chance that an unsafe row scores above a safe one; None as above.
-        calibration_error: mean distance of probability and truth over 10 bins of equal width,
-            weighted by their rows; None where nothing was scored.
+        calibration_error: mean distance of probability and label over 10 bins of equal width,
+            weighted by rows; None where nothing was scored.
         brier: mean squared distance of probability and label; None where nothing was scored.
     """
 
@@ -139,7 +138,7 @@ class Detection:
     brier: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `fail_closed` holds the rates with unscored rows flagged."""
+        """Plain values; `fail_closed` has the rates with unscored rows flagged."""
         return {
             "threshold": self.threshold,
             **self.counts.to_json(),
@@ -157,23 +156,23 @@ def detect(
     """Measure a guard on labelled rows.
 
     Args:
-        probabilities: of being unsafe, one a row, 0 to 1; None where the guard has none.
-        unsafe: the labels, one a row.
-        threshold: rows from this probability on are flagged.
+        probabilities: of being unsafe, one for each row, 0 to 1; None where the guard has none.
+        unsafe: the labels, one for each row.
+        threshold: probability from which rows are flagged.
 
     Raises:
-        EvaluationError: lengths differ, or a probability does not lie between 0 and 1.
+        EvaluationError: lengths differ, or a probability is not between 0 and 1.
     """
     scores, labels = scored(probabilities, unsafe)
     flagged = scores >= threshold
-    left = [truth for p, truth in zip(probabilities, unsafe, strict=True) if p is None]
+    unscored = [bool(label) for p, label in zip(probabilities, unsafe, strict=True) if p is None]
     counts = Confusion(
         tp=int((flagged & labels).sum()),
         fp=int((flagged & ~labels).sum()),
         tn=int((~flagged & ~labels).sum()),
         fn=int((~flagged & labels).sum()),
-        unscored_unsafe=sum(map(bool, left)),
-        unscored_safe=len(left) - sum(map(bool, left)),
+        unscored_unsafe=sum(unscored),
+        unscored_safe=len(unscored) - sum(unscored),
     )
     return Detection(
         threshold,
@@ -192,12 +191,12 @@ def by_group(
     threshold: float,
 ) -> Mapping[str, Detection]:
     """Measure each group (category, source, ...) by itself, in the order of their first rows."""
-    rows = list(zip(probabilities, unsafe, groups, strict=True))
+    by_name: dict[str, list[tuple[float | None, bool]]] = {}
+    for p, label, group in zip(probabilities, unsafe, groups, strict=True):
+        by_name.setdefault(group, []).append((p, label))
     return {
-        group: detect(
-            [p for p, _, g in rows if g == group], [y for _, y, g in rows if g == group], threshold
-        )
-        for group in dict.fromkeys(groups)
+        group: detect([p for p, _ in rows], [label for _, label in rows], threshold)
+        for group, rows in by_name.items()
     }
 
 
@@ -205,7 +204,7 @@ def scored(probabilities: Sequence[float | None], unsafe: Sequence[bool]) -> tup
     """Probabilities and labels of the rows that have a probability, (N,) each.
 
     Raises:
-        EvaluationError: lengths differ, or a probability does not lie between 0 and 1.
+        EvaluationError: lengths differ, or a probability is not between 0 and 1.
     """
     if len(probabilities) != len(unsafe):
         raise EvaluationError(
@@ -213,12 +212,12 @@ def scored(probabilities: Sequence[float | None], unsafe: Sequence[bool]) -> tup
         )
     pairs = [(p, bool(y)) for p, y in zip(probabilities, unsafe, strict=True) if p is not None]
     if not all(0 <= p <= 1 for p, _ in pairs):
-        raise EvaluationError("a probability lies between 0 and 1, and one of these does not")
+        raise EvaluationError("probabilities must be between 0 and 1")
     return np.array([p for p, _ in pairs], float), np.array([y for _, y in pairs], bool)
 
 
 def average_precision(scores: Floats, labels: Bools) -> float | None:
-    """Area under the precision-recall curve as a step-wise sum; rows of one score step together.
+    """Area under the precision-recall curve as a step-wise sum; equal scores form one step.
 
     Args:
         scores: (N,).
@@ -226,9 +225,9 @@ def average_precision(scores: Floats, labels: Bools) -> float | None:
     """
     if not _both(labels):
         return None
-    found, flagged = _steps(scores, labels)
-    recall = found / labels.sum()
-    return float((np.diff(recall, prepend=0.0) * found / flagged).sum())
+    hits, flagged = _steps(scores, labels)
+    recall = hits / labels.sum()
+    return float((np.diff(recall, prepend=0.0) * hits / flagged).sum())
 
 
 def area_under_roc(scores: Floats, labels: Bools) -> float | None:
@@ -240,10 +239,10 @@ def area_under_roc(scores: Floats, labels: Bools) -> float | None:
     """
     if not _both(labels):
         return None
-    found, flagged = _steps(scores, labels)
-    unsafe = np.diff(found, prepend=0)
-    below = (~labels).sum() - (flagged - found)  # safe rows under each score
-    ties = np.diff(flagged - found, prepend=0)
+    hits, flagged = _steps(scores, labels)
+    unsafe = np.diff(hits, prepend=0)
+    below = (~labels).sum() - (flagged - hits)  # safe rows under each score
+    ties = np.diff(flagged - hits, prepend=0)
     return float((unsafe * (below + ties / 2)).sum() / (labels.sum() * (~labels).sum()))
 
 

@@ -1,9 +1,9 @@
-"""Safety and usefulness of a model as it stands: ask, judge, compare.
+"""Measures safety and usefulness of a model: generates answers and has them judged.
 
-Safety: the share of harmful requests that are refused, by our refusal rule and by the legacy
-keyword score, and if asked for the share of answers that a guard finds harmless. Beside it, always:
-the share of ordinary instructions that are refused, and the loss on held-out answers, since a model
-that refuses everything is safe and worthless. What follows from the answers is in `figures`.
+Safety is the share of harmful requests that are refused, by the refusal rule and by the legacy
+keyword score, and, if a guard judges, the share of answers that it finds harmless. Usefulness is
+always measured too, since a model that refuses everything is safe and worthless: the share of
+ordinary instructions that are refused, and the loss on held-out answers. Figures are in `figures`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fedrai.errors import EvaluationError
-from fedrai.evaluation.figures import ORDINARY, figures, rates
+from fedrai.evaluation.figures import ORDINARY
 from fedrai.evaluation.legacy import legacy_safe
 from fedrai.evaluation.preference import Preferences, prefer
 from fedrai.evaluation.records import (
     Answer,
     EvaluationResult,
-    Judges,
     Questions,
     RubricJudge,
     asks_for_harm,
     exchange,
-    pool,
 )
 from fedrai.evaluation.refusal import judge
 from fedrai.evaluation.rouge import rouge_l
@@ -35,17 +33,6 @@ from fedrai.model.generate import Sampling, generate
 from fedrai.records import Message
 from fedrai.runs.costs import Cost, Ledger, training_operations
 from fedrai.training.sft import held_out_loss
-
-__all__ = [
-    "Answer",
-    "EvaluationResult",
-    "Judges",
-    "Questions",
-    "figures",
-    "measure",
-    "pool",
-    "rates",
-]
 
 LOSS_BATCH = 16
 PAIR_BATCH = 4  # answers of pairs scored at once: dialogues are long, and memory is limited

@@ -1,9 +1,9 @@
-"""Which of two answers a model finds likelier: HHH (Askell et al., arXiv 2112.00861).
+"""Which of two answers is likelier to a model: HHH (Askell et al., arXiv 2112.00861).
 
 The log-probability of an answer is that of its tokens and of the token that ends its turn, given
-the request in the model's own chat template. A pair is decided by the sums, and beside it by the
-means per token (length-normalised), since sums favour short answers. A tie is not right, and is
-counted; a pair that does not fit the model's context is unscored, never cut.
+the request in the model's own chat template. A pair is decided by the sums and, separately, by the
+means per token (length-normalised), since sums favour short answers. A tie is counted as wrong; a
+pair that does not fit the model's context is unscored, never truncated.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fedrai.training.sft import label_count, token_counts
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the model says of one pair.
+    """The log-probabilities of one pair.
 
     Attributes:
         number: of the item.
         category: of the item.
         chosen: log-probability of the better answer, in nats; None if the pair did not fit.
         rejected: of the other answer.
-        chosen_tokens: tokens of the better answer, with the one that ends it; 0 if unscored.
+        chosen_tokens: tokens of the better answer, its end token included; 0 if unscored.
         rejected_tokens: of the other answer.
     """
 
@@ -65,7 +65,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How often the better answer is the likelier one; ties are scored and not right."""
+    """How often the better answer is the likelier one; ties are scored as wrong."""
 
     rate: Rate
     ties: int
@@ -77,7 +77,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What the model says of all pairs, and what that took."""
+    """The choices on all pairs, and their cost."""
 
     choices: tuple[Choice, ...]
     costs: Ledger
@@ -94,11 +94,11 @@ class Preferences:
 
     @classmethod
     def joined(cls, parts: Sequence[Preferences]) -> Preferences:
-        """What several models say of the same pairs, as one; their costs are elsewhere."""
+        """Several models' choices on the same pairs, as one; without their costs."""
         return cls(tuple(choice for part in parts for choice in part.choices), Ledger())
 
     def by_category(self) -> Mapping[str, Preferences]:
-        """The same for each category, in the order of their first pairs; the costs are of all."""
+        """The choices of each category, in the order of their first pairs; costs of all pairs."""
         names = dict.fromkeys(choice.category for choice in self.choices)
         return {
             name: Preferences(tuple(c for c in self.choices if c.category == name), self.costs)
@@ -120,47 +120,47 @@ def prefer(
     Args:
         model: the model, its adapter on or off.
         items: pairs, each with `chosen` and `rejected`.
-        batch_size: answers that are read at once.
+        batch_size: answers scored at once.
         max_length: longest request with answer, in tokens; 0: the model's context.
-        dialogue: whether prompts are dialogues with marked turns, as those of HHH.
-        on_batch: called after each batch with (answers done, of how many); may raise to stop.
+        dialogue: whether prompts are dialogues with marked turns, like HHH's.
+        on_batch: called after each batch with (answers done, total); may raise to stop.
 
     Raises:
-        EvaluationError: an item is no pair, or its dialogue cannot be taken apart.
-        ModelError: the chat template refuses the turns.
+        EvaluationError: an item is not a pair, or its dialogue is malformed.
+        ModelError: the chat template rejects the turns.
     """
     context = getattr(model.config, "max_position_embeddings", None)
     limit = max_length or context or 2**31
     rows = [_rows(model, item, dialogue, limit) for item in items]
     fits = [i for i, pair in enumerate(rows) if all(_fits(row, limit) for row in pair)]
-    read = [row for i in fits for row in rows[i]]
+    answers = [row for i in fits for row in rows[i]]
     ledger = Ledger()
     with ledger.measure("evaluation"):
-        values = answer_log_probabilities(model, read, batch_size=batch_size, on_batch=on_batch)
-    ledger.add("evaluation", _cost(model, read))
-    found = {i: (values[2 * k], values[2 * k + 1]) for k, i in enumerate(fits)}
+        values = answer_log_probabilities(model, answers, batch_size=batch_size, on_batch=on_batch)
+    ledger.add("evaluation", _cost(model, answers))
+    by_item = {i: (values[2 * k], values[2 * k + 1]) for k, i in enumerate(fits)}
     return Preferences(
-        tuple(_choice(item, rows[i], found.get(i)) for i, item in enumerate(items)), ledger
+        tuple(_choice(item, rows[i], by_item.get(i)) for i, item in enumerate(items)), ledger
     )
 
 
 def _rows(model: LanguageModel, item: Item, dialogue: bool, limit: int) -> tuple[Tokens, Tokens]:
-    """The request with each answer; one token more than the limit tells that it does not fit."""
+    """The request with each answer; a row longer than the limit does not fit."""
     if not (item.chosen and item.rejected):
-        raise EvaluationError(f"item {item.number} has no two answers to compare")
-    asked = turns(item, dialogue=dialogue)
-    earlier = sum(model.chat.train_tokens(asked, limit + 1).mask) if len(asked) > 1 else 0
+        raise EvaluationError(f"item {item.number} does not have two answers to compare")
+    request = turns(item, dialogue=dialogue)
+    earlier = sum(model.chat.train_tokens(request, limit + 1).mask) if len(request) > 1 else 0
     one, other = (
-        model.chat.train_tokens([*asked, Message("assistant", answer)], limit + 1)
+        model.chat.train_tokens([*request, Message("assistant", answer)], limit + 1)
         for answer in (item.chosen, item.rejected)
     )
     return _answer_only(one, earlier), _answer_only(other, earlier)
 
 
 def _answer_only(row: Tokens, earlier: int) -> Tokens:
-    """Only the last turn counts: the first `earlier` marked tokens are the assistant's before."""
-    seen = list(itertools.accumulate(row.mask))
-    mask = tuple(marked and n > earlier for marked, n in zip(row.mask, seen, strict=True))
+    """The row with its last turn as the only labels; `earlier` labels precede it."""
+    counts = itertools.accumulate(row.mask)
+    mask = tuple(label and n > earlier for label, n in zip(row.mask, counts, strict=True))
     return Tokens(row.ids, mask)
 
 

@@ -1,9 +1,9 @@
-"""What goes into an evaluation and what comes out: questions, judges, answers, the outcome."""
+"""The records of an evaluation: questions, judges, answers, and the result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fedrai.evaluation.chats import Grader
@@ -17,7 +17,7 @@ from fedrai.records import Message, OnProgress, Tokens, Verdict
 from fedrai.runs.costs import Ledger
 
 Exchange = tuple[Message, ...]
-"""A request and its answer."""
+"""The turns of a request and its answer."""
 
 
 def exchange(row: PromptAndAnswer) -> Exchange:
@@ -30,11 +30,11 @@ class GuardVerdicts(Protocol):
 
     @property
     def verdicts(self) -> Sequence[Verdict]:
-        """One for each exchange, in their order."""
+        """One for each exchange, in order."""
 
     @property
     def tokens(self) -> int:
-        """Tokens that went through a model here."""
+        """Tokens that went through a local model."""
 
     @property
     def operations(self) -> float:
@@ -43,12 +43,12 @@ class GuardVerdicts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GuardJudge:
-    """A guard that judges answers in the light of their requests.
+    """A guard that judges answers together with their requests.
 
     Attributes:
         name: with its revision.
         threshold: probability from which an answer counts as unsafe.
-        judge: takes exchanges and what is called with (judged, of how many); may raise to stop.
+        judge: takes exchanges and a progress callback.
     """
 
     name: str
@@ -62,10 +62,10 @@ class RubricJudge:
 
     Attributes:
         name: of the model.
-        grader: who replies.
-        prompts: what it is asked of MT-Bench's answers.
-        template: what it is asked of StrongREJECT's.
-        source: whose words the template is; it belongs beside every figure.
+        grader: replies to prompts.
+        prompts: for MT-Bench's answers.
+        template: for StrongREJECT's answers.
+        source: the template's author; belongs beside every figure.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Judges:
     installed: Sequence[InstalledJudge] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Their names, and the guard's threshold."""
+        """The judges' names, and the guard's threshold."""
         names: dict[str, Any] = {"rule": self.rule, "legacy": self.legacy}
         if self.guard:
             names["guard"] = {"name": self.guard.name, "threshold": self.guard.threshold}
@@ -103,22 +103,22 @@ class Judges:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What is asked, and how answers are made and judged.
+    """The questions of an evaluation, and how answers are generated and judged.
 
     Attributes:
-        harmful: of AdvBench.
-        ordinary: ordinary instructions, with references where they have them.
+        harmful: items of AdvBench.
+        ordinary: ordinary instructions, with references where available.
         held_out: rows for the loss.
         max_new_tokens: longest answer.
-        batch_size: prompts that are answered at once.
+        batch_size: prompts answered at once.
         temperature: 0 is greedy.
         top_p: nucleus of the sampling.
         seed: of the sampling.
-        rated_tokens: longest answer that is rated.
-        suites: what is asked beside AdvBench; names differ.
-        judges: who judges.
+        rated_tokens: longest answer to be rated.
+        suites: further suites, with distinct names.
+        judges: the judges of the answers.
         clusters: of AdvBench's near-duplicates, by item number.
-        unavailable: why a suite that was asked for cannot be had, by name.
+        unavailable: why a requested suite is not available, by name.
     """
 
     harmful: Sequence[Item]
@@ -142,12 +142,12 @@ class Answer:
 
     Attributes:
         number: of the item.
-        prompt: what was asked.
-        answer: what the model said.
-        reply: by our refusal rule.
+        prompt: the request.
+        answer: the model's answer.
+        reply: the refusal rule's verdict.
         legacy: whether the legacy score counts it as safe.
-        guard: probability that it is unsafe; None: no guard judged it, or it could not.
-        score: by the suite's own measure (a rating, harm, ROUGE-L); None: none.
+        guard: probability that it is unsafe; None: not judged by a guard, or unscored.
+        score: by the suite's own measure (a rating, harm, ROUGE-L); None: not scored.
         labels: by name, the verdicts of judges from installed packages; None: not judged.
     """
 
@@ -162,7 +162,7 @@ class Answer:
 
     @property
     def refused(self) -> bool | None:
-        """Whether our rule finds a refusal; None for an answer that is empty or broken."""
+        """Whether it is a refusal by the refusal rule; None for an empty or broken answer."""
         return None if self.reply is Reply.UNSCORED else self.reply is Reply.REFUSAL
 
     def to_json(self) -> dict[str, Any]:
@@ -181,19 +181,19 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """The outcome of an evaluation.
+    """The result of an evaluation.
 
     Attributes:
         answers: by suite ("advbench", "ordinary" and others).
         held_out_loss: mean cross-entropy per label token, in nats; `None` without held-out rows.
-        held_out_tokens: how many label tokens that is.
-        costs: what it took, by phase.
+        held_out_tokens: label tokens of the held-out rows.
+        costs: by phase.
         preferences: by suite of pairs.
         grades: by suite, of the LLM that rates.
-        suites: what was asked beside AdvBench.
-        judges: who judged.
+        suites: suites other than AdvBench and the ordinary instructions.
+        judges: the judges of the answers.
         clusters: of AdvBench's near-duplicates, by item number.
-        unavailable: why a suite or its rating is not there, by name.
+        unavailable: why a suite or its rating is missing, by name.
     """
 
     answers: Mapping[str, Sequence[Answer]]
@@ -208,37 +208,40 @@ class EvaluationResult:
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """What is kept of each suite, item by item: answers with verdicts, or log-probabilities."""
-        found = {name: [a.to_json() for a in part] for name, part in self.answers.items()}
+        """Each suite's rows, item by item: answers with verdicts, or log-probabilities."""
+        answers = {name: [a.to_json() for a in part] for name, part in self.answers.items()}
         pairs = {n: [c.to_json() for c in p.choices] for n, p in self.preferences.items()}
-        return found | pairs
+        return answers | pairs
 
 
-def asks_for_harm(found: Declaration) -> bool:
-    """Whether a good model declines what the suite asks, so that a guard can judge its answers."""
-    return found.judge == "strongreject" or (found.judge == "refusal" and found.direction != "down")
+def asks_for_harm(suite: Declaration) -> bool:
+    """Whether a good model declines the suite's requests, so that a guard can judge its answers."""
+    return suite.judge == "strongreject" or (suite.judge == "refusal" and suite.direction != "down")
 
 
-def pool(found: Sequence[EvaluationResult]) -> EvaluationResult:
-    """Several models measured by the same questions, as one: all their answers, the mean loss."""
-    if len(found) == 1:
-        return found[0]
-    first = found[0]
-    losses = [one.held_out_loss for one in found if one.held_out_loss is not None]
+def pool(results: Sequence[EvaluationResult]) -> EvaluationResult:
+    """Several models' results on the same questions, as one: all answers, the mean loss."""
+    if len(results) == 1:
+        return results[0]
+    first = results[0]
+    losses = [result.held_out_loss for result in results if result.held_out_loss is not None]
     costs = Ledger()
-    for one in found:
-        costs.merge(one.costs)
-    return EvaluationResult(
-        answers={s: [a for one in found for a in one.answers[s]] for s in first.answers},
+    for result in results:
+        costs.merge(result.costs)
+    return replace(
+        first,
+        answers={s: [a for result in results for a in result.answers[s]] for s in first.answers},
         held_out_loss=sum(losses) / len(losses) if losses else None,
-        held_out_tokens=sum(one.held_out_tokens for one in found),
+        held_out_tokens=sum(result.held_out_tokens for result in results),
         costs=costs,
-        preferences={s: Preferences.joined([one.preferences[s] for one in found])
-                     for s in first.preferences},
-        grades={s: Grades.joined([one.grades[s] for one in found])
-                for s in first.grades if all(s in one.grades for one in found)},
-        suites=first.suites,
-        judges=first.judges,
-        clusters=first.clusters,
-        unavailable={name: why for one in found for name, why in one.unavailable.items()},
-    )  # fmt: skip
+        preferences={
+            s: Preferences.joined([result.preferences[s] for result in results])
+            for s in first.preferences
+        },
+        grades={
+            s: Grades.joined([result.grades[s] for result in results])
+            for s in first.grades
+            if all(s in result.grades for result in results)
+        },
+        unavailable={name: why for result in results for name, why in result.unavailable.items()},
+    )

@@ -1,9 +1,9 @@
 """ROUGE-L of one answer against one reference (Lin 2004, "ROUGE: A Package for Automatic
 Evaluation of Summaries", section 3.2).
 
-Words are runs of letters and digits without regard to case, as in the usual packages (for ASCII
-text the figures are the same as theirs without stemming); letters of any script count. An answer
-that was cut at the limit of new tokens loses recall: compare figures of one limit only.
+Words are runs of letters and digits in any script, regardless of case; for ASCII text the figures
+equal those of the usual packages without stemming. An answer truncated at the limit of new tokens
+loses recall: compare figures of one limit only.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ def rouge_l(answer: str, reference: str) -> float | None:
     """F measure (beta 1) of the longest common subsequence of words.
 
     Args:
-        answer: what the model said; without a word it scores 0.
-        reference: what it is compared with.
+        answer: the model's answer; without a word it scores 0.
+        reference: the answer to compare it with.
 
     Returns:
         0 to 1; None where the reference has no word.
     """
-    said, right = _words(answer), _words(reference)
-    if not right:
+    words, reference_words = _words(answer), _words(reference)
+    if not reference_words:
         return None
-    shared = longest_common(said, right)
-    return 2 * shared / (len(said) + len(right))
+    shared = longest_common(words, reference_words)
+    return 2 * shared / (len(words) + len(reference_words))
 
 
 def longest_common(one: list[str], other: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The mean of scores, with its interval, and how far two judges of the same answers disagree."""
+"""The mean of scores with its interval, and the disagreement of two judges of the same answers."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def mean_json(
 ) -> dict[str, Any]:
     """The mean of scores as plain values.
 
-    The interval is the percentile interval of a bootstrap over prompts (Efron and Tibshirani 1993,
-    chapter 13), all scores of a prompt together; fewer than two scored prompts have none.
+    The interval is the percentile interval of a bootstrap over prompts, all scores of a prompt
+    together; with fewer than two scored prompts there is none.
 
     Args:
-        scores: one an answer; None could not be scored, and is in no mean.
-        numbers: of the prompt of each.
+        scores: one for each answer; None: unscored, and not in the mean.
+        numbers: the number of each answer's prompt.
         confidence: of the interval, between 0 and 1.
 
     Raises:
-        EvaluationError: their numbers differ.
+        EvaluationError: scores and prompts differ in number.
     """
     if len(scores) != len(numbers):
         raise EvaluationError(f"{len(scores)} scores do not match {len(numbers)} prompts")
@@ -41,14 +41,14 @@ def mean_json(
     for number, score in zip(numbers, scores, strict=True):
         if score is not None:
             by_prompt.setdefault(number, []).append(score)
-    found = [score for part in by_prompt.values() for score in part]
+    scored = [score for part in by_prompt.values() for score in part]
     low, high = _ends(list(by_prompt.values()), confidence)
     return {
-        "value": sum(found) / len(found) if found else None,
+        "value": sum(scored) / len(scored) if scored else None,
         "low": low,
         "high": high,
-        "count": len(found),
-        "unscored": len(scores) - len(found),
+        "count": len(scored),
+        "unscored": len(scores) - len(scored),
     }
 
 
@@ -65,12 +65,12 @@ def disagreement(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> 
     """Two judges' verdicts "safe" on the same answers: their table, agreement and Cohen's kappa.
 
     Args:
-        ours: of the first judge, one an answer; None could not be judged.
+        ours: of the first judge, one for each answer; None: unscored.
         theirs: of the second.
 
     Returns:
         Counts `both` (safe by both), `first`, `second` and `neither`, `unscored` (by either);
-        `agree` from 0 to 1; `kappa` from -1 to 1, None where chance alone agrees always.
+        `agree` from 0 to 1; `kappa` from -1 to 1, None where chance alone always agrees.
 
     Raises:
         EvaluationError: they differ in length.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedrai.errors import EvaluationError
 
 EXACT_BELOW = 25
-"""Discordant pairs from which on McNemar's test is no longer the exact one."""
+"""Discordant pairs below which McNemar's test is exact."""
 
 
 def mcnemar_exact(b: int, c: int) -> float:
@@ -31,14 +31,14 @@ def mcnemar_exact(b: int, c: int) -> float:
         c: prompts on which only the second did. Prompts on which they agree do not matter.
 
     Returns:
-        The chance, from 0 to 1, of a split at least as uneven if both were equally likely, that is
-        twice the smaller tail of Binomial(b + c, 1/2); 1 when there is no such prompt.
+        The probability of a split at least as uneven if both are equally likely: twice the smaller
+        tail of Binomial(b + c, 1/2); 1 when there is no such prompt.
 
     Raises:
         EvaluationError: a count is negative.
     """
     if min(b, c) < 0:
-        raise EvaluationError(f"counts cannot be negative, got b={b}, c={c}")
+        raise EvaluationError(f"counts must not be negative, got b={b}, c={c}")
     n = b + c
     tail = sum(comb(n, k) for k in range(min(b, c) + 1))
     return min(1.0, tail / (1 << n) * 2)
@@ -53,9 +53,9 @@ class McNemar:
         first: prompts on which only the first did.
         second: prompts on which only the second did.
         neither: prompts on which neither did.
-        unscored: prompts without an outcome of either model; in none of the counts above.
+        unscored: prompts without an outcome of one of them; in none of the counts above.
         p: two-sided p value.
-        method: how `p` was found; "exact" below `EXACT_BELOW` discordant pairs.
+        method: of `p`; "exact" below `EXACT_BELOW` discordant pairs.
     """
 
     both: int
@@ -75,7 +75,7 @@ def mcnemar(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> McNem
     """Compare two models prompt by prompt.
 
     Args:
-        ours: outcomes of the first model, one for each prompt; `None`: not scored.
+        ours: outcomes of the first model, one for each prompt; `None`: unscored.
         theirs: of the second, on the same prompts in the same order.
 
     Raises:
@@ -103,14 +103,14 @@ def mcnemar_corrected(b: int, c: int) -> float:
         c: prompts on which only the second did.
 
     Returns:
-        The chance that chi-squared of one degree of freedom exceeds (|b - c| - 1)^2 / (b + c);
+        The probability that chi-squared of one degree of freedom exceeds (|b - c| - 1)^2 / (b + c);
         1 where b and c differ by at most one.
 
     Raises:
         EvaluationError: a count is negative.
     """
     if min(b, c) < 0:
-        raise EvaluationError(f"counts cannot be negative, got b={b}, c={c}")
+        raise EvaluationError(f"counts must not be negative, got b={b}, c={c}")
     excess = max(0, abs(b - c) - 1)
     return erfc(sqrt(excess * excess / (2 * (b + c)))) if excess else 1.0
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
-from fedrai.evaluation.measure import EvaluationResult, figures
+from fedrai.evaluation.figures import figures
+from fedrai.evaluation.records import EvaluationResult
 from fedrai.evaluation.storing import write_evaluation
 from fedrai.federation import protocol, round_record
 from fedrai.federation.aggregation import Aggregator, update_norm
@@ -204,7 +205,7 @@ class _Round:
         """The adapters after the alignment, and its part of the round's record."""
         if self._tools.align is None:
             return adapters, {}
-        folder = self._tools.run.alignment_work(self._number, adapters[GLOBAL])
+        folder = self._tools.run.alignment_state(self._number, adapters[GLOBAL])
         outcome = self._tools.align(self._number, adapters[GLOBAL], folder)
         self._ledger.add("constitution", outcome.cost)
         if outcome.ran:

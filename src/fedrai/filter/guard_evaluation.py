@@ -26,7 +26,7 @@ from fedrai.guards.cache import VerdictCache, judge
 from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, calibrate
 from fedrai.guards.calibrated import read as read_calibration
 from fedrai.guards.labels import Labels
-from fedrai.guards.rows import GuardRow, LabelledSource, RowColumns, Rows, read_all
+from fedrai.guards.rows import ColumnNames, GuardRow, LabelledSource, Rows, read_all
 
 if TYPE_CHECKING:
     from fedrai.guards.training.outcome import GuardTrainingOutcome
@@ -51,7 +51,7 @@ class DataSpec:
     specs: tuple[str, ...] = ()
     unsafe: tuple[str, ...] = ()
     safe: tuple[str, ...] = ()
-    columns: RowColumns = field(default_factory=RowColumns)
+    columns: ColumnNames = field(default_factory=ColumnNames)
     labels: Labels = field(default_factory=Labels)
     split: str = "train"
     where: Mapping[str, Cell] = field(default_factory=dict)

@@ -55,20 +55,20 @@ def answers_of(raw: Mapping[str, Any], other: Collection[str] = ()) -> list[str]
     return [n for n, v in raw.items() if n not in other and is_answer(n) and holds_text(v)]
 
 
-def shown(names: Iterable[str], raw: Collection[str]) -> list[str]:
+def printable(names: Iterable[str], raw: Collection[str]) -> list[str]:
     """Columns as they may be printed: by a known name, else by their place in the row."""
     places = {name: number for number, name in enumerate(raw, 1)}
-    return [n if is_known(n) else f"column {places[n]}" for n in names]
+    return [n if is_printable(n) else f"column {places[n]}" for n in names]
 
 
-def is_known(name: str) -> bool:
+def is_printable(name: str) -> bool:
     """Whether a column's name says nothing of its row, so that it may be printed."""
     return name.isprintable() and (name.strip().lower() in USUAL or is_answer(name))
 
 
-def described(names: Collection[str]) -> str:
+def describe_columns(names: Collection[str]) -> str:
     """How many columns there are, with the names that may be printed."""
-    known = sorted(filter(is_known, names), key=lambda name: (_place(name), name))
+    known = sorted(filter(is_printable, names), key=lambda name: (_place(name), name))
     count = f"{len(names)} column" + ("" if len(names) == 1 else "s")
     return count + (f", among them {', '.join(known)}" if known else "")
 

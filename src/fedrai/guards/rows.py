@@ -1,12 +1,12 @@
 """Rows to judge, labelled or not.
 
-A guard is shown more kinds of rows than a training takes: a request without an answer, a single
+A guard can judge more kinds of rows than training can use: a request without an answer, a single
 text, turns in any order, blank texts (the guard says "empty"). A row that cannot be read is counted
-and named by file and line; it stops nothing, unless no row of its dataset can be read.
+and named by file and line. It is an error only if no row of its dataset can be read.
 
-No answer is passed over without a word. What stands under a usual name of answers is read as the
-answer if there is none in `response`; a row with several such answers cannot be read until one is
-named; and columns with text that is not judged are counted in `Rows.not_judged()`.
+No answer is skipped silently. Text under a usual name of answers is read as the answer if
+`response` holds none; a row with several such answers cannot be read until one is named; and
+columns with text that is not judged are counted in `Rows.not_judged()`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 from fedrai import data
 from fedrai.data.columns import Cell, matches
 from fedrai.errors import DataError
-from fedrai.guards.columns import answers_of, described, holds_text, shown
+from fedrai.guards.columns import answers_of, describe_columns, holds_text, printable
 from fedrai.guards.labels import Labels, check_labels, truth_of
 from fedrai.records import BadRow, Message
 
@@ -28,16 +28,24 @@ Column = Literal["messages", "prompt", "response", "text", "category"]
 
 LONGEST_CATEGORY = 60  # characters; a longer value is a text, as is one that stands in a turn
 TEXT = "(a text)"
+LABEL_HINT = (
+    "labels are unsafe and safe, harmful and harmless, true and false, yes and no, 1 and 0; for"
+    " other words use --unsafe-when instead of --label, such as --unsafe-when label=ja"
+)
+COLUMNS_HINT = (
+    "name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME for one"
+    " text by itself"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class RowColumns:
-    """Where a row's texts stand: turns, or request and answer, or one text.
+class ColumnNames:
+    """Names of the columns that hold turns, or a request and its answer, or one text.
 
     A dataset that lacks a renamed column may have the usual one, so that datasets can be mixed.
-    What is renamed goes before what is not: with `text="answer"`, a request beside it is not read.
+    A renamed column takes precedence: with `text="answer"`, a request beside it is not read.
     An answer whose column is not renamed may have any of the names in `columns.ANSWERS`; it also
-    ends turns that stop at a request.
+    completes turns that end with a request.
     """
 
     messages: str = "messages"
@@ -54,8 +62,8 @@ class RowColumns:
 
     def find(self, column: Column, raw: Mapping[str, Any]) -> str | None:
         """The name of a column in a row; None if it is not there."""
-        named = cast(str, getattr(self, column))
-        return next((name for name in (named, column) if name in raw), None)
+        chosen = cast(str, getattr(self, column))
+        return next((name for name in (chosen, column) if name in raw), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class GuardRow:
 
     Attributes:
         conversation: its turns; no message, or blank ones, where it has no text.
-        origin: where the row stands; safe to print.
+        origin: file and line of the row; safe to print.
         source: short name of its dataset.
         category: value of the category column; empty if none.
         unsafe: the label; None where the row has none.
@@ -83,13 +91,13 @@ class GuardRow:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What datasets gave: rows in their order, and rows that could not be read."""
+    """The rows of datasets in their order, and the rows that could not be read."""
 
     rows: tuple[GuardRow, ...]
     bad_rows: tuple[BadRow, ...] = ()
 
     def not_judged(self) -> dict[str, int]:
-        """Columns with text that no guard is shown, as they may be printed, and in how many rows.
+        """In how many rows each column has text that no guard reads, by its printable name.
 
         Columns of labels, of the category and of `where` are not among them.
         """
@@ -98,7 +106,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSource:
-    """One dataset, and where its truth stands.
+    """One dataset, and how to tell whether its rows are unsafe.
 
     Attributes:
         spec: file (JSONL, JSON, CSV, also gzipped; Parquet), hub dataset, asset, `fedrai:NAME`.
@@ -109,24 +117,10 @@ class LabelledSource:
     labels: Labels = field(default_factory=Labels)
 
 
-def read(
-    spec: str,
-    *,
-    columns: RowColumns = RowColumns(),
-    labels: Labels | None = None,
-    split: str = "train",
-    where: Mapping[str, Cell] | None = None,
-) -> Rows:
-    """Read one dataset; see `read_all`."""
-    return read_all(
-        [LabelledSource(spec, labels or Labels())], columns=columns, split=split, where=where
-    )
-
-
 def read_all(
     sources: Sequence[LabelledSource],
     *,
-    columns: RowColumns = RowColumns(),
+    columns: ColumnNames = ColumnNames(),
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
     reading: data.ReadOptions = data.DEFAULT_OPTIONS,
@@ -141,34 +135,33 @@ def read_all(
         reading: encoding, separator and limits of files.
 
     Raises:
-        DataError: no such file or format, a dataset without a row that can be read, a column that
-            is named but stands in no row, or a label column that says which rows are *safe*.
+        DataError: no such file or format, a dataset without a readable row, a column that is named
+            but is in no row, or a label column that says which rows are *safe*.
     """
     for source in sources:
         check_labels(source.labels)
-    specs = dict.fromkeys(source.spec for source in sources)
-    count = Counter(map(name_of, specs))
-    seen: set[str] = set()
-    good: list[GuardRow] = []
-    bad: list[BadRow] = []
+    where = where or {}
+    count = Counter(map(name_of, dict.fromkeys(source.spec for source in sources)))
+    every = _Dataset("the datasets", columns)
     for source in sources:
-        name = name_of(source.spec) if count[name_of(source.spec)] == 1 else source.spec
-        found = _read(source, name, columns, split, where or {}, seen, reading)
-        good += found.rows
-        bad += found.bad_rows
-        if not found.rows:
-            _check_columns(name, seen, [*columns.renamed(), *(where or {})])
-            raise _nothing(name, found.bad_rows)
-    labelled = [name for source in sources for name in source.labels.names()]
-    named = name_of(sources[0].spec) if len(sources) == 1 else "the datasets"
-    _check_columns(named, seen, [*columns.renamed(), *labelled, *(where or {})])
-    return Rows(tuple(good), tuple(bad))
+        name = name_of(source.spec)
+        part = _Dataset(name if count[name] == 1 else source.spec, columns, source.labels, where)
+        for origin, raw in data.rows(source.spec, split, reading):
+            part.add(origin, raw)
+        every.extend(part)
+        if not part.rows:
+            _check_columns(part.name, every.names, [*columns.renamed(), *where])
+            raise _no_rows(part)
+    labels = [name for source in sources for name in source.labels.names()]
+    name = name_of(sources[0].spec) if len(sources) == 1 else every.name
+    _check_columns(name, every.names, [*columns.renamed(), *labels, *where])
+    return Rows(tuple(every.rows), tuple(every.bad_rows))
 
 
 def from_memory(
     rows: Iterable[Mapping[str, Any]],
     *,
-    columns: RowColumns = RowColumns(),
+    columns: ColumnNames = ColumnNames(),
     labels: Labels | None = None,
     name: str = "rows",
 ) -> Rows:
@@ -181,19 +174,14 @@ def from_memory(
         name: of the dataset; a row is named by it and its number, from 1.
 
     Raises:
-        DataError: there is no row that can be read.
+        DataError: no row can be read.
     """
-    good: list[GuardRow] = []
-    bad: list[BadRow] = []
+    dataset = _Dataset(name, columns, labels or Labels())
     for number, raw in enumerate(rows, 1):
-        origin = f"{name}, row {number}"
-        try:
-            good.append(_row(raw, origin, name, columns, labels or Labels(), ()))
-        except ValueError as error:
-            bad.append(BadRow(origin, str(error)))
-    if not good:
-        raise _nothing(name, bad)
-    return Rows(tuple(good), tuple(bad))
+        dataset.add(f"{name}, row {number}", raw)
+    if not dataset.rows:
+        raise _no_rows(dataset)
+    return Rows(tuple(dataset.rows), tuple(dataset.bad_rows))
 
 
 def name_of(spec: str) -> str:
@@ -203,152 +191,160 @@ def name_of(spec: str) -> str:
     return spec.removeprefix("hf:").removeprefix("datasets/").partition("#")[0]
 
 
-def _read(
-    source: LabelledSource,
-    name: str,
-    columns: RowColumns,
-    split: str,
-    where: Mapping[str, Cell],
-    seen: set[str],
-    reading: data.ReadOptions,
-) -> Rows:
-    """The rows of one dataset; adds the names of its columns to `seen`."""
-    good: list[GuardRow] = []
-    bad: list[BadRow] = []
-    for origin, raw in data.rows(source.spec, split, reading):
+@dataclass(slots=True)
+class _Dataset:
+    """The rows of a dataset, added one after the other; `names` are those of all its columns."""
+
+    name: str
+    columns: ColumnNames
+    labels: Labels = field(default_factory=Labels)
+    where: Mapping[str, Cell] = field(default_factory=dict)
+    rows: list[GuardRow] = field(default_factory=list)
+    bad_rows: list[BadRow] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+    def add(self, origin: str, raw: Mapping[str, Any] | str) -> None:
+        """Add a row, or what is wrong with it."""
         if isinstance(raw, str):
-            bad.append(BadRow(origin, raw))
-            continue
-        seen.update(raw)
-        if not matches(raw, where):
-            continue
+            self.bad_rows.append(BadRow(origin, raw))
+            return
+        self.names.update(raw)
+        if not matches(raw, self.where):
+            return
         try:
-            good.append(_row(raw, origin, name, columns, source.labels, where))
+            self.rows.append(self._row(raw, origin))
         except ValueError as error:
-            bad.append(BadRow(origin, str(error)))
-    return Rows(tuple(good), tuple(bad))
+            self.bad_rows.append(BadRow(origin, str(error)))
+
+    def extend(self, other: _Dataset) -> None:
+        """Add the rows of another dataset."""
+        self.rows += other.rows
+        self.bad_rows += other.bad_rows
+        self.names |= other.names
+
+    def _row(self, raw: Mapping[str, Any], origin: str) -> GuardRow:
+        category_column = self.columns.find("category", raw)
+        other = {*self.labels.names(), *self.where, *filter(None, [category_column])}
+        conversation, read = _RawRow(raw, self.columns, other).conversation()
+        category = _category(raw.get(category_column or ""))
+        if category and any(category == message.content.strip() for message in conversation):
+            category = TEXT
+        if category == TEXT and category_column:
+            other.discard(category_column)
+        rest = [n for n in raw if n not in {*other, *read} and _is_unread(raw[n], conversation)]
+        truth = truth_of(raw, self.labels)
+        unread = tuple(printable(rest, raw))
+        return GuardRow(conversation, origin, self.name, category, truth, raw, unread)
 
 
-def _row(
-    raw: Mapping[str, Any],
-    origin: str,
-    source: str,
-    columns: RowColumns,
-    labels: Labels,
-    where: Iterable[str],
-) -> GuardRow:
-    named = columns.find("category", raw)
-    other = {*labels.names(), *where, *([named] if named else [])}
-    conversation, read = _conversation(raw, columns, other)
-    category = _category(raw.get(named or ""))
-    if category and any(category == message.content.strip() for message in conversation):
-        category = TEXT
-    if category == TEXT and named:
-        other.discard(named)
-    left = [n for n in raw if n not in {*other, *read} and _is_left(raw[n], conversation)]
-    truth = truth_of(raw, labels)
-    return GuardRow(conversation, origin, source, category, truth, raw, tuple(shown(left, raw)))
-
-
-def _is_left(value: object, conversation: Sequence[Message]) -> bool:
+def _is_unread(value: object, conversation: Sequence[Message]) -> bool:
     """Whether a cell holds text that is not one of the turns."""
-    said = isinstance(value, str) and value.strip() in {m.content.strip() for m in conversation}
-    return not said and holds_text(value)
+    is_turn = isinstance(value, str) and value.strip() in {m.content.strip() for m in conversation}
+    return not is_turn and holds_text(value)
 
 
 Read = tuple[tuple[Message, ...], tuple[str, ...]]
 """A conversation, and the columns that it was read from."""
 
 
-def _conversation(raw: Mapping[str, Any], columns: RowColumns, other: Collection[str]) -> Read:
-    """The conversation of a row; `other` columns hold no turn of it unless a role names them."""
-    kinds: list[Column] = ["messages", "prompt", "text"]
-    for kind in sorted(kinds, key=lambda kind: getattr(columns, kind) == kind):
-        name = columns.find(kind, raw)
-        if name is None:
-            continue
-        if kind == "prompt":
-            return _pair(raw, name, _answer(raw, columns, other))
-        if kind == "text":
-            _check_alone(raw, name, columns, other)
-            return (Message("user", _text(raw[name], name)),), (name,)
-        if raw[name] is not None and raw[name] != "":
-            return _talk(raw, name, columns, other)
-    raise ValueError(_without(raw, columns, other))
+@dataclass(frozen=True, slots=True)
+class _RawRow:
+    """A row as it is in its file; `other` columns hold no turn unless they are named for one."""
 
+    raw: Mapping[str, Any]
+    columns: ColumnNames
+    other: Collection[str]
 
-def _answer(raw: Mapping[str, Any], columns: RowColumns, other: Collection[str]) -> str | None:
-    """The column of the answer: as it is named, `response`, or the only one with a usual name.
+    def conversation(self) -> Read:
+        """The conversation of the row; renamed columns are tried first.
 
-    Raises:
-        ValueError: there are several.
-    """
-    for name in (columns.response, "response"):
-        if not _is_blank(raw.get(name)):
-            return name
-    answers = [] if columns.response != "response" else answers_of(raw, other)
-    if len({repr(raw[name]) for name in answers}) > 1:
-        raise ValueError(
-            f"answers stand in the columns {', '.join(shown(answers, raw))}; name the one to judge:"
-            " --column response=NAME"
+        Raises:
+            ValueError: there is none, or more than one.
+        """
+        kinds: list[Column] = ["messages", "prompt", "text"]
+        for kind in sorted(kinds, key=lambda kind: getattr(self.columns, kind) == kind):
+            name = self.columns.find(kind, self.raw)
+            if name is None:
+                continue
+            if kind == "prompt":
+                return self._pair(name)
+            if kind == "text":
+                self._check_alone(name)
+                return (Message("user", self._text(name)),), (name,)
+            if self.raw[name] is not None and self.raw[name] != "":
+                return self._turns(name)
+        raise ValueError(self._missing())
+
+    def _answer(self, *other: str) -> str | None:
+        """The column of the answer: the one named, `response`, or the only one with a usual name.
+
+        Raises:
+            ValueError: there are several.
+        """
+        for name in (self.columns.response, "response"):
+            value = self.raw.get(name)
+            if value is not None and not (isinstance(value, str) and not value.strip()):
+                return name
+        if self.columns.response != "response":
+            return None
+        answers = answers_of(self.raw, {*self.other, *other})
+        if len({repr(self.raw[name]) for name in answers}) > 1:
+            raise ValueError(
+                f"the columns {', '.join(printable(answers, self.raw))} hold answers; name the one"
+                " to judge: --column response=NAME"
+            )
+        return answers[0] if answers else None
+
+    def _turns(self, name: str) -> Read:
+        """Turns, and an answer beside them if they end with none."""
+        turns = data.turns_of(self.raw[name], blank=True)
+        if turns and turns[-1].role == "assistant":
+            return turns, (name,)
+        column = self._answer()
+        answer = self._text(column) if column else ""
+        if not column or not answer.strip():
+            return turns, (name,)
+        return (*turns, Message("assistant", answer)), (name, column)
+
+    def _pair(self, name: str) -> Read:
+        """Request and answer; whichever is blank is left out, but not both."""
+        column = self._answer()
+        prompt = self._text(name)
+        response = self._text(column) if column else ""
+        read = (name, column) if column else (name,)
+        if not response.strip():
+            return (Message("user", prompt),), read
+        answer = Message("assistant", response)
+        return ((Message("user", prompt), answer) if prompt.strip() else (answer,)), read
+
+    def _check_alone(self, name: str) -> None:
+        """Raise if an answer stands beside a text whose column is not renamed."""
+        column = self._answer(name) if name == "text" else None
+        if column and self.raw[column] != self.raw[name]:
+            answer = printable([column], self.raw)[0]
+            raise ValueError(
+                f"both a text in {name!r} and an answer in {answer!r}; say what to judge: --column"
+                f" prompt={name} for both, with --judge prompt for the text, or"
+                f" --column text={answer}"
+            )
+
+    def _missing(self) -> str:
+        """What is wrong with a row without a conversation."""
+        answers = printable(answers_of(self.raw, self.other), self.raw)
+        kinds = f"{self.columns.messages!r}, {self.columns.prompt!r} or {self.columns.text!r}"
+        return (
+            f"nothing in a column {kinds}"
+            + (f"; {answers[0]!r} has no request beside it" if answers else "")
+            + f" (it has {describe_columns(self.raw)})"
         )
-    return answers[0] if answers else None
 
-
-def _is_blank(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _talk(raw: Mapping[str, Any], name: str, columns: RowColumns, other: Collection[str]) -> Read:
-    """Turns, and an answer beside them if they end with none."""
-    turns = data.turns_of(raw[name], blank=True)
-    if turns and turns[-1].role == "assistant":
-        return turns, (name,)
-    answered = _answer(raw, columns, other)
-    answer = _text(raw[answered], shown([answered], raw)[0]) if answered else ""
-    if not answered or not answer.strip():
-        return turns, (name,)
-    return (*turns, Message("assistant", answer)), (name, answered)
-
-
-def _check_alone(
-    raw: Mapping[str, Any], name: str, columns: RowColumns, other: Collection[str]
-) -> None:
-    """See that no answer stands beside a text that nobody asked for by its name."""
-    answered = _answer(raw, columns, {*other, name}) if name == "text" else None
-    if answered and raw[answered] != raw[name]:
-        answer = shown([answered], raw)[0]
-        raise ValueError(
-            f"a text in {name!r} and an answer in {answer!r}; say what to judge: --column"
-            f" prompt={name} for both, with --judge prompt for the text, or --column text={answer}"
-        )
-
-
-def _without(raw: Mapping[str, Any], columns: RowColumns, other: Collection[str]) -> str:
-    answers = shown(answers_of(raw, other), raw)
-    kinds = f"{columns.messages!r}, {columns.prompt!r} or {columns.text!r}"
-    return (
-        f"nothing in a column {kinds}"
-        + (f"; {answers[0]!r} stands without a request" if answers else "")
-        + f" (it has {described(raw)})"
-    )
-
-
-def _pair(raw: Mapping[str, Any], asked: str, answered: str | None) -> Read:
-    """Request and answer; whichever is blank is left out, but not both."""
-    prompt = _text(raw[asked], asked)
-    read = (asked, answered) if answered else (asked,)
-    response = _text(raw[answered], shown([answered], raw)[0]) if answered else ""
-    if not response.strip():
-        return (Message("user", prompt),), read
-    answer = Message("assistant", response)
-    return ((Message("user", prompt), answer) if prompt.strip() else (answer,)), read
-
-
-def _text(value: object, name: str) -> str:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{name} is not text but {type(value).__name__}")
-    return value or ""
+    def _text(self, name: str) -> str:
+        value = self.raw[name]
+        if value is not None and not isinstance(value, str):
+            asked = name in (self.columns.prompt, self.columns.text)
+            shown = name if asked else printable([name], self.raw)[0]
+            raise ValueError(f"{shown} is not text but {type(value).__name__}")
+        return value or ""
 
 
 def _category(value: object) -> str:
@@ -360,32 +356,27 @@ def _category(value: object) -> str:
     return clean if len(clean) <= LONGEST_CATEGORY else TEXT
 
 
-def _check_columns(source: str, seen: set[str], named: Iterable[str]) -> None:
-    missing = [name for name in named if name not in seen]
-    if seen and missing:
-        verb = "is" if len(seen) == 1 else "are"
+def _check_columns(source: str, names: Collection[str], required: Iterable[str]) -> None:
+    missing = [name for name in required if name not in names]
+    if names and missing:
         raise DataError(
             f"no row of {source} has a column {missing[0]!r}",
-            hint=f"there {verb} {described(seen)}",
+            hint=f"available: {describe_columns(names)}",
         )
 
 
-def _nothing(source: str, bad: Sequence[BadRow]) -> DataError:
+def _no_rows(dataset: _Dataset) -> DataError:
+    """The error of a dataset without a row to judge, with the hint for its first bad row."""
+    bad = dataset.bad_rows
     if not bad:
-        return DataError(f"{source} holds no row, or none that is asked for")
-    unsafe_when = (
-        "labels are unsafe and safe, harmful and harmless, true and false, yes and no, 1 and 0;"
-        " for other words leave out --label and give --unsafe-when, such as label=ja"
-    )
-    columns = (
-        "name the columns: --column messages=NAME, prompt=NAME and response=NAME, or text=NAME for"
-        " one text by itself"
-    )
-    label = "--unsafe-when" in bad[0].problem
-    too_long = "raise --max-row-mb" if "max_row_mb" in bad[0].problem else ""
+        return DataError(f"{dataset.name} holds no row, or none that matches --where")
+    problem = bad[0].problem
+    if "--unsafe-when" in problem:
+        hint = LABEL_HINT
+    elif "max_row_mb" in problem:
+        hint = "raise --max-row-mb"
+    else:
+        hint = data.encoding_hint(bad, is_whole=True) or COLUMNS_HINT
     return DataError(
-        f"{source} holds no row that can be read; {bad[0].origin}: {bad[0].problem}",
-        hint=unsafe_when
-        if label
-        else too_long or data.encoding_hint(bad, is_whole=True) or columns,
+        f"{dataset.name} holds no row that can be read; {bad[0].origin}: {problem}", hint=hint
     )

@@ -1,9 +1,8 @@
 """The base model with its LoRA adapter: load, swap adapters, save as an ordinary PEFT folder.
 
 One base model serves all clients of a process; an adapter is a dict of float32 tensors that is
-copied in and out. Together with `chat.py` this package is all that knows transformers and peft.
-Base weights are frozen; the adapter computes in the base model's number format, and its float32
-master copy belongs to whoever trains it.
+copied in and out. Only this package uses transformers and peft. Base weights are frozen; the
+adapter computes in the base model's number format, and the training loop holds its float32 copy.
 """
 
 from fedrai.model.adapters import (

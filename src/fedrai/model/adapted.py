@@ -1,4 +1,4 @@
-"""What every model with one LoRA adapter can do: copy the adapter in and out."""
+"""A frozen model with one LoRA adapter that is copied in and out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedrai.model.adapters import AdapterState, check_adapter
+from fedrai.runs.costs import Shape
 
 
 class AdaptedModel:
@@ -19,7 +20,7 @@ class AdaptedModel:
     Args:
         peft_model: the wrapped model.
         tokenizer: its tokenizer.
-        fingerprint: names the base model's files; see `loading`.
+        fingerprint: of the base model's files; see `loading.fingerprint`.
         kernels: attention kernel for training and for inference.
     """
 
@@ -32,7 +33,7 @@ class AdaptedModel:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.parameters: dict[str, Tensor] = {
-            _plain(key): value
+            _file_name(key): value
             for key, value in sorted(peft_model.named_parameters())
             if value.requires_grad
         }
@@ -55,7 +56,7 @@ class AdaptedModel:
         return {name: p.detach().float().cpu().clone() for name, p in self.parameters.items()}
 
     def load_adapter(self, state: Mapping[str, Tensor]) -> None:
-        """Copy an adapter in, where it stays; see `using` for a block.
+        """Copy an adapter in; `using` restores the earlier one after a block.
 
         Raises:
             ModelError: names or shapes are not those of this model's adapter.
@@ -66,7 +67,7 @@ class AdaptedModel:
                 parameter.copy_(state[name])
 
     def fresh_adapter(self, seed: int) -> AdapterState:
-        """A new adapter: first factors uniform in +-1/sqrt(inputs), as in peft; others zero."""
+        """A new adapter: first factors uniform in +-1/sqrt(inputs), as in peft; second: zero."""
         generator = torch.Generator().manual_seed(seed)
         state = {}
         for name, parameter in self.parameters.items():
@@ -80,7 +81,7 @@ class AdaptedModel:
 
     @contextlib.contextmanager
     def using(self, adapter: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """The model with an adapter, within the block; then with what it had before. May be nested.
+        """The model with an adapter, within the block; restores the earlier one. May be nested.
 
         Args:
             adapter: the adapter; None: the base model alone.
@@ -115,7 +116,24 @@ class AdaptedModel:
         finally:
             self.peft.eval()
 
-    def block_weights(self) -> int:
+    @property
+    def output_weights(self) -> int:
+        """Number of weights of the output layer; 0 without one."""
+        return 0
+
+    def shape(self) -> Shape:
+        """The sizes from which `costs` counts operations."""
+        config = self.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return Shape(
+            block_weights=self._block_weights(),
+            adapter_weights=sum(p.numel() for p in self.parameters.values()),
+            output_weights=self.output_weights,
+            layers=config.num_hidden_layers,
+            attention_size=head * config.num_attention_heads,
+        )
+
+    def _block_weights(self) -> int:
         """Weights of the matrices in the blocks, without the adapter and the output layer."""
         return sum(
             math.prod(m.weight.shape)
@@ -125,11 +143,7 @@ class AdaptedModel:
             and not name.endswith("lm_head")
         )
 
-    def adapter_weights(self) -> int:
-        """Weights of the adapter."""
-        return sum(p.numel() for p in self.parameters.values())
 
-
-def _plain(name: str) -> str:
-    """The name in files: without the adapter's own name."""
-    return name.replace(".default", "")
+def _file_name(parameter: str) -> str:
+    """A parameter's name in files: without the name of the adapter."""
+    return parameter.replace(".default", "")

@@ -27,16 +27,16 @@ SHARD_LIMIT = 1_900_000  # bytes
 
 
 def check_adapter(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes.
+    """Check the names and shapes of an adapter's tensors.
 
     Raises:
-        ModelError: names the first difference.
+        ModelError: one differs; the message names the first.
     """
     missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     if missing or unknown:
-        what = f"misses {missing[0]}" if missing else f"has {unknown[0]}"
+        difference = f"misses {missing[0]}" if missing else f"has {unknown[0]}"
         raise ModelError(
-            f"the adapter does not fit the model: it {what}"
+            f"the adapter does not fit the model: it {difference}"
             f" ({len(missing)} missing, {len(unknown)} unknown)"
         )
     for name, shape in expected.items():
@@ -53,17 +53,17 @@ def read_adapter(folder: Path) -> AdapterState:
     Raises:
         ModelError: there is no adapter, a shard is missing, it is not safetensors, or a value is
             not finite.
-        ChecksumError: a shard is not the one that the index names, or a file of a run is damaged.
+        ChecksumError: a shard does not match the index, or a file of a run is damaged.
     """
     sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
-    found = _read_shards(folder) if sharded else _read(folder / WEIGHTS)
-    for name, tensor in found.items():
+    state = _read_shards(folder) if sharded else _read(folder / WEIGHTS)
+    for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ModelError(
                 f"the adapter in {folder} is damaged, or its training diverged: {name} holds values"
-                " that are no finite numbers"
+                " that are not finite"
             )
-    return {name: tensor.float() for name, tensor in found.items()}
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _read(file: Path) -> AdapterState:
@@ -73,7 +73,7 @@ def _read(file: Path) -> AdapterState:
     except FileNotFoundError:
         raise _missing(file) from None
     except Exception as error:
-        raise ModelError(f"{file} is not a whole safetensors file ({error})") from error
+        raise ModelError(f"{file} is not a complete safetensors file ({error})") from error
 
 
 def _missing(file: Path) -> ModelError:
@@ -82,7 +82,7 @@ def _missing(file: Path) -> ModelError:
         return ModelError(f"no adapter in {file.parent} (expected {file.name})")
     return ModelError(
         f"{pickled} is a pickle, which can run code and is not loaded; expected {file.name}",
-        hint="where you trust it, load it with PEFT and save it again: save_pretrained(FOLDER)",
+        hint="if you trust it, load it with PEFT and save it again: save_pretrained(FOLDER)",
     )
 
 
@@ -92,53 +92,60 @@ def _read_shards(folder: Path) -> AdapterState:
     for name in sorted(set(places.values())):
         file = folder / name
         if not file.is_file():
-            raise ModelError(f"{folder} misses {name}, which {INDEX} names")
+            raise ModelError(f"{folder} misses {name}, which {INDEX} lists")
         if sums and assets.sha256_file(file) != sums.get(name):
-            raise ChecksumError(f"{file} is not the file that {INDEX} names (SHA-256 differs)")
+            raise ChecksumError(f"{file} does not match {INDEX} (SHA-256 differs)")
         state |= {key: t for key, t in _read(file).items() if places.get(key) == name}
     if set(state) != set(places):
-        lost = sorted(set(places) - set(state))[0]
-        raise ModelError(f"{folder}: {lost} is not in the shard that {INDEX} names")
+        missing = min(set(places) - set(state))
+        raise ModelError(f"{folder}: {missing} is not in the shard that {INDEX} lists")
     return state
 
 
 def _read_index(file: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Shard by tensor, and SHA-256 by shard (empty where the index has none)."""
+    """Shard by tensor, and SHA-256 by shard (empty if the index has none)."""
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
         places, sums = dict(index["weight_map"]), dict(index["metadata"].get("sha256") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} is not an index of shards ({type(error).__name__})") from error
     if not places or any(not isinstance(p, str) or Path(p).name != p for p in places.values()):
-        raise ModelError(f"{file}: weight_map must name files beside it")
+        raise ModelError(f"{file}: weight_map must name files in the same folder")
     return places, sums
 
 
+def write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write an adapter's tensors in one file, in the order of their names."""
+    save_file({name: state[name].contiguous() for name in sorted(state)}, folder / WEIGHTS)
+
+
 def copy_adapter(source: Path, folder: Path) -> None:
-    """Write an adapter as an ordinary PEFT folder, its weights in one file; needs no base model.
+    """Write an adapter as an ordinary PEFT folder with its weights in one file.
+
+    The base model is not needed.
 
     Args:
         source: a PEFT folder, whose weights may be in shards.
-        folder: made if needed.
+        folder: created if needed.
 
     Raises:
         ModelError: there is no adapter, or it cannot be read.
-        ChecksumError: a shard is not the one that the index names.
+        ChecksumError: a shard does not match the index.
     """
     state, config = read_adapter(source), read_adapter_config(source)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-    save_file({name: state[name].contiguous() for name in sorted(state)}, folder / WEIGHTS)
+    write_weights(folder, state)
 
 
 def save_shards(
     folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype, limit: int = SHARD_LIMIT
 ) -> list[Path]:
-    """Write an adapter's weights in shards with their index; weights that were there go.
+    """Write an adapter's weights in shards with their index, in place of earlier ones.
 
     Args:
-        folder: of the adapter; made if needed. Its `adapter_config.json` is not touched.
+        folder: of the adapter; created if needed. Its `adapter_config.json` is not changed.
         state: the tensors; written in the order of their names.
         dtype: number format of the files.
         limit: most bytes of a file.
@@ -147,7 +154,7 @@ def save_shards(
         The shards.
 
     Raises:
-        ModelError: one tensor alone is larger than the limit, or there is none.
+        ModelError: a tensor is larger than the limit, or there is none.
     """
     groups = _grouped({name: state[name].to(dtype).contiguous() for name in sorted(state)}, limit)
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,14 +177,14 @@ def save_shards(
 
 
 def _grouped(state: AdapterState, limit: int) -> list[AdapterState]:
-    """Tensors in order, cut where a file with the next one would be larger than the limit."""
+    """Tensors in order, in groups whose files are no larger than the limit."""
     groups: list[AdapterState] = []
     used = limit
     for name, tensor in state.items():
         size = _file_size({name: tensor})
         if size > limit:
             raise ModelError(f"{name} takes {size} bytes, more than a shard's {limit}")
-        used += size  # counts a header of its own for each, so the file is a little smaller
+        used += size  # with a header for each tensor, so the file is a little smaller
         if used > limit:
             groups.append({})
             used = size
@@ -203,7 +210,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"no adapter_config.json that can be read in {folder}") from error
+        raise ModelError(f"{folder} has no readable adapter_config.json") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'adapter_config.json'} holds no settings of an adapter")
+        raise ModelError(f"{folder / 'adapter_config.json'} is not a JSON object")
     return config

@@ -1,6 +1,6 @@
 """A model's body without its output layer, for guards: token ids in, hidden states out.
 
-Decoders (Llama, Qwen ...) and encoders (BERT, MiniLM ...) alike; the last layers may be left out,
+For decoders (Llama, Qwen ...) and encoders (BERT, MiniLM ...). The last layers may be left out,
 since the middle of a language model tells as much about a text and costs less.
 """
 
@@ -21,7 +21,6 @@ from fedrai.model.adapted import AdaptedModel
 from fedrai.model.loading import fingerprint, model_folder, pick_device, pick_dtype
 from fedrai.model.lora import Lora, linear_layers
 from fedrai.model.pretrained import open_pretrained
-from fedrai.runs.costs import Shape
 
 LORA = Lora(rank=8, alpha=16)
 
@@ -32,11 +31,11 @@ class Backbone(AdaptedModel):
     Args:
         peft_model: the body wrapped by peft.
         tokenizer: its tokenizer.
-        fingerprint: names the base model's files.
+        fingerprint: of the base model's files.
 
     Attributes:
-        causal: whether a token sees only what stands before it.
-        positions: most tokens that it takes at once.
+        causal: whether a token sees only the tokens before it.
+        positions: most tokens of a text.
     """
 
     def __init__(self, peft_model: Any, tokenizer: Any, fingerprint: str) -> None:
@@ -55,18 +54,6 @@ class Backbone(AdaptedModel):
         extra = {"use_cache": False} if self.causal else {}
         out: Tensor = self.base(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
         return out
-
-    def shape(self) -> Shape:
-        """What `costs` needs to count operations; there is no output layer."""
-        config = self.config
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return Shape(
-            block_weights=self.block_weights(),
-            adapter_weights=self.adapter_weights(),
-            output_weights=0,
-            layers=len(_layers(self.base)),
-            attention_size=head * config.num_attention_heads,
-        )
 
 
 def load_backbone(
@@ -109,14 +96,14 @@ def _load_body(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[
 
     body, tokenizer = open_pretrained(AutoModel, folder, "a model", dtype=dtype)
     if body.config.is_encoder_decoder:
-        raise ModelError(f"{folder} holds an encoder-decoder; a decoder or an encoder is needed")
+        raise ModelError(f"{folder} holds an encoder-decoder, expected a decoder or an encoder")
     if getattr(body, "pooler", None) is not None:
         body.pooler = None  # not used
     return body.requires_grad_(False).eval().to(device), tokenizer
 
 
 def _positions(body: Any) -> int:
-    """Tokens that a body takes at once; RoBERTa's positions begin behind that of the padding."""
+    """Most tokens of a text; RoBERTa's positions start after that of the padding."""
     limit = getattr(body.config.get_text_config(), "max_position_embeddings", None)
     tables = (m for name, m in body.named_modules() if name.endswith("position_embeddings"))
     padding = getattr(next(tables, None), "padding_idx", None)
@@ -129,14 +116,14 @@ def _layers(body: Any) -> Any:
     """The list of a body's layers.
 
     Raises:
-        ModelError: they are not where decoders and encoders have them.
+        ModelError: they are not found where decoders and encoders have them.
     """
     for holder in (body, getattr(body, "encoder", None), getattr(body, "transformer", None)):
         for name in ("layers", "layer", "h"):
-            found = getattr(holder, name, None)
-            if isinstance(found, torch.nn.ModuleList):
-                return found
-    raise ModelError(f"{type(body).__name__} keeps its layers in a place that is not known here")
+            layers = getattr(holder, name, None)
+            if isinstance(layers, torch.nn.ModuleList):
+                return layers
+    raise ModelError(f"the layers of {type(body).__name__} are not found")
 
 
 def _wrap(body: Any, lora: Lora) -> Any:
@@ -146,6 +133,6 @@ def _wrap(body: Any, lora: Lora) -> Any:
     if not names:
         raise ModelError(f"{type(body).__name__} has no linear layer for an adapter")
     config = replace(lora, target_modules=names).config("FEATURE_EXTRACTION")
-    with warnings.catch_warnings():  # peft 0.21 asks transformers 5 an old question
+    with warnings.catch_warnings():  # peft 0.21 uses a deprecated property of transformers 5
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         return get_peft_model(body, config, autocast_adapter_dtype=False)

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from fedrai.errors import ModelError
 from fedrai.model.adapted import AdaptedModel
-from fedrai.model.adapters import WEIGHTS
+from fedrai.model.adapters import write_weights
 from fedrai.model.cached import forward_cached
 from fedrai.model.chat import ChatFormat
-from fedrai.runs.costs import Shape
 
 
 class LanguageModel(AdaptedModel):
@@ -26,9 +25,9 @@ class LanguageModel(AdaptedModel):
     Args:
         peft_model: the base model wrapped by peft.
         tokenizer: its tokenizer.
-        name: what the adapter's config names as its base model.
-        fingerprint: names the base model's files; see `loading`.
-        kernels: attention kernel for training and for inference.
+        name: of the base model in the adapter's config.
+        fingerprint: of the base model's files; see `loading.fingerprint`.
+        kernels: attention kernels for training and for inference.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class LanguageModel(AdaptedModel):
 
     @torch.no_grad()
     def _fuses(self) -> bool:
-        """Whether logits are just hidden states times the output layer (up to the soft cap).
+        """Whether logits are hidden states times the output layer, up to the soft cap.
 
-        Asked of the model itself, on three tokens: output layers that scale, shift or transform
-        would otherwise train on a wrong loss without a word.
+        Tried on three tokens: an output layer that scales, shifts or transforms would silently
+        train on a wrong loss.
         """
         head = self.base.get_output_embeddings()
         ids = torch.tensor([[1, 2, 3]], device=self.device)
@@ -91,35 +90,22 @@ class LanguageModel(AdaptedModel):
     def next_logits(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
     ) -> tuple[Tensor, Any]:
-        """Logits (B, V) of the token after ids (B, T), and the key/value cache to go on with."""
-        given = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "position_ids": positions,
-        }
+        """Logits (B, V) of the token after ids (B, T), and the key/value cache with these."""
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         if not self.fused:
-            out, cache = forward_cached(self.base, cache, **given, logits_to_keep=1)
+            out, cache = forward_cached(self.base, cache, **inputs, logits_to_keep=1)
             return out.logits[:, -1], cache
-        out, cache = forward_cached(self.base.get_decoder(), cache, **given)
-        last = out.last_hidden_state[
-            :, -1
-        ].contiguous()  # a strided slice makes matmul copy weights
-        logits = last @ self.output_weight.T
+        out, cache = forward_cached(self.base.get_decoder(), cache, **inputs)
+        last = out.last_hidden_state[:, -1]
+        logits = last.contiguous() @ self.output_weight.T  # a strided slice would copy weights
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits, cache
 
-    def shape(self) -> Shape:
-        """What `costs` needs to count operations."""
-        config = self.config
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return Shape(
-            block_weights=self.block_weights(),
-            adapter_weights=self.adapter_weights(),
-            output_weights=config.vocab_size * config.hidden_size,
-            layers=config.num_hidden_layers,
-            attention_size=head * config.num_attention_heads,
-        )
+    @property
+    def output_weights(self) -> int:
+        """Number of weights of the output layer."""
+        return int(self.config.vocab_size * self.config.hidden_size)
 
     def save_adapter(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`."""
@@ -129,7 +115,7 @@ class LanguageModel(AdaptedModel):
         config.inference_mode = True
         config.save_pretrained(str(folder))
         _sort_lists(folder / "adapter_config.json")
-        save_file({name: state[name].contiguous() for name in sorted(state)}, folder / WEIGHTS)
+        write_weights(folder, state)
 
     def save_merged(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write the base model with the adapter merged in, in the base model's number format."""
@@ -143,12 +129,12 @@ class LanguageModel(AdaptedModel):
                 delta = deltas.pop(key.removesuffix(".weight"), None)
                 weights[key] = value.contiguous() if delta is None else _sum(key, value, delta)
         if deltas:
-            raise ModelError(f"the adapter has factors for {min(deltas)}, and the model no weight")
+            raise ModelError(f"the adapter has factors for {min(deltas)}, the model has no weight")
         config = copy.deepcopy(self.base.config)
         for twin in _tied(self.base):
             if twin not in adapted:
                 weights.pop(twin, None)
-            else:  # an adapter on the output layer parts it from the embedding
+            else:  # with an adapter on it, the output layer differs from the embedding
                 config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(str(folder))
@@ -159,7 +145,7 @@ class LanguageModel(AdaptedModel):
 def _sum(key: str, value: Tensor, delta: Tensor) -> Tensor:
     if value.shape != delta.shape:
         raise ModelError(
-            f"{key} is {tuple(value.shape)}, and its adapter gives {tuple(delta.shape)}: quantised"
+            f"{key} has the shape {tuple(value.shape)}, its adapter {tuple(delta.shape)}: quantised"
             " weights cannot be merged",
             hint='load the base with model.quantization = "none"',
         )
@@ -167,7 +153,7 @@ def _sum(key: str, value: Tensor, delta: Tensor) -> Tensor:
 
 
 def _deltas(peft_model: Any) -> dict[str, Tensor]:
-    """What the adapter adds to each layer's weight, by the layer's name, in float32."""
+    """The adapter's change of each layer's weight, by the layer's name, in float32."""
     deltas = {}
     for name, layer in peft_model.get_base_model().named_modules():
         if hasattr(layer, "scaling") and "default" in getattr(layer, "lora_A", {}):
@@ -178,14 +164,14 @@ def _deltas(peft_model: Any) -> dict[str, Tensor]:
 
 
 def _tied(base: Any) -> list[str]:
-    """Weights that are others under a second name."""
+    """Second names of weights that have two."""
     if not base.config.get_text_config().tie_word_embeddings:
         return []
     return list(dict(base._tied_weights_keys or {}))
 
 
 def _sort_lists(file: Path) -> None:
-    """The modules come as a set; sorted, the same adapter gives the same bytes."""
+    """Sort the names of modules, which PEFT holds as a set: the same adapter, the same bytes."""
     config = json.loads(file.read_text())
     for key in ("target_modules", "exclude_modules"):
         if isinstance(config.get(key), list):

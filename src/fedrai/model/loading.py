@@ -1,4 +1,4 @@
-"""Find, fetch and load a base model, and put a fresh adapter on it."""
+"""Find, fetch and load a base model, and add a fresh adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedrai import assets
 from fedrai.errors import DependencyError, ModelError
 from fedrai.model.language import LanguageModel
 from fedrai.model.lora import DEFAULT_LORA, Lora, linear_layers
-from fedrai.model.pretrained import open_pretrained
+from fedrai.model.pretrained import first_line, open_pretrained
 
 EAGER_LENGTH = 128  # up to this length eager attention beats the fused kernel on CPUs (benchmarks/)
 UPSTREAM = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -52,7 +52,7 @@ def load(
     *,
     progress: assets.Progress | None = None,
 ) -> LanguageModel:
-    """Load a base model and put a fresh adapter on it.
+    """Load a base model and add a fresh adapter.
 
     Args:
         spec: folder, hub id, `.gguf` file or a name from `fedrai assets list`.
@@ -115,25 +115,25 @@ def _wrap(base: Any, lora: Lora) -> Any:
 
     config = lora.config("CAUSAL_LM")
     try:
-        with warnings.catch_warnings():  # of old names, tied layers, patterns that fit none
+        with warnings.catch_warnings():  # about old names, tied layers, patterns without a match
             warnings.simplefilter("ignore")
             wrapped = get_peft_model(base, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise ModelError(
-            f"adapter.target_modules {lora.target_modules!r} fits no layer of the model",
+            f"adapter.target_modules {lora.target_modules!r} matches no layer of the model",
             hint=f"linear layers of this model: {', '.join(linear_layers(base))}",
         ) from error
     other = [n for n, p in wrapped.named_parameters() if p.requires_grad and not _is_factor(n, p)]
     if other:
         raise ModelError(
-            f"an adapter can lie on linear layers only, and {_layer(other[0])} is none",
+            f"only linear layers can have an adapter, {_layer(other[0])} is not linear",
             hint="leave it out of adapter.target_modules",
         )
     return wrapped
 
 
 def _is_factor(name: str, parameter: torch.Tensor) -> bool:
-    """Whether a parameter of an adapter is a factor of a linear layer's."""
+    """Whether an adapter's parameter is a factor for a linear layer."""
     return parameter.dim() == 2 and (".lora_A." in name or ".lora_B." in name)
 
 
@@ -164,7 +164,7 @@ def pick_device(device: str) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` names.
 
     Raises:
-        ModelError: CUDA is asked for and there is none, or the name is not a device.
+        ModelError: the name is not a device, or CUDA is not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -172,17 +172,17 @@ def pick_device(device: str) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise ModelError(
-            f"model.device {device!r} is not a device", hint="auto, cpu, cuda or cuda:N"
+            f"model.device is {device!r}, expected auto, cpu, cuda or cuda:N"
         ) from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(
-            f"model.device is {device!r}, but torch sees no CUDA device", hint='use "auto"'
+            f"model.device is {device!r}, but torch finds no CUDA device", hint='use "auto"'
         )
     return place
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where the hardware multiplies in it, else float32."""
+    """`auto`: bfloat16 if the hardware can multiply in it, else float32."""
     if dtype != "auto":
         return torch.bfloat16 if dtype == "bfloat16" else torch.float32
     if device.type == "cuda":
@@ -195,12 +195,12 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def model_folder(spec: str, progress: assets.Progress | None = None) -> Path:
-    """The folder of a model; a GGUF file is de-quantised once into an ordinary one in the cache.
+    """The folder of a model; a GGUF file is de-quantised once into a folder in the cache.
 
     Raises:
         ModelError: it is neither a folder nor a GGUF file.
     """
-    path = assets.fetch(spec, progress=progress, instead=_instead())
+    path = assets.fetch(spec, progress=progress, instead=_spec_hint())
     if path.is_dir():
         return path
     if path.suffix != ".gguf":
@@ -217,7 +217,7 @@ def model_folder(spec: str, progress: assets.Progress | None = None) -> Path:
     return assets.derive(f"{path.stem.lower()}-{key}", build)
 
 
-def _instead() -> str:
+def _spec_hint() -> str:
     names = [name for name, entry in assets.CATALOGUE.items() if ".gguf" in entry.spec]
     return f"Name a model's folder, a .gguf file, a hub id (org/name), or {', '.join(names)}."
 
@@ -229,34 +229,34 @@ def _read_gguf(gguf: Path) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the reader draws a bar, with no switch
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that has no switch
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            loaded = AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32
             )
     except (MemoryError, ImportError):
         raise
-    except Exception as error:  # a damaged file makes it raise what it likes
-        first = (str(error).strip().splitlines() or [""])[0][:200]
+    except Exception as error:  # of any kind, for a damaged file
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(
-            f"{gguf} is not a whole GGUF file of a language model ({type(error).__name__}: {first})"
+            f"{gguf} is not a complete GGUF file of a language model ({reason})"
         ) from error
-    return loaded, tokenizer
+    return model, tokenizer
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
-    loaded, tokenizer = _read_gguf(gguf)
-    config = loaded.config
+    model, tokenizer = _read_gguf(gguf)
+    config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are plain now
-    plain = type(loaded)(config).to(torch.bfloat16)
-    plain.load_state_dict(loaded.state_dict())
+    plain = type(model)(config).to(torch.bfloat16)
+    plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _public_name(spec: str) -> str:
-    """How an adapter names its base: hub ids stay, local paths shrink to their last part."""
+    """The name of the base in an adapter: a hub id, or the last part of a local path."""
     ref = assets.parse(spec)
     if ref.scheme == "hf":
         return ref.name
@@ -266,13 +266,13 @@ def _public_name(spec: str) -> str:
 
 
 def _revision(spec: str) -> str | None:
-    """The revision of a model of the hub that a spec pins."""
+    """The revision that a spec pins for a model of the hub."""
     ref = assets.parse(spec)
     return ref.revision or None if ref.scheme == "hf" and not ref.member else None
 
 
 def fingerprint(folder: Path) -> str:
-    """Names a model folder's files: sizes, small files whole, of big ones the first megabyte."""
+    """A digest of a model folder: sizes, small files, and the first megabyte of large ones."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())

@@ -1,8 +1,8 @@
-"""What an adapter is beside its tensors: the settings that PEFT scales and places it by.
+"""Settings of an adapter: the layers that have it, and its scale.
 
-Settings that a plain LoRA layer can follow are kept, those that change nothing once an adapter is
-trained are left out, and every other one is refused by its name: a setting that is passed over
-would change what the model says without a word.
+Settings that a plain LoRA layer can follow are kept, and those that have no effect on a trained
+adapter are left out. Any other setting is an error: without it the model would silently give other
+answers.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Names = str | Sequence[str] | None
 
 KEPT = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
         "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out")  # fmt: skip
-OF_TRAINING = frozenset(
+TRAINING_ONLY = frozenset(
     {"r", "lora_alpha", "lora_dropout", "peft_type", "task_type", "peft_version", "auto_mapping",
      "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights", "eva_config",
      "runtime_config", "megatron_core", "qalora_group_size", "loftq_config"}
 )  # fmt: skip
 PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
-"""How the factors may have been initialised: ways that leave the base model's weights alone."""
+"""Initialisations of the factors that do not change the base model's weights."""
 RESCALING = ("use_rslora", "rank_pattern", "alpha_pattern")
-"""Settings that `[adapter]` of a recipe has no key for."""
+"""Settings that have no key in a recipe's `[adapter]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """The settings of a plain LoRA adapter, in PEFT's words.
+    """The settings of a plain LoRA adapter.
 
     Attributes:
         rank: of the two factors.
@@ -71,7 +71,7 @@ class Lora:
                 **self.more,
             )
         except (TypeError, ValueError) as error:
-            raise ModelError(f"PEFT does not take the adapter's settings: {error}") from None
+            raise ModelError(f"PEFT rejects the adapter's settings: {error}") from None
 
 
 DEFAULT_LORA = Lora()
@@ -91,7 +91,7 @@ def read_lora(config: Mapping[str, Any], name: str) -> Lora:
         name: of the adapter, for errors.
 
     Raises:
-        ModelError: it is no LoRA adapter, or sets something that a plain LoRA layer cannot follow.
+        ModelError: it is not a LoRA adapter, or has settings that a plain LoRA layer cannot follow.
     """
     kind = str(config.get("peft_type") or "LORA").upper()
     if kind != "LORA":
@@ -99,30 +99,30 @@ def read_lora(config: Mapping[str, Any], name: str) -> Lora:
     special = special_settings(config)
     if special:
         raise ModelError(
-            f"{name} is no plain LoRA: it sets {special[0]}",
+            f"{name} is not a plain LoRA: it sets {special[0]}",
             hint="merge it into its base model with PEFT, and name the merged model's folder",
         )
     rank, alpha = _numbers(config, name)
     layers = config.get("target_modules")
     if not isinstance(layers, str | list | None):
         raise ModelError(f"{name}: adapter_config.json has target_modules = {layers!r}")
-    return Lora(rank, alpha, layers, {key: config[key] for key in KEPT[1:] if _set(config, key)})
+    return Lora(rank, alpha, layers, {key: config[key] for key in KEPT[1:] if _is_set(config, key)})
 
 
-def _set(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a setting says something; layer 0 does."""
+def _is_set(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting has an effect; layer 0 has."""
     value = config.get(key)
     return value is not None and value is not False and value not in ([], {}, "")
 
 
 def special_settings(config: Mapping[str, Any]) -> list[str]:
     """Settings of an `adapter_config.json` that a plain LoRA layer cannot follow."""
-    known = OF_TRAINING | {*KEPT, "bias"}
-    found = [key for key in sorted(config) if key not in known and _set(config, key)]
-    found += ["bias"] if config.get("bias", "none") not in (None, "none") else []
+    plain = TRAINING_ONLY | {*KEPT, "bias"}
+    special = [key for key in sorted(config) if key not in plain and _is_set(config, key)]
+    special += ["bias"] if config.get("bias", "none") not in (None, "none") else []
     start = config.get("init_lora_weights", True)
-    plain = isinstance(start, bool | str | None) and start in PLAIN_STARTS
-    return found if plain else [*found, "init_lora_weights"]
+    plain_start = isinstance(start, bool | str | None) and start in PLAIN_STARTS
+    return special if plain_start else [*special, "init_lora_weights"]
 
 
 def _numbers(config: Mapping[str, Any], name: str) -> tuple[int, float]:

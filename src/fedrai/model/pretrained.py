@@ -19,12 +19,12 @@ def open_pretrained(auto: Any, folder: Path, what: str, **options: Any) -> tuple
     Args:
         auto: transformers' class that chooses the model's own, such as `AutoModel`.
         folder: of the model.
-        what: it is to be loaded as, for errors.
+        what: what the folder must hold, for errors.
         options: further arguments of `from_pretrained`.
 
     Raises:
-        ModelError: the folder holds a pickle or an adapter, or it is damaged; or weights are
-            missing, which would be random.
+        ModelError: the folder holds a pickle or an adapter, or is damaged; or weights are missing,
+            which would be random.
     """
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -32,7 +32,7 @@ def open_pretrained(auto: Any, folder: Path, what: str, **options: Any) -> tuple
     _check_files(folder)
     logging.disable_progress_bar()
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # else it lists weights; what matters of that is an error below
+    logging.set_verbosity_error()  # it would list weights; missing ones are an error below
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -47,9 +47,9 @@ def open_pretrained(auto: Any, folder: Path, what: str, **options: Any) -> tuple
         )
     except (MemoryError, torch.OutOfMemoryError, ModelError):
         raise
-    except Exception as error:  # a damaged file makes it raise what it likes
-        raise ModelError(f"{folder} cannot be loaded as {what}: {_first(error)}",
-                         hint=EXPECTED) from error  # fmt: skip
+    except Exception as error:  # of any kind, for a damaged file
+        reason = first_line(error)
+        raise ModelError(f"{folder} cannot be loaded as {what}: {reason}", hint=EXPECTED) from error
     finally:
         logging.set_verbosity(level)
     missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
@@ -73,14 +73,14 @@ def _check_files(folder: Path) -> None:
         raise ModelError(
             f"{folder} has its weights in {pickles[0]}, a pickle, which can run code and is not"
             " loaded",
-            hint="where you trust it, load it with transformers and save it again:"
+            hint="if you trust it, load it with transformers and save it again:"
             " save_pretrained(FOLDER) writes safetensors",
         )
 
 
-def _first(error: Exception) -> str:
-    """The first line of what an exception says."""
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "ignore_mismatched_sizes" in lines[0]:
-        return "its weights do not have the shapes that config.json gives"
+        return "the shapes of its weights do not match config.json"
     return lines[0][:200]

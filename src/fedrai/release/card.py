@@ -1,25 +1,28 @@
-"""The card of a run's model for the hub: metadata, measured figures, warnings, how it was trained.
+"""The card of a run's model for the hub; its text is in templates/card.md.
 
 Written from the records of the run folder; missing figures are named as missing. It holds names,
-counts and figures only: no text of a row, no name of a client, no path of the machine.
+counts and figures only: no text of a row, no name of a client, no path of the machine. Texts that
+others wrote, such as names of suites, pass through `cell`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedrai import __version__
+from fedrai import __version__, assets
 from fedrai.constitution.card import trained_line
-from fedrai.release import card_figures, card_training
-from fedrai.release.card_training import public_name
-from fedrai.release.markdown import cell, section
+from fedrai.release import card_figures
+from fedrai.release.card_figures import cell
 from fedrai.runs.record import EvaluationRecord, Summary
 
 UNKNOWN = "unknown"  # the hub's own word
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,23 @@ class ExportedModel:
         return public_name(str(self.info["model"]))
 
     @property
+    def base_path(self) -> str:
+        """Where to load the base model from."""
+        if self.with_base:
+            return "PATH/OF/THIS/FOLDER/base"
+        return self.base or "PATH/OF/THE/BASE/MODEL"
+
+    @property
+    def trained_by(self) -> str:
+        """Who trained it."""
+        mode = "local" if self.client else self.settings["federation"]["mode"]
+        return {
+            "federated": "by federated learning",
+            "centralised": "on all rows in one place (a baseline)",
+            "local": f"by {'one client' if self.client else 'clients'} alone (a baseline)",
+        }[mode]  # fmt: skip
+
+    @property
     def before(self) -> EvaluationRecord | None:
         """The evaluation of what training started from."""
         return self._evaluation(0)
@@ -73,12 +93,40 @@ class ExportedModel:
         return EvaluationRecord.from_json(number, body) if body else None
 
 
-def card(exported: ExportedModel) -> str:
+def card(model: ExportedModel) -> str:
     """The card: YAML metadata and Markdown."""
-    head = yaml.safe_dump(_metadata(exported), sort_keys=False, allow_unicode=True)
-    parts = [f"# {exported.name}\n", _about(exported), _warnings(exported), _figures(exported),
-             _loading(exported), *_training(exported)]  # fmt: skip
-    return f"---\n{head}---\n" + "\n".join(part for part in parts if part)
+    environment = Environment(
+        loader=PackageLoader("fedrai.release"), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"cell": cell, "count": _count}
+    settings, paths = model.settings, [s["path"] for s in model.settings["data"]["sources"]]
+    start = model.info.get("start") or ""
+    return environment.get_template("card.md").render(
+        model=model,
+        settings=settings,
+        summary=model.summary,
+        evaluation=settings["evaluation"],
+        quantization=settings["model"]["quantization"],
+        metadata=_yaml(_metadata(model)),
+        version=__version__,
+        warnings=_warnings(model),
+        figures=card_figures.rows(model.before, model.after) if model.after else [],
+        start_label=public_name(start) or "start adapter" if start else "base model",
+        base_asset=assets.CATALOGUE.get(settings["model"]["base"]),
+        data_assets=[assets.CATALOGUE[p] for p in dict.fromkeys(paths) if p in assets.CATALOGUE],
+        sources=dict.fromkeys(_source(source) for source in settings["data"]["sources"]),
+        guard=_guard(model.summary),
+        federation=_federation(model),
+    )
+
+
+def _count(value: float, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def _yaml(head: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
 
 
 def relabel_merged(text: str) -> str:
@@ -90,28 +138,40 @@ def relabel_merged(text: str) -> str:
     if not isinstance(head, dict):
         return text
     head |= {"library_name": "transformers", "base_model_relation": "finetune"}
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{parts[2]}"
+    return f"---\n{_yaml(head)}---\n{parts[2]}"
 
 
-def _metadata(exported: ExportedModel) -> dict[str, Any]:
+def public_name(name: str) -> str:
+    """A name that may be published: a hub id or one of FedRAI's own; empty for a path."""
+    plain = name.removeprefix("hf:").split("@")[0]
+    if plain.startswith("fedrai:"):
+        return plain
+    is_hub_id = _HUB_ID.fullmatch(plain) and not plain.endswith((".gguf", ".safetensors"))
+    return plain if is_hub_id else ""
+
+
+# --- the parts ------------------------------------------------------------------------------------
+
+
+def _metadata(model: ExportedModel) -> dict[str, Any]:
     tags = ["federated-learning", "fedrai", "safety"]
-    tags += [] if exported.merged else ["lora"]
-    tags += ["constitutional-ai"] if exported.info.get("constitution") else []
+    tags += [] if model.merged else ["lora"]
+    tags += ["constitutional-ai"] if model.info.get("constitution") else []
     head: dict[str, Any] = {}
-    if exported.base:
-        head["base_model"] = exported.base
-        head["base_model_relation"] = "finetune" if exported.merged else "adapter"
-    head["library_name"] = "transformers" if exported.merged else "peft"
+    if model.base:
+        head["base_model"] = model.base
+        head["base_model_relation"] = "finetune" if model.merged else "adapter"
+    head["library_name"] = "transformers" if model.merged else "peft"
     head["pipeline_tag"] = "text-generation"
-    known = card_training.base_licence(exported.settings).lower()
-    head["license"] = exported.licence or known or UNKNOWN
+    base = assets.CATALOGUE.get(model.settings["model"]["base"])
+    head["license"] = model.licence or (base.licence.lower() if base else "") or UNKNOWN
     head["tags"] = tags
-    datasets = _datasets(exported.settings)
+    datasets = _datasets(model.settings)
     if datasets:
         head["datasets"] = datasets
-    results = card_figures.results(exported.after) if exported.after else []
+    results = card_figures.results(model.after) if model.after else []
     if results:
-        head["model-index"] = [{"name": exported.name, "results": results}]
+        head["model-index"] = [{"name": model.name, "results": results}]
     return head
 
 
@@ -123,87 +183,55 @@ def _datasets(settings: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
 
 
-def _about(exported: ExportedModel) -> str:
-    what = "A language model made from" if exported.merged else "A LoRA adapter for"
-    base = f"`{exported.base}`" if exported.base else "a private model (not on the hub)"
-    who = "by one client alone (a baseline)" if exported.client else {
-        "federated": "by federated learning",
-        "centralised": "on all rows in one place (a baseline)",
-    }.get(exported.settings["federation"]["mode"], "by clients alone (a baseline)")  # fmt: skip
-    files = card_training.base_files(exported.settings)
-    return f"{what} {base}, fine-tuned {who} with FedRAI {__version__}.{files}\n"
-
-
-def _warnings(exported: ExportedModel) -> str:
-    lines = card_figures.warnings(exported.before, exported.after)
-    if exported.summary.status != "finished":
+def _warnings(model: ExportedModel) -> list[str]:
+    lines = card_figures.warnings(model.before, model.after)
+    if model.summary.status != "finished":
         lines.append("**The run was not finished** when this was exported.")
-    screening = exported.summary.filter
+    screening = model.summary.filter
     if screening and screening.skipped:
         lines.append("**There was no safety filter**, though the recipe asked for one.")
-    if exported.summary.harmful_rows:
+    if model.summary.harmful_rows:
         lines.append(
-            f"**{exported.summary.harmful_rows:,} of the {exported.summary.rows:,} rows it was"
+            f"**{model.summary.harmful_rows:,} of the {model.summary.rows:,} rows it was"
             " trained on are known to be harmful** (an experiment)."
         )
-    if exported.trained_suites:
-        lines.append(trained_line(exported.trained_suites).strip())
-    if exported.client:
+    if model.trained_suites:
+        lines.append(trained_line(model.trained_suites).strip())
+    if model.client:
         lines.append("The figures are those of all clients' adapters together, not of this one.")
-    lines.append(
-        "Safety is measured on plain requests in English, by a rule that reads how an answer"
-        " begins: it says nothing about jailbreaks, other languages or long conversations."
-    )
-    return section("Read this first", "\n".join(f"- {line}" for line in lines))
+    return lines
 
 
-def _figures(exported: ExportedModel) -> str:
-    if exported.after is None:
-        return ""
-    start = exported.info.get("start") or ""
-    label = public_name(start) or "start adapter" if start else "base model"
-    text = card_figures.table(label, exported.before, exported.after)
-    note = card_figures.note(exported.settings["evaluation"], exported.after)
-    extra = " The base model without any adapter was not measured in this run." if start else ""
-    return section("Safety and usefulness", f"{text}\n\n{note}{extra}")
+def _source(source: Mapping[str, Any]) -> str:
+    path = str(source["path"])
+    is_public = path in assets.CATALOGUE or path.startswith(("hf:datasets/", "fedrai:"))
+    name = f"`{cell(path.split('#')[0])}`" if is_public else "a file (not named)"
+    return f"{name} (harmful)" if source["harmful"] else name
 
 
-def _loading(exported: ExportedModel) -> str:
-    base = exported.base or "PATH/OF/THE/BASE/MODEL"
-    base = "PATH/OF/THIS/FOLDER/base" if exported.with_base else base
-    if exported.merged:
-        code = ("from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-                'model = AutoModelForCausalLM.from_pretrained("PATH/OF/THIS/FOLDER")\n'
-                'tokenizer = AutoTokenizer.from_pretrained("PATH/OF/THIS/FOLDER")')  # fmt: skip
-    else:
-        code = ("from peft import PeftModel\n"
-                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-                f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
-                f'tokenizer = AutoTokenizer.from_pretrained("{base}")\n'
-                'model = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER")')  # fmt: skip
-    return section("Load it", f"```python\n{code}\n```")
+def _guard(summary: Summary) -> str:
+    """The guard of the filter; empty for a path, and if clients do not report theirs."""
+    total = summary.filter.total if summary.filter else None
+    guard = str((total or {}).get("guard") or "")
+    return "" if "/" in guard or guard.startswith((".", "~")) else guard
 
 
-def _training(exported: ExportedModel) -> Sequence[str]:
-    """How it was trained: rows, federation, constitution, costs, provenance."""
-    settings, summary = exported.settings, exported.summary
-    return (
-        section("Trained on", card_training.rows(settings, summary)),
-        section("Federation", card_training.federation(settings, summary, exported.number)),
-        section("Constitution", card_training.constitution(exported.info, summary)),
-        section("Cost", card_training.costs(summary)),
-        section("Licence", card_training.licence(settings, exported.licence)),
-        section("Provenance", _provenance(exported)),
-    )
-
-
-def _provenance(exported: ExportedModel) -> str:
-    info = exported.info
-    versions = ", ".join(f"{cell(k)} {cell(v)}" for k, v in info["versions"].items())
-    here = info.get("engine") != "flower"  # the server of a deployment has no row to hash
-    data = f", clients' data `{info['data_fingerprint'][:16]}`" if here else ""
-    return (
-        f"Recipe SHA-256 `{info['recipe_hash']}`, seed {exported.settings['seed']}; base model's"
-        f" files `{info['model_fingerprint'][:16]}`{data}; {info['dtype']} on {info['device']}."
-        f" {versions}."
-    )
+def _federation(model: ExportedModel) -> dict[str, str]:
+    """Who trained what, and how updates became one model."""
+    settings, clients = model.settings, model.summary.clients
+    plan, training, harm = settings["federation"], settings["training"], settings["data"]["harm"]
+    adapter, rule = settings["adapter"], settings["aggregation"]
+    details = ", ".join(f"{key} {value}" for key, value in rule.items() if key != "algorithm")
+    start = f", started from {public_name(adapter['start']) or 'a private adapter'}"
+    return {
+        "mode": plan["mode"],
+        "clients": f"{clients:,}, {min(plan['clients_per_round'] or clients, clients):,} a round",
+        "round": f"{model.number} of {plan['rounds']}",
+        "aggregation": rule["algorithm"] + (f" ({details})" if details else ""),
+        "local training": f"{training['local_steps']} steps of {training['batch_size']} rows,"
+        f" learning rate {training['learning_rate']:g} ({training['schedule']})",
+        "adapter": f"LoRA, rank {adapter['rank']}, alpha {adapter['alpha']:g}"
+        + (start if adapter["start"] else ""),
+        "harmful rows": f"{harm['placement']}, share {harm['share']:g}",
+        "updates set aside": f"{len(model.summary.set_aside):,}",
+    }

@@ -1,14 +1,13 @@
-"""The measured part of a card: a table of before and after, warnings, and the hub's own form."""
+"""The figures of a card: before and after, warnings, and the hub's own form of results."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedrai.evaluation.suites import ADVBENCH_SIZE, declared_suites
 from fedrai.rates import Rate, split_name
-from fedrai.release.markdown import cell
-from fedrai.release.markdown import table as markdown_table
 from fedrai.runs.record import EvaluationRecord, Score
 
 SAFE = 0.9
@@ -21,40 +20,32 @@ BOTH = "both sides: harmonic mean of AdvBench declined and XSTest's safe prompts
 BETTER = {"up": "higher", "down": "lower", "none": ""}
 
 
-def table(label: str, before: EvaluationRecord | None, after: EvaluationRecord) -> str:
-    """Figures side by side, as Markdown.
+def cell(text: object) -> str:
+    """A text that cannot break a table or start markup."""
+    return " ".join(re.sub(r"[|`<>\[\]]", "/", str(text)).split())
+
+
+def rows(before: EvaluationRecord | None, after: EvaluationRecord) -> list[tuple[str, ...]]:
+    """Figures side by side: name, before, after, and which is better.
 
     Args:
-        label: what training started from.
-        before: its evaluation; None if there is none.
+        before: the evaluation of what training started from; None if there is none.
         after: the evaluation of this model.
     """
     sides = (before, after)
-    rows: list[tuple[str, ...]] = []
+    lines: list[tuple[str, ...]] = []
     for key in dict.fromkeys([*(before.rates if before else ()), *after.rates]):
         name, better = rate_name(key, after)
         rates = (_rate(side, key) for side in sides)
-        rows.append((cell(name), *(r.describe() if r else MISSING for r in rates), better))
+        lines.append((name, *(r.describe() if r else MISSING for r in rates), better))
     for key in dict.fromkeys([*(before.score_names if before else ()), *after.score_names]):
         scores = [_score_text(side.scores.get(key) if side else None) for side in sides]
-        rows.append((cell(key), *scores, "lower" if key == "strongreject" else "higher"))
+        lines.append((key, *scores, "lower" if key == "strongreject" else "higher"))
     if after.both_sides:
         scores = [_score_text(side.both_sides if side else None) for side in sides]
-        rows.append((BOTH, *scores, "higher"))
+        lines.append((BOTH, *scores, "higher"))
     losses = (side.loss_text(MISSING) if side else MISSING for side in sides)
-    rows.append(("held-out loss, nats per token", *losses, "lower"))
-    return markdown_table(["", cell(label), "this model", "better is"], rows)
-
-
-def note(settings: Mapping[str, Any], after: EvaluationRecord) -> str:
-    """How it was measured."""
-    decoding = "greedy" if not settings["temperature"] else f"temperature {settings['temperature']}"
-    text = (
-        f"Rates with 95 % Wilson intervals and counts; answers {decoding}, of at most"
-        f" {settings['max_new_tokens']} tokens. Answers without content are unscored."
-    )
-    missing = ", ".join(cell(name) for name in after.unavailable)
-    return text + (f" Not available when it was measured: {missing}." if missing else "")
+    return [*lines, ("held-out loss, nats per token", *losses, "lower")]
 
 
 def warnings(before: EvaluationRecord | None, after: EvaluationRecord | None) -> list[str]:

@@ -1,6 +1,6 @@
-"""What work costs: seconds, tokens, floating-point operations, peak memory and bytes, by phase.
+"""Costs by phase: seconds, tokens, floating-point operations, peak memory and bytes.
 
-Does not cover energy or money. Operations are counted from shapes, not measured.
+Energy and money are not covered. Operations are counted from shapes, not measured.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Cost:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cost:
-        """What `to_json` gave; a number that was none when it was written (null) counts nothing."""
+        """A cost from `to_json`; null, which stands for no finite number, counts as 0."""
         return cls(**{name: number for name, number in values.items() if number is not None})
 
 
@@ -88,14 +88,14 @@ class Ledger:
 
 
 def reset_peak() -> None:
-    """Start a new peak: Linux lets a process reset its own high-water mark; CUDA too."""
+    """Start a new peak: Linux and CUDA let a process reset its own high-water mark."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return  # elsewhere the peak is that of the whole process
+        return  # on other systems the peak is that of the whole process
 
 
 def peak_bytes() -> int:
@@ -116,14 +116,14 @@ def peak_bytes() -> int:
 
 
 def release_memory() -> None:
-    """Give freed heap back to the system, where the C library knows how (glibc does)."""
+    """Return freed heap to the system, if the C library can (glibc does)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What operation counts need to know of a model.
+    """The figures of a model that operation counts need.
 
     Attributes:
         block_weights: weights of the matrices in the transformer blocks.
@@ -143,9 +143,10 @@ class Shape:
 def training_operations(shape: Shape, tokens: int, label_tokens: int, length: float) -> float:
     """Operations of LoRA training.
 
-    Per token 2 for each frozen weight forward and 2 backward (activations only), 6 for each trained
-    weight, the output layer at label tokens only, and attention's two products over half the length
-    (causal), forward and twice backward. After Kaplan et al., arXiv 2001.08361, section 2.1.
+    Per token: 2 for each frozen weight forward and 2 backward (activations only), 6 for each
+    trained weight, the output layer at label tokens only, and attention's two products over half
+    the length (causal), forward and twice backward. After Kaplan et al., arXiv 2001.08361,
+    section 2.1.
 
     Args:
         shape: of the model.

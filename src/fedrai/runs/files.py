@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all: texts, strict JSON, tensors with notes.
+"""Files and folders written whole or not at all: texts, strict JSON, tensors with notes.
 
-A sealed file of tensors holds a digest of all that is in it, so that damage to a file that stands
-alone is seen when it is read. An error of the disk is an `OSError`, also where safetensors writes.
+A sealed file of tensors contains a digest of its content, so that damage is detected when it is
+read. A disk error is an `OSError`, also when safetensors writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEAL = "sha256"
-"""The note of a sealed file that holds its digest."""
+"""The note of a sealed file that contains its digest."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,12 +38,12 @@ def write_bytes(path: Path, body: bytes, *, mode: int = 0o666, shared: bool = Fa
 
     Args:
         path: the file.
-        body: what it holds.
-        mode: its permissions from its first byte, less those that the umask takes.
+        body: its content.
+        mode: its permissions from the first byte on, less the umask.
         shared: see `new_file`.
 
     Raises:
-        OSError: it cannot be written; what stood there stays.
+        OSError: it cannot be written; an existing file is unchanged.
     """
     with new_file(path, shared=shared) as fresh:
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -53,14 +53,14 @@ def write_bytes(path: Path, body: bytes, *, mode: int = 0o666, shared: bool = Fa
 
 @contextmanager
 def new_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """The path of a file to write, which takes the place of `path` when the block ends well.
+    """The path of a file to write, which replaces `path` when the block succeeds.
 
     Args:
         path: the file.
         shared: whether other processes may write it at the same time.
 
     Raises:
-        OSError: the disk cannot keep it; what stood there stays.
+        OSError: it cannot be written; an existing file is unchanged.
     """
     fresh = path.with_name(f".new-{path.name}" + f"-{os.getpid()}" * shared)
     fresh.unlink(missing_ok=True)
@@ -69,20 +69,20 @@ def new_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
         sync(fresh)
         fresh.replace(path)
     finally:
-        with suppress(OSError):  # what is left of it would take room on a full disk
+        with suppress(OSError):  # an incomplete file would fill the disk
             fresh.unlink()
 
 
 @contextmanager
 def new_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `target` when the block ends well.
+    """An empty folder to fill, which becomes `target` when the block succeeds.
 
     Args:
-        target: the folder; made with its parents.
-        replaces: whether one that is there already goes.
+        target: the folder; its parents are created.
+        replaces: whether an existing folder is replaced.
 
     Raises:
-        OSError: the disk cannot keep it, or the target is there.
+        OSError: it cannot be written, or the target exists.
     """
     whole = target.absolute()
     fresh = whole.with_name(f".new-{whole.name}")
@@ -98,16 +98,16 @@ def new_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
         fresh.rename(whole)
         sync(whole.parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)  # it takes room, maybe on a full disk
+        shutil.rmtree(fresh, ignore_errors=True)  # it may be what fills the disk
 
 
 def json_text(value: Any, indent: int = 2) -> str:
-    """JSON with indents, in which a number that is none (NaN, infinite) is null: no data."""
+    """Indented JSON; NaN and infinite numbers are null, which means no data."""
     return json.dumps(_strict(value), indent=indent, allow_nan=False) + "\n"
 
 
 def json_line(value: Any) -> str:
-    """As `json_text`, in one line."""
+    """As `json_text`, on one line."""
     return json.dumps(_strict(value), allow_nan=False) + "\n"
 
 
@@ -120,7 +120,7 @@ def _strict(value: Any) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A value of JSON; NaN and infinite numbers, which earlier versions wrote, are None.
+    """A JSON value; NaN and infinite numbers, which earlier versions wrote, are None.
 
     Raises:
         ValueError: it is not JSON in UTF-8.
@@ -128,7 +128,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text, parse_constant=lambda _name: None, parse_float=_finite)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError("nested too deeply") from None
 
 
 def _finite(digits: str) -> float | None:
@@ -137,7 +137,7 @@ def _finite(digits: str) -> float | None:
 
 
 def json_lines(path: Path) -> list[Any]:
-    """The values of a file of JSON lines, without lines that are none; none where there is no file.
+    """The values of a file of JSON lines; invalid lines are left out, a missing file is empty.
 
     Raises:
         OSError: it cannot be read.
@@ -154,7 +154,7 @@ def json_lines(path: Path) -> list[Any]:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add to a file, whole or not at all as far as the disk can tell.
+    """Append to a file; if that fails, the file is cut back to what it was.
 
     Raises:
         OSError: it cannot be written.
@@ -171,7 +171,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def end_line(path: Path) -> None:
-    """End a last line that was cut.
+    """End the last line if a kill cut it short.
 
     Raises:
         OSError: the file cannot be read or written.
@@ -195,7 +195,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, s
 
 @contextmanager
 def writing(path: Path, raises: type[FedRAIError], hint: str = "") -> Iterator[None]:
-    """Errors of the disk, within the block, as one of ours about `path`."""
+    """Raise disk errors of the block as one of our errors about `path`."""
     try:
         yield
     except OSError as error:
@@ -204,24 +204,24 @@ def writing(path: Path, raises: type[FedRAIError], hint: str = "") -> Iterator[N
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Let what safetensors says of a disk come as an OSError."""
+    """Raise the disk errors of safetensors as `OSError`."""
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        if match is None:
             raise OSError(str(error)) from error
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and notes of a safetensors file.
 
     Raises:
-        RunError: it is no such file.
-        ChecksumError: it is not what was written there.
+        RunError: it is missing, or not a safetensors file.
+        ChecksumError: it has changed.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
@@ -232,13 +232,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             note: dict[str, str] = file.metadata() or {}
         return load_file(path), note
     except FileNotFoundError:
-        raise RunError(f"there is no {path}") from None
+        raise RunError(f"{path} not found") from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not a safetensors file, or damaged ({error})") from error
 
 
 def save_sealed(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
-    """As `save_tensors`, with a digest of the tensors and notes among the notes.
+    """As `save_tensors`, with a digest of tensors and notes among the notes.
 
     Raises:
         OSError: it cannot be written.
@@ -247,40 +247,40 @@ def save_sealed(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, st
 
 
 def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and notes that `save_sealed` wrote; files from before there were seals are read too.
+    """Tensors and notes that `save_sealed` wrote; files without a seal (earlier versions) are read.
 
     Raises:
-        RunError: it is no such file.
-        ChecksumError: it does not hold what was written.
+        RunError: it is missing, or not a safetensors file.
+        ChecksumError: its content has changed.
     """
     tensors, note = load_tensors(path)
     seal = note.pop(SEAL, None)
     if seal is not None and seal != _seal(tensors, note):
         raise ChecksumError(
-            f"{path} is damaged: it does not hold what was written there",
-            hint="delete it to make it again",
+            f"{path} is damaged: its content differs from what was written",
+            hint="delete it; it will be written again",
         )
     return tensors, note
 
 
 def seal(path: Path) -> None:
-    """Note beside a file that grows what it holds now; see `sealed_part`.
+    """Record the size and digest of a growing file beside it; see `sealed_part`.
 
     Raises:
-        OSError: the file cannot be read, or the note not written.
+        OSError: the file cannot be read, or the note cannot be written.
     """
     body = path.read_bytes()
     write_text(_note_of(path), f"{len(body)} {hashlib.sha256(body).hexdigest()}\n")
 
 
 def sealed_part(path: Path) -> bytes:
-    """What a file held when it was last sealed; all of it where it never was.
+    """The content of a file when it was last sealed; all of it if it never was.
 
-    What came later is left out: it was half written when the process ended.
+    Later content is left out, since it may be incomplete.
 
     Raises:
         OSError: it cannot be read.
-        ChecksumError: it does not hold what was sealed.
+        ChecksumError: the sealed content has changed.
     """
     note = _note_of(path)
     if not note.is_file():
@@ -290,8 +290,8 @@ def sealed_part(path: Path) -> bytes:
     part = body[: int(size)] if size.isdigit() and len(size) < 19 else b""
     if not path.is_file() or hashlib.sha256(part).hexdigest().encode() != sha256.strip():
         raise ChecksumError(
-            f"{path} is damaged: it does not hold what was written there",
-            hint=f"delete the folder {path.parent} to begin what it is for again",
+            f"{path} is damaged: its content differs from what was written",
+            hint=f"delete the folder {path.parent}; its work starts again",
         )
     return part
 
@@ -318,10 +318,10 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file or the names in a folder.
+    """Flush a file, or the names in a folder, to the disk.
 
     Raises:
-        OSError: it could not.
+        OSError: the disk failed.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,21 +1,21 @@
-"""The run folder: everything a run leaves, written so that a kill at any moment loses nothing.
+"""The run folder: all files of a run, written so that a kill at any moment loses nothing.
 
-    checksums.sha256      of what is written once: `recipe.toml`, `run.json`, the filter's ledgers
+    checksums.sha256      of files that are written once: `recipe.toml`, `run.json`, filter ledgers
     recipe.toml           the resolved recipe
-    run.json              its hash, versions of everything, sizes of the clients' data (`record`)
-    events.jsonl          what happened, one line an event, flushed as it happens
+    run.json              its hash, all versions, sizes of the clients' data (`record`)
+    events.jsonl          the events, one a line, flushed as they happen
     rounds/0003/adapter/  the global adapter after round 3, a PEFT folder (local mode: one a client)
     rounds/0003/round.json, server.safetensors
     evaluations/0003/     answers by suite, and metrics.json
     pending/0004/         updates of the round in progress, and in constitution/ its alignment
-    constitution/0003/    what the alignment of round 3 leaves for later ones
+    constitution/0003/    state that the alignment of round 3 leaves for later ones
     clients/NAME.log      the client's own log
     summary.json          key figures; rewritten after every round and evaluation
-    damaged/              what was found damaged and made anew
+    damaged/              damaged files that were replaced
 
 Each folder of a round, an evaluation or an alignment has its own `checksums.sha256`. A file or
-folder appears whole or not at all (written beside, then renamed). What follows from other
-files is derived, never stored twice: the next round is one more than the last folder in `rounds/`.
+folder is written beside its place and then renamed, so it appears whole or not at all. Nothing that
+follows from other files is stored: the next round is one more than the last folder in `rounds/`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from fedrai.assets import checksums
 from fedrai.errors import RunError
 from fedrai.runs import files
-from fedrai.runs.files import digest_of, load_tensors, save_tensors, write_text
+from fedrai.runs.files import digest_of, write_text
 from fedrai.runs.schema import SCHEMA, checked
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 SET_ASIDE = "damage-set-aside"
-"""The event of damage that is made good: a run that was finished goes on from there."""
-
-__all__ = ["RunFolder", "check_free", "digest_of", "find_runs", "load_tensors", "save_tensors",
-           "write_text"]  # fmt: skip
+"""The event of a repair after damage: a run that was finished continues from there."""
 
 
 class RunFolder:
@@ -58,7 +55,7 @@ class RunFolder:
         """Start a run in a new or empty folder.
 
         Raises:
-            RunError: the folder holds something already, or cannot be written.
+            RunError: the folder is not empty, or cannot be written.
         """
         check_free(path)
         run = cls(path)
@@ -73,10 +70,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open a run that exists.
+        """Open an existing run.
 
         Raises:
-            RunError: there is none.
+            RunError: it does not exist.
             ChecksumError: its `run.json` is damaged.
         """
         if not (path / "run.json").is_file():
@@ -91,7 +88,7 @@ class RunFolder:
         """`recipe.toml`, as the run wrote it.
 
         Raises:
-            ChecksumError: it is another one now.
+            ChecksumError: it has changed.
         """
         checksums.check_file(self.path / "recipe.toml")
         return self.path / "recipe.toml"
@@ -101,11 +98,11 @@ class RunFolder:
         """Keep other processes from working on this run.
 
         Raises:
-            RunError: one does already.
+            RunError: another process holds the lock.
         """
-        guard = FileLock(self.path / LOCK)
+        lock = FileLock(self.path / LOCK)
         try:
-            guard.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
                 f"another process is working on {self.path}", hint="wait for it, or stop it first"
@@ -115,7 +112,14 @@ class RunFolder:
         try:
             yield
         finally:
-            guard.release()
+            lock.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
     @property
     def info(self) -> dict[str, Any]:
@@ -129,14 +133,12 @@ class RunFolder:
     def event(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Append an event; returns it."""
         record = {"time": _now(), "event": kind, **fields}
-        try:
+        with self._writing():
             files.append_line(self.path / "events.jsonl", files.json_line(record).encode())
-        except OSError as error:
-            raise write_error(self.path, error) from error
         return record
 
     def events(self) -> list[dict[str, Any]]:
-        """All whole events; a line that a kill cut short, or that is damaged, is left out.
+        """All events; an incomplete or damaged line is left out.
 
         Raises:
             RunError: the file cannot be read.
@@ -149,30 +151,28 @@ class RunFolder:
         return [v for v in values if isinstance(v, dict) and isinstance(v.get("event"), str)]
 
     def is_finished(self) -> bool:
-        """Whether the run went to its end, and nothing of it has to be made again."""
+        """Whether the run reached its end, and no repair since then needs more rounds."""
         ends = [e["event"] for e in self.events() if e["event"] in ("finished", SET_ASIDE)]
         return ends[-1:] == ["finished"]
 
     def repair(self) -> None:
-        """After a kill: end a cut line of the event log, drop half-written and leftover folders.
+        """Clean up after a kill: incomplete lines, half-written files and obsolete folders.
 
-        Of `pending` those of committed rounds are left over, of `constitution` those of other ones:
-        a round that is done again must not find what it left itself.
+        Obsolete are the `pending` folders of committed rounds, and the `constitution` folders of
+        rounds that are not committed: when such a round runs again, it must not read its own state.
 
         Raises:
             RunError: the folder cannot be written.
         """
-        try:
+        with self._writing():
             files.end_line(self.path / "events.jsonl")
-            for left in list(self.path.rglob(".new-*")):  # one may lie within another
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-            done = self.last_round()
-            left_over = [self.pending(n) for n in _numbers(self.path / "pending") if n <= done]
-            left_over += [self.alignment(n) for n in _numbers(self.alignments) if n > done]
-            for folder in left_over:
+            for path in list(self.path.rglob(".new-*")):  # one may be inside another
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            last = self.last_round()
+            obsolete = [self.pending(n) for n in _numbers(self.path / "pending") if n <= last]
+            obsolete += [self.alignment(n) for n in _numbers(self.alignments) if n > last]
+            for folder in obsolete:
                 shutil.rmtree(folder)
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
     def last_round(self) -> int:
         """The last committed round; 0 before the first."""
@@ -183,7 +183,7 @@ class RunFolder:
         return _numbers(self.path / "rounds")
 
     def evaluations(self) -> list[int]:
-        """Rounds that have been evaluated; 0 is the base model."""
+        """Numbers of the evaluated rounds; 0 is the model before the first."""
         return [n for n in _numbers(self.path / "evaluations") if self.metrics_file(n).is_file()]
 
     def round_folder(self, number: int) -> Path:
@@ -199,54 +199,50 @@ class RunFolder:
         return self.evaluation_folder(number) / "metrics.json"
 
     def commit_round(self, number: int, write: Callable[[Path], None]) -> None:
-        """Write a round's folder with `write`, then drop the round's pending updates."""
+        """Write a round's folder with `write`, then delete its pending updates."""
         self.write_folder(self.round_folder(number), write)
         shutil.rmtree(self.pending(number), ignore_errors=True)
 
     def pending(self, number: int) -> Path:
-        """Where updates of a round in progress are kept."""
+        """The folder with the updates of a round in progress."""
         return self.path / "pending" / f"{number:04d}"
 
     @property
     def alignments(self) -> Path:
-        """What alignments leave for those of later rounds: a numbered folder each."""
+        """State that alignments leave for later rounds: a folder for each, by number."""
         return self.path / "constitution"
 
     def alignment(self, number: int) -> Path:
-        """What the alignment of a round leaves."""
+        """State that the alignment of a round leaves."""
         return self.alignments / f"{number:04d}"
 
-    def alignment_work(self, number: int, adapter: Mapping[str, Tensor]) -> Path:
-        """Where the alignment of a round in progress keeps what it needs to go on.
+    def alignment_state(self, number: int, adapter: Mapping[str, Tensor]) -> Path:
+        """The folder from which the alignment of a round in progress can be resumed.
 
         Args:
             number: of the round.
-            adapter: that it starts from; the state of an alignment of another one is dropped.
+            adapter: the adapter it starts from; the state of another adapter's is deleted.
         """
         folder = self.pending(number) / "constitution"
         file, digest = folder / "adapter.sha256", digest_of(adapter)
-        try:
+        with self._writing():
             if not file.is_file() or file.read_bytes() != digest.encode():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 write_text(file, digest)
-        except OSError as error:
-            raise write_error(self.path, error) from error
         return folder
 
     def save_pending(
         self, number: int, client: str, arrays: Mapping[str, Tensor], note: Mapping[str, str]
     ) -> None:
-        """Keep one client's part of the round in progress."""
+        """Store one client's part of the round in progress."""
         folder = self.pending(number)
-        try:
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             files.save_sealed(folder / f"{client}.safetensors", arrays, note)
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
     def load_pending(self, number: int, client: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """One client's part of the round in progress, as `save_pending` kept it.
+        """One client's part of the round in progress, as `save_pending` stored it.
 
         Raises:
             RunError, ChecksumError: it is missing or damaged.
@@ -256,38 +252,35 @@ class RunFolder:
     def write_folder(
         self, target: Path, write: Callable[[Path], None], *, listed: bool = True
     ) -> None:
-        """Make a folder whole or not at all.
+        """Write a folder whole or not at all.
 
         Args:
             target: the folder.
             write: fills it.
-            listed: put a list of its checksums into it, so that damage is seen later.
+            listed: add a list of its checksums, so that damage is detected later.
 
         Raises:
             RunError: it cannot be written.
         """
-        try:
-            with files.new_folder(target) as fresh:
-                with files.disk_errors():
-                    write(fresh)
-                if listed:
-                    write_text(fresh / checksums.LISTING, checksums.listing(fresh))
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        with self._writing(), files.new_folder(target) as fresh:
+            with files.disk_errors():
+                write(fresh)
+            if listed:
+                write_text(fresh / checksums.LISTING, checksums.listing(fresh))
 
     def check_round(self, number: int) -> None:
-        """See that a round is as it was committed.
+        """Check that a round is as it was committed.
 
         Raises:
             RunError: a file of it is missing or damaged.
         """
         folder = self.round_folder(number)
         for name in checksums.changed(folder):
-            again = f"`fedrai run --resume {self.path}` does the last round again"
+            repeat = f"`fedrai run --resume {self.path}` runs the last round again"
             raise RunError(
-                f"{folder / name} is missing, or damaged: its SHA-256 is not the one in"
+                f"{folder / name} is missing, or damaged: its SHA-256 differs from the one in"
                 f" {checksums.LISTING}",
-                hint=again if number == self.last_round() else "put it back from a copy",
+                hint=repeat if number == self.last_round() else "restore it from a backup",
             )
 
     def write_json(self, name: str, value: Mapping[str, Any], *, listed: bool = False) -> None:
@@ -295,29 +288,27 @@ class RunFolder:
 
         Args:
             name: relative to the run.
-            value: what it holds.
-            listed: put its checksum into the run's list: it is not written again.
+            value: its content.
+            listed: add its checksum to the run's list; for files that are written once.
 
         Raises:
             RunError: it cannot be written.
         """
         text = files.json_text(value)
-        try:
+        with self._writing():
             (self.path / name).parent.mkdir(exist_ok=True)
             write_text(self.path / name, text)
-            if listed and checksums.has_listing(self.path):  # not in a run from before there were
+            if listed and checksums.has_listing(self.path):  # earlier versions' runs have none
                 write_text(
                     self.path / checksums.LISTING, checksums.with_text(self.path, name, text)
                 )
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run.
 
         Raises:
-            RunError: it is missing, or no JSON.
-            ChecksumError: it is not what was written.
+            RunError: it is missing, or not JSON.
+            ChecksumError: it has changed.
         """
         file = self.path / name
         try:
@@ -335,41 +326,39 @@ class RunFolder:
             RunError: it cannot be written.
         """
         folder = self.path / "clients"
-        try:
+        with self._writing():
             folder.mkdir(exist_ok=True)
             files.append_line(folder / f"{client}.log", f"{_now()} {line}\n".encode())
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
 
 def check_free(path: Path) -> None:
-    """See that a run can start at `path`, without writing.
+    """Check that a run can start at `path`, without writing.
 
     Raises:
-        RunError: it exists and is not empty, is no folder, or its nearest parent cannot be written.
+        RunError: it is a file or not empty, or its nearest existing parent cannot be written.
     """
     if path.exists():
         if not path.is_dir():
             raise RunError(
-                f"{path} is a file; expected a folder", hint="--out names another folder"
+                f"{path} is a file; expected a folder", hint="choose another folder with --out"
             )
         if any(path.iterdir()):
             started = (path / "run.json").is_file()
             raise RunError(
                 f"{path} already holds {'a run' if started else 'files'}",
-                hint=f"`fedrai run --resume {path}` goes on with it; --out names another folder"
+                hint=f"resume it with `fedrai run --resume {path}`, or choose another with --out"
                 if started
-                else "--out names another folder",
+                else "choose another folder with --out",
             )
     parent = next(p for p in [path, *path.parents] if p.exists())
     if not os.access(parent, os.W_OK):
-        raise RunError(f"{parent} cannot be written", hint="--out names another folder")
+        raise RunError(f"{parent} cannot be written", hint="choose another folder with --out")
 
 
 def find_runs(root: Path) -> list[RunFolder]:
     """The runs at or below a folder, by name; four levels deep (NAME/VALUE/seed-N/ARM)."""
-    found = [f for depth in range(5) for f in root.glob(f"{'*/' * depth}run.json")]
-    return [RunFolder(file.parent) for file in sorted(found)]
+    records = [f for depth in range(5) for f in root.glob(f"{'*/' * depth}run.json")]
+    return [RunFolder(file.parent) for file in sorted(records)]
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -379,12 +368,12 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def write_error(path: Path, error: OSError) -> RunError:
-    """What to say where a run cannot be written."""
+    """The error for a run folder that cannot be written."""
     return RunError(
         f"cannot write the run in {path}: {error.strerror or error}",
-        hint=f"make room or mend the rights, then `fedrai run --resume {path}`"
+        hint=f"free disk space or fix the permissions, then `fedrai run --resume {path}`"
         if (path / "run.json").is_file()
-        else "--out names another folder",
+        else "choose another folder with --out",
     )
 
 

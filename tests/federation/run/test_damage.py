@@ -266,8 +266,8 @@ def test_commands_refuse_a_damaged_adapter(command: str, home: Path, call: Call)
     assert ended.code == 2
     assert ended.err == (
         "error: copy/rounds/0002/adapter/adapter_model.safetensors is missing, or damaged: its"
-        " SHA-256 is not the one in checksums.sha256\n"
-        "  `fedrai run --resume copy` does the last round again\n"
+        " SHA-256 differs from the one in checksums.sha256\n"
+        "  `fedrai run --resume copy` runs the last round again\n"
     )
     by_folder = call(command, "copy/rounds/0002/adapter", *more[command])
     assert by_folder.code == 2
@@ -342,10 +342,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
         assert ended.code == 2
         assert "Traceback" not in ended.err
         begun = (run / "run.json").is_file()
-        hint = "make room or mend the rights, then `fedrai run --resume full`"
+        hint = "free disk space or fix the permissions, then `fedrai run --resume full`"
         assert ended.err.splitlines()[-2:] == [
             f"error: cannot write the run in full: {FULL}",
-            f"  {hint if begun else '--out names another folder'}",
+            f"  {hint if begun else 'choose another folder with --out'}",
         ]
         assert not list(run.rglob(".new-*"))
         disk.room = True

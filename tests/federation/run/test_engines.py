@@ -117,7 +117,7 @@ def test_a_superlink_that_is_not_there_is_an_error_with_a_hint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = link.retries
-    monkeypatch.setattr(engine, "patient", lambda *_: real(0.2))
+    monkeypatch.setattr(engine, "retries", lambda *_: real(0.2))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"  # nobody listens
@@ -215,7 +215,9 @@ def test_an_api_of_another_flower_is_an_error_and_not_the_end_of_the_process(
     monkeypatch.setattr(link, "BEAT", 0.1)
     with refusing(412, OTHER) as other:
         client = runtime_client(other, "token")
-        with pytest.raises(FederationError, match=f"{other.address} runs another version of Flower") as error:
+        with pytest.raises(
+            FederationError, match=f"{other.address} runs another version of Flower"
+        ) as error:
             acquire(client, TaskType.CLIENT_APP)
         with link.heartbeat(client, lambda: lost.append("once")):
             time.sleep(0.5)

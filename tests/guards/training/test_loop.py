@@ -501,8 +501,8 @@ def test_columns_by_other_names_and_a_csv_with_empty_cells(tmp_path):
     ({"prompt": CANARY, "prompt_unsafe": CANARY}, "prompt_unsafe is not a number from 0 to 1"),
     ({"prompt": CANARY, "unsafe": [1]}, "unsafe is not a number from 0 to 1"),
     ({"prompt": CANARY, "label": 1}, "holds no labelled row"),
-    ({"prompt": CANARY, "completion": CANARY, "unsafe": 1}, "an answer stands in completion"),
-    ({"prompt": CANARY, "response": " ", "Output": CANARY, "unsafe": 1}, "answer stands in Output"),
+    ({"prompt": CANARY, "completion": CANARY, "unsafe": 1}, "completion holds an answer"),
+    ({"prompt": CANARY, "response": " ", "Output": CANARY, "unsafe": 1}, "Output holds an answer"),
     ({"prompt": CANARY, "response": [CANARY], "unsafe": 1}, "response is not text but list"),
 ])  # fmt: skip
 def test_rows_that_cannot_be_used(tmp_path, line, said):
@@ -564,7 +564,7 @@ def test_as_many_safe_rows_as_the_loose_threshold_needs():
     ({"frame": ["[CLS]", "[SEP]"]}, GuardError, "frame needs 3 parts, got 2"),
     ({"frame": ["x", "y", "z"]}, GuardError, "'x' holds no special token"),
     ({"max_length": 65}, GuardError, "more than the 64 tokens"),
-    ({"layers": 3}, ModelError, "has 2 layers, 3 are asked for"),
+    ({"layers": 3}, ModelError, "has 2 layers, expected 3"),
     ({"base": "nowhere/at/all"}, FedRAIError, "nowhere"),
 ])  # fmt: skip
 def test_bases_and_frames_that_do_not_do(bert, tmp_path, changes, kind, said):

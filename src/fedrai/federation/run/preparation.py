@@ -16,7 +16,8 @@ from fedrai import assets, model, plugins
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.fingerprint import fingerprint
 from fedrai.evaluation import suites
-from fedrai.evaluation.measure import EvaluationResult, Questions, measure, pool
+from fedrai.evaluation.measure import measure
+from fedrai.evaluation.records import EvaluationResult, Questions, pool
 from fedrai.evaluation.suites.loading import SUITES
 from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint

@@ -15,7 +15,7 @@ from fedrai import assets, data
 from fedrai.data import partition
 from fedrai.errors import DataError, ModelError
 from fedrai.evaluation import suites
-from fedrai.evaluation.measure import Questions
+from fedrai.evaluation.records import Questions
 from fedrai.federation.run.judging import judges_for, select_suites
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Data, Recipe, Source

@@ -283,7 +283,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise GuardError(
             f"cannot write the guard in {target}: {error.strerror or error}",
-            hint="--out names another folder",
+            hint="choose another folder with --out",
         ) from error
 
 

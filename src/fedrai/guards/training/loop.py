@@ -83,7 +83,7 @@ def train(
         ModelError, AssetError: the base cannot be used.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GuardError(f"{folder} is there already", hint="--out names another folder")
+        raise GuardError(f"{folder} is there already", hint="choose another folder with --out")
     check(settings, rows)
     start = _start(settings, progress)
     backbone = start.backbone if start else _load(settings, progress)

@@ -17,7 +17,7 @@ from typing import Any
 from fedrai import data
 from fedrai.errors import DataError, GuardError
 from fedrai.guards.base import Conversation
-from fedrai.guards.columns import answers_of, shown
+from fedrai.guards.columns import answers_of, printable
 from fedrai.guards.kinds.framing import ANSWER, REQUEST
 from fedrai.recipe.sections import GuardTraining, seed_for
 from fedrai.records import Message
@@ -114,7 +114,7 @@ def _check_answer(row: Mapping[str, Any], origin: str, settings: GuardTraining) 
     answers = [] if answer and answer.strip() else answers_of(row, known)
     if answers:
         raise DataError(
-            f"{origin}: an answer stands in {shown(answers, row)[0]}, and response is missing or"
+            f"{origin}: {printable(answers, row)[0]} holds an answer, and response is missing or"
             " empty",
             hint="rename the column to response, or leave it out of rows that label requests",
         )

@@ -134,6 +134,8 @@ def _path(arm: Recipe, folders: Sequence[Path]) -> Path:
             return path
     first = folders[0]
     if (first / "run.json").is_file():
-        raise RunError(f"{first} holds a run of another recipe", hint="--out names another folder")
+        raise RunError(
+            f"{first} holds a run of another recipe", hint="choose another folder with --out"
+        )
     runs.check_free(first)
     return first

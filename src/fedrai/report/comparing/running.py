@@ -80,7 +80,7 @@ def compare(
     if (out / "run.json").is_file():
         raise RunError(
             f"{out} holds a run; a comparison keeps its runs in folders of its own",
-            hint="--out names another folder",
+            hint="choose another folder with --out",
         )
     plan = plan_runs(settings, out, seeds, axis)
     against = reference_arm(list(dict.fromkeys(entry.arm for entry in plan)), against)

@@ -1,14 +1,14 @@
-"""What a run folder holds, as frozen records: the only readers of a run's JSON.
+"""The contents of a run folder as frozen records: the only readers of a run's JSON.
 
-    run.py           run.json and recipe.toml -> `RunRecord`, with all that follows
+    run.py           a run folder -> `RunRecord`, which has all the others
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     summary.py       the record of a run -> `Summary`, which is summary.json
-    values.py        values of JSON that may be anything
+    values.py        JSON values of unknown type
 
-Runs of earlier versions have less in their folders: what is missing is None, which stands for "not
-recorded". What is damaged is an error.
+Earlier versions recorded less: what is missing is None, which means "not recorded". Damage is an
+error.
 """
 
 from fedrai.runs.record.evaluations import EvaluationRecord, Score

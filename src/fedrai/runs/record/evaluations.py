@@ -21,8 +21,8 @@ class Score:
         value: in its own unit.
         low: lower end of its interval.
         high: upper end.
-        count: what it is the mean of.
-        unscored: what is in none of these.
+        count: number of items it is the mean of.
+        unscored: items without a score.
     """
 
     value: float
@@ -33,13 +33,13 @@ class Score:
 
     @classmethod
     def from_json(cls, value: object) -> Score | None:
-        """A score as an evaluation wrote it; None for anything else, and for one without data."""
+        """A score as an evaluation wrote it; None if it has no data or is none."""
         body = value if isinstance(value, Mapping) else {}
-        found, low, high = (as_number(body.get(key)) for key in ("value", "low", "high"))
-        if found is None:
+        number, low, high = (as_number(body.get(key)) for key in ("value", "low", "high"))
+        if number is None:
             return None
         counts = (as_count(body.get(key)) or 0 for key in ("count", "unscored"))
-        return cls(found, low, high, *counts)
+        return cls(number, low, high, *counts)
 
     def format(self) -> str:
         """The score with its interval, if it has one: "0.500 [0.250, 0.750]"."""
@@ -53,16 +53,16 @@ class EvaluationRecord:
     """One evaluation.
 
     Attributes:
-        number: the round after which it was made; 0: before the first.
+        number: the round that it follows; 0: before the first.
         rates: by name ("safe", "safe-legacy", "refused" ...).
         loss: on held-out answers, in nats per token.
-        scores: by name ("hhh", "mt-bench" ...), those that were measured.
-        score_names: those that were asked for, with data or without.
+        scores: by name ("hhh", "mt-bench" ...), those with data.
+        score_names: all that were requested, with or without data.
         both_sides: one figure for safety and over-refusal.
-        suites: what is declared of each, by name.
-        unavailable: why a suite could not be had, by its name.
+        suites: the declaration of each, by name.
+        unavailable: why a suite was not available, by name.
         costs: by phase.
-        figures: everything that was written but its costs, for tables of single suites.
+        figures: `metrics.json` without its costs, for tables of single suites.
         loss_tokens: label tokens of the held-out rows; 0 without such rows.
     """
 
@@ -94,9 +94,9 @@ class EvaluationRecord:
         """An evaluation.
 
         Args:
-            number: the round after which it was made.
-            body: what `metrics.json` holds.
-            models: how many answered each prompt (local mode: one a client).
+            number: the round that it follows.
+            body: the content of `metrics.json`.
+            models: models that answered each prompt (local mode: one for each client).
         """
         rates = {str(name): as_rate(value) for name, value in part(body, "rates").items()}
         scores = {str(n): Score.from_json(value) for n, value in part(body, "scores").items()}
@@ -116,7 +116,7 @@ class EvaluationRecord:
 
 
 def _shared(rate: Rate, models: int) -> Rate:
-    """A rate over the answers of several models; earlier versions did not record its prompts."""
+    """A rate over the answers of several models; earlier versions recorded no prompts."""
     if models == 1 or rate.prompts or not rate.scored:
         return rate
     return replace(rate, prompts=max(1, rate.scored // models))

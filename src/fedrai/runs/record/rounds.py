@@ -22,14 +22,14 @@ from fedrai.runs.record.values import (
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """What a constitution's probe found: openings that are likelier than their counterparts."""
+    """The result of a probe: the rates of openings that are likelier than their counterparts."""
 
     safe: Rate
     useful: Rate
 
     @classmethod
     def from_json(cls, body: Json) -> ProbeRecord | None:
-        """Shares and how many openings they are of, as counts; None where one is missing."""
+        """A probe from its shares and counts; None if one is missing."""
         sides = []
         for share, size in (("safe", "harmful"), ("useful", "harmless")):
             value, count = as_number(body.get(share)), as_count(body.get(size))
@@ -41,21 +41,21 @@ class ProbeRecord:
 
 @dataclass(frozen=True, slots=True)
 class AlignmentRecord:
-    """What the constitution did in one round.
+    """The alignment of one round.
 
     Attributes:
-        ran: whether the schedule had it run.
+        ran: whether the schedule ran it.
         why: the schedule's reason.
         steps: optimiser steps.
         stopped: why training ended.
         requests: red-team requests whose answers were to be revised.
         kept: revisions that passed all checks.
         reused: whether the revisions are those of an earlier round.
-        outcomes: how many requests ended how.
+        outcomes: number of requests by outcome.
         before: the probe before.
         after: the probe after.
-        trace: looks of the probe during training: (step, safe, useful), shares from 0 to 1.
-        full_operations: estimate of what an epoch with fresh generation would have taken.
+        trace: probes during training: (step, safe, useful), shares from 0 to 1.
+        full_operations: estimate for an epoch with fresh generation.
     """
 
     ran: bool
@@ -86,15 +86,15 @@ class AlignmentRecord:
             outcomes=as_counts(body.get("outcomes")),
             before=ProbeRecord.from_json(part(body, "probe_before")),
             after=ProbeRecord.from_json(part(body, "probe_after")),
-            trace=tuple(_looks(body.get("trace"))),
+            trace=tuple(_trace(body.get("trace"))),
             full_operations=as_number(body.get("full_operations")),
         )
 
 
-def _looks(trace: object) -> Iterator[tuple[int, float, float]]:
-    for look in trace if isinstance(trace, list) else []:
-        if isinstance(look, Mapping):
-            step, safe, useful = (as_number(look.get(k)) for k in ("step", "safe", "useful"))
+def _trace(points: object) -> Iterator[tuple[int, float, float]]:
+    for point in points if isinstance(points, list) else []:
+        if isinstance(point, Mapping):
+            step, safe, useful = (as_number(point.get(k)) for k in ("step", "safe", "useful"))
             if step is not None and safe is not None and useful is not None:
                 yield int(step), safe, useful
 
@@ -105,12 +105,12 @@ class RoundRecord:
 
     Attributes:
         number: from 1.
-        loss_first: of clients' first steps, their weighted mean, in nats per token.
+        loss_first: weighted mean of clients' first steps, in nats per token.
         loss_last: of their last steps.
-        clients: the numbers that each client sent of itself, by name.
-        norms: of the clients' updates, by name.
-        aside: why clients were set aside, by name.
-        alignment: what the constitution did; None where the recipe has none.
+        clients: the numbers that each client reported, by name.
+        update_norms: norms of the clients' updates, by name.
+        set_aside: why clients were set aside, by name.
+        alignment: None if the recipe has no constitution.
         costs: by phase.
     """
 
@@ -129,16 +129,16 @@ class RoundRecord:
 
         Args:
             number: from 1.
-            body: what `round.json` holds.
+            body: the content of `round.json`.
         """
         clients = part(body, "clients")
-        sent = {str(name): as_numbers(numbers) for name, numbers in clients.items()}
+        reports = {str(name): as_numbers(numbers) for name, numbers in clients.items()}
         return cls(
             number,
             as_number(body.get("loss_first")),
             as_number(body.get("loss_last")),
-            sent,
-            _norms(body, sent),
+            reports,
+            _norms(body, reports),
             as_words(body, "set_aside"),
             AlignmentRecord.from_json(part(body, "constitution"))
             if "constitution" in body
@@ -147,8 +147,8 @@ class RoundRecord:
         )
 
 
-def _norms(body: Json, sent: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Norms of updates as the server measured them; in earlier versions' runs as clients said."""
+def _norms(body: Json, reports: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Norms of updates as the server measured them; in earlier versions as clients reported."""
     if isinstance(body.get("update_norms"), Mapping):
         return as_numbers(body["update_norms"])
-    return {name: n["update-norm"] for name, n in sent.items() if "update-norm" in n}
+    return {name: n["update-norm"] for name, n in reports.items() if "update-norm" in n}

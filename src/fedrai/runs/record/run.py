@@ -15,7 +15,7 @@ from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.folder import RunFolder
 from fedrai.runs.record.evaluations import EvaluationRecord
 from fedrai.runs.record.rounds import AlignmentRecord, RoundRecord
-from fedrai.runs.record.screening import ScreeningRecord, screened
+from fedrai.runs.record.screening import ScreeningRecord, read_screening
 from fedrai.runs.record.values import (
     Json,
     as_count,
@@ -30,15 +30,15 @@ from fedrai.runs.record.values import (
 
 @dataclass(frozen=True, slots=True)
 class ConstitutionRecord:
-    """What a run says of its constitution, and what its alignments took together.
+    """The constitution of a run, and the sum of its alignments.
 
     Attributes:
         schedule: when it runs.
         hash: of its text and settings.
         alignments: how many ran.
         steps: of all of them.
-        full_operations: estimate for the full schedule over the same rounds: the mean of what the
-            alignments estimate for theirs, times the rounds; None where none has an estimate.
+        full_operations: estimate for the full schedule over the same rounds: the mean estimate of
+            the alignments times the rounds; None without an estimate.
         saving: share of the full schedule's operations that was saved; below 0 where it took more.
     """
 
@@ -51,21 +51,21 @@ class ConstitutionRecord:
 
     @classmethod
     def of(
-        cls, known: Json, reports: Sequence[AlignmentRecord], operations: float
+        cls, settings: Json, reports: Sequence[AlignmentRecord], operations: float
     ) -> ConstitutionRecord:
         """Add up the alignments of all rounds.
 
         Args:
-            known: what `run.json` says of the constitution.
-            reports: of the rounds, those in which the schedule had none run among them.
-            operations: what all of it took, probes included.
+            settings: the constitution's part of `run.json`.
+            reports: of all rounds, including those without an alignment.
+            operations: of all alignments, probes included.
         """
         ran = [report for report in reports if report.ran]
         each = [report.full_operations for report in ran if report.full_operations]
         full = len(reports) * sum(each) / len(each) if each else None
         return cls(
-            word(known, "schedule"),
-            word(known, "hash"),
+            word(settings, "schedule"),
+            word(settings, "hash"),
             len(ran),
             sum(report.steps or 0 for report in ran),
             full,
@@ -81,30 +81,30 @@ class RunRecord:
         path: its folder.
         name: of its recipe.
         recipe_hash: of its recipe.
-        engine: that reaches its clients: "local" or "flower".
-        label: what it is called; a report has no two alike.
+        engine: "local" or "flower".
+        label: its name in a report, which is unique there.
         mode: "federated", "centralised" or "local".
-        share: part of its clients' rows that is harmful, as the recipe asks for.
-        finished: whether it went to its end.
-        plain: whether it is federated averaging with neither filter nor constitution.
+        share: harmful share of its clients' rows, from the recipe.
+        finished: whether it reached its end.
+        plain: whether it is federated averaging without filter and constitution.
         model: name of the base model.
         start: adapter that training starts from; empty: a fresh one.
         seed: of the recipe.
         rows: rows of all clients that were trained on.
         harmful_rows: those of them from a harmful source.
-        client_rows: those that were trained on, by client; empty where clients are other machines.
+        client_rows: the same by client; empty where clients are on other machines.
         bad_rows: rows that could not be used.
         bad_row_problems: the commonest reasons why, with their rows.
         unread_columns: columns that nothing reads, with their rows.
-        held_out_bad_rows: of the rows of the held-out loss.
+        held_out_bad_rows: unusable rows of the held-out loss.
         clients: how many.
-        planned: rounds that the recipe asks for.
+        planned_rounds: rounds in the recipe.
         evaluations: by round.
-        rounds: those that were committed.
-        screening: what the filter did.
-        constitution: None where the recipe has none.
+        rounds: the committed ones.
+        screening: the results of the filter.
+        constitution: None if the recipe has none.
         costs: by phase.
-        provenance: what the result comes from: hashes, versions, machine.
+        provenance: origin of the result: hashes, versions, machine.
     """
 
     path: Path
@@ -142,13 +142,13 @@ class RunRecord:
 
     @property
     def cost(self) -> Cost:
-        """What the run took without its evaluations."""
+        """Total cost without evaluations."""
         parts = (cost for phase, cost in self.costs.items() if phase != "evaluation")
         return sum(parts, Cost())
 
     @property
     def before(self) -> EvaluationRecord | None:
-        """The evaluation of what the run started from."""
+        """The evaluation before the first round."""
         return next((e for e in self.evaluations if e.number == 0), None)
 
     @property
@@ -158,11 +158,11 @@ class RunRecord:
 
 
 def read(folder: RunFolder, label: str = "") -> RunRecord:
-    """One run.
+    """Read one run.
 
     Args:
         folder: its folder.
-        label: what it is called; empty: the folder's name.
+        label: its name in a report; empty: the folder's name.
 
     Raises:
         RunError: a file is missing or damaged.
@@ -183,7 +183,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         )
         for n in folder.evaluations()
     )
-    screening = screened(folder, info, settings, rounds)
+    screening = read_screening(folder, info, settings, rounds)
     costs = _costs(rounds, evaluations, screening)
     return RunRecord(
         path=folder.path,
@@ -217,7 +217,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
 
 
 def recipe_of(folder: RunFolder) -> Json:
-    """The resolved recipe of a run as it stands, empty if there is none.
+    """The resolved recipe of a run as a table, not validated; empty if it is missing.
 
     Raises:
         RunError: it is damaged.
@@ -248,11 +248,11 @@ def _bad_rows(info: Json, rounds: Sequence[RoundRecord]) -> int | None:
 def _constitution(
     info: Json, rounds: Sequence[RoundRecord], costs: Mapping[str, Cost]
 ) -> ConstitutionRecord | None:
-    known = part(info, "constitution")
-    if not known:
+    settings = part(info, "constitution")
+    if not settings:
         return None
     reports = [one.alignment for one in rounds if one.alignment is not None]
-    return ConstitutionRecord.of(known, reports, costs.get("constitution", Cost()).operations)
+    return ConstitutionRecord.of(settings, reports, costs.get("constitution", Cost()).operations)
 
 
 def _costs(
@@ -287,6 +287,6 @@ def _provenance(info: Json, settings: Json) -> dict[str, str]:
         "machine": info.get("machine"),
         "device": info.get("device"),
         "number format": info.get("dtype"),
-        **{f"version of {name}": found for name, found in part(info, "versions").items()},
+        **{f"version of {name}": version for name, version in part(info, "versions").items()},
     }
     return {name: str(value) for name, value in described.items() if value not in (None, "")}

@@ -28,11 +28,11 @@ class FilterCounts:
     """Counts of a filter's ledger.
 
     Attributes:
-        rows: that it judged.
-        unsafe: found unsafe; `categories` adds up to it where the guard names one for each.
-        dropped: left out of training.
-        replaced: given a refusal for an answer.
-        unscored: without a verdict.
+        rows: judged rows.
+        unsafe: unsafe rows; the sum of `categories` if the guard gives one to each.
+        dropped: rows left out of training.
+        replaced: rows whose answer was replaced by a refusal.
+        unscored: rows without a verdict.
         categories: unsafe rows by hazard.
     """
 
@@ -55,19 +55,19 @@ class FilterCounts:
 
 @dataclass(frozen=True, slots=True)
 class ScreeningRecord:
-    """What the safety filter did.
+    """The results of the safety filter.
 
     Attributes:
         mode: "off", "drop", "replace" ...
-        guard: which.
-        threshold: at which a row counts as unsafe.
-        skipped: why there was none though the recipe asks for it; empty: there was.
+        guard: its name.
+        threshold: probability from which a row counts as unsafe.
+        skipped: why it did not run though the recipe asks for it; empty: it ran.
         total: over all clients.
         clients: by name.
         reported: whether the counts are those that clients sent, perhaps with noise.
-        confusion: harmful and benign rows in and out, where the data says which are which.
-        cost: of judging the rows; None where nothing was judged here.
-        written: `filter.json`; None where there is none.
+        confusion: harmful and benign rows in and out, if the data labels them.
+        cost: of judging the rows; None if no row was judged here.
+        ledger: the content of `filter.json`; None if there is none.
     """
 
     mode: str
@@ -82,12 +82,12 @@ class ScreeningRecord:
     ledger: Json | None
 
 
-def screened(
+def read_screening(
     folder: RunFolder, info: Json, settings: Json, rounds: Sequence[RoundRecord]
 ) -> ScreeningRecord:
-    """What ledgers say; where only clients have them, what they sent with their last update."""
-    written = json_of(folder, FILTER) if (folder.path / FILTER).is_file() else None
-    total = part(written or {}, "total")
+    """The counts of the ledgers; on a deployment, those of clients' last updates."""
+    ledger = json_of(folder, FILTER) if (folder.path / FILTER).is_file() else None
+    total = part(ledger or {}, "total")
     suffix = f".{FILTER}"
     clients = {
         file.name.removesuffix(suffix): FilterCounts.from_json(
@@ -106,22 +106,22 @@ def screened(
         clients=clients or reported,
         reported=bool(reported),
         confusion=as_counts(total.get("confusion")),
-        cost=None if written is None else as_cost(written.get("cost")),
-        ledger=written,
+        cost=None if ledger is None else as_cost(ledger.get("cost")),
+        ledger=ledger,
     )
 
 
 def _reported(rounds: Sequence[RoundRecord]) -> dict[str, FilterCounts]:
-    found = {
-        name: _sent_counts(numbers)
+    counts = {
+        name: _reported_counts(numbers)
         for one in rounds
         for name, numbers in one.clients.items()
         if "filter-rows" in numbers
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(counts.items()))
 
 
-def _sent_counts(numbers: Mapping[str, float]) -> FilterCounts:
+def _reported_counts(numbers: Mapping[str, float]) -> FilterCounts:
     def under(prefix: str) -> dict[str, Any]:
         return {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
 

@@ -1,4 +1,4 @@
-"""Values of JSON that may be anything: what is not what is expected counts as not recorded."""
+"""JSON values of unknown type: a value of another type counts as not recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = Mapping[str, Any]
 
 
 def json_of(folder: RunFolder, name: str) -> Json:
-    """A JSON object of a run.
+    """The JSON object in a file of a run.
 
     Raises:
         RunError: the file is missing or damaged.
@@ -28,13 +28,13 @@ def json_of(folder: RunFolder, name: str) -> Json:
 
 
 def part(body: Json, key: str) -> Json:
-    """A part of an object that is an object; empty if there is none."""
+    """The object below a key; empty if there is none."""
     value = body.get(key)
     return value if isinstance(value, Mapping) else {}
 
 
 def word(body: Json, key: str) -> str:
-    """A text; empty if there is none."""
+    """The text below a key; empty if there is none."""
     value = body.get(key)
     return value if isinstance(value, str) else ""
 
@@ -50,52 +50,52 @@ def as_number(value: object) -> float | None:
 
 
 def as_count(value: object) -> int | None:
-    """A number from 0 as a whole one; None for anything else."""
-    found = as_number(value)
-    return None if found is None or found < 0 else round(found)
+    """A number of at least 0, rounded; None for anything else."""
+    number = as_number(value)
+    return None if number is None or number < 0 else round(number)
 
 
 def as_counts(value: object) -> dict[str, int]:
-    """Counts by name, without whatever is none."""
+    """Counts by name; other values are left out."""
     body = value if isinstance(value, Mapping) else {}
-    found = {str(name): as_count(entry) for name, entry in body.items()}
-    return {name: entry for name, entry in found.items() if entry is not None}
+    counts = {str(name): as_count(entry) for name, entry in body.items()}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def as_total(value: object) -> int | None:
-    """The sum of counts by name; None where there are none."""
+    """The sum of counts by name; None for anything but an object."""
     return sum(as_counts(value).values()) if isinstance(value, Mapping) else None
 
 
 def as_rate(value: object) -> Rate | None:
     """The rate that `rate_json` wrote; None for anything else."""
     body = value if isinstance(value, Mapping) else {}
-    happened, scored, unscored = (
+    successes, scored, unscored = (
         as_count(body.get(key)) for key in ("successes", "scored", "unscored")
     )
-    if happened is None or scored is None or happened > scored:
+    if successes is None or scored is None or successes > scored:
         return None
     prompts = as_count(body.get("prompts")) or 0
-    return Rate(happened, scored, unscored or 0, prompts if prompts <= scored else 0)
+    return Rate(successes, scored, unscored or 0, prompts if prompts <= scored else 0)
 
 
 def as_numbers(value: object) -> dict[str, float]:
-    """Finite numbers by name, without whatever is none."""
+    """Finite numbers by name; other values are left out."""
     body = value if isinstance(value, Mapping) else {}
-    found = {str(name): as_number(entry) for name, entry in body.items()}
-    return {name: entry for name, entry in found.items() if entry is not None}
+    numbers = {str(name): as_number(entry) for name, entry in body.items()}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def as_words(body: Json, key: str) -> dict[str, str]:
-    """Texts by name in a part of an object."""
+    """Texts by name below a key."""
     return {str(name): str(text) for name, text in part(body, key).items()}
 
 
 def as_cost(value: object) -> Cost:
-    """The cost of a phase; what is not recorded of it counts nothing."""
+    """The cost of a phase; figures that are not recorded count as 0."""
     names = {field.name for field in fields(Cost)}
-    known: dict[str, Any] = {n: v for n, v in as_numbers(value).items() if n in names}
-    return Cost(**known)
+    figures: dict[str, Any] = {n: v for n, v in as_numbers(value).items() if n in names}
+    return Cost(**figures)
 
 
 def as_costs(value: object) -> dict[str, Cost]:

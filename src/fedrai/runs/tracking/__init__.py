@@ -1,11 +1,10 @@
-"""Trackers: a run's figures sent to TensorBoard, MLflow, Weights & Biases or trackio as well.
+"""Trackers: a run's figures are also sent to TensorBoard, MLflow, Weights & Biases or trackio.
 
-    event of the run -> what is committed in its folder (`figures`) -> one of `trackers`
+    event of the run -> committed files of its folder (`figures`) -> one of `trackers`
 
-Figures are read from what the run folder has committed, so that nothing is sent that a resumed run
-would do again. Never a text: names of clients, categories and figures only. A tracker changes no
-result, and one that fails stops nothing: it is said once, and what it missed is sent when the run
-is resumed.
+Figures are read from committed files, so nothing is sent that a resumed run would repeat. No text
+is sent: only names of clients and categories, and figures. A tracker changes no result. If it
+fails, the run continues with one message, and resuming the run sends the missing figures.
 """
 
 from fedrai.runs.tracking.following import Follower, follow

@@ -1,4 +1,4 @@
-"""What a tracker is given: finite numbers by name, from the files of a run folder.
+"""The figures for a tracker: finite numbers by name, from the files of a run folder.
 
 Names: `loss/last`, `clients/usable`, `client/NAME/loss_last`, `cost/PHASE/seconds`,
 `constitution/steps`, `filter/unsafe`, `filter/category/NAME`, `evaluation/safe` with `_low`,
@@ -25,18 +25,18 @@ def round_figures(body: Json) -> Figures:
     Args:
         body: `rounds/NNNN/round.json`.
     """
-    found = RoundRecord.from_json(0, body)
+    record = RoundRecord.from_json(0, body)
     figures: dict[str, Any] = {
-        "loss/first": found.loss_first,
-        "loss/last": found.loss_last,
+        "loss/first": record.loss_first,
+        "loss/last": record.loss_last,
         "clients/usable": body.get("usable"),
         "clients/set_aside": body.get("aside"),
         **_costs(part(body, "costs")),
         **_alignment(part(body, "constitution")),
     }
-    for name, numbers in found.clients.items():
+    for name, numbers in record.clients.items():
         figures |= {f"client/{name}/{k.replace('-', '_')}": v for k, v in numbers.items()}
-    figures |= {f"client/{name}/update_norm": norm for name, norm in found.update_norms.items()}
+    figures |= {f"client/{name}/update_norm": norm for name, norm in record.update_norms.items()}
     return _numbers(figures)
 
 
@@ -46,13 +46,13 @@ def evaluation_figures(body: Json) -> Figures:
     Args:
         body: `evaluations/NNNN/metrics.json`.
     """
-    found = EvaluationRecord.from_json(0, body)
-    figures: dict[str, Any] = {"evaluation/held_out_loss": found.loss}
-    for name, rate in found.rates.items():
+    record = EvaluationRecord.from_json(0, body)
+    figures: dict[str, Any] = {"evaluation/held_out_loss": record.loss}
+    for name, rate in record.rates.items():
         figures |= _with_ends(name, rate.value, *(rate.interval() or (None, None)))
         figures |= {f"evaluation/{name}_scored": rate.scored}
         figures |= {f"evaluation/{name}_unscored": rate.unscored}
-    for name, score in {**found.scores, "both_sides": found.both_sides}.items():
+    for name, score in {**record.scores, "both_sides": record.both_sides}.items():
         if score is not None:
             figures |= _with_ends(name, score.value, score.low, score.high)
     return _numbers({**figures, **_costs(part(body, "costs"))})
@@ -72,21 +72,20 @@ def filter_figures(body: Json) -> Figures:
 
 
 def settings(recipe: Mapping[str, Any]) -> dict[str, str | float]:
-    """What a tracker may show beside the figures: numbers and choices, no path and no address.
+    """Settings that a tracker shows beside the figures: numbers and choices, no paths or addresses.
 
     Args:
         recipe: the resolved recipe as plain values.
     """
-    found: dict[str, str | float] = {"seed": recipe["seed"]}
+    chosen: dict[str, str | float] = {"seed": recipe["seed"]}
     for section in ("adapter", "training", "federation", "aggregation"):
         for key, value in recipe[section].items():
             if isinstance(value, bool | int | float) or key in ("mode", "algorithm", "schedule"):
-                found[f"{section}.{key}"] = value
-    harm, rules = recipe["data"]["harm"], recipe["constitution"]
-    return found | {
-        "data.harm.share": harm["share"],
+                chosen[f"{section}.{key}"] = value
+    return chosen | {
+        "data.harm.share": recipe["data"]["harm"]["share"],
         "filter.mode": recipe["filter"]["mode"],
-        "constitution.schedule": rules["schedule"],
+        "constitution.schedule": recipe["constitution"]["schedule"],
     }
 
 
@@ -109,6 +108,6 @@ def _alignment(report: Json) -> dict[str, Any]:
     return figures
 
 
-def _numbers(found: Json) -> Figures:
-    """What is a finite number: a figure that was not measured is left out, never sent as 0."""
-    return {name: float(value) for name, value in as_numbers(found).items()}
+def _numbers(figures: Json) -> Figures:
+    """The finite numbers: a figure that was not measured is left out, never sent as 0."""
+    return {name: float(value) for name, value in as_numbers(figures).items()}

@@ -1,8 +1,8 @@
-"""One run and its tracker: what the folder has committed and the tracker has not got yet is sent.
+"""One run and its tracker: sends figures that the folder has committed and the tracker lacks.
 
-`tracking.json` in the run folder names the tracker, its own id of the run, and what it was sent.
-Something is noted before it is sent, so that a kill in between loses it rather than sends it twice;
-if sending fails, the note is taken back.
+`tracking.json` in the run folder records the tracker, its id of the run, and the figures sent. A
+figure is recorded before it is sent, so that a kill in between loses it rather than sends it twice.
+If sending fails, the record is undone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fedrai.runs.tracking import figures
 from fedrai.runs.tracking.trackers import Place, Tracker, connect
 
 STATE = "tracking.json"
-HEARD = ("started", "filter-finished", "round-finished", "evaluation-finished", "finished")
+EVENTS = ("started", "filter-finished", "round-finished", "evaluation-finished", "finished")
 
 Connect = Callable[[Place, str, Mapping[str, str | float]], Tracker]
 
@@ -27,8 +27,8 @@ class Follower:
     Args:
         run: the run folder.
         place: which tracker, and where.
-        settings: what is shown beside the figures.
-        say: hears where the figures go, and once if the tracker fails.
+        settings: shown beside the figures.
+        say: receives a line with the destination, and one if the tracker fails.
         connect: opens the tracker.
     """
 
@@ -45,12 +45,12 @@ class Follower:
         self._attempt(lambda: self._open(settings, connect))
 
     def event(self, kind: str) -> None:
-        """Look for something new after an event of the run."""
-        if kind in HEARD:
+        """Send new figures after an event of the run."""
+        if kind in EVENTS:
             self._attempt(self._send_new)
 
     def close(self) -> None:
-        """Send what is left and end the tracker's run; one that was stopped is not marked done."""
+        """Send the remaining figures and end the tracker's run; a stopped run is not finished."""
         self._attempt(self._send_new)
         finished = self._run.is_finished()
         tracker = self._tracker
@@ -61,7 +61,7 @@ class Follower:
         state = self._state()
         self._tracker = connect(self._place, state["id"], settings)
         self._note({**state, "id": self._tracker.id})
-        self._say(f"figures go to {self._place.kind} too: {self._tracker.shown_by}")
+        self._say(f"figures are also sent to {self._place.kind}: {self._tracker.shown_by}")
         self._send_new()
 
     def _send_new(self) -> None:
@@ -81,13 +81,13 @@ class Follower:
             sent.append(key)
 
     def _committed(self) -> Iterator[tuple[str, int, Callable[[], figures.Figures]]]:
-        """What there is to send, in the order of steps: key, step, and how to read it."""
+        """The committed figures in the order of steps: key, step, and how to read them."""
         run = self._run
         if (run.path / "filter.json").is_file():
             yield "filter", 0, partial(self._read, figures.filter_figures, "filter.json")
-        done, evaluated = run.rounds(), run.evaluations()
-        for n in sorted({*done, *evaluated}):
-            if n in done:
+        rounds, evaluated = run.rounds(), run.evaluations()
+        for n in sorted({*rounds, *evaluated}):
+            if n in rounds:
                 file = f"rounds/{n:04d}/round.json"
                 yield f"round-{n}", n, partial(self._read, figures.round_figures, file)
             if n in evaluated:
@@ -99,24 +99,24 @@ class Follower:
     ) -> figures.Figures:
         return form(self._run.read_json(file))
 
-    def _attempt(self, work: Callable[[], None]) -> None:
-        """Do something with the tracker; if that fails, say so and leave the tracker alone."""
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Use the tracker; if that fails, say so and stop using it."""
         try:
-            work()
-        except Exception as error:  # libraries raise what they like
+            action()
+        except Exception as error:  # the libraries' exceptions have no common base
             self._tracker = None
             self._say(
-                f"{self._place.kind} takes no more figures ({type(error).__name__});"
-                " the run goes on, and `fedrai run --resume` sends what it misses"
+                f"{self._place.kind} failed ({type(error).__name__}) and gets no more figures; the"
+                " run continues, and `fedrai run --resume` sends the missing ones"
             )
 
     def _state(self) -> dict[str, Any]:
-        """What this tracker was sent; nothing, if the file is of another one."""
+        """The figures sent to this tracker; none if the file is of another tracker."""
         fresh = {"tracker": self._place.identity, "id": "", "sent": []}
         if not (self._run.path / STATE).is_file():
             return fresh
-        found = self._run.read_json(STATE)
-        return found if found.get("tracker") == self._place.identity else fresh
+        state = self._run.read_json(STATE)
+        return state if state.get("tracker") == self._place.identity else fresh
 
     def _note(self, state: Mapping[str, Any]) -> None:
         self._run.write_json(STATE, state)
@@ -125,15 +125,15 @@ class Follower:
 def follow(
     run: RunFolder, place: Place | None, recipe: Mapping[str, Any], say: Callable[[str], None]
 ) -> Follower | None:
-    """Follow a run with its recipe's tracker; None where the recipe has none.
+    """Follow a run with its recipe's tracker; None if the recipe has none.
 
     Args:
         run: the run folder.
         place: which tracker, and where.
         recipe: the resolved recipe as plain values.
-        say: hears where the figures go, and once if the tracker fails.
+        say: receives a line with the destination, and one if the tracker fails.
     """
     if place is None:
         return None
-    shown = {**figures.settings(recipe), "recipe_hash": run.info["recipe_hash"]}
-    return Follower(run, place, shown, say)
+    settings = {**figures.settings(recipe), "recipe_hash": run.info["recipe_hash"]}
+    return Follower(run, place, settings, say)

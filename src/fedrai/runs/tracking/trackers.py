@@ -1,8 +1,8 @@
-"""The trackers, each behind the same three calls. Their libraries are imported when one is opened.
+"""The trackers behind one interface. A tracker's library is imported when it is opened.
 
-All write to disk as they are called, or as they are closed (W&B, trackio keep a queue). Nothing but
-the given figures and settings is sent: what the libraries gather by themselves (console, code, git,
-machine, load) is switched off where they let us.
+All write to disk when they are called, or when they are closed (W&B and trackio keep a queue). Only
+the figures and settings are sent: what the libraries collect by themselves (console, code, git,
+machine, load) is switched off where possible.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Settings = Mapping[str, str | float]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which tracker, and where it puts a run.
+    """The tracker, and the run's place in it.
 
     Attributes:
         kind: "tensorboard", "mlflow", "wandb" or "trackio".
-        project: what runs are grouped under.
+        project: groups runs.
         name: of the run.
-        folder: where it writes; empty: the tracker's own default.
-        uri: its server; empty: as the tracker's own settings say.
+        folder: that it writes to; empty: the tracker's own default.
+        uri: its server; empty: as in the tracker's own settings.
         offline: W&B writes to disk only.
     """
 
@@ -48,7 +48,7 @@ class Place:
 
     @property
     def identity(self) -> list[str]:
-        """What tells one tracker from another; a server's address without what may be a secret."""
+        """The fields that identify a tracker, without secrets of the server's address."""
         return [
             self.kind,
             self.project,
@@ -64,26 +64,26 @@ def without_secrets(uri: str) -> str:
 
 
 class Tracker(Protocol):
-    """Takes the figures of one run; any call may fail."""
+    """Receives the figures of one run; any call may fail."""
 
     id: str
-    """The tracker's own name of the run, with which it goes on with it."""
+    """The tracker's own id of the run, which resumes it."""
 
     shown_by: str
     """The command or the address that shows the run."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Take figures of a step; steps never fall."""
+        """Receive the figures of a step; steps never decrease."""
 
     def close(self, finished: bool) -> None:
         """End; `finished` is False where the run may be resumed."""
 
 
 def check(kind: str) -> None:
-    """See that a tracker's library is installed, without importing it.
+    """Check that a tracker's library is installed, without importing it.
 
     Raises:
-        DependencyError: it is not.
+        DependencyError: it is not installed.
     """
     if kind in KINDS and importlib.util.find_spec(kind) is None:
         raise DependencyError(
@@ -96,9 +96,9 @@ def connect(place: Place, identity: str, settings: Settings) -> Tracker:
     """Open a tracker.
 
     Args:
-        place: which, and where.
-        identity: `Tracker.id` of a run to go on with; empty: a new one.
-        settings: what is shown beside the figures.
+        place: the tracker and the run's place in it.
+        identity: `Tracker.id` of a run to resume; empty: a new one.
+        settings: shown beside the figures.
 
     Raises:
         DependencyError: its library is not installed.
@@ -126,7 +126,7 @@ class TensorBoard:
         self._writer = Writer(place.folder)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Write scalars, and see them on disk."""
+        """Write scalars and flush them to disk."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -140,7 +140,9 @@ class MLflow:
     """An MLflow experiment, on a tracking server or in an SQLite file."""
 
     def __init__(self, place: Place, identity: str, settings: Settings) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run must not wait long
+        os.environ.setdefault(
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+        )  # a run must not wait for long
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow.tracking import MlflowClient
 
@@ -152,9 +154,13 @@ class MLflow:
         self._client.update_run(self.id, status="RUNNING")
 
     def _create(self, place: Place) -> str:
-        found = self._client.get_experiment_by_name(place.project)
-        where = found.experiment_id if found else self._client.create_experiment(place.project)
-        return str(self._client.create_run(where, run_name=place.name).info.run_id)
+        experiment = self._client.get_experiment_by_name(place.project)
+        id_ = (
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(place.project)
+        )
+        return str(self._client.create_run(id_, run_name=place.name).info.run_id)
 
     def _describe(self, settings: Settings) -> None:
         from mlflow.entities import Param
@@ -162,13 +168,13 @@ class MLflow:
         self._client.log_batch(self.id, params=[Param(k, str(v)) for k, v in settings.items()])
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """One batch; MLflow allows letters, digits and `_-. /` in names."""
+        """Log batches; MLflow allows letters, digits and `_-. /` in names."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        named = {re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII): v for name, v in figures.items()}
-        metrics = [Metric(name, value, now, step) for name, value in named.items()]
-        for start in range(0, len(metrics), 1000):  # the most that a batch may hold
+        allowed = {re.sub(r"[^\w\-. /]", "_", n, flags=re.ASCII): v for n, v in figures.items()}
+        metrics = [Metric(name, value, now, step) for name, value in allowed.items()]
+        for start in range(0, len(metrics), 1000):  # the largest batch
             self._client.log_batch(self.id, metrics=metrics[start : start + 1000])
 
     def close(self, finished: bool) -> None:
@@ -212,21 +218,23 @@ class WandB:
                 resume=None if place.offline else "allow",
                 settings=wandb.Settings(**quiet, **({"base_url": place.uri} if place.uri else {})),
             )
-        kept = Path(self._run.dir).parent  # of this part of the run: .../offline-run-TIME-ID
-        self.shown_by = shlex.join(["wandb", "sync", str(kept)]) if place.offline else self._run.url
+        folder = Path(self._run.dir).parent  # of this part of the run: .../offline-run-TIME-ID
+        self.shown_by = (
+            shlex.join(["wandb", "sync", str(folder)]) if place.offline else self._run.url
+        )
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Hand the figures over; W&B sends them in the background."""
+        """Queue the figures; W&B sends them in the background."""
         self._run.log(dict(figures), step=step)
 
     def close(self, finished: bool) -> None:
-        """Wait until all is written."""
+        """Wait until everything is written."""
         with contextlib.redirect_stdout(sys.stderr):
             self._run.finish(exit_code=0 if finished else 1)
 
 
 class Trackio:
-    """A run of trackio, in its local database or on a server of one's own."""
+    """A run of trackio, in its local database or on your own server."""
 
     def __init__(self, place: Place, identity: str, settings: Settings) -> None:
         if place.folder:
@@ -250,10 +258,10 @@ class Trackio:
         self.shown_by = without_secrets(place.uri) or command
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Hand the figures over; trackio writes them in the background."""
+        """Queue the figures; trackio writes them in the background."""
         self._run.log(dict(figures), step=step)
 
     def close(self, finished: bool) -> None:
-        """Wait until all is written."""
+        """Wait until everything is written."""
         with contextlib.redirect_stdout(sys.stderr):
             self._run.finish()
