@@ -282,7 +282,7 @@ def _screened(
         kept, screening = screen_clients(
             settings,
             {node.name: list(examples)},
-            tell=lambda _name, done, of: progress.report("filter", done, of, unit="judged"),
+            on_client=lambda _name, done, of: progress.report("filter", done, of, unit="judged"),
         )
     except DataError:  # nothing is left; the refusals are those that come along
         raise RefusedTaskError(Reason.NO_ROWS) from None
