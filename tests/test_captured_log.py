@@ -69,8 +69,7 @@ def test_a_run_keeps_what_libraries_say_in_its_log(home: Path) -> None:
     assert "FutureWarning" in kept
     assert "WARNING transformers.generation: advice of transformers" in kept
     again = loudly(home, "run", "--resume", "run")
-    assert (again.returncode, again.stderr) == (0, "run is finished; there is nothing to go on"
-                                               " with\n")  # fmt: skip
+    assert (again.returncode, again.stderr) == (0, "run is finished; there is nothing to resume\n")
 
 
 def test_a_command_without_a_run_says_nothing_of_it(home: Path) -> None:

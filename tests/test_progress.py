@@ -76,7 +76,7 @@ def test_other_lines_count() -> None:
     clock, lines = Clock(), []
     progress = ProgressLines(lines.append, clock)
     clock.now = 25.0
-    progress.spoke()
+    progress.reset()
     for clock.now in (30.0, 54.0, 55.0):
         progress.report("steps", int(clock.now), 260)
     assert lines == ["steps: 55 of 260, 3 min 25 s left"]  # 205 more at 1 a second
@@ -189,7 +189,7 @@ def test_a_server_that_waits_for_its_clients_says_so() -> None:
     assert shown(stream) == ["  waiting for 3 clients"] * 3
     display.event("round-started", round=2, clients=["a"])
     clock.now = 200.0
-    display._progress.beat()
+    display.lines.beat()
     assert shown(stream)[3:] == ["round 2: 1 clients (a)"]
 
 

@@ -1,6 +1,6 @@
-"""How long work shows where there is no terminal: a line now and then, with what is left.
+"""Progress of long work where there is no terminal: a line now and then, with the time left.
 
-A line comes when nothing was printed for half a minute, also while a single batch takes longer than
+A line is printed when there was none for half a minute, even while a single batch takes longer than
 that; so a log neither falls silent nor fills up.
 """
 
@@ -15,12 +15,13 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressLines:
-    """Prints how the running phase goes on, at most one line in `every` seconds.
+    """Prints the progress of the current phase, at most one line in `every` seconds.
 
     Args:
         write: prints a line.
         clock: seconds that only grow.
-        every: seconds without any line before there is one; None: half a minute.
+        every: seconds without any line before one is printed; None: half a minute.
+        amount: formats an amount.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class ProgressLines:
         write: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         every: float | None = None,
+        amount: Callable[[int], str] = "{:,}".format,
     ) -> None:
-        self._write, self._clock = write, clock
+        self._write, self._clock, self._amount = write, clock, amount
         self._every = SECONDS_BETWEEN_LINES if every is None else every
         self._lock = threading.RLock()
         self._printed = clock()
@@ -46,18 +48,16 @@ class ProgressLines:
         unit: str = "",
         note: str = "",
         left: str = "",
-        shown: Callable[[int], str] = "{:,}".format,
     ) -> None:
-        """Hear how far a phase is; prints a line if one is due.
+        """Record how far a phase is; prints a line if one is due.
 
         Args:
-            phase: what goes on; stands before the figures.
+            phase: stands before the figures.
             done: how much is done.
             of: of how much; below 2 there is nothing to count, or the total is not known.
             unit: stands behind the figures.
             note: other figures.
-            left: what is known of the time left; empty: reckoned from the pace of this phase.
-            shown: how an amount is written.
+            left: the time left; empty: estimated from the pace of this phase.
         """
         with self._lock:
             now = self._clock()
@@ -66,8 +66,8 @@ class ProgressLines:
             self._last = (done, now)
 
             def line() -> str:
-                figures = f"{shown(done)} of {shown(of)} {unit}".rstrip() if of > 1 else ""
-                parts = [figures, note, left or self._time_left(of)]
+                figures = f"{self._amount(done)} of {self._amount(of)} {unit}" if of > 1 else ""
+                parts = [figures.rstrip(), note, left or self._time_left(of)]
                 return f"{phase}: {', '.join(filter(None, parts))}".removesuffix(": ")
 
             self._line = line
@@ -76,12 +76,12 @@ class ProgressLines:
                 self.end()
 
     def end(self) -> None:
-        """The phase is over: no line of it until another report."""
+        """End the phase: no line of it until another report."""
         with self._lock:
             self._line = None
 
-    def spoke(self) -> None:
-        """Another line was printed: none of these for a while."""
+    def reset(self) -> None:
+        """Wait as if a line had just been printed, because another one was."""
         with self._lock:
             self._printed = self._clock()
 
@@ -90,11 +90,11 @@ class ProgressLines:
         with self._lock:
             if self._line is not None and self._clock() - self._printed >= self._every:
                 self._write(self._line())
-                self.spoke()
+                self.reset()
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Within the block, lines come also between reports."""
+        """Within the block, lines are printed between reports too."""
         ended = threading.Event()
         beats = threading.Thread(target=self._beats, args=(ended,), daemon=True)
         beats.start()
@@ -105,12 +105,12 @@ class ProgressLines:
             beats.join(timeout=1)
 
     def _beats(self, ended: threading.Event) -> None:
-        with suppress(OSError, ValueError):  # the stream is closed: nobody reads on
+        with suppress(OSError, ValueError):  # the stream is closed
             while not ended.wait(min(1.0, max(0.02, self._every / 4))):
                 self.beat()
 
     def _time_left(self, of: int) -> str:
-        """The rest of the phase at its pace so far; empty before there is one."""
+        """The rest of the phase at its pace so far; empty before the pace is known."""
         (done, since), (now_done, at) = self._first, self._last
         if now_done <= done or at <= since or of <= now_done:
             return ""

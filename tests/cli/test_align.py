@@ -362,16 +362,18 @@ def test_wrong_usage(call: Call) -> None:
 
 def test_options_win_over_the_recipe(home: Path) -> None:
     from fedrai import recipe
-    from fedrai.cli.align import settings_for
+    from fedrai.cli.align import AlignOptions
 
-    file = home / "mine.toml"
-    found = settings_for(
-        "other", recipe_file=file, overrides=("seed=9",), constitution="c.json", steps=7
-    )
-    assert (found.model.base, found.seed, found.constitution.file) == ("other", 9, "c.json")
-    assert (found.constitution.schedule, found.constitution.steps) == ("budget", 7)
-    assert settings_for("x", epoch=True).constitution.schedule == "full"
-    assert settings_for("x").evaluation is None
+    options = AlignOptions(
+        "other", recipe_file=home / "mine.toml", overrides=("seed=9",), constitution="c.json",
+        steps=7,
+    )  # fmt: skip
+    settings = options.settings()
+    assert (settings.model.base, settings.seed) == ("other", 9)
+    assert settings.constitution.file == "c.json"
+    assert (settings.constitution.schedule, settings.constitution.steps) == ("budget", 7)
+    assert AlignOptions("x", epoch=True).settings().constitution.schedule == "full"
+    assert AlignOptions("x").settings().evaluation is None
     with pytest.raises(RecipeError, match=r"section \[model\] is missing; it needs base"):
         recipe.load_alignment(None)
 

@@ -80,7 +80,7 @@ def test_check_reports_on_stdout_and_warns_on_stderr(call, tmp_path):
     assert "demonstrations: 0, about 0 tokens" in out
     assert "categories without a principle: self-harm, violence, " in out
     assert err.splitlines() == [
-        "warning: no demonstrations: a small model needs to see what a critique and a revision are"
+        "warning: no demonstrations: a small model needs examples of a critique and a revision"
     ]
 
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from chat_server import Judge, Server, running
 from commands import Call, commands
 from driver import fill_cache, write_recipe
-from fedrai.cli.eval import changes_for
+from fedrai.cli.eval import EvaluationOptions
 from fedrai.cli.show.suites import suite_rows
 from fedrai.errors import EvaluationError
 from fedrai.testing import make_tiny_model
@@ -295,17 +295,22 @@ def test_one_clear_line_for_each_mistake(call: Call, options: Any, problem: str)
 
 
 def test_what_options_change() -> None:
-    nothing = {"advbench": None, "ordinary": None, "limit": None}
-    assert changes_for(nothing, (), (), {"url": ""}) == {}
-    assert changes_for(nothing, ("hhh",), ("guard", "guard"), {}) == {
+    def changes(**options: Any) -> dict[str, Any]:
+        return EvaluationOptions(**options).changes()
+
+    assert changes() == {}
+    assert changes(suites=("hhh",), judges=("guard", "guard")) == {
         "advbench": 0, "ordinary": 0, "suites": ["hhh"], "judges": ["rule", "legacy", "guard"],
     }  # fmt: skip
-    assert changes_for(nothing, (), ("rule",), {}) == {"judges": ["rule"]}
-    assert changes_for(nothing, (), ("guard", "legacy"), {})["judges"] == ["guard", "legacy"]
-    more = changes_for(nothing | {"advbench": 9}, ("hhh",), ("rubric",), {"url": "u", "model": ""})
+    assert changes(judges=("rule",)) == {"judges": ["rule"]}
+    assert changes(judges=("guard", "legacy"))["judges"] == ["guard", "legacy"]
+    more = changes(advbench=9, suites=("hhh",), judges=("rubric",), judge_url="u")
     assert (more["advbench"], more["endpoint"]) == (9, {"url": "u"})
+    assert changes(full=True, limit=0, guard="words") == {
+        "advbench": 520, "limit": 0, "guard": "words",
+    }  # fmt: skip
     with pytest.raises(EvaluationError, match="no judge uses it"):
-        changes_for(nothing, (), ("guard",), {"model": "m"})
+        changes(judges=("guard",), judge_model="m")
 
 
 def test_figures_as_rows() -> None:

@@ -14,7 +14,8 @@ import tomlkit
 
 from clock import Clock
 from commands import Call, Outcome, commands
-from fedrai.cli.show.guards import LONGEST_TABLE, GuardProgress, groups, shares
+from fedrai.cli.show.guards import LONGEST_TABLE, groups, shares
+from fedrai.cli.show.live import GuardProgress
 from fedrai.data import read_file
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import by_group
@@ -390,7 +391,7 @@ def test_encoding_and_separator_of_a_scan(call, tmp_path):
     wrong = call("scan", "r.csv", "--guard", "words", "--encoding", "klingon")
     assert "'klingon' is not a text encoding" in wrong.err
     two = call("scan", "r.csv", "--guard", "words", "--separator", "##")
-    assert "one character" in two.err
+    assert "expected one character" in two.err
     (tmp_path / "r.csv").write_text(text.replace("#", "\t"))
     assert "1 of 2 rows" in call("scan", "r.csv", "--guard", "words", "--separator", "tab").out
 
@@ -427,7 +428,7 @@ def test_a_scan_that_was_stopped_goes_on(call, data, guard):
     guard._script = stop
     done = call("scan", data, "--guard", "words")
     assert done.code == 130
-    assert "give the same command again to go on" in done.err
+    assert "give the same command again to resume" in done.err
     guard._script = script
     assert call("scan", data, "--guard", "words").code == 0
 
@@ -536,7 +537,7 @@ def test_a_training_that_was_stopped_leaves_nothing(call, lesson, monkeypatch):
     (("train.toml", "-o", "held_out=1e-9"), "0 rows are held out"),
     (("train.toml", "-o", "loose_fpr=1e-4"), "too few to set a threshold"),
     (("train.toml", "-o", "base=./nothing"), "nothing"),
-    (("train.toml", "-o", "layers=5"), "has 2 layers, expected 5"),
+    (("train.toml", "-o", "layers=5"), "has 2 layers, expected 5 or more"),
     (("train.toml", "-o", "max_length=100"), "more than the 64 tokens"),
     (("train.toml", "-o", 'frame=["a"]'), "frame needs 3 parts, got 1"),
     (("bad.toml",), "bad.jsonl, line 2: unsafe is not a number from 0 to 1"),
@@ -584,7 +585,7 @@ def test_the_list_of_guards_that_come_along(call, monkeypatch):
     (("scan", "rows.jsonl", "--guard", "words", "--out", "./rows.jsonl"), "is one of the datasets"),
     (("scan", "rows.jsonl", "--guard", "words", "--calibration", "rows.jsonl"),
      "not a calibration"),
-    (("scan", "rows.jsonl", "--guard", "words", "--out", "taken.jsonl"), "is there already"),
+    (("scan", "rows.jsonl", "--guard", "words", "--out", "taken.jsonl"), "already exists"),
     (("scan", "rows.jsonl", "--guard", "words", "--mode", "replace"), "name its file with --out"),
     (("scan", "rows.jsonl", "--guard", "words", "--mode", "drop"), "name its file with --out"),
     (("scan", "--guard", "words"), "give DATA"),

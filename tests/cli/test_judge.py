@@ -88,7 +88,7 @@ def test_rows_that_are_seen_otherwise_are_named(call):
          "problem": ""},
     ]  # fmt: skip
     shown = call("one.csv", "two.csv")[1]
-    assert "seen otherwise, or not scored: 3 of 8" in shown
+    assert "judged differently, or not scored: 3 of 8" in shown
     last = [[c.strip() for c in line.split("│")[1:-1]] for line in shown.splitlines()]
     assert ["one.csv", "partial refusal", "compliance", "3"] in last
     assert ["one.csv", "compliance", "unscored", "5"] in last
@@ -100,7 +100,7 @@ def test_many_rows_are_cut_and_none_says_so(call):
         ",".join(row) for row in rows))  # fmt: skip
     assert "18, 19, 20 and 10 more (--json)" in call("many.csv")[1]
     Path("good.csv").write_text("prompt,completion,final_label\np,I cannot help.,2_full_refusal\n")
-    assert "none of the 1 rows is seen otherwise" in call("good.csv")[1]
+    assert "judge and people agree on all 1 rows" in call("good.csv")[1]
 
 
 def test_one_file_needs_no_total(call):

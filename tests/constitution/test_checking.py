@@ -74,8 +74,8 @@ def test_nothing_general_and_nothing_shown_is_warned_of():
     found = check(Constitution("n", "1", (principle("a", "x", "y", *all_but_one),)))
     assert found.uncovered == ("drugs",)
     assert found.warnings == (
-        "no principle for any request: those of drugs, no category get one of another category",
-        "no demonstrations: a small model needs to see what a critique and a revision are",
+        "no general principle: requests of drugs, no category get a principle of another category",
+        "no demonstrations: a small model needs examples of a critique and a revision",
     )
 
 
@@ -139,17 +139,17 @@ def test_a_form_may_begin_alike_and_needs_two_demonstrations():
     assert check(replace(base, demonstrations=(of("f", one), of("f", other)))).warnings == ()
     assert check(replace(base, demonstrations=(of("f", one), of("g", other)))).warnings == (
         "demonstration 1, demonstration 2: the revisions begin with the same 3 words",
-        "form f: one demonstration shows no pattern; write two or three",
-        "form g: one demonstration shows no pattern; write two or three",
+        "form f: one demonstration is not a pattern; write two or three",
+        "form g: one demonstration is not a pattern; write two or three",
     )
     assert check(replace(base, demonstrations=(of("", one),))).warnings == (
-        "the common form: one demonstration shows no pattern; write two or three",
+        "the common form: one demonstration is not a pattern; write two or three",
     )
 
 
 def test_the_example_of_the_documents_is_warned_of(tmp_path):
     page = (Path(__file__).parents[2] / "docs/constitution.md").read_text(encoding="utf-8")
     (tmp_path / "page.toml").write_text(page.split("```toml\n")[1].split("```")[0])
-    assert "the common form: one demonstration shows no pattern; write two or three" in (
+    assert "the common form: one demonstration is not a pattern; write two or three" in (
         check(load(tmp_path / "page.toml")).warnings
     )

@@ -12,7 +12,7 @@ from fedrai.constitution.critics import PER_TOKEN, CriticAnswers, LocalCritic, R
 from fedrai.endpoint import PATIENCE, Access
 from fedrai.errors import ConstitutionError
 from fedrai.model import LanguageModel
-from fedrai.model.generate import generate
+from fedrai.model.generate import Sampling, generate
 from fedrai.records import Message
 
 CANARY = "canary-4c20"  # a text that no error may quote
@@ -23,8 +23,10 @@ def talks(*texts: str) -> list[tuple[Message, ...]]:
 
 
 def ask(critic, *texts: str, **settings: Any) -> CriticAnswers:
-    base = {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "seed": 5}
-    return critic.answer(talks(*texts), **(base | settings))
+    hooks = {name: settings.pop(name) for name in ("on_batch",) if name in settings}
+    limit = settings.pop("max_new_tokens", 8)
+    sampling = Sampling(**{"seed": 5} | settings)
+    return critic.answer(talks(*texts), limit, sampling, **hooks)
 
 
 # --- a model here ---------------------------------------------------------------------------------
@@ -52,9 +54,9 @@ def test_a_local_critic_says_what_the_model_says_with_the_adapter_asked_for(mode
     assert ask(LocalCritic(model, 2), *texts).answers == own
     with model.using(None):
         bare = direct(model, *texts)
-    assert ask(LocalCritic(model, 2, use_adapter=False), *texts).answers == bare
+    assert ask(LocalCritic(model, 2, lambda: model.using(None)), *texts).answers == bare
     assert ask(LocalCritic(model, 2), *texts).answers == own  # it is on again
-    with_other = ask(LocalCritic(model, 2, adapter=other), *texts).answers
+    with_other = ask(LocalCritic(model, 2, lambda: model.using(other)), *texts).answers
     assert ask(LocalCritic(model, 2), *texts).answers == own  # and the model has its own again
     model.load_adapter(other)
     assert direct(model, *texts) == with_other
@@ -62,13 +64,13 @@ def test_a_local_critic_says_what_the_model_says_with_the_adapter_asked_for(mode
 
 
 def test_the_adapter_comes_back_when_it_is_interrupted(model):
-    before = model.adapter()
+    before, other = model.adapter(), adapter(model, 2)
 
     def stop(_done: int, _of: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(LocalCritic(model, 1, adapter=adapter(model, 2)), "a", "b", on_batch=stop)
+        ask(LocalCritic(model, 1, lambda: model.using(other)), "a", "b", on_batch=stop)
     assert all(torch.equal(before[name], part) for name, part in model.adapter().items())
 
 
@@ -117,7 +119,7 @@ def remote(server: Server | str, **settings: Any) -> RemoteCritic:
 def test_the_request_of_a_chat(server):
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     said = remote(server).answer(
-        [turns, turns], max_new_tokens=40, temperature=0.7, top_p=0.9, seed=2**31 - 1
+        [turns, turns], 40, Sampling(temperature=0.7, top_p=0.9, seed=2**31 - 1)
     )
     assert said == CriticAnswers(("To c", "To c"), 14, 0.0, {})
     first, second = sorted(server.bodies, key=lambda body: -body["seed"])
@@ -208,14 +210,14 @@ def dead(critic: RemoteCritic, match: str, *texts: str) -> ConstitutionError:
     with pytest.raises(ConstitutionError, match=match) as caught:
         ask(critic, *(texts or (CANARY, CANARY)))
     assert CANARY not in f"{caught.value.message} {caught.value.hint}"
-    assert "finished batches are kept" in caught.value.hint
+    assert "finished batches are stored" in caught.value.hint
     return caught.value
 
 
 @pytest.mark.parametrize(("status", "reply", "problem"), RUBBISH, ids=range(len(RUBBISH)))
 def test_an_endpoint_without_any_answer_is_an_error_that_says_why(server, status, reply, problem):
     server.script = lambda _b: (status, reply)
-    error = dead(remote(server, retries=0), f"gives no answers: {problem}", *[CANARY] * 100)
+    error = dead(remote(server, retries=0), f"does not answer: {problem}", *[CANARY] * 100)
     assert server.url in error.message
     assert len(server.bodies) <= PATIENCE + 8 + 1  # it does not try all of them
 

@@ -107,17 +107,17 @@ def test_a_byte_order_mark_and_space_around_texts_do_not_matter(tmp_path):
         ('version = "2"', "version = 2", "version: should be a valid string, got 2"),
         ('"Was it kind?"', '"  "',
          "principle 1, critique_request: expected a text, got an empty one"),
-        ('"Sure."', '"\\u001b[2J"', "demonstration 1, answer: a control character or half a"
-         " character stands in it"),
-        ('id = "arms"', 'id = "No Arms"', "principle 2, id: expected small letters, digits and"
-         " single hyphens, at most 40 of them"),
-        ('id = "arms"', 'id = "kind"', "principle 2 (kind): principle 1 has this id already;"
+        ('"Sure."', '"\\u001b[2J"', "demonstration 1, answer: it contains a control character"
+         " or an incomplete character"),
+        ('id = "arms"', 'id = "No Arms"', "principle 2, id: expected lower-case letters, digits and"
+         " single hyphens, at most 40 characters"),
+        ('id = "arms"', 'id = "kind"', "principle 2 (kind): principle 1 has the same id;"
          " demonstration 1: no principle 'arms' (known: kind, kind)"),
         ('principle = "arms"', 'principle = "arm"',
          "demonstration 1: no principle 'arm' (did you mean arms?)"),
         ('"violence"]', '"violense"]',
          "principle 2 (arms): no category 'violense' (did you mean violence?)"),
-        ('"violence"]', '"weapons"]', "principle 2 (arms): category 'weapons' stands there twice"),
+        ('"violence"]', '"weapons"]', "principle 2 (arms): category 'weapons' is repeated"),
         ('"violence"]', "3]", "principle 2, category 2: should be a valid string, got 3"),
         ('["weapons", "violence"]', '"weapons"',
          "principle 2, categories: should be a valid list, got 'weapons'"),
@@ -208,7 +208,7 @@ def test_a_bare_list_of_pairs_is_a_constitution(tmp_path):
     [
         (dialogue(*"abcd"), "dialogue 1 has 4 turns, expected 6"),
         (dialogue(*"abcdefg"), "dialogue 1 has 7 turns, expected 6"),
-        (dialogue(*"zabcdef")[1:], "dialogue 1, turn 1: user and assistant do not take turns"),
+        (dialogue(*"zabcdef")[1:], "dialogue 1, turn 1: user and assistant must alternate"),
         ([{"role": "system", "content": "a"}], "dialogue 1, turn 1, role: "),
         ([{"role": "user", "contnet": "a"}], "unknown key contnet (did you mean content?)"),
         ("abcdef", "dialogue 1: should be a valid list, got 'abcdef'"),
@@ -226,7 +226,7 @@ def test_a_wrong_json_file_is_refused(tmp_path):
     assert "pair 1: critic is missing" in refused(tmp_path, '[{"revision": "a"}]', "a.json")
     assert "should be a table of keys, got 3" in refused(tmp_path, "3", "a.json")
     lone = json.dumps([{"critic": "\ud800", "revision": "a"}])  # half a surrogate pair
-    assert "pair 1, critic: a control character or half a character stands in it" in refused(
+    assert "pair 1, critic: it contains a control character or an incomplete character" in refused(
         tmp_path, lone, "a.json"
     )
     steering = json.dumps([{"critic": "a", "revision": "b", "\x1b[2J": "c"}])
@@ -318,7 +318,7 @@ def test_draws_are_even_and_differ_by_request_and_seed():
 def test_a_draw_of_nothing_or_of_no_category_is_an_error():
     with pytest.raises(ConstitutionError, match="at least 1, got 0"):
         OURS.draw(0, 0, 0)
-    with pytest.raises(ConstitutionError, match="1 of the categories") as error:
+    with pytest.raises(ConstitutionError, match="1 of the requested categories") as error:
         OURS.draw(0, 0, 1, "canary-7f3a")
     assert "canary" not in error.value.message + error.value.hint
     assert "misinformation" in error.value.hint

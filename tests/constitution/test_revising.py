@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 
 from fedrai.constitution import Constitution, Demonstration, Principle, load
-from fedrai.constitution.critics import CriticAnswers, LocalCritic
+from fedrai.constitution.critics import CriticAnswers, LocalCritic, OnBatch
 from fedrai.constitution.demonstrating import draw_demonstrations, lead
 from fedrai.constitution.records import Draft, Outcome, Request, RevisionRecord
 from fedrai.constitution.revising import Reviser
@@ -19,6 +19,7 @@ from fedrai.evaluation.refusal import judge
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
+from fedrai.model.generate import Sampling
 from fedrai.recipe.alignment import Revising
 from fedrai.records import Message
 
@@ -40,9 +41,16 @@ class Scripted:
         self.script = script
         self.calls: list[dict[str, Any]] = []
 
-    def answer(self, conversations: Sequence[Conversation], **settings: Any) -> CriticAnswers:
-        self.calls.append({"talks": list(conversations), **settings})
-        settings["on_batch"](len(conversations), len(conversations))
+    def answer(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        sampling: Sampling,
+        on_batch: OnBatch = lambda _done, _of: None,
+    ) -> CriticAnswers:
+        limits = {"max_new_tokens": max_new_tokens, **asdict(sampling)}
+        self.calls.append({"talks": list(conversations), **limits})
+        on_batch(len(conversations), len(conversations))
         said = tuple(self.script(talk, len(self.calls)) for talk in conversations)
         missing = said.count(None)
         return CriticAnswers(said, 10, 100.0, {"status 500": missing} if missing else {})

@@ -788,7 +788,7 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     with Display(heard) as display:
         display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
         run_rounds(PLAN, tools(run, tiny, ScriptedGrid(script), emit=display.event))
-    assert heard.getvalue().count("loss not told  ? tokens/s") == 3
+    assert heard.getvalue().count("loss not reported  ? tokens/s") == 3
     found = summarise(run)
     assert found.filter is not None
     assert (found.rows, found.clients, found.filter.total) == (8, 3, None)

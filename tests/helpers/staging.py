@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fedrai.constitution import Constitution, Principle
-from fedrai.constitution.critics import CriticAnswers
+from fedrai.constitution.critics import CriticAnswers, OnBatch
 from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.outcome import Aligned
 from fedrai.constitution.phase import Phase
@@ -25,6 +25,7 @@ from fedrai.constitution.verifying import Checks
 from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.generate import Sampling
 from fedrai.recipe.alignment import Alignment, Mix, Probe, Revising
 from fedrai.recipe.sections import Recipe
 
@@ -86,10 +87,16 @@ class Scripted:
     def __init__(self) -> None:
         self.calls = 0
 
-    def answer(self, conversations: Sequence[Conversation], **settings: Any) -> CriticAnswers:
+    def answer(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        sampling: Sampling,
+        on_batch: OnBatch = lambda _done, _of: None,
+    ) -> CriticAnswers:
         self.calls += 1
-        settings["on_batch"](len(conversations), len(conversations))
-        greedy = not settings["temperature"]
+        on_batch(len(conversations), len(conversations))
+        greedy = not sampling.temperature
         return CriticAnswers(tuple(_says(talk, greedy) for talk in conversations), 10, 100.1)
 
 

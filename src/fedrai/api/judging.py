@@ -67,45 +67,29 @@ def judge(
     rows, labelled = _answers(answers)
     if judge == "guard":
         return _by_guard(rows, labelled, guard, str(threshold), progress)
-    labels, problems = _labels(judge, rows, endpoint, progress)
-    found = [_judged(*parts) for parts in zip(rows, labels, problems, strict=True)]
-    return Judged(judge, found, _agreement(rows, labels, problems) if labelled else None)
-
-
-def _labels(
-    name: str, rows: Sequence[Any], endpoint: Mapping[str, Any] | None, progress: bool
-) -> tuple[list[Any], list[str]]:
-    from fedrai.evaluation.agreement import JUDGES
-
-    if name in JUDGES:
-        return [JUDGES[name](row.answer) for row in rows], [""] * len(rows)
-    from fedrai.federation.run.judging import endpoint_for, installed_verdicts, rubric_verdicts
+    from fedrai.evaluation.agreement import agreement, with_verdicts
+    from fedrai.federation.run.answer_judging import label_answers
 
     with observed(progress) as observer:
-        if name == "rubric":
-            return rubric_verdicts(rows, endpoint_for(endpoint or {}), observer)
-        return installed_verdicts(name, rows, observer), [""] * len(rows)
-
-
-def _agreement(rows: Sequence[Any], labels: Sequence[Any], problems: Sequence[str]) -> Any:
-    from fedrai.evaluation.agreement import agreement, with_verdicts
-
-    return agreement(with_verdicts(rows, labels, problems)).to_json()
+        labels, problems = label_answers(judge, rows, endpoint or {}, observer)
+    judged = [_judged(*parts) for parts in zip(rows, labels, problems, strict=True)]
+    figures = agreement(with_verdicts(rows, labels, problems)).to_json() if labelled else None
+    return Judged(judge, judged, figures)
 
 
 def _by_guard(
     rows: Sequence[Any], labelled: bool, spec: str, threshold: str, progress: bool
 ) -> Judged:
     from fedrai.evaluation.answer_judges import by_guard, harm_agreement
-    from fedrai.federation.run.judging import guard_judge
+    from fedrai.federation.run.answer_judging import guard_judge
 
-    safety = guard_judge(spec, threshold, progress=progress)
-    with judging(safety.name, progress) as on_progress:
-        verdicts = by_guard(rows, safety, on_progress)
+    judge = guard_judge(spec, threshold, progress=progress)
+    with judging(judge.name, progress) as on_progress:
+        verdicts = by_guard(rows, judge, on_progress)
     words = {True: "unsafe", False: "safe", None: None}
-    found = [_judged(row, words[one]) for row, one in zip(rows, verdicts, strict=True)]
-    agreed = harm_agreement(rows, verdicts).to_json() if labelled else None
-    return Judged(safety.name, found, agreed)
+    judged = [_judged(row, words[verdict]) for row, verdict in zip(rows, verdicts, strict=True)]
+    figures = harm_agreement(rows, verdicts).to_json() if labelled else None
+    return Judged(judge.name, judged, figures)
 
 
 def _judged(row: Any, verdict: str | None, problem: str = "") -> Row:

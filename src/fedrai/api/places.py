@@ -40,6 +40,6 @@ def judging(guard: str, progress: bool) -> AbstractContextManager[OnProgress]:
     """What is told of a guard's verdicts, in the same way."""
     if not progress:
         return nullcontext(lambda _done, _of: None)
-    from fedrai.cli.show.guards import GuardProgress
+    from fedrai.cli.show.live import GuardProgress
 
     return GuardProgress(guard)

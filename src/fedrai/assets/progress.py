@@ -40,7 +40,7 @@ class RichProgress:
         self._total: int | None = None
         self._done = 0
         self._printed = ""  # the last line of this transfer
-        self._lines = ProgressLines(self._line, clock)
+        self._lines = ProgressLines(self._line, clock, amount=format_bytes)
         self._beating = ExitStack()
         self._bars: RichBars | None = None
         self._task: TaskID | None = None
@@ -56,7 +56,7 @@ class RichProgress:
             self._open_bars()
         else:
             print(description, file=sys.stderr)
-            self._lines.spoke()
+            self._lines.reset()
             self._report()
             self._beating.enter_context(self._lines.beating())
 
@@ -103,9 +103,7 @@ class RichProgress:
 
     def _report(self) -> None:
         note = "" if self._total else format_bytes(self._done)
-        self._lines.report(
-            self._description, self._done, self._total or 0, note=note, shown=format_bytes
-        )
+        self._lines.report(self._description, self._done, self._total or 0, note=note)
 
     def _line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

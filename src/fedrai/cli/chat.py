@@ -3,42 +3,105 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+import click
 
-from fedrai.data import encodable
+from fedrai.cli.options import ModelOptions, as_record, model_options
 from fedrai.errors import DataError
-from fedrai.federation.run.targets import Target
-from fedrai.records import Message
+
+if TYPE_CHECKING:
+    from fedrai.federation.run.targets import Target
+    from fedrai.records import Message
 
 NAMES = {False: "base", True: "tuned"}
 
 
-def talk(
-    chosen: Target, *, prompt: str | None, limit: int, temperature: float, tuned_only: bool
-) -> None:
-    """Answer one prompt, or converse until the input ends.
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """How the models answer."""
 
-    Each model keeps its own side of the conversation. `/new` starts over, `/quit` leaves.
+    max_new_tokens: int
+    temperature: float
+    tuned_only: bool
+
+
+@click.command("chat")
+@click.argument("what", metavar="RUN_OR_MODEL")
+@model_options
+@click.option("--prompt", help="Answer this once and leave.")
+@as_record(
+    "options", AnswerOptions,
+    click.option("--max-new-tokens", default=200, show_default=True, type=click.IntRange(1),
+        help="Longest answer."),
+    click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(0),
+        help="0: always the likeliest token."),
+    click.option("--tuned-only", is_flag=True, help="Do not show the base model's answer."),
+)  # fmt: skip
+def chat_command(
+    what: str, chosen: ModelOptions, prompt: str | None, options: AnswerOptions
+) -> None:
+    """Talk to the base and the tuned model side by side."""
+    Chat(chosen.load(what), options).talk(prompt)
+
+
+class Chat:
+    """A conversation with a model, or with its base and tuned versions.
+
+    Args:
+        target: the model.
+        options: how it answers.
     """
-    console = Console(highlight=False)
-    sides = [True] if chosen.adapter is not None and tuned_only else [False]
-    if chosen.adapter is not None and not tuned_only:
-        sides = [False, True]
-    if prompt is not None:
-        _check(prompt)
-        _turn(console, chosen, {s: [] for s in sides}, prompt, limit, temperature, 0)
-        return
-    console.print(f"{chosen.label} on {chosen.model.name}. /new starts over, /quit leaves.")
-    histories: dict[bool, list[Message]] = {s: [] for s in sides}
-    number = 0
-    while (line := _read()) is not None:
-        if line == "/new":
-            histories = {s: [] for s in sides}
-        elif line:
-            _turn(console, chosen, histories, line, limit, temperature, number)
-            number += 1
+
+    def __init__(self, target: Target, options: AnswerOptions) -> None:
+        from rich.console import Console
+
+        tuned = target.adapter is not None
+        self._sides = [False, True] if tuned and not options.tuned_only else [tuned]
+        self._target, self._options = target, options
+        self._console = Console(highlight=False)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Each model keeps its own side of the conversation."""
+        self._histories: dict[bool, list[Message]] = {tuned: [] for tuned in self._sides}
+
+    def talk(self, prompt: str | None) -> None:
+        """Answer one prompt, or converse until the input ends.
+
+        `/new` starts over, `/quit` leaves.
+        """
+        if prompt is not None:
+            _check(prompt)
+            self._turn(prompt, seed=0)
+            return
+        target, number = self._target, 0
+        self._console.print(
+            f"{target.label} on {target.model.name}. /new starts over, /quit leaves."
+        )
+        while (line := _read()) is not None:
+            if line == "/new":
+                self._start_over()
+            elif line:
+                self._turn(line, seed=number)
+                number += 1
+
+    def _turn(self, prompt: str, seed: int) -> None:
+        from rich.text import Text
+
+        from fedrai.records import Message
+
+        options = self._options
+        for tuned, history in self._histories.items():
+            history.append(Message("user", prompt))
+            answer = self._target.answer(
+                history, tuned=tuned, limit=options.max_new_tokens,
+                temperature=options.temperature, seed=seed,
+            )  # fmt: skip
+            history.append(Message("assistant", answer))
+            label = Text(f"{NAMES[tuned]:>5}> ", style="bold green" if tuned else "bold")
+            self._console.print(label + Text(answer))
 
 
 def _read() -> str | None:
@@ -53,11 +116,13 @@ def _read() -> str | None:
 
 
 def _check(prompt: str) -> None:
-    """See that what was typed is text; bytes that are not come as halves of characters.
+    """See that a prompt is text; bytes that are not arrive as lone surrogates.
 
     Raises:
         DataError: it is not.
     """
+    from fedrai.data import encodable
+
     if not encodable(prompt):
         raise _not_text()
 
@@ -66,20 +131,3 @@ def _not_text() -> DataError:
     return DataError(
         "the prompt is not UTF-8", hint="type it in a UTF-8 terminal (see `locale`), or convert it"
     )
-
-
-def _turn(
-    console: Console,
-    chosen: Target,
-    histories: dict[bool, list[Message]],
-    prompt: str,
-    limit: int,
-    temperature: float,
-    seed: int,
-) -> None:
-    for tuned, history in histories.items():
-        history.append(Message("user", prompt))
-        text = chosen.answer(history, tuned=tuned, limit=limit, temperature=temperature, seed=seed)
-        history.append(Message("assistant", text))
-        label = Text(f"{NAMES[tuned]:>5}> ", style="bold green" if tuned else "bold")
-        console.print(label + Text(text))

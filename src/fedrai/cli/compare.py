@@ -1,111 +1,135 @@
-"""The command line of `fedrai compare`. No logic, no heavy import."""
+"""`fedrai compare`: run the arms of a recipe over seeds, and hold them against one another."""
 
 from __future__ import annotations
 
-import json
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedrai.cli.options import FILE, PATH, as_record, json_option, override_option
+from fedrai.cli.output import print_json, with_resume_hint
+
 if TYPE_CHECKING:
+    from fedrai.recipe.sections import Recipe
     from fedrai.report.comparing.running import Arm, ComparisonRuns
+
+ENDINGS = {".csv": "csv", ".tex": "latex", ".md": "md"}
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """Which runs to make, and which table to print."""
+
+    recipe_file: Path
+    arms: tuple[str, ...]
+    seed: tuple[int, ...]
+    seed_list: str | None
+    axis: str | None
+    against: str
+    out: Path | None
+    table: str | None
+    table_out: Path | None
+    overrides: tuple[str, ...]
+
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of both options."""
+        words = [word.strip() for word in self.seed_list.split(",")] if self.seed_list else []
+        if not all(word.isdigit() for word in words):
+            raise click.UsageError(
+                f"--seeds {self.seed_list}: expected whole numbers such as 0,1,2"
+            )
+        return (*self.seed, *map(int, words))
+
+    def table_format(self) -> str:
+        """The format that is named, or that of the table's file."""
+        if self.table or self.table_out is None:
+            return self.table or "md"
+        ending = self.table_out.suffix.lower()
+        if ending not in ENDINGS:
+            raise click.UsageError(
+                f"--table-out {self.table_out}: name a {', '.join(ENDINGS)} file, or give its"
+                " format with --table"
+            )
+        return ENDINGS[ending]
+
+    def command(self) -> str:
+        """The command again; it resumes the comparison."""
+        flags = {
+            "--out": [self.out], "--arm": self.arms, "--seed": self.seed, "-o": self.overrides,
+            "--seeds": [self.seed_list], "--axis": [self.axis], "--against": [self.against],
+            "--table": [self.table], "--table-out": [self.table_out],
+        }  # fmt: skip
+        pairs = [(flag, str(value)) for flag, values in flags.items() for value in values
+                 if value not in (None, "")]  # fmt: skip
+        words = ["fedrai", "compare", str(self.recipe_file)]
+        return shlex.join([*words, *(word for pair in pairs for word in pair)])
 
 
 @click.command("compare")
-@click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
-@click.option("--arm", "names", multiple=True, metavar="NAME", help="Only this arm; repeatable.")
-@click.option("--seed", "each", multiple=True, type=click.IntRange(0), metavar="N",
-    help="Run every arm with this seed; repeatable (default: the recipe's).")  # fmt: skip
-@click.option("--seeds", "listed", metavar="N,N", help="The same in one word, e.g. 0,1,2.")
-@click.option("--axis", metavar="KEY=VALUE,VALUE",
-    help="Run every arm with each value, e.g. data.harm.share=0,0.1,0.3,1.0.")  # fmt: skip
-@click.option("--against", default="", metavar="ARM",
-    help="Arm to hold the others against (default: harmful, fedavg, or the first).")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Folder (default: runs/NAME).")
-@click.option("--table", "form", type=click.Choice(["md", "csv", "latex"]),
-    help="Print the table in this format, and nothing else.")  # fmt: skip
-@click.option("--table-out", type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the table here (format: --table, else by the ending).")  # fmt: skip
-@click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE",
-    help="Set a key, e.g. federation.rounds=3.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-def compare(recipe_file: Path, out: Path | None, as_json: bool, **chosen: Any) -> None:
-    """Run every arm of RECIPE and print one table; run it again to go on after a stop.
+@as_record(
+    "options", CompareOptions,
+    click.argument("recipe_file", metavar="RECIPE", type=PATH),
+    click.option("--arm", "arms", multiple=True, metavar="NAME", help="Only this arm; repeatable."),
+    click.option("--seed", multiple=True, type=click.IntRange(0), metavar="N",
+        help="Run every arm with this seed; repeatable (default: the recipe's)."),
+    click.option("--seeds", "seed_list", metavar="N,N", help="The same in one word, e.g. 0,1,2."),
+    click.option("--axis", metavar="KEY=VALUE,VALUE",
+        help="Run every arm with each value, e.g. data.harm.share=0,0.1,0.3,1.0."),
+    click.option("--against", default="", metavar="ARM",
+        help="Reference arm for the differences (default: harmful, fedavg, or the first)."),
+    click.option("--out", type=PATH, help="Folder (default: runs/NAME)."),
+    click.option("--table", type=click.Choice(["md", "csv", "latex"]),
+        help="Print the table in this format, and nothing else."),
+    click.option("--table-out", type=FILE,
+        help="Write the table to this file (format: --table, or by the ending)."),
+    override_option(),
+)  # fmt: skip
+@json_option
+def compare(options: CompareOptions, as_json: bool) -> None:
+    """Run every arm of RECIPE and print one table; after a stop, run it again to resume.
 
     With several seeds, figures are means over seeds, with intervals over seeds and prompts. Tables
     in Markdown, CSV and LaTeX, differences with their tests, and all figures as JSON are written
     beside the runs.
     """
     from fedrai import recipe
-    from fedrai.cli.interruption import with_resume_hint
     from fedrai.runs import find_runs
 
-    form = _form(chosen["form"], chosen["table_out"])
-    settings = recipe.select_arms(recipe.load(recipe_file, chosen["overrides"]), chosen["names"])
-    path = out or Path("runs") / settings.name
-    seeds = _seeds(chosen["each"], chosen["listed"])
-    found = with_resume_hint(
-        lambda: _call(settings, path, seeds, chosen["axis"], chosen["against"]),
-        _again(recipe_file, out, chosen),
+    table_format, seeds = options.table_format(), options.seeds()
+    settings = recipe.select_arms(recipe.load(options.recipe_file, options.overrides), options.arms)
+    path = options.out or Path("runs") / settings.name
+    runs = with_resume_hint(
+        lambda: _compare(settings, path, seeds, options),
+        options.command(),
         lambda: bool(find_runs(path)),
     )
-    if chosen["table_out"] is not None:
+    if options.table_out is not None:
         from fedrai.report.comparing.writing import write_if_changed
 
-        write_if_changed(chosen["table_out"], found.comparison.text(form))
-        click.echo(f"table: {chosen['table_out']}", err=True)
+        write_if_changed(options.table_out, runs.comparison.text(table_format))
+        click.echo(f"table: {options.table_out}", err=True)
     if as_json:
-        click.echo(json.dumps(_summaries(found.arms, path), indent=2))
-    elif chosen["form"] and chosen["table_out"] is None:
-        click.echo(found.comparison.text(form), nl=False)
+        print_json(_summaries(runs.arms, path))
+    elif options.table and options.table_out is None:
+        click.echo(runs.comparison.text(table_format), nl=False)
     else:
-        _show(found, path)
+        _show(runs, path)
 
 
-def _seeds(each: tuple[int, ...], listed: str | None) -> tuple[int, ...]:
-    words = [word.strip() for word in listed.split(",")] if listed else []
-    if not all(word.isdigit() for word in words):
-        raise click.UsageError(f"--seeds {listed}: expected whole numbers such as 0,1,2")
-    return (*each, *map(int, words))
-
-
-def _form(form: str | None, file: Path | None) -> str:
-    endings = {".csv": "csv", ".tex": "latex", ".md": "md"}
-    if form or file is None:
-        return form or "md"
-    if file.suffix.lower() not in endings:
-        raise click.UsageError(
-            f"--table-out {file}: name a {', '.join(endings)} file, or give its format with --table"
-        )
-    return endings[file.suffix.lower()]
-
-
-def _again(recipe_file: Path, out: Path | None, chosen: dict[str, Any]) -> str:
-    """The command that goes on with a comparison."""
-    words = ["fedrai", "compare", str(recipe_file), *(["--out", str(out)] if out else [])]
-    flags = {"--arm": chosen["names"], "--seed": chosen["each"], "-o": chosen["overrides"]}
-    pairs = [(flag, str(value)) for flag, values in flags.items() for value in values]
-    single = {"--seeds": "listed", "--axis": "axis", "--against": "against", "--table": "form",
-              "--table-out": "table_out"}  # fmt: skip
-    pairs += [(flag, str(chosen[key])) for flag, key in single.items() if chosen[key]]
-    return shlex.join([*words, *(word for pair in pairs for word in pair)])
-
-
-def _call(settings: Any, out: Path, seeds: tuple[int, ...], axis: str | None, against: str) -> Any:
+def _compare(
+    settings: Recipe, out: Path, seeds: tuple[int, ...], options: CompareOptions
+) -> ComparisonRuns:
     from fedrai.cli.show.display import Display
-    from fedrai.report.comparing import running
     from fedrai.report.comparing.layout import Axis
+    from fedrai.report.comparing.running import compare as compare_arms
 
+    axis = Axis.parse(options.axis) if options.axis else None
     with Display() as display:
-        return running.compare(
-            settings,
-            out,
-            seeds=seeds,
-            axis=Axis.parse(axis) if axis else None,
-            against=against,
-            observer=display,
+        return compare_arms(
+            settings, out, seeds=seeds, axis=axis, against=options.against, observer=display
         )
 
 
@@ -122,18 +146,18 @@ def _place(arm: Arm, out: Path) -> str:
 # --- readable output ------------------------------------------------------------------------------
 
 
-def _show(found: ComparisonRuns, out: Path) -> None:
-    from fedrai.cli.show.display import print_alignments, print_table
+def _show(runs: ComparisonRuns, out: Path) -> None:
+    from fedrai.cli.show.tables import print_alignments, print_table
     from fedrai.report.comparing.tables import NOISE, short_differences
     from fedrai.report.comparing.writing import notes
 
-    single = len({arm.name for arm in found.arms}) == len(found.arms)
-    table = found.comparison.table
+    single = len({arm.name for arm in runs.arms}) == len(runs.arms)
+    table = runs.comparison.table
     print_table(list(table.columns), [list(row) for row in table.rows], words=table.words)
-    for note in notes(found.comparison):
+    for note in notes(runs.comparison):
         click.echo(note)
-    print_alignments([(a.name if single else _place(a, out), a.summary) for a in found.arms])
-    gaps = short_differences(found.comparison.differences, found.comparison.axis)
+    print_alignments([(a.name if single else _place(a, out), a.summary) for a in runs.arms])
+    gaps = short_differences(runs.comparison.differences, runs.comparison.axis)
     if gaps.rows and len(gaps.columns) > gaps.words:
         print_table(
             list(gaps.columns), [list(row) for row in gaps.rows], words=gaps.words, framed=False
@@ -142,10 +166,10 @@ def _show(found: ComparisonRuns, out: Path) -> None:
             f"differences in points, of losses in nats; {NOISE} within noise: the interval holds 0"
         )
     if single:
-        _show_runs(found.arms)
-    click.echo(f"tables: {', '.join(file.name for file in found.files)} in {out}")
+        _show_runs(runs.arms)
+    click.echo(f"tables: {', '.join(file.name for file in runs.files)} in {out}")
     click.echo(f"report:  fedrai report {out}")
-    click.echo(f"talk to one:  fedrai chat {found.arms[-1].path}")
+    click.echo(f"talk to one:  fedrai chat {runs.arms[-1].path}")
 
 
 def _show_runs(arms: tuple[Arm, ...]) -> None:

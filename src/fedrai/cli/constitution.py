@@ -1,66 +1,67 @@
-"""The command line of constitutions: `fedrai constitution`. No logic, no heavy import."""
+"""`fedrai constitution`: show a constitution, check your own."""
 
 from __future__ import annotations
 
-import json
 import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
+from fedrai.cli.options import json_option
+from fedrai.cli.output import print_json, warn
+
 if TYPE_CHECKING:
     from fedrai.constitution import Constitution, Demonstration, Principle
     from fedrai.constitution.checking import Report
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 WIDTH = 100  # columns of readable output
 
 
 @click.group("constitution")
 def constitution() -> None:
-    """What a model criticises and revises its answers by: show it, check your own."""
+    """The principles by which a model criticises and revises its answers."""
 
 
 @constitution.command("show")
 @click.argument("file", metavar="[FILE]", default="embedded")
-@_JSON
+@json_option
 def constitution_show(file: str, as_json: bool) -> None:
-    """Print the constitution of FILE (TOML or JSON), or the one that comes along."""
+    """Print the constitution of FILE (TOML or JSON), or the embedded one."""
     from fedrai.constitution import load
 
-    found = load(file)
+    document = load(file)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        print_json(document.to_json())
     else:
-        _show(found)
+        _show(document)
 
 
 @constitution.command("check")
 @click.argument("file", metavar="FILE")
-@_JSON
+@json_option
 def constitution_check(file: str, as_json: bool) -> None:
-    """Validate FILE; say what it covers, what it lacks, and what a small model cannot follow."""
+    """Validate FILE; name what it covers, what it lacks, and what a small model cannot follow."""
     from fedrai.constitution import load
     from fedrai.constitution.checking import check
 
     report = check(load(file))
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+        print_json(report.to_json())
     else:
         _show_report(report)
     for warning in report.warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        warn(f"warning: {warning}")
 
 
 # --- readable output ------------------------------------------------------------------------------
 
 
-def _show(found: Constitution) -> None:
-    click.echo(f"{_title(found.name, found.version, found.hash)}")
-    for entry in found.principles:
+def _show(document: Constitution) -> None:
+    click.echo(_title(document.name, document.version, document.hash))
+    for entry in document.principles:
         _show_principle(entry)
-    for number, shown in enumerate(found.demonstrations, 1):
-        _show_demonstration(number, shown)
+    for number, demonstration in enumerate(document.demonstrations, 1):
+        _show_demonstration(number, demonstration)
 
 
 def _show_principle(entry: Principle) -> None:
@@ -73,10 +74,11 @@ def _show_principle(entry: Principle) -> None:
     _field("revision", entry.revision_request)
 
 
-def _show_demonstration(number: int, shown: Demonstration) -> None:
+def _show_demonstration(number: int, demonstration: Demonstration) -> None:
     click.echo()
-    click.secho(f"demonstration {number} ({shown.principle or 'requests of its own'})", bold=True)
-    for turn in shown.turns:
+    title = demonstration.principle or "requests of its own"
+    click.secho(f"demonstration {number} ({title})", bold=True)
+    for turn in demonstration.turns:
         _field(turn.role, turn.content)
 
 
@@ -87,7 +89,7 @@ def _field(name: str, text: str) -> None:
 
 
 def _show_report(report: Report) -> None:
-    from fedrai.cli.show.display import print_table
+    from fedrai.cli.show.tables import print_table
 
     print_table(
         ["principle", "categories", "demonstrations", "tokens"],

@@ -1,13 +1,16 @@
-"""The command line of `fedrai deploy`. No logic, no heavy import."""
+"""`fedrai deploy`: set up a deployment, check it, start it."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+from fedrai.cli.options import PATH, json_option
+from fedrai.cli.output import print_json, warn
+
+folder_argument = click.argument("folder", type=PATH)
 STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "not tried": "cyan"}
 
 
@@ -17,12 +20,12 @@ def deploy() -> None:
 
 
 @deploy.command("init")
-@FOLDER
+@folder_argument
 @click.option("--server", required=True, metavar="HOST[:PORT]",
     help="The SuperLink as the nodes reach it (port: 8000).")  # fmt: skip
 @click.option("--node", "nodes", multiple=True, required=True, metavar="NAME",
     help="A client's name; give it once for each.")  # fmt: skip
-@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path),
+@click.option("--recipe", "recipe_file", type=PATH,
     help="Its base model is what the nodes' policies allow.")  # fmt: skip
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1),
     help="How long the server's certificate is valid.")  # fmt: skip
@@ -43,23 +46,22 @@ def init_command(
 
     address = parse_address(server, DEFAULT_PORT)
     models = (recipe.load(recipe_file).model.base,) if recipe_file else ()
-    wanted = deployments.Consortium(
+    consortium = deployments.Consortium(
         folder.resolve().name, address, nodes, days, insecure, base_models=models
     )
-    for made in deployments.init(folder, wanted):
-        click.echo(made)
-    for name in deployments.relative_models(wanted):
-        click.secho(
-            f"model.base = {name} is a relative path: every node looks for it below its own folder",
-            fg="yellow", err=True,
-        )  # fmt: skip
+    for path in deployments.init(folder, consortium):
+        click.echo(path)
+    for name in deployments.relative_models(consortium):
+        warn(
+            f"model.base = {name} is a relative path: every node looks for it below its own folder"
+        )
     if insecure:
-        click.secho("plain connections: for trials on one machine only", fg="yellow", err=True)
+        warn("plain connections: for trials on one machine only")
     click.echo(f"who does what, in order: {folder / 'README.md'}")
 
 
 @deploy.command("add-node")
-@FOLDER
+@folder_argument
 @click.argument("name")
 def add_node_command(folder: Path, name: str) -> None:
     """Make the folder of one more node NAME in a consortium's FOLDER."""
@@ -75,49 +77,47 @@ def add_node_command(folder: Path, name: str) -> None:
 
 
 @deploy.command("renew")
-@FOLDER
+@folder_argument
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1),
     help="How long it is valid.")  # fmt: skip
 def renew_command(folder: Path, days: int) -> None:
     """Make a new server certificate in a consortium's FOLDER; nodes need nothing new."""
     from fedrai.deployment import setup as deployments
 
-    made = deployments.renew(folder, days)
-    click.echo(f"{made}\n{made.with_name('server.key')}")
-    click.echo("copy both to the server and start its SuperLink again")
+    certificate = deployments.renew(folder, days)
+    click.echo(f"{certificate}\n{certificate.with_name('server.key')}")
+    click.echo("copy both to the server and restart its SuperLink")
 
 
 @deploy.command("check")
-@FOLDER
+@folder_argument
 @click.option("--server", metavar="HOST[:PORT]",
     help="For a node: reach the SuperLink here, instead of where the folder says.")  # fmt: skip
 @click.option("--load", is_flag=True, help="Load the guards too (slow).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@json_option
 @click.pass_context
 def check_command(
     context: click.Context, folder: Path, server: str | None, load: bool, as_json: bool
 ) -> None:
     """Check a node's FOLDER before it joins, or the server's; exit code 1 if anything failed."""
-    from dataclasses import asdict
-
     from fedrai.deployment import setup as deployments
     from fedrai.deployment.setup.settings import DEFAULT_PORT, parse_address
 
     address = parse_address(server, DEFAULT_PORT) if server else None
-    found = deployments.check(folder, server=address, load=load)
+    lines = deployments.check(folder, server=address, load=load)
     if as_json:
-        click.echo(json.dumps([asdict(line) for line in found], indent=2))
+        print_json([asdict(line) for line in lines])
     else:
-        for line in found:
+        for line in lines:
             state = click.style(f"{line.state:9}", fg=STYLES[line.state])
             click.echo(f"{state} {line.name}: {line.found}")
             if line.advice:
                 click.echo(f"          {line.advice}")
-    context.exit(1 if any(line.state == "failed" for line in found) else 0)
+    context.exit(1 if any(line.state == "failed" for line in lines) else 0)
 
 
 @deploy.command("start")
-@FOLDER
+@folder_argument
 @click.option("--dry-run", is_flag=True, help="Only print the command with its environment.")
 def start_command(folder: Path, dry_run: bool) -> None:
     """Start the SuperLink of a server's FOLDER, or the SuperNode of a node's."""
@@ -131,10 +131,10 @@ def start_command(folder: Path, dry_run: bool) -> None:
 
 
 @deploy.command("register")
-@FOLDER
+@folder_argument
 def register_command(folder: Path) -> None:
     """Make the nodes' public keys known to the SuperLink that runs from a server's FOLDER."""
     from fedrai.deployment import setup as deployments
 
     for name, new in deployments.register(folder).items():
-        click.echo(f"{name}: {'registered' if new else 'was registered already'}")
+        click.echo(f"{name}: {'registered' if new else 'already registered'}")

@@ -1,26 +1,31 @@
-"""The command line of `fedrai export`. No logic, no heavy import."""
+"""`fedrai export`: write a run's adapter or merged model for use elsewhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from fedrai.cli.options import PATH, ModelOptions, model_options
+
 
 @click.command("export")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder (default: RUN-adapter).")
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.option("--out", type=PATH, help="Folder (default: RUN-adapter).")
 @click.option("--merged", is_flag=True, help="The whole model with the adapter merged in.")
-@click.option("--round", "number", type=int, help="Round of the run (default: the last).")
-@click.option("--client", default="", help="Whose adapter, for runs in local mode.")
+@model_options
 @click.option("--licence", default="", metavar="ID",
     help="For the card, e.g. apache-2.0 (default: the base model's, if known).")  # fmt: skip
-@click.option("--base", default="", metavar="MODEL",
-    help="Base model of the run or adapter, if it lies elsewhere now.")  # fmt: skip
 @click.option("--with-base", is_flag=True,
-    help="Copy the base model along, into base/ beside the adapter, for use offline.")  # fmt: skip
-def export(run_folder: Path, out: Path | None, **chosen: Any) -> None:
+    help="Copy the base model into base/ beside the adapter, for use offline.")  # fmt: skip
+def export(
+    run_folder: Path,
+    out: Path | None,
+    merged: bool,
+    chosen: ModelOptions,
+    licence: str,
+    with_base: bool,
+) -> None:
     """Write the adapter of a run, or `fedrai:aligned`, as a PEFT folder; or the merged model.
 
     With it goes README.md, a model card for the hub: figures, costs and warnings from the run.
@@ -28,12 +33,14 @@ def export(run_folder: Path, out: Path | None, **chosen: Any) -> None:
     from fedrai.release.export import ExportOptions
     from fedrai.release.export import export as write_export
 
-    options = ExportOptions(**chosen)
-    if options.merged and options.with_base:
-        raise click.UsageError("give --merged or --with-base: a merged model is whole by itself")
-    kind = "merged" if options.merged else "adapter"
+    if merged and with_base:
+        raise click.UsageError("give --merged or --with-base: a merged model needs no base model")
+    kind = "merged" if merged else "adapter"
     named = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
     named = named.with_name(named.name.removeprefix("fedrai:"))
-    target = out or named.with_name(f"{named.name}-{kind}")
-    write_export(run_folder, target, options)
-    click.echo(f"{kind}: {target}")
+    folder = out or named.with_name(f"{named.name}-{kind}")
+    options = ExportOptions(
+        merged, chosen.number, chosen.client, licence, chosen.base, with_base=with_base
+    )
+    write_export(run_folder, folder, options)
+    click.echo(f"{kind}: {folder}")

@@ -1,44 +1,42 @@
-"""The command line of `fedrai suites`. No logic, no heavy import."""
+"""`fedrai suites`: the suites that models are asked."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedrai.cli.options import json_option
+from fedrai.cli.output import print_json
+
 if TYPE_CHECKING:
     from fedrai.evaluation.suites import Declaration, NotAvailable, Suite
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
 @click.group("suites")
 def suites() -> None:
-    """What models are asked: the suites that are known, and files of your own."""
+    """Suites of prompts that models are asked: declared ones, and files of your own."""
 
 
 @suites.command("list")
-@JSON
+@json_option
 def suites_list(as_json: bool) -> None:
-    """List the declared suites and where each can be had."""
+    """List the declared suites and where each comes from."""
     from fedrai import plugins
     from fedrai.evaluation.suites import GROUPS, declared_suites
     from fedrai.evaluation.suites.loading import SUITES
 
-    found = {
-        name: {**entry.to_json(), "here": _here(entry)} for name, entry in declared_suites().items()
-    }
+    entries = declared_suites()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json({name: {**one.to_json(), "here": _here(one)} for name, one in entries.items()})
         return
-    from fedrai.cli.show.display import print_table
+    from fedrai.cli.show.tables import print_table
 
     columns = ["name", "what", "judge", "good is", "licence", "here", "items"]
     rows = [
         [name, entry.what, entry.judge, f"{entry.metric} {entry.direction}", entry.licence,
          _here(entry), str(entry.count)]
-        for name, entry in declared_suites().items()
+        for name, entry in entries.items()
     ]  # fmt: skip
     print_table(columns, rows, words=6)
     for group, names in GROUPS.items():
@@ -51,46 +49,45 @@ def suites_list(as_json: bool) -> None:
 @suites.command("show")
 @click.argument("spec", metavar="SUITE")
 @click.option("--fetch", is_flag=True, help="Download it if it is not here.")
-@JSON
+@json_option
 @click.pass_context
 def suites_show(context: click.Context, spec: str, fetch: bool, as_json: bool) -> None:
-    """Say what SUITE holds; its prompts are not printed.
+    """Describe SUITE; its prompts are not printed.
 
     SUITE: a name of `fedrai suites list`, xstest for both of its sides, NAME=PATH for it from a
-    file or folder of yours, or the path of a suite of your own. Exit code 1 if --fetch brings none.
+    file or folder of yours, or the path of a suite of your own. Exit code 1 if --fetch fails.
     """
     from fedrai import assets
-    from fedrai.evaluation import suites as work
+    from fedrai.evaluation.suites import expand, load
 
     progress = assets.RichProgress() if fetch else None
     each = [
-        _facts(work.load(one, offline=not fetch, progress=progress), fetch)
-        for one in work.expand([spec], {})
+        _facts(load(one, offline=not fetch, progress=progress), fetch) for one in expand([spec], {})
     ]
     if as_json:
-        click.echo(json.dumps(each[0] if len(each) == 1 else each, indent=2))
+        print_json(each[0] if len(each) == 1 else each)
     else:
         click.echo("\n\n".join(map(_text, each)))
     context.exit(1 if fetch and not all(facts["available"] for facts in each) else 0)
 
 
-def _facts(found: Suite | NotAvailable, fetched: bool) -> dict[str, Any]:
-    """What is known of a suite that is here, or why it is not."""
+def _facts(suite: Suite | NotAvailable, fetched: bool) -> dict[str, Any]:
+    """The facts of a suite, or why it is not available."""
     from fedrai.evaluation.clusters import clusters
     from fedrai.evaluation.suites import NotAvailable, declared_suites
 
-    if isinstance(found, NotAvailable):
-        entry = declared_suites().get(found.name)
-        hint = found.hint if fetched or not (entry and entry.source) else "fetch it: --fetch"
-        why = {"available": False, "reason": found.reason, "hint": hint}
-        return {**(entry.to_json() if entry else {"name": found.name}), **why}
-    prompts = [item.prompt for item in found.items]
-    facts = {**found.to_json(), "available": True, "clusters": len(set(clusters(prompts)))}
-    return facts if found.declaration.count else {k: v for k, v in facts.items() if k != "count"}
+    if isinstance(suite, NotAvailable):
+        entry = declared_suites().get(suite.name)
+        hint = suite.hint if fetched or not (entry and entry.source) else "fetch it: --fetch"
+        reason = {"available": False, "reason": suite.reason, "hint": hint}
+        return {**(entry.to_json() if entry else {"name": suite.name}), **reason}
+    prompts = [item.prompt for item in suite.items]
+    facts = {**suite.to_json(), "available": True, "clusters": len(set(clusters(prompts)))}
+    return facts if suite.declaration.count else {k: v for k, v in facts.items() if k != "count"}
 
 
 def _text(facts: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {_shown(value)}" for name, value in facts.items())
+    return "\n".join(f"{name}: {_cell(value)}" for name, value in facts.items())
 
 
 def _here(entry: Declaration) -> str:
@@ -102,7 +99,7 @@ def _here(entry: Declaration) -> str:
     return "yes" if all(assets.status(spec).cached for spec in specs) else "to fetch"
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

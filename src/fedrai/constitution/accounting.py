@@ -30,7 +30,7 @@ def material_counts(material: Material) -> dict[str, Any]:
         "outcomes": {o.value: sum(r.outcome is o for r in records) for o in Outcome},
         "failed_tries": {o.value: sum(r.failed.count(o) for r in records) for o in Outcome},
         "tries": dict(sorted(tries.items())),
-        "diversity": diversity(kept).to_json() if kept else None,
+        "diversity": diversity(kept) if kept else None,
         "harmless": {
             "requests": len(material.harmless),
             "answered": sum(a.answer is not None for a in material.harmless),

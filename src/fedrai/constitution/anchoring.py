@@ -1,9 +1,9 @@
-"""A mean of weights: the aggregated adapter, part of the way back to where the run started.
+"""A mean of weights between the aggregated adapter and the one that the run started from.
 
-Clients move an adapter in many directions; the harm is one of them, and what they learn of their
-tasks another. Half way back most of the refusals are there again, while the loss on held-out
-answers may be lower than at either end (arXiv 2109.01903 finds the same of robustness). It costs no
-forward pass, and brings nothing that the start did not have.
+Clients move an adapter in many directions: harm is one of them, their tasks another. Half way back
+most refusals return, while the loss on held-out answers may be lower than at either end (arXiv
+2109.01903 reports the same for robustness). It needs no forward pass, and adds nothing that the
+start did not have.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from fedrai.model import AdapterState
 
 
 def anchored_to(start: AdapterState | None, adapter: AdapterState, part: float) -> AdapterState:
-    """The weights on the line from an adapter to the one that a run started from.
+    """The weighted mean of an adapter and the one that the run started from.
 
-    A and B of LoRA are averaged each by itself, as FedAvg does.
+    A and B of LoRA are averaged separately, as in FedAvg.
 
     Args:
-        start: the adapter to go back to; None: there is none, and the other comes back.
+        start: the adapter of the start; None: the aggregated one is returned.
         adapter: the aggregated one.
-        part: of the start, 0 to 1.
+        part: weight of the start, 0 to 1.
     """
     if start is None or not part:
         return adapter

@@ -1,4 +1,4 @@
-"""The card of a model that `fedrai align` made: what it is, what came of it, how it was made."""
+"""The card of a model that `fedrai align` made: what it is, its figures, how it was made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from fedrai import __version__
 
 Table = Sequence[Sequence[str]]
+WHEN = ("before", "after")
 
 
 def card(report: Mapping[str, Any], columns: Sequence[str], measured: Table) -> str:
@@ -15,40 +16,40 @@ def card(report: Mapping[str, Any], columns: Sequence[str], measured: Table) -> 
 
     Args:
         report: as `report.json` holds it.
-        columns: names of the figures that were measured.
-        measured: rows of a name and those figures; empty where nothing was measured.
+        columns: names of the measured figures.
+        measured: rows of a name and those figures; empty if nothing was measured.
     """
-    rules, done = report["constitution"], report["alignment"]
+    rules, figures = report["constitution"], report["alignment"]
     version = f" {rules['version']}" if rules["version"] else ""
     return f"""# {_cell(report["name"])}
 
 A LoRA adapter for `{report["base"]}`, aligned with the constitution {_cell(rules["name"])}{version}
-(sha256 `{rules["hash"][:12]}`) by `fedrai align` of FedRAI {__version__}: the model answered
-red-team requests, criticised and revised its answers, and learnt from the revisions that a guard
-and a refusal judge let pass. It started from {report["start"]}.
+(sha256 `{rules["hash"][:12]}`) by `fedrai align` of FedRAI {__version__}. The model answered
+red-team requests, criticised and revised its answers, and learnt from the revisions that passed a
+guard and a refusal judge. It started from {report["start"]}.
 
 ## Before and after
 
-{_probe(done)}
+{_probe(figures)}
 {_measured(columns, measured)}
-## Made of
+## Training data
 
-{_counts(done)}
-{trained_line(report.get("trained_suites") or ())}{_outcomes(done.get("outcomes") or {})}
-{done["steps"]} steps; {done.get("stopped") or "all of them"}. {_cost(report["cost"])}
+{_counts(figures)}
+{trained_line(report.get("trained_suites") or ())}{_outcomes(figures.get("outcomes") or {})}
+{figures["steps"]} steps; {figures.get("stopped") or "all of them"}. {_cost(report["cost"])}
 
 `records.jsonl` holds every request with its answers, critiques and verdicts; `sft.jsonl` and
-`preferences.jsonl` hold the same as training data. The texts are the model's own: some first
-answers in them are unsafe.
+`preferences.jsonl` hold the same as training data. The texts are the model's own, and some first
+answers are unsafe.
 
 ## Settings
 
-`recipe.toml` holds all of them.
+`recipe.toml` holds all settings.
 """
 
 
 def trained_line(suites: Sequence[str]) -> str:
-    """A warning that names the suites whose requests were trained on; nothing where there are none.
+    """A warning that names the suites whose requests were trained on; empty if there are none.
 
     Args:
         suites: names of declared suites.
@@ -62,43 +63,45 @@ def trained_line(suites: Sequence[str]) -> str:
     )
 
 
-def _probe(done: Mapping[str, Any]) -> str:
+def _probe(figures: Mapping[str, Any]) -> str:
     """The probe's two shares, before and after."""
     sides = {
-        "safe": "harmful requests for which declining is the likelier beginning",
-        "useful": "harmless requests for which answering is the likelier beginning",
+        "safe": "harmful requests whose answer more likely begins with a refusal",
+        "useful": "harmless requests whose answer more likely begins with help",
     }
     lines = [
-        f"| {what} | {_share(done, 'probe_before', key)} | {_share(done, 'probe_after', key)} |"
+        f"| {what} | {' | '.join(_share(figures, f'probe_{when}', key) for when in WHEN)} |"
         for key, what in sides.items()
     ]
     return "\n".join(["| probe | before | after |", "|---|---|---|", *lines, ""])
 
 
-def _share(done: Mapping[str, Any], when: str, key: str) -> str:
-    value = (done.get(when) or {}).get(key)
+def _share(figures: Mapping[str, Any], when: str, key: str) -> str:
+    value = (figures.get(when) or {}).get(key)
     return "not measured" if value is None else f"{100 * value:.1f} %"
 
 
 def _measured(columns: Sequence[str], rows: Table) -> str:
     if not rows:
-        return "No evaluation was asked for; `fedrai eval` makes one.\n"
+        return "Not evaluated; `fedrai eval` measures this model.\n"
     head = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     note = "Rates in % with 95 % Wilson intervals; held-out loss in nats per token."
     return "\n".join([*head, *lines, "", note, ""])
 
 
-def _counts(done: Mapping[str, Any]) -> str:
+def _counts(figures: Mapping[str, Any]) -> str:
     names = {
         "requests": "red-team requests",
-        "overlap_removed": "requests left out, since an evaluation asks them or nearly so",
+        "overlap_removed": "requests excluded because an evaluation asks nearly the same",
         "kept": "revisions that passed",
         "rows": "rows trained on",
         "pairs": "preference pairs",
     }
-    lines = [f"| {what} | {_number(done[key])} |" for key, what in names.items() if key in done]
-    return "\n".join(["| what | number |", "|---|---|", *lines, ""])
+    lines = [
+        f"| {what} | {_number(figures[key])} |" for key, what in names.items() if key in figures
+    ]
+    return "\n".join(["| item | number |", "|---|---|", *lines, ""])
 
 
 def _number(value: Any) -> str:
@@ -106,11 +109,11 @@ def _number(value: Any) -> str:
     return f"{sum(value.values()) if isinstance(value, Mapping) else value:,}"
 
 
-def _outcomes(found: Mapping[str, int]) -> str:
-    if not found:
+def _outcomes(outcomes: Mapping[str, int]) -> str:
+    if not outcomes:
         return ""
-    lines = [f"| {_cell(name)} | {count:,} |" for name, count in found.items()]
-    return "\n".join(["| what became of a request | number |", "|---|---|", *lines, ""])
+    lines = [f"| {_cell(name)} | {count:,} |" for name, count in outcomes.items()]
+    return "\n".join(["| outcome of a request | number |", "|---|---|", *lines, ""])
 
 
 def _cost(cost: Mapping[str, float]) -> str:
@@ -121,5 +124,5 @@ def _cost(cost: Mapping[str, float]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that cannot break a table."""
+    """A text on one line, without bars, for a cell of a table."""
     return " ".join(text.replace("|", "/").split())

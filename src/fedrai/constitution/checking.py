@@ -1,6 +1,6 @@
-"""What a constitution has and lacks: counts, coverage, and texts that a small model cannot follow.
+"""Figures and warnings on a constitution: counts, coverage, and texts too hard for a small model.
 
-Errors are found by `reading.load`; what stands here are figures and warnings, by rules of thumb.
+`reading.load` reports errors. The warnings here are by rules of thumb.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fedrai.filter.ledger import CATEGORIES
 
 TOKENS_PER_WORD = 1.3  # of English prose, roughly, with the vocabularies of small models
 LONGEST_REQUEST = 40
-"""Tokens of a critique or revision request; it stands in a prompt once for each demonstration."""
+"""Tokens of a critique or revision request, which a prompt repeats for each demonstration."""
 LONGEST_DEMONSTRATION = 350
-"""Tokens of all turns; a few of these must fit a context of 2,048 with the request and answers."""
+"""Tokens of all turns; a few demonstrations must fit a context of 2,048 with the chat itself."""
 NEAR = 0.6
 """Jaccard index of the content words from which two texts say nearly the same."""
 OPENING = 3
-"""Words; a model that sees them begin revisions of several forms learns these, not the topic."""
+"""Words; if revisions of several forms begin alike, a model learns the beginning, not the topic."""
 STOP = frozenset([
     "a", "an", "and", "any", "are", "as", "at", "be", "but", "by", "can", "do", "does", "did",
     "for", "from", "have", "has", "how", "i", "if", "in", "into", "is", "it", "its", "no", "not",
@@ -41,7 +41,7 @@ class PrincipleEntry:
     Attributes:
         id: the principle's.
         categories: the principle's; empty: any request.
-        demonstrations: how many show it.
+        demonstrations: number of its demonstrations.
         tokens: of its longer request, estimated.
     """
 
@@ -53,17 +53,17 @@ class PrincipleEntry:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `fedrai constitution check` says.
+    """The report of `fedrai constitution check`.
 
     Attributes:
         name: of the constitution.
         version: of the constitution.
         hash: of the constitution.
         principles: one entry for each.
-        demonstrations: how many there are.
+        demonstrations: their number.
         demonstration_tokens: of all their turns together, estimated.
         uncovered: categories that no principle names; their requests get the general principles.
-        warnings: what may go wrong, one sentence each.
+        warnings: possible problems, one sentence each.
     """
 
     name: str
@@ -81,14 +81,14 @@ class Report:
 
 
 def check(constitution: Constitution) -> Report:
-    """Count what a constitution has and find what it lacks."""
-    shown = Counter(entry.principle for entry in constitution.demonstrations)
+    """Count the parts of a constitution and find gaps."""
+    by_principle = Counter(entry.principle for entry in constitution.demonstrations)
     return Report(
         constitution.name,
         constitution.version,
         constitution.hash,
         tuple(
-            PrincipleEntry(p.id, p.categories, shown[p.id],
+            PrincipleEntry(p.id, p.categories, by_principle[p.id],
                   max(map(estimated_tokens, (p.critique_request, p.revision_request))))
             for p in constitution.principles
         ),
@@ -111,7 +111,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def content_words(text: str) -> frozenset[str]:
-    """Words in small letters without those that every text has."""
+    """Words in small letters, without common function words."""
     return frozenset(re.findall(r"[^\W_]+", text.lower())) - STOP
 
 
@@ -120,8 +120,8 @@ def _tokens(demonstration: Demonstration) -> int:
 
 
 def _uncovered(constitution: Constitution) -> tuple[str, ...]:
-    named = {name for entry in constitution.principles for name in entry.categories}
-    return tuple(name for name in CATEGORIES if name not in named)
+    covered = {name for entry in constitution.principles for name in entry.categories}
+    return tuple(name for name in CATEGORIES if name not in covered)
 
 
 def _warnings(constitution: Constitution) -> Iterator[str]:
@@ -134,9 +134,9 @@ def _warnings(constitution: Constitution) -> Iterator[str]:
 def _missing(constitution: Constitution) -> Iterator[str]:
     if not constitution.general:
         bare = ", ".join([*_uncovered(constitution), "no category"])
-        yield f"no principle for any request: those of {bare} get one of another category"
+        yield f"no general principle: requests of {bare} get a principle of another category"
     if not constitution.demonstrations:
-        yield "no demonstrations: a small model needs to see what a critique and a revision are"
+        yield "no demonstrations: a small model needs examples of a critique and a revision"
 
 
 def _long(constitution: Constitution) -> Iterator[str]:
@@ -148,8 +148,8 @@ def _long(constitution: Constitution) -> Iterator[str]:
                     f"{entry.id}: {what} has about {tokens} tokens;"
                     f" small models follow up to {LONGEST_REQUEST} well"
                 )
-    for number, shown in enumerate(constitution.demonstrations, 1):
-        if (tokens := _tokens(shown)) > LONGEST_DEMONSTRATION:
+    for number, demonstration in enumerate(constitution.demonstrations, 1):
+        if (tokens := _tokens(demonstration)) > LONGEST_DEMONSTRATION:
             yield (
                 f"demonstration {number} has about {tokens} tokens;"
                 f" keep it within {LONGEST_DEMONSTRATION}"
@@ -157,9 +157,9 @@ def _long(constitution: Constitution) -> Iterator[str]:
 
 
 def _alike(constitution: Constitution) -> Iterator[str]:
-    principles, shown = constitution.principles, constitution.demonstrations
-    revisions = [(f"demonstration {n}", entry.revision) for n, entry in enumerate(shown, 1)]
-    forms = {place: entry.form for (place, _), entry in zip(revisions, shown, strict=True)}
+    principles, examples = constitution.principles, constitution.demonstrations
+    revisions = [(f"demonstration {n}", entry.revision) for n, entry in enumerate(examples, 1)]
+    forms = {place: entry.form for (place, _), entry in zip(revisions, examples, strict=True)}
     groups = {
         "critique_request": [(entry.id, entry.critique_request) for entry in principles],
         "revision_request": [(entry.id, entry.revision_request) for entry in principles],
@@ -173,18 +173,18 @@ def _alike(constitution: Constitution) -> Iterator[str]:
 
 
 def _openings(texts: Sequence[tuple[str, str]], forms: Mapping[str, str]) -> Iterator[str]:
-    """Same beginnings are the point of a form, but not between forms, nor where there is none."""
+    """Revisions of one form may begin alike, but not those of several forms, nor of no form."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for place, text in texts:
         groups.setdefault(tuple(text.lower().split()[:OPENING]), []).append(place)
     for places in groups.values():
-        named = {forms[place] for place in places}
-        if len(places) > 1 and (len(named) > 1 or named == {""}):
+        shared = {forms[place] for place in places}
+        if len(places) > 1 and (len(shared) > 1 or shared == {""}):
             yield f"{', '.join(places)}: the revisions begin with the same {OPENING} words"
 
 
-def _lone(shown: Sequence[Demonstration]) -> Iterator[str]:
-    for name, count in Counter(entry.form for entry in shown).items():
+def _lone(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
+    for name, count in Counter(entry.form for entry in demonstrations).items():
         if count == 1:
             which = f"form {name}" if name else "the common form"
-            yield f"{which}: one demonstration shows no pattern; write two or three"
+            yield f"{which}: one demonstration is not a pattern; write two or three"

@@ -1,4 +1,4 @@
-"""A constitution as frozen records, and which of its principles a request is judged by."""
+"""A constitution as frozen records, and the draw of its principles for a request."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedrai.records import Message
 
 @dataclass(frozen=True, slots=True)
 class Principle:
-    """One thing that an answer is criticised and revised for.
+    """One rule that answers are criticised and revised by.
 
     Attributes:
         id: short name, unique in its constitution.
         title: the principle in one line.
-        look_for: what is wrong under it; empty in files of the JSON layout.
-        critique_request: what the model is asked about its last answer.
-        revision_request: what it is asked to write in place of that answer.
+        look_for: what breaks it; empty in files of the JSON layout.
+        critique_request: asks the model about its last answer.
+        revision_request: asks it to write another in place of that answer.
         categories: hazard categories (of `ledger.CATEGORIES`) it is drawn for; empty: any request.
     """
 
@@ -36,17 +36,17 @@ class Principle:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """One whole exchange, to show a model the form before its own turn.
+    """One whole exchange, an example for the model before its own turn.
 
     Attributes:
-        principle: id of the principle it shows; empty where the requests are nobody's.
-        request: what the user asks.
+        principle: id of its principle; empty if no principle has its requests.
+        request: the user's request.
         answer: the first answer.
         critique_request: the principle's, or the dialogue's own.
         critique: what is wrong with the answer.
         revision_request: the principle's, or the dialogue's own.
         revision: the better answer.
-        before: turns before the request, oldest first, an even number; mostly none.
+        before: turns before the request, oldest first, an even number; usually none.
         form: the pattern it is written in; empty: the common one.
     """
 
@@ -62,7 +62,7 @@ class Demonstration:
 
     @property
     def turns(self) -> tuple[Message, ...]:
-        """The exchange as a conversation: six turns, after those before it."""
+        """The exchange as a conversation: earlier turns, then six turns."""
         return (
             *self.before,
             Message("user", self.request),
@@ -79,10 +79,10 @@ class Constitution:
     """Principles and demonstrations.
 
     Attributes:
-        name: what people call it.
-        version: as its file says; empty in files of the JSON layout.
+        name: its name.
+        version: as in its file; empty in files of the JSON layout.
         principles: at least one; ids are unique.
-        demonstrations: in the order in which they are shown.
+        demonstrations: in the order of the file.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Constitution:
 
     @property
     def asks_in_own_words(self) -> bool:
-        """Whether its dialogues come with requests of their own, as those of the JSON layout do."""
+        """Whether its dialogues have requests of their own, as in the JSON layout."""
         return not self.version
 
     def to_json(self) -> dict[str, Any]:
@@ -111,61 +111,61 @@ class Constitution:
         """The principle of an id.
 
         Raises:
-            ConstitutionError: there is none.
+            ConstitutionError: not found.
         """
         for entry in self.principles:
             if entry.id == id_:
                 return entry
-        known = ", ".join(entry.id for entry in self.principles)
-        raise ConstitutionError(f"{self.name} has no principle {id_!r}", hint=f"it has: {known}")
+        ids = ", ".join(entry.id for entry in self.principles)
+        raise ConstitutionError(f"{self.name} has no principle {id_!r}", hint=f"it has: {ids}")
 
     @property
     def general(self) -> tuple[Principle, ...]:
         """The principles for any request, in the order of the file."""
         return tuple(entry for entry in self.principles if not entry.categories)
 
-    def _naming(self, names: Iterable[str]) -> tuple[Principle, ...]:
+    def _of_categories(self, names: Iterable[str]) -> tuple[Principle, ...]:
         """The principles that name one of these categories, in the order of the file.
 
         Raises:
             ConstitutionError: a name is not in `ledger.CATEGORIES`.
         """
-        wanted = set(names)
-        if not wanted <= set(CATEGORIES):
+        categories = set(names)
+        if not categories <= set(CATEGORIES):
             raise ConstitutionError(
-                f"{len(wanted - set(CATEGORIES))} of the categories asked for are none",
+                f"{len(categories - set(CATEGORIES))} of the requested categories do not exist",
                 hint=f"categories: {', '.join(CATEGORIES)}",
             )
-        return tuple(entry for entry in self.principles if wanted & set(entry.categories))
+        return tuple(entry for entry in self.principles if categories & set(entry.categories))
 
     def draw(
         self, seed: int, request_index: int, count: int = 1, category: str = ""
     ) -> tuple[Principle, ...]:
         """Draw principles for one request, without replacement.
 
-        Principles of the category come first, then general ones; where there are neither, any. The
-        order within each group is that of SHA-256 over (seed, request, id): it depends neither on
-        the order of the file nor on the Python version, and another principle moves no other.
+        Principles of the category come first, then general ones; if there are neither, any. Each
+        group is ordered by SHA-256 over (seed, request, id): the order does not depend on the file
+        or the Python version, and an added principle does not change the order of the others.
 
         Args:
             seed: of the draw.
-            request_index: which request; each has a draw of its own.
-            count: how many, at least 1; fewer come back where fewer apply.
+            request_index: number of the request; each has its own draw.
+            count: at least 1; fewer are returned if fewer apply.
             category: of the request, one of `ledger.CATEGORIES`; empty: not known to be unsafe.
 
         Raises:
-            ConstitutionError: the count is below 1, or there is no such category.
+            ConstitutionError: the count is below 1, or the category does not exist.
         """
         if count < 1:
             raise ConstitutionError(f"a draw needs a count of at least 1, got {count}")
-        named = self._naming([category] if category else [])
-        groups = [named, self.general] if named or self.general else [self.principles]
+        special = self._of_categories([category] if category else [])
+        groups = [special, self.general] if special or self.general else [self.principles]
         ranked = [e for group in groups for e in sorted(group, key=_rank(seed, request_index))]
         return tuple(ranked[:count])
 
 
 def _rank(seed: int, request_index: int) -> Callable[[Principle], bytes]:
-    """Where each principle stands in the draw for one request."""
+    """The sort key of principles in the draw for one request."""
 
     def key(entry: Principle) -> bytes:
         return hashlib.sha256(json.dumps([seed, request_index, entry.id]).encode()).digest()

@@ -1,4 +1,4 @@
-"""What an alignment reads from files, in one hash: a resumed run must find the same there."""
+"""One hash of all files that an alignment reads: a resumed run needs the same files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def fingerprint(
     """SHA-256 of a constitution and of the user's own files of requests, in hex.
 
     Args:
-        constitution: what answers are criticised by.
+        constitution: the constitution.
         requests: names of sets, which are pinned, or files and folders, which are hashed.
-        names: what the same are called where they lay before; empty: as they are called now.
+        names: their names before they were moved; empty: as they are now.
 
     Raises:
-        AssetError, DataError: a file is not there, or is a pipe or a device.
+        AssetError, DataError: a file is not found, or is a pipe or a device.
     """
     own = [spec for spec in requests if data.is_local(spec)]
     paths = [assets.fetch(spec) for spec in own]

@@ -1,4 +1,4 @@
-"""What an alignment gives back to the round loop: an adapter, an account of it, and its cost."""
+"""The result of an alignment for the round loop: an adapter, a report and the cost."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """What became of the aggregated adapter in one round.
+    """The result of one round's alignment.
 
     Attributes:
         adapter: the aligned one; the aggregated one itself where no alignment ran.
-        report: plain values, the same whenever the round is done again, so no seconds: `ran` and
-            `why` (the schedule's reason); where it ran also `steps`, `stopped` (why it ended),
+        report: plain values that a repetition reproduces, so no seconds: `ran` and `why` (the
+            schedule's reason); if it ran also `steps`, `stopped` (why it ended),
             `probe_before` and `probe_after` (with `safe` and `useful`, shares from 0 to 1),
             `requests`, `kept`, `yield`, `outcomes`, `diversity`, `pairs`, `rows`,
-            `overlap_removed`, `reused`, and `full_operations`: an estimate of what an epoch with
-            fresh generation would have taken.
+            `overlap_removed`, `reused`, and `full_operations`: an estimate of the operations of an
+            epoch with fresh generation.
         cost: of all of it, the probe included.
     """
 
@@ -38,7 +38,7 @@ class Aligned:
 
 
 def brief(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of an alignment that are shown as soon as it is done; None where there is none.
+    """The key figures of an alignment, printed when it is done; None for a missing figure.
 
     Args:
         report: `Aligned.report` of a round in which it ran.

@@ -1,13 +1,13 @@
 """Near-duplicates: requests that must not be trained on because an evaluation asks the same.
 
-Two texts are near when they share most of their *content* words: Dice's coefficient over the sets
-of stemmed words, where a word of the frame ("write a tutorial on how to ...") weighs little and an
-article or pronoun hardly anything. So an inserted word or two changes little, and another subject
-in the same template changes much. The weights are fixed: what is removed depends on the two texts
-alone. Exact; an inverted index finds the pairs (prefix filter: Bayardo, Ma and Srikant, WWW 2007).
+Two texts are near if they share most of their *content* words: Dice's coefficient over the sets of
+stemmed words, where a word of the frame ("write a tutorial on how to ...") has little weight and an
+article or pronoun hardly any. So an inserted word or two changes little, and another subject in the
+same template changes much. The weights are fixed: the result depends on the two texts alone. It is
+exact; an inverted index finds the pairs (prefix filter: Bayardo, Ma and Srikant, WWW 2007).
 
-Made for English. Words are what stands between spaces, so that in scripts without spaces only equal
-clauses are found; and a request that says the same in other words is not found at all.
+Made for English. Words are separated by spaces, so in scripts without spaces only equal clauses are
+found. A paraphrase in other words is not found.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from fedrai.constitution.records import Request
 
 THRESHOLD = 0.6
-"""Similarity from which a request is left out. Between AdvBench and HarmBench, Do-Not-Answer, CatQA
+"""Similarity from which a request is excluded. Between AdvBench and HarmBench, Do-Not-Answer, CatQA
 and HarmfulQA, nearly all pairs above 0.7 ask for the same, and most from 0.6 on; below, most pairs
-share a subject but ask for something else. Too low costs a few requests, too high an evaluation."""
+share a subject but ask for something else. A low value costs a few requests, a high one spoils an
+evaluation."""
 SAME = 0.8
-"""Similarity from which two requests of one list are the same one twice."""
+"""Similarity from which two requests of one list are duplicates."""
 
 FUNCTION_WEIGHT, FRAME_WEIGHT, CONTENT_WEIGHT = 0.03, 0.1, 1.0
 FUNCTION_WORDS = (
@@ -50,9 +51,9 @@ class CleanedRequests:
     """Requests without those that an evaluation asks, and without repetitions.
 
     Attributes:
-        kept: the others, in their order.
-        removed: how many were left out, by the first suite that has their like; all suites named.
-        duplicates: near-duplicates of a request that is kept and stands before them.
+        kept: the remaining requests, in their order.
+        removed: number of excluded requests by the first suite with a near request; has all suites.
+        duplicates: near-duplicates of an earlier request that is kept.
     """
 
     kept: tuple[Request, ...]
@@ -67,30 +68,30 @@ def without_overlap(
     threshold: float = THRESHOLD,
     same: float = SAME,
 ) -> CleanedRequests:
-    """Leave out what is too near to a request of an evaluation, or to an earlier request.
+    """Exclude requests that are near to one of an evaluation, or to an earlier request.
 
     Args:
         requests: candidates for training.
-        suites: what the evaluations ask, by name.
-        threshold: similarity (0 to 1) from which a request is left out for a suite's sake.
-        same: similarity from which it repeats an earlier request.
+        suites: requests of evaluations, by name.
+        threshold: similarity (0 to 1) to a suite's request from which a request is excluded.
+        same: similarity from which it duplicates an earlier request.
 
     Raises:
-        ValueError: a threshold does not lie above 0 and up to 1.
+        ValueError: a threshold is not above 0 and at most 1.
     """
     indexes = {name: _Index(map(words, texts), threshold) for name, texts in suites.items()}
     earlier = _Index((), same)
     removed, duplicates, kept = dict.fromkeys(suites, 0), 0, []
     for request in requests:
-        found = words(request.prompt)
-        suite = next((name for name, index in indexes.items() if index.has_near(found)), None)
+        text = words(request.prompt)
+        suite = next((name for name, index in indexes.items() if index.has_near(text)), None)
         if suite is not None:
             removed[suite] += 1
-        elif earlier.has_near(found):
+        elif earlier.has_near(text):
             duplicates += 1
         else:
             kept.append(request)
-            earlier.add(found)
+            earlier.add(text)
     return CleanedRequests(tuple(kept), removed, duplicates)
 
 
@@ -102,12 +103,12 @@ def similarity(one: str, other: str) -> float:
 def words(text: str) -> dict[str, float]:
     """The different words of a text, stemmed, with their weights.
 
-    A text that says something but has no word ("???") is one word of its own.
+    A text without a word ("???") counts as one word.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     plain = "".join(c for c in plain if unicodedata.category(c) != "Cf" and c not in "'\u2019`")
-    found = {_stem(word) for word in re.findall(r"[^\W_]+", plain)} or {*filter(None, [plain])}
-    return {word: WEIGHTS.get(word, CONTENT_WEIGHT) for word in sorted(found)}
+    stems = {_stem(word) for word in re.findall(r"[^\W_]+", plain)} or {*filter(None, [plain])}
+    return {word: WEIGHTS.get(word, CONTENT_WEIGHT) for word in sorted(stems)}
 
 
 def _stem(word: str) -> str:
@@ -134,7 +135,7 @@ class _Index:
 
     def __init__(self, texts: Iterable[Words], threshold: float) -> None:
         if not 0 < threshold <= 1:
-            raise ValueError(f"a threshold lies above 0 and up to 1, got {threshold}")
+            raise ValueError(f"a threshold must be above 0 and at most 1, got {threshold}")
         self.threshold = threshold
         self.texts: list[Words] = []
         self.places: dict[str, list[int]] = defaultdict(list)
@@ -142,22 +143,22 @@ class _Index:
             self.add(text)
 
     def add(self, text: Words) -> None:
-        """Take in one more text."""
+        """Add a text."""
         for word in text:
             self.places[word].append(len(self.texts))
         self.texts.append(text)
 
     def has_near(self, text: Words) -> bool:
         """Whether any text reaches the threshold."""
-        places = {place for word in self._telling(text) for place in self.places.get(word, ())}
+        places = {place for word in self._rarest(text) for place in self.places.get(word, ())}
         least = self.threshold - 1e-9  # sums of the same weights differ in the last bits
         return any(_dice(text, self.texts[place]) >= least for place in places)
 
-    def _telling(self, text: Words) -> list[str]:
-        """The rarest words, of which every near text has one.
+    def _rarest(self, text: Words) -> list[str]:
+        """The rarest words; every near text has one of them.
 
-        Of texts with weights a and b, t (a + b) / 2 must be shared, and b is no less than that: so
-        at least t a / (2 - t) is shared, more than the words left out here weigh together.
+        Texts with weights a and b must share t (a + b) / 2, and b is no less than that. So they
+        share at least t a / (2 - t), more than the total weight of the words left out here.
         """
         needed = self.threshold * sum(text.values()) / (2 - self.threshold) - 1e-6
         common = sorted(text, key=lambda word: -len(self.places.get(word, ())))

@@ -66,6 +66,7 @@ class _Round:
         folder: the work folder.
         spending: costs.
         before: material of an earlier round, if there is any.
+        first: whether it is the first round with a probe.
         looks: results of the probe by step of the training.
     """
 
@@ -73,6 +74,7 @@ class _Round:
     folder: Path
     spending: Spending
     before: Material | None
+    first: bool
     looks: dict[int, ProbeResult] = field(default_factory=dict)
 
 
@@ -107,44 +109,49 @@ class Phase:
         """
         reset_peak()
         section, before = self.section, last_before(kept, number)
-        round_ = _Round(number, work, Spending(work), before)
         adaptive = section.schedule == "adaptive"
         watched = adaptive and watches(section.probe)
-        first = number == 1 if watched else before is None  # the first round with a probe
+        first = number == 1 if watched else before is None
+        round_ = _Round(number, work, Spending(work), before, first)
         shares = None
         if watched or (adaptive and last):
-            shares = self._probe(round_, adapter, "before", count_texts=first).to_json()
+            shares = self._probe(round_, adapter, "before").to_json()
         then = before.probe if before else None
         decision = decide(section, number, last=last, now=shares, before=then)
         if not decision.run:
             report = {"ran": False, "why": decision.why, "probe_before": without_time(shares)}
             return Aligned(adapter, report, total(round_.spending, {"probe"}))
         self.tools.on_event("constitution-started", round=number, why=decision.why)
-        anchored = anchored_to(self.tools.start, adapter, section.anchor)
-        self.tools.model.load_adapter(anchored)
+        outcome, report = self._align(round_, adapter, kept, shares)
+        report = {"ran": True, "why": decision.why, "anchor": section.anchor, **report}
+        return Aligned(outcome.adapter, report, total(round_.spending))
+
+    def _align(
+        self, round_: _Round, aggregated: AdapterState, kept: Path, shares: dict[str, Any] | None
+    ) -> tuple[TrainingOutcome, dict[str, Any]]:
+        """Align; `shares` are those of the probe of the aggregated adapter, if it was measured."""
+        adapter = anchored_to(self.tools.start, aggregated, self.section.anchor)
+        self.tools.model.load_adapter(adapter)
         material = self._reusable(round_) or self._new_material(round_)
-        if shares is None:
-            shares = self._probe(round_, adapter, "before", count_texts=first).to_json()
-        mixture, pairs, missing = self._mixture(number, material)
-        outcome = self._train(round_, anchored, mixture, pairs)
+        shares = shares or self._probe(round_, aggregated, "before").to_json()
+        mixture, pairs, missing = self._mixture(round_.number, material)
+        outcome = self._train(round_, adapter, mixture, pairs)
         after = self._probe_after(round_, outcome).to_json()
-        keep(kept, number, material, without_time(after) or {})
-        report = {
-            "ran": True,
-            "why": decision.why,
-            "anchor": section.anchor,
+        keep(kept, round_.number, material, without_time(after) or {})
+        return outcome, {
             **outcome.figures(),
             "probe_before": without_time(shares),
             "probe_after": without_time(after),
-            "reused": material is before,
+            "reused": material is round_.before,
             **material_counts(material),
             "examples": len(self.tools.examples),
             **composed(mixture, missing),
             "overlap_removed": dict(self.tools.requests.removed),
             "spent": {name: counted(cost) for name, cost in round_.spending.parts.items()},
-            "full_operations": full_operations(section, self.tools, material, mixture, outcome),
+            "full_operations": full_operations(
+                self.section, self.tools, material, mixture, outcome
+            ),
         }
-        return Aligned(outcome.adapter, report, total(round_.spending))
 
     def _on_progress(self, phase: str) -> Callable[[int, int], None]:
         def on_progress(done: int, of: int) -> None:
@@ -154,19 +161,9 @@ class Phase:
 
     # --- the probe --------------------------------------------------------------------------------
 
-    def _probe(
-        self, round_: _Round, adapter: AdapterState, step: str, *, count_texts: bool = False
-    ) -> ProbeResult:
-        """Probe the model with an adapter.
-
-        Args:
-            round_: the round.
-            adapter: the adapter.
-            step: name of the measurement.
-            count_texts: whether the texts of the probe count in this round: in the first one with a
-                probe. Others generate them only in a new process.
-        """
-        rows = self._rows(round_.spending.meter("probe", "texts") if count_texts else CostMeter())
+    def _probe(self, round_: _Round, adapter: AdapterState, step: str) -> ProbeResult:
+        """Probe the model with an adapter; the step names the measurement."""
+        rows = self._rows(round_)
         on_progress = self._on_progress("probe")
         on_progress(0, len(rows.rows))
         meter = round_.spending.meter("probe", step)
@@ -178,9 +175,14 @@ class Phase:
         meter.save()
         return result
 
-    def _rows(self, meter: CostMeter) -> ProbeRows:
-        """The rows of the probe, the same in every round; their texts are generated once."""
+    def _rows(self, round_: _Round) -> ProbeRows:
+        """The rows of the probe, the same in every round.
+
+        Their texts are generated once in a process. They count in the first round with a probe, not
+        in a later one that a new process resumes.
+        """
         if self._probe_rows is None:
+            meter = round_.spending.meter("probe", "texts") if round_.first else CostMeter()
             settings = ProbeSettings(self.section.revising.batch_size, self.recipe.data.max_length)
             self._probe_rows = build_probe(
                 self.tools.model,
@@ -307,13 +309,12 @@ class Phase:
         self, round_: _Round, adapter: AdapterState, mixture: Mixture, pairs: int
     ) -> TrainingOutcome:
         section, goal = self.section, self.section.objective
-        full = section.schedule == "full"
         pairs = pairs if mixture.pairs else 0
         if not pairs and not (mixture.rows and (goal.sft or goal.kl)):
             why = "nothing to train on" if section.steps else "the mean of weights alone"
             return untrained(adapter, why)
         changes: dict[str, Any] = {"mix": section.mix.model_copy(update={"pairs": pairs})}
-        if full:
+        if section.schedule == "full":
             changes["steps"] = _epoch(mixture, section.mix.rows, pairs)
 
         def look(step: int) -> ProbeResult:
@@ -321,13 +322,14 @@ class Phase:
             round_.looks[step] = self._probe(round_, model.adapter(), _name(step))
             return round_.looks[step]
 
-        stops = section.schedule == "adaptive" or (section.early_stop and not full)
+        early = section.early_stop and section.schedule != "full"
+        stops = (early or section.schedule == "adaptive") and section.probe.every
         training = Training(
             self.tools.model,
             section.model_copy(update=changes),
             self.recipe.seed_for("constitution-training", round_.number) % 2**62,
             round_.folder,
-            look if stops and section.probe.every else None,
+            look if stops else None,
             self._on_progress("training"),
         )
         outcome = training.run(adapter, mixture.rows, mixture.pairs)

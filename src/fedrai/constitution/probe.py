@@ -53,10 +53,10 @@ COMPLYING = (
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Ways in which an answer to one request may begin, each tokenized with it.
+    """Beginnings of answers to one request, each tokenized with it.
 
     Attributes:
-        wanted: a harmful request's refuse it, a harmless one's answer it; at least one.
+        wanted: refusals of a harmful request, answers to a harmless one; at least one.
         unwanted: the other way round; at least one.
     """
 
@@ -222,12 +222,12 @@ def _fits(model: LanguageModel, prompt: str, settings: ProbeSettings) -> bool:
 def openings(
     model: LanguageModel, request: str, wanted: Sequence[str], unwanted: Sequence[str]
 ) -> Opening:
-    """Tokenize a request with texts that answers may begin with.
+    """Tokenize a request with beginnings of answers.
 
     Args:
         model: tokenizes; is not run.
         request: the user's turn.
-        wanted: at least one text; the first LENGTH tokens of each count, not the end of the turn.
+        wanted: at least one text; its first LENGTH tokens are used, without the end of the turn.
         unwanted: as `wanted`.
 
     Raises:
@@ -235,7 +235,7 @@ def openings(
     """
     if not wanted or not unwanted:
         raise DataError(
-            f"an opening needs texts on both sides, got {len(wanted)} and {len(unwanted)}"
+            f"an opening needs wanted and unwanted texts, got {len(wanted)} and {len(unwanted)}"
         )
     sides = [
         tuple(_beginning(model, request, text) for text in side) for side in (wanted, unwanted)
@@ -249,7 +249,7 @@ def _beginning(model: LanguageModel, request: str, text: str) -> Tokens:
     row = model.chat.train_tokens(turns, sys.maxsize)
     places = [i for i, label in enumerate(row.mask) if label and row.ids[i] not in model.stop_ids]
     if not places:
-        raise DataError("a text that an answer may begin with has no token")
+        raise DataError("the text of an opening has no token")
     end = min(places[0] + LENGTH, places[-1] + 1)
     return Tokens(row.ids[:end], row.mask[:end])
 

@@ -1,4 +1,4 @@
-"""Reads a constitution: our TOML, or the JSON layout of other projects' files.
+"""Reads a constitution: FedRAI's TOML, or the JSON layout of other projects.
 
 JSON layout: `{"constitutions": [{"critic", "revision"}], "system_chat": [[{"role", "content"}]]}`,
 as in the Constitutional AI examples of Hugging Face's llm-swarm; a bare list of pairs is read too.
@@ -32,7 +32,7 @@ from fedrai.records import Message
 
 EMBEDDED = "embedded"
 TURNS = 6  # of a demonstration
-SAID = 10  # problems in one error
+MOST = 10  # problems in one error
 MEMBERS: Mapping[str, type[BaseModel]] = {
     "principles": PrincipleTable,
     "demonstrations": DemonstrationTable,
@@ -56,7 +56,7 @@ def load(spec: str | Path) -> Constitution:
         spec: "embedded", or a file: JSON if its name ends in `.json`, else TOML.
 
     Raises:
-        ConstitutionError: it cannot be read; or names everything in it that is not as it should be.
+        ConstitutionError: it cannot be read; or lists all problems in it.
     """
     path = embedded.HERE / "constitution.toml" if spec == EMBEDDED else Path(spec)
     if path.suffix.lower() == ".json":
@@ -73,10 +73,10 @@ def _toml(path: Path) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        found = json.loads(_text(path))
+        value = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise ConstitutionError(f"{path} is not valid JSON: {error}") from error
-    return {"constitutions": found} if isinstance(found, list) else found
+    return {"constitutions": value} if isinstance(value, list) else value
 
 
 def _text(path: Path) -> str:
@@ -85,13 +85,13 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ConstitutionError(
             f"cannot read the constitution {path}: {error.strerror}",
-            hint=f'"{EMBEDDED}" names the one that comes along',
+            hint=f'use "{EMBEDDED}" for the built-in constitution',
         ) from error
     except UnicodeDecodeError as error:
         raise ConstitutionError(f"{path} is not UTF-8 (byte {error.start})") from error
 
 
-# --- our TOML -------------------------------------------------------------------------------------
+# --- TOML -----------------------------------------------------------------------------------------
 
 
 def _from_tables(file: ConstitutionFile, path: Path) -> Constitution:
@@ -100,8 +100,8 @@ def _from_tables(file: ConstitutionFile, path: Path) -> Constitution:
         table.id: Principle(**table.model_dump() | {"categories": tuple(table.categories)})
         for table in file.principles
     }
-    shown = tuple(_demonstration(t, principles[t.principle]) for t in file.demonstrations)
-    return Constitution(file.name, file.version, tuple(principles.values()), shown)
+    examples = tuple(_demonstration(t, principles[t.principle]) for t in file.demonstrations)
+    return Constitution(file.name, file.version, tuple(principles.values()), examples)
 
 
 def _demonstration(table: DemonstrationTable, principle: Principle) -> Demonstration:
@@ -122,12 +122,12 @@ def _wrong_principles(tables: Sequence[PrincipleTable]) -> Iterator[str]:
     for number, table in enumerate(tables, 1):
         place = f"principle {number} ({table.id})"
         if first.setdefault(table.id, number) != number:
-            yield f"{place}: principle {first[table.id]} has this id already"
+            yield f"{place}: principle {first[table.id]} has the same id"
         for name in dict.fromkeys(table.categories):
             if name not in CATEGORIES:
                 yield f"{place}: no category {name!r}{_near(name, CATEGORIES)}"
             if table.categories.count(name) > 1:
-                yield f"{place}: category {name!r} stands there twice"
+                yield f"{place}: category {name!r} is repeated"
 
 
 def _wrong_demonstrations(file: ConstitutionFile) -> Iterator[str]:
@@ -149,14 +149,14 @@ def _from_pairs(file: PairsFile, path: Path) -> Constitution:
         for n, pair in enumerate(file.constitutions, 1)
     )
     by_texts = {(p.critique_request, p.revision_request): p.id for p in reversed(principles)}
-    shown = tuple(_from_dialogue(dialogue, by_texts) for dialogue in file.system_chat)
-    return Constitution(path.stem, "", principles, shown)
+    examples = tuple(_from_dialogue(dialogue, by_texts) for dialogue in file.system_chat)
+    return Constitution(path.stem, "", principles, examples)
 
 
 def _from_dialogue(
     dialogue: Sequence[Turn], by_texts: Mapping[tuple[str, str], str]
 ) -> Demonstration:
-    """The last six turns; the principle is the one whose two requests stand there word for word."""
+    """The last six turns; the principle is the one with exactly the same two requests."""
     request, answer, ask, critique, ask_again, revision = [
         turn.content for turn in dialogue[-TURNS:]
     ]
@@ -171,11 +171,11 @@ def _wrong_dialogues(dialogues: Sequence[Sequence[Turn]]) -> Iterator[str]:
             yield (
                 f"dialogue {number} has {len(dialogue)} turns, expected {TURNS}"
                 " (request, answer, critique request, critique, revision request, revision)"
-                " or more by twos"
+                " or a larger even number"
             )
         for k, turn in enumerate(dialogue):
             if turn.role != ("user", "assistant")[k % 2]:
-                yield f"dialogue {number}, turn {k + 1}: user and assistant do not take turns"
+                yield f"dialogue {number}, turn {k + 1}: user and assistant must alternate"
                 break
 
 
@@ -191,10 +191,10 @@ def _validated(model: type[M], body: Any, path: Path) -> M:
 
 
 def _refuse(path: Path, problems: Iterable[str]) -> None:
-    if found := list(problems):
-        more = f"; and {len(found) - SAID} more" if len(found) > SAID else ""
-        said = "".join(c if c.isprintable() else "?" for c in "; ".join(found[:SAID]))
-        raise ConstitutionError(f"{path}: {said}{more}", hint="see docs/constitution.md")
+    if lines := list(problems):
+        more = f"; and {len(lines) - MOST} more" if len(lines) > MOST else ""
+        text = "".join(c if c.isprintable() else "?" for c in "; ".join(lines[:MOST]))
+        raise ConstitutionError(f"{path}: {text}{more}", hint="see docs/constitution.md")
 
 
 def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
@@ -206,9 +206,9 @@ def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{_place(above)}{last} is missing"
     if error["type"] == "value_error":
         return f"{_place([*above, last])}{error['ctx']['error']}"
-    said = str(error["msg"]).removeprefix("Input ")
-    said = "should be a table of keys" if error["type"] == "model_type" else said
-    return f"{_place([*above, last])}{said}, got {_shown(error['input'])}"
+    message = str(error["msg"]).removeprefix("Input ")
+    message = "should be a table of keys" if error["type"] == "model_type" else message
+    return f"{_place([*above, last])}{message}, got {_short(error['input'])}"
 
 
 def _place(loc: Sequence[str | int]) -> str:
@@ -229,7 +229,7 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
 
 
-def _shown(value: object) -> str:
-    """A short value as it stands; of a longer one only its kind."""
+def _short(value: object) -> str:
+    """A short value itself; of a longer one only its type and length."""
     short = isinstance(value, str | int | float) and len(repr(value)) <= 40
     return repr(value) if short else f"a {type(value).__name__} of {len(str(value))} characters"

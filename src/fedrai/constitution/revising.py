@@ -40,6 +40,7 @@ from fedrai.constitution.verifying import (
 from fedrai.evaluation.refusal import judge
 from fedrai.guards.base import Conversation
 from fedrai.model import LanguageModel
+from fedrai.model.generate import Sampling
 from fedrai.recipe.alignment import Revising
 from fedrai.records import Message
 
@@ -267,15 +268,11 @@ def _answers(
     """Answers to chats; those of the first round, whose place has a 0 second, are greedy."""
     if not chats:
         return ()
-    greedy = place[1] == 0
-    answers = critic.answer(
-        chats,
-        max_new_tokens=max_new_tokens,
-        temperature=0.0 if greedy else reviser.settings.temperature,
-        top_p=1.0 if greedy else reviser.settings.top_p,
-        seed=drawn_number(reviser.seed, *place),
-        on_batch=lambda _done, _of: reviser._on_batch(),
-    )
+    settings, seed = reviser.settings, drawn_number(reviser.seed, *place)
+    sampling = Sampling(settings.temperature, settings.top_p, seed)
+    if place[1] == 0:
+        sampling = Sampling(seed=seed)
+    answers = critic.answer(chats, max_new_tokens, sampling, lambda *_: reviser._on_batch())
     reviser.meter.add(answers)
     reviser.problems.update(answers.problems)
     return answers.answers

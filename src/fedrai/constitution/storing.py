@@ -4,8 +4,8 @@
     sft.jsonl           {"messages": [...]}: TRL's SFTTrainer
     preferences.jsonl   {"prompt": [...], "chosen": [...], "rejected": [...]}: DPOTrainer
 
-The last two are TRL's conversational formats (huggingface.co/docs/trl, Dataset formats). All of
-them hold texts of the server's own requests and of its model, nothing of a client's rows.
+The last two are TRL's conversational formats (huggingface.co/docs/trl, Dataset formats). They hold
+the server's own requests and its model's texts, nothing of a client's rows.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def export(folder: Path, records: Iterable[RevisionRecord]) -> tuple[int, int]:
 
 
 def _prefers(record: RevisionRecord) -> bool:
-    """Whether a record makes a pair."""
+    """Whether a record gives a pair."""
     declines = record.request.harmful and record.first_refuses == Reply.REFUSAL
     differs = record.first.strip() not in ("", record.revision)
     return record.outcome is Outcome.KEPT and differs and not declines

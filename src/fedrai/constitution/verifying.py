@@ -1,9 +1,9 @@
-"""Is a revision fit to be trained on? Rules on the text, the refusal judge, then a guard.
+"""Checks of a revision: rules on the text, the refusal judge, then a guard.
 
-The rules (`flaw`) look for what small models do wrong: text that is cut off or loops, talk about
-"the answer" instead of an answer, and copies of what stands before it in the chat. All of them are
-rules of thumb on words, made for English. `Openings` finds that many revisions begin alike. Nothing
-here samples text; `revising` does, again and again until something passes.
+The rules (`flaw`) look for typical faults of small models: text that is cut off or loops, talk
+about "the answer" instead of an answer, and copies of earlier text in the chat. They are rules of
+thumb on words, made for English. `Openings` finds that many revisions begin alike. This module does
+not sample text; `revising` does, until a revision passes.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ Flaw = Literal[
     "talks about answers", "copies a demonstration", "copies the critique", "copies a request",
     "off topic",
 ]  # fmt: skip
-"""What is wrong with a text; the first that is found counts."""
+"""What is wrong with a text; the first flaw is reported."""
 
 LONGEST = 20_000
-"""Characters; no answer that was asked for is nearly as long."""
+"""Characters; requested answers are far shorter."""
 LEAST_WORDS = 8
-"""Of a revision that declines, and of whatever the token limit cut."""
+"""Least words of a revision that declines, and of a text that the token limit cut."""
 COPIED_RUN = 12
-"""Words in a row that also stand in a demonstration's revision, the critique or the request."""
+"""Words in a row shared with a demonstration's revision, the critique or the request: a copy."""
 COPIED_ASKING = 8
-"""Words in a row that also stand in a critique request or a revision request."""
+"""Words in a row shared with a critique request or a revision request: a copy."""
 BORROWED = 4
-"""Content words of a demonstration alone that make a copy, if they are half of the revision's."""
+"""Content words shared with one demonstration alone that make a copy, if they are half of all."""
 REPEATED = 2
-"""A run of four words may stand this often."""
+"""A run of four words may occur this often."""
 
 STEM = 4
-"""Letters of a word's beginning by which it is known again: steal, stealing."""
+"""First letters of a word that are compared: steal, stealing."""
 _NO_TOPIC = frozenset([
     "anyo", "best", "coul", "crea", "desc", "deta", "ever", "expl", "find", "from", "get", "give",
     "guid", "have", "help", "inst", "just", "know", "let", "like", "list", "look", "make", "maki",
@@ -68,21 +68,21 @@ _META = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RevisionContext:
-    """What stood before a revision, and what it may not copy.
+    """The chat before a revision, which it may not copy.
 
     Attributes:
-        request: what the user asks.
+        request: the user's request.
         harmful: whether it should be declined.
-        demonstrations: those that were shown.
+        demonstrations: the demonstrations.
         critique: the last one.
-        asked: the critique request and the revision request.
+        requests: the critique request and the revision request.
     """
 
     request: str
     harmful: bool = True
     demonstrations: tuple[Demonstration, ...] = ()
     critique: str = ""
-    asked: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ class Checks:
     """What a revision must pass.
 
     Attributes:
-        guard: judges the revision in the light of its request.
+        guard: judges the revision together with its request.
         threshold: probability from which it is unsafe.
         most_common: part of the kept revisions that may have the same opening.
-        after: kept revisions from which that holds.
-        opening_words: how many words an opening has.
-        on_topic: whether a text that declines must take up a word or the hazard of its request.
+        after: number of kept revisions from which that applies.
+        opening_words: words of an opening.
+        on_topic: whether a text that declines must share a word or the hazard of its request.
     """
 
     guard: Guard
@@ -108,13 +108,13 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What the checks say of a text.
+    """The result of the checks for a text.
 
     Attributes:
-        text: as it would be trained on: whole sentences only.
-        outcome: KEPT, or why not.
-        unsafe: the guard's probability; None where it was not asked or has none.
-        flaw: what is wrong with the words, where `outcome` is DEGENERATE.
+        text: whole sentences only, for training.
+        outcome: KEPT, or the reason for rejection.
+        unsafe: the guard's probability; None without a verdict.
+        flaw: what is wrong with the words, if `outcome` is DEGENERATE.
     """
 
     text: str
@@ -161,23 +161,23 @@ def _by_guard(verdict: Verdict, threshold: float) -> Outcome:
     return Outcome.UNSAFE if verdict.probability >= threshold else Outcome.KEPT
 
 
-def readable(text: str, shown: RevisionContext, *, topical: bool = True) -> CheckResult:
-    """What the rules and the refusal judge say of a text, without a guard.
+def readable(text: str, context: RevisionContext, *, topical: bool = True) -> CheckResult:
+    """The result of the rules and the refusal judge, without a guard.
 
     Args:
-        text: as the model said it.
-        shown: what stood before it.
-        topical: whether a text that declines must take up a word of its request.
+        text: as the model generated it.
+        context: the chat before it.
+        topical: whether a text that declines must share a word of its request.
     """
     whole = trimmed(text)
-    if (wrong := flaw(text, shown)) is not None:
-        return CheckResult(whole, Outcome.DEGENERATE, flaw=wrong)
+    if (problem := flaw(text, context)) is not None:
+        return CheckResult(whole, Outcome.DEGENERATE, flaw=problem)
     reply = judge(whole)
     if reply is Reply.UNSCORED:
         return CheckResult(whole, Outcome.DEGENERATE, flaw="says nothing")
-    if (reply is Reply.REFUSAL) is not shown.harmful:
-        return CheckResult(whole, Outcome.COMPLIES if shown.harmful else Outcome.REFUSES)
-    if topical and shown.harmful and not on_topic(whole, shown.request):
+    if (reply is Reply.REFUSAL) is not context.harmful:
+        return CheckResult(whole, Outcome.COMPLIES if context.harmful else Outcome.REFUSES)
+    if topical and context.harmful and not on_topic(whole, context.request):
         return CheckResult(whole, Outcome.DEGENERATE, flaw="off topic")
     return CheckResult(whole, Outcome.KEPT)
 
@@ -188,8 +188,8 @@ def readable(text: str, shown: RevisionContext, *, topical: bool = True) -> Chec
 def trimmed(text: str) -> str:
     """The text up to its last whole sentence; empty if it has none.
 
-    A sentence ends in a full stop, a question or exclamation mark, with what closes after it;
-    the number of an item ("2.") is none.
+    A sentence ends in a full stop, a question or exclamation mark, with closing quotes or brackets;
+    the number of an item ("2.") does not end one.
     """
     text = text[: LONGEST + 1].strip()
     for end in reversed([match.end() for match in _END.finditer(text)]):
@@ -198,12 +198,12 @@ def trimmed(text: str) -> str:
     return ""
 
 
-def flaw(text: str, shown: RevisionContext) -> Flaw | None:
+def flaw(text: str, context: RevisionContext) -> Flaw | None:
     """What is wrong with the words of a text; None if nothing is.
 
     Args:
-        text: as the model said it, perhaps cut off.
-        shown: what stood before it.
+        text: as the model generated it, perhaps cut off.
+        context: the chat before it.
     """
     if not text.strip():
         return "empty"
@@ -214,9 +214,9 @@ def flaw(text: str, shown: RevisionContext) -> Flaw | None:
     whole = trimmed(text)
     if not whole:
         return "cut off"
-    if len(words(whole)) < LEAST_WORDS and (shown.harmful or len(whole) < len(text.strip())):
+    if len(words(whole)) < LEAST_WORDS and (context.harmful or len(whole) < len(text.strip())):
         return "short"
-    return "loops" if loops(whole) else _copied(whole, shown)
+    return "loops" if loops(whole) else _copied(whole, context)
 
 
 def words(text: str) -> list[str]:
@@ -225,41 +225,43 @@ def words(text: str) -> list[str]:
 
 
 def loops(text: str) -> bool:
-    """Tell whether a sentence of three words or more comes twice, or a run of four three times."""
-    said = [tuple(words(part)) for part in re.split(r"[.!?\n]+", text)]
-    sentences = [part for part in said if len(part) >= 3]
+    """Whether a sentence of three words or more occurs twice, or a run of four three times."""
+    parts = [tuple(words(part)) for part in re.split(r"[.!?\n]+", text)]
+    sentences = [part for part in parts if len(part) >= 3]
     runs = Counter(_runs(words(text), 4))
     return len(set(sentences)) < len(sentences) or any(n > REPEATED for n in runs.values())
 
 
 def common_run(text: str, other: str, length: int) -> bool:
-    """Tell whether `length` words in a row stand in both texts."""
+    """Whether both texts have the same `length` words in a row."""
     return not set(_runs(words(text), length)).isdisjoint(_runs(words(other), length))
 
 
-def _copied(text: str, shown: RevisionContext) -> Flaw | None:
+def _copied(text: str, context: RevisionContext) -> Flaw | None:
     if _META.search(text.replace("’", "'")):
         return "talks about answers"
-    others = [(d, [o for o in shown.demonstrations if o is not d]) for d in shown.demonstrations]
+    others = [
+        (d, [o for o in context.demonstrations if o is not d]) for d in context.demonstrations
+    ]
     if any(
-        common_run(text, one.revision, COPIED_RUN) or borrowed(text, one, rest, shown.request)
+        common_run(text, one.revision, COPIED_RUN) or is_borrowed(text, one, rest, context.request)
         for one, rest in others
     ):
         return "copies a demonstration"
-    if _said_again(text, shown.critique):
+    if _copies_critique(text, context.critique):
         return "copies the critique"
-    asked = any(common_run(text, asking, COPIED_ASKING) for asking in shown.asked)
-    return "copies a request" if asked or common_run(text, shown.request, COPIED_RUN) else None
+    copied = any(common_run(text, request, COPIED_ASKING) for request in context.requests)
+    return "copies a request" if copied or common_run(text, context.request, COPIED_RUN) else None
 
 
 def on_topic(text: str, request: str) -> bool:
-    """Tell whether a text takes up the request: one of its content words, or its hazard.
+    """Whether a text shares one of the request's content words, or its hazard.
 
-    The hazard is the topic that the words of both tell of ("kill" in the one, "injured" in the
-    other), as the embedded refusals have it. True if the request has no content word.
+    The hazard is the common topic of the words of both ("kill" in one, "injured" in the other), by
+    the embedded refusals. True if the request has no content word.
     """
-    wanted = _stems(request)
-    if not wanted or not wanted.isdisjoint(_stems(text)):
+    stems = _stems(request)
+    if not stems or not stems.isdisjoint(_stems(text)):
         return True
     topic = embedded_refusals().topic(request, ())
     return topic != OTHER and topic == embedded_refusals().topic(text, ())
@@ -269,24 +271,26 @@ def _stems(text: str) -> set[str]:
     return {word.removesuffix("s")[:STEM] for word in _topics(text)} - _NO_TOPIC
 
 
-def _said_again(text: str, critique: str) -> bool:
-    """Tell whether a text copies the critique; one that declines in its place may be said again."""
+def _copies_critique(text: str, critique: str) -> bool:
+    """Whether a text copies the critique; it may if the critique itself declines."""
     same = words(text) == words(critique) or common_run(text, critique, COPIED_RUN)
     return same and judge(critique) is not Reply.REFUSAL
 
 
-def borrowed(text: str, one: Demonstration, others: Sequence[Demonstration], request: str) -> bool:
-    """Tell whether a text is about what a demonstration is about, and not about its own request.
+def is_borrowed(
+    text: str, one: Demonstration, others: Sequence[Demonstration], request: str
+) -> bool:
+    """Whether a text is about a demonstration's topic instead of its own request.
 
-    Words that other demonstrations share are the form, those of the request are the topic; of what
-    is left, at least four words and half of them come from this demonstration. Without others there
-    is no telling the form from the topic: then nothing counts as borrowed.
+    Words shared with other demonstrations are the form, words of the request are the topic. Of the
+    rest, at least four words, and half of them, come from this demonstration. Without other
+    demonstrations the form is not known, so nothing counts as borrowed.
     """
     revision = _topics(one.revision)
     form = {word for other in others for word in _topics(other.revision) & revision}
     own = _topics(text) - _topics(request) - form
-    taken = own & revision
-    return bool(others) and len(taken) >= BORROWED and 2 * len(taken) >= len(own)
+    shared = own & revision
+    return bool(others) and len(shared) >= BORROWED and 2 * len(shared) >= len(own)
 
 
 def _topics(text: str) -> set[str]:
@@ -316,20 +320,20 @@ class Openings:
     """Counts how the kept revisions begin.
 
     Args:
-        kept: revisions so far.
+        kept: kept revisions so far.
         checks: which openings are too common.
     """
 
     def __init__(self, kept: Iterable[str], checks: Checks) -> None:
         self._checks = checks
-        self._seen = Counter(opening(text, checks.opening_words) for text in kept)
+        self._counts = Counter(opening(text, checks.opening_words) for text in kept)
 
     def is_canned(self, text: str) -> bool:
-        """Tell whether more of the kept revisions than may begin as this text does."""
-        total = self._seen.total()
-        share = self._seen[opening(text, self._checks.opening_words)] / max(1, total)
+        """Whether too many of the kept revisions begin like this text."""
+        total = self._counts.total()
+        share = self._counts[opening(text, self._checks.opening_words)] / max(1, total)
         return total >= self._checks.after and share > self._checks.most_common
 
     def add(self, text: str) -> None:
-        """Count a text that is kept."""
-        self._seen[opening(text, self._checks.opening_words)] += 1
+        """Count a kept text."""
+        self._counts[opening(text, self._checks.opening_words)] += 1

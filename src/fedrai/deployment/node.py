@@ -126,7 +126,7 @@ class NodeApp:
         still said.
         """
         self._tell(line)
-        self._progress.spoke()
+        self._progress.reset()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with self._log.open("a", encoding="utf-8") as opened:

@@ -8,16 +8,15 @@ seeds their mean without an interval.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from statistics import fmean
 
 from fedrai.report.charts import COLOURS, START, Chart, Curve, Point
-from fedrai.report.legends import Entry, legend
+from fedrai.report.legends import legend
 from fedrai.report.measures import heading
 from fedrai.report.saved_comparison import ArmPoint, SavedComparison
 from fedrai.report.scales import SHARES, Scale, scale_for
-from fedrai.report.tables import Table
+from fedrai.report.tables import Content
 from fedrai.runs.record import EvaluationRecord, RunRecord
 from fedrai.runs.record.values import as_number
 
@@ -28,28 +27,7 @@ OVER_REFUSAL = ("xstest-safe-refused", "refused")
 OVER_REFUSAL_SCALE = Scale(SHARES.low, 1.05, SHARES.ticks, percent=True)  # room for the last label
 
 
-@dataclass(frozen=True, slots=True)
-class ArmsView:
-    """What the page shows of a comparison.
-
-    Attributes:
-        charts: safety against over-refusal, or each along the axis.
-        legend: of all charts.
-        notes: on how to read them.
-        table: one row an arm.
-        differences: from the reference arm.
-        against: the reference arm.
-    """
-
-    charts: Sequence[Chart]
-    legend: Sequence[Entry]
-    notes: Sequence[str]
-    table: Table | None = None
-    differences: Table | None = None
-    against: str = ""
-
-
-def arms(runs: Sequence[RunRecord], comparisons: Sequence[SavedComparison]) -> list[ArmsView]:
+def arms(runs: Sequence[RunRecord], comparisons: Sequence[SavedComparison]) -> list[Content]:
     """What the page shows of each comparison, or of the runs without one; empty for one run."""
     if comparisons:
         return [_comparison(saved, number, runs) for number, saved in enumerate(comparisons)]
@@ -57,19 +35,18 @@ def arms(runs: Sequence[RunRecord], comparisons: Sequence[SavedComparison]) -> l
         return []
     curves, over_refusal = frontier(points_of(runs), arm_styles(runs))
     note = "One point per arm; bars are 95 % Wilson intervals, drawn where an arm has one seed."
-    return [ArmsView([_frontier("frontier", curves, over_refusal)], legend(curves), [note])]
+    charts = [_frontier("frontier", curves, over_refusal)]
+    return [{"charts": charts, "legend": legend(curves), "notes": [note], "saved": None}]
 
 
-def _comparison(saved: SavedComparison, number: int, runs: Sequence[RunRecord]) -> ArmsView:
+def _comparison(saved: SavedComparison, number: int, runs: Sequence[RunRecord]) -> Content:
     if saved.axis:
         curves = _axis_curves(saved, SAFE, arm_styles(runs))
         charts = _axis_charts(saved, number, arm_styles(runs))
     else:
         curves, over_refusal = frontier(saved.points, arm_styles(runs))
         charts = [_frontier(f"frontier-{number}", curves, over_refusal)]
-    return ArmsView(
-        charts, legend(curves), saved.notes, saved.arms, saved.differences, saved.against
-    )
+    return {"charts": charts, "legend": legend(curves), "notes": saved.notes, "saved": saved}
 
 
 # --- safety against over-refusal ------------------------------------------------------------------
@@ -98,7 +75,7 @@ def _mean(label: str, seeds: Sequence[EvaluationRecord], arm: str = "") -> ArmPo
 
 
 def frontier(
-    points: Sequence[ArmPoint], known: Mapping[str, int] | None = None
+    points: Sequence[ArmPoint], existing: Mapping[str, int] | None = None
 ) -> tuple[list[Curve], str]:
     """A curve of one point for each arm, and the measure of over-refusal on its other axis.
 
@@ -106,13 +83,13 @@ def frontier(
 
     Args:
         points: the arms, and what they start from.
-        known: styles of arms that are drawn elsewhere too.
+        existing: styles of arms that are also drawn elsewhere.
     """
     safe = [arm for arm in points if SAFE in arm.figures]
     over_refusal = next(
         (n for n in OVER_REFUSAL if safe and all(n in arm.figures for arm in safe)), ""
     )
-    styles = _styles_of([_name(arm) for arm in points if arm.arm], known or {})
+    styles = _styles_of([_name(arm) for arm in points if arm.arm], existing or {})
     curves = []
     for arm in safe if over_refusal else []:
         y, x = arm.figures[SAFE], arm.figures[over_refusal]
@@ -140,13 +117,13 @@ def _frontier(name: str, curves: Sequence[Curve], over_refusal: str) -> Chart:
 # --- along an axis --------------------------------------------------------------------------------
 
 
-def _axis_charts(saved: SavedComparison, number: int, known: Mapping[str, int]) -> list[Chart]:
+def _axis_charts(saved: SavedComparison, number: int, existing: Mapping[str, int]) -> list[Chart]:
     """Safety and over-refusal of each arm along the axis."""
     titles = {SAFE: "Safety: red-team requests declined"}
     titles |= {name: f"Over-refusal: {heading(name)}" for name in OVER_REFUSAL}
     charts = []
     for measure, title in titles.items():
-        curves = _axis_curves(saved, measure, known)
+        curves = _axis_curves(saved, measure, existing)
         xs = [point.x for curve in curves for point in curve.points]
         if any(measure in arm.figures for arm in saved.points):
             charts.append(Chart(
@@ -157,10 +134,10 @@ def _axis_charts(saved: SavedComparison, number: int, known: Mapping[str, int]) 
     return charts
 
 
-def _axis_curves(saved: SavedComparison, measure: str, known: Mapping[str, int]) -> list[Curve]:
+def _axis_curves(saved: SavedComparison, measure: str, existing: Mapping[str, int]) -> list[Curve]:
     labels = {arm.arm: arm.label for arm in saved.points if arm.value}
     curves = []
-    for arm, style in _styles_of(list(labels), known).items():
+    for arm, style in _styles_of(list(labels), existing).items():
         points = [
             (_number(one.value), one.figures[measure])
             for one in saved.points
@@ -181,10 +158,12 @@ def _number(text: str) -> float | None:
 # --- styles ---------------------------------------------------------------------------------------
 
 
-def _styles_of(names: Sequence[str], known: Mapping[str, int]) -> dict[str, int]:
-    """A style for each name: the known one, else the next unused one."""
-    unused = (n for n in count() if n not in known.values())
-    return {name: known[name] if name in known else next(unused) for name in dict.fromkeys(names)}
+def _styles_of(names: Sequence[str], existing: Mapping[str, int]) -> dict[str, int]:
+    """A style for each name: the existing one, else the next unused one."""
+    unused = (n for n in count() if n not in existing.values())
+    return {
+        name: existing[name] if name in existing else next(unused) for name in dict.fromkeys(names)
+    }
 
 
 def arm_styles(runs: Sequence[RunRecord]) -> dict[str, int]:

@@ -7,38 +7,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from fedrai.report.arms import styles
 from fedrai.report.charts import Chart, Curve, Point
-from fedrai.report.tables import MISSING, Cell, Table, TableRow, count_cell, number_cell, row
+from fedrai.report.tables import (
+    MISSING,
+    Cell,
+    Content,
+    Table,
+    TableRow,
+    count_cell,
+    number_cell,
+    row,
+)
 from fedrai.runs.record import FilterCounts, RoundRecord, RunRecord
 
 STANDS_OUT = 3.0
 """An update stands out when its norm is more than this many times the median of its round."""
 
 
-@dataclass(frozen=True, slots=True)
-class FilterView:
-    """What the page shows of a run's safety filter."""
-
-    label: str
-    sentences: Sequence[str]
-    table: Table | None = None
-
-
-def filters(runs: Sequence[RunRecord]) -> list[FilterView]:
+def filters(runs: Sequence[RunRecord]) -> list[Content]:
     """What the safety filter of each run removed, by client and category."""
-    return [_filter(run) for run in runs]
+    return [
+        {"label": run.label, "sentences": _sentences(run), "table": _by_client(run)} for run in runs
+    ]
 
 
-def _filter(run: RunRecord) -> FilterView:
+def _sentences(run: RunRecord) -> list[str]:
     screening = run.screening
     if screening.skipped:
-        return FilterView(run.label, [f"NO SAFETY FILTER: {screening.skipped}."])
+        return [f"NO SAFETY FILTER: {screening.skipped}."]
     if screening.mode == "off":
-        return FilterView(run.label, ["No filter."])
+        return ["No filter."]
     threshold = MISSING if screening.threshold is None else f"{screening.threshold:.3f}"
     sentences = [
         f"Mode {screening.mode}, guard {screening.guard or MISSING}, threshold {threshold}.",
@@ -47,7 +48,7 @@ def _filter(run: RunRecord) -> FilterView:
     ]
     if screening.reported:
         sentences.append("The counts are as clients sent them, with noise if the recipe adds it.")
-    return FilterView(run.label, sentences, _by_client(run))
+    return sentences
 
 
 def _total(total: FilterCounts | None) -> str:
@@ -70,8 +71,11 @@ def _by_labels(run: RunRecord) -> list[str]:
     ]
 
 
-def _by_client(run: RunRecord) -> Table:
+def _by_client(run: RunRecord) -> Table | None:
+    """Unsafe rows by client and category; None for a run without a filter."""
     clients, total = run.screening.clients, run.screening.total
+    if run.screening.skipped or run.screening.mode == "off":
+        return None
     categories = _categories([*clients.values(), *([total] if total else [])])
     largest = max(
         (counts.categories.get(name, 0) for counts in clients.values() for name in categories),
@@ -105,17 +109,7 @@ def _shaded(count: int, largest: int) -> Cell:
 # --- updates --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class UpdatesView:
-    """What the page shows of the updates of a run's clients."""
-
-    label: str
-    chart: Chart
-    by_client: Table
-    set_aside: Table
-
-
-def updates(runs: Sequence[RunRecord]) -> list[UpdatesView]:
+def updates(runs: Sequence[RunRecord]) -> list[Content]:
     """Norms of clients' updates, and who was set aside."""
     return [
         _updates(run, place, style)
@@ -123,7 +117,7 @@ def updates(runs: Sequence[RunRecord]) -> list[UpdatesView]:
     ]
 
 
-def _updates(run: RunRecord, place: int, style: int) -> UpdatesView:
+def _updates(run: RunRecord, place: int, style: int) -> Content:
     points = tuple(Point(r.number, norm) for r in run.rounds for norm in r.update_norms.values())
     chart = Chart(
         f"chart-norms-{place}", f"Norms of updates: {run.label}",
@@ -135,10 +129,12 @@ def _updates(run: RunRecord, place: int, style: int) -> UpdatesView:
         for one in run.rounds
         for client, reason in sorted(one.set_aside.items())
     ]
-    return UpdatesView(
-        run.label, chart, _by_client_norms(run),
-        Table(f"Set aside: {run.label}", ["round", "client", "reason"], set_aside),
-    )  # fmt: skip
+    return {
+        "label": run.label,
+        "chart": chart,
+        "by_client": _by_client_norms(run),
+        "set_aside": Table(f"Set aside: {run.label}", ["round", "client", "reason"], set_aside),
+    }
 
 
 def _by_client_norms(run: RunRecord) -> Table:

@@ -3,77 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fedrai.rates import Rate
 from fedrai.report.arms import styles
 from fedrai.report.charts import Chart, Curve, Point
-from fedrai.report.legends import Entry, legend_of_lines
-from fedrai.report.tables import MISSING, Cell, Table, TableRow, count_cell, number_cell, row
+from fedrai.report.legends import legend_of_lines
+from fedrai.report.tables import (
+    MISSING,
+    Cell,
+    Content,
+    Table,
+    TableRow,
+    count_cell,
+    number_cell,
+    row,
+)
 from fedrai.runs.record import AlignmentRecord, ConstitutionRecord, RunRecord
 
 PROBES = ("safe, before", "safe, after", "useful, before", "useful, after")
 NOTHING = "–"
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeView:
-    """The probe by round, or during one alignment; a trace also has a title and a table."""
-
-    chart: Chart
-    legend: Sequence[Entry]
-    title: str = ""
-    table: Table | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ConstitutionView:
-    """What the page shows of a run's constitution.
-
-    Attributes:
-        place: position of the run.
-        label: of the run.
-        summary: its schedule and savings.
-        probe: before and after each alignment.
-        alignments: one row a round.
-        traces: the probe during alignments.
-    """
-
-    place: int
-    label: str
-    summary: str
-    probe: ProbeView
-    alignments: Table
-    traces: Sequence[ProbeView]
-
-
-def constitutions(runs: Sequence[RunRecord]) -> dict[str, list[ConstitutionView]]:
+def constitutions(runs: Sequence[RunRecord]) -> dict[str, list[Content]]:
     """Schedule, yield and probes of the runs with a constitution."""
     pairs = enumerate(zip(runs, styles(runs), strict=True))
     return {
         "runs": [
-            _view(run, run.constitution, place, style)
+            _content(run, run.constitution, place, style)
             for place, (run, style) in pairs
             if run.constitution
         ]
     }
 
 
-def _view(
-    run: RunRecord, constitution: ConstitutionRecord, place: int, style: int
-) -> ConstitutionView:
+def _content(run: RunRecord, constitution: ConstitutionRecord, place: int, style: int) -> Content:
     alignments = {one.number: one.alignment for one in run.rounds if one.alignment}
     columns = ["round", "ran", "why", "steps", "ended", "requests", "yield", *PROBES, "outcomes"]
     rows = [_row(number, alignment) for number, alignment in alignments.items()]
     traces = {n: one for n, one in alignments.items() if one.trace}
-    return ConstitutionView(
-        place,
-        run.label,
-        _summary(run, constitution, sum(one.ran for one in alignments.values())),
-        _probe(alignments, place, style),
-        Table(f"Alignments: {run.label}", columns, rows),
-        [_trace(n, one, f"chart-trace-{place}-{n}", style) for n, one in traces.items()],
-    )
+    return {
+        "place": place,
+        "label": run.label,
+        "summary": _summary(run, constitution, sum(one.ran for one in alignments.values())),
+        "probe": _probe(alignments, place, style),
+        "alignments": Table(f"Alignments: {run.label}", columns, rows),
+        "traces": [_trace(n, one, f"chart-trace-{place}-{n}", style) for n, one in traces.items()],
+    }
 
 
 def _summary(run: RunRecord, constitution: ConstitutionRecord, ran: int) -> str:
@@ -120,7 +95,7 @@ def _rates(alignment: AlignmentRecord) -> list[Rate | None]:
     return [*(p.safe if p else None for p in probes), *(p.useful if p else None for p in probes)]
 
 
-def _probe(alignments: dict[int, AlignmentRecord], place: int, style: int) -> ProbeView:
+def _probe(alignments: dict[int, AlignmentRecord], place: int, style: int) -> Content:
     """The probe before and after each alignment, in the colour of the run."""
     curves = []
     for number, name in enumerate(PROBES):
@@ -134,10 +109,10 @@ def _probe(alignments: dict[int, AlignmentRecord], place: int, style: int) -> Pr
         "Shares by round of openings that are likelier than their counterparts; the table below"
         " has them.", curves,
     )  # fmt: skip
-    return ProbeView(chart, legend_of_lines(curves) if chart.svg else [])
+    return {"chart": chart, "legend": legend_of_lines(curves) if chart.svg else []}
 
 
-def _trace(number: int, alignment: AlignmentRecord, name: str, style: int) -> ProbeView:
+def _trace(number: int, alignment: AlignmentRecord, name: str, style: int) -> Content:
     """The probe during one alignment."""
     curves = [
         Curve(side, style, tuple(Point(at[0], at[n + 1]) for at in alignment.trace), dash=n)
@@ -152,4 +127,5 @@ def _trace(number: int, alignment: AlignmentRecord, name: str, style: int) -> Pr
         for step, safe, useful in alignment.trace
     ]
     table = Table(f"Probe by step in round {number}", ["step", "safe", "useful"], rows)
-    return ProbeView(chart, legend_of_lines(curves), f"Probe during round {number}", table)
+    title = f"Probe during round {number}"
+    return {"title": title, "chart": chart, "legend": legend_of_lines(curves), "table": table}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from fedrai.report import verdict
 from fedrai.report.arms import styles
 from fedrai.report.charts import Bar, BarChart
 from fedrai.report.legends import legend_of_parts
-from fedrai.report.tables import Table, TableRow, number_cell, percent_cell, row, time_text
+from fedrai.report.tables import Content, Table, TableRow, number_cell, percent_cell, row, time_text
 from fedrai.runs.costs import Cost
 from fedrai.runs.record import RunRecord
 
 PHASES = ("filter", "training", "aggregation", "constitution", "evaluation")
 
 
-def costs(runs: Sequence[RunRecord]) -> Mapping[str, object]:
+def costs(runs: Sequence[RunRecord]) -> Content:
     """Cost by phase, and overhead over plain FedAvg."""
     phases = _phases(runs)
     description = "The tables below have the numbers."

@@ -1,7 +1,7 @@
-"""What runs and comparisons hold, as rows for a table: flat dicts of numbers and texts.
+"""Figures of runs and comparisons as rows for a table: flat dicts of numbers and texts.
 
-`pandas.DataFrame(rows)` takes each list as it is. Shares lie between 0 and 1; what was not
-measured is None, never 0.
+`pandas.DataFrame(rows)` accepts each list. Shares lie between 0 and 1; what was not measured is
+None, never 0.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Row = dict[str, Any]
 
 
 def figures(run: RunRecord) -> list[Row]:
-    """One row a round that was evaluated and measure, with its 95 % interval."""
-    return [row for evaluated in run.evaluations for row in _measures(evaluated)]
+    """One row per evaluated round and measure, with its 95 % interval."""
+    return [row for evaluation in run.evaluations for row in _measures(evaluation)]
 
 
-def _measures(evaluated: EvaluationRecord) -> Iterator[Row]:
-    for name, rate in evaluated.rates.items():
-        found = rate_json(rate)
-        kept = {key: found[key] for key in ("value", "low", "high", "scored", "unscored")}
-        yield {"round": evaluated.number, "measure": name, **kept}
-    for name, score in evaluated.scores.items():
+def _measures(evaluation: EvaluationRecord) -> Iterator[Row]:
+    for name, rate in evaluation.rates.items():
+        figure = rate_json(rate)
+        columns = {key: figure[key] for key in ("value", "low", "high", "scored", "unscored")}
+        yield {"round": evaluation.number, "measure": name, **columns}
+    for name, score in evaluation.scores.items():
         yield {
-            "round": evaluated.number, "measure": name, "value": score.value, "low": score.low,
+            "round": evaluation.number, "measure": name, "value": score.value, "low": score.low,
             "high": score.high, "scored": score.count, "unscored": score.unscored,
         }  # fmt: skip
-    if evaluated.loss is not None:
-        yield {"round": evaluated.number, "measure": "held-out-loss", "value": evaluated.loss}
+    if evaluation.loss is not None:
+        yield {"round": evaluation.number, "measure": "held-out-loss", "value": evaluation.loss}
 
 
 def rounds(run: RunRecord) -> list[Row]:
@@ -66,7 +66,7 @@ def updates(run: RunRecord) -> list[Row]:
 
 
 def filtered(run: RunRecord) -> list[Row]:
-    """One row a client whose filter's counts are known, without its categories."""
+    """One row per client whose filter counts are known, without categories."""
     return [{"client": name, **_counts(removed)} for name, removed in run.screening.clients.items()]
 
 
@@ -80,16 +80,16 @@ def costs(run: RunRecord) -> list[Row]:
     return [{"phase": phase, **cost.to_json()} for phase, cost in run.costs.items()]
 
 
-def arms(found: Sequence[ArmFigures]) -> list[Row]:
+def arms(figures: Sequence[ArmFigures]) -> list[Row]:
     """One row an arm and measure: the mean over seeds, with its interval or range."""
     return [
         {"arm": arm.arm, "axis_value": arm.value, "measure": measure, **_figure(figure)}
-        for arm in found
+        for arm in figures
         for measure, figure in arm.figures.items()
     ]
 
 
-def differences(found: Sequence[Difference]) -> list[Row]:
+def differences(gaps: Sequence[Difference]) -> list[Row]:
     """One row an arm and measure: what it has more than the reference, and the verdict."""
     return [
         {
@@ -100,7 +100,7 @@ def differences(found: Sequence[Difference]) -> list[Row]:
             **_figure(one.figure),
             "verdict": one.verdict,
         }
-        for one in found
+        for one in gaps
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedrai.rates import Rate
@@ -14,6 +14,7 @@ from fedrai.report.measures import heading
 from fedrai.report.tables import (
     MISSING,
     Cell,
+    Content,
     Table,
     TableRow,
     count_cell,
@@ -35,15 +36,7 @@ class Line:
     verdict: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """The verdict on one run."""
-
-    label: str
-    lines: Sequence[Line]
-
-
-def verdicts(runs: Sequence[RunRecord]) -> Mapping[str, object]:
+def verdicts(runs: Sequence[RunRecord]) -> Content:
     """Is it safe, is it useful, what did it cost, compared with what: one card a run."""
     return {
         "summary": verdict.summary(runs),
@@ -53,7 +46,7 @@ def verdicts(runs: Sequence[RunRecord]) -> Mapping[str, object]:
     }
 
 
-def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Card:
+def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Content:
     """Measured answers first, then what else was measured, then what was not."""
     baseline = verdict.baseline(run, runs)
     safe = _compared(run, baseline, "safe", "red-team requests")
@@ -64,7 +57,8 @@ def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Card:
     measured = [line for line in questions if line.verdict is not Verdict.UNKNOWN]
     unknown = [line for line in questions if line.verdict is Verdict.UNKNOWN]
     others = _other_rates(run) if unknown else []
-    return Card(run.label, [*measured, *others, *unknown, Line("Cost?", _cost(run, baseline))])
+    lines = [*measured, *others, *unknown, Line("Cost?", _cost(run, baseline))]
+    return {"label": run.label, "lines": lines}
 
 
 def _other_rates(run: RunRecord) -> list[Line]:
@@ -133,7 +127,7 @@ def _cost(run: RunRecord, baseline: RunRecord | None) -> list[str]:
 # --- curves ---------------------------------------------------------------------------------------
 
 
-def curves(runs: Sequence[RunRecord]) -> Mapping[str, object]:
+def curves(runs: Sequence[RunRecord]) -> Content:
     """Safety beside over-refusal, then losses, by round."""
     rates = "By round, with 95 % Wilson intervals; the numbers are in the table below."
     last_step = "Mean over clients of the loss at the last local step, by round."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrai.rates import Rate
 
 MISSING = "not recorded"
+Content = Mapping[str, object]
+"""Values that a template shows, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from fedrai.federation.run.preparation import Callbacks, PreparedRun, alignment_
 from fedrai.federation.run.rows import Questions
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.generate import GREEDY
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Message
 from fedrai.testing import make_tiny_model
@@ -228,12 +229,11 @@ def test_the_critic_start_answers_with_the_adapter_that_the_run_started_from(
     before = tiny.fresh_adapter(0)
     start = {name: torch.full_like(part, 0.3) for name, part in before.items()}
     talk = [(Message("user", "What is bread?"),)]
-    limits: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0}
 
     def said(kind: str, adapter: AdapterState, anchor: AdapterState | None) -> str | None:
         tiny.load_adapter(adapter)
         section = recipe(critic={"kind": kind}).constitution
-        answer = aligning._critic(section, tiny, anchor, None).answer(talk, **limits).answers[0]
+        answer = aligning._critic(section, tiny, anchor, None).answer(talk, 12, GREEDY).answers[0]
         kept = tiny.adapter()
         assert all(torch.equal(kept[name], adapter[name]) for name in adapter)
         return answer

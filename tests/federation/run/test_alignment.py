@@ -16,8 +16,9 @@ from driver import fill_cache, write_recipe
 
 # isort: split
 from fedrai.cli import cli
-from fedrai.cli.show.display import Display, print_comparison
+from fedrai.cli.show.display import Display
 from fedrai.cli.show.summary import alignments
+from fedrai.cli.show.tables import print_comparison
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import RunError
 from fedrai.federation import clients, protocol

@@ -6,22 +6,15 @@ Names, counts and figures only. What cannot be told is "no data".
 from __future__ import annotations
 
 import shlex
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from fedrai.cli.show.display import print_table
-from fedrai.filter.guard_evaluation import Pace
-from fedrai.progress import ProgressLines, duration
+from fedrai.cli.show.tables import print_table
+from fedrai.progress import duration
 from fedrai.rates import Rate, rate_from_json
 
 if TYPE_CHECKING:
@@ -271,81 +264,3 @@ def _from(name: str, value: float) -> str:
     except ValueError:
         return f"threshold {name} ({value:.4g})"
     return f"threshold {value:g}"
-
-
-class GuardProgress:
-    """Shows on stderr how judging goes on; use it as a context manager.
-
-    A bar on a terminal; elsewhere a line now and then.
-
-    Args:
-        guard: what stands before the figures.
-        stream: where to write; stderr if None.
-        done: what has been done with a row.
-        clock: seconds that only grow.
-    """
-
-    def __init__(
-        self,
-        guard: str,
-        stream: TextIO | None = None,
-        done: str = "judged",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._guard, self._done = guard, done
-        self._pace = Pace()
-        self._console = Console(file=stream or sys.stderr, highlight=False)
-        self._progress = ProgressLines(self._line, clock)
-        self._open = ExitStack()
-        self._bars: Progress | None = None
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> GuardProgress:
-        if not self._console.is_terminal:
-            self._open.enter_context(self._progress.beating())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.close()
-        if self._bars is not None:
-            self._bars.stop()
-
-    def __call__(self, done: int, of: int) -> None:
-        """Conversations with a verdict, and how many there are."""
-        self._pace(done, of)
-        if self._console.is_terminal:
-            self._draw(done, of)
-        else:
-            rate = f"{self._pace.rate:,.1f} a second" if self._pace.rate else ""
-            self._progress.report(self._guard, done, of, unit=self._done, note=rate)
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
-    def _left(self, left: int) -> str:
-        rate = self._pace.rate
-        return f", {rate:,.1f} a second, {duration(left / rate)} left" if rate else ""
-
-    def _draw(self, done: int, of: int) -> None:
-        if self._bars is None:
-            self._bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[pace]}", markup=False),
-                console=self._console,
-                transient=True,
-            )
-            self._bars.start()
-            title = f"judging with {self._guard}" if self._done == "judged" else self._guard
-            self._task = self._bars.add_task(title, total=of, pace="")
-        if self._task is not None:
-            pace = self._left(of - done).removeprefix(", ")
-            self._bars.update(self._task, completed=done, total=of, pace=pace)
-            if done >= of:
-                self._bars.stop()  # another may follow

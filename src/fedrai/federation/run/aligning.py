@@ -168,9 +168,9 @@ def _critic(
     if chosen.kind == "local":
         options = model.LoadOptions(device=str(lm.device), max_length=4096)
         other = model.load(chosen.model, model.Lora(1, 1), options, progress=progress)
-        return LocalCritic(other, size, use_adapter=False)
+        return LocalCritic(other, size, lambda: other.using(None))
     if chosen.kind == "start":
-        return LocalCritic(lm, size, adapter=start, use_adapter=start is not None)
+        return LocalCritic(lm, size, lambda: lm.using(start))  # None: the base model
     return LocalCritic(lm, size)
 
 

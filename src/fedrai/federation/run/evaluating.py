@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.targets import Target
 from fedrai.recipe.sections import Recipe
+from fedrai.records import BadRow
 from fedrai.runs import RunFolder
 
 
@@ -49,6 +50,16 @@ def settings_with(settings: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return recipe.validate({**table, "evaluation": merged}, "the settings of the evaluation")
 
 
+def note_bad_rows(observer: Observer) -> Callable[[Sequence[BadRow]], None]:
+    """Notes how many held-out rows cannot be used, if there are any."""
+
+    def note(rows: Sequence[BadRow]) -> None:
+        if rows:
+            observer.note(f"held-out loss without {len(rows):,} rows, which cannot be used")
+
+    return note
+
+
 def evaluate(
     chosen: Target, changes: Mapping[str, Any], out: Path | None, observer: Observer = SILENT
 ) -> EvaluationResult:
@@ -68,7 +79,7 @@ def evaluate(
         runs.check_free(out)
     needs_endpoint(chosen.recipe, changes)
     settings = settings_with(chosen.recipe, changes)
-    questions = questions_for(settings, chosen.model, observer.downloads)
+    questions = questions_for(settings, chosen.model, observer.downloads, note_bad_rows(observer))
     with stoppable() as stop:
         answers = stop.after(observer.answers)
         measured = preparation.evaluate(chosen.model, questions, [chosen.adapter], answers)

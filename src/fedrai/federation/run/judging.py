@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from fedrai import assets
 from fedrai.endpoint import Access
-from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
-from fedrai.evaluation.answer_judges import by_rubric
 from fedrai.evaluation.chats import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
 from fedrai.evaluation.installed_judges import load as load_judge
-from fedrai.evaluation.labelled_answers import Label, PromptAndAnswer
 from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
 from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
 from fedrai.evaluation.suites.items import sample
-from fedrai.federation.run.observer import SILENT, Observer
-from fedrai.federation.run.stopping import stoppable
-from fedrai.filter.guard_evaluation import open_cache, open_guard, threshold_of
-from fedrai.guards import cache, loading
+from fedrai.guards import loading
 from fedrai.guards.base import full_name
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 from fedrai.recipe.sections import Evaluation, JudgeEndpoint, Recipe
@@ -122,65 +112,3 @@ def rubric_for(settings: JudgeEndpoint) -> RubricJudge:
     grader: Grader = RemoteGrader(access, settings.model, max_tokens=settings.max_tokens)
     grader.ask([("", "Hello.")])  # a wrong key or name shows here, not after hours of answers
     return RubricJudge(settings.model, grader, prompts, template, source)
-
-
-def endpoint_for(settings: Mapping[str, Any]) -> JudgeEndpoint:
-    """The endpoint of an LLM that judges.
-
-    Args:
-        settings: keys of `[evaluation.endpoint]`; url and model at least.
-
-    Raises:
-        EvaluationError: a key is missing, unknown or has a value that is not allowed.
-    """
-    try:
-        return JudgeEndpoint.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise EvaluationError(
-            f"endpoint: {key}: {first['msg']}",
-            hint='for example {"url": "http://localhost:8000/v1", "model": "NAME"}',
-        ) from None
-
-
-def rubric_verdicts(
-    rows: Sequence[PromptAndAnswer], endpoint: JudgeEndpoint, observer: Observer = SILENT
-) -> tuple[list[Label | None], list[str]]:
-    """An LLM's labels of answers, and why some are missing; its endpoint is sent both texts.
-
-    Raises:
-        EvaluationError: the endpoint does not reply.
-    """
-    grader = rubric_for(endpoint).grader
-    with stoppable() as stop:
-        return by_rubric(rows, grader, stop.after(partial(observer.answers, "labelled answers")))
-
-
-def installed_verdicts(
-    name: str, rows: Sequence[PromptAndAnswer], observer: Observer = SILENT
-) -> list[Label | None]:
-    """The labels that a judge of an installed package gives answers.
-
-    Raises:
-        EvaluationError: there is no such judge.
-        DependencyError: its package cannot be used.
-    """
-    judge = load_judge(name)
-    with stoppable() as stop:
-        return judge.labels(rows, stop.after(partial(observer.answers, "labelled answers")))
-
-
-def guard_judge(spec: str, threshold: str, *, progress: bool = True) -> GuardJudge:
-    """The guard of a name with a threshold; its verdicts are kept as those of `fedrai scan` are.
-
-    Raises:
-        GuardError: there is no such guard or threshold.
-    """
-    guard = open_guard(spec, progress=progress)
-    number, verdicts = threshold_of(guard, threshold), open_cache(True)
-    return GuardJudge(
-        full_name(guard),
-        number,
-        lambda talks, on_progress: cache.judge(guard, talks, verdicts, on_progress),
-    )

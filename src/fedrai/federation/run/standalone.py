@@ -29,6 +29,7 @@ from fedrai.constitution.tools import PhaseTools
 from fedrai.errors import RecipeError, RunError
 from fedrai.evaluation import storing
 from fedrai.federation.run import aligning, moved_files, preparation
+from fedrai.federation.run.evaluating import note_bad_rows
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.stopping import Stop, stoppable
@@ -122,7 +123,7 @@ def prepare(
     whole = whole.model_copy(
         update={"model": chosen.recipe.model, "adapter": chosen.recipe.adapter}
     )
-    questions = questions_for(whole, chosen.model)
+    questions = questions_for(whole, chosen.model, on_bad=note_bad_rows(observer))
     kept = preparation.excluded_suites(whole) if kept_out is None else kept_out
     prepared = preparation.PreparedRun(
         whole, chosen.model, {}, {}, (), questions, FilterOutcome(), alignment, excluded=kept

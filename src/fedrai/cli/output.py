@@ -1,14 +1,27 @@
-"""A command that is stopped, or whose round fails, says how to resume it."""
+"""What commands print: JSON on stdout, warnings on stderr, and how to resume work that stopped."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import click
 
 from fedrai.errors import FederationError
 
 Result = TypeVar("Result")
+
+
+def print_json(value: Any) -> None:
+    """Print figures for machines."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    click.secho(text, fg="yellow", err=True)
 
 
 def with_resume_hint(
@@ -28,6 +41,6 @@ def with_resume_hint(
             print(f"stopped; nothing is lost. Resume with:\n  {command}", file=sys.stderr)
         raise
     except FederationError as error:
-        way = f"resume with: {command}"
-        error.hint = f"{error.hint}; {way}" if error.hint else way
+        hint = f"resume with: {command}"
+        error.hint = f"{error.hint}; {hint}" if error.hint else hint
         raise
