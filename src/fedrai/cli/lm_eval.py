@@ -27,7 +27,7 @@ class HarnessOptions:
 
 
 @click.command("lm-eval")
-@click.argument("what", metavar="MODEL_OR_RUN")
+@click.argument("spec", metavar="MODEL_OR_RUN")
 @as_record(
     "options", HarnessOptions,
     click.option("--tasks", required=True, metavar="A,B", help="Tasks of the harness."),
@@ -45,7 +45,7 @@ class HarnessOptions:
 @click.option("--out", type=FILE, help="Write the JSON to this file.")
 @json_option
 def lm_eval(
-    what: str, options: HarnessOptions, chosen: ModelOptions, out: Path | None, as_json: bool
+    spec: str, options: HarnessOptions, model: ModelOptions, out: Path | None, as_json: bool
 ) -> None:
     """Measure general ability with lm-evaluation-harness (extra `lm-eval`).
 
@@ -57,7 +57,7 @@ def lm_eval(
     harness.check()
     if out is not None and not out.parent.is_dir():
         raise click.UsageError(f"--out: there is no folder {out.parent}")
-    target = chosen.load(what)
+    target = model.load(spec)
     scores = harness.measure(
         target.model,
         target.adapter,
@@ -87,11 +87,11 @@ def lm_eval(
         click.echo(f"figures: {out}")
 
 
-def _show(label: str, found: list[TaskScore], limit: int | None) -> None:
+def _show(label: str, scores: list[TaskScore], limit: int | None) -> None:
     from fedrai.cli.show.tables import print_table
 
     columns = ["task", "metric", "filter", label, "standard error", "documents"]
-    print_table(columns, [_row(score) for score in found], words=3)
+    print_table(columns, [_row(score) for score in scores], words=3)
     if limit is not None:
         click.echo(f"at most {limit} documents of each task: not to be compared with full results")
 

@@ -32,10 +32,10 @@ def override_option(example: str = "federation.rounds=3") -> Decorator:
     )  # fmt: skip
 
 
-def resume_options(work: str) -> Decorator:
-    """`--resume FOLDER` and `--moved OLD=NEW`, for work of this name."""
+def resume_options(kind: str) -> Decorator:
+    """`--resume FOLDER` and `--moved OLD=NEW`, for a kind of work."""
     return together(
-        click.option("--resume", type=FOLDER, metavar="FOLDER", help=f"Resume {work}."),
+        click.option("--resume", type=FOLDER, metavar="FOLDER", help=f"Resume {kind}."),
         click.option(
             "--moved", multiple=True, metavar="OLD=NEW",
             help="With --resume: a file or folder of the recipe is now, unchanged, at NEW;"
@@ -101,7 +101,7 @@ class ModelOptions:
 
 
 model_options = as_record(
-    "chosen", ModelOptions,
+    "model", ModelOptions,
     click.option("--round", "number", type=int, help="Round of the run (default: the last)."),
     click.option("--client", default="", help="Whose adapter, for runs in local mode."),
     base_option,
