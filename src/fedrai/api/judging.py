@@ -113,18 +113,10 @@ def _answers(answers: Any) -> tuple[Sequence[Any], bool]:
     for number, row in enumerate(listed, 1):
         if not isinstance(row, Mapping) or not {"prompt", "answer"} <= set(row):
             raise EvaluationError(
-                f"row {number}: expected a dict with prompt and answer, got {_kind(row)}",
+                f"row {number}: expected a dict with the keys prompt and answer",
                 hint='for a DataFrame with these columns, pass frame.to_dict("records")',
             )
     if listed and all(row.get("label") for row in listed):
         return from_rows(listed), True
-    return [
-        _UnlabelledAnswer(str(r["prompt"]), str(r["answer"]), n) for n, r in enumerate(listed, 1)
-    ], False
-
-
-def _kind(row: object) -> str:
-    """What a row is, without its text."""
-    if not isinstance(row, Mapping):
-        return type(row).__name__
-    return f"one with {', '.join(map(str, row)) or 'nothing'}"
+    pairs = [(str(row["prompt"]), str(row["answer"])) for row in listed]
+    return [_UnlabelledAnswer(*pair, number) for number, pair in enumerate(pairs, 1)], False
