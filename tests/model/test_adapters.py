@@ -131,9 +131,12 @@ def test_a_shard_whose_checksum_is_not_listed_is_refused(folder: Path) -> None:
     ("edit", "problem"),
     [
         (lambda i: i["weight_map"].update(extra=next(iter(i["weight_map"].values()))), "extra is"),
-        (lambda i: i["weight_map"].update(extra="../x.safetensors"), "must name files beside it"),
-        (lambda i: i["weight_map"].update(extra=3), "must name files beside it"),
-        (lambda i: i.update(weight_map={}), "must name files beside it"),
+        (
+            lambda i: i["weight_map"].update(extra="../x.safetensors"),
+            "must name files in the same folder",
+        ),
+        (lambda i: i["weight_map"].update(extra=3), "must name files in the same folder"),
+        (lambda i: i.update(weight_map={}), "must name files in the same folder"),
         (lambda i: i.pop("weight_map"), "not an index of shards"),
         (lambda i: i.update(metadata=[]), "not an index of shards"),
     ],

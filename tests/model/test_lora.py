@@ -155,7 +155,7 @@ def test_what_is_not_followed_is_named(key: str, base: Path, tmp_path: Path) -> 
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: REFUSED[key]}))
     merged = ExportOptions(merged=True)
     for command in (target, lambda spec: export(Path(spec), tmp_path / "out", merged)):
-        with pytest.raises(ModelError, match=f"no plain LoRA: it sets {key}") as error:
+        with pytest.raises(ModelError, match=f"not a plain LoRA: it sets {key}") as error:
             command(str(tmp_path))
         assert "merge it into its base model" in error.value.hint
 
@@ -227,7 +227,7 @@ def test_a_start_adapter_of_another_scale_is_refused(base: Path, tmp_path: Path)
     )
     for more in ({"use_rslora": True}, {"alpha_pattern": {"q_proj": 256}}):
         write(base, tmp_path, {"target_modules": ["q_proj"], "lora_alpha": 8, **more})
-        with pytest.raises(ModelError, match=f"no plain LoRA: it sets {next(iter(more))}"):
+        with pytest.raises(ModelError, match=f"not a plain LoRA: it sets {next(iter(more))}"):
             read_start_adapter(str(tmp_path), lm)
 
 

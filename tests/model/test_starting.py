@@ -97,11 +97,11 @@ def test_an_adapter_that_fits(tiny: LanguageModel, folder: Path, whole: AdapterS
 @pytest.mark.parametrize(
     ("key", "value", "problem", "hint"),
     [
-        ("r", 8, "has rank 8, [adapter] says 4", "set adapter.rank = 8"),
-        ("lora_alpha", 5, "has alpha 5, [adapter] says 32", "set adapter.alpha = 5"),
+        ("r", 8, "has rank 8, [adapter] has 4", "set adapter.rank = 8"),
+        ("lora_alpha", 5, "has alpha 5, [adapter] has 32", "set adapter.alpha = 5"),
         ("base_model_name_or_path", "org/Other@1", "belongs to org/Other@1", "set model.base"),
-        ("use_rslora", True, "no plain LoRA: it sets use_rslora", ""),
-        ("rank_pattern", {"q_proj": 2}, "no plain LoRA: it sets rank_pattern", ""),
+        ("use_rslora", True, "not a plain LoRA: it sets use_rslora", ""),
+        ("rank_pattern", {"q_proj": 2}, "not a plain LoRA: it sets rank_pattern", ""),
     ],
 )
 def test_a_config_that_does_not_fit(
@@ -142,7 +142,7 @@ def test_adapters_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
         adapter_folder(str(tmp_path))
     with pytest.raises(AssetError, match="no adapter fedrai:other") as error:
         adapter_folder("fedrai:other")
-    assert error.value.hint == "there is: fedrai:aligned"
+    assert error.value.hint == "available: fedrai:aligned"
     assert EMBEDDED["fedrai:aligned"].parent == embedded.HERE
     monkeypatch.setitem(EMBEDDED, "fedrai:aligned", tmp_path / "none")
     with pytest.raises(AssetError, match="not part of this installation"):
@@ -179,7 +179,7 @@ def test_a_misfit_leaves_no_run_folder(call: Call, folder: Path) -> None:
     code, _, err = call(*RUN, "-o", "adapter.rank=2", "--out", "runs/misfit")
     assert code == 2
     assert err == (
-        "error: adapter.start = 'fedrai:aligned' has rank 4, [adapter] says 2\n"
+        "error: adapter.start = 'fedrai:aligned' has rank 4, [adapter] has 2\n"
         "  set adapter.rank = 4\n"
     )
     assert not (folder / "runs" / "misfit").exists()

@@ -52,7 +52,7 @@ def test_bombs_are_named(template: str, problem: str) -> None:
 )
 def test_loops_are_stopped(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "SECONDS", 1)
-    with pytest.raises(ModelError, match="not done with a few words after 1 seconds") as error:
+    with pytest.raises(ModelError, match="does not finish a few words within 1 seconds") as error:
         ChatFormat(tiny_tokenizer(template))
     assert "template of the model's makers" in error.value.hint
 
@@ -92,7 +92,7 @@ def test_each_template_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_named_templates_are_all_tried() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = {"default": CHATML, "tool_use": LOOP}
-    with pytest.raises(ModelError, match="not done with a few words"):
+    with pytest.raises(ModelError, match="does not finish a few words"):
         templates.check_templates(tokenizer)
 
 
@@ -107,5 +107,5 @@ def test_a_model_with_such_a_template_is_one_line(tmp_path: Path) -> None:
 
 def test_an_interpreter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates.sys, "executable", "/no/such/python")
-    with pytest.raises(ModelError, match="cannot be tried"):
+    with pytest.raises(ModelError, match="cannot be checked"):
         templates.check_templates(tiny_tokenizer(CHATML))

@@ -1,9 +1,8 @@
-"""Chat templates: conversations to token ids, and which of them the assistant said.
+"""Chat templates: conversations to token ids, and the mask of the assistant's tokens.
 
-The tokenizer's own template is rendered twice, once with placeholders, so that it is known which
-characters are the template's and which are content. That gives the loss mask for any template, and
-lets no row change the template around it: special tokens spelled out in a row's text are broken up
-before they are tokenized.
+The tokenizer's own template is rendered twice, once with placeholders, to tell the template's
+characters from the content. That gives the loss mask for any template. No row can change the
+template around it: special tokens spelled out in a row's text are broken up before tokenization.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from fedrai.errors import ModelError
 from fedrai.model.templates import check_templates
 from fedrai.records import Message, Tokens
 
-DATE = (
-    "26 Jul 2024"  # templates that print a date (Llama 3.x) get a fixed one: same recipe, same ids
-)
-MARGIN = 1000  # characters; a token so far before a cut is what it is without the cut
-BREAK = "\u200b"  # zero-width space, put into special tokens that a row spells out
+DATE = "26 Jul 2024"  # fixed, for templates that print a date (Llama 3.x): same recipe, same ids
+MARGIN = 1000  # characters; a token so far before a cut does not depend on it
+BREAK = "\u200b"  # zero-width space, inserted into special tokens that a row spells out
 
 
 class ChatFormat:
@@ -31,8 +28,8 @@ class ChatFormat:
         tokenizer: a fast tokenizer of transformers with a chat template.
 
     Raises:
-        ModelError: it has no template or one that takes too long, or cannot map tokens back to
-            characters.
+        ModelError: it has no template, one that takes too long, or no positions of tokens in the
+            text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -43,7 +40,7 @@ class ChatFormat:
             )
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
-                "the tokenizer is not a fast one, so tokens have no positions in the text"
+                "the tokenizer is not a fast one, so it gives no positions of tokens in the text"
             )
         check_templates(tokenizer)
         self.tokenizer = tokenizer
@@ -56,15 +53,16 @@ class ChatFormat:
     def train_tokens(self, messages: Sequence[Message], max_length: int) -> Tokens:
         """Tokenize a conversation and mark the assistant's tokens.
 
-        The mask holds each assistant turn's content and the token that ends the turn, so that the
-        model learns to stop; template text and other roles are out of it.
+        The mask covers each assistant turn's content and the token that ends the turn, so that the
+        model learns to stop. Template text and other roles are not in it.
 
         Args:
             messages: the turns, oldest first.
-            max_length: ids beyond it are cut.
+            max_length: most ids; the rest is cut.
 
         Raises:
-            ModelError: the template refuses the turns, or changes their text; or that is no text.
+            ModelError: the template refuses the turns or changes their text, or a turn cannot be
+                encoded.
         """
         safe = [Message(m.role, self._defuse(m.content)) for m in messages]
         text, spans = self._locate(safe)
@@ -72,22 +70,22 @@ class ChatFormat:
         mask = self._mask(ids, offsets, spans)
         return Tokens(tuple(ids[:max_length]), tuple(mask[:max_length]))
 
-    def _encoded(self, text: str, enough: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """The first ids of a text, `enough` at least if it has so many, with their places in it.
+    def _encoded(self, text: str, count: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The first `count` ids of a text or more, if it has as many, with their positions.
 
-        All ids of a text of megabytes would take gigabytes, so what lies far beyond is left out.
+        All ids of a text of megabytes would take gigabytes, so text far beyond is left out.
         """
-        ends = enough * self._longest + MARGIN
+        ends = count * self._longest + MARGIN
         for part in dict.fromkeys([text[:ends], text]):
             encoded = self.tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
             ids: list[int] = encoded["input_ids"]
             offsets: list[tuple[int, int]] = encoded["offset_mapping"]
-            if len(ids) >= enough and offsets[enough - 1][1] <= ends - MARGIN:
-                break  # else a normalizer made much of the text shorter
+            if len(ids) >= count and offsets[count - 1][1] <= ends - MARGIN:
+                break  # else a normalizer shortened much of the text
         return ids, offsets
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation up to the point where the assistant begins to answer."""
+        """Ids of a conversation up to the start of the assistant's answer."""
         safe = [Message(m.role, self._defuse(m.content)) for m in messages]
         text = self._render(safe, generation_prompt=True)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -98,12 +96,12 @@ class ChatFormat:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def stop_ids(self, configured: Sequence[int]) -> set[int]:
-        """Ids that end an answer: the model's own end tokens and the one that the template uses."""
+        """Ids that end an answer: the model's own end tokens and that of the template."""
         text, spans = self._locate([Message("user", "a"), Message("assistant", "b")])
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         mask = self._mask(encoded["input_ids"], encoded["offset_mapping"], spans)
-        said = list(itertools.compress(encoded["input_ids"], mask))
-        template = {said[-1]} if said and said[-1] in self._special_ids else set()
+        answer = list(itertools.compress(encoded["input_ids"], mask))
+        template = {answer[-1]} if answer and answer[-1] in self._special_ids else set()
         return set(configured) | template
 
     def _defuse(self, text: str) -> str:
@@ -112,7 +110,7 @@ class ChatFormat:
         except UnicodeEncodeError:
             raise ModelError(
                 "a turn holds half a character, such as \\ud83d without its other half, which no"
-                " tokenizer takes"
+                " tokenizer can encode"
             ) from None
         return break_marks(text, self._special)
 
@@ -123,9 +121,9 @@ class ChatFormat:
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
                 date_string=DATE,
-                enable_thinking=False,  # Qwen3: the prompt then ends as the rows of training do
+                enable_thinking=False,  # Qwen3: then prompts end like the rows of training
             )
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # templates raise any kind
             roles = ", ".join(m.role for m in messages)
             raise ModelError(
                 f"the chat template refuses turns of {roles}: {self._reason(error)}"
@@ -133,20 +131,20 @@ class ChatFormat:
         return str(rendered)
 
     def _reason(self, error: Exception) -> str:
-        """What a template says as it refuses, if those are its own words and not a row's."""
+        """The message of a template's error, if its words are the template's and not a row's."""
         words = " ".join(str(error).split())
-        own = bool(words) and words in " ".join(str(self.tokenizer.chat_template).split())
-        return words[:200] if own else type(error).__name__
+        is_own = bool(words) and words in " ".join(str(self.tokenizer.chat_template).split())
+        return words[:200] if is_own else type(error).__name__
 
     def _locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int, int]]]:
-        """The rendered text, and each assistant turn: start, end, where the next turn begins."""
+        """The rendered text, and each assistant turn: its start, its end, the next turn's start."""
         text = self._render(messages)
         pieces = self._template_pieces(messages)
         contents = _written(text, pieces, messages)
         if contents is not None:
             return text, _spans(messages, pieces, contents)
         raise ModelError(
-            "the chat template changes the text of a turn, so its tokens cannot be told apart"
+            "the chat template changes the text of a turn, so its tokens cannot be located"
         )
 
     def _template_pieces(self, messages: Sequence[Message]) -> list[str]:
@@ -156,8 +154,8 @@ class ChatFormat:
             text = self._render([Message(m.role, k) for m, k in zip(messages, marks, strict=True)])
             pieces = []
             for mark in marks:
-                piece, found, text = text.partition(mark)
-                if not found:
+                piece, separator, text = text.partition(mark)
+                if not separator:
                     raise ModelError(f"the chat template leaves out a turn of {', '.join(key)}")
                 pieces.append(piece)
             self._pieces[key] = [*pieces, text]
@@ -181,7 +179,7 @@ class ChatFormat:
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
-    """Added tokens that can shape a turn, by id; Gemma also adds line breaks and HTML tags."""
+    """Added tokens that control turns, by id, without the line breaks and HTML tags of Gemma."""
     template = str(tokenizer.chat_template or "")
 
     def controls(token: Any) -> bool:
@@ -193,7 +191,7 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
 
 
 def any_of(strings: Iterable[str], flags: int = 0) -> re.Pattern[str] | None:
-    """A pattern that finds any of the strings, the longest first; None for no strings."""
+    """A pattern that matches any of the strings, the longest first; None without strings."""
     ordered = sorted(set(strings), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered)), flags) if ordered else None
 
@@ -206,21 +204,23 @@ def break_marks(text: str, marks: re.Pattern[str] | None) -> str:
 
 
 def _written(text: str, pieces: Sequence[str], messages: Sequence[Message]) -> list[str] | None:
-    """The contents as the template wrote them, each as it is or trimmed; None if changed."""
-    ways: dict[int, list[str]] = {0: []}  # contents so far, by where they end in the text
+    """The contents as the template wrote them, unchanged or trimmed; None if it changed one."""
+    candidates: dict[int, list[str]] = {0: []}  # contents so far, by their end in the text
     for piece, message in zip(pieces, messages, strict=False):
-        ways = {
+        candidates = {
             end + len(piece) + len(content): [*contents, content]
-            for end, contents in ways.items()
+            for end, contents in candidates.items()
             for content in _trimmed(message.content)
             if text.startswith(piece + content, end)
         }
-    return next((found for end, found in ways.items() if text[end:] == pieces[-1]), None)
+    return next(
+        (contents for end, contents in candidates.items() if text[end:] == pieces[-1]), None
+    )
 
 
 def _trimmed(content: str) -> list[str]:
-    ways = (content, content.strip(), content.lstrip("\n"), content.lstrip(), content.rstrip())
-    return list(dict.fromkeys(ways))
+    variants = (content, content.strip(), content.lstrip("\n"), content.lstrip(), content.rstrip())
+    return list(dict.fromkeys(variants))
 
 
 def _spans(

@@ -91,7 +91,7 @@ def read_lora(config: Mapping[str, Any], name: str) -> Lora:
         name: of the adapter, for errors.
 
     Raises:
-        ModelError: it is no LoRA adapter, or sets something that a plain LoRA layer cannot follow.
+        ModelError: it is not a LoRA adapter, or has settings that a plain LoRA layer cannot follow.
     """
     kind = str(config.get("peft_type") or "LORA").upper()
     if kind != "LORA":
@@ -99,7 +99,7 @@ def read_lora(config: Mapping[str, Any], name: str) -> Lora:
     special = special_settings(config)
     if special:
         raise ModelError(
-            f"{name} is no plain LoRA: it sets {special[0]}",
+            f"{name} is not a plain LoRA: it sets {special[0]}",
             hint="merge it into its base model with PEFT, and name the merged model's folder",
         )
     rank, alpha = _numbers(config, name)

@@ -1,4 +1,4 @@
-"""The adapter that training starts from: a PEFT folder, or the aligned one that comes along."""
+"""The adapter that training starts from: a PEFT folder, or the aligned one of the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedrai.model.language import LanguageModel
 from fedrai.model.lora import RESCALING, Lora, read_lora
 
 EMBEDDED = {"fedrai:aligned": embedded.HERE / "aligned"}
-_BASE_COPY = ".base_layer.weight"  # PEFT keeps one of an output layer that has an adapter
+_BASE_COPY = ".base_layer.weight"  # PEFT stores one for an output layer with an adapter
 
 
 def is_adapter(spec: str) -> bool:
@@ -29,13 +29,13 @@ def adapter_folder(spec: str) -> Path:
         spec: a PEFT folder, or `fedrai:aligned`.
 
     Raises:
-        AssetError: no adapter of that name comes along.
+        AssetError: the package has no adapter of that name.
         ModelError: the folder holds none.
     """
     if spec.startswith("fedrai:"):
         folder = EMBEDDED.get(spec)
         if folder is None:
-            raise AssetError(f"no adapter {spec}", hint=f"there is: {', '.join(EMBEDDED)}")
+            raise AssetError(f"no adapter {spec}", hint=f"available: {', '.join(EMBEDDED)}")
         if not (folder / "adapter_config.json").is_file():
             raise AssetError(
                 f"{spec} is not part of this installation", hint="name a PEFT folder instead"
@@ -44,7 +44,7 @@ def adapter_folder(spec: str) -> Path:
     if not (Path(spec) / "adapter_config.json").is_file():
         raise ModelError(
             f"no adapter in {spec} (expected adapter_config.json)",
-            hint="a run's adapter lies in rounds/NUMBER/adapter; `fedrai export` copies it",
+            hint="a run's adapter is in rounds/NUMBER/adapter; `fedrai export` copies it",
         )
     return Path(spec)
 
@@ -54,7 +54,7 @@ def read_start_adapter(spec: str, model: LanguageModel) -> AdapterState:
 
     Args:
         spec: a PEFT folder, or `fedrai:aligned`.
-        model: the model, with an adapter as `[adapter]` says.
+        model: the model, with an adapter as in `[adapter]`.
 
     Raises:
         AssetError, ModelError: there is none, or it does not fit the model or `[adapter]`.
@@ -69,7 +69,7 @@ def read_start_adapter(spec: str, model: LanguageModel) -> AdapterState:
 
 
 def read_matching_adapter(folder: Path, name: str, model: LanguageModel) -> AdapterState:
-    """The tensors of a PEFT folder in float32, if they are those of a model's adapter.
+    """The tensors of a PEFT folder in float32, checked against a model's adapter.
 
     Args:
         folder: of the adapter.
@@ -88,7 +88,11 @@ def read_matching_adapter(folder: Path, name: str, model: LanguageModel) -> Adap
 
 
 def _without_copies(state: AdapterState, name: str, model: LanguageModel) -> AdapterState:
-    """The tensors without copies of the base model's own weights, if they are just that."""
+    """The tensors without copies of the base model's own weights.
+
+    Raises:
+        ModelError: a copy differs from the base model's weight.
+    """
     own = dict(model.peft.named_parameters(remove_duplicate=False))  # tied ones have two names
     for key in filter(_is_copy, state):
         if key not in own or not torch.equal(state[key].to(own[key].dtype), own[key].cpu()):
@@ -101,36 +105,36 @@ def _is_copy(key: str) -> bool:
 
 
 def _check_config(spec: str, folder: Path, model: LanguageModel) -> None:
-    """Compare what names and shapes of tensors do not show."""
+    """Check the settings that names and shapes of tensors do not show."""
     config = read_adapter_config(folder)
-    base, known = str(config.get("base_model_name_or_path") or ""), read_base_record(folder)
-    same = known == model.fingerprint or _short(base) in ("", _short(model.name))
-    if not same and not _of_elsewhere(base):
+    base, digest = str(config.get("base_model_name_or_path") or ""), read_base_record(folder)
+    same = digest == model.fingerprint or _short(base) in ("", _short(model.name))
+    if not same and not _is_foreign_path(base):
         raise ModelError(
             f"adapter.start = {spec!r} belongs to {base}, and model.base is {model.name}",
-            hint="set model.base to the model that the adapter was made for",
+            hint="set model.base to the base model of the adapter",
         )
     ours = model.peft.peft_config["default"]
     theirs = read_lora(config, f"adapter.start = {spec!r}")
     _check_plain(spec, theirs)
-    for name, value, wanted in (("rank", theirs.rank, ours.r),
-                                ("alpha", theirs.alpha, ours.lora_alpha)):  # fmt: skip
-        if value != wanted:
+    for name, value, expected in (("rank", theirs.rank, ours.r),
+                                  ("alpha", theirs.alpha, ours.lora_alpha)):  # fmt: skip
+        if value != expected:
             raise ModelError(
-                f"adapter.start = {spec!r} has {name} {value}, [adapter] says {wanted}",
+                f"adapter.start = {spec!r} has {name} {value}, [adapter] has {expected}",
                 hint=f"set adapter.{name} = {value}",
             )
 
 
-def _of_elsewhere(base: str) -> bool:
-    """Whether an adapter names its base by a path of another machine, which tells nothing here."""
+def _is_foreign_path(base: str) -> bool:
+    """Whether the base of an adapter is a path of another machine, which says nothing here."""
     return Path(base).is_absolute() and not Path(base).exists()
 
 
 def _check_plain(spec: str, theirs: Lora) -> None:
     special = [key for key in RESCALING if key in theirs.more]
     if special:
-        raise ModelError(f"adapter.start = {spec!r} is no plain LoRA: it sets {special[0]}")
+        raise ModelError(f"adapter.start = {spec!r} is not a plain LoRA: it sets {special[0]}")
 
 
 def _short(name: str) -> str:

@@ -1,8 +1,8 @@
-"""What a process of its own does with a chat template: compile it and render short conversations.
+"""Compile a chat template and render short conversations, in a process of its own.
 
-Run as a script by `templates.py`; imports nothing of the package, so that it starts in a tenth of a
-second. It reads JSON on its input (`path`, `template`, `tokens`, `memory`, `seconds`) and ends with
-a code of `templates.py`.
+Run as a script by `templates.py`. It imports nothing of the package, so it starts in a tenth of a
+second. It reads JSON from its input (`path`, `template`, `tokens`, `memory`, `seconds`) and exits
+with one of the codes below.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 DONE, REFUSED, NO_MEMORY, TOO_LONG = 0, 10, 11, 12
-LONGEST = 100_000  # characters that a template may make of a few words
+LONGEST = 100_000  # most characters that a template may make of a few words
 TURNS = (
     ("user",),
     ("user", "assistant"),
@@ -22,7 +22,7 @@ TURNS = (
 
 
 def limit(memory: int, seconds: int) -> None:
-    """Bound this process; where the system knows no such limit, the parent's clock is left."""
+    """Limit this process; on systems without these limits, the parent stops it by the clock."""
     try:
         import resource
     except ImportError:
@@ -41,7 +41,7 @@ def compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """Transformers' block around what an assistant says."""
+        """Transformers' block around an assistant's turn."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -62,11 +62,11 @@ def compiled(template: str) -> Any:
     return environment.from_string(template)
 
 
-def renders(template: str, tokens: dict[str, str]) -> int:
-    """The code that tells what became of the template."""
+def render(template: str, tokens: dict[str, str]) -> int:
+    """Render a template and give the exit code."""
     refused = False
     try:
-        made = compiled(template)
+        program = compiled(template)
     except MemoryError:
         return NO_MEMORY
     except Exception:
@@ -75,12 +75,12 @@ def renders(template: str, tokens: dict[str, str]) -> int:
         for prompt in (False, True):
             messages = [{"role": role, "content": f"{role} {n}"} for n, role in enumerate(roles)]
             try:
-                text = made.render(messages=messages, add_generation_prompt=prompt, tools=None,
+                text = program.render(messages=messages, add_generation_prompt=prompt, tools=None,
                                    documents=None, date_string="26 Jul 2024",
                                    enable_thinking=False, **tokens)  # fmt: skip
             except MemoryError:
                 return NO_MEMORY
-            except Exception:  # it may refuse a turn; the render that needs it will say so
+            except Exception:  # it may refuse a turn; the rendering that needs it reports that
                 refused = True
                 continue
             if len(text) > LONGEST:
@@ -89,9 +89,9 @@ def renders(template: str, tokens: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.stdin.read())
-    sys.path[:] = given["path"]
-    import jinja2.sandbox  # noqa: F401  # before the limits: its modules take some of the memory
+    task = json.loads(sys.stdin.read())
+    sys.path[:] = task["path"]
+    import jinja2.sandbox  # noqa: F401  # before the limits: its modules need memory
 
-    limit(given["memory"], given["seconds"])
-    sys.exit(renders(given["template"], given["tokens"]))
+    limit(task["memory"], task["seconds"])
+    sys.exit(render(task["template"], task["tokens"]))

@@ -1,9 +1,9 @@
-"""Whether a chat template can be rendered at all, found out in a process of its own.
+"""Check that a chat template renders, in a process of its own.
 
 A template is a program that comes with a model. Jinja's sandbox keeps it from files and modules,
-but it may loop for ever or build gigabytes of text. So each is rendered once, before this process
-does so, with a limit of time and memory; that takes a tenth of a second, once for a template. It
-does not see what a template does with other texts: one that waits for a certain word still loops.
+but it may loop forever or build gigabytes of text. So each template is first rendered in a process
+with limits of time and memory, which takes a tenth of a second. A template that misbehaves on
+certain words only is not detected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedrai.model import template_child as child
 
 MEMORY = 1 << 30  # bytes
 SECONDS = 3  # of processor time; a usual template takes a thousandth
-PATIENCE = 60  # seconds of the clock, for machines that are busy, or know no other limit
+PATIENCE = 60  # seconds of wall time, for busy machines and systems without other limits
 LARGEST = 1 << 20  # characters of a template
 HINT = "use the template of the model's makers: chat_template.jinja, or tokenizer_config.json"
 
@@ -30,13 +30,12 @@ def check_templates(tokenizer: Any) -> None:
     """Render each chat template of a tokenizer once, in a process of its own.
 
     Raises:
-        ModelError: one takes too long, or too much memory, or cannot be tried.
+        ModelError: one takes too much time or memory, or the process cannot be started.
     """
-    found = getattr(tokenizer, "chat_template", None)
-    each = found.values() if isinstance(found, Mapping) else [found]
+    templates = getattr(tokenizer, "chat_template", None)
     tokens = getattr(tokenizer, "special_tokens_map", {})
     plain = {name: str(text) for name, text in tokens.items() if isinstance(text, str)}
-    for template in each:
+    for template in templates.values() if isinstance(templates, Mapping) else [templates]:
         if isinstance(template, str):
             _check(template, tuple(sorted(plain.items())))
 
@@ -45,12 +44,12 @@ def check_templates(tokenizer: Any) -> None:
 def _check(template: str, tokens: tuple[tuple[str, str], ...]) -> None:
     if len(template) > LARGEST:
         raise ModelError(f"the chat template has {len(template):,} characters", hint=HINT)
-    given = {"path": [str(p) for p in sys.path if p], "template": template, "tokens": dict(tokens),
-             "memory": MEMORY, "seconds": SECONDS}  # fmt: skip
+    task = {"path": [str(p) for p in sys.path if p], "template": template, "tokens": dict(tokens),
+            "memory": MEMORY, "seconds": SECONDS}  # fmt: skip
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(Path(child.__file__))],
-            input=json.dumps(given),
+            input=json.dumps(task),
             encoding="utf-8",
             errors="replace",
             stdout=subprocess.DEVNULL,
@@ -61,25 +60,25 @@ def _check(template: str, tokens: tuple[tuple[str, str], ...]) -> None:
     except subprocess.TimeoutExpired:
         raise _endless() from None
     except OSError as error:
-        raise ModelError(f"the chat template cannot be tried: {error.strerror}") from error
-    if done.returncode in (child.DONE, child.REFUSED):
-        return
-    if done.returncode == child.TOO_LONG:
-        raise ModelError(
-            f"the chat template makes more than {child.LONGEST:,} characters of a few words",
-            hint=HINT,
-        )
-    if done.returncode == child.NO_MEMORY:
-        raise ModelError(
-            f"the chat template takes more than {MEMORY >> 20} MB of memory for a few words",
-            hint=HINT,
-        )
-    if done.returncode < 0:  # by a signal: of the limit of its time
-        raise _endless()
-    raise ModelError(f"the chat template cannot be tried (exit code {done.returncode})")
+        raise ModelError(f"the chat template cannot be checked: {error.strerror}") from error
+    if done.returncode not in (child.DONE, child.REFUSED):
+        raise _error(done.returncode)
+
+
+def _error(code: int) -> ModelError:
+    """The error for an exit code of the process."""
+    if code == child.TOO_LONG:
+        problem = f"makes more than {child.LONGEST:,} characters of a few words"
+    elif code == child.NO_MEMORY:
+        problem = f"takes more than {MEMORY >> 20} MB of memory for a few words"
+    elif code < 0:  # a signal: the limit of processor time
+        return _endless()
+    else:
+        return ModelError(f"the chat template cannot be checked (exit code {code})")
+    return ModelError(f"the chat template {problem}", hint=HINT)
 
 
 def _endless() -> ModelError:
     return ModelError(
-        f"the chat template is not done with a few words after {SECONDS} seconds", hint=HINT
+        f"the chat template does not finish a few words within {SECONDS} seconds", hint=HINT
     )
