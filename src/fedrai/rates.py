@@ -177,5 +177,4 @@ def rate_json(value: Rate) -> dict[str, Any]:
 
 def rate_from_json(value: Mapping[str, Any]) -> Rate:
     """The rate that `rate_json` wrote."""
-    counts = (value[key] for key in ("successes", "scored", "unscored"))
-    return Rate(*counts, prompts=value.get("prompts", 0))
+    return Rate(value["successes"], value["scored"], value["unscored"], value.get("prompts", 0))
