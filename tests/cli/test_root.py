@@ -58,7 +58,7 @@ ROWS = {
     "broken.jsonl": '{"prompt": "a", "response": "b"}\n\nhello\n',
 }
 SKIP = 'fix the rows, or set data.on_bad_rows = "skip"'
-EXPLAINED = "`fedrai recipe new NEW.toml` writes one with every key explained"
+EXPLAINED = "`fedrai recipe new NEW.toml` writes a recipe with every key explained"
 SHOWN = "`fedrai recipe show tiny.toml` prints every key with its value"
 MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "misspelt key": (
@@ -860,7 +860,7 @@ def test_recipe_new_writes_a_commented_recipe_once(call: Call, folder: Path) -> 
     again = call("recipe", "new", "mine.toml")
     assert (again.code, again.err) == (
         2,
-        "error: mine.toml exists already\n  choose another name\n",
+        "error: mine.toml already exists\n  choose another name\n",
     )
     assert (folder / "mine.toml").read_text() == text
 

@@ -107,10 +107,10 @@ def test_a_byte_order_mark_and_space_around_texts_do_not_matter(tmp_path):
         ('version = "2"', "version = 2", "version: should be a valid string, got 2"),
         ('"Was it kind?"', '"  "',
          "principle 1, critique_request: expected a text, got an empty one"),
-        ('"Sure."', '"\\u001b[2J"', "demonstration 1, answer: a control character or half a"
-         " character stands in it"),
-        ('id = "arms"', 'id = "No Arms"', "principle 2, id: expected small letters, digits and"
-         " single hyphens, at most 40 of them"),
+        ('"Sure."', '"\\u001b[2J"', "demonstration 1, answer: it contains a control character"
+         " or an incomplete character"),
+        ('id = "arms"', 'id = "No Arms"', "principle 2, id: expected lower-case letters, digits and"
+         " single hyphens, at most 40 characters"),
         ('id = "arms"', 'id = "kind"', "principle 2 (kind): principle 1 has the same id;"
          " demonstration 1: no principle 'arms' (known: kind, kind)"),
         ('principle = "arms"', 'principle = "arm"',
@@ -226,7 +226,7 @@ def test_a_wrong_json_file_is_refused(tmp_path):
     assert "pair 1: critic is missing" in refused(tmp_path, '[{"revision": "a"}]', "a.json")
     assert "should be a table of keys, got 3" in refused(tmp_path, "3", "a.json")
     lone = json.dumps([{"critic": "\ud800", "revision": "a"}])  # half a surrogate pair
-    assert "pair 1, critic: a control character or half a character stands in it" in refused(
+    assert "pair 1, critic: it contains a control character or an incomplete character" in refused(
         tmp_path, lone, "a.json"
     )
     steering = json.dumps([{"critic": "a", "revision": "b", "\x1b[2J": "c"}])

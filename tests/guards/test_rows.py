@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedrai import data
 from fedrai.errors import AssetError, DataError
-from fedrai.filter import Policy, screen
+from fedrai.filter import Policy, SafetyFilter
 from fedrai.filter.guard_evaluation import evaluate
 from fedrai.filter.scan import scan
 from fedrai.guards.base import Conversation
@@ -442,7 +442,8 @@ def test_the_filter_judges_every_answer_that_is_trained_on(tmp_path_factory, kin
         seen.append(talk[-1].content)
         return 0.0
 
-    kept = screen(examples, ScriptedGuard(script), Policy(0.5), salt=b"s" * 16, seed=0).kept
+    safety_filter = SafetyFilter(ScriptedGuard(script), Policy(0.5), salt=b"s" * 16)
+    kept = safety_filter.screen(examples, 0).kept
     trained = [m.content for example in kept for m in example.messages if m.role == "assistant"]
     assert set(trained) <= set(seen)
     assert len(kept) == len(examples)

@@ -1,4 +1,4 @@
-"""The recipe: its sections, how it is loaded, and errors in the words of its keys."""
+"""The recipe: its sections, loading and writing, and errors that name its keys."""
 
 from fedrai.recipe.loading import (
     arm,

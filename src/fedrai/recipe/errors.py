@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in the words of its keys: from pydantic's errors to sentences."""
+"""Errors of a recipe in terms of its keys: pydantic's errors as sentences."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fedrai import plugins
 from fedrai.recipe.aggregation import RULE_PLUGINS
 from fedrai.recipe.sections import ALGORITHMS, GUARD_KINDS, sections
 
-TAGS: Mapping[Any, type[BaseModel]] = {**ALGORITHMS, **GUARD_KINDS}  # in the place of an error
+TAGS: Mapping[Any, type[BaseModel]] = {**ALGORITHMS, **GUARD_KINDS}  # in locations of errors
 KINDS: Mapping[str, Mapping[str, type[BaseModel]]] = {"algorithm": ALGORITHMS, "kind": GUARD_KINDS}
-SHOWN = 20  # wrong keys that an error names
-LONG = 200  # characters of a key or value that an error shows
+MOST_KEYS = 20  # wrong keys in one message
+LONG = 200  # most characters of a key or value in a message
 EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -40,37 +40,36 @@ EXPECTED = {
 def problems(
     error: ValidationError, model: type[BaseModel], where: str, overrides: Sequence[str] = ()
 ) -> tuple[str, bool]:
-    """All that is wrong, in one line.
+    """All errors in one line.
 
     Args:
-        error: what pydantic found.
+        error: from pydantic.
         model: of the recipe.
         where: the recipe's file.
-        overrides: `section.key=value` strings that were set in it.
+        overrides: `section.key=value` strings that were applied to it.
 
     Returns:
-        The line, which names the override or the file of each error; and whether the file is to
-        blame for any.
+        The line, with the override or file of each error; and whether any error is in the file.
     """
     parts: dict[str, list[str]] = {}
     entries = error.errors(include_url=False)
-    for entry in entries[:SHOWN]:
+    for entry in entries[:MOST_KEYS]:
         origin = _override(_place(entry), overrides)
         parts.setdefault(f"-o {shortened(origin)}" if origin else where, []).append(
             _explain(entry, model)
         )
-    more = f"; and {len(entries) - SHOWN:,} more" if len(entries) > SHOWN else ""
-    line = "; ".join(f"{name}: {'; '.join(said)}" for name, said in parts.items()) + more
+    more = f"; and {len(entries) - MOST_KEYS:,} more" if len(entries) > MOST_KEYS else ""
+    line = "; ".join(f"{source}: {'; '.join(texts)}" for source, texts in parts.items()) + more
     return line, where in parts
 
 
 def shortened(text: str) -> str:
-    """A text, or its beginning where it is long."""
+    """A text, truncated if it is long."""
     return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 
 def _override(place: str, overrides: Sequence[str]) -> str:
-    """The override that set what stands at a place, the last one first; empty: none did."""
+    """The last override that set the value at a place; empty: none."""
     for text in reversed(overrides):
         key = text.partition("=")[0].strip()
         if f"{place}.".startswith(f"{key}."):
@@ -116,11 +115,11 @@ def _near(error: Mapping[str, Any]) -> str:
 
 
 def _unknown(loc: Sequence[Any], place: str, model: type[BaseModel]) -> str:
-    known, last = list(_model_at(loc[:-1], model).model_fields), shortened(str(loc[-1]))
+    keys, last = list(_model_at(loc[:-1], model).model_fields), shortened(str(loc[-1]))
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == last]
-    near = difflib.get_close_matches(last, known, n=1) or elsewhere[:3]
-    said = f" (did you mean {' or '.join(near)}?)" if near else f" (known: {', '.join(known)})"
-    return f"unknown key {place}{said}"
+    near = difflib.get_close_matches(last, keys, n=1) or elsewhere[:3]
+    advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(keys)}"
+    return f"unknown key {place} ({advice})"
 
 
 def _missing(loc: Sequence[Any], place: str, model: type[BaseModel]) -> str:
@@ -128,8 +127,8 @@ def _missing(loc: Sequence[Any], place: str, model: type[BaseModel]) -> str:
     if within is None or _is_list(loc, model):
         return f"{place} is missing"
     needs = [name for name, field in within.model_fields.items() if field.is_required()]
-    said = f"; it needs {', '.join(needs)}" if needs else ""
-    return f"section [{place}] is missing{said}"
+    keys = f"; it needs {', '.join(needs)}" if needs else ""
+    return f"section [{place}] is missing{keys}"
 
 
 def _is_list(loc: Sequence[Any], model: type[BaseModel]) -> bool:
@@ -138,27 +137,27 @@ def _is_list(loc: Sequence[Any], model: type[BaseModel]) -> bool:
 
 
 def _no_such_kind(error: Mapping[str, Any], place: str) -> str:
-    known = list(KINDS.get(_discriminator(error), ()))
+    kinds = list(KINDS.get(_discriminator(error), ()))
     if _discriminator(error) == "algorithm":
-        known += plugins.names(RULE_PLUGINS)
+        kinds += plugins.names(RULE_PLUGINS)
     if error["type"] == "union_tag_not_found":
-        return f"{place} is missing (known: {', '.join(known)})"
+        return f"{place} is missing (known: {', '.join(kinds)})"
     tag = shortened(str(error["ctx"]["tag"]))
-    near = difflib.get_close_matches(tag, known, n=1)
-    said = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"{place}: there is no {_discriminator(error)} {tag!r} ({said})"
+    near = difflib.get_close_matches(tag, kinds, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(kinds)}"
+    return f"{place}: there is no {_discriminator(error)} {tag!r} ({advice})"
 
 
 def _without_tag(loc: Sequence[Any]) -> Sequence[Any]:
-    """An error's place without the algorithm or the kind that pydantic puts into it."""
+    """An error's location without the algorithm or kind that pydantic adds to it."""
     place = {"aggregation": 1, "guards": 2}.get(loc[0]) if loc else None
     return [part for i, part in enumerate(loc) if i != place or part not in TAGS]
 
 
 def _model_at(loc: Sequence[Any], model: type[BaseModel]) -> type[BaseModel]:
     for part in loc:
-        found = next((s for s in sections(model) if s[0] == part), None)
-        model = found[1] if found else TAGS.get(part, model)
+        inner = dict(sections(model))
+        model = inner[part] if part in inner else TAGS.get(part, model)
     return model
 
 

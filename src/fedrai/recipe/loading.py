@@ -1,8 +1,7 @@
-"""The recipe: one TOML file that says what a run does.
+"""Loading and writing recipes: TOML files that describe a run.
 
-`load` reads and validates a file, `-o section.key=value` overrides go through `load` too, `to_toml`
-writes the resolved recipe. Unknown keys are errors. The sections stand in `schema`. Config stops
-here: the stages below take plain arguments.
+`load` reads and validates a file with its `-o section.key=value` overrides, `to_toml` writes the
+resolved recipe. Unknown keys are errors. `sections` has the keys.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from fedrai.recipe.sections import (
 )
 from fedrai.recipe.toml_files import check_depth, parse_toml, read_toml
 
-ALIGNMENTS = "align_"  # how the names of shipped recipes for `fedrai align` begin
+ALIGNMENTS = "align_"  # prefix of shipped recipes for `fedrai align`
 ALGORITHM = "aggregation.algorithm"
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,10 +43,10 @@ def load(
     Args:
         path: a TOML file, or the name of a shipped recipe ("quickstart").
         overrides: `section.key=value` strings; values are TOML, bare words are strings.
-        changes: keys with their values, which win over both.
+        changes: keys with their values, which override both.
 
     Raises:
-        RecipeError: not found, not TOML, an unknown key, or a value that is not allowed.
+        RecipeError: not found, not TOML, an unknown key, or an invalid value.
     """
     file = find(path)
     return build(_table(file, overrides), changes, str(file), overrides)
@@ -59,10 +58,10 @@ def build(
     where: str = "the recipe",
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """A recipe of tables with some keys set anew; see `validate`."""
-    changed = deepcopy(dict(table))
-    _override(changed, changes)
-    return validate(changed, where, overrides)
+    """A recipe from tables with some keys changed; see `validate`."""
+    copy = deepcopy(dict(table))
+    _override(copy, changes)
+    return validate(copy, where, overrides)
 
 
 def load_training(file: Path, overrides: Sequence[str] = ()) -> GuardTraining:
@@ -81,15 +80,15 @@ def load_alignment(
     """Read, override and validate a recipe for `fedrai align`.
 
     Args:
-        file: a TOML file, or the name of a shipped recipe; None: all is as it is without one.
+        file: a TOML file, or the name of a shipped recipe; None: the defaults.
         overrides: as for `load`.
-        changes: keys with their values, which win over both.
+        changes: keys with their values, which override both.
 
     Raises:
         RecipeError: as `load` does.
     """
-    found = find(file, alignments=True) if file is not None else None
-    table = _table(found, overrides) if found else _overridden({}, overrides)
+    path = find(file, alignments=True) if file is not None else None
+    table = _table(path, overrides) if path else _overridden({}, overrides)
     _override(table, changes)
     where = str(file) if file is not None else "the alignment"
     return _validated(AlignRecipe, table, where, "see docs/alignment.md", overrides)
@@ -109,7 +108,7 @@ class _Guards(Section):
 
 
 def load_guards(file: Path) -> dict[str, GuardTable]:
-    """Read and validate the `[guards.NAME]` tables of a TOML file; other keys are left alone.
+    """Read and validate the `[guards.NAME]` tables of a TOML file; other keys are ignored.
 
     Raises:
         RecipeError: as `load` does.
@@ -134,29 +133,29 @@ def _overridden(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
 
 
 def find(path: Path, *, alignments: bool = False) -> Path:
-    """The file that `path` names: itself, or the shipped recipe of that name.
+    """The file `path` if it exists, else the shipped recipe of that name.
 
     Args:
         path: a file or a name.
-        alignments: look for recipes of `fedrai align`, not for those of runs.
+        alignments: among recipes of `fedrai align`, not those of runs.
 
     Raises:
-        RecipeError: there is neither.
+        RecipeError: neither exists.
     """
     if path.is_file():
         return path
-    known = shipped(alignments=alignments)
-    named = path.name.removesuffix(".toml") if path.parent.name in ("", "recipes") else ""
-    if named in known:
-        return known[named]
+    available = shipped(alignments=alignments)
+    name = path.name.removesuffix(".toml") if path.parent.name in ("", "recipes") else ""
+    if name in available:
+        return available[name]
     raise RecipeError(
         f"no recipe at {path}",
-        hint=f"shipped recipes: {', '.join(sorted(known)) or 'none'}; or `fedrai recipe new`",
+        hint=f"shipped recipes: {', '.join(sorted(available)) or 'none'}; or `fedrai recipe new`",
     )
 
 
 def shipped(*, alignments: bool = False) -> dict[str, Path]:
-    """The recipes that come with FedRAI, by name: those of runs, or those of `fedrai align`."""
+    """The shipped recipes by name: those of runs, or those of `fedrai align`."""
     here = Path(__file__).parents[1]
     folder = here / "recipes"
     if not folder.is_dir():  # an editable install: the repository's own folder
@@ -171,14 +170,14 @@ def validate(
     """Turn a TOML table into a recipe.
 
     Args:
-        table: what it holds.
-        where: what errors name, usually the file.
-        overrides: what was set in it; errors name the one that they come from.
+        table: its content.
+        where: its source in errors, usually the file.
+        overrides: already applied to it; an error names the override that caused it.
 
     Raises:
-        RecipeError: names every wrong key with what was expected, and near names for unknown keys.
+        RecipeError: every wrong key, with the expected value or similar names of keys.
     """
-    hint = "`fedrai recipe new NEW.toml` writes one with every key explained"
+    hint = "`fedrai recipe new NEW.toml` writes a recipe with every key explained"
     return _validated(Recipe, table, where, hint, overrides)
 
 
@@ -192,16 +191,16 @@ def _validated(
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        said, of_file = problems(error, model, where, overrides)
+        message, of_file = problems(error, model, where, overrides)
         keys = f"`fedrai recipe show {where}` prints every key with its value"
-        raise RecipeError(said, hint=hint if of_file or model is not Recipe else keys) from None
+        raise RecipeError(message, hint=hint if of_file or model is not Recipe else keys) from None
 
 
 def arm(recipe: Recipe, name: str) -> Recipe:
-    """The recipe of one arm: the recipe with that arm's overrides, named after it.
+    """The recipe of one arm: with the arm's overrides and its name.
 
     Raises:
-        RecipeError: there is no such arm, or its overrides are not allowed.
+        RecipeError: there is no such arm, or its overrides are invalid.
     """
     if name not in recipe.arms:
         raise RecipeError(f"no arm {name!r}; the recipe has: {', '.join(recipe.arms) or 'none'}")
@@ -212,28 +211,28 @@ def arm(recipe: Recipe, name: str) -> Recipe:
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe with some keys set anew; its arms keep their own.
+    """The recipe with some keys changed; its arms keep their own values.
 
     Args:
         recipe: the recipe.
         overrides: `section.key=value` strings, as for `load`.
 
     Raises:
-        RecipeError: a key is unknown, or a value is not allowed.
+        RecipeError: a key is unknown, or a value is invalid.
     """
     return validate(_overridden(recipe.model_dump(mode="json"), overrides))
 
 
 def select_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """The recipe with some of its arms, in the recipe's order; all of them if none is named.
+    """The recipe with some of its arms, in the recipe's order; without names, with all of them.
 
     Raises:
         RecipeError: there is no such arm.
     """
     for name in names:
         arm(recipe, name)
-    kept = {name: table for name, table in recipe.arms.items() if name in names or not names}
-    return recipe.model_copy(update={"arms": kept})
+    arms = {name: table for name, table in recipe.arms.items() if name in names or not names}
+    return recipe.model_copy(update={"arms": arms})
 
 
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -262,7 +261,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 
 def _override(table: dict[str, Any], changes: Sequence[tuple[str, Any]]) -> None:
-    """Set keys; the algorithm goes first, since another one drops the keys of the old one."""
+    """Set keys, the algorithm first: a new one removes the keys of the old one."""
     for key, value in sorted(changes, key=lambda change: change[0] != ALGORITHM):
         _set(table, key, value)
 
@@ -276,20 +275,20 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
         elif isinstance(here, dict):
             here = here.setdefault(part, {})
         else:
-            raise RecipeError(f"-o {key}: {'.'.join(path[:depth])} has no part {part!r}")
+            raise RecipeError(f"-o {key}: {'.'.join(path[:depth])} has no {part!r}")
     if not isinstance(here, dict):
         raise RecipeError(f"-o {key}: {'.'.join(path)} is not a table")
     if key == ALGORITHM and here.get("algorithm") != value:
-        here.clear()  # the keys of another algorithm would be unknown to this one
+        here.clear()  # the new algorithm does not have these keys
     here[last] = value
 
 
 def to_toml(recipe: Recipe | AlignRecipe, *, explained: bool = False) -> str:
-    """The resolved recipe as TOML; every key stands in it.
+    """The resolved recipe as TOML, with every key.
 
     Args:
         recipe: the recipe.
-        explained: put each key's meaning above it as a comment.
+        explained: add each key's meaning as a comment above it.
     """
     document = tomlkit.document()
     table = recipe.model_dump(mode="json", exclude_none=True)
@@ -305,7 +304,7 @@ def _fill(
     explained: bool,
     place: str = "",
 ) -> None:
-    """Write a section: plain keys first, as TOML wants, then tables."""
+    """Write a section: plain keys first, as TOML requires, then tables."""
     tables = [name for name, value in section if _is_table(value)]
     for name, value in section:
         if value is None and explained:
@@ -321,7 +320,7 @@ def _fill(
 
 
 def _unset(section: BaseModel, name: str, place: str) -> str:
-    """What one would begin with to set a key or a section that is not there."""
+    """The start of the line that would set an unset key or section."""
     return f"[{place}{name}]" if name in dict(sections(type(section))) else f"{name} ="
 
 
@@ -378,6 +377,6 @@ def write_new(file: Path, settings: Recipe) -> None:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(header + to_toml(settings, explained=True))
     except FileExistsError:
-        raise RecipeError(f"{file} exists already", hint="choose another name") from None
+        raise RecipeError(f"{file} already exists", hint="choose another name") from None
     except OSError as error:
         raise RecipeError(f"cannot write {file}: {error.strerror}") from error

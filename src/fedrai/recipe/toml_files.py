@@ -1,7 +1,7 @@
-"""TOML as it comes from others: read with limits, so that no file takes long or ends badly.
+"""Reading TOML from untrusted sources, with limits on size, depth and numbers.
 
-A file is as large as a long list of words needs, its tables are as deep as any section of ours, and
-its whole numbers have the 64 bits that TOML promises.
+The limits leave room for a long list of words and for any of our sections; whole numbers have the
+64 bits of the TOML specification.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 LARGEST = 4_000_000  # bytes
 DEEPEST = 32  # parts of a key; tables and lists within each other
-DOTS = 2_000  # in one line: reading a dotted key takes the square of its parts
+DOTS = 2_000  # in one line: reading a dotted key takes quadratic time
 BITS = 64
 _PART = re.compile(r"\s*[\w\"'-]+\s*")
 
@@ -23,7 +23,7 @@ def read_toml(path: Path, encoding: str = "utf-8") -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not TOML, or beyond the limits; says which, in one line.
+        ValueError: it is not TOML, or exceeds a limit.
     """
     with path.open("rb") as file:
         body = file.read(LARGEST + 1)
@@ -36,7 +36,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The table of a text.
 
     Raises:
-        ValueError: it is not TOML (then a `TOMLDecodeError`), or beyond the limits.
+        ValueError: it is not TOML (a `TOMLDecodeError`), or exceeds a limit.
     """
     text = text.replace("\r\n", "\n")
     _check_keys(text)
@@ -53,10 +53,10 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def check_depth(key: str) -> None:
-    """See that a dotted key has no more parts than any of ours.
+    """Check the number of parts of a dotted key.
 
     Raises:
-        ValueError: it has.
+        ValueError: it has too many.
     """
     if key.count(".") >= DEEPEST:
         raise ValueError(f"a key has more than {DEEPEST} parts")
@@ -67,13 +67,13 @@ def _check_keys(text: str) -> None:
         if line.count(".") < DEEPEST:
             continue
         if line.count(".") > DOTS:
-            raise ValueError(f"line {number} has more than {DOTS:,} dots; break it")
+            raise ValueError(f"line {number} has more than {DOTS:,} dots; split the line")
         if any(map(_ends_in_deep_key, re.split(r"[=\]]", line)[:-1])):
             raise ValueError(f"line {number}: a key has more than {DEEPEST} parts")
 
 
 def _ends_in_deep_key(text: str) -> bool:
-    """Whether what stands before `=` or `]` ends in a dotted key of too many parts."""
+    """Whether a text before `=` or `]` ends in a dotted key with too many parts."""
     parts = text.split(".")
     return len(parts) > DEEPEST and all(map(_PART.fullmatch, parts[-DEEPEST:]))
 

@@ -678,8 +678,8 @@ def test_addresses_that_may_be_used(url):
         ("guard.example", "must start with http"), ("ftp://guard.example", "must start with http"),
         ("https://", "must start with http"), ("https://[", "not a URL"),
         ("https://guard.example:port", "not a URL"), ("", "must start with http"),
-        ("https://me:sk-secret@guard.example", "holds a key"),
-        ("https://guard.example/v1?key=sk-secret", "holds a key"),
+        ("https://me:sk-secret@guard.example", "contains a key"),
+        ("https://guard.example/v1?key=sk-secret", "contains a key"),
     ],
 )  # fmt: skip
 def test_addresses_that_may_not(url, match):
