@@ -130,4 +130,4 @@ def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
         rate = found.rates.get(key)
         unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
         cells.append("not measured" if rate is None else rate.format() + unscored)
-    return [*cells, "not measured" if found.loss is None else f"{found.loss:.3f}"]
+    return [*cells, found.loss_text()]
