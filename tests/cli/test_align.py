@@ -284,7 +284,7 @@ def test_an_adapter_is_gone_on_from(home: Path, call: Call, done: Ended) -> None
     assert not all(torch.equal(first[name], then[name]) for name in first)
     wrong = call("align", "whole/adapter", "--recipe", "mine.toml", "-o", "adapter.rank=8",
                  "--out", "wrong")  # fmt: skip
-    assert wrong.err.startswith("error: adapter.rank is 8, and adapter has 4\n")
+    assert wrong.err.startswith("error: adapter.rank is 8, but adapter has 4\n")
     assert not (home / "wrong").exists()
 
 
