@@ -140,6 +140,7 @@ def test_the_adapter_has_moved_and_can_be_looked_at(
 
 def test_what_is_printed_and_the_card(home: Path, done: Ended) -> None:
     assert re.search(r"^5 steps, .*safe .* -> .* %, useful", done.out, re.M)
+    assert "requests left out because an evaluation asks nearly the same: " in done.out
     rows = [line.split("│")[1].strip() for line in done.out.splitlines() if line[:1] == "│"]
     assert rows == ["before", "after"]
     assert done.out.endswith(
