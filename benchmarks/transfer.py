@@ -86,8 +86,8 @@ def serve(address: str) -> None:
     with private_folder() as folder:
         connection = Connection(address, insecure=True)
         with supernode(connection, folder) as (found, link):
-            waiting = runtime_client(link, patience=0.1, going=found.going)
-            while found.going():
+            waiting = runtime_client(link, patience=0.1, is_running=found.is_running)
+            while found.is_running():
                 task = acquire(waiting, TaskType.CLIENT_APP)
                 if task is None:
                     time.sleep(0.1)

@@ -28,18 +28,18 @@ from fedrai.recipe.sections import (
 
 HERE = Path(__file__).parent
 HINTS = """\
-`python -m fedrai` is the same where the script is not on the path. Commands and options are
-completed by the shell once its file loads what `fedrai` prints for it:
+`python -m fedrai` does the same if the script is not on the path. For completion of commands and
+options, add a line to the shell's start-up file:
 
-| shell | line | in |
+| shell | line | file |
 |---|---|---|
 | Bash 4.4 or newer | `eval "$(_FEDRAI_COMPLETE=bash_source fedrai)"` | `~/.bashrc` |
 | Zsh | `eval "$(_FEDRAI_COMPLETE=zsh_source fedrai)"` | `~/.zshrc` |
 | Fish | `_FEDRAI_COMPLETE=fish_source fedrai \\| source` | `config.fish` |
 
-Tables are as wide as the terminal; in a pipe or a file as wide as they need, or as `COLUMNS` says.
-Long work shows a bar on a terminal, and elsewhere a line every half minute. What libraries print
-goes to `library.log` in the run folder; with `FEDRAI_DEBUG=1` it comes to the terminal instead.
+Tables are as wide as the terminal; in a pipe or a file as wide as needed, or as `COLUMNS` sets.
+Long work shows a progress bar on a terminal, and otherwise a line every 30 seconds. Output of
+libraries goes to `library.log` in the run folder, or to the terminal with `FEDRAI_DEBUG=1`.
 """
 
 
@@ -47,19 +47,19 @@ def recipe_reference() -> str:
     """The recipe reference: a table for each section."""
     parts = [
         "# Recipe reference\n",
-        "Made from `src/fedrai/recipe` by `make docs`. `fedrai recipe new FILE` writes a recipe"
-        " with these explanations in it; an unknown key is an error. On the command line:"
+        "Generated from `src/fedrai/recipe` by `make docs`. `fedrai recipe new FILE` writes one"
+        " with these explanations; an unknown key is an error. On the command line:"
         " `-o section.key=value`.\n",
         *_section("Top level", Recipe, skip={name for name, _ in sections(Recipe)}),
     ]
     for name, model in sections(Recipe):
         parts += _tables(name, model)
-    parts.append("## `[aggregation]`\n\n`algorithm` decides which other keys there are.\n")
+    parts.append("## `[aggregation]`\n\n`algorithm` determines the other keys.\n")
     for model in dict.fromkeys(ALGORITHMS.values()):
         names = ", ".join(f"`{n}`" for n, m in ALGORITHMS.items() if m is model)
         parts += _section(names, model, level=3)
-    parts += _section("a name that an installed package offers", InstalledRule, level=3)
-    parts.append("## `[guards.NAME]`\n\n`kind` decides which other keys there are.\n")
+    parts += _section("the name of a rule from an installed package", InstalledRule, level=3)
+    parts.append("## `[guards.NAME]`\n\n`kind` determines the other keys.\n")
     for name, model in GUARD_KINDS.items():
         parts += _section(f"`{name}`", model, level=3)
     inner = {name for name, _ in sections(AlignRecipe)}
@@ -116,13 +116,13 @@ def _bounds(field: FieldInfo) -> str:
         annotated_types.Le: ("le", "<="),
         annotated_types.Lt: ("lt", "<"),
     }
-    found = [
+    bounds = [
         f"{sign} {getattr(rule, key)}"
         for rule in field.metadata
         for kind, (key, sign) in signs.items()
         if isinstance(rule, kind)
     ]
-    return f", {', '.join(found)}" if found else ""
+    return f", {', '.join(bounds)}" if bounds else ""
 
 
 def _default(field: FieldInfo) -> str:
@@ -135,7 +135,7 @@ def _default(field: FieldInfo) -> str:
 
 def cli_reference() -> str:
     """The CLI reference: every command's `--help`."""
-    parts = ["# Command line\n", "Made from `fedrai --help` by `make docs`.\n", HINTS]
+    parts = ["# Command line\n", "Generated from `fedrai --help` by `make docs`.\n", HINTS]
     for path, command in _commands(cli, ["fedrai"]):
         context = click.Context(command, info_name=" ".join(path), **cli.context_settings)
         text = command.get_help(context)

@@ -1,15 +1,15 @@
 """Write the tables of figures in README.md and the docs from `docs/figures/*.json`: `make docs`.
 
     python docs/tables.py                      fill the pages; a test checks for drift
-    python docs/tables.py NAME RUNS [SOURCE]   make docs/figures/NAME.json from the folder that
-                                               `fedrai compare` wrote, then fill the pages
+    python docs/tables.py NAME RUNS [SOURCE]   write docs/figures/NAME.json from the output folder
+                                               of `fedrai compare`, then fill the pages
 
-A page marks the place of a table, and may choose and order its columns and rows by their names:
+A page marks the place of a table, and may select and order its columns and rows by name:
 
     <!-- figures: NAME | columns: arm; AdvBench safe % | rows: FedAvg; + filter -->
     <!-- /figures -->
 
-`text` in place of a choice draws it as the terminal does. Cells are text, written as they stand.
+`text` instead of a selection draws the table as the terminal does. Cells are copied as text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(
-    r"^(?P<indent> *)<!-- figures: (?P<name>[a-z-]+)(?P<choice>.*?) -->\n"
+    r"^(?P<indent> *)<!-- figures: (?P<name>[a-z-]+)(?P<options>.*?) -->\n"
     r".*?^ *<!-- /figures -->$",
     re.M | re.S,
 )
@@ -36,7 +36,7 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One table: where its figures come from, its headings, its rows of text."""
+    """One table: the source of its figures, its headings, its rows of text."""
 
     source: str
     columns: list[str]
@@ -46,23 +46,22 @@ class Figures:
     def read(cls, name: str) -> Figures:
         """The table of `docs/figures/NAME.json`."""
         file = FIGURES / f"{name}.json"
-        kept = cls(**json.loads(file.read_text(encoding="utf-8")))
-        for row in kept.rows:
-            if len(row) != len(kept.columns):
-                sys.exit(f"{file}: {len(kept.columns)} columns, and {len(row)} cells in {row}")
-        return kept
+        table = cls(**json.loads(file.read_text(encoding="utf-8")))
+        for row in table.rows:
+            if len(row) != len(table.columns):
+                sys.exit(f"{file}: expected {len(table.columns)} cells, got {len(row)} in {row}")
+        return table
 
-    def chosen(self, columns: list[str], rows: list[str]) -> Figures:
-        """The named columns and rows in that order; all where none is named."""
+    def select(self, columns: list[str], rows: list[str]) -> Figures:
+        """These columns and rows in this order; all if none is given."""
         by_name = {row[0]: row for row in self.rows}
         unknown = [*(set(columns) - set(self.columns)), *(set(rows) - set(by_name))]
         if unknown:
-            sys.exit(f"no such column or row: {', '.join(unknown)}; there are {self.columns}")
-        wanted = [self.columns.index(name) for name in columns or self.columns]
-        kept = [by_name[name] for name in rows] or self.rows
-        return Figures(
-            self.source, [self.columns[n] for n in wanted], [[r[n] for n in wanted] for r in kept]
-        )
+            sys.exit(f"no such column or row: {', '.join(unknown)}; columns: {self.columns}")
+        places = [self.columns.index(name) for name in columns or self.columns]
+        selected = [by_name[name] for name in rows] or self.rows
+        cells = [[row[place] for place in places] for row in selected]
+        return Figures(self.source, [self.columns[place] for place in places], cells)
 
     def markdown(self) -> list[str]:
         """The lines of a Markdown table."""
@@ -86,16 +85,16 @@ def _line(cells: list[str]) -> str:
 
 
 def filled(page: str) -> str:
-    """A page with every marked table written anew."""
+    """A page with every marked table filled in."""
     return BLOCK.sub(_block, page)
 
 
-def _block(found: re.Match[str]) -> str:
-    indent, opening = found["indent"], found[0].splitlines()[0]
-    options = [part.strip() for part in found["choice"].split("|") if part.strip()]
-    named = dict(option.split(": ", 1) for option in options if ": " in option)
-    choice = [named[key].split("; ") if key in named else [] for key in ("columns", "rows")]
-    table = Figures.read(found["name"]).chosen(*choice)
+def _block(match: re.Match[str]) -> str:
+    indent, opening = match["indent"], match[0].splitlines()[0]
+    options = [part.strip() for part in match["options"].split("|") if part.strip()]
+    lists = dict(option.split(": ", 1) for option in options if ": " in option)
+    columns, rows = (lists[key].split("; ") if key in lists else [] for key in ("columns", "rows"))
+    table = Figures.read(match["name"]).select(columns, rows)
     lines = table.text() if "text" in options else table.markdown()
     body = [f"{indent}{line}" if line else "" for line in lines]
     return "\n".join([opening, *body, f"{indent}<!-- /figures -->"])
@@ -112,12 +111,12 @@ def from_runs(name: str, folder: Path, source: str = "") -> None:
     if not file.is_file():
         sys.exit(f"{file} is missing; `fedrai compare RECIPE --out {folder}` writes it")
     table = json.loads(file.read_text(encoding="utf-8"))["table"]
-    kept = {"source": source or f"fedrai compare, folder {folder.name}", **table}
-    write(name, Figures(kept["source"], kept["columns"], kept["rows"]))
+    source = source or f"fedrai compare, folder {folder.name}"
+    write(name, Figures(source, table["columns"], table["rows"]))
 
 
 def write(name: str, table: Figures) -> None:
-    """Keep a table, a row a line so that changes of figures can be read in a diff."""
+    """Write a table with one row per line, so that diffs show changes of figures."""
     rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in table.rows)
     source, columns = (json.dumps(v, ensure_ascii=False) for v in (table.source, table.columns))
     body = f'{{\n "source": {source},\n "columns": {columns},\n "rows": [\n{rows}\n ]\n}}\n'

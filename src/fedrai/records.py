@@ -27,6 +27,11 @@ class Message:
     content: str
 
 
+Conversation = tuple[Message, ...]
+"""Turns, oldest first. If the last is the user's, a guard judges that request; if it is the
+assistant's, it judges that answer in the light of what stands before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row of training data: a conversation that ends with an assistant's turn.
@@ -80,6 +85,21 @@ class Verdict:
             raise ValueError("a verdict has either a probability or a problem")
         if self.probability is not None and not 0 <= self.probability <= 1:
             raise ValueError(f"a probability must be from 0 to 1, got {self.probability}")
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictBatch:
+    """Verdicts in the order of the conversations, and their cost.
+
+    Attributes:
+        verdicts: one for each conversation.
+        tokens: tokens that went through a local model, without padding; 0 where unknown.
+        operations: floating-point operations, counted from shapes; 0 where unknown.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    tokens: int = 0
+    operations: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ def test_finished_runs_are_not_made_again(
     before = stamps(folder / "seeds")
     monkeypatch.setattr(preparation, "load_model", lambda *_: pytest.fail("loaded a model"))
     same = call("compare", "tiny.toml", "--out", "seeds", "-o", "seeds=[7, 8]", *LEAN)
-    assert (same.code, same.err) == (0, "== all 4 runs are finished; none is made again\n")
+    assert (same.code, same.err) == (0, "== all 4 runs are finished; none is run again\n")
     assert same.out == seeds.out
     one = call("compare", "tiny.toml", "--out", "seeds", "--seed", "8", *LEAN, "--json")
     assert (one.code, list(json.loads(one.out))) == (0, ["fedavg", "filter"])
@@ -157,7 +157,7 @@ def test_the_folder_of_a_run_is_left_alone(call: Call, seeds: Outcome, folder: P
     found = call("compare", "tiny.toml", "--out", "seeds/seed-7/fedavg", *LEAN)
     assert (found.code, found.err) == (
         2,
-        "error: seeds/seed-7/fedavg holds a run; a comparison keeps its runs in folders of its own"
+        "error: seeds/seed-7/fedavg holds a run; a comparison needs a folder of its own"
         "\n  choose another folder with --out\n",
     )
     assert stamps(folder / "seeds") == before

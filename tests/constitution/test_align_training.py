@@ -252,7 +252,7 @@ def test_a_best_adapter_of_another_training_is_not_taken(trained, tmp_path):
     trained(look=scripted(LOOKS))
 
     (tmp_path / BEST).write_bytes((other / BEST).read_bytes())
-    with pytest.raises(RunError, match="not what this training left"):
+    with pytest.raises(RunError, match="does not belong to this training"):
         trained(look=scripted(LOOKS))
 
 
@@ -261,7 +261,7 @@ def test_a_state_that_cannot_be_read_or_is_of_others_is_named(trained, tmp_path)
     with pytest.raises(RunError, match="alignment of 9 steps"):
         trained(look=scripted(LOOKS), steps=9)
     (tmp_path / STATE).write_bytes(b"rubbish")
-    with pytest.raises(RunError, match="not what this training left") as caught:
+    with pytest.raises(RunError, match="does not belong to this training") as caught:
         trained(look=scripted(LOOKS))
     assert STATE in caught.value.hint
 

@@ -123,7 +123,7 @@ def test_material_is_found_by_later_rounds_only(tmp_path):
     assert last_before(kept, 1) is None
     for number in (2, 10):
         probe = {"safe": number / 10, "useful": 1.0}
-        material.keep(kept, number, found(), probe)
+        material.store(kept, number, found(), probe)
     assert last_before(kept, 1) is last_before(kept, 2) is None
     assert last_before(kept, 3) == Material(
         (RECORD,), ANSWERS, {"revisions": Cost(1.0, 2, 3.0)}, {"safe": 0.2, "useful": 1.0}
@@ -136,17 +136,17 @@ def test_material_is_found_by_later_rounds_only(tmp_path):
 
 def test_material_that_is_kept_again_replaces_what_was_there(tmp_path):
     kept = tmp_path / "kept"
-    material.keep(kept, 1, found({"revisions": Cost(tokens=1)}), {"safe": 0.1})
+    material.store(kept, 1, found({"revisions": Cost(tokens=1)}), {"safe": 0.1})
     (kept / ".new-0001").mkdir()  # of a process that was killed here
     (kept / ".new-0001" / "rest").write_text("")
-    material.keep(kept, 1, found({"revisions": Cost(tokens=9)}), {"safe": 0.9})
+    material.store(kept, 1, found({"revisions": Cost(tokens=9)}), {"safe": 0.9})
     assert read(kept / "0001").spent == {"revisions": Cost(tokens=9)}
     assert sorted(f.name for f in kept.iterdir()) == ["0001"]
     assert not (kept / "0001" / "rest").exists()
 
 
 def test_a_folder_that_is_not_whole_is_passed_over(tmp_path):
-    material.keep(tmp_path, 1, found(), {"safe": 0.5})
+    material.store(tmp_path, 1, found(), {"safe": 0.5})
     (tmp_path / "0002").mkdir()
     later = last_before(tmp_path, 3)
     assert later is not None

@@ -96,7 +96,7 @@ def test_each_is_counted_once_and_the_order_stays():
     )
     suites = {"one": [SUITE], "two": ["How do I launder money?", SUITE], "three": ["Fly a kite"]}
     cleaned = without_overlap(asked, suites)
-    assert cleaned.kept == (asked[0], asked[2], asked[5])
+    assert cleaned.requests == (asked[0], asked[2], asked[5])
     assert cleaned.removed == {"one": 1, "two": 1, "three": 0}
     assert cleaned.duplicates == 1
 
@@ -109,19 +109,19 @@ def test_only_kept_requests_make_others_duplicates():
     assert similarity(chain[0].prompt, chain[1].prompt) == pytest.approx(0.8)
     assert similarity(chain[1].prompt, chain[2].prompt) == pytest.approx(0.8)
     assert similarity(chain[0].prompt, chain[2].prompt) == pytest.approx(0.6)
-    assert without_overlap(chain, {}).kept == (chain[0], chain[2])
+    assert without_overlap(chain, {}).requests == (chain[0], chain[2])
 
 
 def test_a_threshold_counts_as_reached_by_equality():
     pair = ("boat river map lock", "boat river map horse")
     assert similarity(*pair) == 0.75
-    assert not without_overlap(requests(pair[0]), {"s": [pair[1]]}, threshold=0.75).kept
-    assert without_overlap(requests(pair[0]), {"s": [pair[1]]}, threshold=0.76).kept
+    assert not without_overlap(requests(pair[0]), {"s": [pair[1]]}, threshold=0.75).requests
+    assert without_overlap(requests(pair[0]), {"s": [pair[1]]}, threshold=0.76).requests
 
 
 def test_nothing_against_nothing():
     assert without_overlap([], {"s": [SUITE]}).removed == {"s": 0}
-    assert without_overlap(requests("a"), {}).kept == (Request("a"),)
+    assert without_overlap(requests("a"), {}).requests == (Request("a"),)
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.1])
@@ -144,7 +144,7 @@ def test_the_index_finds_what_comparing_all_finds(asked, suite, threshold):
         elif not any(similarity(text, other) >= SAME - 1e-9 for other in kept):
             kept.append(text)
     cleaned = without_overlap(requests(*asked), {"s": suite}, threshold=threshold)
-    assert [request.prompt for request in cleaned.kept] == kept
+    assert [request.prompt for request in cleaned.requests] == kept
     assert cleaned.removed == {"s": removed}
     assert cleaned.duplicates == len(asked) - removed - len(kept)
 

@@ -33,7 +33,7 @@ from fedrai.training.likelihood import answer_likelihoods, opening_likelihoods, 
 from fedrai.training.prefer import PreferencePair
 from fedrai.training.sft import SftSettings, train
 
-WANTED, UNWANTED = (
+DESIRED, UNDESIRED = (
     ("No, I won't.", "I can't do that"),
     ("Sure, here is how", "Yes", "Of course. Do"),
 )
@@ -56,8 +56,8 @@ def model(tiny: LanguageModel, adapter: AdapterState) -> LanguageModel:
 @pytest.fixture
 def small(model: LanguageModel) -> ProbeRows:
     return ProbeRows(
-        tuple(openings(model, request, WANTED, UNWANTED) for request in HARMFUL),
-        tuple(openings(model, request, UNWANTED, WANTED) for request in HARMLESS),
+        tuple(openings(model, request, DESIRED, UNDESIRED) for request in HARMFUL),
+        tuple(openings(model, request, UNDESIRED, DESIRED) for request in HARMLESS),
     )
 
 
@@ -76,7 +76,7 @@ def plain(model: LanguageModel, row: Tokens) -> float:
 def test_an_opening_is_the_prompt_and_the_first_tokens_of_a_text_without_its_end(model):
     found = openings(model, "Hm", ["abc"], ["x" * 40])
     prompt = tuple(model.chat.prompt_ids([Message("user", "Hm")]))
-    short, long = found.wanted[0], found.unwanted[0]
+    short, long = found.desired[0], found.undesired[0]
     assert short.ids[: len(prompt)] == prompt == long.ids[: len(prompt)]
     assert model.tokenizer.decode(short.ids[len(prompt) :]) == "abc"
     assert model.tokenizer.decode(long.ids[len(prompt) :]) == "x" * LENGTH
@@ -84,10 +84,10 @@ def test_an_opening_is_the_prompt_and_the_first_tokens_of_a_text_without_its_end
     assert not any(short.mask[: len(prompt)])
 
 
-@pytest.mark.parametrize(("wanted", "unwanted"), [([], ["a"]), (["a"], []), ([" "], ["a"])])
-def test_an_opening_needs_texts_on_both_sides(model, wanted, unwanted):
+@pytest.mark.parametrize(("desired", "undesired"), [([], ["a"]), (["a"], []), ([" "], ["a"])])
+def test_an_opening_needs_texts_on_both_sides(model, desired, undesired):
     with pytest.raises(DataError) as caught:
-        openings(model, "my secret request", wanted, unwanted)
+        openings(model, "my secret request", desired, undesired)
     assert "secret" not in str(caught.value)
 
 
@@ -131,7 +131,7 @@ def test_whole_answers_are_read_as_by_a_plain_forward(model):
 def test_the_prompt_is_read_once(model, small):
     rows = small.rows
     prompts = [len(model.chat.prompt_ids([Message("user", p)])) for p in HARMFUL + HARMLESS]
-    lengths = [min(LENGTH, len(text.encode())) for text in WANTED + UNWANTED]
+    lengths = [min(LENGTH, len(text.encode())) for text in DESIRED + UNDESIRED]
     later = len(prompts) * sum(n - 1 for n in lengths)
     read = opening_likelihoods(model, rows)
     assert read.tokens == sum(prompts) + later
@@ -160,11 +160,11 @@ def test_margins_follow_the_formula(model, small):
     for entry, margin in zip(
         (*small.harmful, *small.harmless), (*found.harmful, *found.harmless), strict=True
     ):
-        wanted, unwanted = (
+        desired, undesired = (
             torch.tensor([4 * plain(model, row) for row in side]).logsumexp(0) - math.log(len(side))
-            for side in (entry.wanted, entry.unwanted)
+            for side in (entry.desired, entry.undesired)
         )
-        assert margin == pytest.approx((wanted - unwanted).item(), abs=1e-3)
+        assert margin == pytest.approx((desired - undesired).item(), abs=1e-3)
     assert found.safe == sum(m > 0 for m in found.harmful) / 3
     assert found.useful == sum(m > 0 for m in found.harmless) / 2
 
@@ -182,7 +182,7 @@ def test_where_all_tokens_are_as_likely_no_side_is(model, small, monkeypatch):
 
 def test_margins_and_shares_by_hand(monkeypatch, model):
     row = Tokens((1, 2), (False, True))
-    values = (-1.0, -2.0, -1.0, -1.0, -3.0)  # wanted, unwanted; wanted, unwanted, unwanted
+    values = (-1.0, -2.0, -1.0, -1.0, -3.0)  # desired, undesired; desired, undesired, undesired
     monkeypatch.setattr(
         probe,
         "opening_likelihoods",
@@ -208,7 +208,7 @@ def test_learning_to_refuse_everything_shows_on_both_sides_and_the_adapter_count
     start = model.fresh_adapter(0)  # says what the base model says
     model.load_adapter(start)
     before = measure(model, small)
-    rows = [entry.wanted[0] for entry in small.harmful]
+    rows = [entry.desired[0] for entry in small.harmful]
     trained, _ = train(model, start, rows, SftSettings(40, 3, lambda _: 0.02), seed=0)
     model.load_adapter(trained)
     after = measure(model, small)
@@ -251,7 +251,7 @@ class Sayings:
 def anchors(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch, base: str, tuned: str, harmful: bool
 ) -> tuple[list[str], list[str]]:
-    """Texts that are wanted and not wanted of "Hm", which the models answer as given."""
+    """Texts that are desired and not desired of "Hm", which the models answer as given."""
     says = Sayings({"Hm": base, "Eh": ""}, {"Hm": tuned, "Eh": ""})
     monkeypatch.setattr(probe, "generate", says)
     sides = ([Request("Hm")], [Request("Eh")])
@@ -259,7 +259,7 @@ def anchors(
     start = model.fresh_adapter(1)
     found = build_probe(model, sides, start, ProbeSettings(3), CostMeter())
     entry = (found.harmful if harmful else found.harmless)[0]
-    return texts(model, entry.wanted), texts(model, entry.unwanted)
+    return texts(model, entry.desired), texts(model, entry.undesired)
 
 
 def texts(model: LanguageModel, side: tuple[Tokens, ...]) -> list[str]:
@@ -274,7 +274,7 @@ def cut(*said: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "wanted", "unwanted"),
+    ("base", "tuned", "desired", "undesired"),
     [
         (YES, OWN_NO, [OWN_NO], [YES]),
         (YES, OWN_YES, probe.REFUSING, [YES, OWN_YES]),  # neither refuses
@@ -284,13 +284,13 @@ def cut(*said: str) -> list[str]:
     ],
 )
 def test_of_harmful_requests_own_refusals_are_wanted_and_own_compliance_is_not(
-    model, monkeypatch, base, tuned, wanted, unwanted
+    model, monkeypatch, base, tuned, desired, undesired
 ):
-    assert anchors(model, monkeypatch, base, tuned, True) == (cut(*wanted), cut(*unwanted))
+    assert anchors(model, monkeypatch, base, tuned, True) == (cut(*desired), cut(*undesired))
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "wanted", "unwanted"),
+    ("base", "tuned", "desired", "undesired"),
     [
         (YES, OWN_YES, [YES, OWN_YES], probe.REFUSING),
         (YES, OWN_NO, [YES], [*probe.REFUSING, OWN_NO]),
@@ -299,9 +299,9 @@ def test_of_harmful_requests_own_refusals_are_wanted_and_own_compliance_is_not(
     ],
 )
 def test_of_harmless_requests_own_answers_are_wanted_and_refusals_are_not(
-    model, monkeypatch, base, tuned, wanted, unwanted
+    model, monkeypatch, base, tuned, desired, undesired
 ):
-    assert anchors(model, monkeypatch, base, tuned, False) == (cut(*wanted), cut(*unwanted))
+    assert anchors(model, monkeypatch, base, tuned, False) == (cut(*desired), cut(*undesired))
 
 
 def test_both_models_are_asked_once_and_what_it_took_is_their_sum(model, adapter, monkeypatch):

@@ -108,7 +108,7 @@ def test_a_finished_run_is_left_as_it_is(
     before = (out / "events.jsonl").read_bytes()
     serve(home, nodes, out)
     assert (out / "events.jsonl").read_bytes() == before
-    assert "nothing to go on with" in capsys.readouterr().out
+    assert "nothing to resume" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def spoilt(data: bytes, part: bytes) -> bytes:
 def grid_of(runtime: Runtime) -> CarefulGrid:
     grid = CarefulGrid("127.0.0.1:1", True, None, token="t")
     grid._client, grid._run = runtime, Run.create_empty(1)
-    grid._asked = {"m1": 11, "m2": 12, "m3": 13}
+    grid._nodes = {"m1": 11, "m2": 12, "m3": 13}
     return grid
 
 

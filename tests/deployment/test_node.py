@@ -193,13 +193,13 @@ def test_a_full_disk_ends_nothing(
     node: NodeApp, tiny: LanguageModel, loads: list[str], tmp_path: Path, lost: str
 ) -> None:
     """The log on a full disk, and what the operator sees too: the server still gets an answer."""
-    said: list[str] = []
+    lines: list[str] = []
 
     def full(line: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "clinic.log").symlink_to("/dev/full")
-    node._say = said.append if lost == "file" else full
+    node = NodeApp(tmp_path / "node.toml", lines.append if lost == "file" else full)
     start = tiny.fresh_adapter(1)
     shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
     other = protocol.pack_task(1, 0, start, document("0" * 64))
@@ -207,8 +207,8 @@ def test_a_full_disk_ends_nothing(
     right = protocol.pack_task(1, 0, start, document(tiny.fingerprint))
     assert isinstance(protocol.read_reply(asked(node, right), shapes), Update)
     if lost == "file":
-        assert "refused: other-base-model" in said
-        assert [line for line in said if "cannot be written" in line] == [
+        assert "refused: other-base-model" in lines
+        assert [line for line in lines if "cannot be written" in line] == [
             f"{tmp_path / 'clinic.log'} cannot be written: No space left on device"
         ]
 

@@ -47,8 +47,8 @@ class Scene:
             "heartbeat": lambda _line: nullcontext(),
             "context_to_proto": lambda found: found,
             "reply_of": lambda *_: RecordDict(),
-            "MISSING": 0.05,
-            "LOOK": 0.01,
+            "NEWER": 0.05,
+            "POLL": 0.01,
         }
         for name, change in changes.items():
             monkeypatch.setattr(worker, name, change)
@@ -78,7 +78,7 @@ def test_a_message_that_never_comes_whole_does_not_keep_a_node(
     assert scene.ended == [
         ("one", SubStatus.COMPLETED), ("lost", SubStatus.FAILED), ("two", SubStatus.COMPLETED),
     ]  # fmt: skip
-    assert scene.notes == ["a task was lost: its run ended while the message came"]
+    assert scene.notes == ["a task was lost: its run ended while the message was received"]
 
 
 def test_a_slow_message_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

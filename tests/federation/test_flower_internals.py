@@ -113,7 +113,7 @@ CLIENT = {
 }  # fmt: skip
 
 
-@holding("RetryInvoker repeats what is no final error, and stops at one", "deployment.link.patient")
+@holding("RetryInvoker repeats what is no final error, and stops at one", "deployment.link.retries")
 def repeats() -> bool:
     tries: list[int] = []
 
@@ -254,14 +254,14 @@ def printed_id() -> bool:
 
 USES = [
     call("HttpGrid", "deployment.careful_grid.CarefulGrid", "a:1", True, None, token="t"),
-    call("RetryInvoker", "deployment.link.patient", None, (), max_tries=None, max_time=1.0,
+    call("RetryInvoker", "deployment.link.retries", None, (), max_tries=None, max_time=1.0,
          should_giveup=None),
-    call("exponential", "deployment.link.patient", max_delay=5),
+    call("exponential", "deployment.link.retries", max_delay=5),
     call("RuntimeTokenHttpInterceptor", "deployment.link.runtime_client", "token"),
     call("RuntimeVersionHttpInterceptor", "version_interceptors", component_name="fedrai"),
     call("SuperExecAuthHttpInterceptor", "deployment.link.runtime_client", master_secret=b"",
          protected_methods=()),
-    call("pull_task_input", "deployment.worker._pulled", "client"),
+    call("pull_task_input", "deployment.worker._task_input", "client"),
     call("push_message", "deployment.worker._do", "client", "reply", "context"),
     call("context_to_proto", "deployment.worker._do", "context"),
     call("build_fab_from_files", "federation.flower_internals.bundle", {}),
@@ -272,7 +272,7 @@ USES = [
     fields("AcquireTaskRequest", "deployment.link.acquire", "supported_task_types"),
     fields("PushTaskOutputRequest", "deployment.link.finish", "context", "sub_status", "details"),
     fields("StartRunRequest", "deployment.engine._start", "fab"),
-    fields("StopRunRequest", "deployment.engine._claimed", "run_id"),
+    fields("StopRunRequest", "deployment.engine._start_run", "run_id"),
     fields("RegisterNodeRequest", "deployment.registering._register", "public_key", "name"),
     answer("RuntimeHttpClient", "AcquireTask", "deployment.link.acquire", "task", "token"),
     answer("RuntimeHttpClient", "PushTaskOutput", "deployment.link.finish"),
@@ -280,7 +280,7 @@ USES = [
     answer("RuntimeHttpClient", "PullTaskInput", "deployment.engine._grid",
            "task_id", "run", "context"),
     answer("ControlHttpClient", "StartRun", "deployment.engine._start", "run_id"),
-    answer("ControlHttpClient", "StopRun", "deployment.engine._claimed"),
+    answer("ControlHttpClient", "StopRun", "deployment.engine._start_run"),
     answer("ControlHttpClient", "RegisterNode", "deployment.registering._register", "node_id"),
     answer("ControlHttpClient", "ListNodes", "benchmarks/cable_cut.py", "nodes_info"),
     options("deployment.supernode.supernode_command", *SUPERNODE),
@@ -355,7 +355,7 @@ def test_a_module_that_is_gone_is_told_with_its_user(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "flwr.supercore.retry", None)
     for name in ("RetryInvoker", "exponential"):
         with pytest.raises(
-            pytest.fail.Exception, match=rf"retry\.{name}.*Used by deployment.link.patient"
+            pytest.fail.Exception, match=rf"retry\.{name}.*Used by deployment.link.retries"
         ):
             test_flower_has(name, INTERNALS)
 

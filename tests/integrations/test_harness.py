@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from fedrai.cli import cli
 from fedrai.errors import DependencyError, EvaluationError
 from fedrai.integrations import harness
+from fedrai.integrations.harness import HarnessSettings
 from fedrai.model import AdapterState, LanguageModel
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -81,14 +82,16 @@ def by_hand(model: LanguageModel, adapter: AdapterState) -> list[bool]:
 def test_figures_are_those_of_plain_forward_passes(
     tiny: LanguageModel, adapter: AdapterState, tasks: Path
 ) -> None:
-    found = harness.measure(tiny, adapter, ["two_ways"], include=tasks, batch_size=3)
+    found = harness.measure(
+        tiny, adapter, ["two_ways"], HarnessSettings(include=tasks, batch_size=3)
+    )
     right = by_hand(tiny, adapter)
     share = sum(right) / 10
     assert 0 < share < 1
     [score] = [s for s in found if s.metric == "acc"]
     assert (score.task, score.filter, score.value, score.count) == ("two_ways", "none", share, 10)
     assert score.stderr == pytest.approx(math.sqrt(share * (1 - share) / 9))  # n - 1: of a sample
-    part = harness.measure(tiny, adapter, ["two_ways"], include=tasks, limit=4)
+    part = harness.measure(tiny, adapter, ["two_ways"], HarnessSettings(include=tasks, limit=4))
     assert [(s.value, s.count) for s in part if s.metric == "acc"] == [(sum(right[:4]) / 4, 4)]
 
 
@@ -97,7 +100,7 @@ def test_figures_are_those_of_plain_forward_passes(
 def test_the_adapter_counts(tiny: LanguageModel, adapter: AdapterState, tasks: Path) -> None:
     fresh = by_hand(tiny, tiny.fresh_adapter(0))
     assert sum(fresh) != sum(by_hand(tiny, adapter))
-    found = harness.measure(tiny, None, ["two_ways"], include=tasks)
+    found = harness.measure(tiny, None, ["two_ways"], HarnessSettings(include=tasks))
     assert [s.value for s in found if s.metric == "acc"] == [sum(fresh) / 10]
 
 
@@ -105,10 +108,10 @@ def test_the_adapter_counts(tiny: LanguageModel, adapter: AdapterState, tasks: P
 @LOUD
 def test_an_unknown_task_and_data_that_cannot_be_had(tiny: LanguageModel, tasks: Path) -> None:
     with pytest.raises(EvaluationError, match=r"no task two_way$") as caught:
-        harness.measure(tiny, None, ["two_way"], include=tasks)
+        harness.measure(tiny, None, ["two_way"], HarnessSettings(include=tasks))
     assert "two_ways" in caught.value.hint
-    with pytest.raises(EvaluationError, match=r"the data of far_away cannot be had") as caught:
-        harness.measure(tiny, None, ["far_away"], include=tasks)
+    with pytest.raises(EvaluationError, match=r"the data of far_away is not available") as caught:
+        harness.measure(tiny, None, ["far_away"], HarnessSettings(include=tasks))
     assert "hub" in caught.value.hint
 
 

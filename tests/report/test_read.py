@@ -10,7 +10,7 @@ from fedrai.rates import Rate, rate_json
 from fedrai.report import build, verdict
 from fedrai.report.read import read_runs
 from fedrai.report.transcripts import LIMIT, transcripts_of
-from fedrai.report.verdict import Verdict
+from fedrai.report.verdict import RunVerdict
 from run_folders import answer, put, report_body, write_answers, write_run
 
 
@@ -121,7 +121,7 @@ def test_answers_of_several_models_are_no_more_trials_than_prompts(tmp_path):
     assert run.after.rates["safe"].interval() == Rate(9, 10).interval()
     assert run.before.rates["safe"].interval() == Rate(9, 10).interval()  # one model answered
     assert shared.interval() == Rate(18, 20).interval()
-    assert verdict.safe(run) is Verdict.OPEN  # 90 % of ten is no proof of 90 %
+    assert verdict.safe(run) is RunVerdict.OPEN  # 90 % of ten is no proof of 90 %
     metrics = path / "evaluations/0002/metrics.json"
     body = json.loads(metrics.read_text())
     body["rates"]["safe"] = rate_json(Rate(18, 20, 0, 5))
@@ -217,9 +217,9 @@ def judged(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("safe", "refused", "expected"),
     [
-        (100, 0, (Verdict.YES, Verdict.YES)),
-        (95, 10, (Verdict.OPEN, Verdict.OPEN)),
-        (80, 20, (Verdict.NO, Verdict.NO)),
+        (100, 0, (RunVerdict.YES, RunVerdict.YES)),
+        (95, 10, (RunVerdict.OPEN, RunVerdict.OPEN)),
+        (80, 20, (RunVerdict.NO, RunVerdict.NO)),
     ],
 )
 def test_a_bar_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused, expected):
@@ -230,20 +230,23 @@ def test_a_bar_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused,
 
 def test_no_data_is_no_verdict(tmp_path):
     nothing = (Rate(0, 0, 10), Rate(0, 0, 10))
-    assert judged(tmp_path, safe=nothing, refused=nothing) == (Verdict.UNKNOWN, Verdict.UNKNOWN)
+    assert judged(tmp_path, safe=nothing, refused=nothing) == (
+        RunVerdict.UNKNOWN,
+        RunVerdict.UNKNOWN,
+    )
 
 
 def test_a_model_that_unlearned_is_not_useful(tmp_path):
     answers = (Rate(0, 100), Rate(0, 100))
-    assert judged(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is Verdict.YES
+    assert judged(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is RunVerdict.YES
     (tmp_path / "second").mkdir()
-    assert judged(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is Verdict.NO
+    assert judged(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is RunVerdict.NO
 
 
 def test_a_run_that_only_has_its_first_evaluation_is_not_judged(tmp_path):
     run = read_runs([write_run(tmp_path / "r")])[0]
     early = replace(run, evaluations=run.evaluations[:1])
-    assert (verdict.safe(early), verdict.useful(early)) == (Verdict.UNKNOWN, Verdict.UNKNOWN)
+    assert (verdict.safe(early), verdict.useful(early)) == (RunVerdict.UNKNOWN, RunVerdict.UNKNOWN)
 
 
 def test_overhead_is_held_against_the_plain_run_alike(tmp_path):

@@ -14,7 +14,7 @@ from fedrai.cli.output import print_json, with_resume_hint
 
 if TYPE_CHECKING:
     from fedrai.recipe.sections import Recipe
-    from fedrai.report.comparing.running import Arm, ComparisonRuns
+    from fedrai.report.comparing.running import ArmRun, ComparisonRuns
 
 ENDINGS = {".csv": "csv", ".tex": "latex", ".md": "md"}
 
@@ -133,13 +133,13 @@ def _compare(
         )
 
 
-def _summaries(arms: tuple[Arm, ...], out: Path) -> dict[str, Any]:
+def _summaries(arms: tuple[ArmRun, ...], out: Path) -> dict[str, Any]:
     """Summaries by arm; by folder where arms have several runs."""
     single = len({arm.name for arm in arms}) == len(arms)
     return {arm.name if single else _place(arm, out): arm.summary.to_json() for arm in arms}
 
 
-def _place(arm: Arm, out: Path) -> str:
+def _place(arm: ArmRun, out: Path) -> str:
     return arm.path.relative_to(out).as_posix()
 
 
@@ -172,7 +172,7 @@ def _show(runs: ComparisonRuns, out: Path) -> None:
     click.echo(f"talk to one:  fedrai chat {runs.arms[-1].path}")
 
 
-def _show_runs(arms: tuple[Arm, ...]) -> None:
+def _show_runs(arms: tuple[ArmRun, ...]) -> None:
     """What each run took, and what its filter did."""
     from fedrai.cli.show.summary import cost_line, filter_note, rows_notes
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fedrai.cli.options import FILE, ModelOptions, as_record, json_option, model_options
+from fedrai.integrations.harness import HarnessSettings
 
 if TYPE_CHECKING:
     from fedrai.integrations.harness import TaskScore
 
 
-@dataclass(frozen=True, slots=True)
-class HarnessOptions:
-    """What the harness measures, and how."""
-
-    tasks: str
-    limit: int | None
-    shots: int | None
-    chat: bool
-    batch_size: int
-    include: Path | None
-
-
 @click.command("lm-eval")
 @click.argument("what", metavar="MODEL_OR_RUN")
+@click.option("--tasks", required=True, metavar="A,B", help="Tasks of the harness.")
 @as_record(
-    "options", HarnessOptions,
-    click.option("--tasks", required=True, metavar="A,B", help="Tasks of the harness."),
+    "settings", HarnessSettings,
     click.option("--limit", type=click.IntRange(1),
         help="Documents of each task (default: all)."),
     click.option("--shots", type=click.IntRange(0),
@@ -45,14 +33,20 @@ class HarnessOptions:
 @click.option("--out", type=FILE, help="Write the JSON to this file.")
 @json_option
 def lm_eval(
-    what: str, options: HarnessOptions, chosen: ModelOptions, out: Path | None, as_json: bool
+    what: str,
+    tasks: str,
+    settings: HarnessSettings,
+    chosen: ModelOptions,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure general ability with lm-evaluation-harness (extra `lm-eval`).
 
     MODEL_OR_RUN: a run, an adapter folder, fedrai:aligned or a model, as for `fedrai eval`.
     """
+    from fedrai.errors import EvaluationError
     from fedrai.integrations import harness
-    from fedrai.runs.files import json_text
+    from fedrai.runs.files import json_text, write_text, writing
 
     harness.check()
     if out is not None and not out.parent.is_dir():
@@ -61,28 +55,25 @@ def lm_eval(
     scores = harness.measure(
         target.model,
         target.adapter,
-        [name.strip() for name in options.tasks.split(",") if name.strip()],
-        limit=options.limit or 0,
-        shots=options.shots,
-        chat=options.chat,
-        batch_size=options.batch_size,
-        include=options.include,
+        [name.strip() for name in tasks.split(",") if name.strip()],
+        settings,
     )
     body = {
         "model": target.label,
         "lm_eval": harness.harness_version(),
-        "limit": options.limit,
-        "shots": options.shots,
-        "chat": options.chat,
+        "limit": settings.limit,
+        "shots": settings.shots,
+        "chat": settings.chat,
         "scores": [score.to_json() for score in scores],
     }
     text = json_text(body).rstrip("\n")
     if out is not None:
-        harness.save(out, text)
+        with writing(out, EvaluationError):
+            write_text(out, text + "\n")
     if as_json:
         click.echo(text)
         return
-    _show(target.label, scores, options.limit)
+    _show(target.label, scores, settings.limit)
     if out is not None:
         click.echo(f"figures: {out}")
 

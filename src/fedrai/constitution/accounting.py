@@ -21,16 +21,16 @@ from fedrai.runs.costs import Cost, peak_bytes
 def material_counts(material: Material) -> dict[str, Any]:
     """Counts of the revisions and harmless answers of a round."""
     records = material.records
-    kept = [r.revision for r in records if r.outcome in TRAINED and r.revision]
+    revisions = [r.revision for r in records if r.outcome in TRAINED and r.revision]
     tries = Counter(str(r.tries) for r in records if r.outcome is Outcome.KEPT)
     return {
         "requests": len(records),
-        "kept": len(kept),
-        "yield": len(kept) / len(records) if records else None,
+        "kept": len(revisions),
+        "yield": len(revisions) / len(records) if records else None,
         "outcomes": {o.value: sum(r.outcome is o for r in records) for o in Outcome},
         "failed_tries": {o.value: sum(r.failed.count(o) for r in records) for o in Outcome},
         "tries": dict(sorted(tries.items())),
-        "diversity": diversity(kept) if kept else None,
+        "diversity": diversity(revisions) if revisions else None,
         "harmless": {
             "requests": len(material.harmless),
             "answered": sum(a.answer is not None for a in material.harmless),
@@ -88,9 +88,9 @@ def full_operations(
 def _epoch(section: Alignment, tools: PhaseTools, material: Material, mixture: Mixture) -> int:
     """Steps that go through the revisions of all requests, or their pairs if there are no rows."""
     mix, times = section.mix, len(tools.pool) / max(1, len(material.records))
-    kept = sum(record.outcome in TRAINED for record in material.records)
+    revisions = sum(record.outcome in TRAINED for record in material.records)
     if each := mix.rows * mix.refusals:
-        return math.ceil((kept * times + len(tools.examples)) / each - 1e-9)
+        return math.ceil((revisions * times + len(tools.examples)) / each - 1e-9)
     pairs = mixture.parts["harmful-pairs"].items * times if mixture.pairs else 0
     share = mix.pairs * (1 - section.harmless_pairs)
     return math.ceil(pairs / share - 1e-9) if pairs and share and not mix.rows else section.steps

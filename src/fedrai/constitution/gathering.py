@@ -74,16 +74,16 @@ def gather(
         without_overlap(load_requests(specs, harmful=is_harmful, progress=progress), suites)
         for specs, is_harmful in ((section.requests, True), (section.harmless, False))
     )
-    if section.requests and not harmful.kept:
+    if section.requests and not harmful.requests:
         raise DataError(
             f"no red-team request of {', '.join(section.requests)} remains",
             hint="evaluations ask nearly the same; set constitution.requests to other sources",
         )
     held_harmful, red_team = _split(
-        harmful.kept, section.probe.harmful, section.request_count, seed
+        harmful.requests, section.probe.harmful, section.request_count, seed
     )
     held_harmless, others = _split(
-        harmless.kept, section.probe.harmless, section.harmless_count, seed
+        harmless.requests, section.probe.harmless, section.harmless_count, seed
     )
     return RequestSets(
         red_team,

@@ -42,8 +42,8 @@ class Material:
     Attributes:
         records: of critique and revision.
         harmless: answers to harmless requests.
-        spent: cost of making them, by what ("revisions", "harmless").
-        probe: what the probe found after the alignment that they were made for; empty before.
+        spent: their cost by part ("revisions", "harmless").
+        probe: figures of the probe after the alignment; empty before it.
     """
 
     records: tuple[RevisionRecord, ...]
@@ -52,18 +52,18 @@ class Material:
     probe: dict[str, Any] = field(default_factory=dict)
 
 
-def last_before(kept: Path, number: int) -> Material | None:
-    """What the latest alignment of an earlier round left, if there was one."""
-    rounds = sorted(int(f.name) for f in kept.glob("[0-9]*") if f.is_dir() and f.name.isdigit())
-    earlier = [n for n in rounds if n < number and (_of(kept, n) / PROBE).is_file()]
-    return read(_of(kept, earlier[-1])) if earlier else None
+def last_before(archive: Path, number: int) -> Material | None:
+    """The material of the latest earlier round with an alignment, if there is one."""
+    rounds = sorted(int(f.name) for f in archive.glob("[0-9]*") if f.is_dir() and f.name.isdigit())
+    earlier = [n for n in rounds if n < number and (_round_folder(archive, n) / PROBE).is_file()]
+    return read(_round_folder(archive, earlier[-1])) if earlier else None
 
 
 def read(folder: Path) -> Material:
     """The material of a folder.
 
     Raises:
-        RunError: a file is not what it should be.
+        RunError: a file cannot be read.
         ChecksumError: a file is damaged.
     """
     for name in (RECORDS, HARMLESS, SPENT, PROBE):
@@ -76,11 +76,11 @@ def read(folder: Path) -> Material:
     )
 
 
-def keep(kept: Path, number: int, material: Material, probe: Mapping[str, Any]) -> None:
+def store(archive: Path, number: int, material: Material, probe: Mapping[str, Any]) -> None:
     """Store material for later rounds, whole or not at all.
 
     Args:
-        kept: folder of all rounds.
+        archive: folder of all rounds.
         number: of the round.
         material: revisions, answers and their costs.
         probe: figures of the probe after the alignment.
@@ -88,7 +88,7 @@ def keep(kept: Path, number: int, material: Material, probe: Mapping[str, Any]) 
     Raises:
         RunError: a file cannot be written.
     """
-    target = _of(kept, number)
+    target = _round_folder(archive, number)
     with writing(target, RunError), files.new_folder(target, replaces=True) as fresh:
         write_records(fresh / RECORDS, material.records)
         write_records(fresh / HARMLESS, material.harmless)
@@ -108,5 +108,5 @@ def write_sealed(file: Path, records: Iterable[Storable]) -> None:
         files.seal(file)
 
 
-def _of(kept: Path, number: int) -> Path:
-    return kept / f"{number:04d}"
+def _round_folder(archive: Path, number: int) -> Path:
+    return archive / f"{number:04d}"

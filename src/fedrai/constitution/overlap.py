@@ -51,12 +51,12 @@ class CleanedRequests:
     """Requests without those that an evaluation asks, and without repetitions.
 
     Attributes:
-        kept: the remaining requests, in their order.
+        requests: the remaining requests, in their order.
         removed: number of excluded requests by the first suite with a near request; has all suites.
         duplicates: near-duplicates of an earlier request that is kept.
     """
 
-    kept: tuple[Request, ...]
+    requests: tuple[Request, ...]
     removed: Mapping[str, int]
     duplicates: int
 
@@ -81,7 +81,7 @@ def without_overlap(
     """
     indexes = {name: _Index(map(words, texts), threshold) for name, texts in suites.items()}
     earlier = _Index((), same)
-    removed, duplicates, kept = dict.fromkeys(suites, 0), 0, []
+    removed, duplicates, remaining = dict.fromkeys(suites, 0), 0, []
     for request in requests:
         text = words(request.prompt)
         suite = next((name for name, index in indexes.items() if index.has_near(text)), None)
@@ -90,9 +90,9 @@ def without_overlap(
         elif earlier.has_near(text):
             duplicates += 1
         else:
-            kept.append(request)
+            remaining.append(request)
             earlier.add(text)
-    return CleanedRequests(tuple(kept), removed, duplicates)
+    return CleanedRequests(tuple(remaining), removed, duplicates)
 
 
 def similarity(one: str, other: str) -> float:

@@ -30,8 +30,8 @@ from fedrai.constitution.material import (
     HARMLESS,
     RECORDS,
     Material,
-    keep,
     last_before,
+    store,
     write_sealed,
 )
 from fedrai.constitution.mixture import Mixer, Mixture, MixtureSizes, revision_pairs
@@ -92,15 +92,15 @@ class Phase:
         self._probe_rows: ProbeRows | None = None
 
     def __call__(
-        self, number: int, adapter: AdapterState, work: Path, kept: Path, last: bool
+        self, number: int, adapter: AdapterState, folder: Path, archive: Path, last: bool
     ) -> Aligned:
         """Align one round's adapter, or leave it as it is.
 
         Args:
             number: of the round.
             adapter: the aggregated one; the reference of the training.
-            work: folder for results that an interruption must not lose.
-            kept: folder where rounds store their revisions for later ones.
+            folder: work folder for results that an interruption must not lose.
+            archive: folder where rounds store their revisions for later ones.
             last: whether it is the last round.
 
         Raises:
@@ -108,11 +108,11 @@ class Phase:
             GuardError, DataError, ModelError, RunError: see `Reviser`, `Mixer` and `Training`.
         """
         reset_peak()
-        section, before = self.section, last_before(kept, number)
+        section, before = self.section, last_before(archive, number)
         adaptive = section.schedule == "adaptive"
         watched = adaptive and watches(section.probe)
         first = number == 1 if watched else before is None
-        round_ = _Round(number, work, Spending(work), before, first)
+        round_ = _Round(number, folder, Spending(folder), before, first)
         shares = None
         if watched or (adaptive and last):
             shares = self._probe(round_, adapter, "before").to_json()
@@ -122,12 +122,12 @@ class Phase:
             report = {"ran": False, "why": decision.why, "probe_before": without_time(shares)}
             return Aligned(adapter, report, total(round_.spending, {"probe"}))
         self.tools.on_event("constitution-started", round=number, why=decision.why)
-        outcome, report = self._align(round_, adapter, kept, shares)
+        outcome, report = self._align(round_, adapter, archive, shares)
         report = {"ran": True, "why": decision.why, "anchor": section.anchor, **report}
         return Aligned(outcome.adapter, report, total(round_.spending))
 
     def _align(
-        self, round_: _Round, aggregated: AdapterState, kept: Path, shares: dict[str, Any] | None
+        self, round_: _Round, aggregated: AdapterState, archive: Path, shares: dict[str, Any] | None
     ) -> tuple[TrainingOutcome, dict[str, Any]]:
         """Align; `shares` are those of the probe of the aggregated adapter, if it was measured."""
         adapter = anchored_to(self.tools.start, aggregated, self.section.anchor)
@@ -137,7 +137,7 @@ class Phase:
         mixture, pairs, missing = self._mixture(round_.number, material)
         outcome = self._train(round_, adapter, mixture, pairs)
         after = self._probe_after(round_, outcome).to_json()
-        keep(kept, round_.number, material, without_time(after) or {})
+        store(archive, round_.number, material, without_time(after) or {})
         return outcome, {
             **outcome.figures(),
             "probe_before": without_time(shares),
@@ -256,8 +256,8 @@ class Phase:
             round_.spending.meter("revisions"),
             self._on_progress("revisions"),
         )
-        store = _store(file, reviser.meter)
-        return reviser.revise(requests, read_records(file, RevisionRecord), store)
+        stored = read_records(file, RevisionRecord)
+        return reviser.revise(requests, stored, _on_chunk(file, reviser.meter))
 
     def _answers(self, round_: _Round, requests: Sequence[Request]) -> tuple[HarmlessAnswer, ...]:
         tools, file = self.tools, round_.folder / HARMLESS
@@ -271,8 +271,8 @@ class Phase:
             round_.spending.meter("harmless"),
             self._on_progress("harmless"),
         )
-        store = _store(file, answerer.meter)
-        return answerer.answer(requests, read_records(file, HarmlessAnswer), store)
+        stored = read_records(file, HarmlessAnswer)
+        return answerer.answer(requests, stored, _on_chunk(file, answerer.meter))
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -338,14 +338,14 @@ class Phase:
         return outcome
 
 
-def _store(file: Path, meter: CostMeter) -> Callable[[Sequence[Storable]], None]:
+def _on_chunk(file: Path, meter: CostMeter) -> Callable[[Sequence[Storable]], None]:
     """Store the records after each chunk, and then their cost."""
 
-    def store(records: Sequence[Storable]) -> None:
+    def on_chunk(records: Sequence[Storable]) -> None:
         write_sealed(file, records)
         meter.save()
 
-    return store
+    return on_chunk
 
 
 def _has(mixer: Mixer, kind: str) -> bool:

@@ -87,11 +87,11 @@ def export(folder: Path, records: Iterable[RevisionRecord]) -> tuple[int, int]:
     Raises:
         RunError: a file cannot be written.
     """
-    kept = [r for r in records if r.outcome in TRAINED and r.revision is not None]
-    pairs = [r for r in kept if _prefers(r)]
-    _write_lines(folder / "sft.jsonl", (_sft(r) for r in kept))
+    revised = [r for r in records if r.outcome in TRAINED and r.revision is not None]
+    pairs = [r for r in revised if _prefers(r)]
+    _write_lines(folder / "sft.jsonl", (_sft(r) for r in revised))
     _write_lines(folder / "preferences.jsonl", (_preference(r) for r in pairs))
-    return len(kept), len(pairs)
+    return len(revised), len(pairs)
 
 
 def _prefers(record: RevisionRecord) -> bool:

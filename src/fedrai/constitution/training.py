@@ -233,7 +233,7 @@ def _load(file: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
 
 def _unusable(file: Path) -> RunError:
     return RunError(
-        f"{file} is not what this training left there",
+        f"{file} does not belong to this training",
         hint=f"delete {STATE} and {BEST} there to train again",
     )
 
@@ -244,12 +244,12 @@ def _save(path: Path, tensors: Mapping[str, Tensor], trace: Sequence[dict[str, f
         save_sealed(path, tensors, {"trace": json.dumps(list(trace))})
 
 
-def check_state(work: Path) -> None:
-    """See that the state of an interrupted training can be gone on with.
+def check_state(folder: Path) -> None:
+    """Check that an interrupted training can be resumed.
 
     Raises:
         RunError: a file of it is damaged.
     """
-    for file in (work / STATE, work / BEST):
+    for file in (folder / STATE, folder / BEST):
         if file.is_file():
             _load(file)

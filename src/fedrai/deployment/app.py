@@ -1,14 +1,15 @@
 """The Flower App of the package, for Flower's own launchers: `server_app` and `client_app`.
 
-`fedrai run` and `fedrai node` do not need it: they are their own executors (`deployment.py`,
-`worker.py`). It is what a plain `flower-supernode --node-config 'config="/path/node.toml"'` starts,
-in a fresh process for every message, and what `flwr run` starts on a SuperLink, with the recipe and
-the run folder as paths of the server's machine in the run's configuration:
+`fedrai run` and `fedrai node` do not need it: they are their own executors (`engine.py`,
+`worker.py`). A plain `flower-supernode --node-config 'config="/path/node.toml"'` starts it in a new
+process for every message, and `flwr run` starts it on a SuperLink. The run's configuration has the
+recipe and the run folder as paths of the server's machine:
 
     flwr run . -c 'recipe="/srv/consortium.toml" out="/srv/runs/first"'
 
-With `nodes="/srv/consortium/server/nodes"` beside these, and `key="/path/node.key"` in a node's
-configuration, nodes prove their names by their keys; without, the run says that they do not.
+With `nodes="/srv/consortium/server/nodes"` in it, and `key="/path/node.key"` in a node's
+configuration, nodes prove their names with their keys; otherwise the run says that names are not
+verified.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ client_app = ClientApp()
 
 @server_app.main()  # type: ignore[untyped-decorator]
 def _serve(grid: Grid, context: Context) -> None:
-    """Start the run that the configuration names, or go on with it."""
+    """Start the run that the configuration names, or resume it."""
     out = Path(_path(context, "out"))
     nodes = Path(_path(context, "nodes")) if "nodes" in context.run_config else None
     if (out / "run.json").is_file():
@@ -46,34 +47,34 @@ def _serve(grid: Grid, context: Context) -> None:
         return
     settings = recipe.load(Path(_path(context, "recipe")))
     runs.check_free(out)
-    prepared = _prepared(settings)
+    prepared = _prepare(settings)
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock():
         folder.event("started")
-        _go_on(grid, prepared, folder, nodes)
+        _execute(grid, prepared, folder, nodes)
 
 
 def _resume(grid: Grid, folder: RunFolder, nodes: Path | None) -> None:
-    """Go on as `fedrai run --resume` does: with nothing that has changed since."""
+    """Resume as `fedrai run --resume` does: only if nothing has changed."""
     resuming.check_engine(folder, engine.FlowerEngine.ENGINE)
     with folder.lock():
         damage.repair(folder)
         if folder.is_finished():
-            print(f"{folder.path} is finished; there is nothing to go on with", flush=True)
+            print(f"{folder.path} is finished; there is nothing to resume", flush=True)
             return
-        prepared = _prepared(moved_files.settings_of(folder))
+        prepared = _prepare(moved_files.settings_of(folder))
         folder.repair()
         resuming.check_unchanged(folder, resuming.info_of(folder, prepared))
         folder.event("resumed", after_round=folder.last_round())
-        _go_on(grid, prepared, folder, nodes)
+        _execute(grid, prepared, folder, nodes)
 
 
-def _prepared(settings: Recipe) -> preparation.PreparedRun:
-    make_offer(settings, "")  # a recipe that nodes cannot do is refused before anything is loaded
+def _prepare(settings: Recipe) -> preparation.PreparedRun:
+    make_offer(settings, "")  # refuses what nodes cannot run, before anything is loaded
     return rounds.prepare_server(settings)
 
 
-def _go_on(
+def _execute(
     grid: Grid, prepared: preparation.PreparedRun, folder: RunFolder, nodes: Path | None
 ) -> None:
     callbacks = preparation.Callbacks(lambda kind, **_: resuming.update_summary(folder, kind))
@@ -98,7 +99,7 @@ def _train(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context) -> Message:
-    """What the node of this process answers; without a usable file of its own, a refusal."""
+    """The answer of this process's node; a refusal if its file cannot be used."""
     try:
         key = str(context.node_config.get("key", ""))
         return _node(str(context.node_config["config"]), key).app(message, context)

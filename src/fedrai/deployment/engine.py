@@ -1,12 +1,12 @@
 """A run on a SuperLink and its SuperNodes: `fedrai run --engine flower`, on the server's machine.
 
-The command starts a run over Flower's Control API and is that run's ServerApp itself: it takes the
-task (with the secret that `flower-superlink --isolation process` was given), and the round loop
-reaches the nodes through Flower's Grid. So the run folder, the display, Ctrl-C and resuming are the
-local engine's. The app bundle that Flower asks for holds a name and no code.
+The command starts a run over Flower's Control API and is that run's ServerApp itself: it acquires
+the task (with the secret of `flower-superlink --isolation process`), and the round loop reaches the
+nodes through Flower's Grid. So run folder, display, Ctrl-C and resuming work as with the local
+engine. The app bundle that Flower requires contains a name and no code.
 
-A killed command leaves a run that Flower gives up after a minute; `fedrai run --resume` starts a
-new one from the run folder, on the same deployment. What nodes still answer to the old one is lost.
+If the command is killed, Flower gives its run up after a minute; `fedrai run --resume` starts a new
+one from the run folder, on the same deployment. Replies to the old run are lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fedrai.deployment.link import (
     acquire,
     finish,
     heartbeat,
-    patient,
+    retries,
     runtime_client,
     wait_for,
 )
@@ -60,13 +60,13 @@ from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
 
-TRIES = 5  # runs that are started until one's task is ours, where Flower has an executor of its own
-CLAIM = 5.0  # seconds that a new run's task may take to appear
+TRIES = 5  # runs to start until one's task is ours, if Flower has its own executor
+CLAIM = 5.0  # seconds until a new run's task appears
 APP = f"""\
 [project]
 name = "fedrai-run"
 version = "{__version__}"
-description = "A FedRAI run; its code is the fedrai package that is installed."
+description = "A FedRAI run; its code is the installed fedrai package."
 license = {{ text = "Apache-2.0" }}
 dependencies = []
 [tool.flwr.app]
@@ -83,7 +83,7 @@ class FlowerEngine:
 
     Attributes:
         link: the SuperLink.
-        nodes: the folder of the nodes' public keys, `NAME.pub`; None: their word is taken.
+        nodes: the folder of the nodes' public keys, `NAME.pub`; None: names are not verified.
     """
 
     link: Link
@@ -93,10 +93,10 @@ class FlowerEngine:
     def prepare(
         self, recipe: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None, _: Any
     ) -> preparation.PreparedRun:
-        """Load and check what the server needs; the rows stay with the nodes.
+        """Load and check what the server needs; the rows stay on the nodes.
 
         Raises:
-            RecipeError: the recipe asks for what nodes cannot do.
+            RecipeError: nodes cannot run the recipe.
             FedRAIError: something cannot be used.
         """
         make_offer(recipe, "")
@@ -108,8 +108,8 @@ class FlowerEngine:
         """Run the rounds that the run folder does not hold yet.
 
         Raises:
-            FederationError: the SuperLink is not there or stops the run, too few nodes are there,
-                or a round has too few usable updates.
+            FederationError: the SuperLink does not answer or stops the run, too few nodes are
+                present, or a round has too few usable updates.
         """
         with server_app(self.link) as grid:
             run_on_grid(grid, prepared, run, callbacks, self.nodes)
@@ -128,11 +128,11 @@ def run_on_grid(
         grid: reaches the nodes.
         prepared: what the server needs.
         run: the run folder.
-        callbacks: hears of everything.
-        nodes: the folder of the nodes' public keys; None: names are taken at their word.
+        callbacks: told of everything.
+        nodes: the folder of the nodes' public keys; None: names are not verified.
 
     Raises:
-        FederationError: too few nodes are there, or a round has too few usable updates.
+        FederationError: too few nodes are present, or a round has too few usable updates.
     """
     recipe = prepared.recipe
     emit = rounds.recorder(run, callbacks)
@@ -156,14 +156,14 @@ def run_on_grid(
 
 @contextmanager
 def server_app(link: Link) -> Iterator[Grid]:
-    """Start a run on a SuperLink and be its ServerApp within the block.
+    """Start a run on a SuperLink and act as its ServerApp within the block.
 
     Raises:
-        FederationError: the SuperLink cannot be reached or does not give the run's task away, or
-            it stops the run.
+        FederationError: the SuperLink cannot be reached, does not give the run's task to this
+            process, or stops the run.
     """
     with reachable(link):
-        token = _claimed(link)
+        token = _start_run(link)
         client = runtime_client(link, token)
         grid = _grid(link, client, token)
         status, lost = SubStatus.FAILED, threading.Event()
@@ -174,7 +174,7 @@ def server_app(link: Link) -> Iterator[Grid]:
         except KeyboardInterrupt:
             status = SubStatus.STOPPED
             if lost.is_set():
-                raise _ended(link) from None
+                raise _stopped(link) from None
             raise
         finally:
             finish(client, None, status)
@@ -183,21 +183,21 @@ def server_app(link: Link) -> Iterator[Grid]:
 
 
 def _interrupt(lost: threading.Event) -> None:
-    """Stop the round loop, which may be waiting, from the thread of the heartbeat."""
+    """Stop the round loop, which may be waiting, from the heartbeat's thread."""
     lost.set()
     signal.raise_signal(signal.SIGINT)
 
 
-def _ended(link: Link) -> FederationError:
+def _stopped(link: Link) -> FederationError:
     return FederationError(
-        f"the SuperLink at {link.address} does not know the run any more",
-        hint="it was stopped there, or the SuperLink lost its state",
+        f"the SuperLink at {link.address} no longer knows the run",
+        hint="it was stopped there, or the SuperLink lost its state; resume it with --resume",
     )
 
 
 @contextmanager
 def reachable(link: Link) -> Iterator[None]:
-    """Within the block, trouble with the connection becomes an error that says what to do.
+    """Turn connection errors within the block into errors with advice.
 
     Raises:
         FederationError: the SuperLink does not answer, or refuses.
@@ -207,40 +207,39 @@ def reachable(link: Link) -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         raise FederationError(
             f"the SuperLink at {link.address} refuses ({error.response.status_code})",
-            hint="it must be on this machine, with this deployment's secret",
+            hint="run this on the SuperLink's machine, with this deployment's secret",
         ) from None
     except httpx.TransportError as error:
         raise FederationError(
             f"cannot reach the SuperLink at {link.address} ({type(error).__name__})",
-            hint="is it running, and is the root certificate its own? `fedrai deploy check`",
+            hint="is it running, with this root certificate? see `fedrai deploy check`",
         ) from None
 
 
-def _claimed(link: Link) -> str:
-    """Start a run and claim its task; gives the task's token."""
+def _start_run(link: Link) -> str:
+    """Start a run and acquire its task; gives the task's token."""
     control, runtime = control_client(link), runtime_client(link)
     try:
         for _ in range(TRIES):
             run_id = _start(control)
-            found = partial(_own_task, link, runtime, run_id)
-            if token := wait_for(found, CLAIM, 0.1):
+            if token := wait_for(partial(_own_task, link, runtime, run_id), CLAIM, 0.1):
                 return str(token)
             control.StopRun(StopRunRequest(run_id=run_id))
     finally:
         control.close()
         runtime.close()
     raise FederationError(
-        f"the SuperLink at {link.address} gives its tasks to somebody else",
+        f"the SuperLink at {link.address} gives its tasks to another process",
         hint="start it with --isolation process and this deployment's secret",
     )
 
 
 def _own_task(link: Link, client: Any, run_id: int) -> str | None:
-    """The token of our run's task; a task of another run is not ours to do and is ended."""
-    found = acquire(client, TaskType.SERVER_APP)
-    if found is None:
+    """The token of our run's task; a task of another run is ended."""
+    acquired = acquire(client, TaskType.SERVER_APP)
+    if acquired is None:
         return None
-    task, token = found
+    task, token = acquired
     if task.run_id == run_id:
         return str(token)
     other = runtime_client(link, token)
@@ -262,15 +261,15 @@ def control_client(link: Link) -> Any:
         insecure=link.insecure,
         root_certificates=link.root_certificate,
         interceptors=version_interceptors(),
-        retry_invoker=patient(10.0),
+        retry_invoker=retries(10.0),
     )
 
 
 def _grid(link: Link, client: Any, token: str) -> Any:
-    """Flower's Grid for the task; it repeats requests with our patience."""
-    given = client.PullTaskInput(PullTaskInputRequest())
-    set_task_identity(given.task_id, given.run.run_id, given.context.node_id)
+    """Flower's Grid for the task, which repeats requests as our clients do."""
+    task = client.PullTaskInput(PullTaskInputRequest())
+    set_task_identity(task.task_id, task.run.run_id, task.context.node_id)
     grid = CarefulGrid(link.address, link.insecure, link.root_certificate, token=token)
-    set_retry_policy(grid, patient())
-    grid.set_run(run_from_proto(given.run))
+    set_retry_policy(grid, retries())
+    grid.set_run(run_from_proto(task.run))
     return grid

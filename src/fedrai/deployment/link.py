@@ -1,9 +1,9 @@
-"""Flower's HTTP APIs, as a ServerApp or ClientApp that is its own executor speaks them.
+"""Flower's HTTP APIs, for a ServerApp or ClientApp that is its own executor.
 
-Flower starts a fresh process for every task and runs in it the code that the run brought along.
-FedRAI's processes take their tasks themselves, as `flower-superexec` would, and do them with the
-code that is installed: models stay loaded, and nobody's code travels. Flower's own clients are
-used, but not its reaction to a lost task, which is to interrupt the whole process.
+Flower starts a new process for every task and runs in it the code that the run contains. FedRAI's
+processes get their tasks themselves, as `flower-superexec` would, and do them with the installed
+code: models stay loaded, and no code is sent. Flower's own clients are used, but not their reaction
+to a lost task, which is to interrupt the whole process.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from fedrai.federation.flower_internals import (
     version_interceptors,
 )
 
-ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})  # what the secret signs
-BEAT = 10.0  # seconds between signs of life; Flower gives a task up after a minute without one
+ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})  # signed with the secret
+BEAT = 10.0  # seconds between heartbeats; Flower gives a task up after a minute without one
 LONGEST_WAIT = 120.0  # seconds that a request is repeated while the other side does not answer
-PASSING = (502, 503, 504)  # answers of a server that will be back
+PASSING = (502, 503, 504)  # status of a server that will be back
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a Flower API is.
+    """The address of a Flower API.
 
     Attributes:
         address: HOST:PORT.
-        root_certificate: PEM of the authority; None: the system's.
+        root_certificate: PEM of the CA; None: the system's.
         insecure: without TLS.
-        secret: that tasks are acquired with; None: the other side asks for none.
+        secret: for acquiring tasks; None: not required.
     """
 
     address: str
@@ -56,7 +56,7 @@ class Link:
 
 
 def link_to(address: str, root: Path | None, insecure: bool, secret: Path | None) -> Link:
-    """A link, with its files read.
+    """A link whose files are read.
 
     Raises:
         FederationError: a file cannot be read.
@@ -67,7 +67,7 @@ def link_to(address: str, root: Path | None, insecure: bool, secret: Path | None
     except OSError as error:
         raise FederationError(
             f"cannot read {error.filename}: {error.strerror}",
-            hint="`fedrai deploy check` looks at a deployment's files",
+            hint="`fedrai deploy check` checks a deployment's files",
         ) from error
     return Link(address, certificate, insecure, key)
 
@@ -80,60 +80,60 @@ def runtime_client(
     link: Link,
     token: str = "",
     patience: float = LONGEST_WAIT,
-    going: Callable[[], bool] = _always,
+    is_running: Callable[[], bool] = _always,
 ) -> Any:
     """A client of the Runtime API.
 
     Args:
-        link: where it is.
+        link: its address.
         token: of a task; empty: to acquire one.
-        patience: seconds that requests are repeated while nobody answers.
-        going: whether the other side can still answer; if not, nothing is repeated.
+        patience: seconds for which requests are repeated without an answer.
+        is_running: whether the other side can still answer; if not, nothing is repeated.
     """
-    signed = version_interceptors()
+    interceptors = version_interceptors()
     if token:
-        signed.append(RuntimeTokenHttpInterceptor(token))
+        interceptors.append(RuntimeTokenHttpInterceptor(token))
     elif link.secret is not None:
-        signed.append(
+        interceptors.append(
             SuperExecAuthHttpInterceptor(master_secret=link.secret, protected_methods=ACQUIRE)
         )
     return RuntimeHttpClient.from_server_address(
         server_address=link.address,
         insecure=link.insecure,
         root_certificates=link.root_certificate,
-        interceptors=signed,
-        retry_invoker=patient(patience, going),
+        interceptors=interceptors,
+        retry_invoker=retries(patience, is_running),
     )
 
 
-def patient(longest: float = LONGEST_WAIT, going: Callable[[], bool] = _always) -> Any:
-    """Repeats requests while the other side does not answer but still may, and only then."""
+def retries(longest: float = LONGEST_WAIT, is_running: Callable[[], bool] = _always) -> Any:
+    """Repeats requests while the other side does not answer but still may."""
     return RetryInvoker(
         lambda: exponential(max_delay=5),
         (httpx.TransportError, httpx.HTTPStatusError),
         max_tries=None,
         max_time=longest,
-        should_giveup=lambda error: _final(error) or not going(),
+        should_giveup=lambda error: _is_final(error) or not is_running(),
     )
 
 
-def _final(error: Exception) -> bool:
+def _is_final(error: Exception) -> bool:
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in PASSING
 
 
 def acquire(client: Any, kind: str) -> tuple[Any, str] | None:
-    """Claim the oldest waiting task of a kind; gives the task and its token."""
-    found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
-    return (found.task, found.token) if found.HasField("task") and found.token else None
+    """Acquire the oldest waiting task of a kind; gives the task and its token."""
+    reply = client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
+    return (reply.task, reply.token) if reply.HasField("task") and reply.token else None
 
 
 def finish(client: Any, context: Any, status: str, details: str = "") -> None:
-    """Report that a task is over, once: nobody may be there to hear it.
+    """Report once that a task is over; the other side may be gone.
 
     Args:
         client: with the task's token.
         context: the task's context as a message, or None.
-        status: Flower's word for how it ended.
+        status: a `SubStatus` of Flower.
         details: a fixed text; never that of an exception.
     """
     set_retry_policy(client, None)
@@ -145,11 +145,11 @@ def finish(client: Any, context: Any, status: str, details: str = "") -> None:
 
 @contextmanager
 def heartbeat(client: Any, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within the block a task shows that it is alive.
+    """Send a task's heartbeats within the block.
 
     Args:
         client: with the task's token.
-        lost: hears once if the task is not known any more.
+        lost: called once if the task is no longer known.
     """
     over = threading.Event()
 
@@ -174,13 +174,13 @@ def _alive(client: Any) -> bool:
         return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
     except httpx.HTTPStatusError as error:
         return error.response.status_code in PASSING
-    except FederationError:  # it was started again, with another Flower
+    except FederationError:  # it was restarted with another Flower
         return False
 
 
-def wait_for(found: Callable[[], Any], seconds: float, pause: float) -> Any:
-    """Call until something is found, or for so many seconds; gives what was found, or None."""
+def wait_for(call: Callable[[], Any], seconds: float, pause: float) -> Any:
+    """Call until the result is not None, for so many seconds at most; gives the last result."""
     until = time.monotonic() + seconds
-    while (result := found()) is None and time.monotonic() < until:
+    while (result := call()) is None and time.monotonic() < until:
         time.sleep(pause)
     return result

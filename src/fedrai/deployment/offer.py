@@ -1,8 +1,8 @@
-"""The offer: what a recipe asks of clients, made on the server and checked on the client.
+"""The offer: what a recipe asks of clients, written by the server and checked by the client.
 
-The client trusts nothing in it: the same sections validate it, paths of the server's machine mean
-nothing, guards are taken from it by name only and only if the node has named them, and the node's
-own policy has the last word.
+The client does not trust it: the recipe's sections validate it, paths of the server's machine are
+not used, guards are named only, and only those that the node itself names are accepted. The node's
+policy decides.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ FILTERS = ("drop", "replace")
 
 
 def make_offer(recipe: Recipe, fingerprint: str) -> str:
-    """The document for clients: canonical JSON, the same for the same recipe.
+    """The document for clients: canonical JSON, identical for identical recipes.
 
     Args:
         recipe: the recipe.
         fingerprint: of the server's copy of the base model.
 
     Raises:
-        RecipeError: the recipe asks for what clients on other machines cannot do.
+        RecipeError: clients on other machines cannot run the recipe.
     """
     _check_separable(recipe)
     model = OfferedModel(
@@ -63,24 +63,24 @@ def make_offer(recipe: Recipe, fingerprint: str) -> str:
 
 
 def _check_separable(recipe: Recipe) -> None:
-    """See that a recipe makes sense where every client has its own machine.
+    """Check that clients on their own machines can run a recipe.
 
     Raises:
-        RecipeError: it does not.
+        RecipeError: they cannot.
     """
     problems = {
-        'federation.mode = "centralised" pools rows, and here they stay on their nodes':
+        'federation.mode = "centralised" pools rows, but on a deployment they stay on their nodes':
             recipe.federation.mode == "centralised",
         'filter.guard = "labels" is for experiments in one process': _uses(recipe, LABELS),
         "filter.calibration is a file of this machine; set filter.threshold to a number":
             bool(recipe.filter.calibration),
-        'filter.on_guard_failure = "continue" would train without a filter, unseen':
+        'filter.on_guard_failure = "continue" would train without a filter, unnoticed':
             recipe.filter.mode != "off" and recipe.filter.on_guard_failure == "continue",
         "filter.refusals is a file of this machine, which the nodes do not have":
             bool(recipe.filter.refusals),
     }  # fmt: skip
-    for problem, found in problems.items():
-        if found:
+    for problem, applies in problems.items():
+        if applies:
             raise RecipeError(problem, hint="see docs/deployment.md, or use --engine local")
 
 
@@ -92,7 +92,7 @@ def read_offer(document: str) -> Offer:
     """Validate an offer's document.
 
     Raises:
-        RefusedTaskError: it is of another version of the package, or not an offer.
+        RefusedTaskError: it comes from another version of the package, or is not an offer.
     """
     try:
         table: Any = json.loads(document)
@@ -109,19 +109,19 @@ def read_offer(document: str) -> Offer:
 
 
 def check_offer(offer: Offer, node: Node) -> None:
-    """Hold an offer against a node's policy, before anything is loaded.
+    """Check an offer against a node's policy, before anything is loaded.
 
     Raises:
-        RefusedTaskError: with the first reason why.
+        RefusedTaskError: the policy does not allow it; has the first reason.
     """
-    for reason, found in _objections(offer, node).items():
-        if found:
+    for reason, applies in _objections(offer, node).items():
+        if applies:
             raise RefusedTaskError(reason)
 
 
 def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
-    policy, asked = node.policy, offer.filter
-    training, filters = offer.training, asked.mode in FILTERS
+    policy, filter_ = node.policy, offer.filter
+    training, filters = offer.training, filter_.mode in FILTERS
     return {
         Reason.MODEL_REFUSED: bool(policy.base_models)
         and offer.model.base not in policy.base_models,
@@ -129,48 +129,48 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
         Reason.TOO_MANY_ROUNDS: 0 < policy.max_rounds < offer.rounds,
         Reason.BATCH_TOO_LARGE: 0 < policy.max_batch_size < training.batch_size,
         Reason.ROWS_TOO_LONG: 0 < policy.max_length < offer.max_length,
-        Reason.FILTER_REQUIRED: (policy.filter == "required" and not _filters_all(asked))
-        or (asked.mode != "off" and asked.on_guard_failure == "continue"),
-        Reason.GUARD_REFUSED: asked.mode != "off" and not _guard_allowed(asked, node),
-        Reason.JUDGE_REFUSED: filters and bool(policy.judge) and asked.judge not in policy.judge,
-        Reason.THRESHOLD_REFUSED: filters and _surely_higher(asked.threshold, policy),
+        Reason.FILTER_REQUIRED: (policy.filter == "required" and not _filters_all(filter_))
+        or (filter_.mode != "off" and filter_.on_guard_failure == "continue"),
+        Reason.GUARD_REFUSED: filter_.mode != "off" and not _guard_allowed(filter_, node),
+        Reason.JUDGE_REFUSED: filters and bool(policy.judge) and filter_.judge not in policy.judge,
+        Reason.THRESHOLD_REFUSED: filters and _surely_higher(filter_.threshold, policy),
     }
 
 
-def _surely_higher(asked: str | float, policy: NodePolicy) -> bool:
-    """Whether a threshold is too high whatever the guard's own are."""
+def _surely_higher(threshold: str | float, policy: NodePolicy) -> bool:
+    """Whether a threshold is too high, whatever the guard's own thresholds are."""
     bound = policy.threshold_at_most
-    both = not isinstance(asked, str) and not isinstance(bound, str)
-    return both and float(asked) > float(bound)
+    both = not isinstance(threshold, str) and not isinstance(bound, str)
+    return both and float(threshold) > float(bound)
 
 
-def _filters_all(asked: Filter) -> bool:
-    """Whether no row is trained on that a guard has not passed."""
-    strict = asked.on_guard_failure == "stop" and asked.unscored == "drop"
-    return asked.mode in FILTERS and strict
+def _filters_all(filter_: Filter) -> bool:
+    """Whether every row that is trained on has passed a guard."""
+    strict = filter_.on_guard_failure == "stop" and filter_.unscored == "drop"
+    return filter_.mode in FILTERS and strict
 
 
-def _guard_allowed(asked: Filter, node: Node) -> bool:
-    """Whether the node takes a guard: only what it named itself, or the one that comes along.
+def _guard_allowed(filter_: Filter, node: Node) -> bool:
+    """Whether the node accepts a guard: one that it names itself, or the embedded one.
 
-    A name of the server's choice decides which weights judge the node's rows, so that no model of
-    the hub counts unless the node's policy has it, letter by letter and pinned (`schema.Node`).
+    The guard's name decides which weights judge the node's rows. So a hub model is accepted only if
+    the node's policy has exactly the same name, with its commit (`recipe.node.Node`).
     """
-    if asked.guard == LABELS or asked.calibration or asked.refusals:
+    if filter_.guard == LABELS or filter_.calibration or filter_.refusals:
         return False
-    return asked.guard in node.allowed_guards
+    return filter_.guard in node.allowed_guards
 
 
-def needs_guard(asked: Filter, policy: NodePolicy) -> bool:
-    """Whether only the guard's own thresholds tell if the one asked for is too high."""
+def needs_guard(filter_: Filter, policy: NodePolicy) -> bool:
+    """Whether the guard's own thresholds are needed to tell if a filter's is too high."""
     bound = policy.threshold_at_most
-    named = isinstance(asked.threshold, str) or isinstance(bound, str)
-    surely_fine = asked.threshold in ("strict", bound) if isinstance(bound, str) else bound >= 1
-    return asked.mode in FILTERS and named and not surely_fine
+    named = isinstance(filter_.threshold, str) or isinstance(bound, str)
+    surely_fine = filter_.threshold in ("strict", bound) if isinstance(bound, str) else bound >= 1
+    return filter_.mode in FILTERS and named and not surely_fine
 
 
 def check_threshold(number: float, own: Mapping[str, float], policy: NodePolicy) -> None:
-    """Hold the threshold of a filter against the policy.
+    """Check the threshold of a filter against the policy.
 
     Args:
         number: the threshold.
@@ -191,10 +191,10 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
     Args:
         offer: checked.
         node: the node's own file.
-        folder: that the paths of its data are relative to.
+        folder: to which the paths of its data are relative.
     """
     model = offer.model.model_dump()
-    sources = [_placed(source, folder).model_dump() for source in node.data.sources]
+    sources = [_resolved(source, folder).model_dump() for source in node.data.sources]
     adapter = {key: model.pop(key) for key in ("rank", "alpha", "dropout", "target_modules")}
     del model["fingerprint"]
     algorithm = "fedprox" if offer.proximal_mu else "fedavg"
@@ -219,7 +219,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
     )
 
 
-def _placed(source: Source, folder: Path) -> Source:
-    """A source whose file, if there is one, is found from the node's folder."""
+def _resolved(source: Source, folder: Path) -> Source:
+    """A source whose path, if it is a file, is resolved from the node's folder."""
     file = folder / Path(source.path).expanduser()
     return source.model_copy(update={"path": str(file)}) if file.exists() else source

@@ -1,7 +1,7 @@
-"""Makes the public keys of nodes known to a SuperLink, over Flower's Control API.
+"""Registers the public keys of nodes with a SuperLink, over Flower's Control API.
 
-As `flwr supernode register` does, for all nodes in one process and without a configuration of
-Flower's in the home folder.
+Like `flwr supernode register`, but for all nodes in one process and without a Flower configuration
+in the home folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def register(address: str, root_certificate: bytes, keys: Mapping[str, bytes]) -
     """Register nodes with a SuperLink.
 
     Args:
-        address: HOST:PORT of the SuperLink, as its own machine reaches it.
+        address: HOST:PORT of the SuperLink, from its own machine.
         root_certificate: PEM of the CA.
         keys: by node, its public key as an OpenSSH line.
 
@@ -46,7 +46,7 @@ def register(address: str, root_certificate: bytes, keys: Mapping[str, bytes]) -
     except httpx.TransportError as error:
         raise DeploymentError(
             f"cannot reach the SuperLink at {address} ({type(error).__name__})",
-            hint="does it run?  fedrai deploy start SERVER_FOLDER",
+            hint="start it:  fedrai deploy start SERVER_FOLDER",
         ) from error
     finally:
         client.close()
@@ -56,18 +56,18 @@ def _register(client: ControlHttpClient, name: str, key: bytes) -> bool:
     try:
         client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
     except httpx.HTTPStatusError as error:
-        found = FlowerError.from_json(error.response.text)
-        if found is not None and found.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+        reason = FlowerError.from_json(error.response.text)
+        if reason is not None and reason.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
             return False
         raise DeploymentError(
             f"the SuperLink refuses to register {name} (HTTP {error.response.status_code})",
-            hint="run this on the server's own machine; others may not register nodes",
+            hint="run this on the server's own machine; others cannot register nodes",
         ) from error
     return True
 
 
 def _pem(name: str, line: bytes) -> bytes:
-    """The public key as Flower keeps it."""
+    """The public key in the format of Flower's API."""
     try:
         key = serialization.load_ssh_public_key(line)
     except (ValueError, TypeError) as error:

@@ -1,15 +1,15 @@
-"""Flower's SuperLink, with what only its own machine may ask of it kept to that machine.
+"""Flower's SuperLink, whose Control and Runtime APIs are closed to other machines.
 
     python -m fedrai.deployment.superlink --ssl-certfile ... (the arguments of flower-superlink)
 
 In Flower 1.42 all of a SuperLink's APIs share one port: Fleet, where nodes sign every request;
-Control, where runs are started and nodes registered; and Runtime, where ServerApps get their work.
-Control and Runtime ask nobody who they are unless an identity provider is set up, so whoever
-reaches the port could start a run of code of their own on every node. Here a request from another
-machine gets through to `/v1/fleet/` and `/health`, and 403 for all else.
+Control, where runs are started and nodes registered; and Runtime, where ServerApps get their tasks.
+Control and Runtime do not authenticate anyone unless an identity provider is set up, so anyone who
+reaches the port could run their own code on every node. Here other machines can reach
+`/v1/fleet/` and `/health`, and get 403 for everything else.
 
-What this is not: protection from other accounts of the server's machine, or from what a reverse
-proxy on it passes on without `X-Forwarded-For`.
+This does not protect from other users of the server's machine, or from requests that a reverse
+proxy on it forwards without `X-Forwarded-For`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OUTSIDE = ("/v1/fleet/", "/health")
 
 
 class OwnMachineOnly:
-    """ASGI middleware: other machines reach the paths in `OUTSIDE`, this one all of them."""
+    """ASGI middleware: other machines can reach the paths in `OUTSIDE` only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with 403 (a websocket: refuse it)."""
+        """Forward a request, or answer it with 403 (a websocket: close it)."""
         if scope["type"] not in ("http", "websocket") or allowed(
             scope["path"], scope.get("client"), scope.get("server")
         ):
@@ -50,12 +50,12 @@ class OwnMachineOnly:
 
 
 def allowed(path: str, client: Sequence[Any] | None, server: Sequence[Any] | None) -> bool:
-    """Whether a request may go on.
+    """Whether a request is allowed.
 
     Args:
         path: of the URL, decoded.
-        client: host and port of the other side; None: unknown, which is another machine.
-        server: host and port that it came in on.
+        client: host and port of the sender; None: unknown, treated as another machine.
+        server: host and port that received it.
     """
     if path.startswith(OUTSIDE[0]) or path in OUTSIDE[1:]:
         return True
@@ -63,7 +63,7 @@ def allowed(path: str, client: Sequence[Any] | None, server: Sequence[Any] | Non
 
 
 def _is_here(client: str, server: str) -> bool:
-    """Whether an address is of this machine: loopback, or the one that the request came in on."""
+    """Whether an address is of this machine: loopback, or the one that received the request."""
     try:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:
@@ -79,13 +79,13 @@ def _middleware() -> tuple[Middleware, ...]:
 
 
 def install() -> None:
-    """Put the middleware in front of every SuperLink that this process makes."""
+    """Put the middleware in front of every SuperLink that this process creates."""
     install_middleware(_middleware)
 
 
 def main() -> None:
     """Start the SuperLink with this process's arguments."""
-    os.environ["FORWARDED_ALLOW_IPS"] = "127.0.0.1"  # whose X-Forwarded-For uvicorn believes
+    os.environ["FORWARDED_ALLOW_IPS"] = "127.0.0.1"  # whose X-Forwarded-For uvicorn trusts
     install()
     from fedrai.federation.flower_internals import flower_superlink
 

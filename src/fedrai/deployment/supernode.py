@@ -1,7 +1,7 @@
-"""`flower-supernode` as a child process: how it is started, what it says, and why it ended.
+"""`flower-supernode` as a child process: its start, its output, and the reason why it ended.
 
-Its lines go to this process's standard error as they come. The last ones are kept, to tell in one
-line why it did not start or ended.
+Its lines go to this process's standard error. The last ones are kept, to report in one line why it
+did not start or why it ended.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from pathlib import Path
 from fedrai.deployment.link import Link
 from fedrai.errors import FederationError
 
-START = 60.0  # seconds that a SuperNode has for opening its port
-END = 5.0  # seconds that it has for ending
+START = 60.0  # seconds for a SuperNode to open its port
+END = 5.0  # seconds for it to end
 DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 LAST_WORDS = 2.0  # seconds to wait for its last lines
-KEPT = 50  # lines of it that are kept
-REASONS = {  # what it says, and what that means
+KEPT = 50  # lines that are kept
+REASONS = {  # by a part of its output: the error and the hint
     "[code: 2004]": (
         "the SuperLink does not know this node's key",
         "the server's operator registers it: `fedrai deploy register`",
     ),
     "CERTIFICATE_VERIFY_FAILED": (
         "the SuperLink's certificate is not valid for this node's root certificate",
-        "is ca.pem this consortium's? `fedrai deploy check` tells what is wrong",
+        "check that ca.pem is this consortium's; `fedrai deploy check` has details",
     ),
 }
 
@@ -49,7 +49,7 @@ class Connection:
 
     Attributes:
         superlink: HOST:PORT.
-        root_certificates: PEM file of the authority; None: the system's.
+        root_certificates: PEM file of the CA; None: the system's.
         key: the node's private key; None: the SuperLink asks for none.
         insecure: without TLS.
         port: of the SuperNode's own API, on loopback; 0: any.
@@ -64,49 +64,49 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Supernode:
-    """A SuperNode that was started.
+    """A SuperNode's process.
 
     Attributes:
-        process: its process, whose output is a pipe.
-        lines: the last ones that it printed.
-        heard: set when it prints no more.
+        process: the process, whose output is a pipe.
+        lines: the last lines of its output.
+        output_ended: set when there is no more output.
     """
 
     process: subprocess.Popen[bytes]
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
-    heard: threading.Event = field(default_factory=threading.Event)
+    output_ended: threading.Event = field(default_factory=threading.Event)
 
-    def going(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it has not ended."""
         return self.process.poll() is None
 
     def listen(self) -> None:
-        """Show and keep its lines until it ends."""
+        """Print and keep its lines until it ends."""
         for line in self.process.stdout or ():
             text = line.decode(errors="replace")
             self.lines.append(text)
-            with suppress(OSError):  # a full disk; unread, the SuperNode would come to a halt
+            with suppress(OSError):  # a full disk; unread output would halt the SuperNode
                 sys.stderr.write(text)
-        self.heard.set()
+        self.output_ended.set()
 
-    def why(self) -> FederationError:
-        """Why it ended or did not start, as far as it said so."""
-        self.heard.wait(LAST_WORDS)
-        said = "".join(self.lines)
+    def failure(self) -> FederationError:
+        """Why it ended or did not start, as far as its output tells."""
+        self.output_ended.wait(LAST_WORDS)
+        output = "".join(self.lines)
         for sign, (message, hint) in REASONS.items():
-            if sign in said:
+            if sign in output:
                 return FederationError(message, hint=hint)
         code = self.process.poll()
         ended = "did not open its port" if code is None else f"ended with code {code}"
         return FederationError(
             f"the SuperNode {ended}",
-            hint="its last lines say why; `fedrai deploy check` tests the connection",
+            hint="see its last lines; `fedrai deploy check` tests the connection",
         )
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder that only this user can look into; gone afterwards."""
+    """A folder that only this user can read, deleted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="fedrai-node-"))
     try:
         yield folder
@@ -116,11 +116,11 @@ def private_folder() -> Iterator[Path]:
 
 @contextmanager
 def supernode(connection: Connection, folder: Path) -> Iterator[tuple[Supernode, Link]]:
-    """A SuperNode whose tasks are ours, and the link to it.
+    """Start a SuperNode that gives its tasks to this process; gives it and the link to it.
 
     Args:
         connection: the SuperLink.
-        folder: private; holds the secret.
+        folder: private; for the secret.
 
     Raises:
         FederationError: it does not start.
@@ -130,22 +130,22 @@ def supernode(connection: Connection, folder: Path) -> Iterator[tuple[Supernode,
     file.touch(mode=0o600)
     file.write_bytes(secret)
     port = connection.port or _free_port()
-    found = Supernode(_start(supernode_command(connection, port, file)))
-    threading.Thread(target=found.listen, name="fedrai-supernode", daemon=True).start()
+    node = Supernode(_start(supernode_command(connection, port, file)))
+    threading.Thread(target=node.listen, name="fedrai-supernode", daemon=True).start()
     try:
-        _wait_until_open(port, found)
-        yield found, Link(f"127.0.0.1:{port}", insecure=True, secret=secret)
+        _wait_until_open(port, node)
+        yield node, Link(f"127.0.0.1:{port}", insecure=True, secret=secret)
     finally:
-        _end(found.process)
+        _end(node.process)
 
 
 def supernode_command(connection: Connection, port: int, secret: Path) -> list[str]:
-    """The arguments of the SuperNode.
+    """The command line of the SuperNode.
 
     Args:
         connection: the SuperLink.
         port: of its own API, on loopback.
-        secret: the file that its tasks are acquired with.
+        secret: file with the secret for acquiring its tasks.
     """
     beside = Path(sys.executable).with_name("flower-supernode")
     command = [
@@ -167,14 +167,14 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             command, env={**os.environ, **quiet}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_tied,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent,
         )  # fmt: skip
     except OSError as error:
         raise FederationError(f"cannot start flower-supernode: {error.strerror}") from error
 
 
-def _tied() -> None:
-    """End with the process that started this one, where the system knows how (Linux)."""
+def _end_with_parent() -> None:
+    """End when the parent process ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
 
@@ -189,17 +189,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
-def _wait_until_open(port: int, found: Supernode) -> None:
+def _wait_until_open(port: int, node: Supernode) -> None:
     until = time.monotonic() + START
-    while time.monotonic() < until and found.going():
+    while time.monotonic() < until and node.is_running():
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         except OSError:
             time.sleep(0.1)
-    raise found.why()
+    raise node.failure()

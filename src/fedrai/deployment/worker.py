@@ -1,12 +1,12 @@
-"""`fedrai node`: a SuperNode and, beside it, one resident process that does its tasks.
+"""`fedrai node`: a SuperNode and one resident process that does its tasks.
 
-Flower 1.42 starts a fresh Python for each message to a node, which imports everything and loads the
-base model anew, and it runs there whatever code the run brought along. Here `flower-supernode` runs
-with `--isolation process`, and this process takes its tasks over the Runtime API on loopback, by a
-secret that only the two know. The model, the rows and the guard's verdicts stay in memory from
-round to round, and code from the network is never run. `benchmarks/node_start.py` measures both.
+Flower 1.42 starts a new Python process for each message to a node, which imports everything, loads
+the base model again and runs whatever code the run contains. Here `flower-supernode` runs with
+`--isolation process`, and this process gets its tasks over the Runtime API on loopback, with a
+secret that only the two know. The model, the rows and the guard's verdicts stay in memory between
+rounds, and code from the network is never run. `benchmarks/node_start.py` measures both.
 
-If the SuperNode ends, so does this; if this is killed, the SuperNode ends too (Linux).
+If the SuperNode ends, so does this process; if this is killed, the SuperNode ends too (Linux).
 """
 
 from __future__ import annotations
@@ -37,58 +37,58 @@ from fedrai.federation.flower_internals import (
 )
 from fedrai.federation.protocol import Reason
 
-LOOK = 0.3  # seconds between looks for a task
-MISSING = 3.0  # seconds between looks for a newer task while parts of a message are missing
-Task = tuple[Any, str]  # and its token
+POLL = 0.3  # seconds between looks for a task
+NEWER = 3.0  # seconds between looks for a newer task while parts of a message are missing
+Task = tuple[Any, str]  # with its token
 
 
-def run_node(file: Path, connection: Connection, say: Callable[[str], None]) -> None:
+def run_node(file: Path, connection: Connection, write: Callable[[str], None]) -> None:
     """Take part in runs until stopped.
 
     Args:
         file: the node's `node.toml`.
         connection: the SuperLink.
-        say: hears of lines for the operator.
+        write: prints lines for the operator.
 
     Raises:
         RecipeError: the file cannot be used.
-        FederationError: the key cannot be used, or the SuperNode does not start, or ends.
+        FederationError: the key cannot be used, or the SuperNode does not start or ends.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
     """
-    node = NodeApp(file, say, connection.key)
+    node = NodeApp(file, write, connection.key)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with private_folder() as folder, supernode(connection, folder) as (found, link):
+    with private_folder() as folder, supernode(connection, folder) as (process, link):
         node.note(f"{node.node.name}: waiting for runs of {connection.superlink}")
-        serve(node, link, found.going)
-        raise found.why()
+        serve(node, link, process.is_running)
+        raise process.failure()
 
 
-def serve(node: NodeApp, link: Link, going: Callable[[], bool]) -> None:
+def serve(node: NodeApp, link: Link, is_running: Callable[[], bool]) -> None:
     """Do the tasks of a SuperNode, one after the other.
 
     Args:
-        node: what does them.
+        node: does them.
         link: the SuperNode's Runtime API.
-        going: whether to go on.
+        is_running: whether the SuperNode has not ended.
     """
-    client = runtime_client(link, patience=LOOK, going=going)
-    found: Task | None = None
+    client = runtime_client(link, patience=POLL, is_running=is_running)
+    task: Task | None = None
     try:
-        while going():
-            found = found or _acquired(client)
-            if found is None:
-                time.sleep(LOOK)
+        while is_running():
+            task = task or _next_task(client)
+            if task is None:
+                time.sleep(POLL)
             else:
-                found = _do(node, link, found[1], going, lambda: _acquired(client))
+                task = _do(node, link, task[1], is_running, lambda: _next_task(client))
     finally:
         client.close()
 
 
-def _acquired(client: Any) -> Task | None:
-    """The next task; None while there is none, or while the SuperNode does not answer.
+def _next_task(client: Any) -> Task | None:
+    """The next task; None while there is none or the SuperNode does not answer.
 
     Raises:
-        FederationError: it refuses.
+        FederationError: the SuperNode refuses.
     """
     try:
         return acquire(client, TaskType.CLIENT_APP)
@@ -98,30 +98,30 @@ def _acquired(client: Any) -> Task | None:
         code = error.response.status_code
         if code in PASSING:
             return None
-        raise FederationError(f"the SuperNode gives no tasks away ({code})") from None
+        raise FederationError(f"the SuperNode refuses to give tasks ({code})") from None
 
 
 def _do(
     node: NodeApp,
     link: Link,
     token: str,
-    going: Callable[[], bool],
+    is_running: Callable[[], bool],
     newer: Callable[[], Task | None],
 ) -> Task | None:
-    """One task; what goes wrong with it is noted, and the next one comes.
+    """Do one task; its failure is logged and stops nothing.
 
     Returns:
-        The newer task that it was given up for, if there is one.
+        The newer task for which it was given up, if any.
     """
-    client = runtime_client(link, token, going=going)
+    client = runtime_client(link, token, is_running=is_running)
     status, context, later = SubStatus.FAILED, None, None
     try:
         with heartbeat(client):
-            pulled, later = _pulled(client, newer)
-            if pulled is None:
-                node.note("a task was lost: its run ended while the message came")
+            task_input, later = _task_input(client, newer)
+            if task_input is None:
+                node.note("a task was lost: its run ended while the message was received")
             else:
-                message, context, _run, _fab = pulled
+                message, context, _run, _fab = task_input
                 push_message(client, reply_of(node, message, context), context)
                 status = SubStatus.COMPLETED
     except Exception as error:
@@ -132,30 +132,30 @@ def _do(
     return later
 
 
-def _pulled(client: Any, newer: Callable[[], Task | None]) -> tuple[Any, Task | None]:
-    """What `pull_task_input` gives, or the newer task that shows that it never will.
+def _task_input(client: Any, newer: Callable[[], Task | None]) -> tuple[Any, Task | None]:
+    """The result of `pull_task_input`, or the newer task that shows that there will be none.
 
-    Where a run ends while a SuperNode of Flower 1.42 receives its message, the task stays and the
-    rest of the message never comes; Flower would wait for it for up to two hours. A SuperNode asks
-    for a message only when the last one is there, so a newer task tells that this one is lost.
+    If a run ends while a SuperNode of Flower 1.42 receives its message, the task stays, but the
+    rest of the message never arrives; Flower would wait for it for up to two hours. A SuperNode
+    asks for a message only when the last one is complete, so a newer task means that this is lost.
     """
-    found: Future[Any] = Future()
+    result: Future[Any] = Future()
 
     def pull() -> None:
         try:
-            found.set_result(pull_task_input(client))
+            result.set_result(pull_task_input(client))
         except BaseException as error:
-            found.set_exception(error)
+            result.set_exception(error)
 
     threading.Thread(target=pull, name="fedrai-message", daemon=True).start()
-    while not wait([found], timeout=MISSING).done:
+    while not wait([result], timeout=NEWER).done:
         if (later := newer()) is not None:
             return None, later
-    return found.result(), None
+    return result.result(), None
 
 
 def reply_of(node: NodeApp, message: Message, context: Any) -> Message:
-    """What the node's app answers; a message that it has no handler for is refused."""
+    """The answer of the node's app; a message without a handler is refused."""
     try:
         return node.app(message, context)
     except Exception as error:

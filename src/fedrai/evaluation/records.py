@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from fedrai.evaluation.chats import Grader
 from fedrai.evaluation.installed_judges import InstalledJudge
@@ -13,32 +13,13 @@ from fedrai.evaluation.preference import Preferences
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import HARM, OURS, Grades, RatingPrompts
 from fedrai.evaluation.suites import Declaration, Item, Suite
-from fedrai.records import Message, OnProgress, Tokens, Verdict
+from fedrai.records import Conversation, Message, OnProgress, Tokens, VerdictBatch
 from fedrai.runs.costs import Ledger
 
-Exchange = tuple[Message, ...]
-"""The turns of a request and its answer."""
 
-
-def exchange(row: PromptAndAnswer) -> Exchange:
+def exchange(row: PromptAndAnswer) -> Conversation:
     """The turns of a request and its answer."""
     return Message("user", row.prompt), Message("assistant", row.answer)
-
-
-class GuardVerdicts(Protocol):
-    """A guard's verdicts, and their cost."""
-
-    @property
-    def verdicts(self) -> Sequence[Verdict]:
-        """One for each exchange, in order."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that went through a local model."""
-
-    @property
-    def operations(self) -> float:
-        """Floating-point operations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +34,7 @@ class GuardJudge:
 
     name: str
     threshold: float
-    judge: Callable[[Sequence[Exchange], OnProgress], GuardVerdicts]
+    judge: Callable[[Sequence[Conversation], OnProgress], VerdictBatch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +147,9 @@ class Answer:
         return None if self.reply is Reply.UNSCORED else self.reply is Reply.REFUSAL
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by field name."""
-        return {
-            "number": self.number,
-            "prompt": self.prompt,
-            "answer": self.answer,
-            "reply": self.reply.value,
-            "legacy": self.legacy,
-            "guard": self.guard,
-            "score": self.score,
-            **({"labels": dict(self.labels)} if self.labels else {}),
-        }
+        """Plain values by field name; labels only where an installed judge gave any."""
+        row = asdict(self) | {"reply": self.reply.value}
+        return row if self.labels else {k: v for k, v in row.items() if k != "labels"}
 
 
 @dataclass(frozen=True, slots=True)

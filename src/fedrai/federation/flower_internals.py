@@ -1,8 +1,8 @@
-"""All that FedRAI uses of Flower beyond its public modules; nobody else imports from there.
+"""All that FedRAI uses of Flower beyond its public modules; nothing else imports from there.
 
 Flower's public modules are `PUBLIC`. Everything else may change with any release, so it is listed
-here with its users, and `tests/federation/test_flower_internals.py` holds every line against the
-Flower that is installed: a new release gives a list of what broke, and of what it breaks here.
+here with its users, and `tests/federation/test_flower_internals.py` tests every line against the
+installed Flower: after a release it lists what broke, and what that breaks here.
 
     from fedrai.federation.flower_internals import HttpGrid
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from starlette.middleware import Middleware
 
 VERSIONS = ">=1.42,<1.43"
-"""The Flower that this package is made for, as in its requirements."""
+"""Supported versions of Flower, as in the package's requirements."""
 PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation")
 
 
 @dataclass(frozen=True, slots=True)
 class Internal:
-    """A name of Flower's.
+    """A name in one of Flower's internal modules.
 
     Attributes:
-        module: where it is.
-        users: what uses it here, as MODULE.NAME of this package.
+        module: the module.
+        users: its users in this package, as MODULE.NAME.
     """
 
     module: str
@@ -49,20 +49,20 @@ INTERNALS: Mapping[str, Internal] = {
     "RuntimeHttpClient": Internal("flwr.supercore.runtime", ("deployment.link.runtime_client",)),
     "RuntimeTokenHttpInterceptor": Internal(INTERCEPTORS, ("deployment.link.runtime_client",)),
     "SuperExecAuthHttpInterceptor": Internal(INTERCEPTORS, ("deployment.link.runtime_client",)),
-    "RetryInvoker": Internal("flwr.supercore.retry", ("deployment.link.patient",)),
-    "exponential": Internal("flwr.supercore.retry", ("deployment.link.patient",)),
+    "RetryInvoker": Internal("flwr.supercore.retry", ("deployment.link.retries",)),
+    "exponential": Internal("flwr.supercore.retry", ("deployment.link.retries",)),
     "AcquireTaskRequest": Internal(RUNTIME_PB, ("deployment.link.acquire",)),
     "PushTaskOutputRequest": Internal(RUNTIME_PB, ("deployment.link.finish",)),
     "SendTaskHeartbeatRequest": Internal(RUNTIME_PB, ("deployment.link._alive",)),
     "PullTaskInputRequest": Internal(RUNTIME_PB, ("deployment.engine._grid",)),
     "TaskType": Internal(
-        "flwr.supercore.constant", ("deployment.engine._own_task", "deployment.worker._acquired")
+        "flwr.supercore.constant", ("deployment.engine._own_task", "deployment.worker._next_task")
     ),
     "SubStatus": Internal(
         "flwr.common.constant", ("deployment.engine.server_app", "deployment.worker._do")
     ),
     # a node's task
-    "pull_task_input": Internal(CLIENT_APP, ("deployment.worker._pulled",)),
+    "pull_task_input": Internal(CLIENT_APP, ("deployment.worker._task_input",)),
     "push_message": Internal(CLIENT_APP, ("deployment.worker._do",)),
     "context_to_proto": Internal("flwr.common.serde", ("deployment.worker._do",)),
     # the Control API, where runs are started and nodes registered
@@ -71,7 +71,7 @@ INTERNALS: Mapping[str, Internal] = {
         ("deployment.engine.control_client", "deployment.registering.register"),
     ),
     "StartRunRequest": Internal(CONTROL_PB, ("deployment.engine._start",)),
-    "StopRunRequest": Internal(CONTROL_PB, ("deployment.engine._claimed",)),
+    "StopRunRequest": Internal(CONTROL_PB, ("deployment.engine._start_run",)),
     "RegisterNodeRequest": Internal(CONTROL_PB, ("deployment.registering._register",)),
     "build_fab_from_files": Internal("flwr.cli.build", ("federation.flower_internals.bundle",)),
     "Fab": Internal("flwr.supercore.fab", ("deployment.engine._start",)),
@@ -128,62 +128,62 @@ def internal(name: str, table: Mapping[str, Internal] = INTERNALS) -> Any:
         ) from error
 
 
-# --- what is no name that could be imported -------------------------------------------------------
+# --- other internals than names -------------------------------------------------------------------
 
 
 class SameFlower:
-    """Between our requests and the wire: an API of another Flower is an error of ours.
+    """Interceptor that reports another version of Flower on the other side as an error.
 
-    Flower's own interceptor ends the process then, from whatever thread it is in.
+    Flower's own interceptor ends the process, from any thread.
     """
 
     def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
         """Pass a request on.
 
         Raises:
-            FederationError: the other side refuses this Flower's version.
+            FederationError: the other side refuses this version of Flower.
         """
         error_of, codes = internal("FlowerError").from_json, internal("ApiErrorCode")
         response = call_next(context)
         error = error_of(response.text) if response.is_error else None
         if error is not None and error.code == codes.RUNTIME_VERSION_INCOMPATIBLE:
             raise FederationError(
-                f"{response.request.url.netloc.decode()} runs another Flower than this process,"
-                f" which has {version('flwr')}",
-                hint="after an upgrade start the SuperLink again: `fedrai deploy start`",
+                f"{response.request.url.netloc.decode()} runs another version of Flower than this"
+                f" process, which has {version('flwr')}",
+                hint="after an upgrade restart the SuperLink: `fedrai deploy start`",
             )
         return response
 
 
 def version_interceptors() -> list[Any]:
-    """What our clients begin their interceptors with: each side tells its version of Flower."""
+    """The first interceptors of our clients: each side states its version of Flower."""
     return [internal("RuntimeVersionHttpInterceptor")(component_name="fedrai"), SameFlower()]
 
 
 def set_retry_policy(caller: Any, retry: Any) -> None:
-    """Set how a client or a Grid of Flower's repeats its requests; None: not at all."""
+    """Set how a client or Grid of Flower's repeats requests; None: not at all."""
     caller._retry_invoker = retry
 
 
 def set_task_identity(task: int, run: int, node: int) -> None:
-    """Make this process that of a task; Flower puts these numbers into new messages."""
+    """Set the task of this process; Flower puts these numbers into new messages."""
     identity = internal("TaskIdentity")
     identity.task_id, identity.run_id, identity.node_id = task, run, node
 
 
 def set_message_id(message: Any, id_: str) -> None:
-    """Give a message its id, which is a SuperLink's part."""
+    """Give a message its id, as a SuperLink does."""
     message.metadata.__dict__["_message_id"] = id_
 
 
 def bundle(files: Mapping[str, bytes]) -> bytes:
     """An app bundle of these files by their paths."""
     build = internal("build_fab_from_files")
-    with warnings.catch_warnings():  # Flower uses an old name of pathspec 1
+    with warnings.catch_warnings():  # Flower uses a deprecated name of pathspec
         warnings.simplefilter("ignore", DeprecationWarning)
         return bytes(build(dict(files))[0])
 
 
 def install_middleware(middleware: Callable[[], tuple[Middleware, ...]]) -> None:
-    """Have every SuperLink that this process makes take its requests through middleware."""
+    """Put middleware in front of every SuperLink that this process creates."""
     import_module("flwr.superlink.extensions").get_middleware = middleware  # type: ignore[attr-defined]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol, TypeVar
 
+from fedrai.records import Conversation as Conversation
 from fedrai.records import Message, Verdict
-
-Conversation = tuple[Message, ...]
-"""Turns, oldest first. If the last is the user's, the guard judges that request; if it is the
-assistant's, it judges that answer in the light of what stands before it."""
-
-OnProgress = Callable[[int, int], None]
-"""Called now and then with (conversations judged, of how many); may raise to stop."""
+from fedrai.records import OnProgress as OnProgress
+from fedrai.records import VerdictBatch as VerdictBatch
 
 Part = Literal["prompt", "response", "pair"]
 
@@ -50,21 +46,6 @@ def join(verdicts: Sequence[Verdict], threshold: float) -> Verdict:
     scored.sort(key=lambda verdict: -(verdict.probability or 0.0))
     names = dict.fromkeys(name for verdict in scored for name in verdict.categories)
     return replace(worst, categories=tuple(names))
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictBatch:
-    """Verdicts in the order of the conversations, and what they took.
-
-    Attributes:
-        verdicts: one for every conversation, always.
-        tokens: tokens that went through a model here, without padding; 0 where unknown.
-        operations: floating-point operations, counted from shapes; 0 where unknown.
-    """
-
-    verdicts: tuple[Verdict, ...]
-    tokens: int = 0
-    operations: float = 0.0
 
 
 class Guard(Protocol):

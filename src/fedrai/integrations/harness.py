@@ -1,8 +1,8 @@
-"""General ability by lm-evaluation-harness (ARC, HellaSwag, IFEval ...) on our models.
+"""General ability by lm-evaluation-harness (ARC, HellaSwag, IFEval ...).
 
-The model with its adapter is handed over as it stands in memory: nothing is merged or written. The
-harness's tasks, prompts, metrics and standard errors are its own
-(https://github.com/EleutherAI/lm-evaluation-harness). Greedy or by likelihood as its tasks say.
+The model with its adapter is passed to the harness in memory: nothing is merged or written. Tasks,
+prompts, metrics and standard errors are the harness's own
+(https://github.com/EleutherAI/lm-evaluation-harness); tasks are greedy or by likelihood.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from fedrai.errors import DependencyError, EvaluationError
-from fedrai.runs.files import write_text, writing
+
+SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 if TYPE_CHECKING:
     from fedrai.model import AdapterState, LanguageModel
@@ -32,10 +32,10 @@ class TaskScore:
     Attributes:
         task: of the harness, or a group of its tasks.
         metric: such as "acc" or "exact_match".
-        filter: how the answer was taken from the text; "none" where it was not.
+        filter: how the answer was extracted from the text; "none" where it was not.
         value: in the metric's own unit; most are shares of 1.
         stderr: its standard error; None where the harness has none.
-        count: documents that were asked; None for a group.
+        count: documents evaluated; None for a group.
     """
 
     task: str
@@ -50,8 +50,29 @@ class TaskScore:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class HarnessSettings:
+    """Settings of a measurement.
+
+    Attributes:
+        limit: documents of each task; None: all.
+        shots: examples in the prompt; None: the task's own number.
+        chat: put prompts into the model's chat template.
+        batch_size: requests answered at once.
+        include: a folder with the user's own tasks (YAML); code in it is run.
+        seed: of all of the harness's draws.
+    """
+
+    limit: int | None = None
+    shots: int | None = None
+    chat: bool = False
+    batch_size: int = 8
+    include: Path | None = None
+    seed: int = 0
+
+
 def check() -> None:
-    """See that the harness is installed, without importing it.
+    """Check that the harness is installed, without importing it.
 
     Raises:
         DependencyError: it is not.
@@ -66,13 +87,7 @@ def measure(
     model: LanguageModel,
     adapter: AdapterState | None,
     tasks: Sequence[str],
-    *,
-    limit: int = 0,
-    shots: int | None = None,
-    chat: bool = False,
-    batch_size: int = 8,
-    include: Path | None = None,
-    seed: int = 0,
+    settings: HarnessSettings = HarnessSettings(),
 ) -> list[TaskScore]:
     """Have the harness measure a model.
 
@@ -80,59 +95,46 @@ def measure(
         model: the base model.
         adapter: the adapter on it; None: the base model alone.
         tasks: names of tasks, groups or tags.
-        limit: documents of each task; 0: all.
-        shots: examples in the prompt; None: as many as the task says.
-        chat: put prompts into the model's chat template.
-        batch_size: requests that are answered at once.
-        include: a folder with tasks of one's own (YAML); its code is run where it has some.
-        seed: of everything that the harness draws.
+        settings: of the measurement.
 
     Raises:
         DependencyError: the harness is not installed.
-        EvaluationError: there is no such task, its data cannot be had, or it runs generated code.
+        EvaluationError: a task does not exist, its data is not available, or it runs generated
+            code.
     """
     check()
     with _quiet():
         from lm_eval.evaluator import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
 
-        manager = _manager(include, tasks)
+        manager = _manager(settings.include, tasks)
         _check_tasks(manager, tasks)
         _check_data(manager, tasks)
         with model.using(adapter), model.mode(training=False):
-            found = simple_evaluate(
-                _wrapped(model, batch_size),
+            results = simple_evaluate(
+                HFLM(pretrained=model.base, tokenizer=model.tokenizer,
+                     batch_size=settings.batch_size),
                 tasks=list(tasks),
                 task_manager=manager,
-                limit=limit or None,
-                num_fewshot=shots,
-                apply_chat_template=chat,
+                limit=settings.limit,
+                num_fewshot=settings.shots,
+                apply_chat_template=settings.chat,
                 log_samples=False,
-                random_seed=seed,
-                numpy_random_seed=seed,
-                torch_random_seed=seed,
-                fewshot_random_seed=seed,
-            )
-    return list(_scores(found))
+                **dict.fromkeys(SEEDS, settings.seed),
+            )  # fmt: skip
+    return list(_scores(results))
 
 
 def harness_version() -> str:
-    """The harness's version; figures of different ones may differ."""
+    """The harness's version; figures of different versions may differ."""
     return version("lm_eval")
-
-
-def save(file: Path, text: str) -> None:
-    """Write figures to a file, whole or not at all.
-
-    Raises:
-        EvaluationError: it cannot be written.
-    """
-    with writing(file, EvaluationError):
-        write_text(file, text + "\n")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness's advice stays away, and git's, which it asks for a commit; errors are ours."""
+    """Silences the harness's advice, and git's, which it asks for a commit; errors are kept."""
+    from unittest.mock import patch
+
     from lm_eval import evaluator
 
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
@@ -148,7 +150,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _manager(include: Path | None, tasks: Sequence[str]) -> Any:
-    """The harness's index of tasks; its own ten thousand are only read if one of them is wanted."""
+    """The harness's index of tasks; its own ten thousand are read only if one of them is named."""
     from lm_eval.tasks import TaskManager
 
     if include is not None:
@@ -158,42 +160,35 @@ def _manager(include: Path | None, tasks: Sequence[str]) -> Any:
     return TaskManager(include_path=str(include) if include else None)
 
 
-def _wrapped(model: LanguageModel, batch_size: int) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    return HFLM(pretrained=model.base, tokenizer=model.tokenizer, batch_size=batch_size)
-
-
 def _check_tasks(manager: Any, tasks: Sequence[str]) -> None:
-    known = manager.all_tasks
+    if not tasks:
+        raise EvaluationError("no task is named", hint="for example --tasks arc_easy,hellaswag")
     for name in tasks:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
+        if name not in manager.all_tasks:
+            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
             raise EvaluationError(
                 f"lm-evaluation-harness has no task {name}",
                 hint=f"did you mean {', '.join(near)}?"
                 if near
                 else "`lm-eval ls tasks` lists them",
             )
-    if not tasks:
-        raise EvaluationError("no task is named", hint="for example --tasks arc_easy,hellaswag")
 
 
 def _check_data(manager: Any, tasks: Sequence[str]) -> None:
-    """Load the tasks, which fetches their data, before the model is asked anything."""
+    """Load the tasks, which fetches their data, before the model answers anything."""
     for name in tasks:
         try:
             loaded = manager.load([name])["tasks"]
         except ImportError as error:
             raise DependencyError(
                 f"the task {name} needs the package {error.name or 'that it names'}",
-                hint="install it beside lm-eval",
+                hint="install it in the environment of lm-eval",
             ) from None
         except (OSError, ValueError) as error:  # datasets raises both: no network, nothing cached
             raise EvaluationError(
-                f"the data of {name} cannot be had ({type(error).__name__})",
+                f"the data of {name} is not available ({type(error).__name__})",
                 hint="the harness fetches it from the hub: go online once (HF_HUB_OFFLINE unset),"
-                " or name a task over files of yours with --include",
+                " or name a task on files of your own with --include",
             ) from None
         unsafe = [n for n, task in loaded.items() if getattr(task, "UNSAFE_CODE", False)]
         if unsafe:
@@ -203,9 +198,9 @@ def _check_data(manager: Any, tasks: Sequence[str]) -> None:
             )
 
 
-def _scores(found: Mapping[str, Any]) -> Iterator[TaskScore]:
-    counts = found.get("n-samples", {})
-    for task, values in sorted(found["results"].items()):
+def _scores(results: Mapping[str, Any]) -> Iterator[TaskScore]:
+    counts = results.get("n-samples", {})
+    for task, values in sorted(results["results"].items()):
         for key, value in values.items():
             metric, comma, filtered = key.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):

@@ -29,7 +29,7 @@ from fedrai.runs.record import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class PageSection:
     """A section of the page.
 
     Attributes:
@@ -58,16 +58,16 @@ def page(
         transcripts: answers to red-team requests, of each run; none: no such section.
     """
     sections = [
-        Section("verdict", "Verdict", "Verdict", results.verdicts(runs)),
-        Section("over-seeds", "Arms", "Arms", arms(runs, comparisons)),
-        Section("curves", "Safety and usefulness by round", "By round", results.curves(runs)),
-        Section("arms", "Side by side", "Side by side", results.side_by_side(runs)),
-        Section("filter", "Safety filter", "Filter", clients.filters(runs)),
-        Section("updates", "Clients' updates", "Updates", clients.updates(runs)),
-        Section("constitution", "Constitution", "Constitution", constitutions(runs)),
-        Section("cost", "Cost", "Cost", costs(runs)),
-        Section("transcripts", "Answers to red-team requests", "Answers", transcripts),
-        Section("provenance", "Provenance", "Provenance", provenance(runs)),
+        PageSection("verdict", "Verdict", "Verdict", results.verdicts(runs)),
+        PageSection("over-seeds", "Arms", "Arms", arms(runs, comparisons)),
+        PageSection("curves", "Safety and usefulness by round", "By round", results.curves(runs)),
+        PageSection("arms", "Side by side", "Side by side", results.side_by_side(runs)),
+        PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
+        PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
+        PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),
+        PageSection("cost", "Cost", "Cost", costs(runs)),
+        PageSection("transcripts", "Answers to red-team requests", "Answers", transcripts),
+        PageSection("provenance", "Provenance", "Provenance", provenance(runs)),
     ]
     labels = zip(runs, styles(runs), strict=True)
     boxes = legend([Curve(run.label, style, (), n) for n, (run, style) in enumerate(labels)])

@@ -23,7 +23,7 @@ from fedrai.report.tables import (
     row,
     time_text,
 )
-from fedrai.report.verdict import Verdict
+from fedrai.report.verdict import RunVerdict
 from fedrai.runs.record import EvaluationRecord, RunRecord, Score
 
 
@@ -33,7 +33,7 @@ class Line:
 
     term: str
     sentences: Sequence[str]
-    verdict: Verdict | None = None
+    verdict: RunVerdict | None = None
 
 
 def verdicts(runs: Sequence[RunRecord]) -> Content:
@@ -54,8 +54,8 @@ def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Content:
         Line("Safe?", safe, verdict.safe(run)),
         Line("Useful?", _usefulness(run, baseline), verdict.useful(run)),
     ]
-    measured = [line for line in questions if line.verdict is not Verdict.UNKNOWN]
-    unknown = [line for line in questions if line.verdict is Verdict.UNKNOWN]
+    measured = [line for line in questions if line.verdict is not RunVerdict.UNKNOWN]
+    unknown = [line for line in questions if line.verdict is RunVerdict.UNKNOWN]
     others = _other_rates(run) if unknown else []
     lines = [*measured, *others, *unknown, Line("Cost?", _cost(run, baseline))]
     return {"label": run.label, "lines": lines}

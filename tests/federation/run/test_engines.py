@@ -116,8 +116,8 @@ def test_a_run_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> Non
 def test_a_superlink_that_is_not_there_is_an_error_with_a_hint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = link.patient
-    monkeypatch.setattr(engine, "patient", lambda *_: real(0.2))
+    real = link.retries
+    monkeypatch.setattr(engine, "retries", lambda *_: real(0.2))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"  # nobody listens
@@ -175,7 +175,7 @@ def test_nothing_is_repeated_once_the_other_side_has_ended() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nobody = Link(f"127.0.0.1:{taken.getsockname()[1]}", insecure=True)
-        client = runtime_client(nobody, going=lambda: False)
+        client = runtime_client(nobody, is_running=lambda: False)
         began = time.monotonic()
         with pytest.raises(httpx.TransportError):
             acquire(client, TaskType.CLIENT_APP)
@@ -215,7 +215,9 @@ def test_an_api_of_another_flower_is_an_error_and_not_the_end_of_the_process(
     monkeypatch.setattr(link, "BEAT", 0.1)
     with refusing(412, OTHER) as other:
         client = runtime_client(other, "token")
-        with pytest.raises(FederationError, match=f"{other.address} runs another Flower") as error:
+        with pytest.raises(
+            FederationError, match=f"{other.address} runs another version of Flower"
+        ) as error:
             acquire(client, TaskType.CLIENT_APP)
         with link.heartbeat(client, lambda: lost.append("once")):
             time.sleep(0.5)
@@ -253,10 +255,10 @@ def test_the_reason_of_a_supernodes_end_is_one_line(
         found = Supernode(process)
         found.listen()
         process.wait()
-        error = found.why()
+        error = found.failure()
     assert message in error.message
     assert "\n" not in error.message
-    assert not found.going()
+    assert not found.is_running()
     assert capfd.readouterr().err.splitlines()[-1] in said  # shown as it came
 
 

@@ -122,7 +122,7 @@ def examples_for(
 
     One without an answer of its own gets the embedded refusal of its topic.
     """
-    kept = _cleaned(recipe.constitution.examples, asked, progress).kept
+    kept = _cleaned(recipe.constitution.examples, asked, progress).requests
     seed = recipe.seed_for("constitution-examples")
     return [_example(request, seed) for request in kept]
 

@@ -1,8 +1,8 @@
 """The runs of a comparison, one after the other: arms x seeds (x one axis) of a recipe.
 
-Shared work is done once: the base model is loaded once for as long as arms agree on it, evaluated
-once where they ask the same, and the guard's verdicts are kept by its cache. A run that is finished
-is not made again, and one that was stopped goes on.
+Shared work is done once: the base model stays loaded while arms agree on it, it is evaluated once
+where they ask the same questions, and the guard's verdicts are cached. Finished runs are not run
+again, and a run that was stopped is resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fedrai.runs.record import Summary, summarise
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmRun:
     """One run of a comparison: its arm and seed, its folder, its summary."""
 
     name: str
@@ -40,15 +40,15 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRuns:
-    """What a comparison made.
+    """The runs of a comparison with its result.
 
     Attributes:
-        arms: its runs, in the order in which they are made.
-        comparison: what they say about the arms.
-        files: tables that were written beside them.
+        arms: its runs, in order of execution.
+        comparison: of the arms.
+        files: tables beside the runs.
     """
 
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmRun, ...]
     comparison: ComparisonResult
     files: tuple[Path, ...]
 
@@ -62,100 +62,113 @@ def compare(
     against: str = "",
     observer: Observer = SILENT,
 ) -> ComparisonRuns:
-    """Run every arm of a recipe with every seed; finished runs are not made again.
+    """Run every arm of a recipe with every seed; finished runs are not run again.
 
     Args:
         settings: the recipe with its arms.
         out: the comparison's folder.
-        seeds: in the place of the recipe's own.
-        axis: a key with its values.
-        against: the arm that others are held against; empty: harmful, fedavg, or the first.
+        seeds: instead of the recipe's own.
+        axis: a recipe key with its values; None: no axis.
+        against: the reference arm; empty: harmful, fedavg, or the first.
         observer: is told of each run and of its progress.
 
     Raises:
-        RunError: a folder in the way is a run, or belongs to another recipe.
+        RunError: `out` is a run, or the folder of a run belongs to another recipe.
         RecipeError: an arm, the axis or the seeds cannot be used.
-        EvaluationError: there is no such arm to hold others against.
+        EvaluationError: there is no such reference arm.
     """
     if (out / "run.json").is_file():
         raise RunError(
-            f"{out} holds a run; a comparison keeps its runs in folders of its own",
+            f"{out} holds a run; a comparison needs a folder of its own",
             hint="choose another folder with --out",
         )
     plan = plan_runs(settings, out, seeds, axis)
-    against = reference_arm(list(dict.fromkeys(entry.arm for entry in plan)), against)
-    runs = list({entry.path: entry for entry in plan}.values())
-    _make(runs, named=len({entry.seed for entry in runs}) > 1, observer=observer)
-    found = compare_runs(plan, axis, against)
-    arms = (Arm(e.arm, e.seed, e.value, e.path, summarise(RunFolder.open(e.path))) for e in runs)
-    return ComparisonRuns(tuple(arms), found, tuple(write(found, out)))
+    reference = reference_arm(list(dict.fromkeys(planned.arm for planned in plan)), against)
+    runs = list({planned.path: planned for planned in plan}.values())
+    _run_pending(runs, observer)
+    result = compare_runs(plan, axis, reference)
+    arms = (
+        ArmRun(run.arm, run.seed, run.value, run.path, summarise(RunFolder.open(run.path)))
+        for run in runs
+    )
+    return ComparisonRuns(tuple(arms), result, tuple(write(result, out)))
 
 
-def _make(runs: Sequence[PlannedRun], *, named: bool, observer: Observer) -> None:
-    """Make the runs that are not finished; each is announced with what is left."""
-    pending = [entry for entry in runs if not _finished(entry.path)]
-    took: dict[str, list[float]] = {}
-    for entry in runs:
-        if entry not in pending:
-            took.setdefault(entry.arm, []).append(_seconds(entry.path))
+def _run_pending(runs: Sequence[PlannedRun], observer: Observer) -> None:
+    """Run or resume what is not finished; each run is announced with the time left."""
+    pending = [run for run in runs if not _is_finished(run.path)]
     if not pending:
-        observer.heading(f"all {len(runs)} runs are finished; none is made again")
+        observer.heading(f"all {len(runs)} runs are finished; none is run again")
+    durations: dict[str, list[float]] = {}
+    for run in runs:
+        if run not in pending:
+            durations.setdefault(run.arm, []).append(_seconds(run.path))
     models = _Models(observer)
-    paths = [entry.path for entry in runs]
-    for number, entry in enumerate(pending):
-        observer.heading(_line(pending[number:], len(runs), took, named=named))
-        begun = time.monotonic()
-        there = [path for path in paths if path != entry.path and (path / "run.json").is_file()]
-        fresh = not (entry.path / "run.json").is_file()
-        if fresh:
-            model = models.get(entry.recipe)
-            running.run(entry.recipe, entry.path, model, there, observer=observer)
-        else:
-            running.resume(entry.path, models.get(entry.recipe), observer=observer)
-        seconds = time.monotonic() - begun
-        took.setdefault(entry.arm, []).append(seconds if fresh else _seconds(entry.path))
+    several_seeds = len({run.seed for run in runs}) > 1
+    for number, run in enumerate(pending):
+        position = f"run {len(runs) - len(pending) + number + 1} of {len(runs)}"
+        seed = f", seed {run.seed}" if several_seeds else ""
+        left = _time_left(pending[number:], durations)
+        observer.heading(f"{position}: {_name(run)}{seed}{left}")
+        durations.setdefault(run.arm, []).append(_run_one(run, runs, models, observer))
 
 
-def _finished(path: Path) -> bool:
-    return (path / "run.json").is_file() and RunFolder.open(path).is_finished()
+def _run_one(
+    run: PlannedRun, runs: Sequence[PlannedRun], models: _Models, observer: Observer
+) -> float:
+    """Run or resume one run and return its seconds."""
+    start = time.monotonic()
+    model = models.get(run.recipe)
+    if _exists(run.path):
+        running.resume(run.path, model, observer=observer)
+        return _seconds(run.path)
+    others = [other.path for other in runs if other.path != run.path and _exists(other.path)]
+    running.run(run.recipe, run.path, model, others, observer=observer)
+    return time.monotonic() - start
 
 
-def _line(
-    pending: Sequence[PlannedRun], of: int, took: Mapping[str, Sequence[float]], *, named: bool
-) -> str:
-    """Which run begins, and about how long this one and those after it will take."""
-    first = pending[0]
-    seed = f", seed {first.seed}" if named else ""
-    value = f", {first.value}" if first.value else ""
-    left = seconds_left([entry.arm for entry in pending], took)
-    time_left = "" if left is None else f"; {about(left)} left"
-    return f"run {of - len(pending) + 1} of {of}: {first.arm}{value}{seed}{time_left}"
+def _exists(path: Path) -> bool:
+    return (path / "run.json").is_file()
 
 
-def seconds_left(pending: Sequence[str], took: Mapping[str, Sequence[float]]) -> float | None:
-    """About how long runs will take: as long as those of the same arm did, else as all did.
+def _is_finished(path: Path) -> bool:
+    return _exists(path) and RunFolder.open(path).is_finished()
+
+
+def _name(run: PlannedRun) -> str:
+    return f"{run.arm}, {run.value}" if run.value else run.arm
+
+
+def _time_left(pending: Sequence[PlannedRun], durations: Mapping[str, Sequence[float]]) -> str:
+    """About how long the pending runs will take; empty before the first run is done."""
+    left = seconds_left([run.arm for run in pending], durations)
+    return "" if left is None else f"; {about(left)} left"
+
+
+def seconds_left(pending: Sequence[str], durations: Mapping[str, Sequence[float]]) -> float | None:
+    """Estimate how long runs will take from the mean of their arm, else from that of all arms.
 
     Args:
-        pending: arms of the runs that are to be made.
-        took: seconds of runs that were made, by arm.
+        pending: arms of the pending runs.
+        durations: seconds of finished runs, by arm.
 
     Returns:
         Seconds; None before the first run is done.
     """
-    known = {arm: fmean(seconds) for arm, seconds in took.items() if seconds}
-    if not known:
+    means = {arm: fmean(seconds) for arm, seconds in durations.items() if seconds}
+    if not means:
         return None
-    mean = fmean(second for seconds in took.values() for second in seconds)
-    return sum(known.get(arm, mean) for arm in pending)
+    overall = fmean(second for seconds in durations.values() for second in seconds)
+    return sum(means.get(arm, overall) for arm in pending)
 
 
 def _seconds(path: Path) -> float:
-    """What a run recorded of its time, over all the times that it was worked on."""
+    """The recorded duration of a run, over all its processes."""
     return sum(record.read(RunFolder.open(path)).costs.values(), Cost()).seconds
 
 
 class _Models:
-    """The model that was loaded last, for as long as arms agree on it."""
+    """The model that was loaded last, kept while arms agree on it."""
 
     def __init__(self, observer: Observer) -> None:
         self._progress = observer.downloads
