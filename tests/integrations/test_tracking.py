@@ -120,7 +120,7 @@ class Scripted:
 
     def __init__(self, identity: str = "", fails: tuple[int, ...] = ()) -> None:
         self.id = identity or "fresh"
-        self.shown_by = "show it"
+        self.viewer = "show it"
         self.calls: list[tuple[int, Mapping[str, float]]] = []
         self.fails, self.closed, self.tries = fails, None, 0
 
@@ -418,7 +418,7 @@ def sent_in_two_parts(place: Tracking) -> tuple[str, str]:
     assert again.id == first.id
     again.log(STEPS[2][1], 2)
     again.close(True)
-    return first.id, again.shown_by
+    return first.id, again.viewer
 
 
 @needs("mlflow")
@@ -427,9 +427,9 @@ def test_mlflow_keeps_the_figures(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     place = Tracking(kind="mlflow", project="fedrai", name="tiny", folder=str(tmp_path / "ml"))
-    number, shown_by = sent_in_two_parts(place)
-    assert shown_by == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/ml/mlflow.db"
-    client = MlflowClient(shown_by.split()[-1])
+    number, viewer = sent_in_two_parts(place)
+    assert viewer == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/ml/mlflow.db"
+    client = MlflowClient(viewer.split()[-1])
     run = client.get_run(number)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny")
     assert run.data.params == {"seed": "3", "filter.mode": "drop"}
@@ -449,8 +449,8 @@ def test_wandb_offline_keeps_the_figures(
     place = Tracking(
         kind="wandb", project="fedrai", name="tiny", folder=str(tmp_path / "wb"), offline=True
     )
-    number, shown_by = sent_in_two_parts(place)
-    sync, kept = shown_by.rsplit(" ", 1)
+    number, viewer = sent_in_two_parts(place)
+    sync, kept = viewer.rsplit(" ", 1)
     assert sync == "wandb sync"
     assert (Path(kept) / f"run-{number}.wandb").is_file()
     assert capfd.readouterr().out == ""
@@ -485,10 +485,10 @@ def test_trackio_keeps_the_figures(
     if "trackio" in sys.modules:
         pytest.skip("trackio reads its folder once, and somebody has imported it")
     monkeypatch.setenv("TRACKIO_DIR", "")
-    name, shown_by = sent_in_two_parts(
+    name, viewer = sent_in_two_parts(
         Tracking(kind="trackio", project="fedrai", name="tiny", folder=str(tmp_path / "tr"))
     )
-    assert shown_by == f"TRACKIO_DIR={tmp_path}/tr trackio show --project fedrai"
+    assert viewer == f"TRACKIO_DIR={tmp_path}/tr trackio show --project fedrai"
     from trackio.sqlite_storage import SQLiteStorage
 
     assert capsys.readouterr().out == ""

@@ -68,7 +68,7 @@ class Revising(Section):
     """The same for answers to harmless requests; 1 drops none. A strict threshold drops the look-alikes that teach the model not to over-refuse."""
 
     @model_validator(mode="after")
-    def _enough_tries(self) -> Revising:
+    def _tries_suffice(self) -> Revising:
         if self.tries < self.principles:
             raise ValueError(
                 f"{self.principles} principles need as many tries, but tries is {self.tries}"

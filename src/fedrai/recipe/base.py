@@ -78,11 +78,11 @@ class EndpointSection(Section):
 
 def sections(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
     """The fields of a section that are sections themselves, with their models."""
-    found = []
+    pairs = []
     for name, field in model.model_fields.items():
-        within = get_args(field.annotation)
-        wrapped = get_origin(field.annotation) is list or within[1:] == (NoneType,)
-        inner = within[0] if wrapped else field.annotation
+        parts = get_args(field.annotation)
+        wrapped = get_origin(field.annotation) is list or parts[1:] == (NoneType,)
+        inner = parts[0] if wrapped else field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found.append((name, inner))
-    return found
+            pairs.append((name, inner))
+    return pairs

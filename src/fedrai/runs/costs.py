@@ -55,7 +55,7 @@ class Cost:
     def from_json(cls, value: object) -> Cost:
         """A cost from JSON; a figure that is missing, or not a number, counts as 0."""
         body = value if isinstance(value, Mapping) else {}
-        figures = {field.name: body.get(field.name) for field in fields(cls)}
+        figures: dict[str, Any] = {field.name: body.get(field.name) for field in fields(cls)}
         return cls(**{name: n for name, n in figures.items() if isinstance(n, int | float)})
 
 

@@ -62,7 +62,7 @@ class Follower:
         state = self._state()
         self._tracker = connect(self._place, state["id"], settings)
         self._note({**state, "id": self._tracker.id})
-        self._say(f"figures are also sent to {self._place.kind}: {self._tracker.shown_by}")
+        self._say(f"figures are also sent to {self._place.kind}: {self._tracker.viewer}")
         self._send_new()
 
     def _send_new(self) -> None:

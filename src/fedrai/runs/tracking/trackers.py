@@ -43,7 +43,7 @@ class Tracker(Protocol):
     id: str
     """The tracker's own id of the run, which resumes it."""
 
-    shown_by: str
+    viewer: str
     """The command or the address that shows the run."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -91,7 +91,7 @@ class TensorBoard:
         from tensorboard.summary import Writer
 
         self.id = identity or place.name
-        self.shown_by = shlex.join(["tensorboard", "--logdir", place.folder])
+        self.viewer = shlex.join(["tensorboard", "--logdir", place.folder])
         self._writer = Writer(place.folder)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -117,7 +117,7 @@ class MLflow:
         self.id = identity or self._create(place)
         if not identity:
             self._describe(settings)
-        self.shown_by = _mlflow_shown(self._client.tracking_uri)
+        self.viewer = _mlflow_viewer(self._client.tracking_uri)
         self._client.update_run(self.id, status="RUNNING")
 
     def _create(self, place: Tracking) -> str:
@@ -155,7 +155,7 @@ def _mlflow_uri(place: Tracking) -> str | None:
     return f"sqlite:///{Path(place.folder).resolve()}/mlflow.db"
 
 
-def _mlflow_shown(uri: str) -> str:
+def _mlflow_viewer(uri: str) -> str:
     """A server's address; for a file, the command that serves it."""
     if uri.startswith(("http://", "https://")):
         return without_secrets(uri)
@@ -185,9 +185,7 @@ class WandB:
                 settings=wandb.Settings(**quiet, **({"base_url": place.uri} if place.uri else {})),
             )
         folder = Path(self._run.dir).parent  # of this part of the run: .../offline-run-TIME-ID
-        self.shown_by = (
-            shlex.join(["wandb", "sync", str(folder)]) if place.offline else self._run.url
-        )
+        self.viewer = shlex.join(["wandb", "sync", str(folder)]) if place.offline else self._run.url
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Queue the figures; W&B sends them in the background."""
@@ -221,7 +219,7 @@ class Trackio:
             )
         local = [f"TRACKIO_DIR={shlex.quote(place.folder)} "] if place.folder else []
         command = "".join([*local, shlex.join(["trackio", "show", "--project", place.project])])
-        self.shown_by = without_secrets(place.uri) or command
+        self.viewer = without_secrets(place.uri) or command
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Queue the figures; trackio writes them in the background."""
