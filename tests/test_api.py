@@ -217,7 +217,7 @@ def test_a_scan_of_a_file_and_of_rows_in_memory(home: Path) -> None:
 def test_rows_that_cannot_be_scanned_are_named(home: Path) -> None:
     found = fedrai.scan([{"prompt": "a?"}, {"prompt": 3}], "tiny.toml:words", cache=False)
     assert (len(found.rows), found.unreadable) == (1, ("rows, row 2: prompt is not text but int",))
-    with pytest.raises(DataError, match="row 1 is no dict") as error:
+    with pytest.raises(DataError, match="row 1: expected a dict") as error:
         fedrai.scan([3], "tiny.toml:words")  # type: ignore[list-item]
     assert "to_dict" in error.value.hint
     with pytest.raises(DataError, match="no role 'answer'"):

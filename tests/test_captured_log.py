@@ -145,7 +145,7 @@ def test_each_run_has_its_own_lines(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     with captured():
-        for number in range(captured_log.MOST_KEPT + 5):
+        for number in range(captured_log.MOST_WAITING + 5):
             logging.getLogger("peft").warning("before %d", number)
         with into(tmp_path / "one"):
             logging.getLogger("peft").warning("first")
@@ -153,6 +153,6 @@ def test_each_run_has_its_own_lines(tmp_path: Path) -> None:
         with into(tmp_path / "two"):
             logging.getLogger("peft").warning("first")
     one, two = ((tmp_path / name / FILE).read_text().splitlines() for name in ("one", "two"))
-    assert len(one) == captured_log.MOST_KEPT + 1
+    assert len(one) == captured_log.MOST_WAITING + 1
     assert (one[0][26:], one[-1][26:]) == ("WARNING peft: before 5", "WARNING peft: first")
     assert [line[26:] for line in two] == ["WARNING peft: first"]

@@ -1,8 +1,8 @@
-"""What libraries say: it goes to the log of the run, and not to a user's terminal.
+"""Warnings and log lines of libraries: they go to the run's `library.log`, not to the terminal.
 
-`captured` stands around a whole command, `into` around the work on one run: what was said while it
-was loaded goes there too. A command without a run drops it. With FEDRAI_DEBUG set, libraries print
-as they like. Warnings of our own (a category or a logger of `fedrai`) stay messages to the user.
+`captured` wraps a whole command, `into` the work on one run, which also gets the lines from before.
+Without a run they are dropped. With FEDRAI_DEBUG set, libraries print as usual. Warnings of our own
+(a category or a logger of `fedrai`) are still shown to the user.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from typing import TextIO
 FILE = "library.log"
 DEBUG = "FEDRAI_DEBUG"
 OURS = "fedrai"
-MOST_KEPT = 1_000  # lines from before there is a run
+MOST_WAITING = 1_000  # lines from before a run
 
 
 class _Log:
     """Lines of libraries, each once; they wait until there is a file."""
 
     def __init__(self) -> None:
-        self._waiting: deque[str] = deque(maxlen=MOST_KEPT)
+        self._waiting: deque[str] = deque(maxlen=MOST_WAITING)
         self._written: set[str] = set()
         self._file: Path | None = None
 
-    def keep(self, text: str) -> None:
+    def add(self, text: str) -> None:
         """Write a line, or keep it until it can be written."""
         self._waiting.append(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}")
         self._write()
 
     def to(self, file: Path | None) -> None:
-        """Write to a file from now on, which is only made if there is a line; None: to none."""
+        """Write to a file from now on, which is created with its first line; None: to none."""
         self._file = file
         self._written.clear()
         self._write()
@@ -50,7 +50,7 @@ class _Log:
         self._waiting.clear()
         fresh = {line.partition(" ")[2]: line for line in reversed(lines)}
         self._written.update(fresh)
-        with suppress(OSError):  # a full disk must not end the run for a library's advice
+        with suppress(OSError):  # a full disk must not end the run because of a log line
             if fresh:
                 with self._file.open("a", encoding="utf-8") as opened:
                     opened.writelines(line + "\n" for line in reversed(list(fresh.values())))
@@ -71,7 +71,7 @@ def captured() -> Iterator[None]:
         if _ours(record.name):
             handled(self, record)
         else:
-            _log.keep(f"{record.levelname} {record.name}: {record.getMessage()}")
+            _log.add(f"{record.levelname} {record.name}: {record.getMessage()}")
 
     warnings.showwarning = _warned
     logging.Logger.callHandlers = handle  # type: ignore[method-assign]
@@ -103,7 +103,7 @@ def _warned(
         print(f"warning: {message}", file=sys.stderr)
     else:
         place = f"{'/'.join(Path(filename).parts[-2:])}:{lineno}"
-        _log.keep(f"{category.__name__} {place}: {message}")
+        _log.add(f"{category.__name__} {place}: {message}")
 
 
 def _ours(module: str) -> bool:

@@ -298,7 +298,7 @@ def test_text_that_is_not_judged_is_named(call, tmp_path):
     row = {"prompt": "ok", "response": "ok", "target": CANARY, f"{CANARY} x": CANARY, "n": 1}
     (tmp_path / "r.jsonl").write_text(json.dumps(row))
     done = call("scan", "r.jsonl", "--guard", "words", "--json")
-    assert "text that is not judged: target (1 row), column 4 (1 row); --column says" in done.err
+    assert "text that is not judged: target (1 row), column 4 (1 row); name what is" in done.err
     assert json.loads(done.out)["not_judged"] == {"target": 1, "column 4": 1}
     two = row | {"chosen": "bad", "rejected": "odd", "response": ""}
     (tmp_path / "two.jsonl").write_text(json.dumps(two))

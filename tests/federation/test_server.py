@@ -796,7 +796,7 @@ def test_a_run_whose_clients_tell_nothing_but_their_rows(
     assert found.unreported_costs == ("seconds", "tokens", "operations", "peak-bytes")
     assert "without the seconds, tokens, operations, peak-bytes" in cost_line(found)
     assert found.training_loss == (RoundLoss(1, None),)
-    assert filter_note(found) == "filter (drop): the nodes do not tell what it did"
+    assert filter_note(found) == "filter (drop): the nodes report no counts"
     cells = dict(zip(LIST_COLUMNS[1:], list_row(found), strict=True))
     assert (cells["harmful rows"], cells["filter"]) == ("0 of 8", "drop")
     numbers = round_figures(record(run))

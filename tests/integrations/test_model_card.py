@@ -112,7 +112,7 @@ def test_nodes_need_not_tell_what_their_filters_did(tmp_path: Path) -> None:
     nothing = of_nodes(tmp_path / "nothing")
     assert "which do not report its counts" in made(summary=nothing, number=1)
     part = of_nodes(tmp_path / "part", unsafe=2)  # as a node of other code may: not added up
-    assert filter_note(part) == "filter (drop): the nodes do not tell what it did"
+    assert filter_note(part) == "filter (drop): the nodes report no counts"
     assert "which do not report its counts" in made(summary=part, number=1)
 
 

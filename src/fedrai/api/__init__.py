@@ -1,8 +1,8 @@
 """FedRAI in Python: what the commands do, as functions that return records.
 
-`import fedrai` offers these names; see docs/python.md. Each function calls what its command calls,
-takes the same words (a recipe's file or name, a guard's name, a dataset), and raises the same
-errors (`fedrai.FedRAIError` and its kinds). Nothing is printed unless `progress` is true.
+`import fedrai` offers these names; see docs/python.md. Each function does what its command does,
+takes the same names (a recipe's file or name, a guard's name, a dataset), and raises the same
+errors (`fedrai.FedRAIError` and its subclasses). Nothing is printed unless `progress` is true.
 
 Records hold lists of flat dicts, which `pandas.DataFrame(...)` takes as they are.
 """

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What an alignment made.
+    """The result of an alignment.
 
     Attributes:
         path: its folder.
         adapter: the aligned adapter, a PEFT folder in it.
-        report: all figures, as `report.json` holds them.
+        report: all figures, as in `report.json`.
         records: one row a request: request, category, harmful, first (answer), first_refuses,
             first_unsafe (the guard's probability), revision (None: none passed), unsafe, tries,
             outcome. They hold texts of the server's own requests and of the model.
@@ -41,25 +41,25 @@ def align(
     changes: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Alignment:
-    """Align a model with a constitution, as `fedrai align` does, or go on where it stopped.
+    """Align a model with a constitution, as `fedrai align` does, or resume an alignment.
 
     Args:
         model: a folder, hub id or asset; an adapter folder; or a run. Empty: the recipe names it.
-        out: the folder; one that holds the same alignment goes on. None: `aligned/NAME`.
+        out: the folder; the same alignment in it is resumed. None: `aligned/NAME`.
         recipe: its file, or the name of a shipped one.
-        changes: keys to set, such as `{"constitution.steps": 20}`; they win over the recipe.
-        progress: show on stderr how it goes on.
+        changes: keys to set, such as `{"constitution.steps": 20}`; they override the recipe.
+        progress: show the progress on stderr.
 
     Raises:
-        FedRAIError: something cannot be used; no folder is begun then.
-        KeyboardInterrupt: stopped by the user; call it again to go on.
+        FedRAIError: something cannot be used; no folder is written then.
+        KeyboardInterrupt: stopped by the user; call it again to resume.
     """
     from fedrai.federation.run import standalone
 
-    named = {"model.base": model} if model else {}
+    base = {"model.base": model} if model else {}
     settings = recipes.load_alignment(
         Path(recipe) if recipe is not None else None,
-        changes=list({**named, **(changes or {})}.items()),
+        changes=list({**base, **(changes or {})}.items()),
     )
     path = folder(out, "aligned", settings.name)
     with observed(progress) as observer:
@@ -71,7 +71,7 @@ def read_alignment(path: Place) -> Alignment:
     """Read the folder of a finished alignment; no model is loaded.
 
     Raises:
-        RunError: no alignment there, it is not finished, or a file of it is damaged.
+        RunError: there is no alignment, it is not finished, or one of its files is damaged.
     """
     from fedrai.constitution.material import RECORDS
     from fedrai.constitution.records import RevisionRecord

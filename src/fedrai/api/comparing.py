@@ -1,4 +1,4 @@
-"""Arms of a recipe over seeds, and each against another."""
+"""The arms of a recipe over seeds, and the differences between them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fedrai.api.running import RecipeLike, load_recipe
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the runs of a recipe's arms say.
+    """The figures of a recipe's arms.
 
     Attributes:
-        path: the folder; its tables, pictures and `comparison.json` lie there.
-        against: the arm that others are held against.
+        path: the folder, with tables, pictures and `comparison.json`.
+        against: the reference arm.
         arms: one row an arm and measure: arm, axis_value, measure, value (mean over seeds), low,
-            high, interval (what these two are), seeds, prompts, unscored.
-        differences: the same of an arm less the reference, with against and verdict.
+            high, interval (its kind), seeds, prompts, unscored.
+        differences: the same for an arm minus the reference, with against and verdict.
         runs: one row a run: arm, seed, axis_value, path; see `read_run`.
-        notes: what a reader must know of these figures.
+        notes: how to read these figures.
     """
 
     path: Path
@@ -45,21 +45,21 @@ def compare(
     against: str = "",
     progress: bool = False,
 ) -> Comparison:
-    """Run every arm of a recipe, as `fedrai compare` does; finished runs are not made again.
+    """Run every arm of a recipe, as `fedrai compare` does; finished runs are not repeated.
 
     Args:
         settings: the recipe; see `load_recipe`.
         out: the folder. None: `runs/NAME`.
         changes: keys of the recipe to set.
         arms: only these; none: all.
-        seeds: in the place of the recipe's.
+        seeds: in place of the recipe's.
         axis: a key and the values it takes, such as `("data.harm.share", [0, 0.3])`.
-        against: the arm to hold the others against; empty: harmful, fedavg, or the first.
-        progress: show on stderr how it goes on.
+        against: the reference arm; empty: harmful, fedavg, or the first.
+        progress: show the progress on stderr.
 
     Raises:
         FedRAIError: something cannot be used.
-        KeyboardInterrupt: stopped by the user; call it again to go on.
+        KeyboardInterrupt: stopped by the user; call it again to resume.
     """
     from fedrai.report import flat
     from fedrai.report.comparing import running
@@ -70,15 +70,15 @@ def compare(
     path = folder(out, "runs", chosen.name)
     along = Axis.parse(f"{axis[0]}={','.join(map(_written, axis[1]))}") if axis else None
     with observed(progress) as observer:
-        found = running.compare(
+        outcome = running.compare(
             chosen, path, seeds=seeds, axis=along, against=against, observer=observer
         )
     runs = [{"arm": a.name, "seed": a.seed, "axis_value": a.value, "path": str(a.path)}
-            for a in found.arms]  # fmt: skip
-    made = found.comparison
+            for a in outcome.arms]  # fmt: skip
+    comparison = outcome.comparison
     return Comparison(
-        path, made.against, flat.arms(made.arms), flat.differences(made.differences), runs,
-        tuple(notes(made)),
+        path, comparison.against, flat.arms(comparison.arms),
+        flat.differences(comparison.differences), runs, tuple(notes(comparison)),
     )  # fmt: skip
 
 

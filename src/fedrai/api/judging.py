@@ -1,4 +1,4 @@
-"""Answers judged by a rule, a guard or an LLM, and how far a judge agrees with people."""
+"""Answers judged by a rule, a guard or an LLM, and the judge's agreement with people."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fedrai.errors import EvaluationError
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a judge says of answers; no text of them is in it.
+    """A judge's verdicts on answers, without their texts.
 
     Attributes:
-        judge: its name; of a guard with its revision.
+        judge: its name; for a guard with its revision.
         rows: one row an answer: source, row (its number), verdict ("full refusal", "partial
-            refusal", "compliance"; of a guard "unsafe", "safe"; None: not scored), problem, and
+            refusal", "compliance"; for a guard "unsafe", "safe"; None: not scored), problem, and
             label (people's; None: there is none).
-        agreement: with people's labels, where every answer has one, as `fedrai judge eval --json`
-            prints it; None otherwise.
+        agreement: with people's labels, as `fedrai judge eval --json` prints it; None unless every
+            answer has a label.
     """
 
     judge: str
@@ -30,7 +30,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _UnlabelledAnswer:
     """An answer in memory, without a label."""
 
     prompt: str
@@ -58,7 +58,7 @@ def judge(
         threshold: the guard's.
         endpoint: for the judge `rubric`: keys of a recipe's `[evaluation.endpoint]`, url and model
             at least. Requests and answers are sent there.
-        progress: show on stderr how it goes on.
+        progress: show the progress on stderr.
 
     Raises:
         EvaluationError: there is no such judge, or the answers cannot be read.
@@ -104,7 +104,7 @@ def _judged(row: Any, verdict: str | None, problem: str = "") -> Row:
 
 
 def _answers(answers: Any) -> tuple[Sequence[Any], bool]:
-    """The answers, and whether they have people's labels."""
+    """The answers, and whether people labelled them all."""
     from fedrai.evaluation.labelled_answers import from_rows, load
 
     listed: list[Any] = [answers] if isinstance(answers, str | Path) else list(answers)
@@ -113,9 +113,10 @@ def _answers(answers: Any) -> tuple[Sequence[Any], bool]:
     for number, row in enumerate(listed, 1):
         if not isinstance(row, Mapping) or not {"prompt", "answer"} <= set(row):
             raise EvaluationError(
-                f"row {number} is no dict with prompt and answer",
-                hint='of a DataFrame with these columns, pass frame.to_dict("records")',
+                f"row {number}: expected a dict with the keys prompt and answer",
+                hint='for a DataFrame with these columns, pass frame.to_dict("records")',
             )
     if listed and all(row.get("label") for row in listed):
         return from_rows(listed), True
-    return [_Answer(str(r["prompt"]), str(r["answer"]), n) for n, r in enumerate(listed, 1)], False
+    pairs = [(str(row["prompt"]), str(row["answer"])) for row in listed]
+    return [_UnlabelledAnswer(*pair, number) for number, pair in enumerate(pairs, 1)], False

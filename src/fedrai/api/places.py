@@ -1,4 +1,4 @@
-"""What the functions of the package take and give."""
+"""Types that the functions share, and what shows their progress."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Place = str | Path
 
 
 def folder(out: Place | None, kind: str, name: str) -> Path:
-    """The folder to write: as it is named, or where the command would."""
+    """The folder to write; None: the same as the command would."""
     return Path(out) if out is not None else Path(kind) / name
 
 
 @contextmanager
 def observed(progress: bool) -> Iterator[Observer]:
-    """What is told of the progress: shows it on stderr as the commands do, or nothing."""
+    """An observer that shows progress on stderr as the commands do, or nothing."""
     from fedrai.federation.run.observer import SILENT
 
     if not progress:
@@ -37,7 +37,7 @@ def observed(progress: bool) -> Iterator[Observer]:
 
 
 def judging(guard: str, progress: bool) -> AbstractContextManager[OnProgress]:
-    """What is told of a guard's verdicts, in the same way."""
+    """A callback for a guard's verdicts, in the same way."""
     if not progress:
         return nullcontext(lambda _done, _of: None)
     from fedrai.cli.show.live import GuardProgress

@@ -1,4 +1,4 @@
-"""Recipes, runs, and what a run folder holds."""
+"""Recipes, runs, and the contents of a run folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_recipe(
 
     Args:
         source: a TOML file, the name of a shipped recipe, the tables as a dict, or a recipe.
-        changes: keys to set, such as `{"federation.rounds": 3}`; they win over the source.
+        changes: keys to set, such as `{"federation.rounds": 3}`; they override the source.
 
     Raises:
         RecipeError: there is no such file, a key is unknown, or a value is not allowed.
@@ -35,7 +35,7 @@ def load_recipe(
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run folder holds.
+    """The contents of a run folder.
 
     Attributes:
         path: the folder.
@@ -43,10 +43,10 @@ class Run:
         model: the base model.
         seed: of the recipe.
         finished: whether all rounds are done.
-        training_rows: rows of all clients; None: not told.
+        training_rows: rows of all clients; None: not reported.
         bad_rows: rows that could not be used; they are in no other figure.
-        filter_skipped: why there was no safety filter although the recipe asks for one; empty:
-            there was one, or none was asked for.
+        filter_skipped: why the safety filter that the recipe asks for did not run; empty: it ran,
+            or the recipe asks for none.
         figures: one row an evaluated round and measure: round, measure, value, low, high (95 %
             interval), scored, unscored. Round 0 is the model before training.
         rounds: one row a round: round, loss_first, loss_last, updates, set_aside, aligned.
@@ -54,7 +54,7 @@ class Run:
         filtered: one row a client with a safety filter: client, rows, unsafe, dropped, replaced,
             unscored.
         costs: one row a phase: phase, seconds, tokens, operations, peak and sent bytes.
-        unavailable: why a suite could not be had, by name.
+        unavailable: why a suite is not available, by name.
     """
 
     path: Path
@@ -90,13 +90,13 @@ def run(
 
     Args:
         settings: the recipe; see `load_recipe`.
-        out: the folder; must not be there. None: `runs/NAME`.
+        out: a new folder. None: `runs/NAME`.
         changes: keys of the recipe to set.
-        progress: show on stderr how it goes on.
+        progress: show the progress on stderr.
 
     Raises:
         FedRAIError: something cannot be used; no run folder is left half-written.
-        KeyboardInterrupt: stopped by the user; go on with `resume(out)`.
+        KeyboardInterrupt: stopped by the user; resume with `resume(out)`.
     """
     from fedrai.federation.run import running
 
@@ -107,10 +107,10 @@ def run(
 
 
 def resume(path: Place, *, progress: bool = False) -> Run:
-    """Go on with a run that was stopped; a finished one is only read.
+    """Resume a run that was stopped; a finished one is only read.
 
     Raises:
-        RunError: no run there, or its data or model are not what they were.
+        RunError: there is no run, or its data or model have changed.
     """
     from fedrai.federation.run import running
 
@@ -122,28 +122,28 @@ def read_run(path: Place) -> Run:
     """Read a run folder, finished or not; no model is loaded.
 
     Raises:
-        RunError: no run there, or a file of it is damaged.
+        RunError: there is no run, or one of its files is damaged.
     """
     from fedrai.report import flat
     from fedrai.runs import RunFolder
     from fedrai.runs.record import read
 
     folder = RunFolder.open(Path(path))
-    found = read(folder, folder.path.name)
-    missing = {n: why for one in found.evaluations for n, why in one.unavailable.items()}
+    record = read(folder, folder.path.name)
+    missing = {n: why for one in record.evaluations for n, why in one.unavailable.items()}
     return Run(
         path=folder.path,
         name=str(folder.info.get("name", "")),
-        model=found.model,
-        seed=found.seed,
-        finished=found.finished,
-        training_rows=found.rows,
-        bad_rows=found.bad_rows,
-        filter_skipped=found.screening.skipped,
-        figures=flat.figures(found),
-        rounds=flat.rounds(found),
-        updates=flat.updates(found),
-        filtered=flat.filtered(found),
-        costs=flat.costs(found),
+        model=record.model,
+        seed=record.seed,
+        finished=record.finished,
+        training_rows=record.rows,
+        bad_rows=record.bad_rows,
+        filter_skipped=record.screening.skipped,
+        figures=flat.figures(record),
+        rounds=flat.rounds(record),
+        updates=flat.updates(record),
+        filtered=flat.filtered(record),
+        costs=flat.costs(record),
         unavailable=missing,
     )

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a guard says of rows; no text of a row is in it.
+    """A guard's verdicts on rows, without their texts.
 
     Attributes:
         guard: `name@revision`.
-        threshold: probability from which a row is unsafe.
-        rows: one row a row that could be read: source, origin (file and line), category (the
+        threshold: lowest probability of an unsafe row.
+        rows: one row for each that could be read: source, origin (file and line), category (the
             dataset's), unsafe (None: not scored), probability, categories (the guard's, by commas),
             problem (why it is not scored).
-        unsafe: share of unsafe rows among the scored ones; None: none was scored.
+        unsafe: share of unsafe rows among the scored rows; None: no row was scored.
         figures: all figures, as `fedrai scan --json` prints them.
         unreadable: where rows could not be read, and why.
-        not_judged: columns with text that no guard was shown, and in how many rows.
+        not_judged: columns with text that no guard read, and in how many rows.
     """
 
     guard: str
@@ -54,41 +54,41 @@ def scan(
     """Judge rows with a guard, as `fedrai scan` does.
 
     Args:
-        data: a file, hub dataset or `fedrai:NAME`, or several; or rows in memory, as dicts (of a
-            pandas DataFrame: `frame.to_dict("records")`).
+        data: a file, hub dataset or `fedrai:NAME`, or several; or rows in memory, as dicts (for
+            a pandas DataFrame: `frame.to_dict("records")`).
         guard: see `fedrai guard list`.
         threshold: `strict`, `loose`, or a probability.
         judge: what the guard reads: the request, the answer, or both.
         columns: names of columns by role (messages, prompt, response, text, category).
-        calibration: file of `fedrai guard calibrate`.
-        cache: keep verdicts (salted hashes, no text), so that a second scan goes on.
-        progress: show on stderr how it goes on.
+        calibration: a file of `fedrai guard calibrate`.
+        cache: cache verdicts (salted hashes, no text), so that a stopped scan resumes.
+        progress: show the progress on stderr.
 
     Raises:
         DataError: the rows cannot be read.
-        GuardError: there is no such guard or threshold, or it cannot work.
+        GuardError: there is no such guard or threshold, or the guard does not work.
     """
-    from fedrai.filter import guard_evaluation as work
+    from fedrai.filter.guard_evaluation import open_cache, open_guard, threshold_of
     from fedrai.filter.scan import scan as scan_rows
 
-    found = _rows(data, columns or {})
-    made = work.open_guard(
+    loaded = _rows(data, columns or {})
+    opened = open_guard(
         guard, Path(calibration) if calibration is not None else None, judge, progress=progress
     )
-    number = work.threshold_of(made, str(threshold))
-    with judging(made.name, progress) as watch:
+    number = threshold_of(opened, str(threshold))
+    with judging(opened.name, progress) as on_progress:
         result = scan_rows(
-            found.rows, made, threshold=number, part=judge, cache=work.open_cache(cache),
-            on_progress=watch,
+            loaded.rows, opened, threshold=number, part=judge, cache=open_cache(cache),
+            on_progress=on_progress,
         )  # fmt: skip
     return Scan(
         guard=result.guard,
         threshold=number,
-        rows=[_scanned(row, one) for row, one in zip(found.rows, result.findings, strict=True)],
+        rows=[_scanned(row, one) for row, one in zip(loaded.rows, result.findings, strict=True)],
         unsafe=result.unsafe.value,
         figures=result.to_json(),
-        unreadable=tuple(f"{bad.origin}: {bad.problem}" for bad in found.bad_rows),
-        not_judged=found.not_judged(),
+        unreadable=tuple(f"{bad.origin}: {bad.problem}" for bad in loaded.bad_rows),
+        not_judged=loaded.not_judged(),
     )
 
 
@@ -109,8 +109,8 @@ def _dicts(rows: Sequence[Any]) -> list[Mapping[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise DataError(
-                f"row {number} is no dict of columns but {type(row).__name__}",
-                hint='of a DataFrame, pass frame.to_dict("records")',
+                f"row {number}: expected a dict of columns, got {type(row).__name__}",
+                hint='for a DataFrame, pass frame.to_dict("records")',
             )
     return list(rows)
 

@@ -28,7 +28,7 @@ class AnswerOptions:
 
 
 @click.command("chat")
-@click.argument("what", metavar="RUN_OR_MODEL")
+@click.argument("spec", metavar="RUN_OR_MODEL")
 @model_options
 @click.option("--prompt", help="Answer this once and leave.")
 @as_record(
@@ -40,10 +40,10 @@ class AnswerOptions:
     click.option("--tuned-only", is_flag=True, help="Do not show the base model's answer."),
 )  # fmt: skip
 def chat_command(
-    what: str, chosen: ModelOptions, prompt: str | None, options: AnswerOptions
+    spec: str, model: ModelOptions, prompt: str | None, options: AnswerOptions
 ) -> None:
     """Talk to the base and the tuned model side by side."""
-    Chat(chosen.load(what), options).talk(prompt)
+    Chat(model.load(spec), options).talk(prompt)
 
 
 class Chat:

@@ -64,8 +64,8 @@ class EvaluationOptions:
         return {**changes, **({"endpoint": endpoint} if endpoint else {})}
 
     def _all_judges(self) -> list[str]:
-        named = any(judge in self.judges for judge in DEFAULT_JUDGES)
-        return list(dict.fromkeys(self.judges if named else (*DEFAULT_JUDGES, *self.judges)))
+        complete = any(judge in self.judges for judge in DEFAULT_JUDGES)
+        return list(dict.fromkeys(self.judges if complete else (*DEFAULT_JUDGES, *self.judges)))
 
     def _endpoint(self) -> dict[str, str]:
         values = {
@@ -75,7 +75,7 @@ class EvaluationOptions:
 
 
 @click.command("eval")
-@click.argument("what", metavar="MODEL_OR_RUN")
+@click.argument("spec", metavar="MODEL_OR_RUN")
 @model_options
 @as_record(
     "options", EvaluationOptions,
@@ -99,7 +99,7 @@ class EvaluationOptions:
 @click.option("--out", type=PATH, help="Write answers and figures to this folder.")
 @json_option
 def eval_command(
-    what: str, chosen: ModelOptions, options: EvaluationOptions, out: Path | None, as_json: bool
+    spec: str, model: ModelOptions, options: EvaluationOptions, out: Path | None, as_json: bool
 ) -> None:
     """Measure safety and usefulness of a run, an adapter folder or a model."""
     from fedrai.cli.show.display import Display
@@ -107,7 +107,7 @@ def eval_command(
     from fedrai.federation.run.evaluating import evaluate
 
     changes = options.changes()
-    target = chosen.load(what)
+    target = model.load(spec)
     with Display() as display:
         measured = figures(evaluate(target, changes, out, display))
     if as_json:

@@ -22,7 +22,7 @@ def export(
     run_folder: Path,
     out: Path | None,
     merged: bool,
-    chosen: ModelOptions,
+    model: ModelOptions,
     licence: str,
     with_base: bool,
 ) -> None:
@@ -36,11 +36,11 @@ def export(
     if merged and with_base:
         raise click.UsageError("give --merged or --with-base: a merged model needs no base model")
     kind = "merged" if merged else "adapter"
-    named = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
-    named = named.with_name(named.name.removeprefix("fedrai:"))
-    folder = out or named.with_name(f"{named.name}-{kind}")
+    source = run_folder if run_folder.name not in ("", "..") else run_folder.resolve()
+    source = source.with_name(source.name.removeprefix("fedrai:"))
+    folder = out or source.with_name(f"{source.name}-{kind}")
     options = ExportOptions(
-        merged, chosen.number, chosen.client, licence, chosen.base, with_base=with_base
+        merged, model.number, model.client, licence, model.base, with_base=with_base
     )
     write_export(run_folder, folder, options)
     click.echo(f"{kind}: {folder}")

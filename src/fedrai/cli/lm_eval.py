@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedrai.cli.options import FILE, ModelOptions, as_record, json_option, model_options
-from fedrai.integrations.harness import HarnessSettings
 
 if TYPE_CHECKING:
-    from fedrai.integrations.harness import TaskScore
+    from fedrai.integrations.harness import HarnessSettings, TaskScore
+
+
+def _settings(**values: Any) -> HarnessSettings:
+    from fedrai.integrations.harness import HarnessSettings
+
+    return HarnessSettings(**values)
 
 
 @click.command("lm-eval")
-@click.argument("what", metavar="MODEL_OR_RUN")
+@click.argument("spec", metavar="MODEL_OR_RUN")
 @click.option("--tasks", required=True, metavar="A,B", help="Tasks of the harness.")
 @as_record(
-    "settings", HarnessSettings,
+    "settings", _settings,
     click.option("--limit", type=click.IntRange(1),
         help="Documents of each task (default: all)."),
     click.option("--shots", type=click.IntRange(0),
@@ -33,10 +38,10 @@ if TYPE_CHECKING:
 @click.option("--out", type=FILE, help="Write the JSON to this file.")
 @json_option
 def lm_eval(
-    what: str,
+    spec: str,
     tasks: str,
     settings: HarnessSettings,
-    chosen: ModelOptions,
+    model: ModelOptions,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -51,7 +56,7 @@ def lm_eval(
     harness.check()
     if out is not None and not out.parent.is_dir():
         raise click.UsageError(f"--out: there is no folder {out.parent}")
-    target = chosen.load(what)
+    target = model.load(spec)
     scores = harness.measure(
         target.model,
         target.adapter,
@@ -78,11 +83,11 @@ def lm_eval(
         click.echo(f"figures: {out}")
 
 
-def _show(label: str, found: list[TaskScore], limit: int | None) -> None:
+def _show(label: str, scores: list[TaskScore], limit: int | None) -> None:
     from fedrai.cli.show.tables import print_table
 
     columns = ["task", "metric", "filter", label, "standard error", "documents"]
-    print_table(columns, [_row(score) for score in found], words=3)
+    print_table(columns, [_row(score) for score in scores], words=3)
     if limit is not None:
         click.echo(f"at most {limit} documents of each task: not to be compared with full results")
 

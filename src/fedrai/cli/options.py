@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from fedrai.data import ReadOptions
     from fedrai.federation.run.targets import Target
 
 Command = Callable[..., Any]
@@ -32,10 +33,10 @@ def override_option(example: str = "federation.rounds=3") -> Decorator:
     )  # fmt: skip
 
 
-def resume_options(work: str) -> Decorator:
-    """`--resume FOLDER` and `--moved OLD=NEW`, for work of this name."""
+def resume_options(kind: str) -> Decorator:
+    """`--resume FOLDER` and `--moved OLD=NEW`, for a kind of work."""
     return together(
-        click.option("--resume", type=FOLDER, metavar="FOLDER", help=f"Resume {work}."),
+        click.option("--resume", type=FOLDER, metavar="FOLDER", help=f"Resume {kind}."),
         click.option(
             "--moved", multiple=True, metavar="OLD=NEW",
             help="With --resume: a file or folder of the recipe is now, unchanged, at NEW;"
@@ -61,23 +62,28 @@ def together(*options: Decorator) -> Decorator:
     return add
 
 
-def as_record(name: str, record: type[Any], *options: Decorator) -> Decorator:
+def as_record(name: str, record: Callable[..., Any], *options: Decorator) -> Decorator:
     """Options whose values reach the command as one record.
 
     Args:
         name: the command's argument for it.
-        record: a dataclass; its fields are the options' names.
-        options: one for each field; a field without one keeps its default.
+        record: builds it from the options' values by name: a dataclass, or a function that imports
+            one when the command runs.
+        options: the options and arguments.
     """
-    keys = [field.name for field in fields(record)]
 
     def add(command: Command) -> Command:
+        others = len(getattr(command, "__click_params__", ()))
+
         @functools.wraps(command)
         def call(*args: Any, **values: Any) -> Any:
-            settings = record(**{key: values.pop(key) for key in keys if key in values})
+            settings = record(**{key: values.pop(key) for key in keys})
             return command(*args, **values, **{name: settings})
 
-        return together(*options)(call)
+        together(*options)(call)
+        added: list[click.Parameter] = getattr(call, "__click_params__", [])[others:]
+        keys = [str(option.name) for option in added]
+        return call
 
     return add
 
@@ -101,7 +107,7 @@ class ModelOptions:
 
 
 model_options = as_record(
-    "chosen", ModelOptions,
+    "model", ModelOptions,
     click.option("--round", "number", type=int, help="Round of the run (default: the last)."),
     click.option("--client", default="", help="Whose adapter, for runs in local mode."),
     base_option,
@@ -144,7 +150,14 @@ def _checked(_context: click.Context, option: click.Parameter, value: str) -> st
         raise click.BadParameter(str(error)) from None
 
 
-_READING = (
+def _read_options(**values: Any) -> ReadOptions:
+    from fedrai.data import ReadOptions
+
+    return ReadOptions(**values)
+
+
+reading_options = as_record(
+    "reading", _read_options,
     click.option("--encoding", default="", callback=_checked, metavar="NAME",
         help="Of text files, e.g. cp1252 (default: UTF-8, or by the file's first bytes)."),
     click.option("--separator", default="", callback=_checked, metavar="CHARACTER",
@@ -155,17 +168,3 @@ _READING = (
         type=click.FloatRange(0, min_open=True),
         help="Most that a compressed file may unpack to."),
 )  # fmt: skip
-_READING_KEYS = ("encoding", "separator", "max_row_mb", "max_unpacked_mb")
-
-
-def reading_options(command: Command) -> Command:
-    """How files are read; reaches the command as `reading`, a `fedrai.data.ReadOptions`."""
-
-    @functools.wraps(command)
-    def call(*args: Any, **values: Any) -> Any:
-        from fedrai.data import ReadOptions
-
-        reading = ReadOptions(*(values.pop(key) for key in _READING_KEYS))
-        return command(*args, **values, reading=reading)
-
-    return together(*_READING)(call)

@@ -30,7 +30,7 @@ def with_resume_hint(
     """Call something long; on Ctrl-C, or when a round fails, name the command that resumes it.
 
     Args:
-        call: the work.
+        call: does the work.
         command: resumes it.
         started: whether there is something to resume.
     """

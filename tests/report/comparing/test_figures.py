@@ -205,3 +205,16 @@ def test_nothing_scored_is_no_data_and_not_zero(tmp_path: Path) -> None:
     safe = found.arms[0].figures["safe"]
     assert (safe.value, safe.low, safe.unscored) == (None, None, 2)
     assert "no data, 2 unscored" in found.text("md")
+
+
+def test_a_loss_that_is_not_a_number_leaves_no_mean(tmp_path: Path) -> None:
+    """NaN is written as null, with the tokens that it is of; the other seed's loss is no mean."""
+    plan = [
+        run(tmp_path / "seed-0/arm", [T], loss=None),
+        run(tmp_path / "seed-1/arm", [T], seed=1, loss=2.5),
+    ]
+    result = compare_runs(plan)
+    assert result.arms[0].figures["held-out-loss"].value is None
+    assert "not a number" in result.text("md")
+    without = run(tmp_path / "without", [T], loss=None, held_out_tokens=0)
+    assert "held-out-loss" not in figures(without)

@@ -1,6 +1,6 @@
-"""What `fedrai scan` and `fedrai guard` show: how judging goes on, and what was found.
+"""What `fedrai scan` and `fedrai guard` print: names, counts and figures only.
 
-Names, counts and figures only. What cannot be told is "no data".
+A figure that is not defined is "no data".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedrai.guards.training.outcome import GuardTrainingOutcome
 
 MANY_ALARMS = 0.25  # of the safe rows
-MOST_COLUMNS = 8  # named in one line
+MOST_COLUMNS = 8  # in one line
 LONGEST_TABLE = 40  # rows; the JSON has them all
 
 Table = tuple[list[str], list[list[str]]]
@@ -51,48 +51,50 @@ def show_scan(result: ScanResult, threshold: str) -> None:
             click.echo(line)
 
 
-def show_training(done: GuardTrainingOutcome, out: Path) -> None:
-    """Print what a training came to: figures on held-out rows, and what to do next."""
+def show_training(outcome: GuardTrainingOutcome, out: Path) -> None:
+    """Print a training's figures on held-out rows, and what to do next."""
     print_table(
         ["judged", "rows", "F1", "recall", "false positives", "AUPRC"],
         [
             [kind, f"{_rows(d.counts):,}", _percent(d.counts.f1), str(d.counts.recall),
              str(d.counts.false_positive_rate), _percent(d.auprc)]
-            for kind, d in done.held_out.items()
+            for kind, d in outcome.held_out.items()
         ],
         title="held-out rows of the same sources, at the strict threshold",
     )  # fmt: skip
-    reached = {name: threshold.to_json() for name, threshold in done.reached.items()}
-    print_table(*reached_table(done.guard.thresholds, reached))
-    if done.unread:
+    reached = {name: threshold.to_json() for name, threshold in outcome.reached.items()}
+    print_table(*reached_table(outcome.guard.thresholds, reached))
+    if outcome.unread:
         click.echo(
-            f"{plural(done.unread, 'row')} left out: nothing known to the tokenizer, or too long"
+            f"{plural(outcome.unread, 'row')} left out: too long, or no token that the tokenizer"
+            " knows"
         )
+    rows, steps = plural(sum(outcome.rows.values()), "row"), plural(len(outcome.losses), "step")
     click.echo(
-        f"trained on {plural(sum(done.rows.values()), 'row')}, {plural(len(done.losses), 'step')}"
-        f" in {duration(done.seconds)}; on rows of other sources expect less"
+        f"trained on {rows}, {steps} in {duration(outcome.seconds)}; on rows of other sources"
+        " expect less"
     )
     click.echo(f"guard: {out} (its card: {out / 'README.md'})")
     click.echo(f"next: fedrai guard eval {shlex.quote(str(out))} DATA --label COLUMN")
 
 
-def show_evaluation(found: GuardEvaluation, threshold: str) -> None:
+def show_evaluation(evaluation: GuardEvaluation, threshold: str) -> None:
     """Print an evaluation; `threshold` as the user named it."""
-    if len(found.by_category) > 1:
-        print_table(*groups("category", found.by_category))
-    if len(found.by_source) > 1:
-        print_table(*groups("source", found.by_source))
-    print_table(*measures(found.overall))
-    counts, rate = found.overall.counts, found.rate
+    if len(evaluation.by_category) > 1:
+        print_table(*groups("category", evaluation.by_category))
+    if len(evaluation.by_source) > 1:
+        print_table(*groups("source", evaluation.by_source))
+    print_table(*measures(evaluation.overall))
+    counts, rate = evaluation.overall.counts, evaluation.rate
     if counts.unscored:
-        click.echo(problems_line(found.problems))
+        click.echo(problems_line(evaluation.problems))
         click.echo(fail_closed_line(counts))
-    if found.unlabelled:
-        click.echo(f"{plural(found.unlabelled, 'row')} without a label left out")
+    if evaluation.unlabelled:
+        click.echo(f"{plural(evaluation.unlabelled, 'row')} without a label left out")
     pace = f"{rate:,.1f} rows a second" if rate else "all verdicts known from before"
     click.echo(
-        f"guard: {found.guard}, {_from(threshold, found.overall.threshold)}, "
-        f"judged: {found.part}; {pace}"
+        f"guard: {evaluation.guard}, {_from(threshold, evaluation.overall.threshold)}, "
+        f"judged: {evaluation.part}; {pace}"
     )
 
 
@@ -120,9 +122,9 @@ def alarms_line(file: CalibrationFile) -> str:
     )
 
 
-def measures(found: Detection) -> Table:
+def measures(detection: Detection) -> Table:
     """All figures of one detection, a row each."""
-    counts = found.counts
+    counts = detection.counts
     ends = counts.f1_interval()
     flagged, unsafe, safe = counts.tp + counts.fp, counts.tp + counts.fn, counts.fp + counts.tn
     rows = [
@@ -130,31 +132,31 @@ def measures(found: Detection) -> Table:
         _rate_row("recall", counts.recall, f"{counts.tp:,} of {unsafe:,} unsafe"),
         _rate_row("false positives", counts.false_positive_rate, f"{counts.fp:,} of {safe:,} safe"),
         _rate_row("precision", counts.precision, f"{counts.tp:,} of {flagged:,} flagged"),
-        ["AUPRC", _percent(found.auprc), "", "over all thresholds"],
-        ["AUROC", _percent(found.auroc), "", "over all thresholds"],
-        ["calibration error", _percent(found.calibration_error), "", "ECE, 10 bins"],
-        ["Brier score", _number(found.brier), "", ""],
+        ["AUPRC", _percent(detection.auprc), "", "over all thresholds"],
+        ["AUROC", _percent(detection.auroc), "", "over all thresholds"],
+        ["calibration error", _percent(detection.calibration_error), "", "ECE, 10 bins"],
+        ["Brier score", _number(detection.brier), "", ""],
     ]
     return ["", "value", "95 % interval", "rows"], rows
 
 
-def groups(title: str, found: Mapping[str, Detection]) -> Table:
+def groups(title: str, detections: Mapping[str, Detection]) -> Table:
     """Detections by source or category, most rows first; unscored rows only if there are any."""
-    ordered = sorted(found.items(), key=lambda item: -_rows(item[1].counts))
+    ordered = sorted(detections.items(), key=lambda item: -_rows(item[1].counts))
     rows = [[_name(name), *_cells(detection.counts)] for name, detection in ordered[:LONGEST_TABLE]]
     columns = [title, "rows", "unsafe", "recall", "false positives", "unscored"]
-    wide = len(columns) if any(detection.counts.unscored for _, detection in ordered) else -1
-    return columns[:wide], _more([row[:wide] for row in rows], found)
+    last = len(columns) if any(detection.counts.unscored for _, detection in ordered) else -1
+    return columns[:last], _more([row[:last] for row in rows], detections)
 
 
-def shares(title: str, found: Mapping[str, Rate]) -> Table:
+def shares(title: str, rates: Mapping[str, Rate]) -> Table:
     """Shares of unsafe rows by source or category, in their order."""
     rows = [
         [_name(name), f"{r.scored + r.unscored:,}", f"{r.successes:,}", r.format(),
          f"{r.unscored:,}"]
-        for name, r in list(found.items())[:LONGEST_TABLE]
+        for name, r in list(rates.items())[:LONGEST_TABLE]
     ]  # fmt: skip
-    return [title, "rows", "unsafe", "share", "unscored"], _more(rows, found)
+    return [title, "rows", "unsafe", "share", "unscored"], _more(rows, rates)
 
 
 def hazards(result: ScanResult) -> Table:
@@ -165,31 +167,31 @@ def hazards(result: ScanResult) -> Table:
 
 def fail_closed_line(counts: Confusion) -> str:
     """The rates with unscored rows flagged, as the filter acts."""
-    closed = counts.fail_closed()
+    flagged = counts.fail_closed()
     return (
-        f"with the unscored rows flagged, as the filter does: F1 {_percent(closed.f1)}, recall "
-        f"{_percent(closed.recall.value)}, false positives "
-        f"{_percent(closed.false_positive_rate.value)}"
+        f"with the unscored rows flagged, as the filter does: F1 {_percent(flagged.f1)}, recall "
+        f"{_percent(flagged.recall.value)}, false positives "
+        f"{_percent(flagged.false_positive_rate.value)}"
     )
 
 
 def problems_line(problems: Mapping[str, int]) -> str:
     """What kept rows from being scored; empty if nothing did."""
-    named = ", ".join(f"{count:,} {name}" for name, count in problems.items() if count)
+    kinds = ", ".join(f"{count:,} {name}" for name, count in problems.items() if count)
     total = sum(problems.values())
-    return f"{plural(total, 'row')} without a probability ({named})" if total else ""
+    return f"{plural(total, 'row')} without a probability ({kinds})" if total else ""
 
 
 def not_judged_line(columns: Mapping[str, int]) -> str:
-    """Columns with text that no guard is shown; empty if there are none."""
+    """Columns with text that no guard reads; empty if there are none."""
     if not columns:
         return ""
-    named = [f"{name} ({plural(rows, 'row')})" for name, rows in columns.items()]
-    if len(named) > MOST_COLUMNS:
-        named[MOST_COLUMNS:] = [f"and {len(named) - MOST_COLUMNS} more columns (--json)"]
+    parts = [f"{name} ({plural(rows, 'row')})" for name, rows in columns.items()]
+    if len(parts) > MOST_COLUMNS:
+        parts[MOST_COLUMNS:] = [f"and {len(parts) - MOST_COLUMNS} more columns (--json)"]
     return (
-        f"text that is not judged: {', '.join(named)};"
-        " --column says what is (response=NAME, text=NAME)"
+        f"text that is not judged: {', '.join(parts)};"
+        " name what is with --column (response=NAME, text=NAME)"
     )
 
 
@@ -232,10 +234,10 @@ def _or_dash(rate: Rate) -> str:
     return rate.format() if rate.scored or rate.unscored else "-"
 
 
-def _more(rows: list[list[str]], found: Mapping[str, Any]) -> list[list[str]]:
-    left = len(found) - len(rows)
+def _more(rows: list[list[str]], groups: Mapping[str, Any]) -> list[list[str]]:
+    rest = len(groups) - len(rows)
     blank = [""] * (len(rows[0]) - 1) if rows else []
-    return [*rows, [f"and {left:,} more (--json)", *blank]] if left else rows
+    return [*rows, [f"and {rest:,} more (--json)", *blank]] if rest else rows
 
 
 def _name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures of suites beside AdvBench's and the ordinary instructions': rows of tables, and notes."""
+"""Figures of suites other than AdvBench and the ordinary instructions: table rows and notes."""
 
 from __future__ import annotations
 
@@ -9,57 +9,58 @@ from fedrai.rates import Rate, split_name
 from fedrai.runs.record import EvaluationRecord
 
 SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
-SHOWN_ELSEWHERE = ("safe", "safe-legacy", "refused")  # in the table that runs have too
+COMMON = ("safe", "safe-legacy", "refused")  # have a table of their own, as runs do
 CLUSTERED = "safe, by cluster"
 
 
-def has_common(found: Mapping[str, Any]) -> bool:
-    """Whether there is something for the table that runs have."""
-    one = EvaluationRecord.from_json(0, found)
-    return one.loss is not None or any(name in one.rates for name in SHOWN_ELSEWHERE)
+def has_common(figures: Mapping[str, Any]) -> bool:
+    """Whether the table that runs have would show anything."""
+    record = EvaluationRecord.from_json(0, figures)
+    return record.loss is not None or any(name in record.rates for name in COMMON)
 
 
-def suite_rows(found: Mapping[str, Any]) -> list[list[str]]:
+def suite_rows(figures: Mapping[str, Any]) -> list[list[str]]:
     """Figures as cells of `SUITE_COLUMNS`: rates, scores, clusters, and what is not available."""
-    gone = found.get("unavailable", ())
-    return [*_measured(found), *([name, "not available", "", "", ""] for name in gone)]
+    unavailable = figures.get("unavailable", ())
+    rows = _measured(figures)
+    return [*rows, *([name, "not available", "", "", ""] for name in unavailable)]
 
 
-def _measured(found: Mapping[str, Any]) -> list[list[str]]:
-    rates = EvaluationRecord.from_json(0, found).rates
-    rows = [_rate_row(name, rates[name]) for name in rates if name not in SHOWN_ELSEWHERE]
-    rows += [_score_row(name, value, found) for name, value in found.get("scores", {}).items()]
-    if by := found.get("clusters"):
-        rows.append([CLUSTERED, _percent(by), f"{by['clusters']} clusters", str(by["unscored"]),
-                     "rule"])  # fmt: skip
+def _measured(figures: Mapping[str, Any]) -> list[list[str]]:
+    rates = EvaluationRecord.from_json(0, figures).rates
+    rows = [_rate_row(name, rates[name]) for name in rates if name not in COMMON]
+    rows += [_score_row(name, value, figures) for name, value in figures.get("scores", {}).items()]
+    if clusters := figures.get("clusters"):
+        count = f"{clusters['clusters']} clusters"
+        rows.append([CLUSTERED, _percent(clusters), count, str(clusters["unscored"]), "rule"])
     return rows
 
 
-def notes(found: Mapping[str, Any]) -> Iterator[str]:
-    """What stands below the tables, a line each."""
-    if found["both_sides"] is not None:
+def notes(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Lines for below the tables."""
+    if figures["both_sides"] is not None:
         yield (
-            f"both sides: {_percent(found['both_sides'])} (harmonic mean of AdvBench safe and"
+            f"both sides: {_percent(figures['both_sides'])} (harmonic mean of AdvBench safe and"
             " XSTest's safe prompts answered)"
         )
-    for pair, table in found["disagreement"].items():
+    for pair, table in figures["disagreement"].items():
         first, second = pair.split(":" if ":" in pair else "-")
         yield _disagreement(first, second, table)
-    for name, score in found.get("scores", {}).items():
-        for looks, count in score.get("shapes", {}).items():
-            yield f"{name}: {count} of the judge's replies without a score: {looks}"
-    yield from missing(found)
+    for name, score in figures.get("scores", {}).items():
+        for shape, count in score.get("shapes", {}).items():
+            yield f"{name}: {count} of the judge's replies without a score: {shape}"
+    yield from missing(figures)
 
 
-def missing(found: Mapping[str, Any]) -> Iterator[str]:
-    """What could not be asked or judged, and why, a line each."""
-    for name, why in found.get("unavailable", {}).items():
-        yield f"{name}: not available: {why}"
+def missing(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Suites that could not be asked or judged, and why, a line each."""
+    for name, reason in figures.get("unavailable", {}).items():
+        yield f"{name}: not available: {reason}"
 
 
-def suite_parts(found: Mapping[str, Any]) -> list[str]:
-    """What was measured, a few words each, for one line."""
-    return [f"{row[0]} {row[1]}" for row in _measured(found) if row[0] != CLUSTERED]
+def suite_parts(figures: Mapping[str, Any]) -> list[str]:
+    """Figures in a few words each, for one line."""
+    return [f"{row[0]} {row[1]}" for row in _measured(figures) if row[0] != CLUSTERED]
 
 
 def side_by_side(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
@@ -68,7 +69,7 @@ def side_by_side(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> list[l
     Args:
         evaluations: (label, figures) pairs, a column each.
     """
-    columns = [{row[0]: row for row in suite_rows(found)} for _, found in evaluations]
+    columns = [{row[0]: row for row in suite_rows(figures)} for _, figures in evaluations]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(_cell(column.get(name)) for column in columns)] for name in names]
     return [["figure", *(label for label, _ in evaluations)], *rows]
@@ -80,16 +81,16 @@ def _cell(row: Sequence[str] | None) -> str:
     return row[1] + (f", {row[3]} unscored" if row[3] not in ("", "0") else "")
 
 
-def _rate_row(name: str, shown: Rate) -> list[str]:
-    return [name, shown.format(), str(shown.scored), str(shown.unscored), split_name(name)[1]]
+def _rate_row(name: str, rate: Rate) -> list[str]:
+    return [name, rate.format(), str(rate.scored), str(rate.unscored), split_name(name)[1]]
 
 
-def _score_row(name: str, value: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _score_row(name: str, value: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     judge = "reference"
     if "right" in value:
         text, judge = _percent(value), "log-probabilities"
-    elif name in found["suites"]:
-        rating = found["suites"][name]["metric"] == "score"
+    elif name in figures["suites"]:
+        rating = figures["suites"][name]["metric"] == "score"
         text, judge = _number(value, 2 if rating else 3), "rubric"
     else:
         text = _number(value, 3)

@@ -16,17 +16,17 @@ ALIGNED_COLUMNS = (
     "constitution", "aligned", "steps", "tokens", "Tflop", "time", "operations", "saving",
 )  # fmt: skip
 ALIGNED_NOTE = (
-    "operations: more than clients' work and aggregation take\n"
-    "saving: of what the full schedule would have taken (estimate)"
+    "operations: in addition to clients' training and aggregation\n"
+    "saving: share of the full schedule's operations (estimate)"
 )
 
 
 def ends(summary: Summary) -> list[tuple[str, Mapping[str, Any]]]:
     """The evaluations of a run before its first round and after its last one, with labels."""
-    found = summary.evaluations
+    figures = summary.evaluations
     return [
-        (f"after round {n}" if n else summary.start or "base model", found[n])
-        for n in sorted({min(found), max(found)} if found else ())
+        (f"after round {n}" if n else summary.start or "base model", figures[n])
+        for n in sorted({min(figures), max(figures)} if figures else ())
     ]
 
 
@@ -47,18 +47,18 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> list[list[str]]:
     return rows
 
 
-def filter_line(found: Mapping[str, Any]) -> str:
+def filter_line(ledger: Mapping[str, Any]) -> str:
     """The ledger of all clients in one line.
 
     Args:
-        found: `FilterLedger.to_json()` of the total.
+        ledger: `FilterLedger.to_json()` of the total.
     """
-    parts = [f"{found['unsafe']} of {found['rows']} rows unsafe"]
-    parts += [f"{found[k]} {k}" for k in ("dropped", "replaced") if found[k]]
-    unscored = sum(found["unscored"].values())
+    parts = [f"{ledger['unsafe']} of {ledger['rows']} rows unsafe"]
+    parts += [f"{ledger[k]} {k}" for k in ("dropped", "replaced") if ledger[k]]
+    unscored = sum(ledger["unscored"].values())
     if unscored:
         parts.append(f"{unscored} not scored")
-    truth = found["confusion"]
+    truth = ledger["confusion"]
     if truth:
         parts.append(
             f"{truth['harmful_kept']} of {truth['harmful_in']} harmful rows left,"
@@ -72,18 +72,18 @@ def skipped_line(count: int, problems: Mapping[str, int]) -> str:
 
     Args:
         count: bad rows.
-        problems: the commonest kinds, with their rows; a run from before they were kept has none.
+        problems: the commonest kinds, with their rows; runs of earlier versions have none.
     """
     if not count:
         return ""
-    named = [f"{problem} ({rows:,})" for problem, rows in list(problems.items())[:3]]
-    more = ["and others"] if len(problems) > 3 else []
-    why = f": {', '.join([*named, *more])}" if named else ""
+    kinds = [f"{problem} ({rows:,})" for problem, rows in list(problems.items())[:3]]
+    kinds += ["and others"] if len(problems) > 3 else []
+    why = f": {', '.join(kinds)}" if kinds else ""
     return f"{count:,} {'row' if count == 1 else 'rows'} skipped, which cannot be used{why}"
 
 
 def rows_notes(summary: Summary) -> list[str]:
-    """What became of a run's rows that were not trained on, a line each."""
+    """Rows of a run that were not trained on, and why, a line each."""
     held_out = summary.held_out_bad_rows
     lines = (
         skipped_line(summary.bad_rows, summary.bad_row_problems),
@@ -95,26 +95,26 @@ def rows_notes(summary: Summary) -> list[str]:
 
 def filter_note(summary: Summary) -> str:
     """What the safety filter did in a run, in one line."""
-    found = summary.filter
-    if found is None:
+    outcome = summary.filter
+    if outcome is None:
         return "no filter"
-    if found.skipped:
-        return f"{NO_FILTER}: {found.skipped}"
-    counts = filter_line(found.total) if found.total else "the nodes do not tell what it did"
-    return f"filter ({found.mode}): {counts}"
+    if outcome.skipped:
+        return f"{NO_FILTER}: {outcome.skipped}"
+    counts = filter_line(outcome.total) if outcome.total else "the nodes report no counts"
+    return f"filter ({outcome.mode}): {counts}"
 
 
-def alignment_line(found: Mapping[str, Any]) -> str:
+def alignment_line(figures: Mapping[str, Any]) -> str:
     """One alignment in a line.
 
     Args:
-        found: `constitution.outcome.brief` of its report.
+        figures: `constitution.outcome.brief` of its report.
     """
-    parts = [f"{found['steps']} steps"]
-    if found["yield"] is not None:
-        parts.append(f"{100 * found['yield']:.0f} % of the requests gave a revision")
+    parts = [f"{figures['steps']} steps"]
+    if figures["yield"] is not None:
+        parts.append(f"{100 * figures['yield']:.0f} % of the requests gave a revision")
     for key in ("safe", "useful"):
-        before, after = (_share(value) for value in found[key])
+        before, after = (_share(value) for value in figures[key])
         parts.append(f"{key} {before} -> {after}")
     return f"{', '.join(parts)} (probe)"
 
@@ -136,22 +136,22 @@ def alignments(runs: Sequence[tuple[str, Summary]]) -> list[list[str]]:
     ]
 
 
-def _alignment_cells(found: AlignmentSummary, rounds: int) -> list[str]:
+def _alignment_cells(total: AlignmentSummary, rounds: int) -> list[str]:
     return [
-        found.schedule,
-        f"{found.alignments} of {rounds}",
-        str(found.steps),
-        f"{found.tokens:,}",
-        f"{found.operations / 1e12:,.1f}",
-        f"{found.seconds:.0f} s",
-        "not known" if found.extra is None else f"+{100 * found.extra:.1f} %",
-        "not known" if found.saving is None else f"{100 * found.saving:.1f} %",
+        total.schedule,
+        f"{total.alignments} of {rounds}",
+        str(total.steps),
+        f"{total.tokens:,}",
+        f"{total.operations / 1e12:,.1f}",
+        f"{total.seconds:.0f} s",
+        "not known" if total.extra is None else f"+{100 * total.extra:.1f} %",
+        "not known" if total.saving is None else f"{100 * total.saving:.1f} %",
     ]
 
 
 LIST_COLUMNS = ["run", "status", "filter", "rounds", "clients", "harmful rows", "skipped rows",
                 *COLUMNS]  # fmt: skip
-LIST_WORDS = 3  # columns of these that are words
+LIST_WORDS = 3  # how many of these columns are words
 
 
 def list_row(summary: Summary) -> list[str]:
@@ -163,8 +163,8 @@ def list_row(summary: Summary) -> list[str]:
         else evaluation_cells(summary.evaluations[last])
     )
     harm = f"{summary.harmful_rows} of {summary.rows}"
-    found = summary.filter
-    mode = "off" if found is None else NO_FILTER if found.skipped else found.mode
+    outcome = summary.filter
+    mode = "off" if outcome is None else NO_FILTER if outcome.skipped else outcome.mode
     sizes = [str(summary.rounds), str(summary.clients), harm, str(summary.bad_rows)]
     return [summary.status, mode, *sizes, *cells]
 
@@ -174,8 +174,8 @@ def cost_line(summary: Summary) -> str:
     seconds = ", ".join(f"{name} {cost.seconds:.0f} s" for name, cost in summary.costs.items())
     total = sum(summary.costs.values(), Cost())
     wire = (total.bytes_down + total.bytes_up) / 1e6
-    kept = ", ".join(summary.unreported_costs)
-    less = f" (without the {kept} that clients keep to themselves)" if kept else ""
+    unreported = ", ".join(summary.unreported_costs)
+    less = f" (without the {unreported} that clients do not report)" if unreported else ""
     return (
         f"{seconds}; {total.tokens:,} tokens, {total.operations / 1e12:.1f} Tflop,"
         f" peak {total.peak_bytes / 1e9:.1f} GB, {wire:,.0f} MB to and from clients{less}"

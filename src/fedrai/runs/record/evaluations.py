@@ -130,4 +130,4 @@ def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
         rate = evaluation.rates.get(key)
         unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
         cells.append("not measured" if rate is None else rate.format() + unscored)
-    return [*cells, "not measured" if evaluation.loss is None else f"{evaluation.loss:.3f}"]
+    return [*cells, evaluation.loss_text()]
