@@ -55,8 +55,11 @@ class Cost:
     def from_json(cls, value: object) -> Cost:
         """A cost from JSON; a figure that is missing, or not a number, counts as 0."""
         body = value if isinstance(value, Mapping) else {}
-        figures: dict[str, Any] = {field.name: body.get(field.name) for field in fields(cls)}
-        return cls(**{name: n for name, n in figures.items() if isinstance(n, int | float)})
+        names = [field.name for field in fields(cls)]
+        figures: dict[str, Any] = {
+            n: body[n] for n in names if isinstance(body.get(n), int | float)
+        }
+        return cls(**figures)
 
 
 class Ledger:
