@@ -16,7 +16,7 @@ from fedrai.filter.ledger import (
     PROBLEMS,
     DeclaredHarm,
     FilterLedger,
-    noisy,
+    add_noise,
     total,
 )
 
@@ -98,7 +98,7 @@ def test_json_and_back(one):
 def test_noise_has_the_two_sided_geometric_distribution(epsilon):
     draws, rng = 20_000, random.Random(1)
     names = dict.fromkeys(map(str, range(draws)), 1000)
-    noise = Counter(n - 1000 for n in noisy(names, epsilon, rng).values())
+    noise = Counter(n - 1000 for n in add_noise(names, epsilon, rng).values())
     a = math.exp(-epsilon)
     for z in range(-6, 7):
         p = (1 - a) / (1 + a) * a ** abs(z)
@@ -112,7 +112,7 @@ def test_a_ratio_of_chances_is_bounded_by_epsilon():
     """Counts 7 and 8 give any answer with chances whose ratio is at most exp(epsilon)."""
     rng, epsilon, draws = random.Random(2), 1.0, 40_000
     one, two = (
-        Counter(noisy(dict.fromkeys(map(str, range(draws)), n), epsilon, rng).values())
+        Counter(add_noise(dict.fromkeys(map(str, range(draws)), n), epsilon, rng).values())
         for n in (7, 8)
     )
     for answer in range(4, 12):
@@ -121,23 +121,23 @@ def test_a_ratio_of_chances_is_bounded_by_epsilon():
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 50)), st.floats(0.01, 20))
 def test_noisy_counts_keep_their_names_and_are_never_negative(counts, epsilon):
-    found = noisy(counts, epsilon, random.Random(3))
+    found = add_noise(counts, epsilon, random.Random(3))
     assert list(found) == list(counts)
     assert all(type(n) is int and n >= 0 for n in found.values())
 
 
 def test_noise_is_of_each_count_by_itself_and_not_repeatable_by_default():
     counts = dict.fromkeys(map(str, range(200)), 10_000)
-    one, two = noisy(counts, 0.1), noisy(counts, 0.1)
+    one, two = add_noise(counts, 0.1), add_noise(counts, 0.1)
     assert one != two
     assert len(set(one.values())) > 20
 
 
 def test_much_epsilon_is_little_noise():
-    assert noisy({"rows": 5, "unsafe": 0}, 50.0) == {"rows": 5, "unsafe": 0}
+    assert add_noise({"rows": 5, "unsafe": 0}, 50.0) == {"rows": 5, "unsafe": 0}
 
 
 @pytest.mark.parametrize("epsilon", [0, -1, math.nan, math.inf, 1e-9])
 def test_an_epsilon_that_means_nothing_is_refused(epsilon):
     with pytest.raises(RecipeError, match="epsilon"):
-        noisy({"rows": 1}, epsilon)
+        add_noise({"rows": 1}, epsilon)

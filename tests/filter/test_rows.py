@@ -12,7 +12,7 @@ from fedrai.data.embedded.refusals import embedded_refusals, load_refusals
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.refusal import judge as refusal
-from fedrai.filter import FilterResult, Policy, answers, screen
+from fedrai.filter import FilterResult, Policy, SafetyFilter, answers
 from fedrai.filter.ledger import PROBLEMS, ROW_CHANGES, DeclaredHarm, FilterLedger
 from fedrai.guards.base import VerdictBatch
 from fedrai.guards.cache import VerdictCache, conversation_key
@@ -62,11 +62,10 @@ ROWS = [
 
 
 def run(rows=ROWS, mode="drop", **options) -> FilterResult:
-    policy = {
-        name: options.pop(name) for name in ("part", "unscored", "replaced") if name in options
-    }
-    settings = {"salt": SALT, "seed": 3, "experiment": True} | options
-    return screen(rows, Reading(), Policy(0.5, mode, **policy), **settings)
+    rest = {name: options.pop(name) for name in ("salt", "cache") if name in options}
+    seed, progress = options.pop("seed", 3), options.pop("on_progress", lambda _done, _of: None)
+    policy = Policy(0.5, mode, **{"experiment": True} | options)
+    return SafetyFilter(Reading(), policy, **{"salt": SALT} | rest).screen(rows, seed, progress)
 
 
 # --- what goes on to training ---------------------------------------------------------------------
@@ -143,7 +142,7 @@ HIDDEN = row("first", "p=0.8 hate", "second", "p=0.1", "third", "p=0.2")
 
 def test_every_answer_is_judged_in_the_light_of_what_stands_before_it():
     guard = Reading()
-    screen([HIDDEN], guard, Policy(0.5), salt=SALT, seed=0)
+    SafetyFilter(guard, Policy(0.5), salt=SALT).screen([HIDDEN], 0)
     assert guard.asked == [HIDDEN.messages[:2], HIDDEN.messages[:4], HIDDEN.messages]
 
 
@@ -239,7 +238,7 @@ def test_affected_rows_are_named_by_salted_hashes():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_a_threshold_that_would_switch_the_filter_off_is_refused(threshold):
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="must be from 0 to 1"):
         Policy(threshold)
 
 

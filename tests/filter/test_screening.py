@@ -799,11 +799,11 @@ def test_a_run_is_not_resumed_with_another_filter_than_it_began_with(
     path = stopped(home, "filtered", "filter.on_guard_failure=continue", "filter.mode=audit")
     (home.folder / "cache" / "verdicts").rename(home.folder / "lost")
     use(broken)
-    with pytest.raises(RunError, match=r"it began with its safety filter, and now .* cannot work"):
+    with pytest.raises(RunError, match=r"started with its safety filter, .* cannot work"):
         running.resume(path, home.model)
     path = stopped(home, "bare", "filter.on_guard_failure=continue")
     use(working)
-    with pytest.raises(RunError, match=r"it began without its safety filter, and now .* works"):
+    with pytest.raises(RunError, match=r"it started without its safety filter, and now .* works"):
         running.resume(path, home.model)
     use(broken)
     (home.folder / "cache" / "verdicts").rename(home.folder / "lost-too")

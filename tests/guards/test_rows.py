@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedrai import data
 from fedrai.errors import AssetError, DataError
-from fedrai.filter import Policy, screen
+from fedrai.filter import Policy, SafetyFilter
 from fedrai.filter.guard_evaluation import evaluate
 from fedrai.filter.scan import scan
 from fedrai.guards.base import Conversation
@@ -122,7 +122,7 @@ def test_parts_tools_and_turns_of_sharegpt_are_shown_to_a_guard(tmp_path):
         [("user", "How far?"), ("assistant", "Two miles.")],
     ]  # fmt: skip
     assert [bad.problem for bad in rows.bad_rows] == [
-        "content of turn 1 is not text but list: a part of it is no text (image)"
+        "content of turn 1 is not text but list: a part of it is not text (image)"
     ]
 
 
@@ -272,7 +272,7 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
 def test_a_gzip_that_breaks_off(tmp_path):
     path = tmp_path / "r.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 5000)[:-20])
-    with pytest.raises(DataError, match=r"^r\.jsonl\.gz is broken: it does not unpack as gzip$"):
+    with pytest.raises(DataError, match=r"^r\.jsonl\.gz is damaged: it does not unpack as gzip$"):
         read(str(path))
 
 
@@ -442,7 +442,8 @@ def test_the_filter_judges_every_answer_that_is_trained_on(tmp_path_factory, kin
         seen.append(talk[-1].content)
         return 0.0
 
-    kept = screen(examples, ScriptedGuard(script), Policy(0.5), salt=b"s" * 16, seed=0).kept
+    safety_filter = SafetyFilter(ScriptedGuard(script), Policy(0.5), salt=b"s" * 16)
+    kept = safety_filter.screen(examples, 0).kept
     trained = [m.content for example in kept for m in example.messages if m.role == "assistant"]
     assert set(trained) <= set(seen)
     assert len(kept) == len(examples)

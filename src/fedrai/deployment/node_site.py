@@ -154,7 +154,7 @@ def _filtered(
         kept, outcome = screen_clients(
             settings,
             {node.name: list(examples)},
-            tell=lambda _, done, of: log.progress.report("filter", done, of, unit="judged"),
+            on_client=lambda _, done, of: log.progress.report("filter", done, of, unit="judged"),
         )
     except DataError:  # no row is left; the refusals are the embedded ones
         raise RefusedTaskError(Reason.NO_ROWS) from None

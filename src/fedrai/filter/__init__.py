@@ -1,10 +1,10 @@
 """The safety filter: a client's rows -> kept rows and a ledger; `scan` for any dataset."""
 
-from fedrai.filter.rows import FilterResult, Policy, answers, screen
+from fedrai.filter.rows import FilterResult, Policy, SafetyFilter, answers
 
 __all__ = [
     "FilterResult",
     "Policy",
+    "SafetyFilter",
     "answers",
-    "screen",
 ]

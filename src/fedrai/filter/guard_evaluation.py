@@ -20,13 +20,14 @@ from fedrai.data import DEFAULT_OPTIONS, ReadOptions
 from fedrai.data.columns import Cell
 from fedrai.errors import EvaluationError, GuardError
 from fedrai.evaluation.detection import Detection, by_group, detect
-from fedrai.filter.rows import Finding, answers, weigh
+from fedrai.filter.rows import find
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
-from fedrai.guards.cache import VerdictCache, judge
+from fedrai.guards.cache import VerdictCache
 from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, calibrate
 from fedrai.guards.calibrated import read as read_calibration
 from fedrai.guards.labels import Labels
 from fedrai.guards.rows import ColumnNames, GuardRow, LabelledSource, Rows, read_all
+from fedrai.records import Verdict
 
 if TYPE_CHECKING:
     from fedrai.guards.training.outcome import GuardTrainingOutcome
@@ -215,18 +216,18 @@ def open_cache(
     return VerdictCache(assets.cache_root() / "verdicts", on_problem) if keep else None
 
 
-def findings_of(
+def worst_verdicts(
     rows: Sequence[GuardRow],
     guard: Guard,
     part: Part,
-    threshold: float,
     cache: VerdictCache | None,
     on_progress: OnProgress,
-) -> list[Finding]:
-    """One finding a row, as the filter would come to it."""
-    views = [answers(row.conversation, part) for row in rows]
-    judged = judge(guard, [talk for view in views for _, talk in view], cache, on_progress)
-    return weigh(views, judged.verdicts, threshold, full_name(guard))
+    threshold: float = math.inf,
+) -> list[Verdict]:
+    """The verdict that decides over each row, as in the filter."""
+    talks = [row.conversation for row in rows]
+    findings, _ = find(talks, guard, part, threshold, cache, on_progress)
+    return [finding.worst for finding in findings]
 
 
 def evaluate(
@@ -253,7 +254,7 @@ def evaluate(
         GuardError: the guard as a whole cannot work.
     """
     known, pace = labelled_rows(rows), Pace(on_progress)
-    worst = [f.worst for f in findings_of(known, guard, part, threshold, cache, pace)]
+    worst = worst_verdicts(known, guard, part, cache, pace, threshold)
     p, y = [verdict.probability for verdict in worst], [bool(row.unsafe) for row in known]
     return GuardEvaluation(
         guard=full_name(guard),
@@ -286,7 +287,7 @@ def calibrate_on(
         GuardError: the guard cannot work, or cannot be calibrated on these rows.
     """
     known = labelled_rows(rows)
-    worst = [f.worst for f in findings_of(known, guard, part, math.inf, cache, on_progress)]
+    worst = worst_verdicts(known, guard, part, cache, on_progress)
     return calibrate(
         guard,
         [verdict.probability for verdict in worst],

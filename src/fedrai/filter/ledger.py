@@ -6,9 +6,10 @@ A ledger holds counts and salted hashes, never text or the place of a row.
 from __future__ import annotations
 
 import math
+import operator
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from fractions import Fraction
 from typing import Any, get_args
 
@@ -54,12 +55,7 @@ class DeclaredHarm:
     benign_removed: int
 
     def __add__(self, other: DeclaredHarm) -> DeclaredHarm:
-        return DeclaredHarm(
-            self.harmful_in + other.harmful_in,
-            self.harmful_kept + other.harmful_kept,
-            self.benign_in + other.benign_in,
-            self.benign_removed + other.benign_removed,
-        )
+        return DeclaredHarm(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,30 +130,25 @@ def total(ledgers: Sequence[FilterLedger]) -> FilterLedger:
     if not ledgers:
         raise ValueError("no ledger to add up")
     thresholds = {ledger.threshold for ledger in ledgers}
-    confusions = [ledger.confusion for ledger in ledgers]
-    known = [c for c in confusions if c is not None]
+    harm = [ledger.confusion for ledger in ledgers if ledger.confusion is not None]
 
-    def joined(name: str) -> str:
-        return ", ".join(sorted({getattr(ledger, name) for ledger in ledgers}))
+    def column(name: str) -> list[Any]:
+        return [getattr(ledger, name) for ledger in ledgers]
 
-    def added(name: str) -> dict[str, int]:
-        keys = dict.fromkeys(key for ledger in ledgers for key in getattr(ledger, name))
-        return {key: sum(getattr(ledger, name).get(key, 0) for ledger in ledgers) for key in keys}
+    def sums(name: str) -> dict[str, int]:
+        keys = dict.fromkeys(key for counts in column(name) for key in counts)
+        return {key: sum(counts.get(key, 0) for counts in column(name)) for key in keys}
 
     return FilterLedger(
-        guard=joined("guard"),
+        guard=", ".join(sorted(set(column("guard")))),
+        mode=", ".join(sorted(set(column("mode")))),
+        part=", ".join(sorted(set(column("part")))),
+        **{name: sum(column(name)) for name in ("rows", "kept", "dropped", "replaced", "unsafe")},
         threshold=thresholds.pop() if len(thresholds) == 1 else None,
-        mode=joined("mode"),
-        part=joined("part"),
-        rows=sum(ledger.rows for ledger in ledgers),
-        kept=sum(ledger.kept for ledger in ledgers),
-        dropped=sum(ledger.dropped for ledger in ledgers),
-        replaced=sum(ledger.replaced for ledger in ledgers),
-        unsafe=sum(ledger.unsafe for ledger in ledgers),
-        unscored=added("unscored"),
-        categories=added("categories"),
-        histogram=tuple(map(sum, zip(*(ledger.histogram for ledger in ledgers), strict=True))),
-        confusion=sum(known[1:], known[0]) if len(known) == len(ledgers) else None,
+        unscored=sums("unscored"),
+        categories=sums("categories"),
+        histogram=tuple(map(sum, zip(*column("histogram"), strict=True))),
+        confusion=sum(harm[1:], harm[0]) if len(harm) == len(ledgers) else None,
     )
 
 
@@ -166,7 +157,7 @@ def total(ledgers: Sequence[FilterLedger]) -> FilterLedger:
 STEPS = 2**20  # epsilon is taken in parts of 1 / STEPS, rounded down
 
 
-def noisy(
+def add_noise(
     counts: Mapping[str, int], epsilon: float, rng: random.Random | None = None
 ) -> dict[str, int]:
     """Add independent two-sided geometric noise to every count, for differential privacy.

@@ -3,9 +3,9 @@
     examples -> every answer judged -> row safe, unsafe or unscored -> kept, dropped or replaced
 
 An answer that the guard cannot score is not safe: the filter fails closed unless told otherwise.
-The ledger holds numbers and salted hashes, never text or the place of a row. `FilterLedger.counts`
-is what may leave the client, with noise (`noisy`) if the client asks for differential privacy.
-Does not protect against a client that lies about its filter.
+The ledger holds numbers and salted hashes, never the text of a row or its line. Only
+`FilterLedger.counts` may leave the client, with noise (`add_noise`) if the client asks for
+differential privacy. Does not protect against a client that lies about its filter.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from typing import Literal
 
 from fedrai.data.embedded.refusals import OTHER, Refusals, embedded_refusals
 from fedrai.errors import GuardError
-from fedrai.filter.ledger import (
-    BINS,
-    CATEGORIES,
-    PROBLEMS,
-    DeclaredHarm,
-    FilterLedger,
-    noisy,
-    total,
+from fedrai.filter.ledger import BINS, CATEGORIES, PROBLEMS, DeclaredHarm, FilterLedger
+from fedrai.guards.base import (
+    Conversation,
+    Guard,
+    OnProgress,
+    Part,
+    VerdictBatch,
+    full_name,
+    part_of,
+    unsafest,
 )
-from fedrai.guards.base import Conversation, Guard, OnProgress, Part, full_name, part_of, unsafest
 from fedrai.guards.cache import VerdictCache, conversation_key, judge
 from fedrai.records import Example, Message, Verdict
-
-__all__ = ["DeclaredHarm", "FilterLedger", "FilterResult", "Policy", "noisy", "screen", "total"]
 
 Mode = Literal["audit", "drop", "replace"]
 SALT_LEAST = 16  # bytes
@@ -48,6 +47,8 @@ class Policy:
         part: what the guard reads; see `guards.base.part_of`.
         unscored: rows with an answer that could not be scored: "drop" (in "replace" too) or "keep".
         replaced: "replace": part of the unsafe rows that get refusals, 0 to 1; others are dropped.
+        refusals: "replace": the answers that take their place; None: those of the package.
+        experiment: whether `Example.harmful` is known, so that the ledger can count by it.
     """
 
     threshold: float
@@ -55,20 +56,22 @@ class Policy:
     part: Part = "pair"
     unscored: Literal["drop", "keep"] = "drop"
     replaced: float = 1.0
+    refusals: Refusals | None = None
+    experiment: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:  # nor NaN, under which nothing would be unsafe
-            raise ValueError(f"a threshold lies between 0 and 1, got {self.threshold}")
+            raise ValueError(f"a threshold must be from 0 to 1, got {self.threshold}")
 
 
 @dataclass(frozen=True, slots=True)
 class FilterResult:
-    """What the filter lets through, its ledger, and what it took.
+    """The rows that pass the filter, its ledger, and its cost.
 
     Attributes:
         kept: the examples to train on, in their order; may be empty.
         ledger: the counts.
-        tokens: tokens that went through the guard now (not for verdicts that were known).
+        tokens: tokens that went through the guard now (none for cached verdicts).
         operations: floating-point operations of the guard now.
         seconds: wall time.
     """
@@ -82,12 +85,12 @@ class FilterResult:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the guard's verdicts on the answers of one row amount to.
+    """The guard's verdicts on the answers of one row, taken together.
 
     Attributes:
         worst: the unsafe verdict of highest probability; else one without probability; else the
             one of highest probability.
-        unsafe: turns that are unsafe, with their verdicts.
+        unsafe: numbers of the unsafe turns, with their verdicts.
         unscored: whether any turn has no probability.
     """
 
@@ -101,52 +104,105 @@ class Finding:
         return None if self.unscored and not self.unsafe else bool(self.unsafe)
 
 
-def screen(
-    examples: Sequence[Example],
-    guard: Guard,
-    policy: Policy,
-    *,
-    salt: bytes,
-    seed: int,
-    cache: VerdictCache | None = None,
-    refusals: Refusals | None = None,
-    experiment: bool = False,
-    on_progress: OnProgress = lambda _done, _of: None,
-) -> FilterResult:
-    """Judge every answer of every example, and keep, drop or replace.
+class SafetyFilter:
+    """Judges every answer of examples, and keeps, drops or replaces them.
 
     Training learns from every answer of a conversation, so each is judged, in the light of what
     stands before it; a row is as unsafe as its worst answer.
 
     Args:
-        examples: a client's rows.
         guard: the guard.
         policy: what to do.
         salt: the client's own, at least 16 bytes, for the hashes of affected rows.
-        seed: decides which rows get a refusal, and which one.
         cache: verdicts of earlier times.
-        refusals: what to put in the place of unsafe answers; FedRAI's own if None.
-        experiment: whether `Example.harmful` is known, so that the ledger can count by it.
-        on_progress: called with (answers judged, of how many).
 
     Raises:
-        GuardError: the guard as a whole cannot work, or the salt is too short.
+        GuardError: the salt is too short.
     """
-    if len(salt) < SALT_LEAST:
-        raise GuardError(f"a filter's salt needs {SALT_LEAST} bytes or more, got {len(salt)}")
-    started = time.perf_counter()
-    views = [answers(example.messages, policy.part) for example in examples]
-    judged = judge(guard, [talk for row in views for _, talk in row], cache, on_progress)
-    findings = weigh(views, judged.verdicts, policy.threshold, full_name(guard))
-    refusals = refusals or embedded_refusals()
-    decided = [
-        decide(e, f, policy, refusals, seed) for e, f in zip(examples, findings, strict=True)
-    ]
-    ledger = _ledger(examples, findings, decided, policy, full_name(guard), salt, experiment)
-    kept = tuple(example for example in decided if example is not None)
-    return FilterResult(
-        kept, ledger, judged.tokens, judged.operations, time.perf_counter() - started
-    )
+
+    def __init__(
+        self, guard: Guard, policy: Policy, *, salt: bytes, cache: VerdictCache | None = None
+    ) -> None:
+        if len(salt) < SALT_LEAST:
+            raise GuardError(f"a filter's salt needs {SALT_LEAST} bytes or more, got {len(salt)}")
+        self._guard, self._policy, self._salt, self._cache = guard, policy, salt, cache
+
+    def screen(
+        self,
+        examples: Sequence[Example],
+        seed: int,
+        on_progress: OnProgress = lambda _done, _of: None,
+    ) -> FilterResult:
+        """Screen a client's rows.
+
+        Args:
+            examples: the rows.
+            seed: decides which rows get a refusal, and which one.
+            on_progress: called with (answers judged, of how many).
+
+        Raises:
+            GuardError: the guard as a whole cannot work.
+        """
+        started = time.perf_counter()
+        policy = self._policy
+        talks = [example.messages for example in examples]
+        findings, cost = find(
+            talks, self._guard, policy.part, policy.threshold, self._cache, on_progress
+        )
+        outcomes = [decide(e, f, policy, seed) for e, f in zip(examples, findings, strict=True)]
+        ledger = self._ledger(examples, findings, outcomes)
+        kept = tuple(example for example in outcomes if example is not None)
+        seconds = time.perf_counter() - started
+        return FilterResult(kept, ledger, cost.tokens, cost.operations, seconds)
+
+    def _ledger(
+        self,
+        examples: Sequence[Example],
+        findings: Sequence[Finding],
+        outcomes: Sequence[Example | None],
+    ) -> FilterLedger:
+        changed = [e for e, outcome in zip(examples, outcomes, strict=True) if outcome is not e]
+        dropped = sum(outcome is None for outcome in outcomes)
+        worst = [finding.worst for finding in findings]
+        unsafe = [finding.worst for finding in findings if finding.unsafe]
+        unscored = Counter(v.problem for v in worst if v.problem is not None)
+        scored = [v.probability for v in worst if v.probability is not None]
+        bins = Counter(min(BINS - 1, int(p * BINS)) for p in scored)
+        by_category = Counter(map(category_of, unsafe))
+        return FilterLedger(
+            guard=full_name(self._guard),
+            threshold=self._policy.threshold,
+            mode=self._policy.mode,
+            part=self._policy.part,
+            rows=len(examples),
+            kept=len(examples) - dropped,
+            dropped=dropped,
+            replaced=len(changed) - dropped,
+            unsafe=len(unsafe),
+            unscored={problem: unscored[problem] for problem in PROBLEMS},
+            categories={name: by_category[name] for name in CATEGORIES},
+            histogram=tuple(bins[i] for i in range(BINS)),
+            removed=tuple(sorted(conversation_key(self._salt, e.messages)[:16] for e in changed)),
+            confusion=_declared_harm(examples, changed) if self._policy.experiment else None,
+        )
+
+
+def find(
+    conversations: Sequence[Conversation],
+    guard: Guard,
+    part: Part,
+    threshold: float,
+    cache: VerdictCache | None,
+    on_progress: OnProgress,
+) -> tuple[list[Finding], VerdictBatch]:
+    """One finding a conversation, and the verdicts on all its answers with their cost.
+
+    Raises:
+        GuardError: the guard as a whole cannot work.
+    """
+    views = [answers(conversation, part) for conversation in conversations]
+    batch = judge(guard, [talk for view in views for _, talk in view], cache, on_progress)
+    return weigh(views, batch.verdicts, threshold, full_name(guard)), batch
 
 
 def answers(messages: Sequence[Message], part: Part) -> tuple[tuple[int, Conversation], ...]:
@@ -180,8 +236,8 @@ def weigh(
     A row without a turn that the guard can read is unscored ("empty").
     """
     rest = iter(verdicts)
-    nothing = (-1, Verdict(None, guard, problem="empty"))
-    return [_finding([(i, next(rest)) for i, _ in row] or [nothing], threshold) for row in views]
+    empty = (-1, Verdict(None, guard, problem="empty"))
+    return [_finding([(i, next(rest)) for i, _ in row] or [empty], threshold) for row in views]
 
 
 def _finding(judged: Sequence[tuple[int, Verdict]], threshold: float) -> Finding:
@@ -191,10 +247,8 @@ def _finding(judged: Sequence[tuple[int, Verdict]], threshold: float) -> Finding
     return Finding(worst, unsafe, any(p is None for _, _, p in chances))
 
 
-def decide(
-    example: Example, finding: Finding, policy: Policy, refusals: Refusals, seed: int
-) -> Example | None:
-    """The example as it goes on to training, or None if it does not."""
+def decide(example: Example, finding: Finding, policy: Policy, seed: int) -> Example | None:
+    """The example as it is trained on, or None if it is not."""
     if policy.mode == "audit":
         return example
     if finding.unscored and policy.unscored == "drop":
@@ -207,10 +261,17 @@ def decide(
         return None
     messages = list(example.messages)
     for turn, verdict in finding.unsafe:
-        request = next((m.content for m in messages[turn::-1] if m.role == "user"), "")
-        reply = refusals.refusal_for(request, verdict.categories, seed)
+        reply = refusal_at(messages, turn, verdict, policy.refusals, seed)
         messages[turn] = replace(messages[turn], content=reply)
     return replace(example, messages=tuple(messages))
+
+
+def refusal_at(
+    messages: Sequence[Message], turn: int, verdict: Verdict, refusals: Refusals | None, seed: int
+) -> str:
+    """The refusal that takes the place of an unsafe answer, fitting the request before it."""
+    request = next((m.content for m in messages[turn::-1] if m.role == "user"), "")
+    return (refusals or embedded_refusals()).refusal_for(request, verdict.categories, seed)
 
 
 def _gets_refusals(example: Example, policy: Policy, seed: int) -> bool:
@@ -221,47 +282,13 @@ def _gets_refusals(example: Example, policy: Policy, seed: int) -> bool:
     return place / 16**13 < policy.replaced
 
 
-def _ledger(
-    examples: Sequence[Example],
-    findings: Sequence[Finding],
-    decided: Sequence[Example | None],
-    policy: Policy,
-    guard: str,
-    salt: bytes,
-    experiment: bool,
-) -> FilterLedger:
-    changed = [e for e, d in zip(examples, decided, strict=True) if d is not e]
-    dropped = sum(d is None for d in decided)
-    worst = [finding.worst for finding in findings]
-    unsafe = [finding.worst for finding in findings if finding.unsafe]
-    unscored = Counter(v.problem for v in worst if v.problem is not None)
-    scored = [v.probability for v in worst if v.probability is not None]
-    bins = Counter(min(BINS - 1, int(p * BINS)) for p in scored)
-    by = Counter(category_of(verdict) for verdict in unsafe)
-    return FilterLedger(
-        guard=guard,
-        threshold=policy.threshold,
-        mode=policy.mode,
-        part=policy.part,
-        rows=len(examples),
-        kept=len(examples) - dropped,
-        dropped=dropped,
-        replaced=len(changed) - dropped,
-        unsafe=len(unsafe),
-        unscored={problem: unscored[problem] for problem in PROBLEMS},
-        categories={name: by[name] for name in CATEGORIES},
-        histogram=tuple(bins[i] for i in range(BINS)),
-        removed=tuple(sorted(conversation_key(salt, e.messages)[:16] for e in changed)),
-        confusion=_confusion(examples, changed) if experiment else None,
-    )
-
-
 def category_of(verdict: Verdict) -> str:
     """The name in `CATEGORIES` for a verdict's likeliest category; "other" if there is none."""
     known = embedded_refusals()
     return next(filter(None, map(known.named, verdict.categories[:1])), OTHER)
 
 
-def _confusion(examples: Sequence[Example], changed: Sequence[Example]) -> DeclaredHarm:
-    harmful, touched = sum(e.harmful for e in examples), sum(e.harmful for e in changed)
-    return DeclaredHarm(harmful, harmful - touched, len(examples) - harmful, len(changed) - touched)
+def _declared_harm(examples: Sequence[Example], changed: Sequence[Example]) -> DeclaredHarm:
+    harmful, affected = sum(e.harmful for e in examples), sum(e.harmful for e in changed)
+    benign = len(examples) - harmful
+    return DeclaredHarm(harmful, harmful - affected, benign, len(changed) - affected)

@@ -3,9 +3,9 @@
     rows -> every answer judged (or the last request) -> tables by category and by source
                                                       -> a copy: drop, replace or flag
 
-With a verdict cache a scan that was stopped goes on where it was: what is known is not judged
-again. The result holds numbers, the guard's name and the names of categories and sources; the copy
-holds the rows.
+With a verdict cache a stopped scan resumes: texts with a cached verdict are not judged again. The
+result holds numbers, the guard's name and the names of categories and sources; the copy holds the
+rows.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedrai.data import encodable
-from fedrai.data.embedded.refusals import Refusals, embedded_refusals
 from fedrai.errors import DataError
 from fedrai.filter.ledger import CATEGORIES, PROBLEMS
-from fedrai.filter.rows import Finding, answers, category_of, weigh
+from fedrai.filter.rows import Finding, answers, category_of, find, refusal_at
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
-from fedrai.guards.cache import VerdictCache, judge
+from fedrai.guards.cache import VerdictCache
 from fedrai.guards.rows import GuardRow
 from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Verdict
-from fedrai.runs.files import json_text, new_file, writing
+from fedrai.runs.files import new_file, writing
 
 CopyMode = Literal["drop", "replace", "flag"]
 NAMES = 100  # rows of a table; the rarest names beyond that stand together
@@ -44,7 +43,7 @@ TELLING = 20  # characters from which an answer within another text is a copy of
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """What a scan found.
+    """The figures of a scan.
 
     Attributes:
         guard: `name@revision`.
@@ -104,7 +103,6 @@ def scan(
     threshold: float,
     part: Part = "pair",
     cache: VerdictCache | None = None,
-    out: Path | None = None,
     on_progress: OnProgress = lambda _done, _of: None,
 ) -> ScanResult:
     """Judge a dataset: every answer of a row, and its last request if that has no answer.
@@ -114,23 +112,21 @@ def scan(
         guard: the guard.
         threshold: probability from which a row is unsafe.
         part: what the guard reads; see `guards.base.part_of`.
-        cache: verdicts of earlier times; with it a stopped scan can be started again.
-        out: a file for the result as JSON.
+        cache: verdicts of earlier times; with it a stopped scan can be resumed.
         on_progress: called with (texts judged, of how many different ones).
 
     Raises:
         GuardError: the guard as a whole cannot work.
-        DataError: `out` cannot be written.
     """
     started = time.perf_counter()
     rows = tuple(rows)
-    views = [answers(row.conversation, part) for row in rows]
-    judged = judge(guard, [talk for row in views for _, talk in row], cache, on_progress)
-    findings = weigh(views, judged.verdicts, threshold, full_name(guard))
-    good = [(r, f) for r, f, v in zip(rows, findings, views, strict=True) if v]
-    unscored = Counter(f.worst.problem for _, f in good)
-    found = Counter(category_of(f.worst) for _, f in good if f.unsafe)
-    result = ScanResult(
+    talks = [row.conversation for row in rows]
+    findings, cost = find(talks, guard, part, threshold, cache, on_progress)
+    pairs = zip(rows, findings, strict=True)
+    good = [(row, finding) for row, finding in pairs if answers(row.conversation, part)]
+    unscored = Counter(finding.worst.problem for _, finding in good)
+    categories = Counter(category_of(finding.worst) for _, finding in good if finding.unsafe)
+    return ScanResult(
         guard=full_name(guard),
         threshold=threshold,
         part=part,
@@ -140,15 +136,12 @@ def scan(
         unscored={problem: unscored[problem] for problem in PROBLEMS},
         by_category=_table([(row.category, row, finding) for row, finding in good]),
         by_source=_table([(row.source, row, finding) for row, finding in good]),
-        found={name: found[name] for name in CATEGORIES if found[name]},
-        tokens=judged.tokens,
-        operations=judged.operations,
+        found={name: categories[name] for name in CATEGORIES if categories[name]},
+        tokens=cost.tokens,
+        operations=cost.operations,
         seconds=time.perf_counter() - started,
         findings=tuple(findings),
     )
-    if out is not None:
-        _write(out, [json_text(result.to_json()).rstrip("\n")])
-    return result
 
 
 def _table(rows: Sequence[tuple[str, GuardRow, Finding]]) -> dict[str, Rate]:
@@ -163,9 +156,9 @@ def _table(rows: Sequence[tuple[str, GuardRow, Finding]]) -> dict[str, Rate]:
 
 
 def _name(name: str, row: GuardRow) -> str:
-    said = {message.content.strip() for message in row.conversation}
+    texts = {message.content.strip() for message in row.conversation}
     plain = name.strip()
-    return NONE if not plain else LONG if len(plain) > NAME_CHARACTERS or plain in said else plain
+    return NONE if not plain else LONG if len(plain) > NAME_CHARACTERS or plain in texts else plain
 
 
 # --- copies ---------------------------------------------------------------------------------------
@@ -190,8 +183,6 @@ def write_copy(
     mode: CopyMode = "drop",
     *,
     unscored: Literal["drop", "keep"] = "drop",
-    seed: int = 0,
-    refusals: Refusals | None = None,
 ) -> CopyCounts:
     """Write the rows with their columns as they were, whole or not at all.
 
@@ -209,13 +200,10 @@ def write_copy(
         path: the file.
         mode: what to do with unsafe rows.
         unscored: what to do with rows that are neither safe nor unsafe; not for "flag".
-        seed: decides which refusal a row gets.
-        refusals: what to put in the place of unsafe answers; FedRAI's own if None.
 
     Raises:
         DataError: a column holds a value that JSON cannot hold, or the file cannot be written.
     """
-    chosen = refusals or embedded_refusals()
     kept: list[dict[str, Any]] = []
     count = replaced = 0
     for row, finding in zip(rows, findings, strict=True):
@@ -226,7 +214,7 @@ def write_copy(
         elif finding.unscored and unscored == "drop":
             continue
         elif finding.unsafe:
-            copy = None if mode == "drop" else _refused(raw, row, finding, chosen, seed)
+            copy = None if mode == "drop" else _refused(raw, row, finding)
             if copy is None:
                 continue
             raw, replaced = copy, replaced + 1
@@ -271,48 +259,44 @@ def _flags(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _refused(
-    raw: dict[str, Any], row: GuardRow, finding: Finding, refusals: Refusals, seed: int
-) -> dict[str, Any] | None:
+def _refused(raw: dict[str, Any], row: GuardRow, finding: Finding) -> dict[str, Any] | None:
     """The row with a refusal for each unsafe answer; None if such an answer stays in it."""
     for turn, verdict in finding.unsafe:
         message = row.conversation[turn]
-        request = next((m.content for m in row.conversation[turn::-1] if m.role == "user"), "")
-        reply = refusals.refusal_for(request, verdict.categories, seed)
-        said = message.content.strip()
-        if message.role != "assistant" or not said:
+        answer = message.content.strip()
+        if message.role != "assistant" or not answer:
             return None
-        swapped = _swap(raw, said, reply)
-        if swapped == raw or _holds(swapped, _forms(said)):
+        swapped = _swap(raw, answer, refusal_at(row.conversation, turn, verdict, None, seed=0))
+        if swapped == raw or _holds(swapped, _forms(answer)):
             return None
         raw = swapped
     return raw
 
 
-def _swap(value: Any, said: str, reply: str) -> Any:
-    """`value` with `reply` for each text that is `said`, also within JSON that stands as text."""
+def _swap(value: Any, answer: str, reply: str) -> Any:
+    """`value` with `reply` for each text that is `answer`, also within JSON in a text."""
     if isinstance(value, dict):
-        return {key: _swap(v, said, reply) for key, v in value.items()}
+        return {key: _swap(v, answer, reply) for key, v in value.items()}
     if isinstance(value, list):
-        return [_swap(v, said, reply) for v in value]
+        return [_swap(v, answer, reply) for v in value]
     if not isinstance(value, str):
         return value
-    if value.strip() == said:
+    if value.strip() == answer:
         return reply
     if value.lstrip().startswith(("[", "{")):  # CSV holds messages as JSON
         try:
             inner = json.loads(value)
         except (ValueError, RecursionError):
             return value
-        swapped = _swap(inner, said, reply)
+        swapped = _swap(inner, answer, reply)
         return value if swapped == inner else json.dumps(swapped, ensure_ascii=False)
     return value
 
 
-def _forms(said: str) -> set[str]:
-    """How a text stands in another: plain, or escaped in JSON; none if it is too short to tell."""
-    escaped = {json.dumps(said, ensure_ascii=only)[1:-1] for only in (True, False)}
-    return {said, *escaped} if len(said) >= TELLING else set()
+def _forms(answer: str) -> set[str]:
+    """How an answer looks within another text: plain, or escaped in JSON; none if too short."""
+    escaped = {json.dumps(answer, ensure_ascii=only)[1:-1] for only in (True, False)}
+    return {answer, *escaped} if len(answer) >= TELLING else set()
 
 
 def _holds(value: Any, forms: set[str]) -> bool:
@@ -344,7 +328,7 @@ def _plain(value: Any, origin: str) -> Any:
 
 def _write(path: Path, lines: Iterable[str]) -> None:
     """Write lines whole or not at all."""
-    with writing(path, DataError, "name another file, or make room"):
+    with writing(path, DataError, "name another file, or free disk space"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             new_file(path, shared=True) as fresh,

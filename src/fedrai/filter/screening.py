@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from fedrai import assets
 from fedrai.data.embedded.refusals import load_refusals
 from fedrai.data.partition import Shards
 from fedrai.errors import DataError, FedRAIError, GuardError, place_of
-from fedrai.filter.ledger import FilterLedger, noisy, total
-from fedrai.filter.rows import FilterResult, Policy, answers, screen
+from fedrai.filter.ledger import FilterLedger, add_noise, total
+from fedrai.filter.rows import FilterResult, Policy, SafetyFilter, answers
 from fedrai.guards.base import Conversation, Guard, OnProgress, VerdictBatch, caution_of, full_name
 from fedrai.guards.cache import VerdictCache
 from fedrai.guards.calibrated import CalibratedGuard
@@ -79,47 +79,50 @@ class LabelGuard:
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.thresholds = {"strict": 0.5, "loose": 0.5}
-        said: dict[bool, set[Conversation]] = {False: set(), True: set()}
+        parts: dict[bool, set[Conversation]] = {False: set(), True: set()}
         for example in examples:
-            said[example.harmful] |= {talk for _, talk in answers(example.messages, "pair")}
+            parts[example.harmful] |= {talk for _, talk in answers(example.messages, "pair")}
         whole = {example.messages for example in examples if example.harmful}
-        self._unsafe = (said[True] - said[False]) | whole
+        self._unsafe = (parts[True] - parts[False]) | whole
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
     ) -> VerdictBatch:
         """1 for a harmful source's conversations, 0 for all others."""
         on_progress(len(conversations), len(conversations))
-        said = (float(talk in self._unsafe) for talk in conversations)
-        return VerdictBatch(tuple(Verdict(p, full_name(self)) for p in said))
+        chances = (float(talk in self._unsafe) for talk in conversations)
+        return VerdictBatch(tuple(Verdict(p, full_name(self)) for p in chances))
+
+
+OnClient = Callable[[str, int, int], None]
+"""Called with (client, answers judged, of how many); may raise to stop."""
 
 
 def screen_clients(
     recipe: Recipe,
     shards: Shards,
     progress: assets.Progress | None = None,
-    tell: Callable[[str, int, int], None] = lambda _client, _done, _of: None,
+    on_client: OnClient = lambda _client, _done, _of: None,
 ) -> tuple[Shards, FilterOutcome]:
-    """The rows that go on to training, by client, and what the filter did.
+    """The rows to train on, by client, and what the filter did.
 
     Args:
         recipe: the recipe; with `filter.mode = "off"` nothing is done.
         shards: rows by client.
         progress: shows downloads.
-        tell: hears of progress (client, answers judged, of how many); may raise to stop.
+        on_client: hears of progress.
 
     Raises:
         GuardError: the guard cannot work and the recipe says to stop; or the recipe asks of it what
             it does not have.
         DataError: the refusals cannot be used, or no client has a row left.
     """
-    settings = recipe.filter
-    if settings.mode == "off":
+    if recipe.filter.mode == "off":
         return shards, FilterOutcome()
     try:
-        return _screened(recipe, shards, progress, tell)
+        return _screen_clients(recipe, shards, progress, on_client)
     except _GuardFailedError as failure:
-        if settings.on_guard_failure == "stop":
+        if recipe.filter.on_guard_failure == "stop":
             raise GuardError(
                 f"the safety filter cannot work: {failure.message}",
                 hint=failure.hint or 'filter.on_guard_failure = "continue" trains without it',
@@ -132,8 +135,8 @@ class _GuardFailedError(GuardError):
 
 
 @contextmanager
-def _at_work() -> Iterator[None]:
-    """Around what a guard does: whatever it raises becomes a failure that quotes no row."""
+def _guard_errors() -> Iterator[None]:
+    """Turn any error of a guard into a failure that quotes no row."""
     try:
         yield
     except FedRAIError as error:
@@ -142,57 +145,53 @@ def _at_work() -> Iterator[None]:
         raise _GuardFailedError(f"the guard fails with {place_of(error)}") from None
 
 
-def _screened(
-    recipe: Recipe,
-    shards: Shards,
-    progress: assets.Progress | None,
-    tell: Callable[[str, int, int], None],
+def _screen_clients(
+    recipe: Recipe, shards: Shards, progress: assets.Progress | None, on_client: OnClient
 ) -> tuple[Shards, FilterOutcome]:
     started = time.perf_counter()
     reset_peak()
-    found, cache, caution = _found(recipe, shards, progress, tell)
+    cache = VerdictCache(assets.cache_root() / "verdicts")
+    results, caution = _results(recipe, shards, cache, progress, on_client)
     release_memory()
-    ledgers = {name: result.ledger for name, result in found.items()}
-    _check_left(list(ledgers.values()))
+    ledgers = {name: result.ledger for name, result in results.items()}
+    _check_rows_left(list(ledgers.values()))
     epsilon = recipe.filter.count_epsilon
     counts = {n: counts_to_send(x, epsilon, cache.salt, n) for n, x in ledgers.items()}
-    cost = _cost(list(found.values()), time.perf_counter() - started)
-    kept: Shards = {name: list(result.kept) for name, result in found.items()}
-    return kept, FilterOutcome(
-        ledgers, counts, cost, note="; ".join(filter(None, (caution, cache.problem)))
+    cost = Cost(
+        seconds=time.perf_counter() - started,
+        tokens=sum(result.tokens for result in results.values()),
+        operations=sum(result.operations for result in results.values()),
+        peak_bytes=peak_bytes(),
     )
+    kept: Shards = {name: list(result.kept) for name, result in results.items()}
+    note = "; ".join(filter(None, (caution, cache.problem)))
+    return kept, FilterOutcome(ledgers, counts, cost, note=note)
 
 
-def _found(
+def _results(
     recipe: Recipe,
     shards: Shards,
+    cache: VerdictCache,
     progress: assets.Progress | None,
-    tell: Callable[[str, int, int], None],
-) -> tuple[dict[str, FilterResult], VerdictCache, str]:
-    """What the guard makes of each client's rows, and a caution about the guard.
+    on_client: OnClient,
+) -> tuple[dict[str, FilterResult], str]:
+    """Screen each client's rows; also gives a caution about the guard.
 
     The guard itself is gone when this returns.
     """
     settings = recipe.filter
     refusals = load_refusals(Path(settings.refusals).expanduser()) if settings.refusals else None
     guard = _guard(recipe, [row for rows in shards.values() for row in rows], progress)
-    policy = policy_of(settings, guard)
-    cache = VerdictCache(assets.cache_root() / "verdicts")
-    found: dict[str, FilterResult] = {}
+    experiment = any(source.harmful for source in recipe.data.sources)
+    policy = replace(policy_of(settings, guard), refusals=refusals, experiment=experiment)
+    verdicts = None if settings.guard == LABELS else cache
+    safety_filter = SafetyFilter(guard, policy, salt=cache.salt, cache=verdicts)
+    results: dict[str, FilterResult] = {}
     for name in sorted(shards):
-        with _at_work():
-            found[name] = screen(
-                shards[name],
-                guard,
-                policy,
-                salt=cache.salt,
-                seed=recipe.seed_for("refusals", 0, name),
-                cache=None if settings.guard == LABELS else cache,
-                refusals=refusals,
-                experiment=any(source.harmful for source in recipe.data.sources),
-                on_progress=partial(tell, name),
-            )
-    return found, cache, caution_of(guard)
+        seed = recipe.seed_for("refusals", 0, name)
+        with _guard_errors():
+            results[name] = safety_filter.screen(shards[name], seed, partial(on_client, name))
+    return results, caution_of(guard)
 
 
 def _guard(recipe: Recipe, rows: Sequence[Example], progress: assets.Progress | None) -> Guard:
@@ -201,7 +200,7 @@ def _guard(recipe: Recipe, rows: Sequence[Example], progress: assets.Progress | 
         return LabelGuard(rows)
     file = settings.calibration
     calibration = read_calibration(Path(file).expanduser(), settings.judge) if file else None
-    with _at_work():
+    with _guard_errors():
         guard = load(settings.guard, tables=recipe.guards, device=recipe.model.device,
                      progress=progress)  # fmt: skip
     return CalibratedGuard(guard, calibration) if calibration else guard
@@ -215,30 +214,30 @@ def policy_of(settings: Filter, guard: Guard) -> Policy:
     """
     if settings.mode == "off":
         raise ValueError("a filter that is off has no policy")
-    wanted = settings.threshold
-    if isinstance(wanted, str) and wanted not in guard.thresholds:
+    threshold = settings.threshold
+    if isinstance(threshold, str) and threshold not in guard.thresholds:
         raise GuardError(
-            f"the guard {guard.name} has no threshold {wanted!r}",
+            f"the guard {guard.name} has no threshold {threshold!r}",
             hint=f"it has: {', '.join(guard.thresholds)}; or set filter.threshold to a number",
         )
-    number = guard.thresholds[wanted] if isinstance(wanted, str) else wanted
+    number = guard.thresholds[threshold] if isinstance(threshold, str) else threshold
     if not 0 <= number <= 1:
         raise GuardError(
-            f"the threshold {wanted!r} of {guard.name} is {number}, expected a probability",
+            f"the threshold {threshold!r} of {guard.name} is {number}, expected a probability",
             hint="set filter.threshold to a number from 0 to 1",
         )
     part = "pair" if settings.guard == LABELS else settings.judge
     return Policy(number, settings.mode, part, settings.unscored, settings.replaced)
 
 
-def _check_left(ledgers: Sequence[FilterLedger]) -> None:
-    """See that there is something to train on, if there was before the filter."""
-    found = total(ledgers)
-    if found.kept or not found.rows:
+def _check_rows_left(ledgers: Sequence[FilterLedger]) -> None:
+    """Raise if there were rows before the filter and none are left to train on."""
+    counts = total(ledgers)
+    if counts.kept or not counts.rows:
         return
     raise DataError(
-        f"the safety filter removed all {found.rows} rows of all clients: {found.unsafe} unsafe,"
-        f" {sum(found.unscored.values())} not scored",
+        f"the safety filter removed all {counts.rows} rows of all clients: {counts.unsafe} unsafe,"
+        f" {sum(counts.unscored.values())} not scored",
         hint='filter.mode = "audit" only counts; `fedrai scan` shows how a guard judges a file',
     )
 
@@ -249,7 +248,7 @@ def counts_to_send(
     """What the server may hear of a ledger: counts, with noise if the recipe asks for it.
 
     The noise comes from the client's secret salt and the counts themselves, so the same counts are
-    sent with the same noise every time: drawing anew would wear the privacy down.
+    sent with the same noise every time: each new draw would cost privacy.
 
     Args:
         ledger: the client's.
@@ -260,31 +259,21 @@ def counts_to_send(
     counts = ledger.counts()
     if not epsilon:
         return counts
-    told = json.dumps([client, epsilon, counts], sort_keys=True).encode()
-    return noisy(counts, epsilon, random.Random(hmac.digest(salt, told, "sha256")))
+    message = json.dumps([client, epsilon, counts], sort_keys=True).encode()
+    return add_noise(counts, epsilon, random.Random(hmac.digest(salt, message, "sha256")))
 
 
 def filter_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Why a run's filter is not what it was when the run began; empty if it is.
+    """Why a run's filter is not what it was when the run started; empty if it is.
 
     Args:
         before: `run.json`.
         now: what it would hold now.
     """
-    was, is_now = (bool(info.get("filter_skipped")) for info in (before, now))
-    if was == is_now:
+    skipped, is_skipped = (bool(info.get("filter_skipped")) for info in (before, now))
+    if skipped == is_skipped:
         return ""
-    began = "without" if was else "with"
     return (
-        f"it began {began} its safety filter, and now the guard"
-        f" {'cannot work' if is_now else 'works'}"
-    )
-
-
-def _cost(found: Sequence[FilterResult], seconds: float) -> Cost:
-    return Cost(
-        seconds=seconds,
-        tokens=sum(result.tokens for result in found),
-        operations=sum(result.operations for result in found),
-        peak_bytes=peak_bytes(),
+        f"it started {'without' if skipped else 'with'} its safety filter, and now the guard"
+        f" {'cannot work' if is_skipped else 'works'}"
     )

@@ -206,8 +206,8 @@ class Display(Live, Observer):
         record = EvaluationRecord.from_json(0, figures)
         words = {"safe": "AdvBench safe", "safe-legacy": "(legacy)", "refused": "ordinary refused"}
         parts = [f"{words[n]} {record.rates[n].format()}" for n in words if n in record.rates]
-        if record.loss is not None:
-            parts.append(f"held-out loss {record.loss:.3f}")
+        if record.loss is not None or record.loss_is_nan:
+            parts.append(f"held-out loss {record.loss_text()}")
         for line in (parts, suite_parts(figures)):
             if line:
                 self.print_line("  " + ", ".join(line))
