@@ -72,10 +72,10 @@ def test_json_holds_a_list_of_rows(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps({CANARY: [PAIR]}), "r.json holds no list of rows"),
-        (f'[{{"prompt": "{CANARY}"', "r.json is not JSON that can be read (line 1)"),
+        (json.dumps({CANARY: [PAIR]}), "r.json is not a list of rows"),
+        (f'[{{"prompt": "{CANARY}"', "r.json is not valid JSON (line 1)"),
         (CANARY.encode() + b"\xff", "r.json is not UTF-8 (byte 11)"),
-        ("[" * 100_000, "r.json is not JSON that can be read"),
+        ("[" * 100_000, "r.json is not valid JSON"),
     ],
 )
 def test_json_of_another_form(tmp_path, content, said):
@@ -226,13 +226,13 @@ BAD = {
         {"messages": [USER, ASSISTANT | {"content": [{"text": CANARY}]}]},
         "content of turn 2 is not text but list",
     ),
-    "ends with user": ({"messages": [USER, ASSISTANT, USER]}, "turns must go user, assistant"),
-    "starts with assistant": ({"messages": [ASSISTANT, USER, ASSISTANT]}, "turns must go user"),
-    "two users": ({"messages": [USER, USER, ASSISTANT]}, "turns must go user"),
-    "system only": ({"messages": [{"role": "system", "content": CANARY}]}, "turns must go user"),
+    "ends with user": ({"messages": [USER, ASSISTANT, USER]}, "turns must be user, assistant"),
+    "starts with assistant": ({"messages": [ASSISTANT, USER, ASSISTANT]}, "turns must be user"),
+    "two users": ({"messages": [USER, USER, ASSISTANT]}, "turns must be user"),
+    "system only": ({"messages": [{"role": "system", "content": CANARY}]}, "turns must be user"),
     "late system": (
         {"messages": [USER, {"role": "system", "content": CANARY}, USER, ASSISTANT]},
-        "turns must go user",
+        "turns must be user",
     ),
 }
 
@@ -319,7 +319,7 @@ def test_an_empty_parquet_file(tmp_path):
 @pytest.mark.parametrize("name", ["rows.txt", "rows.jsonl.gz", "rows"])
 def test_an_unknown_format_is_named_with_the_known_ones(tmp_path, name):
     path = write(tmp_path / name, json.dumps(PAIR))
-    with pytest.raises(DataError, match=r"format \.?\(?\w.* is not known") as caught:
+    with pytest.raises(DataError, match=r"format \.?\(?\w.* is not supported") as caught:
         load(path)
     assert ".jsonl" in caught.value.hint
     assert ".parquet" in caught.value.hint
@@ -410,7 +410,7 @@ def test_a_file_in_a_folder_is_no_hub_dataset(hub, tmp_path, monkeypatch):
     jsonl(Path("org/rows.jsonl"), PAIR)
     write(Path("org/rows"), "x")
     assert texts(data.load("org/rows.jsonl")) == [("How far?", "Two miles.")]
-    with pytest.raises(DataError, match="is not known"):
+    with pytest.raises(DataError, match="is not supported"):
         data.load("org/rows")
     with pytest.raises(AssetError):
         data.load("org/other.jsonl")

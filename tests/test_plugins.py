@@ -438,7 +438,7 @@ def test_a_rule_may_object_to_too_few_updates(rules: Path) -> None:
     rule = aggregation.build("acme-clipped", settings={"limit": 1.0})
     start = {"w": torch.zeros(2)}
     one = Update({"w": torch.ones(2)}, {WEIGHT: 3.0})
-    with pytest.raises(FederationError, match="acme-clipped needs 2 updates a round; 1 came"):
+    with pytest.raises(FederationError, match="acme-clipped needs 2 updates a round; 1 arrived"):
         rule.aggregate(1, start, {"a": one})
     mean = rule.aggregate(1, start, {"a": one, "b": Update({"w": 2 * torch.ones(2)}, {WEIGHT: 1})})
     assert mean["w"].tolist() == [1.0, 1.0]  # 1.25, held to 1

@@ -57,7 +57,7 @@ ROWS = {
     "empty.jsonl": '{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": " "}\n',
     "broken.jsonl": '{"prompt": "a", "response": "b"}\n\nhello\n',
 }
-SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
+SKIP = 'fix the rows, or set data.on_bad_rows = "skip"'
 EXPLAINED = "`fedrai recipe new NEW.toml` writes a recipe with every key explained"
 SHOWN = "`fedrai recipe show tiny.toml` prints every key with its value"
 MISTAKES: dict[str, tuple[list[str], str, str]] = {
@@ -94,7 +94,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "no data file": (
         ["run", "tiny.toml", "-o", "data.sources.0.path=./nowhere.jsonl"],
         "There is no file or folder {folder}/nowhere.jsonl.",
-        "Name a file, a hub dataset (org/name), or a set that comes along: fedrai:ordinary,"
+        "Name a file, a hub dataset (org/name), or an embedded set: fedrai:ordinary,"
         " fedrai:ordinary-held-out, fedrai:safe-answers, fedrai:red-team, fedrai:look-alikes,"
         " fedrai:harmful, fedrai:harmful-held-out. A relative path starts from {folder}.",
     ),

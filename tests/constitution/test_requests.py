@@ -90,7 +90,7 @@ def test_questions_sorted_by_category(tmp_path):
 
 def test_a_pipe_as_requests_is_refused_before_it_is_hashed(tmp_path):
     os.mkfifo(tmp_path / "rows.jsonl")
-    with pytest.raises(DataError, match="no ordinary file but a pipe"):
+    with pytest.raises(DataError, match="not a regular file but a pipe"):
         fingerprint(load("embedded"), [str(tmp_path / "rows.jsonl")])
 
 
@@ -167,11 +167,11 @@ def test_the_same_text_counts_once_and_the_first_stays(tmp_path):
         ("a.csv", "prompt\nx\n \n", "a.csv, line 3: prompt is empty"),
         ("a.json", f'{{"{SECRET}": "{SECRET}"}}', "a.json, row 1: not a list of requests"),
         ("a.json", f'["x", ["{SECRET}"]]', "a.json, row 2: neither text nor"),
-        ("a.json", f'["{SECRET}"', "a.json is not JSON"),
+        ("a.json", f'["{SECRET}"', "a.json is not valid JSON"),
         ("a.json", '{"a":' * 9 + "[]" + "}" * 9, "a.json, row 1: not a list"),
         ("a.json", "[]", "holds no request"),
         ("a.txt", "\n \n", "holds no request"),
-        ("a.docx", SECRET, "format .docx is not known"),
+        ("a.docx", SECRET, "format .docx is not supported"),
     ],
 )  # fmt: skip
 def test_errors_name_the_place_and_never_the_text(tmp_path, name, content, said):

@@ -155,7 +155,7 @@ def test_a_value_is_the_same_however_a_file_writes_it(tmp_path, read):
 def test_the_worse_answer_of_a_pair_is_not_learnt_unless_it_is_named(tmp_path):
     file = tmp_path / "r.jsonl"
     file.write_text(json.dumps({"prompt": "p", "rejected": "r"}) + "\n")
-    with pytest.raises(DataError, match="line 1: its only answer stands in 'rejected'") as error:
+    with pytest.raises(DataError, match="line 1: its only answer is in 'rejected'") as error:
         data.load(str(file))
     assert 'response = "rejected"' in f"{error.value.message} {error.value.hint}"
     named = data.load(Source(path=str(file), columns=Columns(response="rejected")))

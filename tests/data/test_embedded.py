@@ -170,4 +170,4 @@ def test_the_part_of_a_request_depends_on_nothing_else(wheel):
     (wheel / "violence.csv").unlink()
     write_scores(wheel / "a.csv", [["x", "new", "Sure.", "1", "text"]])
     assert before - set(prompts("harmful-held-out")) <= {"mean of a half", "two scores"}
-    assert embedded._aside("Request 7") == embedded._aside("request   7")
+    assert embedded._is_held_out("Request 7") == embedded._is_held_out("request   7")

@@ -77,8 +77,8 @@ def test_encodings_that_the_first_bytes_tell(tmp_path, encoding, name):
 def test_a_name_that_stands_twice_hides_no_answer(tmp_path):
     twice = f'{{"prompt": "a", "response": "{CANARY}", "response": "b"}}'
     path = write(tmp_path / "r.jsonl", lines(ROWS[0]) + twice + "\n")
-    assert rows(path) == [ROWS[0], "a name stands twice in an object"]
-    with pytest.raises(DataError, match=r"^l\.json: a name stands twice in an object"):
+    assert rows(path) == [ROWS[0], "a key occurs twice in an object"]
+    with pytest.raises(DataError, match=r"^l\.json: a key occurs twice in an object"):
         rows(write(tmp_path / "l.json", f"[{twice}]"))
     table = pa.table([["a"], ["b"], ["c"]], names=["prompt", "response", "response"])
     pq.write_table(table, tmp_path / "r.parquet")

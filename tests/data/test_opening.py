@@ -29,7 +29,7 @@ def rows(path, **reading):
 @pytest.mark.parametrize("name", ["r.jsonl", "r.json", "r.csv", "r.parquet", "r.jsonl.gz"])
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match="is no ordinary file but a pipe") as caught:
+    with pytest.raises(DataError, match="is not a regular file but a pipe") as caught:
         data.load(str(tmp_path / name))  # opening it would wait for a writer for ever
     assert "cat " in caught.value.hint
 
@@ -38,7 +38,7 @@ def test_a_pipe_is_refused_before_it_is_opened(tmp_path, name):
 def test_a_link_to_an_endless_device_is_refused(tmp_path, name):
     (tmp_path / name).symlink_to("/dev/zero")
     read = data.lines_of if name == "r.txt" else data.read_file
-    with pytest.raises(DataError, match="is no ordinary file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         list(read(tmp_path / name))
 
 

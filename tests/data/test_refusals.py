@@ -170,13 +170,13 @@ def test_the_embedded_file_loads_as_a_users_own():
     [
         ("[other", "not TOML in UTF-8"),
         ("[fraud]\nreplies = ['a', 'b', 'c']", r"no table \[other\]"),
-        ("other = 3", "other is no table"),
+        ("other = 3", "other is not a table"),
         ("[other]\nanswers = ['a']", "has no key 'answers'"),
         ("[other]\nreplies = ['a', 'b']", "has 2 different replies of 2, expected 3"),
         ("[other]\nreplies = ['a', 'b', 'b', 'c']", "has 3 different replies of 4"),
         ("[other]\nkeywords = ['a']", "has 0 different replies of 0"),
-        ("[other]\nreplies = ['a', 'b', ' ']", r"replies of \[other\] is not a list of texts"),
-        ("[other]\nreplies = 'abc'", r"replies of \[other\] is not a list"),
+        ("[other]\nreplies = ['a', 'b', ' ']", r"replies of \[other\] must be a list of texts"),
+        ("[other]\nreplies = 'abc'", r"replies of \[other\] must be a list"),
         ("[other]\nreplies = ['a', 'b', 'c']\naliases = [1]", r"aliases of \[other\]"),
     ],
 )

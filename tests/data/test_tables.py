@@ -85,7 +85,7 @@ def test_fields_that_are_missing_or_too_many(tmp_path):
 
 def test_nul_bytes_are_refused_and_name_the_encoding(tmp_path):
     error = refused(write(tmp_path / "r.csv", f"prompt,response\na,{CANARY}\0x\n"))
-    assert error.message == "r.csv, line 2 holds a NUL byte, which no text has"
+    assert error.message == "r.csv, line 2 holds a NUL byte, which is not text"
     assert "--encoding utf-16-le" in error.hint
 
 

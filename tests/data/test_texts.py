@@ -41,12 +41,12 @@ def test_parts_of_text_are_joined_as_chat_templates_join_them():
 def test_a_part_that_is_no_text_is_named(kind):
     parts = [{"type": "text", "text": CANARY}, {"type": kind, kind: {"url": CANARY}}]
     assert problem([turn("user", parts), turn("assistant", "x")]) == (
-        f"content of turn 1 is not text but list: a part of it is no text ({kind})"
+        f"content of turn 1 is not text but list: a part of it is not text ({kind})"
     )
 
 
 def test_a_kind_of_part_that_may_be_text_is_not_printed():
-    assert problem([turn("user", [{"type": CANARY}])]).endswith("a part of it is no text")
+    assert problem([turn("user", [{"type": CANARY}])]).endswith("a part of it is not text")
 
 
 def test_parts_without_any_text_are_empty():

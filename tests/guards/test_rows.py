@@ -122,7 +122,7 @@ def test_parts_tools_and_turns_of_sharegpt_are_shown_to_a_guard(tmp_path):
         [("user", "How far?"), ("assistant", "Two miles.")],
     ]  # fmt: skip
     assert [bad.problem for bad in rows.bad_rows] == [
-        "content of turn 1 is not text but list: a part of it is no text (image)"
+        "content of turn 1 is not text but list: a part of it is not text (image)"
     ]
 
 
@@ -272,7 +272,7 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
 def test_a_gzip_that_breaks_off(tmp_path):
     path = tmp_path / "r.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 5000)[:-20])
-    with pytest.raises(DataError, match=r"^r\.jsonl\.gz is broken: it does not unpack as gzip$"):
+    with pytest.raises(DataError, match=r"^r\.jsonl\.gz is damaged: it does not unpack as gzip$"):
         read(str(path))
 
 

@@ -1,8 +1,8 @@
-"""Rows of any file, hub dataset or embedded set, and the examples that a training takes from them.
+"""Rows of any file, hub dataset or embedded set, and the examples for training.
 
-`opening` gives bytes and lines within limits, `lists` and `tables` read JSON and CSV, `formats`
-tells which; `columns` says where in a row a conversation stands, `texts` reads its turns, `loading`
-makes examples of a dataset. Dividing them over clients is `partition.py`'s.
+`opening` reads bytes and lines within limits, `lists` and `tables` read JSON and CSV, and `formats`
+chooses between them. `columns` finds the conversation in a row, `texts` reads its turns, `loading`
+makes examples of a dataset, and `partition` divides them over clients.
 """
 
 from fedrai.data.columns import (

@@ -1,8 +1,8 @@
-"""The columns of a row: where a conversation stands in it, and which names an error may print.
+"""The columns of a row that hold its conversation, and the names that an error may print.
 
-A recipe names columns; without that the usual names count, and those that others use where there
-is but one place that the request or the answer can stand. What could be an answer and is not read
-is named.
+A recipe names columns. Without that, the usual names are read, or other common names where only one
+column can be the request or the answer. Columns that may hold answers and are not read are
+reported.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from fedrai.recipe.sections import Columns
 CONVERSATIONS = ("messages", "conversations", "conversation")
 """Columns that hold a list of turns."""
 REQUESTS = ("prompt", "instruction", "question", "query", "request")
-"""Columns that hold a request; where none of these is there, `input` does."""
+"""Columns that hold a request; if there is none of these, `input` does."""
 CONTEXT = "input"
 ANSWERS = ("response", "completion", "output", "answer", "reply", "generated_text", "chosen",
            "rejected")  # fmt: skip
 """Columns that hold an answer."""
 LOSER = "rejected"
-"""The answer of a preference pair that is never taken for the one to learn."""
+"""The rejected answer of a preference pair, which is trained on only if it is named."""
 USUAL = ("prompt", "response", "instruction", "input", "output", "question", "answer", "query",
          "text", "completion", "messages", "conversations", "chosen", "rejected", "request",
          "reply", "generated_text", "conversation")  # fmt: skip
-"""Names that an error may print; others could be text: the first row of a CSV without a header."""
+"""Names that an error may print; others may be text: the first row of a CSV without a header."""
 PLAIN_NAME = re.compile(r"[^\W\d]\w*(?:[.-]\w+)*")
 LONGEST_NAME = 40
+DEFAULT_NAMES = ("messages", "prompt", "response")
 KEY = "data.sources.columns"
 
 Row = Mapping[str, Any]
@@ -40,14 +41,14 @@ Cell = str | bool | int | float
 
 @dataclass(frozen=True, slots=True)
 class RowColumns:
-    """The columns of one row that hold its conversation; None where it has none.
+    """The columns of one row that hold its conversation; None for those that it does not have.
 
     Attributes:
-        messages: holds the turns; the others are None then.
+        messages: holds the turns; then the others are None.
         prompt: holds the request.
-        context: holds what an instruction is about; put after it.
+        context: holds the input of an instruction, which is appended to it.
         response: holds the answer.
-        unread: other columns in which a text stands that could be an answer.
+        unread: other columns that may hold an answer.
     """
 
     messages: str | None = None
@@ -58,19 +59,19 @@ class RowColumns:
 
 
 def find_columns(row: Row, columns: Columns) -> RowColumns:
-    """Where the conversation of a row stands.
+    """The columns that hold the conversation of a row.
 
     Args:
         row: the row.
-        columns: the names that were given; one that is not the usual one is the only one there is.
+        columns: names from the recipe; a name other than the default is the only one that is read.
 
     Raises:
-        ValueError: nowhere, or in more than one way; it names the columns and the key.
+        ValueError: there are none, or more than one possibility; it names the columns and the key.
     """
-    talk = _talk(row, columns)
-    if talk is not None:
-        return RowColumns(messages=talk, unread=_others(row, {talk}))
-    if columns.prompt not in row and columns.response not in row and not _pair_elsewhere(row):
+    messages = _messages_column(row, columns)
+    if messages is not None:
+        return RowColumns(messages=messages, unread=_others(row, {messages}))
+    if columns.prompt not in row and columns.response not in row and not _has_other_pair(row):
         raise ValueError(
             f"no column {columns.messages!r}, and no {columns.prompt!r} and {columns.response!r}"
             f" (it has {len(row)} columns{_among(row)})"
@@ -78,7 +79,7 @@ def find_columns(row: Row, columns: Columns) -> RowColumns:
     response = _one(row, "response", columns.response, ANSWERS)
     if response == LOSER != columns.response:
         raise ValueError(
-            f"its only answer stands in {LOSER!r}, the worse of a pair; to train on it:"
+            f"its only answer is in {LOSER!r}, the rejected one of a pair; to train on it:"
             f' {KEY} = {{ response = "{LOSER}" }}'
         )
     prompt, context = _request(row, columns)
@@ -86,73 +87,71 @@ def find_columns(row: Row, columns: Columns) -> RowColumns:
 
 
 def answer_columns(row: Row) -> tuple[str, ...]:
-    """The usual names of columns in which a text or turns stand that could be an answer."""
-    return tuple(name for name in (*ANSWERS, *CONVERSATIONS) if _filled(row, name))
+    """Columns with a usual name and a text or turns that may be an answer."""
+    return tuple(name for name in (*ANSWERS, *CONVERSATIONS) if _is_filled(row, name))
 
 
 def _others(row: Row, read: set[str | None]) -> tuple[str, ...]:
     return tuple(name for name in answer_columns(row) if name not in read)
 
 
-def _talk(row: Row, columns: Columns) -> str | None:
-    """The column with the turns; one that is named counts even where it holds something else."""
+def _messages_column(row: Row, columns: Columns) -> str | None:
+    """The column with the turns; a named one counts even if it holds something else."""
     if row.get(columns.messages) is not None:
         return columns.messages
-    elsewhere = columns.messages == "messages" and not _named(columns)
-    found = [name for name in CONVERSATIONS if elsewhere and is_conversation(row.get(name))]
-    pair = columns.prompt in row or columns.response in row
-    return found[0] if len(found) == 1 and not pair else None
-
-
-def _named(columns: Columns) -> bool:
-    return (columns.prompt, columns.response) != ("prompt", "response")
+    is_default = (columns.messages, columns.prompt, columns.response) == DEFAULT_NAMES
+    if not is_default or "prompt" in row or "response" in row:
+        return None
+    candidates = [name for name in CONVERSATIONS if is_conversation(row.get(name))]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _request(row: Row, columns: Columns) -> tuple[str, str | None]:
-    """The columns of the request, and of what it is about."""
+    """The columns of the request, and of its input if it is an instruction."""
     if columns.prompt in row or columns.prompt != "prompt":
         return columns.prompt, None
-    if not any(_filled(row, name) for name in REQUESTS) and _filled(row, CONTEXT):
+    if not any(_is_filled(row, name) for name in REQUESTS) and _is_filled(row, CONTEXT):
         return CONTEXT, None
     prompt = _one(row, "prompt", columns.prompt, REQUESTS)
-    return prompt, CONTEXT if prompt == "instruction" and _filled(row, CONTEXT) else None
+    return prompt, CONTEXT if prompt == "instruction" and _is_filled(row, CONTEXT) else None
 
 
 def _one(row: Row, role: str, name: str, usual: tuple[str, ...]) -> str:
-    """The column that is named; if it is not there, the only one of those that others use."""
+    """The named column; if the row lacks it, the only one with another common name."""
     if name in row or name != usual[0]:
         return name
-    found = [other for other in usual if _filled(row, other)]
-    if len(found) > 1:
+    candidates = [other for other in usual if _is_filled(row, other)]
+    if len(candidates) > 1:
         raise ValueError(
-            f"no column {name!r}, and {' or '.join(found)} may be it: set {KEY}.{role}"
+            f"no column {name!r}, and {' or '.join(candidates)} may be it: set {KEY}.{role}"
         )
-    return found[0] if found else name
+    return candidates[0] if candidates else name
 
 
-def _pair_elsewhere(row: Row) -> bool:
-    asked = any(_filled(row, name) for name in (*REQUESTS, CONTEXT))
-    return asked and any(_filled(row, name) for name in ANSWERS)
+def _has_other_pair(row: Row) -> bool:
+    """Whether a request and an answer are in columns with other common names."""
+    has_request = any(_is_filled(row, name) for name in (*REQUESTS, CONTEXT))
+    return has_request and any(_is_filled(row, name) for name in ANSWERS)
 
 
-def _filled(row: Row, name: str) -> bool:
+def _is_filled(row: Row, name: str) -> bool:
     value = row.get(name)
     return bool(value.strip()) if isinstance(value, str) else is_conversation(value)
 
 
 def _among(row: Row) -> str:
-    known = ", ".join(name for name in USUAL if name in row)
-    return f", among them {known}" if known else ""
+    usual = ", ".join(name for name in USUAL if name in row)
+    return f", among them {usual}" if usual else ""
 
 
 def printable_names(counts: Mapping[str, int]) -> str:
-    """The names of a file's columns, as far as an error may print them.
+    """The names of a file's columns that an error may print.
 
-    The usual names may be printed. Others may where all that stand in several rows look like names:
-    a first row that is taken for the header, or a text that is a key of one row, does not.
+    These are the usual names, and others if all that occur in several rows look like names. A first
+    row that is read as the header does not, nor does a text that is a key of one row.
 
     Args:
-        counts: in how many rows each name stands.
+        counts: numbers of rows by name.
     """
     common = [name for name, rows in counts.items() if rows > 1]
     plain = all(len(n) <= LONGEST_NAME and PLAIN_NAME.fullmatch(n) for n in common)
@@ -161,26 +160,26 @@ def printable_names(counts: Mapping[str, int]) -> str:
 
 
 def check_names(names: Sequence[str], file: str) -> None:
-    """See that no column's name is there twice: a row could not hold both.
+    """Check that no two columns have the same name: a row could not hold both.
 
     Raises:
-        DataError: one is.
+        DataError: two have.
     """
     for number, name in enumerate(names, 1):
         if (first := names.index(name) + 1) < number:
-            known = f" {name!r}" if name in USUAL else ""
+            usual = f" {name!r}" if name in USUAL else ""
             raise DataError(
-                f"{file}: columns {first} and {number} have the same name{known}",
+                f"{file}: columns {first} and {number} have the same name{usual}",
                 hint="rename or delete one of them",
             )
 
 
 def unread_line(columns: Mapping[str, int]) -> str:
-    """The columns with further answers, which nothing is trained on; empty if none."""
-    named = ", ".join(
+    """A line with the columns whose answers are not trained on; empty without any."""
+    names = ", ".join(
         f"{name} ({rows:,} {'row' if rows == 1 else 'rows'})" for name, rows in columns.items()
     )
-    return f"columns with answers that are not trained on: {named}" if named else ""
+    return f"columns with answers that are not trained on: {names}" if names else ""
 
 
 def matches(row: Row, where: Mapping[str, Cell]) -> bool:
@@ -188,9 +187,9 @@ def matches(row: Row, where: Mapping[str, Cell]) -> bool:
     return all(cell_equals(row.get(name), value) for name, value in where.items())
 
 
-def cell_equals(value: object, wanted: Cell) -> bool:
+def cell_equals(value: object, expected: Cell) -> bool:
     """Whether a cell has this value: text in any case, numbers as numbers, true as 1."""
-    return value is not None and _plain(value) == _plain(wanted)
+    return value is not None and _plain(value) == _plain(expected)
 
 
 def _plain(value: object) -> str | float:
@@ -200,7 +199,7 @@ def _plain(value: object) -> str | float:
 
 
 def number_of(value: object) -> float | None:
-    """The number that a cell holds, as such or as text; None where it holds none."""
+    """The number in a cell, also if it is text; None if there is none."""
     if not isinstance(value, str | int | float):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The rows of a file by its format, which its name tells: JSON, CSV, Parquet, lines of text."""
+"""The rows of a file in the format of its suffix: JSON, CSV, Parquet, lines of text."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Rows = Iterator[tuple[str, Row | str]]
 ROWS_AT_ONCE = 256  # of Parquet
 
 
-def read_file(path: Path, reading: ReadOptions = DEFAULT_OPTIONS) -> Rows:
+def read_file(path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> Rows:
     """The rows of a JSONL, JSON, CSV or Parquet file; text formats may be gzipped (`.jsonl.gz`).
 
     Args:
         path: the file.
-        reading: encoding, separator and limits.
+        options: encoding, separator and limits.
 
     Yields:
-        (origin, row); a row that cannot even be parsed comes as a string: what is wrong with it.
+        (origin, row); for a row that cannot be parsed, the problem as a string in its place.
 
     Raises:
         DataError: another format, or the file as a whole cannot be read.
@@ -45,25 +45,25 @@ def read_file(path: Path, reading: ReadOptions = DEFAULT_OPTIONS) -> Rows:
     form = format_of(path)
     if form not in FORMATS:
         raise DataError(
-            f"{path.name}: format {path.suffix or '(no suffix)'} is not known",
+            f"{path.name}: format {path.suffix or '(no suffix)'} is not supported",
             hint=f"formats: {', '.join(SUFFIXES)}",
         )
     try:
-        yield from FORMATS[form](path, reading)
+        yield from FORMATS[form](path, options)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is broken: it does not unpack as gzip") from error
+        raise DataError(f"{path.name} is damaged: it does not unpack as gzip") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def format_of(path: Path) -> str:
-    """The suffix, in lower case; of a gzipped text file the one before `.gz`."""
+    """The suffix in lower case; for a gzipped text file, the one before `.gz`."""
     suffix, inner = path.suffix.lower(), Path(path.stem).suffix.lower()
-    return inner if suffix == ".gz" and inner in PACKED and _gzipped(path) else suffix
+    return inner if suffix == ".gz" and inner in PACKED and _is_gzip(path) else suffix
 
 
-def _gzipped(path: Path) -> bool:
-    """Whether a file begins as gzip does (RFC 1952); one that cannot be read may well."""
+def _is_gzip(path: Path) -> bool:
+    """Whether a file begins like gzip (RFC 1952); true for one that cannot be read."""
     try:
         if not path.is_file():
             return True
@@ -74,7 +74,7 @@ def _gzipped(path: Path) -> bool:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, Row]]:
-    """The rows of a text file that has a request a line.
+    """The rows of a text file with one request a line.
 
     Raises:
         DataError: it cannot be read.
@@ -84,7 +84,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, Row]]:
             yield f"{path.name}, line {number}", {"prompt": line.strip()}
 
 
-def _parquet(path: Path, reading: ReadOptions) -> Rows:
+def _parquet(path: Path, options: ReadOptions) -> Rows:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -94,21 +94,21 @@ def _parquet(path: Path, reading: ReadOptions) -> Rows:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             check_names(file.schema_arrow.names, path.name)
-            yield from _batches(path, file, reading)
+            yield from _batches(path, file, options)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} is not a Parquet file that can be read") from error
+        raise DataError(f"{path.name} is not a Parquet file, or a damaged one") from error
 
 
-def _batches(path: Path, file: Any, reading: ReadOptions) -> Rows:
-    left, number = reading.max_unpacked_mb * MEGABYTE, 0
+def _batches(path: Path, file: Any, options: ReadOptions) -> Rows:
+    remaining, number = options.max_unpacked_mb * MEGABYTE, 0
     for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-        left -= batch.nbytes
-        if left < 0:
-            raise unpacks_to_more(path.name, reading.max_unpacked_mb)
+        remaining -= batch.nbytes
+        if remaining < 0:
+            raise unpacks_to_more(path.name, options.max_unpacked_mb)
         for row in batch.to_pylist():
             number += 1
-            long = characters(row) > reading.row_bytes
-            yield f"{path.name}, row {number}", reading.too_long if long else row
+            long = characters(row) > options.row_bytes
+            yield f"{path.name}, row {number}", options.too_long if long else row
 
 
 FORMATS: Mapping[str, Callable[[Path, ReadOptions], Rows]] = {

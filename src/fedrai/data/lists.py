@@ -1,6 +1,6 @@
-"""Rows in JSON: an object a line, or one list of objects, whatever the file is called.
+"""Rows in JSON: an object a line, or one list of objects, whatever the suffix.
 
-A number, a nesting or a text that cannot be used makes a bad row, not an error of the whole file.
+A number, nesting or text that cannot be read makes a bad row, not an error of the whole file.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ FORMAT_HINT = (
     " file is CSV, rename it to .csv or .tsv, and name its separator if need be (--separator on the"
     " command line, data.sources.separator in a recipe)"
 )
-TWICE = "a name stands twice in an object"
+REPEATED = "a key occurs twice in an object"
 
 
-def rows_of_lines(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
-    """The rows of JSON Lines; a file that begins with a list is read as that list.
+def rows_of_lines(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | str]]:
+    """The rows of JSON Lines; a file that begins with a list is read as a list.
 
     Raises:
         DataError: the file as a whole cannot be read.
     """
-    with open_bytes(path, reading) as file:
-        encoding = encoding_of(file, reading)
+    with open_bytes(path, options) as file:
+        encoding = encoding_of(file, options)
         lines: Iterator[bytes | str | None]
         if encoding == "utf-8-sig":
-            lines = byte_lines(file, reading.row_bytes)
+            lines = byte_lines(file, options.row_bytes)
         else:
-            lines = text_lines(file, encoding, path.name, reading.row_bytes)
+            lines = text_lines(file, encoding, path.name, options.row_bytes)
         numbered = ((n, line) for n, line in enumerate(lines, 1) if line is None or line.strip())
         first = next(numbered, None)
         if first is None:
             return
         if _opens_a_list(first[1]):
-            yield from _listed(path, reading)
+            yield from _listed(path, options)
             return
         for number, line in itertools.chain([first], numbered):
-            row = reading.too_long if line is None else _row(line)
+            row = options.too_long if line is None else _row(line)
             yield f"{path.name}, line {number}", row
 
 
@@ -65,28 +65,28 @@ def _opens_a_list(line: bytes | str | None) -> bool:
     return text.strip() == "[" or text.lstrip().startswith(("[{", "[ {"))
 
 
-def rows_of_json(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
-    """The rows of a JSON file: those of its list, or JSON Lines, as `datasets` writes them.
+def rows_of_json(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | str]]:
+    """The rows of a JSON file: a list, or JSON Lines, as `datasets` writes them.
 
     Raises:
         DataError: the file as a whole cannot be read.
     """
-    if _object_a_line(path, reading):
-        yield from rows_of_lines(path, reading)
+    if _object_a_line(path, options):
+        yield from rows_of_lines(path, options)
     else:
-        yield from _listed(path, reading)
+        yield from _listed(path, options)
 
 
-def _object_a_line(path: Path, reading: ReadOptions) -> bool:
-    """Whether a file's first line is a JSON object that holds a row."""
-    with open_bytes(path, reading) as file:
-        lines = text_lines(file, encoding_of(file, reading), path.name, reading.row_bytes)
+def _object_a_line(path: Path, options: ReadOptions) -> bool:
+    """Whether the first line of a file is a JSON object with a row."""
+    with open_bytes(path, options) as file:
+        lines = text_lines(file, encoding_of(file, options), path.name, options.row_bytes)
         try:
             first = next((line for line in lines if line is None or line.strip()), "")
             more = any(line is None or line.strip() for line in lines)
-        except DataError:  # bytes of another encoding further on
+        except DataError:  # bytes of another encoding
             return False
-    if first is None:  # too long for a row: the whole list, or the first of several
+    if first is None:  # too long for a row: a whole list, or the first of several rows
         return more
     row = _parsed(first)
     return isinstance(row, dict) and (more or any(name in row for name in USUAL))
@@ -99,33 +99,31 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _listed(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
+def _listed(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     try:
-        rows = json.loads(text_of(path, reading), object_pairs_hook=_object)
-    except _TwiceError:
-        raise DataError(f"{path.name}: {TWICE}") from None
+        rows = json.loads(text_of(path, options), object_pairs_hook=_object)
+    except _RepeatedKeyError:
+        raise DataError(f"{path.name}: {REPEATED}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path.name} is not JSON that can be read{_at(error)}", hint=FORMAT_HINT
-        ) from None
+        raise DataError(f"{path.name} is not valid JSON{_at(error)}", hint=FORMAT_HINT) from None
     if not isinstance(rows, list):
         raise DataError(
-            f"{path.name} holds no list of rows", hint="one object a line goes into .jsonl"
+            f"{path.name} is not a list of rows", hint="use .jsonl for one object a line"
         )
     for number, row in enumerate(rows, 1):
-        long = characters(row) > reading.row_bytes
-        yield f"{path.name}, row {number}", reading.too_long if long else _checked(row, "\\")
+        long = characters(row) > options.row_bytes
+        yield f"{path.name}, row {number}", options.too_long if long else _checked(row, "\\")
 
 
-class _TwiceError(ValueError):
-    """A name stands twice in an object, and only one of the values would be read."""
+class _RepeatedKeyError(ValueError):
+    """A key occurs twice in an object, and only one of the values would be read."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _TwiceError
-    return found
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise _RepeatedKeyError
+    return value
 
 
 def _at(error: Exception) -> str:
@@ -136,8 +134,8 @@ def _row(line: bytes | str) -> Row | str:
     try:
         text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
         return _checked(json.loads(text, object_pairs_hook=_object), text)
-    except _TwiceError:
-        return TWICE
+    except _RepeatedKeyError:
+        return REPEATED
     except UnicodeDecodeError:
         return "not UTF-8"
     except json.JSONDecodeError as error:
@@ -147,7 +145,7 @@ def _row(line: bytes | str) -> Row | str:
 
 
 def _checked(row: Any, text: str) -> Row | str:
-    """The row, if it is one and all its texts are; only an escape makes half a character."""
+    """The row, or its problem; only an escape can make half a character."""
     if not isinstance(row, dict):
         return NOT_OBJECT
     return (half_character(row) if "\\" in text else "") or row

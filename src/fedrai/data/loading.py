@@ -1,7 +1,7 @@
 """Datasets to examples: files, hub datasets and the embedded sets, every row checked.
 
-A row is `messages` (several turns) or prompt and response. A bad row is named by file and line,
-never by its text.
+A row has `messages` (several turns) or a prompt and a response. Errors name a bad row by file and
+line, never by its text.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from fedrai.records import BadRow, Example, Message
 
 EMBEDDED = "fedrai:"
 DATASET_HINT = (
-    "Name a file, a hub dataset (org/name), or a set that comes along: "
+    "Name a file, a hub dataset (org/name), or an embedded set: "
     + ", ".join(f"{EMBEDDED}{name}" for name in embedded.DATASETS)
     + "."
 )
-SKIP = 'mend the rows, or set data.on_bad_rows = "skip"'
+SKIP = 'fix the rows, or set data.on_bad_rows = "skip"'
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What a dataset gave: its usable rows, and what could not be used or was not read.
+    """The usable rows of a dataset, and its bad rows and unread columns.
 
     Attributes:
         examples: usable rows.
-        bad_rows: the others.
-        unread: columns with texts that could be answers too and were not read, in how many rows.
+        bad_rows: rows that cannot be used.
+        unread: columns that were not read although they may hold answers, with numbers of rows.
     """
 
     examples: tuple[Example, ...]
@@ -122,7 +122,7 @@ def _check_rows(
 
 
 def encoding_hint(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
-    """What helps where rows are in another encoding, or a file in another format; else empty.
+    """A hint for rows in another encoding, or a file in another format; else empty.
 
     Args:
         bad: rows that could not be read.
@@ -135,64 +135,65 @@ def encoding_hint(bad: Sequence[BadRow], *, is_whole: bool = False) -> str:
 
 
 def summary(bad: Sequence[BadRow]) -> str:
-    """The first bad rows, and how many more there are."""
-    named = "; ".join(f"{row.origin}: {row.problem}" for row in bad[:3])
-    return named + (f"; and {len(bad) - 3} more bad rows" if len(bad) > 3 else "")
+    """The first bad rows, and the number of others."""
+    first = "; ".join(f"{row.origin}: {row.problem}" for row in bad[:3])
+    return first + (f"; and {len(bad) - 3} more bad rows" if len(bad) > 3 else "")
 
 
 def most_common_problem(bad: Sequence[BadRow]) -> str:
-    """The first row with the commonest problem, and how many have it."""
+    """The first row with the most common problem, and the number of rows with it."""
     problem, count = Counter(row.problem for row in bad).most_common(1)[0]
     first = next(row for row in bad if row.problem == problem)
     others = f" ({count:,} of {len(bad):,} bad rows)" if len(bad) > 1 else ""
     return f"{first.origin}: {problem}{others}"
 
 
-def _hints(bad: Sequence[BadRow], seen: Mapping[str, int], columns: Columns) -> list[str]:
-    """What else may help: the encoding, the format, or the columns of the file."""
-    if hint := encoding_hint(bad, is_whole=not seen):
+def _hints(bad: Sequence[BadRow], counts: Mapping[str, int], columns: Columns) -> list[str]:
+    """Hints for bad rows: the encoding, the format, or the columns of the file."""
+    if hint := encoding_hint(bad, is_whole=not counts):
         return [hint]
     pair = {columns.prompt, columns.response}
-    names = printable_names(seen)
-    if columns.messages in seen or pair <= seen.keys() or not names:
+    names = printable_names(counts)
+    if columns.messages in counts or pair <= counts.keys() or not names:
         return []
-    return [f"name those to read in data.sources.columns; the columns are {names}"]
+    return [f"set data.sources.columns; the columns are {names}"]
 
 
 def rows(
-    spec: str, split: str = "train", reading: ReadOptions = DEFAULT_OPTIONS
+    spec: str, split: str = "train", options: ReadOptions = DEFAULT_OPTIONS
 ) -> Iterator[tuple[str, Row | str]]:
-    """The rows of a dataset as they are.
+    """The rows of a dataset, unchanged.
 
     Args:
         spec: file, hub dataset, asset, or `fedrai:NAME`.
         split: split of a hub dataset.
-        reading: encoding, separator and limits of a file.
+        options: encoding, separator and limits of a file.
 
     Yields:
-        (origin, row); a row that cannot even be parsed comes as a string: what is wrong with it.
+        (origin, row); for a row that cannot be parsed, the problem as a string in its place.
 
     Raises:
-        DataError: no such file or format, or it cannot be read as a whole.
+        DataError: no such file or format, or the file as a whole cannot be read.
     """
     if spec.startswith(EMBEDDED):
         yield from embedded.rows(spec.removeprefix(EMBEDDED))
         return
     if _names_hub_dataset(spec):
-        yield from _hub(spec, split, reading)
+        yield from _hub(spec, split, options)
         return
     path = assets.fetch(spec, instead=DATASET_HINT)
     if path.is_dir():
         raise DataError(
             f"{spec} is a folder; expected a file", hint=f"formats: {', '.join(SUFFIXES)}"
         )
-    yield from read_file(path, reading)
+    yield from read_file(path, options)
 
 
 def is_local(spec: str) -> bool:
     """Whether a spec names a file on this machine."""
-    known = spec.startswith(EMBEDDED) or spec in assets.CATALOGUE or _names_hub_dataset(spec)
-    return not known and assets.parse(spec).scheme == "path"
+    if spec.startswith(EMBEDDED) or spec in assets.CATALOGUE or _names_hub_dataset(spec):
+        return False
+    return assets.parse(spec).scheme == "path"
 
 
 def _names_hub_dataset(spec: str) -> bool:
@@ -202,7 +203,7 @@ def _names_hub_dataset(spec: str) -> bool:
     return whole or (bare and not local.exists() and not spec.startswith((".", "~", "/")))
 
 
-def _hub(spec: str, split: str, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
+def _hub(spec: str, split: str, options: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     try:
         import datasets
     except ImportError as error:
@@ -218,21 +219,22 @@ def _hub(spec: str, split: str, reading: ReadOptions) -> Iterator[tuple[str, Row
             hint=f"check the name, split {split!r}, the network, HF_TOKEN; or name a local file",
         ) from error
     for number, row in enumerate(rows, 1):
-        long = characters(row) > reading.row_bytes
-        yield f"{name}, row {number}", reading.too_long if long else row
+        long = characters(row) > options.row_bytes
+        yield f"{name}, row {number}", options.too_long if long else row
 
 
-def _pair(row: Row, places: RowColumns) -> tuple[Message, ...]:
-    """Request and answer; either may be a list of turns, as TRL has them."""
-    asked, answered = places.prompt or "", places.response or ""
-    request, answer = row.get(asked), row.get(answered)
-    before = turns_of(request) if _listed(request) else (_user(row, asked, places.context),)
-    if _listed(answer):
+def _pair(row: Row, columns: RowColumns) -> tuple[Message, ...]:
+    """Request and answer; either may be a list of turns, as in TRL."""
+    prompt, response = columns.prompt or "", columns.response or ""
+    request, answer = row.get(prompt), row.get(response)
+    before = turns_of(request) if _is_list(request) else (_user(row, prompt, columns.context),)
+    if _is_list(answer):
         return (*before, *turns_of(answer))
-    return (*before, Message("assistant", as_text(answer, answered)))
+    return (*before, Message("assistant", as_text(answer, response)))
 
 
-def _listed(value: object) -> bool:
+def _is_list(value: object) -> bool:
+    """Whether a value is a list of turns, and not one as text."""
     return not isinstance(value, str) and is_conversation(value)
 
 

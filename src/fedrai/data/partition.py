@@ -1,12 +1,13 @@
-"""Divide examples over clients: sizes, labels, and where the harmful rows go.
+"""Divide examples over clients: sizes, labels, and the places of harmful rows.
 
-Sizes are equal, by a power law, or follow from a Dirichlet draw per label (arXiv 1909.06335). The
-harmful rows then take the place of benign ones: a share on every client (arXiv 2502.16691), or all
-on a few malicious clients (arXiv 2406.10630). Everything follows from the seed.
+Sizes are equal, by a power law, or from a Dirichlet draw per label (arXiv 1909.06335). Harmful rows
+then replace benign ones: a share on every client (arXiv 2502.16691), or all on a few malicious
+clients (arXiv 2406.10630). Everything follows from the seed.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ Shards = dict[str, list[Example]]
 
 
 def client_names(count: int) -> list[str]:
-    """`client-01`, `client-02` ...: as many digits as the last one needs, two at least."""
+    """`client-01`, `client-02` ...: with the digits that the last one needs, at least two."""
     width = max(2, len(str(count)))
     return [f"client-{number:0{width}d}" for number in range(1, count + 1)]
 
@@ -42,19 +43,19 @@ def mix(
     if not sources:
         return []
     if not all(rows for rows, _ in sources):
-        raise DataError("a dataset has no usable row, so nothing can be drawn from it")
+        raise DataError("a dataset has no usable row to draw")
     rng = np.random.default_rng(seed)
     weights = np.array([len(rows) if share is None else share for rows, share in sources], float)
     parts = weights / weights.sum()
     largest = min(len(rows) / part for (rows, _), part in zip(sources, parts, strict=True))
-    wanted = total or int(largest + 1e-9)
-    counts = _round_to_sum(parts * wanted, wanted)
+    total = total or int(largest + 1e-9)
+    counts = _round_to_sum(parts * total, total)
     drawn: list[Example] = []
     for (rows, _), count in zip(sources, counts, strict=True):
         if count > len(rows):
             origin = rows[0].origin.split(",")[0] if rows else "a source"
             raise DataError(
-                f"{wanted} rows need {count} from the dataset of {origin}, which has {len(rows)}",
+                f"{total} rows need {count} from the dataset of {origin}, which has {len(rows)}",
                 hint="lower data.rows_per_client, data.harm.share or that source's share",
             )
         drawn += [rows[i] for i in rng.permutation(len(rows))[:count]]
@@ -62,7 +63,7 @@ def mix(
 
 
 def _round_to_sum(values: np.ndarray, total: int) -> list[int]:
-    """Round down, then give what is left to the largest remainders (Hamilton's method)."""
+    """Round down, then raise those with the largest remainders (Hamilton's method)."""
     whole = np.floor(values + 1e-9).astype(int)
     order = np.argsort(-(values - whole), kind="stable")
     whole[order[: total - int(whole.sum())]] += 1
@@ -70,7 +71,7 @@ def _round_to_sum(values: np.ndarray, total: int) -> list[int]:
 
 
 def equal(rows: Sequence[Example], clients: Sequence[str]) -> Shards:
-    """Cut shuffled rows into parts of equal size (the first ones take what is left over)."""
+    """Cut shuffled rows into parts of equal size (the first ones get the remainder)."""
     return _cut(rows, clients, np.ones(len(clients)))
 
 
@@ -97,10 +98,10 @@ def _cut(rows: Sequence[Example], clients: Sequence[str], weights: np.ndarray) -
 def dirichlet(rows: Sequence[Example], clients: Sequence[str], alpha: float, seed: int) -> Shards:
     """Divide each label's rows in proportions drawn from Dirichlet(alpha).
 
-    A client may end up with no rows; it is then named in the run and takes no part.
+    A client may get no rows; the run names it, and it does not take part.
 
     Raises:
-        DataError: all rows have the same label, so there is nothing to skew.
+        DataError: all rows have the same label.
     """
     by_label: dict[str, list[Example]] = {}
     for row in rows:
@@ -130,14 +131,14 @@ def place_harm(
     malicious: int | None,
     seed: int,
 ) -> Shards:
-    """Put harmful rows in the place of benign ones.
+    """Replace benign rows by harmful ones.
 
     Args:
         shards: benign rows by client.
         harmful: shuffled harmful rows to draw from.
         share: part of an affected client's rows that becomes harmful.
         malicious: how many clients are affected (chosen by the seed); `None`: all.
-        seed: chooses the malicious clients and which benign rows give way.
+        seed: chooses the malicious clients and the benign rows to replace.
 
     Raises:
         DataError: there are too few harmful rows.
@@ -151,11 +152,10 @@ def place_harm(
             f"the harmful share needs {sum(counts.values())} rows, the sources have {len(harmful)}",
             hint="lower data.harm.share or data.rows_per_client",
         )
-    placed: Shards = {}
-    rest = list(harmful)
+    mixed: Shards = {}
+    pool = iter(harmful)
     for name in names:
-        kept = [shards[name][i] for i in rng.permutation(len(shards[name]))[counts[name] :]]
-        taken, rest = rest[: counts[name]], rest[counts[name] :]
-        rows = kept + taken
-        placed[name] = [rows[i] for i in rng.permutation(len(rows))]
-    return placed
+        benign = [shards[name][i] for i in rng.permutation(len(shards[name]))[counts[name] :]]
+        rows = benign + list(itertools.islice(pool, counts[name]))
+        mixed[name] = [rows[i] for i in rng.permutation(len(rows))]
+    return mixed

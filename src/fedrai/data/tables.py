@@ -1,9 +1,9 @@
 """CSV: read as `pandas.read_csv` reads it, or refused.
 
-Quotes are strict: a quote that is never closed would make one field of all rows after it, so the
-whole file is refused, as is a quoted field that runs over several lines and goes on after its
-closing quote. Fields that a row lacks at its end are None. Refused
-where pandas would go on: a column name that is there twice, NUL bytes, more fields than names.
+Quotes are strict. A quote that is never closed would make one field of all rows after it, so the
+whole file is an error, as is a quoted field over several lines with text after its closing quote.
+Missing fields at the end of a row are None. Also errors, unlike in pandas: two columns with one
+name, NUL bytes, more fields than names.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ SEPARATOR_HINT = (
     'name the separator: data.sources.separator = ";" in a recipe, --separator ";" on the command'
     ' line ("tab" for tabs)'
 )
-ALL = 2**31 - 1  # our own limit counts whole rows
+NO_LIMIT = 2**31 - 1  # our own limit is for whole rows
 
 Row = dict[str, Any]
 
 
-def rows_of_csv(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | str]]:
-    """The rows of a CSV; a row that cannot be used comes as a string: what is wrong with it.
+def rows_of_csv(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | str]]:
+    """The rows of a CSV; for a row that cannot be used, its problem as a string in its place.
 
     Raises:
-        DataError: the file as a whole cannot be read without a doubt.
+        DataError: the file is ambiguous, or cannot be read as a whole.
     """
-    with open_bytes(path, reading) as file:
-        lines = _Lines(text_lines(file, encoding_of(file, reading), path.name, reading.row_bytes),
-                       path.name, reading)  # fmt: skip
-        separator = reading.separator or lines.separator("\t" if _tabbed(path) else "")
+    with open_bytes(path, options) as file:
+        lines = _Lines(text_lines(file, encoding_of(file, options), path.name, options.row_bytes),
+                       path.name, options)  # fmt: skip
+        separator = options.separator or lines.separator("\t" if _tabbed(path) else "")
         records = csv.reader(lines, delimiter=separator, strict=True)
         header: list[str] = []
         for number, fields in _records(records, lines, path.name):
@@ -46,7 +46,7 @@ def rows_of_csv(path: Path, reading: ReadOptions) -> Iterator[tuple[str, Row | s
                 yield f"{path.name}, line {number}", fields
             elif header:
                 yield f"{path.name}, line {number}", _row(header, fields)
-            elif lines.last.strip() or lines.number > number:  # pandas passes over blank lines
+            elif lines.last.strip() or lines.number > number:  # pandas skips blank lines
                 header = _header(fields, path.name)
 
 
@@ -55,29 +55,29 @@ def _tabbed(path: Path) -> bool:
 
 
 class _Lines:
-    """The lines of a CSV, with the number of the last one and how much a row has taken so far."""
+    """The lines of a CSV, with the number of the last one and the length of the row so far."""
 
-    def __init__(self, lines: Iterator[str | None], name: str, reading: ReadOptions) -> None:
-        self._name, self._reading = name, reading
+    def __init__(self, lines: Iterator[str | None], name: str, options: ReadOptions) -> None:
+        self._name, self._options = name, options
         self._lines = self._checked(lines)
-        self.number = self.taken = 0
+        self.number = self.row_length = 0
         self.last = ""
 
     def __iter__(self) -> Iterator[str]:
         return self._lines
 
     def _checked(self, lines: Iterator[str | None]) -> Iterator[str]:
-        """Each line, also those that end with a carriage return alone, as old Macs write them."""
-        limit, comments = self._reading.row_bytes + 2, self._reading.comments
+        """Each line, also those that end with a carriage return alone, as on old Macs."""
+        limit, comments = self._options.row_bytes + 2, self._options.comments
         for line in lines:
             for part in (line,) if line is None or "\r" not in line else _parts(line):
                 self.number += 1
-                self.taken += len(part or "")
-                if part is None or self.taken > limit:
+                self.row_length += len(part or "")
+                if part is None or self.row_length > limit:
                     raise self._too_long()
                 if "\0" in part:
                     raise self._not_text()
-                if self.last == "\r" and part[:1] in (*SEPARATORS, self._reading.separator):
+                if self.last == "\r" and part[:1] in (*SEPARATORS, self._options.separator):
                     raise self._lost_separator()
                 comments = comments and part.startswith("#")
                 if not comments:
@@ -86,13 +86,13 @@ class _Lines:
 
     def _too_long(self) -> DataError:
         return DataError(
-            f"{self._name}, line {self.number}: the row is {self._reading.too_long}",
+            f"{self._name}, line {self.number}: the row is {self._options.too_long}",
             hint="look for a quote that is never closed, or raise the limit",
         )
 
     def _not_text(self) -> DataError:
         return DataError(
-            f"{self._name}, line {self.number} holds a NUL byte, which no text has",
+            f"{self._name}, line {self.number} holds a NUL byte, which is not text",
             hint='if the file is UTF-16: data.sources.encoding = "utf-16-le", or --encoding'
             " utf-16-le",
         )
@@ -100,24 +100,24 @@ class _Lines:
     def _lost_separator(self) -> DataError:
         return DataError(
             f"{self._name}, line {self.number} follows a blank line that ends with a carriage"
-            " return alone, and pandas would read it without its first separator",
+            " return alone, so pandas would lose its first separator",
             hint="save the file with one kind of line end",
         )
 
     def separator(self, usual: str) -> str:
-        """What separates the names of the header, which stays to be read.
+        """The separator of the header, which is still read as a line afterwards.
 
         Raises:
-            DataError: that can be told in more than one way.
+            DataError: there is more than one possibility.
         """
         header = next((line for line in self._lines if line.strip()), None)
         if header is None:
             return ","
-        self._lines = self._again(header, self._lines)
+        self._lines = self._prepend(header, self._lines)
         self.number -= 1
         return usual or _separator(header, self._name)
 
-    def _again(self, line: str, rest: Iterator[str]) -> Iterator[str]:
+    def _prepend(self, line: str, rest: Iterator[str]) -> Iterator[str]:
         self.number += 1
         yield line
         yield from rest
@@ -137,8 +137,8 @@ def _separator(header: str, name: str) -> str:
         return usual[0]
     if not usual and "," in several:
         return ","
-    shown = " or ".join("a tab" if sep == "\t" else repr(sep) for sep in usual or several)
-    raise DataError(f"{name} may be separated by {shown}", hint=SEPARATOR_HINT)
+    choices = " or ".join("a tab" if sep == "\t" else repr(sep) for sep in usual or several)
+    raise DataError(f"{name} may be separated by {choices}", hint=SEPARATOR_HINT)
 
 
 def _split(header: str, separator: str) -> list[str]:
@@ -146,10 +146,10 @@ def _split(header: str, separator: str) -> list[str]:
 
 
 def _records(records: Any, lines: _Lines, name: str) -> Iterator[tuple[int, list[str] | str]]:
-    """The fields of each row by the line that it begins at; blank lines are none."""
+    """The fields of each row, with the line where it begins, without blank lines."""
     while True:
         first = lines.number + 1
-        lines.taken = 0
+        lines.row_length = 0
         try:
             fields = _next(records)
         except StopIteration:
@@ -166,8 +166,8 @@ def _records(records: Any, lines: _Lines, name: str) -> Iterator[tuple[int, list
 
 
 def _next(records: Any) -> list[str]:
-    """The next row, whatever the length of its fields: the module's own limit is 131,072."""
-    before = csv.field_size_limit(ALL)
+    """The next row, with fields of any length: the module's own limit is 131,072."""
+    before = csv.field_size_limit(NO_LIMIT)
     try:
         fields: list[str] = next(records)
     finally:
@@ -177,25 +177,25 @@ def _next(records: Any) -> list[str]:
 
 def _open_quote(name: str, line: int) -> DataError:
     return DataError(
-        f"{name}, line {line}: a quote is opened in this row and never closed, so no row from here"
-        " on can be told",
+        f"{name}, line {line}: a quote is opened in this row and never closed, so all rows from"
+        " here on are ambiguous",
         hint='close the quote; a quote within a quoted field is written twice: ""',
     )
 
 
 def _run_on(name: str, first: int, last: int) -> DataError:
     return DataError(
-        f"{name}, lines {first} to {last}: a quoted field runs over these lines and goes on after"
-        " its closing quote, so rows may stand in it",
+        f"{name}, lines {first} to {last}: a quoted field runs over these lines and has text after"
+        " its closing quote, so it may contain rows",
         hint='close the quote on its own line; a quote within a quoted field is written twice: ""',
     )
 
 
 def _header(fields: Sequence[str], name: str) -> list[str]:
-    """The names of the columns; those without one are called as pandas calls them.
+    """The names of the columns; those without a name get the one of pandas.
 
     Raises:
-        DataError: two have the same name, so a row cannot hold both.
+        DataError: two columns have the same name.
     """
     names = [field or f"Unnamed: {number}" for number, field in enumerate(fields)]
     check_names(names, name)

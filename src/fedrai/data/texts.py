@@ -1,9 +1,9 @@
-"""Texts of rows: what can be encoded, and what a turn of a conversation says.
+"""Texts of rows: whether they can be encoded, and the turns of conversations.
 
-A turn is `{role, content}` as the chat templates of Hugging Face take it, or `{from, value}` as
-ShareGPT has it. Its content is a text or a list of parts of text. Tool turns are read in a way that
-any template takes: a call becomes a line of JSON (`name`, `arguments`) after what the assistant
-says, and what tools give back becomes one turn of the user's.
+A turn is `{role, content}` as in the chat templates of Hugging Face, or `{from, value}` as in
+ShareGPT. Its content is a text or a list of parts with text. Tool turns are converted to turns that
+any template accepts: a call becomes a line of JSON (`name`, `arguments`) after the assistant's
+text, and the results of tools become one turn of the user.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ ROLE_NAMES = {
     "model": "assistant", "function_call": "assistant",
     "tool": TOOL, "function": TOOL, "observation": TOOL, "function_response": TOOL,
 }  # fmt: skip
-"""What others call the roles: OpenAI, ShareGPT, LLaMA-Factory, Gemma."""
+"""Our role by the names of OpenAI, ShareGPT, LLaMA-Factory and Gemma."""
 PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Kinds of parts that are text, and where it stands in them."""
+"""Kinds of parts with text, and the key of the text."""
 OTHER_PARTS = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video",
                "video_url", "file", "input_file", "thinking", "reasoning", "tool_use",
                "tool_result")  # fmt: skip
-"""Kinds of parts that are none; an error names no other, which could be a client's text."""
+"""Kinds of parts without text; an error names no other kind, which may be a client's text."""
 HALF = "holds half a character, such as \\ud83d without its other half"
 SystemTurns = Literal["keep", "prepend", "drop"]
 
 
 def encodable(value: Any) -> bool:
-    """Whether all texts in a value can be encoded; one with half of a surrogate pair cannot."""
+    """Whether all texts in a value can be encoded; half of a surrogate pair cannot."""
     try:
         for text in _texts(value):
             text.encode()
@@ -47,7 +47,7 @@ def encodable(value: Any) -> bool:
 
 
 def half_character(value: Any) -> str:
-    """What is wrong with a value that has half a character anywhere in it; empty if it is fine."""
+    """The problem of a value with half a character anywhere in it; empty if it has none."""
     return "" if encodable(value) else HALF
 
 
@@ -64,20 +64,20 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def characters(value: Any) -> int:
-    """How many characters the texts in a value have."""
+    """Number of characters of all texts in a value."""
     return sum(map(len, _texts(value)))
 
 
 def as_text(value: object, name: str, *, blank: bool = False) -> str:
-    """A value of a row that must be a text with something in it.
+    """A value of a row, which must be a text that is not blank.
 
     Args:
         value: the value.
         name: of its column, for the error.
-        blank: whether nothing will do too, which gives an empty text.
+        blank: whether a blank or missing value is allowed; the text is then empty.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         if not blank:
@@ -94,11 +94,11 @@ def turns_of(value: object, *, blank: bool = False) -> tuple[Message, ...]:
     """The turns of a conversation, in any order.
 
     Args:
-        value: a list of turns, or that list as JSON in a text, as CSV holds it.
-        blank: whether a turn may say nothing.
+        value: a list of turns, or such a list as JSON text, as in a CSV.
+        blank: whether turns may be empty.
 
     Raises:
-        ValueError: it is no such list, or a turn has something that cannot be read.
+        ValueError: it is not a list of turns, or a turn has content that cannot be read.
     """
     if isinstance(value, str):
         try:
@@ -112,7 +112,7 @@ def turns_of(value: object, *, blank: bool = False) -> tuple[Message, ...]:
 
 
 def is_conversation(value: object) -> bool:
-    """Whether a value is a list of turns, or that list as JSON in a text."""
+    """Whether a value is a list of turns, or such a list as JSON text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
@@ -124,7 +124,7 @@ def is_conversation(value: object) -> bool:
 
 
 def _without_tools(turns: Sequence[tuple[str, str]]) -> Iterator[Message]:
-    """Messages; what tools gave back one after the other is one turn of the user's."""
+    """Messages; consecutive results of tools become one turn of the user."""
     for tool, group in groupby(turns, lambda turn: turn[0] == TOOL):
         if tool:
             yield Message("user", "\n\n".join(text for _, text in group))
@@ -133,23 +133,23 @@ def _without_tools(turns: Sequence[tuple[str, str]]) -> Iterator[Message]:
 
 
 def _turn(turn: object, number: int, blank: bool) -> tuple[str, str]:
-    """Role, by our names, and text."""
+    """Our name of the role, and the text."""
     if not isinstance(turn, Mapping):
         raise ValueError(f"turn {number} is not an object with role and content")
     role = turn.get("role") if turn.get("role") is not None else turn.get("from")
-    named = ROLE_NAMES.get(role.strip().lower()) if isinstance(role, str) else None
-    if named is None:
+    our_role = ROLE_NAMES.get(role.strip().lower()) if isinstance(role, str) else None
+    if our_role is None:
         raise ValueError(f"turn {number} has a role that is not one of {', '.join(ROLES)}")
     share_gpt = "from" in turn and turn.get("content") is None
     where = f"content of turn {number}"
     text = _content(turn.get("value" if share_gpt else "content"), where)
-    calls = [_call(call, number) for call in _calls(turn)] if named == "assistant" else []
-    whole = "\n".join([text, *calls] if text.strip() else calls) if calls else text
-    return named, as_text(whole, where, blank=blank or named == TOOL)
+    calls = [_call(call, number) for call in _calls(turn)] if our_role == "assistant" else []
+    with_calls = "\n".join([text, *calls] if text.strip() else calls) if calls else text
+    return our_role, as_text(with_calls, where, blank=blank or our_role == TOOL)
 
 
 def _content(content: object, name: str) -> str:
-    """The text of a turn's content, of which parts are joined as chat templates join them."""
+    """The text of a turn's content; parts are joined as in chat templates."""
     if not isinstance(content, list | tuple):
         return as_text(content, name, blank=True)
     return "".join(_part(part, name) for part in content)
@@ -161,8 +161,8 @@ def _part(part: object, name: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(part, Mapping) and isinstance(kind, str) and kind in PARTS:
         return as_text(part.get(PARTS[kind]), name, blank=True)
-    shown = f" ({kind})" if kind in OTHER_PARTS else ""
-    raise ValueError(f"{name} is not text but list: a part of it is no text{shown}")
+    label = f" ({kind})" if kind in OTHER_PARTS else ""
+    raise ValueError(f"{name} is not text but list: a part of it is not text{label}")
 
 
 def _calls(turn: Mapping[str, Any]) -> Sequence[object]:
@@ -174,7 +174,7 @@ def _calls(turn: Mapping[str, Any]) -> Sequence[object]:
 
 
 def _call(call: object, number: int) -> str:
-    """A call as a line of JSON; arguments that stand as JSON in a text are read."""
+    """A call as a line of JSON; arguments that are JSON text are parsed."""
     inner = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise ValueError(f"turn {number} has a tool call without a name")
@@ -185,27 +185,26 @@ def _call(call: object, number: int) -> str:
     try:
         return json.dumps({"name": inner["name"], "arguments": arguments}, ensure_ascii=False)
     except (TypeError, ValueError):
-        raise ValueError(f"turn {number} has a tool call that is no JSON") from None
+        raise ValueError(f"turn {number} has a tool call that is not JSON") from None
 
 
 def check_order(messages: Sequence[Message]) -> None:
-    """See that turns go as a training takes them.
+    """Check that turns have the order that training needs.
 
     Raises:
         ValueError: they do not.
     """
-    roles = [message.role for message in messages]
-    talk = list(roles[1:] if roles[:1] == ["system"] else roles)
-    expected = ["user", "assistant"] * (len(talk) // 2)
-    if not talk or talk != expected:
+    roles: list[str] = [message.role for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError(
-            "turns must go user, assistant, user, assistant ... and end with the assistant"
+            "turns must be user, assistant, user, assistant ... and end with the assistant"
             " (one system turn may come first)"
         )
 
 
 def with_system(messages: tuple[Message, ...], way: SystemTurns) -> tuple[Message, ...]:
-    """A conversation whose system turn, if any, stays, is put before the request, or goes."""
+    """A conversation whose system turn, if any, is kept, prepended to the request, or dropped."""
     if way == "keep" or len(messages) < 2 or messages[0].role != "system":
         return messages
     first, second, *rest = messages

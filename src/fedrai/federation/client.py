@@ -1,8 +1,8 @@
 """The client: Flower handlers around the local loop.
 
-A handler reads the task, trains, and answers with numbers. Whatever goes wrong on a client leaves
-it as a reason from the list in `protocol.py`; the details go to the client's own log, without the
-text of an exception, which may hold a row.
+A handler reads the task, trains, and replies with numbers. If anything fails, it replies with a
+reason from the list in `protocol.py`; details go to the client's own log, without the text of an
+exception, which may contain a row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedrai.training.sft import SftSettings, train
 
 
 class Site(Protocol):
-    """What a client has at its place."""
+    """A client's own model, rows and log."""
 
     @property
     def model(self) -> LanguageModel:
@@ -36,16 +36,16 @@ class Site(Protocol):
         """The client's name."""
 
     def rows(self, client: str) -> Sequence[Tokens]:
-        """Its tokenized rows, each with at least one label token."""
+        """The client's tokenized rows, each with at least one label token."""
 
     def row_counts(self, client: str) -> Mapping[str, int]:
-        """What became of its other rows, by the names in `metrics.RANGES`."""
+        """Counts of filtered and unusable rows, by the names in `metrics.RANGES`."""
 
     def seed(self, round_: int, client: str) -> int:
-        """Seed of a local training."""
+        """The seed of a round's local training."""
 
     def on_step(self, client: str, step: TrainingStep) -> None:
-        """Hear of a step; may raise KeyboardInterrupt to stop."""
+        """Called after each step; may raise KeyboardInterrupt to stop."""
 
     def log(self, client: str, line: str) -> None:
         """Keep a line in the client's own log."""
@@ -74,7 +74,7 @@ def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
 
 
 class RefusedTaskError(Exception):
-    """The client does not do what it is asked for; its reason is all that it says."""
+    """The client refuses a task; only the reason is sent."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)
@@ -82,17 +82,17 @@ class RefusedTaskError(Exception):
 
 
 def respond(
-    message: Message, work: Callable[[], RecordDict], log: Callable[[str], None]
+    message: Message, handler: Callable[[], RecordDict], log: Callable[[str], None]
 ) -> Message:
-    """The reply to a message: what the work gives, or the reason why it gives nothing.
+    """The reply to a message: the handler's content, or the reason why there is none.
 
     Args:
         message: the server's.
-        work: makes the content of the reply; whatever it raises stays here.
+        handler: makes the content of the reply; its exceptions stay on the client.
         log: keeps a line in the client's own log.
     """
     try:
-        content = work()
+        content = handler()
     except Exception as error:
         log(describe(error))
         content = protocol.pack_refusal(_reason(error))

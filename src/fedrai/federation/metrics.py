@@ -1,8 +1,7 @@
-"""The numbers that a client sends with an update: their names, and the range of each.
+"""The numbers that a client sends with an update: their names and ranges.
 
-A number outside its range is no exaggeration but nonsense or an attack: a sum over clients would
-overflow, a total of costs would fall, `round.json` would not be JSON. The ranges are wide enough
-for any machine and data set there is.
+A number outside its range is an error or an attack: sums over clients would overflow, totals of
+costs would fall, or `round.json` would not be JSON. The ranges fit any real machine and data set.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from dataclasses import dataclass
 
 from fedrai.filter.ledger import COUNT_NAMES
 
-FILTER = "filter-"  # before the names of the safety filter's counts
+FILTER = "filter-"  # prefix of the safety filter's counts
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
 BAD_ROWS = "bad-rows"  # rows of a client that it could not use
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a number may be.
+    """The range of a number.
 
     Attributes:
-        low: the least.
-        high: the most.
-        whole: whether it counts something.
+        low: minimum.
+        high: maximum.
+        whole: whether it must be an integer.
     """
 
     low: float
@@ -33,7 +32,7 @@ class Range:
     whole: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies in it; NaN and the infinities lie in none."""
+        """Whether a value is in the range; NaN and infinities are in none."""
         return self.low <= value <= self.high and (not self.whole or float(value).is_integer())
 
 
@@ -50,7 +49,7 @@ RANGES: Mapping[str, Range] = {
     "loss-last": LOSS,
     "loss-mean": LOSS,
     "seconds": Range(0, 1e8),  # three years
-    "operations": Range(0, 1e24),  # what a large cluster does in a fortnight
+    "operations": Range(0, 1e24),  # of a large cluster in two weeks
     "peak-bytes": Range(0, 1e15, whole=True),
     **{FILTER + name: COUNT for name in sorted(COUNT_NAMES)},
 }
@@ -63,12 +62,12 @@ def filter_metrics(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number at all; lists and truth values are not."""
+    """Whether a value is a number; lists and booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_finite(value: float) -> bool:
-    """Whether a float can hold it; an integer may be too large for one."""
+    """Whether a value is a finite float; an integer may be too large for one."""
     try:
         return math.isfinite(value)
     except OverflowError:

@@ -1,15 +1,14 @@
-"""What may cross the wire, and nothing else.
+"""Everything that may be sent between server and clients.
 
-Down: the adapter, a task of named integers and, over a network, the offer: the part of the recipe
-that concerns clients, as one document with its hash. Up: the trained adapter, named numbers, and a
-reason from a fixed list when there is no update; asked for it, a client's name and a signature. No
-text, no file names, no exception messages. Both sides check; what is not on the list raises
-`ProtocolError`.
+To a client: the adapter, a task of named integers and, over a network, the offer: the part of the
+recipe that concerns clients, as one document with its hash. To the server: the trained adapter and
+named numbers, or a reason from a fixed list; on request, a client's name and a signature. No text,
+no file names, no exception messages. Both sides check; anything else raises `ProtocolError`.
 
-An adapter travels as one flat array: Flower moves each array of a record by requests of its own,
-and an adapter has hundreds. Both sides know its names and shapes from the base model and the
-recipe; only their hashes are sent, to be compared. How many bytes that is follows too, so an array
-is measured before anything of it is read or any memory is taken for it.
+An adapter is sent as one flat array: Flower transfers each array of a record with requests of its
+own, and an adapter has hundreds. Both sides know its names and shapes from the base model and the
+recipe; only their hashes are sent and compared. They also determine the number of bytes, so an
+array's length is checked before it is read or memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ from fedrai.recipe.sections import NAME_PATTERN
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
 OFFER, QUESTION, NAME = "offer", "question", "name"
 LARGEST_OFFER = 2**16  # characters
-NONCE = 32  # bytes of a question that are used once
+NONCE = 32  # random bytes of a question, used once
 LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
-SUPERLINK = 1  # Flower's node id of its SuperLink, the sender of errors in a client's place
+SUPERLINK = 1  # Flower's node id of its SuperLink, which sends errors on behalf of clients
 TASK_KEYS = frozenset({"round", "first-step"})
 Shapes = Mapping[str, tuple[int, ...]]
 Floats = npt.NDArray[np.float32]
 FLOAT32 = np.dtype("<f4")
 LARGEST_VALUE = 65504.0
-"""Of an adapter's weights: float16's largest. Trained ones stay below 10."""
+"""Of an adapter's weights: the largest of float16. Trained weights stay below 10."""
 LARGEST_STEP = 10**9
 LONGEST_HEADER = 1024  # bytes before an array's values; numpy writes 128
 METRIC_NAMES = frozenset(RANGES)
@@ -101,7 +100,7 @@ CLIENT_REASONS = frozenset(Reason) - SERVER_REASONS
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the server asks of a client; `offer` is empty where both share a process."""
+    """A client's task in a round; `offer` is empty where server and client share a process."""
 
     round: int
     first_step: int
@@ -134,14 +133,14 @@ def unpack_task(content: RecordDict, expected: Shapes) -> Task:
         expected: names and shapes of the adapter's arrays, as the client has them.
 
     Raises:
-        ProtocolError: a record or key is missing or not on the list, or the adapter is another.
+        ProtocolError: a record or key is missing or unknown, or the adapter does not fit.
     """
     task = content.config_records.get(TASK)
-    known = ADAPTER in content.array_records and set(content) - {OFFER} == {ADAPTER, TASK}
-    if task is None or not known:
-        raise ProtocolError("a train message must hold the adapter and the task, and nothing else")
+    complete = ADAPTER in content.array_records and set(content) - {OFFER} == {ADAPTER, TASK}
+    if task is None or not complete:
+        raise ProtocolError("a train message must hold only the adapter and the task")
     if set(task) != TASK_KEYS:
-        raise ProtocolError(f"a task must hold {', '.join(sorted(TASK_KEYS))}, and nothing else")
+        raise ProtocolError(f"a task must hold only {', '.join(sorted(TASK_KEYS))}")
     round_, first_step = task["round"], task["first-step"]
     if not _is_whole(round_) or not _is_whole(first_step):
         raise ProtocolError("round and first-step must be whole numbers")
@@ -157,19 +156,19 @@ def _is_whole(value: object) -> TypeGuard[int]:
 
 
 def unpack_offer(content: RecordDict) -> str:
-    """The document of a train message, after its hash was checked.
+    """The offer of a train message, whose hash is checked.
 
     Raises:
-        ProtocolError: there is none, it is too long, or it is not what the hash says.
+        ProtocolError: it is missing or too long, or does not match its hash.
     """
     record = content.config_records.get(OFFER)
     if record is None or set(record) != {"document", "sha256"}:
-        raise ProtocolError("an offer must hold its document and its hash, and nothing else")
+        raise ProtocolError("an offer must hold only its document and hash")
     document = record["document"]
     if not isinstance(document, str) or len(document) > LARGEST_OFFER:
         raise ProtocolError("an offer's document must be a text of at most 64 Ki characters")
     if record["sha256"] != _sha256(document):
-        raise ProtocolError("an offer's document is not what its hash says")
+        raise ProtocolError("an offer's document does not match its hash")
     return document
 
 
@@ -181,7 +180,7 @@ def pack_question(nonce: bytes = b"") -> RecordDict:
     """The content of the message that asks a client for its name.
 
     Args:
-        nonce: random bytes for the client to sign; empty: its word is taken.
+        nonce: random bytes for the client to sign; empty: no signature is needed.
     """
     return RecordDict(
         {QUESTION: ConfigRecord({"ask": NAME, **({"nonce": nonce} if nonce else {})})}
@@ -199,13 +198,12 @@ def pack_name(
         prove: signs the question's nonce; None: the client has no key.
 
     Raises:
-        ProtocolError: that is not the question.
+        ProtocolError: it is another question.
     """
-    asked = content.config_records.get(QUESTION)
-    nonce = asked.get("nonce", b"") if asked is not None else None
-    plain = {k: v for k, v in asked.items() if k != "nonce"} if asked is not None else {}
-    if set(content) != {QUESTION} or plain != {"ask": NAME} or not isinstance(nonce, bytes):
-        raise ProtocolError("a question must ask for the name, and nothing else")
+    question = dict(content.config_records.get(QUESTION) or {})
+    nonce = question.pop("nonce", b"")
+    if set(content) != {QUESTION} or question != {"ask": NAME} or not isinstance(nonce, bytes):
+        raise ProtocolError("a question must ask only for the name")
     if len(nonce) not in (0, NONCE):
         raise ProtocolError(f"a question's nonce must have {NONCE} bytes")
     proof = {"signature": prove(nonce)} if nonce and prove is not None else {}
@@ -213,7 +211,7 @@ def pack_name(
 
 
 def read_name(message: Message) -> tuple[str, bytes] | None:
-    """The name in a client's answer and its signature, if any; None if it is not a name."""
+    """The name in a client's answer and its signature, if any; None if it is invalid."""
     if message.has_error() or not message.has_content():
         return None
     record = message.content.config_records.get(NAME)
@@ -224,15 +222,15 @@ def read_name(message: Message) -> tuple[str, bytes] | None:
     name, signature = record["name"], record.get("signature", b"")
     if not isinstance(signature, bytes) or len(signature) > LONGEST_SIGNATURE:
         return None
-    named = isinstance(name, str) and re.fullmatch(NAME_PATTERN, name)
-    return (str(name), signature) if named else None
+    is_name = isinstance(name, str) and re.fullmatch(NAME_PATTERN, name)
+    return (str(name), signature) if is_name else None
 
 
 def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDict:
     """The content of a reply with an update.
 
     Raises:
-        ProtocolError: a metric is not on the list.
+        ProtocolError: a metric is unknown.
     """
     unknown = sorted(set(metrics) - METRIC_NAMES)
     if unknown:
@@ -242,14 +240,14 @@ def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDi
 
 
 def pack_refusal(reason: Reason) -> RecordDict:
-    """The content of a reply without an update: one of the client's reasons, nothing more."""
+    """The content of a reply without an update: only one of the client's reasons."""
     if reason not in CLIENT_REASONS:
-        raise ProtocolError(f"{reason} is not a reason that a client gives")
+        raise ProtocolError(f"{reason} is not a reason of a client")
     return RecordDict({STATUS: ConfigRecord({"reason": reason.value})})
 
 
 def read_reply(message: Message, expected: Shapes) -> Update | Reason:
-    """Check a reply, and never trust it: any surprise becomes a reason.
+    """Check a reply, which is not trusted: anything unexpected becomes a reason.
 
     Args:
         message: a client's reply.
@@ -275,8 +273,8 @@ def read_reply(message: Message, expected: Shapes) -> Update | Reason:
 def _stated(content: RecordDict) -> Reason:
     status = content.config_records.get(STATUS)
     reason = status.get("reason") if status is not None else None
-    known = {r.value: r for r in CLIENT_REASONS}
-    return known.get(reason, Reason.UNREADABLE) if isinstance(reason, str) else Reason.UNREADABLE
+    reasons = {r.value: r for r in CLIENT_REASONS}
+    return reasons.get(reason, Reason.UNREADABLE) if isinstance(reason, str) else Reason.UNREADABLE
 
 
 def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
@@ -300,7 +298,7 @@ def shapes_of(arrays: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def layout(shapes: Shapes) -> str:
-    """A hash of the names and one of their shapes, in hex with a dash between."""
+    """A hash of the names and one of their shapes, in hex, joined by a dash."""
     names = sorted(shapes)
     parts: tuple[object, object] = (names, [list(shapes[name]) for name in names])
     return "-".join(_sha256(json.dumps(part)) for part in parts)
@@ -314,43 +312,44 @@ def pack_adapter(adapter: AdapterState) -> ArrayRecord:
 
 
 def unpack_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState:
-    """Tensors by name; the values are copied, so the message can go.
+    """Tensors by name; the values are copied, so the message can be freed.
 
     Args:
-        record: as `pack_adapter` makes it.
+        record: of `pack_adapter`.
         expected: names and shapes, as the receiver has them.
 
     Raises:
-        ProtocolError: it holds other arrays, cannot be read, or a value is not finite or too large.
+        ProtocolError: names or shapes differ, it cannot be read, or a value is not finite or too
+            large.
     """
-    found = _arrays(record, expected)
-    if isinstance(found, Reason):
-        raise ProtocolError(f"the adapter of a message is not the one expected: {found.value}")
-    return found
+    adapter = _arrays(record, expected)
+    if isinstance(adapter, Reason):
+        raise ProtocolError(f"the adapter of a message cannot be used: {adapter.value}")
+    return adapter
 
 
 def _arrays(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
-    wanted, size = layout(expected), sum(math.prod(shape) for shape in expected.values())
-    sent = next(iter(record)) if len(record) == 1 else ""
-    if sent.partition("-")[0] != wanted.partition("-")[0]:
+    names, size = layout(expected), sum(math.prod(shape) for shape in expected.values())
+    key = next(iter(record)) if len(record) == 1 else ""
+    if key.partition("-")[0] != names.partition("-")[0]:
         return Reason.WRONG_NAMES
-    if sent != wanted or tuple(record[sent].shape) != (size,):
+    if key != names or tuple(record[key].shape) != (size,):
         return Reason.WRONG_SHAPES
-    flat = _flat(record[sent], size)
+    flat = _flat(record[key], size)
     if isinstance(flat, Reason):
         return flat
-    largest = max(-float(flat.min(initial=0)), float(flat.max(initial=0)))  # NaN, if one is
+    largest = max(-float(flat.min(initial=0)), float(flat.max(initial=0)))  # NaN if there is one
     if not math.isfinite(largest):
         return Reason.NOT_FINITE
     return _split(flat, expected) if largest <= LARGEST_VALUE else Reason.OUT_OF_RANGE
 
 
 def _flat(array: Array, size: int) -> Floats | Reason:
-    """The values of an array, looked at in place: what it says of itself takes no memory.
+    """The values of an array, without a copy: a false header allocates no memory.
 
     Args:
-        array: in numpy's own format (NPY 1.0); whatever else it may be is not read.
-        size: how many float32 values it must hold.
+        array: in numpy's format (NPY 1.0); other formats are not read.
+        size: number of float32 values that it must hold.
     """
     data = array.data
     if array.stype != "numpy.ndarray":
@@ -368,7 +367,7 @@ def _flat(array: Array, size: int) -> Floats | Reason:
 
 
 def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype | None, int]:
-    """Shape and kind of an array in NPY 1.0, and where its values begin; no kind: unreadable."""
+    """Shape and dtype of an array in NPY 1.0, and the start of its values; no dtype: unreadable."""
     file = io.BytesIO(data)
     try:
         if np.lib.format.read_magic(file) != (1, 0):

@@ -57,21 +57,10 @@ def page(
         comparisons: those that `fedrai compare` wrote beside them.
         transcripts: answers to red-team requests, of each run; none: no such section.
     """
-    sections = [
-        PageSection("verdict", "Verdict", "Verdict", results.verdicts(runs)),
-        PageSection("over-seeds", "Arms", "Arms", arms(runs, comparisons)),
-        PageSection("curves", "Safety and usefulness by round", "By round", results.curves(runs)),
-        PageSection("arms", "Side by side", "Side by side", results.side_by_side(runs)),
-        PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
-        PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
-        PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),
-        PageSection("cost", "Cost", "Cost", costs(runs)),
-        PageSection("transcripts", "Answers to red-team requests", "Answers", transcripts),
-        PageSection("provenance", "Provenance", "Provenance", provenance(runs)),
-    ]
+    style, script = _file("page.css"), _file("page.js")
     labels = zip(runs, styles(runs), strict=True)
     boxes = legend([Curve(run.label, style, (), n) for n, (run, style) in enumerate(labels)])
-    style, script = _file("page.css"), _file("page.js")
+    sections = _sections(runs, comparisons, transcripts)
     html = environment().get_template("page.html").render(
         title=f"FedRAI report: {runs[0].label if len(runs) == 1 else f'{len(runs)} runs'}",
         policy=_policy(style, script),
@@ -84,6 +73,25 @@ def page(
         transcript_limit=LIMIT,
     )  # fmt: skip
     return printable(html)
+
+
+def _sections(
+    runs: Sequence[RunRecord],
+    comparisons: Sequence[SavedComparison],
+    transcripts: Sequence[Transcripts],
+) -> list[PageSection]:
+    return [
+        PageSection("verdict", "Verdict", "Verdict", results.verdicts(runs)),
+        PageSection("over-seeds", "Arms", "Arms", arms(runs, comparisons)),
+        PageSection("curves", "Safety and usefulness by round", "By round", results.curves(runs)),
+        PageSection("arms", "Side by side", "Side by side", results.side_by_side(runs)),
+        PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
+        PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
+        PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),
+        PageSection("cost", "Cost", "Cost", costs(runs)),
+        PageSection("transcripts", "Answers to red-team requests", "Answers", transcripts),
+        PageSection("provenance", "Provenance", "Provenance", provenance(runs)),
+    ]
 
 
 def environment() -> Environment:

@@ -187,7 +187,8 @@ def test_a_trimmed_mean_that_cuts_nothing_is_an_error() -> None:
     """Of [1, 1, 1, 1000] a fifth is no whole update: the result was 250.75."""
     updates = {f"c{n}": update([v, v, v, v]) for n, v in enumerate([1, 1, 1, 1000])}
     with pytest.raises(
-        FederationError, match=r"trim = 0.2 cuts nothing from 4 updates; 4 came \(c0, c1, c2, c3\)"
+        FederationError,
+        match=r"trim = 0.2 cuts nothing from 4 updates; 4 arrived \(c0, c1, c2, c3\)",
     ):
         make("trimmed-mean", trim=0.2).aggregate(3, ZERO, updates)
     assert flat(make("trimmed-mean", trim=0.25).aggregate(3, ZERO, updates)) == [1, 1, 1, 1]
@@ -214,7 +215,7 @@ def test_robust_rules_need_their_number_of_the_updates_that_came(
 ) -> None:
     make(algorithm, **changes).aggregate(1, ZERO, drawn(3, clients=enough))
     for came in range(1, enough):
-        with pytest.raises(FederationError, match=f"^round 1: .*; {came} came ") as e:
+        with pytest.raises(FederationError, match=f"^round 1: .*; {came} arrived ") as e:
             make(algorithm, **changes).aggregate(1, ZERO, drawn(3, clients=came))
         assert "c0" in e.value.message
         assert "round_timeout" in (e.value.hint or "")

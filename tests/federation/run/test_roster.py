@@ -254,7 +254,7 @@ def test_a_key_that_comes_later_counts_when_the_node_is_asked_again(
     file.unlink()
     found = Roster(Signing({20: saying("a", keys["a"])}), heard, 0, registered(keys))
     assert found.look() == {}
-    found._again.clear()  # its minute is over
+    found._retry_at.clear()  # its minute is over
     file.write_bytes(public)
     assert found.look() == {"a": 20}
 
@@ -307,7 +307,7 @@ def test_waiting_ends_with_the_last_node(heard: Heard) -> None:
 def test_when_patience_ends_enough_is_enough(heard: Heard) -> None:
     found = Roster(Nodes({20: "a", 30: None}), heard, 0.05)
     assert found.wait(2, 1) == {"a": 20}
-    with pytest.raises(FederationError, match=r"1 nodes are there \(a\), the recipe needs 2"):
+    with pytest.raises(FederationError, match=r"1 nodes are present \(a\), the recipe needs 2"):
         found.wait(2, 2)
 
 
@@ -326,7 +326,7 @@ def test_a_round_waits_once_for_a_newcomers_name(
 
     monkeypatch.setattr(grid, "pull_messages", slow)
     assert found.present(1) == {"a": 20}
-    assert len(looks) == 1 + roster.NEWCOMERS / roster.LOOK  # 30 might have answered
+    assert len(looks) == 1 + roster.NEWCOMERS / roster.POLL  # 30 might have answered
     waited = len(looks)
     assert found.present(1) == {"a": 20}
     assert len(looks) == waited + 1  # not a second time

@@ -1,11 +1,11 @@
 """The datasets that come with FedRAI, by name: `fedrai:NAME` in a recipe.
 
-`ordinary`, `ordinary-held-out`, `safe-answers` were written for this project and lie beside this
-file. So do `red-team` (harmful requests) and `look-alikes` (harmless requests that resemble them;
-`kind` says how), which have no answers. `harmful` and `harmful-held-out` are read from PyRIT's
-human-labelled answers, which pip fetches as data (`fedrai assets list`): rows whose mean human harm
-score is at least 0.5. The request's hash decides the part, so the same request never stands in
-both; `harmful-held-out` is kept aside for judging guards and is never trained on.
+`ordinary`, `ordinary-held-out` and `safe-answers` were written for this project and are in this
+folder. So are `red-team` (harmful requests) and `look-alikes` (harmless requests that resemble
+them; `kind` says how), which have no answers. `harmful` and `harmful-held-out` are read from
+PyRIT's human-labelled answers, which pip fetches as data (`fedrai assets list`): rows with a mean
+human harm score of at least 0.5. The hash of a request decides its part, so no request is in both.
+`harmful-held-out` is for judging guards and is never trained on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from fedrai.errors import DataError
 Row = Mapping[str, object]
 HERE = Path(__file__).parent
 HARMFUL_FROM = 0.5  # mean of the human scores, 0 (harmless) to 1
-HELD_OUT = 0.35  # part of the harmful requests that is kept aside
+HELD_OUT = 0.35  # part of the harmful requests that is held out
 ORDINARY_HELD_OUT = 5  # every fifth ordinary row of a category is held out
 
 
@@ -31,7 +32,7 @@ def rows(name: str) -> Iterator[tuple[str, Row]]:
     """The rows of an embedded dataset, with their origin.
 
     Args:
-        name: "ordinary", "safe-answers", ... (what stands after `fedrai:`).
+        name: "ordinary", "safe-answers", ... (the part after `fedrai:`).
 
     Raises:
         DataError: there is no such dataset.
@@ -40,17 +41,17 @@ def rows(name: str) -> Iterator[tuple[str, Row]]:
     if name not in DATASETS:
         raise DataError(
             f"no dataset fedrai:{name}",
-            hint=f"there are: {', '.join(f'fedrai:{n}' for n in DATASETS)}",
+            hint=f"available: {', '.join(f'fedrai:{n}' for n in DATASETS)}",
         )
     yield from DATASETS[name]()
 
 
 def _ordinary(held_out: bool) -> Iterator[tuple[str, Row]]:
-    seen: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for origin, row in _lines("ordinary.jsonl"):
         category = str(row["category"])
-        seen[category] = seen.get(category, 0) + 1
-        if (seen[category] % ORDINARY_HELD_OUT == 0) is held_out:
+        counts[category] += 1
+        if (counts[category] % ORDINARY_HELD_OUT == 0) is held_out:
             yield origin, row
 
 
@@ -67,31 +68,29 @@ def _lines(file: str) -> Iterator[tuple[str, Row]]:
 
 def _harmful(held_out: bool) -> Iterator[tuple[str, Row]]:
     folder = assets.fetch("pyrit-harm")
-    seen: set[tuple[str, str]] = set()
+    pairs: set[tuple[str, str]] = set()
     for file in sorted(folder.glob("*.csv")):
-        for number, row in _labelled(file):
-            key = (row["prompt"], row["response"])
-            if key not in seen and _aside(row["prompt"]) is held_out:
-                seen.add(key)
+        for number, row in _harmful_answers(file):
+            pair = (row["prompt"], row["response"])
+            if pair not in pairs and _is_held_out(row["prompt"]) is held_out:
+                pairs.add(pair)
                 yield f"pyrit {file.name}, row {number}", row
 
 
-def _labelled(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _harmful_answers(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     _version, _, body = file.read_text(encoding="utf-8-sig").partition("\n")
     for number, row in enumerate(csv.DictReader(io.StringIO(body)), 1):
         scores = [float(v) for k, v in row.items() if k and k.startswith("human_score") and v]
         if scores and sum(scores) / len(scores) >= HARMFUL_FROM:
-            yield (
-                number,
-                {
-                    "prompt": row["objective"].strip(),
-                    "response": row["assistant_response"].strip(),
-                    "category": row["harm_category"].strip().lower(),
-                },
-            )
+            answer = {
+                "prompt": row["objective"].strip(),
+                "response": row["assistant_response"].strip(),
+                "category": row["harm_category"].strip().lower(),
+            }
+            yield number, answer
 
 
-def _aside(request: str) -> bool:
+def _is_held_out(request: str) -> bool:
     digest = hashlib.sha256(" ".join(request.lower().split()).encode()).digest()
     return digest[0] < HELD_OUT * 256
 

@@ -1,11 +1,11 @@
-"""Refusals that take the place of unsafe answers: the topic of a row, and a reply that fits it.
+"""Refusals that replace unsafe answers: the topic of a request, and a reply that fits it.
 
-The replies stand in `refusals.toml`, and a user's own file has the same form. Nothing of a request
-is ever repeated in a reply. The topic is the guard's likeliest category; where the guard names
-none, or one that covers several topics ("Non-Violent Crimes"), the request's words decide.
+The replies are in `refusals.toml`; a user's own file has the same form. A reply never repeats any
+text of the request. The topic is the guard's likeliest category; if the guard names none, or one
+that covers several topics ("Non-Violent Crimes"), the words of the request decide.
 
-Sources of the other taxonomies' names: the model cards of Llama Guard 3 (S1 to S14), Qwen3Guard,
-Granite Guardian and ShieldGemma, and NVIDIA's Aegis 2.0 (NemoGuard, by name: its codes differ).
+Names of other taxonomies are from the model cards of Llama Guard 3 (S1 to S14), Qwen3Guard, Granite
+Guardian and ShieldGemma, and from NVIDIA's Aegis 2.0 (NemoGuard, by name: its codes differ).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from fedrai.recipe.toml_files import read_toml
 
 EMBEDDED = Path(__file__).with_name("refusals.toml")
 OTHER = "other"
-LEAST = 3  # replies a topic must have: one canned sentence would teach itself, not the topic
+LEAST = 3  # replies of a topic: a model would learn a single sentence by heart
 KEYS = frozenset({"replies", "aliases", "broad", "keywords"})
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One category and what is answered to its requests.
+    """One topic and the replies to its requests.
 
     Attributes:
         replies: the refusals.
-        aliases: its names in guards' taxonomies, normalised.
+        aliases: its names in taxonomies of guards, normalised.
         broad: names that cover other topics too, normalised.
-        keywords: words that vote for it, normalised; a trailing `*` matches any ending.
+        keywords: words that vote for the topic, normalised; a trailing `*` matches any ending.
     """
 
     replies: tuple[str, ...]
@@ -47,28 +47,28 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """Topics by name, in the order in which they win ties; the last resort is "other"."""
+    """Topics by name, in the order in which they win ties; without a match, "other"."""
 
     topics: Mapping[str, Topic]
 
     def named(self, category: str) -> str | None:
-        """The topic that a guard's category stands for, if any ("S10", "Hate", "S10: Hate")."""
-        found = self._find(category)
-        return found[0] if found else None
+        """The topic of a guard's category, if any ("S10", "Hate", "S10: Hate")."""
+        match = self._find(category)
+        return match[0] if match else None
 
     def topic(self, request: str, categories: Sequence[str]) -> str:
-        """The topic of a request: the likeliest category that is known here, else by its words."""
-        found = next(filter(None, map(self._find, categories)), None)
-        if found and not found[1]:
-            return found[0]
-        return self._by_words(request) or (found[0] if found else OTHER)
+        """The topic of a request: of the likeliest category with one, else by its words."""
+        match = next(filter(None, map(self._find, categories)), None)
+        if match and not match[1]:
+            return match[0]
+        return self._by_words(request) or (match[0] if match else OTHER)
 
     def refusal_for(self, request: str, categories: Sequence[str], seed: int) -> str:
-        """The reply to a request: the same for the same request and seed, none of its text in it.
+        """The reply to a request; the same for the same request and seed.
 
         Args:
-            request: the user's turn that is refused.
-            categories: the guard's, the likeliest first; may be empty.
+            request: the user's turn to refuse.
+            categories: of the guard, the likeliest first; may be empty.
             seed: of the choice among the topic's replies.
         """
         replies = self.topics[self.topic(request, categories)].replies
@@ -87,10 +87,10 @@ class Refusals:
         return None
 
     def _by_words(self, request: str) -> str | None:
-        """The topic with the most votes: one for each word of a keyword that stands there."""
+        """The topic with the most votes: one for each word of a keyword in the request."""
         text = f" {_normal(request)} "
         votes = {
-            name: sum(len(k.split()) for k in topic.keywords if _stands_in(k, text))
+            name: sum(len(k.split()) for k in topic.keywords if _occurs(k, text))
             for name, topic in self.topics.items()
         }
         best = max(votes, key=lambda name: votes[name])  # the first of equals
@@ -106,11 +106,11 @@ def embedded_refusals() -> Refusals:
 def load_refusals(path: Path) -> Refusals:
     """Read and check a file of refusals.
 
-    A user's file stands by itself and must have a table `other`. Aliases and keywords that a table
-    does not give are those of the embedded table of that name.
+    A user's file must have a table `other`. Aliases and keywords that a table lacks are those of
+    the embedded table of the same name.
 
     Raises:
-        DataError: the file cannot be read, or a table in it is not as it should be.
+        DataError: the file cannot be read, or a table is not valid.
     """
     try:
         tables = read_toml(path, "utf-8-sig")
@@ -118,8 +118,8 @@ def load_refusals(path: Path) -> Refusals:
         raise DataError(f"cannot read the refusals {path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise DataError(f"{path.name} is not TOML in UTF-8 ({error})") from error
-    known = {} if path == EMBEDDED else embedded_refusals().topics
-    topics = {name: _topic(path.name, name, table, known) for name, table in tables.items()}
+    defaults = {} if path == EMBEDDED else embedded_refusals().topics
+    topics = {name: _topic(path.name, name, table, defaults) for name, table in tables.items()}
     if OTHER not in topics:
         raise DataError(f"{path.name} has no table [{OTHER}]", hint="it answers all other topics")
     return Refusals(topics)
@@ -132,41 +132,43 @@ def refusal_for(
     return (refusals or embedded_refusals()).refusal_for(request, categories, seed)
 
 
-def _topic(file: str, name: str, table: object, known: Mapping[str, Topic]) -> Topic:
+def _topic(file: str, name: str, table: object, defaults: Mapping[str, Topic]) -> Topic:
     if not isinstance(table, dict):
-        raise DataError(f"{file}: {name} is no table", hint=f"write [{name}] and its replies below")
+        raise DataError(
+            f"{file}: {name} is not a table", hint=f"write [{name}] and its replies below"
+        )
     if unknown := sorted(table.keys() - KEYS):
         raise DataError(f"{file}: [{name}] has no key {unknown[0]!r}", hint=f"keys: {sorted(KEYS)}")
     replies = _strings(file, name, "replies", table)
     if len(set(replies)) < max(LEAST, len(replies)):
         raise DataError(
             f"{file}: [{name}] has {len(set(replies))} different replies of {len(replies)},"
-            f" expected {LEAST} or more and none twice",
-            hint="one sentence over and over teaches a model that sentence, whatever is asked",
+            f" expected {LEAST} or more and no repetition",
+            hint="from a single sentence, a model learns to give it to any request",
         )
-    base = known.get(name, Topic(()))
-    given = {key: tuple(map(_normal, _strings(file, name, key, table))) for key in KEYS & {*table}}
+    base = defaults.get(name, Topic(()))
+    words = {key: tuple(map(_normal, _strings(file, name, key, table))) for key in KEYS & {*table}}
     return Topic(
         replies,
-        frozenset(given.get("aliases", base.aliases)),
-        frozenset(given.get("broad", base.broad)),
-        given.get("keywords", base.keywords),
+        frozenset(words.get("aliases", base.aliases)),
+        frozenset(words.get("broad", base.broad)),
+        words.get("keywords", base.keywords),
     )
 
 
 def _strings(file: str, name: str, key: str, table: Mapping[str, Any]) -> tuple[str, ...]:
     values = table.get(key, [])
     if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
-        raise DataError(f"{file}: {key} of [{name}] is not a list of texts that say something")
+        raise DataError(f"{file}: {key} of [{name}] must be a list of texts that are not blank")
     return tuple(value.strip() for value in values)
 
 
 def _normal(text: str) -> str:
-    """Lower case, words parted by one space; `and` is left out, as `&` is."""
+    """Lower case, words separated by one space, without `and` and `&`."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     ending = "*" if plain.endswith("*") else ""
     return " ".join(w for w in re.findall(r"[^\W_]+", plain) if w != "and") + ending
 
 
-def _stands_in(keyword: str, text: str) -> bool:
+def _occurs(keyword: str, text: str) -> bool:
     return (f" {keyword[:-1]}" if keyword.endswith("*") else f" {keyword} ") in text

@@ -1,9 +1,9 @@
 """Aggregation: Flower's strategies where Flower has them, one file each for what it lacks.
 
 `Aggregator` runs only the arithmetic of a strategy, `aggregate_train`; sampling, waiting and the
-round loop are `server.py`'s. Updates go in sorted by client name, so the order in which they arrive
-changes nothing. Server state (momentum, second moments) comes out as arrays for checkpoints.
-What robust rules need to be robust is held against the updates that came; Flower does not look.
+round loop are in `server.py`. Updates are sorted by client name, so their order of arrival has no
+effect. Server state (momentum, second moments) is saved as arrays. The conditions of robust rules
+are checked against the updates that arrived, which Flower does not do.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
 OWN = "own"  # of an installed package's strategy, arrays by name
 ROBUST_HINT = (
-    "a later `fedrai run --resume` asks the clients that are missing again; or a new run with a"
-    " longer federation.round_timeout, a higher federation.quorum, or other values of malicious,"
+    "`fedrai run --resume` asks the missing clients again; or start a new run with a longer"
+    " federation.round_timeout, a higher federation.quorum, or other values of malicious,"
     " trim or selected in [aggregation]"
 )
 
@@ -43,7 +43,7 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
 
     Args:
         algorithm: "fedavg", "fedadam", "krum" ...
-        settings: the fields of its section in `schema`.
+        settings: the fields of its section in the recipe.
 
     Raises:
         FederationError: there is no such algorithm.
@@ -52,7 +52,7 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
     if algorithm not in _STRATEGIES:
         return _installed(algorithm, settings.get("settings", {}))
     return Aggregator(
-        _STRATEGIES[algorithm](settings), lambda came: robust.objection(algorithm, settings, came)
+        _STRATEGIES[algorithm](settings), lambda count: robust.objection(algorithm, settings, count)
     )
 
 
@@ -75,7 +75,7 @@ def _installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
             " (no aggregate_train)",
             hint="see docs/extending.md",
         )
-    return Aggregator(strategy, getattr(strategy, "objection", lambda _came: ""))
+    return Aggregator(strategy, getattr(strategy, "objection", lambda _count: ""))
 
 
 _STRATEGIES: Mapping[str, Any] = {
@@ -106,10 +106,10 @@ class Aggregator:
 
     Args:
         strategy: Flower's.
-        objection: why so many updates are too few for it; empty if they are not.
+        objection: by number of updates, why they are too few for it; empty: they are enough.
     """
 
-    def __init__(self, strategy: Any, objection: Callable[[int], str] = lambda _came: "") -> None:
+    def __init__(self, strategy: Any, objection: Callable[[int], str] = lambda _count: "") -> None:
         self.strategy, self._objection = strategy, objection
         strategy.weighted_by_key = WEIGHT
         strategy.arrayrecord_key = protocol.ADAPTER
@@ -125,14 +125,15 @@ class Aggregator:
             updates: usable updates by client name.
 
         Raises:
-            FederationError: there is no update, too few came for a robust rule to be one, or the
-                strategy gives none or values that are not finite or too large to be sent.
+            FederationError: there is no update, there are too few for a robust rule, or the
+                strategy returns none or values that are not finite or too large to be sent.
         """
         if not updates:
             raise FederationError(f"round {round_}: no update to aggregate")
-        if found := self._objection(len(updates)):
+        if objection := self._objection(len(updates)):
             raise FederationError(
-                f"round {round_}: {found}; {len(updates)} came ({', '.join(sorted(updates))})",
+                f"round {round_}: {objection}; {len(updates)} arrived"
+                f" ({', '.join(sorted(updates))})",
                 hint=ROBUST_HINT,
             )
         self._set_current(current)
@@ -146,7 +147,7 @@ class Aggregator:
         return _checked(arrays, round_)
 
     def _set_current(self, current: AdapterState) -> None:
-        """Give the strategy the adapter that it measures updates against."""
+        """Give the strategy the adapter that updates are relative to."""
         if isinstance(self.strategy, flower.FedAvgM):
             self.strategy.current_arrays = _by_name(current)
         elif hasattr(self.strategy, "current_arrays"):
@@ -154,18 +155,18 @@ class Aggregator:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The server state between rounds, flat; empty for strategies that keep none."""
-        found: dict[str, torch.Tensor] = {}
+        state: dict[str, torch.Tensor] = {}
         for kind in MOMENTS:
             for name, array in (getattr(self.strategy, kind, None) or {}).items():
-                found[f"{kind}/{name}"] = torch.from_numpy(np.array(array))
+                state[f"{kind}/{name}"] = torch.from_numpy(np.array(array))
         for number, array in enumerate(getattr(self.strategy, VECTOR, None) or []):
-            found[f"{VECTOR}/{number:06d}"] = torch.from_numpy(np.array(array))
+            state[f"{VECTOR}/{number:06d}"] = torch.from_numpy(np.array(array))
         if callable(own := getattr(self.strategy, "state", None)):
-            found |= {f"{OWN}/{n}": torch.from_numpy(np.array(a)) for n, a in own().items()}
-        return found
+            state |= {f"{OWN}/{n}": torch.from_numpy(np.array(a)) for n, a in own().items()}
+        return state
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put a state back that `state` gave."""
+        """Restore a state of `state`."""
         for kind in MOMENTS:
             part = {
                 k.split("/", 1)[1]: v.numpy() for k, v in state.items() if k.startswith(f"{kind}/")
@@ -187,7 +188,7 @@ def update_norm(before: AdapterState, after: AdapterState) -> float:
 
 
 def _message(update: Update) -> Message:
-    """A reply as Flower's strategies expect it, made without a connection."""
+    """A reply as Flower's strategies expect it, without a connection."""
     content = RecordDict(
         {
             protocol.ADAPTER: _by_name(update.adapter),

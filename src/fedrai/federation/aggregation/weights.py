@@ -1,14 +1,14 @@
-"""What an update counts in the round's mean, where its rows are only its client's word.
+"""The weight of an update in the round's mean, where its number of rows cannot be verified.
 
-Two limits, both held against the *other* clients of the round, so that no claim raises its own:
+Two limits, both relative to the *other* clients of the round, so that no claim raises its own:
 
 1. at most `times` the median of the others' rows;
 2. with three or more updates, at most as much as all others together.
 
-So one client that lies has at most half of the mean of three or more, and if the others have about
-as many rows as each other, `times / (times + n - 1)` of n, where that is less. Below half of the
-clients, liars do not move the median that honest ones are held against by more than its place in
-the order. What a client does within its weight is not bounded here: the robust rules do that.
+So one lying client has at most half of the mean of three or more, or `times / (times + n - 1)` of n
+clients if the others have similar numbers of rows and that is less. Liars below half of the clients
+shift the median for honest ones only by its place in the order. What a client sends within its
+weight is not limited here but by the robust rules.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from statistics import median
 
 
 def capped(rows: Mapping[str, float], times: float) -> dict[str, float]:
-    """The weights of a round's updates; one that is within the limits stays as it is.
+    """The weights of a round's updates; weights within the limits do not change.
 
     Args:
-        rows: as each client states them.
+        rows: as stated by each client.
         times: the first limit; 0: no limits.
     """
     weights = dict(rows)

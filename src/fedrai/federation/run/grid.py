@@ -1,7 +1,7 @@
 """A Flower Grid inside this process: no ports, no Ray, one base model for all clients.
 
-`push_messages` queues; each `pull_messages` runs the ClientApp for one queued message and returns
-its reply, so the server sees replies one by one as it would over a network.
+`push_messages` queues messages; each `pull_messages` runs the ClientApp for one of them and returns
+its reply, so the server receives replies one by one as over a network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from fedrai.federation.flower_internals import set_message_id, set_task_identity
 
 RUN_ID = 1
-CLIENT_FAILED = 1  # Flower's code for an app that raised; the reason text stays empty on purpose
+CLIENT_FAILED = 1  # Flower's code for an app that raised; it has no text on purpose
 
 
 class LocalGrid(Grid):  # type: ignore[misc]
@@ -39,7 +39,7 @@ class LocalGrid(Grid):  # type: ignore[misc]
 
     @property
     def run(self) -> object:
-        """There is no record of Flower's for it."""
+        """Flower has no record of it."""
         return None
 
     def create_message(
@@ -69,9 +69,9 @@ class LocalGrid(Grid):  # type: ignore[misc]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Run the next queued message among `message_ids` and return its reply."""
-        wanted = set(message_ids)
+        ids = set(message_ids)
         for message in list(self._queue):
-            if message.metadata.message_id in wanted:
+            if message.metadata.message_id in ids:
                 self._queue.remove(message)
                 return [self._handle(message)]
         return []

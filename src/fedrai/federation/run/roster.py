@@ -1,8 +1,8 @@
-"""Who is there: the names of nodes, which join, leave and come back.
+"""The nodes that are present, by name; they join, leave and come back.
 
-Flower knows nodes by number. Each is asked for its name once. Where the server has the nodes'
-public keys, only the owner of the key that is registered for a name can give it (`proof.py`),
-whoever is away. Elsewhere the first node to claim a name keeps it for as long as it is there.
+Flower identifies nodes by number. The server asks each node for its name once. If it has the nodes'
+public keys, only the owner of the key that is registered for a name can claim it (`proof.py`), even
+while the owner is offline. Otherwise the first node to claim a name keeps it while it is present.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fedrai.errors import FederationError
 from fedrai.federation import protocol
 from fedrai.federation.run.proof import KeyOf, proves
 
-ASK = 60.0  # seconds that a node has for telling its name
-NEWCOMERS = 10.0  # seconds that a round waits, once, for a node that has not told its name yet
-LOOK = 0.5  # seconds between looks
+ANSWER = 60.0  # seconds for a node to answer the question for its name
+NEWCOMERS = 10.0  # seconds that a round waits, once, for a node that has not answered yet
+POLL = 0.5  # seconds between looks
 Emit = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What a node was asked: until when its answer is waited for, and what it must sign."""
+    """A pending question: its deadline, and the bytes that the node must sign."""
 
     node: int
     until: float
@@ -35,109 +35,108 @@ class _Question:
 
 
 class Roster:
-    """The nodes of a deployment by the names of their clients.
+    """The nodes of a deployment by name.
 
     Args:
         grid: reaches the nodes.
-        emit: hears of nodes that come, leave, or claim a name that is not theirs.
-        patience: seconds to wait for nodes; 0: for ever.
-        key_of: the key that is registered for a name; None: nodes' words are taken.
+        emit: told of nodes that join, leave, or claim a name that is not theirs.
+        patience: seconds to wait for nodes; 0: no limit.
+        key_of: the key that is registered for a name; None: names are not verified.
     """
 
     def __init__(
         self, grid: Grid, emit: Emit, patience: float, key_of: KeyOf | None = None
     ) -> None:
         self._grid, self._emit, self._patience, self._key_of = grid, emit, patience, key_of
-        self._names: dict[int, str] = {}  # of all nodes that ever told theirs
-        self._asked: dict[str, _Question] = {}  # by message id
-        self._again: dict[int, float] = {}  # when to ask nodes again whose answer was no good
-        self._shown: tuple[str, ...] | None = None
+        self._names: dict[int, str] = {}  # of all nodes that ever answered
+        self._questions: dict[str, _Question] = {}  # by message id
+        self._retry_at: dict[int, float] = {}  # when to ask nodes again whose claim was refused
+        self._reported: tuple[str, ...] | None = None
         self._refused: set[tuple[int, str]] = set()
-        self._waited: set[int] = set()  # newcomers that a round has waited for
+        self._awaited: set[int] = set()  # newcomers that a round has waited for
 
-    def wait(self, wanted: int, needed: int) -> Mapping[str, int]:
-        """Wait until so many nodes are there.
+    def wait(self, expected: int, minimum: int) -> Mapping[str, int]:
+        """Wait until a number of nodes is present.
 
         Args:
-            wanted: how many to wait for.
-            needed: how many are enough when the patience is over.
+            expected: number to wait for.
+            minimum: number that is enough when the patience is over.
 
         Raises:
-            FederationError: fewer than `needed` came in time.
+            FederationError: fewer than `minimum` joined in time.
         """
         until = time.monotonic() + self._patience if self._patience else float("inf")
-        while len(found := self.look()) < wanted and time.monotonic() < until:
-            self._emit("waiting-for-nodes", missing=wanted - len(found))
-            time.sleep(LOOK)
-        if len(found) < needed:
+        while len(nodes := self.look()) < expected and time.monotonic() < until:
+            self._emit("waiting-for-nodes", missing=expected - len(nodes))
+            time.sleep(POLL)
+        if len(nodes) < minimum:
             raise FederationError(
-                f"{len(found)} nodes are there ({', '.join(found) or 'none'}), the recipe needs"
-                f" {needed}",
+                f"{len(nodes)} nodes are present ({', '.join(nodes) or 'none'}), the recipe needs"
+                f" {minimum}",
                 hint="`fedrai deploy check` tests a node",
             )
-        return found
+        return nodes
 
-    def present(self, needed: int) -> Mapping[str, int]:
-        """The nodes at the start of a round; waits while there are too few, and once for newcomers.
+    def present(self, minimum: int) -> Mapping[str, int]:
+        """The nodes at the start of a round; waits while they are too few, and once for newcomers.
 
         Raises:
             FederationError: as `wait`.
         """
-        found = self.wait(needed, needed)
-        new = {question.node for question in self._asked.values()} - self._waited
-        self._waited |= new
+        nodes = self.wait(minimum, minimum)
+        new = {question.node for question in self._questions.values()} - self._awaited
+        self._awaited |= new
         until = time.monotonic() + NEWCOMERS
         while new - set(self._names) and time.monotonic() < until:
-            time.sleep(LOOK)
-            found = self.look()
-        return found
+            time.sleep(POLL)
+            nodes = self.look()
+        return nodes
 
     def look(self) -> dict[str, int]:
-        """The nodes that are there now and have a name, sorted by it."""
+        """The nodes that are present and have a name, sorted by name."""
         online = set(self._grid.get_node_ids())
         self._ask(online)
-        self._hear()
-        found: dict[str, int] = {}
-        owners: dict[
-            str, int
-        ] = {}  # names that differ in case only would share a file on some disks
-        for node, name in self._names.items():  # in the order in which they told it
+        self._read_answers()
+        nodes: dict[str, int] = {}
+        owners: dict[str, int] = {}  # names that differ only in case share a file on some disks
+        for node, name in self._names.items():  # in the order of their answers
             if node not in online:
                 continue
             if owners.setdefault(name.casefold(), node) == node:
-                found[name] = node
+                nodes[name] = node
             else:
                 self._refuse(node, name, "name-is-taken")
-        found = dict(sorted(found.items()))
-        self._show(found)
-        return found
+        nodes = dict(sorted(nodes.items()))
+        self._report(nodes)
+        return nodes
 
     def _ask(self, online: Collection[int]) -> None:
         now = time.monotonic()
-        self._asked = {i: q for i, q in self._asked.items() if q.until > now and q.node in online}
-        pending = {question.node for question in self._asked.values()}
-        pending |= {node for node, due in self._again.items() if due > now}
+        self._questions = {
+            i: q for i, q in self._questions.items() if q.until > now and q.node in online
+        }
+        pending = {question.node for question in self._questions.values()}
+        pending |= {node for node, due in self._retry_at.items() if due > now}
         for node in sorted(set(online) - set(self._names) - pending):
             nonce = secrets.token_bytes(protocol.NONCE) if self._key_of is not None else b""
-            asked = Message(protocol.pack_question(nonce), node, MessageType.QUERY, ttl=ASK)
-            for id_ in self._grid.push_messages([asked]):
+            question = Message(protocol.pack_question(nonce), node, MessageType.QUERY, ttl=ANSWER)
+            for id_ in self._grid.push_messages([question]):
                 if id_:
-                    self._asked[id_] = _Question(node, now + ASK, nonce)
+                    self._questions[id_] = _Question(node, now + ANSWER, nonce)
 
-    def _hear(self) -> None:
-        replies: Iterable[Message] = (
-            self._grid.pull_messages(list(self._asked)) if self._asked else []
-        )
+    def _read_answers(self) -> None:
+        ids = list(self._questions)
+        replies: Iterable[Message] = self._grid.pull_messages(ids) if ids else []
         for reply in replies:
-            question = self._asked.get(reply.metadata.reply_to_message_id)
+            question = self._questions.get(reply.metadata.reply_to_message_id)
             claim = protocol.read_name(reply)
             if question is not None and question.node == reply.metadata.src_node_id:
-                self._asked.pop(reply.metadata.reply_to_message_id)
+                self._questions.pop(reply.metadata.reply_to_message_id)
                 if claim is not None and self._is_own(question, *claim):
                     self._names[question.node] = claim[0]
 
     def _is_own(self, question: _Question, name: str, signature: bytes) -> bool:
-        """Whether the name is the node's; if not, it is asked again after a while."""
+        """Whether the name is the node's own; if not, the node is asked again after a while."""
         if self._key_of is None:
             return True
         key = self._key_of(name)
@@ -145,7 +144,7 @@ class Roster:
             return True
         reason = "name-not-registered" if key is None else "name-not-proven"
         self._refuse(question.node, name, reason)
-        self._again[question.node] = time.monotonic() + ASK
+        self._retry_at[question.node] = time.monotonic() + ANSWER
         return False
 
     def _refuse(self, node: int, name: str, reason: str) -> None:
@@ -153,8 +152,8 @@ class Roster:
             self._refused.add((node, reason))
             self._emit("node-refused", client=name, node=str(node), reason=reason)
 
-    def _show(self, found: Mapping[str, int]) -> None:
-        names = tuple(found)
-        if names != self._shown:
-            self._shown = names
+    def _report(self, nodes: Mapping[str, int]) -> None:
+        names = tuple(nodes)
+        if names != self._reported:
+            self._reported = names
             self._emit("nodes-present", clients=list(names))

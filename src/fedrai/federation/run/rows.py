@@ -192,7 +192,7 @@ def tokenized(
     if bad and settings.on_bad_rows == "stop":
         raise DataError(
             f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
-            hint=f'{_way_on(bad)}, mend the rows, or set data.on_bad_rows = "skip"',
+            hint=f'{_way_on(bad)}, fix the rows, or set data.on_bad_rows = "skip"',
         )
     return [example for example in examples if example in tokens], bad
 
