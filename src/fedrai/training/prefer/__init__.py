@@ -14,6 +14,7 @@ from fedrai.training.prefer.records import (
     AlignStep,
     PreferencePair,
     check,
+    pair_problem,
 )
 from fedrai.training.prefer.reference import log_probabilities
 
@@ -26,4 +27,5 @@ __all__ = [
     "align",
     "check",
     "log_probabilities",
+    "pair_problem",
 ]
