@@ -51,11 +51,6 @@ class Refusals:
 
     topics: Mapping[str, Topic]
 
-    def named(self, category: str) -> str | None:
-        """The topic of a guard's category, if any ("S10", "Hate", "S10: Hate")."""
-        match = self._find(category)
-        return match[0] if match else None
-
     def topic(self, request: str, categories: Sequence[str]) -> str:
         """The topic of a request: of the likeliest category with one, else by its words."""
         match = next(filter(None, map(self._find, categories)), None)
@@ -76,7 +71,7 @@ class Refusals:
         return replies[int.from_bytes(digest[:8]) % len(replies)]
 
     def _find(self, category: str) -> tuple[str, bool] | None:
-        """The topic of a category name, and whether that name covers other topics too."""
+        """The topic of a category ("S10", "Hate", "S10: Hate"), and whether others share it."""
         whole = _normal(category)
         for name in (re.sub(r"^[so]\d+ (?=.)", "", whole), whole):
             for topic, entry in self.topics.items():
@@ -123,13 +118,6 @@ def load_refusals(path: Path) -> Refusals:
     if OTHER not in topics:
         raise DataError(f"{path.name} has no table [{OTHER}]", hint="it answers all other topics")
     return Refusals(topics)
-
-
-def refusal_for(
-    request: str, categories: Sequence[str], seed: int, refusals: Refusals | None = None
-) -> str:
-    """The refusal that fits a request; see `Refusals.refusal_for`."""
-    return (refusals or embedded_refusals()).refusal_for(request, categories, seed)
 
 
 def _topic(file: str, name: str, table: object, defaults: Mapping[str, Topic]) -> Topic:
