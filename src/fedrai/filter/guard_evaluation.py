@@ -72,7 +72,7 @@ class GuardEvaluation:
         problems: rows without a probability, by problem.
         unlabelled: rows without a label; they are in no other figure.
         bad_rows: rows that could not be read.
-        fresh: different texts that were judged now and not known from before.
+        fresh: different texts that were judged now, without a cached verdict.
         seconds: that this took.
     """
 
@@ -98,8 +98,8 @@ class GuardEvaluation:
             "guard": self.guard,
             "part": self.part,
             "overall": self.overall.to_json(),
-            "by_source": {name: found.to_json() for name, found in self.by_source.items()},
-            "by_category": {name: found.to_json() for name, found in self.by_category.items()},
+            "by_source": {name: figures.to_json() for name, figures in self.by_source.items()},
+            "by_category": {name: figures.to_json() for name, figures in self.by_category.items()},
             "problems": dict(self.problems),
             "unlabelled": self.unlabelled,
             "bad_rows": self.bad_rows,
@@ -155,23 +155,23 @@ def labelled_rows(rows: Rows) -> tuple[GuardRow, ...]:
     Raises:
         EvaluationError: none has, or all have the same.
     """
-    found = tuple(row for row in rows.rows if row.unsafe is not None)
-    unsafe = sum(bool(row.unsafe) for row in found)
-    if not found:
+    labelled = tuple(row for row in rows.rows if row.unsafe is not None)
+    unsafe = sum(bool(row.unsafe) for row in labelled)
+    if not labelled:
         raise EvaluationError(
             f"none of the {len(rows.rows):,} rows has a label",
             hint="say where labels stand (--label, --unsafe-when), or name whole datasets"
             " (--unsafe, --safe)",
         )
-    if unsafe in (0, len(found)):
+    if unsafe in (0, len(labelled)):
         kind, other = ("unsafe", "safe") if unsafe else ("safe", "unsafe")
         example = "fedrai:ordinary-held-out" if unsafe else "fedrai:harmful-held-out"
         raise EvaluationError(
-            f"all {len(found):,} labelled rows are {kind}, and {other} ones are needed too",
+            f"all {len(labelled):,} labelled rows are {kind}, and {other} ones are needed too",
             hint=f"add some, such as --{other} {example}; or look whether --label and --unsafe-when"
             " name the right columns and values",
         )
-    return found
+    return labelled
 
 
 def open_guard(
@@ -253,17 +253,17 @@ def evaluate(
         EvaluationError: there are not labels of both kinds.
         GuardError: the guard as a whole cannot work.
     """
-    known, pace = labelled_rows(rows), Pace(on_progress)
-    worst = worst_verdicts(known, guard, part, cache, pace, threshold)
-    p, y = [verdict.probability for verdict in worst], [bool(row.unsafe) for row in known]
+    labelled, pace = labelled_rows(rows), Pace(on_progress)
+    worst = worst_verdicts(labelled, guard, part, cache, pace, threshold)
+    p, y = [verdict.probability for verdict in worst], [bool(row.unsafe) for row in labelled]
     return GuardEvaluation(
         guard=full_name(guard),
         part=part,
         overall=detect(p, y, threshold),
-        by_source=by_group(p, y, [row.source for row in known], threshold),
-        by_category=by_group(p, y, [row.category for row in known], threshold),
+        by_source=by_group(p, y, [row.source for row in labelled], threshold),
+        by_category=by_group(p, y, [row.category for row in labelled], threshold),
         problems=Counter(verdict.problem for verdict in worst if verdict.problem is not None),
-        unlabelled=len(rows.rows) - len(known),
+        unlabelled=len(rows.rows) - len(labelled),
         bad_rows=len(rows.bad_rows),
         fresh=pace.fresh,
         seconds=pace.seconds,
@@ -286,14 +286,14 @@ def calibrate_on(
         EvaluationError: there are not labels of both kinds.
         GuardError: the guard cannot work, or cannot be calibrated on these rows.
     """
-    known = labelled_rows(rows)
-    worst = worst_verdicts(known, guard, part, cache, on_progress)
+    labelled = labelled_rows(rows)
+    worst = worst_verdicts(labelled, guard, part, cache, on_progress)
     return calibrate(
         guard,
         [verdict.probability for verdict in worst],
-        [bool(row.unsafe) for row in known],
+        [bool(row.unsafe) for row in labelled],
         part=part,
-        sources=tuple(dict.fromkeys(row.source for row in known)),
+        sources=tuple(dict.fromkeys(row.source for row in labelled)),
         recall=recall,
         fpr=fpr,
     )

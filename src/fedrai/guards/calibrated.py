@@ -93,13 +93,13 @@ class CalibratedGuard:
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
     ) -> VerdictBatch:
         """Judge as the guard within does; its problems and categories stay as they are."""
-        judged = self._guard.judge(conversations, on_progress)
-        return replace(judged, verdicts=tuple(map(self._calibrated, judged.verdicts)))
+        batch = self._guard.judge(conversations, on_progress)
+        return replace(batch, verdicts=tuple(map(self._calibrated, batch.verdicts)))
 
     def _calibrated(self, verdict: Verdict) -> Verdict:
-        said = verdict.probability
-        p = None if said is None else self._curve.apply(said)
-        return replace(verdict, guard=full_name(self), probability=p)
+        p = verdict.probability
+        calibrated = None if p is None else self._curve.apply(p)
+        return replace(verdict, guard=full_name(self), probability=calibrated)
 
 
 def calibrate(
@@ -135,7 +135,7 @@ def calibrate(
     p, y = [curve.apply(x) for x in raw.tolist()], labels.tolist()
     chosen = [threshold_for_recall(p, y, recall), threshold_for_fpr(p, y, fpr)]
     strict, loose = sorted(chosen, key=lambda threshold: threshold.value)
-    named = {"strict": strict, "loose": loose}
+    cuts = {"strict": strict, "loose": loose}
     return CalibrationFile(
         guard=guard.name,
         revision=guard.revision,
@@ -146,9 +146,9 @@ def calibrate(
         unscored=len(probabilities) - len(y),
         slope=curve.slope,
         intercept=curve.intercept,
-        thresholds={name: threshold.value for name, threshold in named.items()},
+        thresholds={name: threshold.value for name, threshold in cuts.items()},
         wish={"recall": recall, "false_positive_rate": fpr},
-        reached={name: threshold.to_json() for name, threshold in named.items()},
+        reached={name: threshold.to_json() for name, threshold in cuts.items()},
         created=datetime.now(UTC).date().isoformat(),
     )
 

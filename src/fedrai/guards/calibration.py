@@ -94,8 +94,8 @@ def threshold_for_recall(
     _check_both(labels)
     if not 0 < recall <= 1:
         raise GuardError(f"a wished recall is above 0 and at most 1, got {recall}")
-    found = np.sort(scores[labels])[::-1]
-    return _threshold(scores, labels, float(found[_at_least(recall, len(found)) - 1]))
+    falling = np.sort(scores[labels])[::-1]
+    return _threshold(scores, labels, float(falling[_at_least(recall, len(falling)) - 1]))
 
 
 def threshold_for_fpr(
@@ -170,11 +170,11 @@ def _at_least(part: float, of: int) -> int:
 def _check_both(labels: NDArray[np.bool_]) -> None:
     if labels.all() or not labels.any():
         kind = "unsafe" if len(labels) and labels.all() else "safe"
-        said = f"all {len(labels)} rows with a probability are {kind}" if len(labels) else (
+        problem = f"all {len(labels)} rows with a probability are {kind}" if len(labels) else (
             "no labelled row has a probability"
         )  # fmt: skip
         raise GuardError(
-            f"{said}; calibration needs unsafe and safe rows",
+            f"{problem}; calibration needs unsafe and safe rows",
             hint="name both kinds: --label COLUMN, --unsafe DATA, --safe DATA",
         )
 

@@ -66,12 +66,12 @@ def truth_of(raw: Mapping[str, Any], labels: Labels) -> bool | None:
     """
     if labels.whole is not None:
         return labels.whole
-    said = [_label(raw.get(name), name, labels.cut) for name in labels.columns]
-    said += [
+    truths = [_label(raw.get(name), name, labels.cut) for name in labels.columns]
+    truths += [
         None if raw.get(name) in (None, "") else cell_equals(raw.get(name), value)
         for name, value in labels.unsafe_when
     ]
-    present = [truth for truth in said if truth is not None]
+    present = [truth for truth in truths if truth is not None]
     return any(present) if present else None
 
 

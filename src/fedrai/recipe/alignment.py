@@ -26,12 +26,10 @@ class Critic(EndpointSection, KindSection):
 
     kind: Literal["self", "start", "local", "endpoint"] = "self"
     """`self`: the model that is aligned, so no second model is loaded. `start`: the same model with the adapter that the run started from, before the clients changed it. `local`: another model on this machine. `endpoint`: an OpenAI-style chat endpoint."""
-    url: str = Field(
-        "", description="`endpoint`: base address, such as `http://localhost:8000/v1`."
-    )
-    model: str = Field(
-        "", description="`local`: folder, hub id or asset. `endpoint`: name of the model there."
-    )
+    url: str = ""
+    """`endpoint`: base address, such as `http://localhost:8000/v1`."""
+    model: str = ""
+    """`local`: folder, hub id or asset. `endpoint`: name of the model there."""
 
     @model_validator(mode="after")
     def _has_a_model(self) -> Critic:
@@ -70,7 +68,7 @@ class Revising(Section):
     """The same for answers to harmless requests; 1 drops none. A strict threshold drops the look-alikes that teach the model not to over-refuse."""
 
     @model_validator(mode="after")
-    def _enough_tries(self) -> Revising:
+    def _tries_suffice(self) -> Revising:
         if self.tries < self.principles:
             raise ValueError(
                 f"{self.principles} principles need as many tries, but tries is {self.tries}"

@@ -17,10 +17,10 @@ JUDGE_PLUGINS: plugins.Group = "fedrai.judges"
 class JudgeEndpoint(EndpointSection):
     """The LLM that rates answers, behind an OpenAI-style endpoint for chat completions."""
 
-    concurrency: int = Field(8, ge=1, description="Requests in progress at once.")
-    timeout: float = Field(
-        120.0, gt=0, description="Seconds for one try. Long, since a rating gives reasons first."
-    )
+    concurrency: int = Field(8, ge=1)
+    """Requests in progress at once."""
+    timeout: float = Field(120.0, gt=0)
+    """Seconds for one try. Long, since a rating gives reasons first."""
     max_tokens: int = Field(2048, ge=1)
     """Longest reply in tokens, reasons included."""
     prompts: str = ""

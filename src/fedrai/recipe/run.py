@@ -203,7 +203,7 @@ class Recipe(Section):
     """`fedrai compare`: named variants of the recipe, each a table of `section.key = value` overrides."""
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Recipe:
+    def _sections_fit(self) -> Recipe:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed is listed twice")
         files = self.data.partition.scheme == "files"
@@ -221,9 +221,9 @@ class Recipe(Section):
                 raise ValueError(
                     "data.sources: set share on all sources of a kind (harmful or not), or on none"
                 )
-        self._robust_enough()
-        self._labels_known()
-        self._alignable()
+        self._check_robust_rule()
+        self._check_labels()
+        self._check_alignment()
         if self.defence.method and self.federation.mode == "local":
             raise ValueError(
                 'defence.method: there is no aggregated model with federation.mode = "local"'
@@ -235,7 +235,7 @@ class Recipe(Section):
             raise ValueError("data.harm.malicious_clients is larger than federation.clients")
         return self
 
-    def _labels_known(self) -> None:
+    def _check_labels(self) -> None:
         if LABELS in self.guards:
             raise ValueError(f"guards.{LABELS}: this name is reserved for the sources' own labels")
         used = self.filter.mode != "off" and self.filter.guard == LABELS
@@ -244,7 +244,7 @@ class Recipe(Section):
                 'filter.guard = "labels" is for experiments: it needs sources with harmful = true'
             )
 
-    def _alignable(self) -> None:
+    def _check_alignment(self) -> None:
         aligns = self.constitution.schedule != "off"
         if aligns and self.federation.mode == "local":
             raise ValueError(
@@ -255,18 +255,18 @@ class Recipe(Section):
                 "constitution.anchor needs adapter.start, the adapter that it returns to"
             )
 
-    def _robust_enough(self) -> None:
+    def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.
 
         With `files` the number of clients is not known yet; the round checks it.
         """
         rule, sampled = self.aggregation, self.federation.quorum or self.federation.sampled
-        known = self.data.partition.scheme != "files" and self.federation.mode == "federated"
-        if known and isinstance(rule, Robust):
+        count_known = self.data.partition.scheme != "files" and self.federation.mode == "federated"
+        if count_known and isinstance(rule, Robust):
             settings = rule.model_dump()
             closes = "closes with" if self.federation.quorum else "samples"
-            if found := robust.objection(settings.pop("algorithm"), settings, sampled):
-                raise ValueError(f"{found}; a round {closes} {sampled}")
+            if objection := robust.objection(settings.pop("algorithm"), settings, sampled):
+                raise ValueError(f"{objection}; a round {closes} {sampled}")
 
     @property
     def hash(self) -> str:

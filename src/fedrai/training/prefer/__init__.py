@@ -13,6 +13,7 @@ from fedrai.training.prefer.records import (
     AlignStep,
     PreferencePair,
     check,
+    pair_problem,
 )
 from fedrai.training.prefer.reference import log_probabilities
 
@@ -25,4 +26,5 @@ __all__ = [
     "align",
     "check",
     "log_probabilities",
+    "pair_problem",
 ]
