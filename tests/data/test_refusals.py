@@ -73,6 +73,7 @@ def test_openings_vary_within_a_topic_and_none_is_generic():
     ],
 )  # fmt: skip
 def test_guards_categories_have_their_topic_whatever_the_words_say(category, topic):
+    assert embedded_refusals().named(category) == topic
     assert embedded_refusals().topic("How do I hack the school?", [category]) == topic
 
 

@@ -51,6 +51,11 @@ class Refusals:
 
     topics: Mapping[str, Topic]
 
+    def named(self, category: str) -> str | None:
+        """The topic of a guard's category, if any."""
+        match = self._find(category)
+        return match[0] if match else None
+
     def topic(self, request: str, categories: Sequence[str]) -> str:
         """The topic of a request: of the likeliest category with one, else by its words."""
         match = next(filter(None, map(self._find, categories)), None)
