@@ -33,6 +33,7 @@ def test_help_imports_nothing_heavy():
         "import sys\nfrom fedrai.cli import cli\n"
         "try: cli(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'peft', 'flwr', 'pydantic', 'numpy', 'rich'}\n"
+        "heavy |= {'httpx', 'filelock', 'asyncio'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

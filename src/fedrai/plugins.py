@@ -1,10 +1,10 @@
-"""Guards, rules and the like that an installed package offers by a Python entry point.
+"""Guards, judges, rules and the like that an installed package offers by a Python entry point.
 
     [project.entry-points."fedrai.guards"]
     wordlist = "my_package:make_guard"
 
-A name that is not built in is looked up here. Names cost nothing; a package is imported when one of
-its names is used, and only then. See docs/extending.md.
+A name that is not built in is looked up here. Looking names up imports nothing; a package is
+imported only when one of its names is used. See docs/extending.md.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ Group = Literal[
 
 
 def names(group: Group) -> list[str]:
-    """What installed packages offer in a group, in the order of the names; nothing is imported."""
+    """The names that installed packages offer in a group, sorted; nothing is imported."""
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
 def installed(group: Group) -> str:
-    """What is installed, for an error."""
+    """The installed names of a group, for an error message."""
     return f"installed plug-ins: {', '.join(names(group)) or 'none'}"
 
 
 def package(group: Group, name: str) -> str:
     """The package that offers a name, with its version, or all that do; nothing is imported."""
-    found = entry_points(group=group, name=name)
-    return " and ".join(sorted(set(map(_package, found))))
+    return " and ".join(sorted(set(map(_package, entry_points(group=group, name=name)))))
 
 
 def make(group: Group, name: str, **settings: Any) -> Any:
@@ -41,11 +40,11 @@ def make(group: Group, name: str, **settings: Any) -> Any:
     Args:
         group: of the entry point.
         name: of the entry point.
-        settings: what it is called with.
+        settings: its keyword arguments.
 
     Raises:
-        DependencyError: it is not there, cannot be imported, or fails when it is called.
-        FedRAIError: it raises one itself.
+        DependencyError: it does not exist, cannot be imported, or fails when called.
+        FedRAIError: raised by the plug-in itself.
     """
     entry = _entry(group, name)
     try:
@@ -56,20 +55,20 @@ def make(group: Group, name: str, **settings: Any) -> Any:
         raise DependencyError(
             f"the plug-in {name!r} ({group}) of {_package(entry)} fails: "
             f"{type(error).__name__}: {error}",
-            hint="install what it needs, correct its settings, or uninstall it",
+            hint="install its requirements, correct its settings, or uninstall it",
         ) from error
 
 
 def _entry(group: Group, name: str) -> EntryPoint:
-    found = list(entry_points(group=group, name=name))
-    if not found:
+    entries = list(entry_points(group=group, name=name))
+    if not entries:
         raise DependencyError(f"no installed package offers {name!r}", hint=installed(group))
-    if len(set(map(_package, found))) > 1:
+    if len(set(map(_package, entries))) > 1:
         raise DependencyError(
             f"{name!r} ({group}) is offered by {package(group, name)}",
             hint="uninstall one of them",
         )
-    return found[0]
+    return entries[0]
 
 
 def _package(entry: EntryPoint) -> str:

@@ -1,7 +1,7 @@
-"""Rates with their intervals: what happened how often, out of what could be scored.
+"""Rates with their counts and intervals.
 
-No rate is shown without its count: `Rate` keeps successes, scored and unscored rows apart, and the
-rate of nothing is `None`, printed "no data", never 0.
+A rate is never shown without its counts: `Rate` keeps successes, scored and unscored rows apart,
+and a rate of no rows is `None`, printed "no data", never 0.
 
 Source: the interval is Wilson's score interval without continuity correction (Wilson 1927, JASA
 22, 209; recommended for small n by Brown, Cai and DasGupta 2001, Statistical Science 16, 101).
@@ -20,10 +20,10 @@ from fedrai.errors import EvaluationError
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often something happened, out of the rows that could be scored.
+    """How often something happened, out of the scored rows.
 
     Raises:
-        EvaluationError: a count is negative, or there are more successes, or prompts, than scored
+        EvaluationError: a count is negative, or there are more successes or prompts than scored
             rows.
     """
 
@@ -34,10 +34,10 @@ class Rate:
     """Rows with an outcome: the denominator."""
 
     unscored: int = 0
-    """Rows without an outcome; they are in neither count above."""
+    """Rows without an outcome; in neither count above."""
 
     prompts: int = 0
-    """Different prompts among the scored rows, where some have several; 0: each has its own."""
+    """Distinct prompts among the scored rows, where some have several; 0: each has its own."""
 
     def __post_init__(self) -> None:
         if min(self.successes, self.scored, self.unscored) < 0 or self.successes > self.scored:
@@ -46,7 +46,7 @@ class Rate:
                 f"successes={self.successes}, scored={self.scored}, unscored={self.unscored}"
             )
         if not 0 <= self.prompts <= self.scored:
-            raise EvaluationError(f"{self.prompts} prompts cannot have {self.scored} outcomes")
+            raise EvaluationError(f"{self.prompts} prompts do not fit {self.scored} outcomes")
 
     @property
     def value(self) -> float | None:
@@ -54,10 +54,10 @@ class Rate:
         return self.successes / self.scored if self.scored else None
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Return Wilson's two-sided interval, ends from 0 to 1; `None` when nothing was scored.
+        """Wilson's two-sided interval, ends from 0 to 1; `None` when nothing was scored.
 
         Where prompts have several rows, a prompt is one trial and its share of successes the
-        outcome: shares vary no more than yes and no would, so the interval is at most too wide.
+        outcome: shares vary no more than yes-or-no outcomes, so the interval errs on the wide side.
 
         Raises:
             EvaluationError: `confidence` is not between 0 and 1.
@@ -71,42 +71,39 @@ class Rate:
         return replace(self, successes=self.scored - self.successes)
 
     def format(self, confidence: float = 0.95) -> str:
-        """Return the rate and its interval in per cent, "31.0 % [22.8, 40.6]", or "no data"."""
-        ends = self.interval(confidence)
-        if self.value is None or ends is None:
-            return "no data"
-        return f"{100 * self.value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+        """The rate and its interval in per cent; see `percent`."""
+        return percent(self.value, self.interval(confidence))
 
     def counts(self) -> str:
-        """Return its counts: "31 of 100", or "31 of 100, 2 unscored"."""
+        """Its counts: "31 of 100", or "31 of 100, 2 unscored"."""
         unscored = f", {self.unscored} unscored" if self.unscored else ""
         return f"{self.successes} of {self.scored}{unscored}"
 
     def describe(self) -> str:
-        """Return the rate, its 95 % interval and its counts."""
+        """The rate, its 95 % interval and its counts."""
         return f"{self.format()} ({self.counts()})"
 
     def __str__(self) -> str:
         return self.format()
 
 
-def wilson(happened: float, trials: int, confidence: float) -> tuple[float, float] | None:
+def wilson(successes: float, trials: int, confidence: float) -> tuple[float, float] | None:
     """Wilson's two-sided interval, ends from 0 to 1; `None` without trials.
 
     Args:
-        happened: how often; not a whole number where trials are themselves shares.
-        trials: of how many.
+        successes: not a whole number where trials are themselves shares.
+        trials: their number.
         confidence: of the interval.
 
     Raises:
         EvaluationError: `confidence` is not between 0 and 1.
     """
     if not 0 < confidence < 1:
-        raise EvaluationError(f"confidence must lie between 0 and 1, got {confidence}")
+        raise EvaluationError(f"confidence must be between 0 and 1, got {confidence}")
     if not trials:
         return None
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    return _wilson_lower(happened, trials, z), 1 - _wilson_lower(trials - happened, trials, z)
+    return _wilson_lower(successes, trials, z), 1 - _wilson_lower(trials - successes, trials, z)
 
 
 def _wilson_lower(successes: float, scored: int, z: float) -> float:
@@ -119,40 +116,43 @@ def _wilson_lower(successes: float, scored: int, z: float) -> float:
     return min(max((centre - half) / (1 + z * z / scored), 0.0), p)
 
 
+def percent(value: float | None, ends: tuple[float, float] | None) -> str:
+    """A share with its interval in per cent, "31.0 % [22.8, 40.6]", or "no data"."""
+    if value is None or ends is None:
+        return "no data"
+    return f"{100 * value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+
 def rate(outcomes: Iterable[bool | None], prompts: Iterable[Hashable] | None = None) -> Rate:
     """Count outcomes.
 
     Args:
-        outcomes: one a row; `None` stands for a row that could not be scored.
-        prompts: which prompt each row is of; None: each has its own.
+        outcomes: one for each row; `None`: unscored.
+        prompts: each row's prompt; None: each has its own.
 
     Raises:
-        EvaluationError: their numbers differ.
+        EvaluationError: outcomes and prompts differ in number.
     """
-    seen = list(outcomes)
-    scored = [outcome for outcome in seen if outcome is not None]
-    return Rate(
-        sum(map(bool, scored)),
-        len(scored),
-        len(seen) - len(scored),
-        0 if prompts is None else _repeated(seen, list(prompts)),
-    )
+    rows = list(outcomes)
+    scored = [outcome for outcome in rows if outcome is not None]
+    distinct = 0 if prompts is None else _repeated(rows, list(prompts))
+    return Rate(sum(map(bool, scored)), len(scored), len(rows) - len(scored), distinct)
 
 
 def _repeated(outcomes: Sequence[bool | None], prompts: Sequence[Hashable]) -> int:
-    """How many prompts have an outcome; 0 where none has more than one."""
+    """The number of prompts with an outcome; 0 where none has more than one."""
     if len(outcomes) != len(prompts):
         raise EvaluationError(f"{len(outcomes)} outcomes do not match {len(prompts)} prompts")
     scored = [p for p, outcome in zip(prompts, outcomes, strict=True) if outcome is not None]
-    different = len(set(scored))
-    return different if different < len(scored) else 0
+    distinct = len(set(scored))
+    return distinct if distinct < len(scored) else 0
 
 
 def split_name(name: str) -> tuple[str, str]:
     """The name of a rate without its judge, and the judge: "rule", "legacy", "guard" or installed.
 
-    `safe` is by the refusal rule, `safe-legacy` and `safe-guard` are by these, and `safe:NAME` is
-    by a judge of an installed package.
+    `safe` is by the refusal rule, `safe-legacy` and `safe-guard` are by these two, and `safe:NAME`
+    is by a judge of an installed package.
     """
     plain, _, installed = name.partition(":")
     if installed:
@@ -163,20 +163,18 @@ def split_name(name: str) -> tuple[str, str]:
 
 def rate_json(value: Rate) -> dict[str, Any]:
     """A rate as plain values, with its 95 % Wilson interval; `prompts` where they are fewer."""
-    interval = value.interval()
-    prompts = {"prompts": value.prompts} if value.prompts else {}
+    low, high = value.interval() or (None, None)
     return {
         "successes": value.successes,
         "scored": value.scored,
         "unscored": value.unscored,
         "value": value.value,
-        "low": interval[0] if interval else None,
-        "high": interval[1] if interval else None,
-        **prompts,
+        "low": low,
+        "high": high,
+        **({"prompts": value.prompts} if value.prompts else {}),
     }
 
 
 def rate_from_json(value: Mapping[str, Any]) -> Rate:
     """The rate that `rate_json` wrote."""
-    prompts = value.get("prompts", 0)
-    return Rate(value["successes"], value["scored"], value["unscored"], prompts)
+    return Rate(value["successes"], value["scored"], value["unscored"], value.get("prompts", 0))

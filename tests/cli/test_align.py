@@ -140,6 +140,7 @@ def test_the_adapter_has_moved_and_can_be_looked_at(
 
 def test_what_is_printed_and_the_card(home: Path, done: Ended) -> None:
     assert re.search(r"^5 steps, .*safe .* -> .* %, useful", done.out, re.M)
+    assert "requests left out because an evaluation asks nearly the same: " in done.out
     rows = [line.split("│")[1].strip() for line in done.out.splitlines() if line[:1] == "│"]
     assert rows == ["before", "after"]
     assert done.out.endswith(
@@ -284,7 +285,7 @@ def test_an_adapter_is_gone_on_from(home: Path, call: Call, done: Ended) -> None
     assert not all(torch.equal(first[name], then[name]) for name in first)
     wrong = call("align", "whole/adapter", "--recipe", "mine.toml", "-o", "adapter.rank=8",
                  "--out", "wrong")  # fmt: skip
-    assert wrong.err.startswith("error: adapter.rank is 8, and adapter has 4\n")
+    assert wrong.err.startswith("error: adapter.rank is 8, but adapter has 4\n")
     assert not (home / "wrong").exists()
 
 

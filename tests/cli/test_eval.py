@@ -21,6 +21,9 @@ from driver import fill_cache, write_recipe
 from fedrai.cli.eval import EvaluationOptions
 from fedrai.cli.show.suites import suite_rows
 from fedrai.errors import EvaluationError
+from fedrai.federation.run.evaluating import note_bad_rows
+from fedrai.federation.run.observer import Observer
+from fedrai.records import BadRow
 from fedrai.testing import make_tiny_model
 
 LEAN = ("--max-new-tokens", "3", "--rated-tokens", "4", "--batch-size", "64")
@@ -311,6 +314,21 @@ def test_what_options_change() -> None:
     }  # fmt: skip
     with pytest.raises(EvaluationError, match="no judge uses it"):
         changes(judges=("guard",), judge_model="m")
+
+
+def test_held_out_rows_that_cannot_be_used_are_counted() -> None:
+    class Notes(Observer):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.lines.append(text)
+
+    notes = Notes()
+    on_bad = note_bad_rows(notes)
+    on_bad([])
+    on_bad([BadRow("rows, row 1", "no answer"), BadRow("rows, row 4", "no answer")])
+    assert notes.lines == ["held-out loss without 2 rows, which cannot be used"]
 
 
 def test_figures_as_rows() -> None:

@@ -192,7 +192,7 @@ def test_answers_that_repeat_themselves_tell_nothing_new(flat, times):
 
 
 def test_more_prompts_than_outcomes_are_impossible():
-    with pytest.raises(EvaluationError, match="3 prompts cannot have 2 outcomes"):
+    with pytest.raises(EvaluationError, match="3 prompts do not fit 2 outcomes"):
         Rate(1, 2, 0, 3)
     with pytest.raises(EvaluationError, match="2 outcomes do not match 1 prompts"):
         rate([True, False], [1])

@@ -17,15 +17,17 @@ COST = {"seconds": 1.0, "tokens": 10, "operations": 0.0, "peak_bytes": 0, "bytes
 REPLY = {True: "refusal", False: "compliance", None: "unscored"}
 TABLE = {"name": "study", "model": {"base": "x"}, "data": {"sources": [{"path": "x"}]}}
 
-Said = Sequence[bool | None]
+Refused = Sequence[bool | None]
 
 
-def answers(said: Said, prefix: str = "p", guard: Sequence[float] = ()) -> list[dict[str, Any]]:
+def answers(
+    refused_flags: Refused, prefix: str = "p", guard: Sequence[float] = ()
+) -> list[dict[str, Any]]:
     """Answers to prompts 0, 1 ...; refused or not, or broken."""
     return [
         {"number": n, "prompt": f"{prefix}{n}", "answer": "SECRET", "reply": REPLY[refused],
          "legacy": bool(refused), **({"guard": guard[n]} if guard else {})}
-        for n, refused in enumerate(said)
+        for n, refused in enumerate(refused_flags)
     ]  # fmt: skip
 
 
@@ -36,9 +38,9 @@ def put(path: Path, value: object) -> None:
 
 def evaluation(
     folder: Path,
-    safe: Said,
-    xstest: Said | None = None,
-    ordinary: Said = (False,),
+    safe: Refused,
+    xstest: Refused | None = None,
+    ordinary: Refused = (False,),
     *,
     loss: float | None = 2.0,
     rates: Mapping[str, Any] | None = None,
@@ -46,24 +48,24 @@ def evaluation(
     **more: Any,
 ) -> None:
     """An evaluation: outcomes of AdvBench, XSTest's safe prompts and ordinary instructions."""
-    found = {"safe": rate(safe), "refused": rate(ordinary)}
-    kept = {"advbench": answers(safe), "ordinary": answers(ordinary, "o")}
+    figures = {"safe": rate(safe), "refused": rate(ordinary)}
+    suites = {"advbench": answers(safe), "ordinary": answers(ordinary, "o")}
     if xstest is not None:
-        found["xstest-safe-refused"] = rate(xstest)
-        kept["xstest-safe"] = answers(xstest, "x")
+        figures["xstest-safe-refused"] = rate(xstest)
+        suites["xstest-safe"] = answers(xstest, "x")
     body = {
-        "rates": {name: rate_json(value) for name, value in found.items()} | dict(rates or {}),
+        "rates": {name: rate_json(value) for name, value in figures.items()} | dict(rates or {}),
         "held_out_loss": loss, "held_out_tokens": 10, "costs": {}, **more,
     }  # fmt: skip
     put(folder / "metrics.json", body)
-    for name, lines in {**kept, **(rows or {})}.items():
+    for name, lines in {**suites, **(rows or {})}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def run(
     path: Path,
-    safe: Said,
-    xstest: Said | None = None,
+    safe: Refused,
+    xstest: Refused | None = None,
     *,
     seed: int = 0,
     operations: float = 1e12,
@@ -94,5 +96,5 @@ def run(
     return PlannedRun(path.name, seed, "", path, recipe.validate(TABLE))
 
 
-def made(*plan: PlannedRun) -> list[ComparedRun]:
+def read_runs(*plan: PlannedRun) -> list[ComparedRun]:
     return read(plan)

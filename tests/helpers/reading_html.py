@@ -26,10 +26,10 @@ class Node:
                     yield child
                 yield from child.all(name)
 
-    def one(self, name: str, **wanted: str) -> Node:
-        found = [n for n in self.all(name) if wanted.items() <= n.attributes.items()]
-        assert len(found) == 1, (name, wanted, len(found))
-        return found[0]
+    def one(self, name: str, **attributes: str) -> Node:
+        nodes = [n for n in self.all(name) if attributes.items() <= n.attributes.items()]
+        assert len(nodes) == 1, (name, attributes, len(nodes))
+        return nodes[0]
 
 
 class Tree(HTMLParser):
@@ -61,9 +61,9 @@ def parse(text: str) -> Node:
 
 def table(page: Node, caption: str) -> tuple[list[str], list[list[Node]]]:
     """Headings and rows of cells of a table."""
-    for found in page.all("table"):
-        if found.one("caption").text == caption:
-            rows = [[c for c in row.children if isinstance(c, Node)] for row in found.all("tr")]
+    for node in page.all("table"):
+        if node.one("caption").text == caption:
+            rows = [[c for c in row.children if isinstance(c, Node)] for row in node.all("tr")]
             return [cell.text for cell in rows[0]], rows[1:]
     raise AssertionError(f"no table {caption!r}")
 

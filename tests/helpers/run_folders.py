@@ -122,5 +122,5 @@ def write_answers(path: Path, number: int, answers: list[dict[str, Any]]) -> Non
     file.write_text(lines, encoding="utf-8")
 
 
-def answer(number: int, prompt: str, said: str, reply: str) -> dict[str, Any]:
-    return {"number": number, "prompt": prompt, "answer": said, "reply": reply, "legacy": False}
+def answer(number: int, prompt: str, text: str, reply: str) -> dict[str, Any]:
+    return {"number": number, "prompt": prompt, "answer": text, "reply": reply, "legacy": False}

@@ -74,7 +74,7 @@ TOTAL = {
 }  # fmt: skip
 
 
-def made(**changes: Any) -> str:
+def card_text(**changes: Any) -> str:
     parts = {"settings": settings(), "info": INFO, "summary": summary(), "number": 5}
     return card(ExportedModel(**{**parts, **changes}))
 
@@ -97,8 +97,8 @@ def of_nodes(folder: Path, **sent: float) -> Summary:
 
 def test_a_deployments_card_has_the_counts_that_nodes_send(tmp_path: Path) -> None:
     sent = {"rows": 10, "unsafe": 2, "dropped": 1, "replaced": 1, "unscored_empty": 3}
-    told = of_nodes(tmp_path / "told", **sent, category_hate=2, category_drugs=0)
-    text = made(summary=told, number=1, info={**INFO, "engine": "flower"})
+    nodes = of_nodes(tmp_path / "told", **sent, category_hate=2, category_drugs=0)
+    text = card_text(summary=nodes, number=1, info={**INFO, "engine": "flower"})
     assert "clients' data `" not in text  # the server has none to hash
     assert (
         "Safety filter on the clients (drop): of 10 rows 2 judged unsafe, 1 dropped, 1 given a"
@@ -108,39 +108,39 @@ def test_a_deployments_card_has_the_counts_that_nodes_send(tmp_path: Path) -> No
     assert "| drugs |" not in text
 
 
-def test_nodes_need_not_tell_what_their_filters_did(tmp_path: Path) -> None:
+def test_nodes_need_not_report_their_filters(tmp_path: Path) -> None:
     nothing = of_nodes(tmp_path / "nothing")
-    assert "which do not report its counts" in made(summary=nothing, number=1)
+    assert "which do not report its counts" in card_text(summary=nothing, number=1)
     part = of_nodes(tmp_path / "part", unsafe=2)  # as a node of other code may: not added up
     assert filter_note(part) == "filter (drop): the nodes report no counts"
-    assert "which do not report its counts" in made(summary=part, number=1)
+    assert "which do not report its counts" in card_text(summary=part, number=1)
 
 
-def warned(text: str) -> str:
+def warning_text(text: str) -> str:
     return text.split("## Read this first")[1].split("\n## ")[0]
 
 
 def test_metadata_as_the_hub_reads_it() -> None:
-    found = ModelCard(made()).data
-    assert found.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert (found.to_dict()["library_name"], found.license) == ("peft", "apache-2.0")
-    assert found.datasets == ["org/rows"]
-    assert set(found.tags) == {"federated-learning", "fedrai", "safety", "lora"}
-    assert found.to_dict()["base_model_relation"] == "adapter"
-    results = {r.metric_type: (r.dataset_name, r.metric_value) for r in found.eval_results}
+    metadata = ModelCard(card_text()).data
+    assert metadata.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (metadata.to_dict()["library_name"], metadata.license) == ("peft", "apache-2.0")
+    assert metadata.datasets == ["org/rows"]
+    assert set(metadata.tags) == {"federated-learning", "fedrai", "safety", "lora"}
+    assert metadata.to_dict()["base_model_relation"] == "adapter"
+    results = {r.metric_type: (r.dataset_name, r.metric_value) for r in metadata.eval_results}
     assert results == {"safe": ("AdvBench", 0.9808), "refused": ("ordinary instructions", 0.02)}
 
 
 def test_metadata_of_a_merged_model() -> None:
-    text = made(merged=True, licence="mit")
-    found = ModelCard(text).data
-    assert (found.to_dict()["library_name"], found.license) == ("transformers", "mit")
-    assert found.to_dict()["base_model_relation"] == "finetune"
+    text = card_text(merged=True, licence="mit")
+    metadata = ModelCard(text).data
+    assert (metadata.to_dict()["library_name"], metadata.license) == ("transformers", "mit")
+    assert metadata.to_dict()["base_model_relation"] == "finetune"
     assert "PeftModel" not in text
 
 
 def test_figures_stand_side_by_side() -> None:
-    text = made()
+    text = card_text()
     # Wilson, 95 %: 30 of 100 and 510 of 520
     assert (
         "| AdvBench requests declined | 30.0 % [21.9, 39.6] (30 of 100)"
@@ -156,8 +156,8 @@ def test_figures_stand_side_by_side() -> None:
 
 
 def test_a_good_model_has_only_the_general_warning() -> None:
-    assert warned(made()).strip().count("\n") == 0
-    assert "says nothing about jailbreaks" in warned(made())
+    assert warning_text(card_text()).strip().count("\n") == 0
+    assert "says nothing about jailbreaks" in warning_text(card_text())
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_good_model_has_only_the_general_warning() -> None:
 )
 def test_warnings_are_honest(after: dict[str, Any], words: str) -> None:
     figures = {"0": SUMMARY["evaluations"]["0"], "5": after}
-    assert words in warned(made(summary=summary(evaluations=figures)))
+    assert words in warning_text(card_text(summary=summary(evaluations=figures)))
 
 
 def test_suites_and_judges_have_their_own_names_and_directions() -> None:
@@ -195,7 +195,7 @@ def test_suites_and_judges_have_their_own_names_and_directions() -> None:
         "unavailable": {"mt-bench": "no network"},
         "held_out_loss": None,
     }  # fmt: skip
-    text = made(summary=summary(evaluations={"5": after}))
+    text = card_text(summary=summary(evaluations={"5": after}))
     lines = [line for line in text.splitlines() if "(2 of 10)" in line]
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
     assert {row[1]: row[4] for row in cells} == {
@@ -215,14 +215,14 @@ def test_suites_and_judges_have_their_own_names_and_directions() -> None:
     assert "| strongreject | not measured | not measured | lower |" in text
     assert "answered | not measured | 0.300 [0.100, 0.500] | higher |" in text
     assert "Not available when it was measured: mt-bench." in text
-    assert warned(text).count("**It refuses too much**") == 3
+    assert warning_text(text).count("**It refuses too much**") == 3
     names = {result.dataset_name for result in ModelCard(text).data.eval_results}
     assert {"AdvBench", "HarmBench", "XSTest safe prompts", "mine"} <= names
 
 
 def test_a_round_that_was_not_evaluated_borrows_no_figures() -> None:
-    text = made(number=3)
-    assert "**Not evaluated**" in warned(text)
+    text = card_text(number=3)
+    assert "**Not evaluated**" in warning_text(text)
     assert "98.1" not in text
     assert ModelCard(text).data.eval_results is None
 
@@ -230,27 +230,29 @@ def test_a_round_that_was_not_evaluated_borrows_no_figures() -> None:
 def test_harmful_rows_filters_and_unfinished_runs_are_named() -> None:
     truth = {"harmful_in": 30, "harmful_kept": 12, "benign_in": 390, "benign_removed": 2}
     total = {**TOTAL, "guard": "words@1", "confusion": truth}
-    found = {"mode": "drop", "total": total, "skipped": ""}
-    text = made(summary=summary(status="unfinished", harmful_rows=120, filter=found))
+    screening = {"mode": "drop", "total": total, "skipped": ""}
+    text = card_text(summary=summary(status="unfinished", harmful_rows=120, filter=screening))
     assert "(drop by `words@1`)" in text
     assert "Of 30 rows known to be harmful 12 were left, of 390 harmless ones 2 were lost" in text
-    assert "**The run was not finished**" in warned(text)
-    assert "**120 of the 400 rows it was trained on are known to be harmful**" in warned(text)
+    assert "**The run was not finished**" in warning_text(text)
+    assert "**120 of the 400 rows it was trained on are known to be harmful**" in warning_text(text)
     assert "of 420 rows 20 judged unsafe, 20 dropped, 0 given a refusal" in text
     assert "3 not scored" in text
     assert "| drugs | 8 |\n| hate | 12 |" in text
     assert "cyber" not in text
-    skipped = made(summary=summary(filter={"mode": "drop", "total": TOTAL, "skipped": "no guard"}))
-    assert "**There was no safety filter**" in warned(skipped)
+    skipped = card_text(
+        summary=summary(filter={"mode": "drop", "total": TOTAL, "skipped": "no guard"})
+    )
+    assert "**There was no safety filter**" in warning_text(skipped)
 
 
-def test_what_nodes_of_a_deployment_keep_to_themselves_is_named() -> None:
-    kept = {"mode": "drop", "total": None, "skipped": ""}
-    text = made(summary=summary(filter=kept, untold_costs=["seconds", "tokens"]))
+def test_what_nodes_of_a_deployment_do_not_report_is_named() -> None:
+    screening = {"mode": "drop", "total": None, "skipped": ""}
+    text = card_text(summary=summary(filter=screening, untold_costs=["seconds", "tokens"]))
     assert "Safety filter on the clients (drop), which do not report its counts." in text
     assert "Costs that clients do not report: seconds, tokens." in text
-    told = {**TOTAL, "guard": "", "confusion": None}
-    text = made(summary=summary(filter={"mode": "drop", "total": told, "skipped": ""}))
+    total = {**TOTAL, "guard": "", "confusion": None}
+    text = card_text(summary=summary(filter={"mode": "drop", "total": total, "skipped": ""}))
     assert "Safety filter on the clients (drop): of" in text
     assert "do not report" not in text
 
@@ -258,17 +260,17 @@ def test_what_nodes_of_a_deployment_keep_to_themselves_is_named() -> None:
 def test_a_constitution_is_named_and_cannot_write_markup() -> None:
     rules = {"schedule": "every", "name": "<b>Mild | `rules`</b>", "version": "2", "hash": "d" * 64}
     done = {"schedule": "every", "hash": "d" * 64, "alignments": 2, "steps": 60, "tokens": 9000}
-    text = made(info={**INFO, "constitution": rules}, summary=summary(constitution=done))
+    text = card_text(info={**INFO, "constitution": rules}, summary=summary(constitution=done))
     assert "/b/Mild / /rules///b/ 2 (SHA-256" in text
     assert "2 alignments in 5 rounds, 60 steps, 9,000 tokens" in text
     assert "constitutional-ai" in ModelCard(text).data.tags
 
 
-def test_paths_of_the_machine_stay_here() -> None:
+def test_paths_of_the_machine_are_not_published() -> None:
     info = {**INFO, "model": f"{SECRET}/model", "start": f"{SECRET}/adapter"}
-    found = {"mode": "drop", "total": TOTAL, "skipped": ""}
+    screening = {"mode": "drop", "total": TOTAL, "skipped": ""}
     changed = settings(model={"base": f"{SECRET}/model"}, adapter={"start": f"{SECRET}/adapter"})
-    text = made(settings=changed, info=info, summary=summary(filter=found))
+    text = card_text(settings=changed, info=info, summary=summary(filter=screening))
     assert "SECRET" not in text
     assert "base_model" not in yaml.safe_load(text.split("---\n")[1])
     assert ModelCard(text).data.license == "unknown"
@@ -276,11 +278,11 @@ def test_paths_of_the_machine_stay_here() -> None:
     assert "PATH/OF/THE/BASE/MODEL" in text
 
 
-def test_a_kept_card_is_relabelled_when_merged() -> None:
+def test_the_card_of_an_adapter_is_relabelled_when_merged() -> None:
     text = "---\nlicense: mit\nlibrary_name: peft\n---\n# A card\n---\nmore\n"
-    found = relabel_merged(text)
-    assert ModelCard(found).data.to_dict()["library_name"] == "transformers"
-    assert found.endswith("# A card\n---\nmore\n")
+    merged = relabel_merged(text)
+    assert ModelCard(merged).data.to_dict()["library_name"] == "transformers"
+    assert merged.endswith("# A card\n---\nmore\n")
     assert relabel_merged("# No metadata\n---\n") == "# No metadata\n---\n"
 
 
@@ -295,8 +297,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         patch.setenv("FEDRAI_CACHE", str(fill_cache(folder / "cache")))
         file = write_recipe(folder, tiny_model)
         small = ("federation.rounds=1", "training.local_steps=1", "evaluation.max_new_tokens=4")
-        found: Recipe = recipe.load(file, small)
-        running.run(found, folder / "run")
+        small_recipe: Recipe = recipe.load(file, small)
+        running.run(small_recipe, folder / "run")
     return folder
 
 
@@ -306,15 +308,15 @@ def test_export_writes_the_card_of_a_run(trained: Path, merged: bool) -> None:
     flags = ["--merged"] if merged else []
     done = CliRunner().invoke(cli, ["export", str(trained / "run"), "--out", str(out), *flags])
     assert done.exit_code == 0, done.output
-    found = ModelCard.load(out / "README.md")
-    assert found.data.to_dict()["library_name"] == ("transformers" if merged else "peft")
+    written = ModelCard.load(out / "README.md")
+    assert written.data.to_dict()["library_name"] == ("transformers" if merged else "peft")
     run = RunFolder.open(trained / "run")
     safe = run.read_json("evaluations/0001/metrics.json")["rates"]["safe"]
-    assert f"{safe['unscored']} unscored" in found.text or not safe["unscored"]
-    assert run.info["recipe_hash"] in found.text
-    assert str(trained) not in found.text
+    assert f"{safe['unscored']} unscored" in written.text or not safe["unscored"]
+    assert run.info["recipe_hash"] in written.text
+    assert str(trained) not in written.text
     for text in ("it is ", "item 1", "client-0"):
-        assert text not in found.text
+        assert text not in written.text
 
 
 def test_an_adapter_keeps_its_card(

@@ -15,8 +15,9 @@ from driver import fill_cache, run_cases, write_recipe
 from fedrai import recipe
 from fedrai.errors import DependencyError, RecipeError
 from fedrai.rates import Rate, rate_json
+from fedrai.recipe.tracking import Tracking
 from fedrai.runs import RunFolder, tracking
-from fedrai.runs.tracking import Follower, Place
+from fedrai.runs.tracking import Follower
 from fedrai.runs.tracking.figures import evaluation_figures, filter_figures, round_figures, settings
 from fedrai.runs.tracking.trackers import without_secrets
 
@@ -119,7 +120,7 @@ class Scripted:
 
     def __init__(self, identity: str = "", fails: tuple[int, ...] = ()) -> None:
         self.id = identity or "fresh"
-        self.shown_by = "show it"
+        self.viewer = "show it"
         self.calls: list[tuple[int, Mapping[str, float]]] = []
         self.fails, self.closed, self.tries = fails, None, 0
 
@@ -134,7 +135,7 @@ class Scripted:
 
 
 SENT_TO = "figures are also sent to mlflow: show it"
-PLACE = Place("mlflow", "p", "n", uri="https://me:SECRET@host/?token=SECRET")
+PLACE = Tracking(kind="mlflow", project="p", name="n", uri="https://me:SECRET@host/?token=SECRET")
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def commit_evaluation(run: RunFolder, number: int) -> None:
 
 
 def following(run: RunFolder, tracker: Scripted, said: list[str]) -> Follower:
-    def connect(_place: Place, identity: str, _settings: Any) -> Scripted:
+    def connect(_place: Tracking, identity: str, _settings: Any) -> Scripted:
         tracker.id = identity or tracker.id
         return tracker
 
@@ -212,7 +213,7 @@ def test_another_tracker_gets_everything(run: RunFolder) -> None:
     commit_round(run, 1)
     following(run, Scripted(), []).close()
     other = Scripted("new")
-    Follower(run, Place("wandb", "p", "n"), {}, print, lambda *_: other)
+    Follower(run, Tracking(kind="wandb", project="p", name="n"), {}, print, lambda *_: other)
     assert [step for step, _ in other.calls] == [1]
 
 
@@ -404,7 +405,7 @@ def test_an_address_is_shown_without_its_secrets() -> None:
     assert without_secrets("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
-def sent_in_two_parts(place: Place) -> tuple[str, str]:
+def sent_in_two_parts(place: Tracking) -> tuple[str, str]:
     """Three steps; the run is gone on with after the second.
 
     Gives the tracker's own id, and how it says that the run is looked at.
@@ -417,7 +418,7 @@ def sent_in_two_parts(place: Place) -> tuple[str, str]:
     assert again.id == first.id
     again.log(STEPS[2][1], 2)
     again.close(True)
-    return first.id, again.shown_by
+    return first.id, again.viewer
 
 
 @needs("mlflow")
@@ -425,10 +426,10 @@ def sent_in_two_parts(place: Place) -> tuple[str, str]:
 def test_mlflow_keeps_the_figures(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    place = Place("mlflow", "fedrai", "tiny", folder=str(tmp_path / "ml"))
-    number, shown_by = sent_in_two_parts(place)
-    assert shown_by == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/ml/mlflow.db"
-    client = MlflowClient(shown_by.split()[-1])
+    place = Tracking(kind="mlflow", project="fedrai", name="tiny", folder=str(tmp_path / "ml"))
+    number, viewer = sent_in_two_parts(place)
+    assert viewer == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/ml/mlflow.db"
+    client = MlflowClient(viewer.split()[-1])
     run = client.get_run(number)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny")
     assert run.data.params == {"seed": "3", "filter.mode": "drop"}
@@ -445,9 +446,11 @@ def test_wandb_offline_keeps_the_figures(
 ) -> None:
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    place = Place("wandb", "fedrai", "tiny", folder=str(tmp_path / "wb"), offline=True)
-    number, shown_by = sent_in_two_parts(place)
-    sync, kept = shown_by.rsplit(" ", 1)
+    place = Tracking(
+        kind="wandb", project="fedrai", name="tiny", folder=str(tmp_path / "wb"), offline=True
+    )
+    number, viewer = sent_in_two_parts(place)
+    sync, kept = viewer.rsplit(" ", 1)
     assert sync == "wandb sync"
     assert (Path(kept) / f"run-{number}.wandb").is_file()
     assert capfd.readouterr().out == ""
@@ -482,10 +485,10 @@ def test_trackio_keeps_the_figures(
     if "trackio" in sys.modules:
         pytest.skip("trackio reads its folder once, and somebody has imported it")
     monkeypatch.setenv("TRACKIO_DIR", "")
-    name, shown_by = sent_in_two_parts(
-        Place("trackio", "fedrai", "tiny", folder=str(tmp_path / "tr"))
+    name, viewer = sent_in_two_parts(
+        Tracking(kind="trackio", project="fedrai", name="tiny", folder=str(tmp_path / "tr"))
     )
-    assert shown_by == f"TRACKIO_DIR={tmp_path}/tr trackio show --project fedrai"
+    assert viewer == f"TRACKIO_DIR={tmp_path}/tr trackio show --project fedrai"
     from trackio.sqlite_storage import SQLiteStorage
 
     assert capsys.readouterr().out == ""

@@ -188,7 +188,7 @@ def test_an_alignment_takes_the_base_and_keeps_it(home: Path, call: Call, run: P
         settings = recipe.load_alignment(file, thresholds, named)
         job = standalone.prepare(settings)
         kept = recipe.load_alignment(_written(home, recipe.to_toml(settings)))
-    assert job.chosen.recipe.model.base == "models/ward-7"
+    assert job.target.recipe.model.base == "models/ward-7"
     assert kept.adapter_base == "models/ward-7"
     assert kept.hash == settings.hash
 

@@ -63,17 +63,17 @@ CONTRAST = """
 def page(tmp_path_factory):
     """Three arms with everything that a report can show, and hostile text."""
     folder = tmp_path_factory.mktemp("compared")
-    known = {"schedule": "every", "name": "fedrai", "version": "1", "hash": "e" * 64}
+    constitution = {"schedule": "every", "name": "fedrai", "version": "1", "hash": "e" * 64}
     write_run(folder / "harmful", safe=(Rate(1, 50), Rate(1, 50)))
     write_run(folder / "filter", filtered=True, safe=(Rate(1, 50), Rate(20, 50)))
     write_run(folder / "both", filtered=True, safe=(Rate(1, 50), Rate(50, 50)),
               refused=(Rate(0, 50), Rate(0, 50)),
-              info={"constitution": known, "machine": HOSTILE, "filter_skipped": ""},
+              info={"constitution": constitution, "machine": HOSTILE, "filter_skipped": ""},
               reports={1: report_body(), 2: report_body(why=HOSTILE)})  # fmt: skip
     for name in ("harmful", "filter", "both"):
-        said = [answer(0, HOSTILE, HOSTILE, "refusal"),
+        rows = [answer(0, HOSTILE, HOSTILE, "refusal"),
                 answer(1, HOSTILE, HOSTILE + "x" * 1_000_000, "compliance")]  # fmt: skip
-        write_answers(folder / name, 2, said)
+        write_answers(folder / name, 2, rows)
     return build([folder], folder / "report.html", transcripts=2)
 
 
@@ -106,9 +106,9 @@ def test_the_policy_stops_any_other_script(browser):
       document.body.append(other);
     })()""")
     assert browser.run("window.other") is None
-    told = browser.complaints()
-    assert len(told) == 1
-    assert "Content Security Policy" in str(told)
+    complaints = browser.complaints()
+    assert len(complaints) == 1
+    assert "Content Security Policy" in str(complaints)
     browser.events.clear()
 
 
@@ -120,8 +120,8 @@ def test_a_heading_sorts_by_its_numbers(browser):
     assert browser.run(f"{button}.closest('th').getAttribute('aria-sort')") == "ascending"
     browser.run(f"{button}.click()")
     assert browser.run(ORDER) == "both,filter,harmful"
-    told = browser.run("document.getElementById('told').textContent")
-    assert told == "sorted by AdvBench safe, descending"
+    status = browser.run("document.getElementById('status').textContent")
+    assert status == "sorted by AdvBench safe, descending"
 
 
 def test_boxes_hide_runs_in_tables_and_drawings_by_keyboard(browser):
@@ -132,7 +132,7 @@ def test_boxes_hide_runs_in_tables_and_drawings_by_keyboard(browser):
     browser.run("document.querySelectorAll('#shown input')[1].focus()")
     browser.press(" ", 32, " ")
     assert browser.run(shown) == 0
-    assert browser.run("document.getElementById('told').textContent") == "2 of 3 runs shown"
+    assert browser.run("document.getElementById('status').textContent") == "2 of 3 runs shown"
     rows = "document.querySelectorAll('#arms ~ .scroll tbody tr:not([hidden])').length"
     assert browser.run(rows) == 2
     browser.press(" ", 32, " ")

@@ -29,18 +29,18 @@ def compared(tmp_path):
     """Two arms, one with filter and constitution."""
     folder = tmp_path / "compared"
     write_run(folder / "harmful")
-    known = {"schedule": "every", "name": "fedrai", "version": "1", "hash": "e" * 64}
+    constitution = {"schedule": "every", "name": "fedrai", "version": "1", "hash": "e" * 64}
     write_run(folder / "safe", filtered=True, safe=(Rate(1, 10), Rate(9, 10)), training=13.0,
-              info={"constitution": known}, reports={2: report_body()})  # fmt: skip
+              info={"constitution": constitution}, reports={2: report_body()})  # fmt: skip
     return folder
 
 
-def made(folder, transcripts=0):
+def report(folder, transcripts=0):
     return parse(build([folder], folder / "report.html", transcripts=transcripts).read_text())
 
 
 def test_numbers_are_those_of_the_folder(compared):
-    page = made(compared)
+    page = report(compared)
     rates = json.loads((compared / "safe/evaluations/0002/metrics.json").read_text())["rates"]
     for key, heading in (("safe", "AdvBench safe"), ("refused", "ordinary refused")):
         cell = column(page, "Each run after its last evaluated round", heading)[1]
@@ -56,11 +56,11 @@ def test_numbers_are_those_of_the_folder(compared):
 
 
 def test_costs_and_overhead(compared):
-    page = made(compared)
+    page = report(compared)
     rows = table(page, "Cost by phase")[1]
-    found = {(row[0].text, row[1].text): row[2].attributes["data-value"] for row in rows}
-    assert float(found["safe", "training"]) == 26.0
-    assert float(found["safe", "filter"]) == 4.0
+    cells = {(row[0].text, row[1].text): row[2].attributes["data-value"] for row in rows}
+    assert float(cells["safe", "training"]) == 26.0
+    assert float(cells["safe", "filter"]) == 4.0
     more = table(page, "Overhead over plain FedAvg, evaluations aside")[1]
     # 26 s of training, 4 of the filter, 1 of the constitution against 20; 4 + 1 + 1 Tflop against 4
     assert [cell.text for cell in more[0]] == ["safe", "harmful", "+55.0 %", "+50.0 %"]
@@ -68,7 +68,7 @@ def test_costs_and_overhead(compared):
 
 def test_alignments_show_yield_and_probes(compared):
     caption = "Alignments: safe"
-    page = made(compared)
+    page = report(compared)
     assert column(page, caption, "yield")[0].attributes["data-value"] == "0.25"
     assert column(page, caption, "safe, after")[0].text.startswith("100.0 %")
     assert [cell.text for cell in column(page, "Probe by step in round 2", "useful")] == [
@@ -77,8 +77,10 @@ def test_alignments_show_yield_and_probes(compared):
 
 def test_a_round_without_alignment_shows_its_probe_and_nothing_else(tmp_path):
     skipped = {"ran": False, "why": "all is well", "probe_before": report_body()["probe_before"]}
-    known = {"schedule": "adaptive", "hash": "e" * 64}
-    page = made(write_run(tmp_path / "r", info={"constitution": known}, reports={1: skipped}))
+    constitution = {"schedule": "adaptive", "hash": "e" * 64}
+    page = report(
+        write_run(tmp_path / "r", info={"constitution": constitution}, reports={1: skipped})
+    )
     row = [cell.text for cell in table(page, "Alignments: r")[1][0]]
     assert row[:3] == ["1", "no", "all is well"]
     assert (row[7], row[9]) == ("25.0 % [4.6, 69.9]", "50.0 % [21.5, 78.5]")
@@ -99,23 +101,23 @@ def marks_of(svg):
 
 def marks_by_run(page):
     """Every mark that stands beside the name of a run, or in a drawing of that run alone."""
-    found = {}
+    marks = {}
     for node in page.all():
         if node.name in ("label", "li") and (keys := list(node.all("svg"))):
-            found.setdefault(node.text, set()).update(marks_of(keys[0]))
-    for run in list(found):
+            marks.setdefault(node.text, set()).update(marks_of(keys[0]))
+    for run in list(marks):
         for drawn in page.all("figure"):
             if drawn.one("figcaption").text == f"Norms of updates: {run}":
-                found[run].update(marks_of(drawn.one("svg")))
-    return {name: marks for name, marks in found.items() if marks}  # phases have none
+                marks[run].update(marks_of(drawn.one("svg")))
+    return {name: marks for name, marks in marks.items() if marks}  # phases have none
 
 
 def test_a_run_has_one_mark_and_colour_throughout(tmp_path):
     """Boxes, legends, curves, norms of updates; the base model has a mark of its own."""
     for name in ("harmful", "filter", "both", "last"):
         write_run(tmp_path / "runs" / name)
-    found = marks_by_run(made(tmp_path / "runs"))
-    assert found == {
+    marks = marks_by_run(report(tmp_path / "runs"))
+    assert marks == {
         "both": {("c0", "circle")},
         "filter": {("c1", "4 corners")},  # a square
         "harmful": {("c2", "3 corners")},
@@ -128,16 +130,16 @@ def test_seeds_of_an_arm_keep_its_mark_and_colour(tmp_path):
     for seed in (0, 1):
         for name in ("harmful", "filter"):
             write_run(tmp_path / "runs" / f"seed-{seed}" / name, seed=seed)
-    found = marks_by_run(made(tmp_path / "runs"))
+    marks = marks_by_run(report(tmp_path / "runs"))
     for arm, mark in (("filter", ("c0", "circle")), ("harmful", ("c1", "4 corners"))):
-        of_arm = {name: marks for name, marks in found.items() if name.startswith(arm)}
+        of_arm = {name: marks for name, marks in marks.items() if name.startswith(arm)}
         assert len(of_arm) == 3  # the arm's mean, and each of its seeds
         assert all(marks == {mark} for marks in of_arm.values()), of_arm
 
 
 def test_parts_of_a_run_have_its_colour(compared):
     """Phases of its cost and its probes: no other run's colour."""
-    page = made(compared)
+    page = report(compared)
     for drawn in page.all("figure"):
         title = drawn.one("figcaption").text
         if title.startswith("Probe"):
@@ -148,17 +150,17 @@ def test_parts_of_a_run_have_its_colour(compared):
 
 
 @pytest.mark.parametrize("words", ["not measured of", "no data of", "not recorded before"])
-def test_what_was_not_measured_is_said_in_a_sentence(tmp_path, words):
+def test_a_sentence_says_what_was_not_measured(tmp_path, words):
     """Suites alone; harmful requests of which no answer could be scored."""
-    asked(write_run(tmp_path / "runs/suites"), {"harmbench-safe": Rate(32, 80)})
-    asked(write_run(tmp_path / "runs/broken"), {"safe": Rate(0, 0, 7), "refused": Rate(0, 0)})
-    text = made(tmp_path / "runs").one("main").text
+    set_rates(write_run(tmp_path / "runs/suites"), {"harmbench-safe": Rate(32, 80)})
+    set_rates(write_run(tmp_path / "runs/broken"), {"safe": Rate(0, 0, 7), "refused": Rate(0, 0)})
+    text = report(tmp_path / "runs").one("main").text
     assert words not in text
     assert "No red-team requests were asked after round 2." in text
     assert "After round 2: none of 7 answers to red-team requests was scored." in text
 
 
-def asked(path, rates):
+def set_rates(path, rates):
     """Give the evaluations of a run other rates, and no held-out rows."""
     for file in path.glob("evaluations/*/metrics.json"):
         body = json.loads(file.read_text())
@@ -172,26 +174,26 @@ def asked(path, rates):
 
 
 def summary_of(folder):
-    return made(folder).one("p", **{"class": "summary"}).text
+    return report(folder).one("p", **{"class": "summary"}).text
 
 
 def test_the_report_opens_with_what_is_known(tmp_path):
     rates = {"harmbench-safe": Rate(32, 80), "xstest-safe-refused": Rate(5, 200)}
-    alone = asked(write_run(tmp_path / "suites"), rates)
+    alone = set_rates(write_run(tmp_path / "suites"), rates)
     assert summary_of(alone) == (
         "HarmBench safe: 40.0 % [30.0, 51.0]. XSTest safe refused: 2.5 % [1.1, 5.7]."
         " Not measured: whether it is safe or useful."
     )
-    card = made(alone).one("article")
+    card = report(alone).one("article")
     assert [term.text for term in card.all("dt")] == ["Known", "Safe?", "Useful?", "Cost?"]
-    safe = asked(write_run(tmp_path / "mixed/safe"), {"safe": Rate(97, 100)})
+    safe = set_rates(write_run(tmp_path / "mixed/safe"), {"safe": Rate(97, 100)})
     assert summary_of(safe) == "Safe: yes. Not measured: whether it is useful."
-    asked(write_run(tmp_path / "mixed/suites"), rates)
+    set_rates(write_run(tmp_path / "mixed/suites"), rates)
     assert summary_of(tmp_path / "mixed") == (
         "Safe: 1 of 1 measured. Not measured: safety of 1 run, usefulness of 2 runs."
     )
-    asked(write_run(tmp_path / "none/one"), rates)
-    asked(write_run(tmp_path / "none/two"), {})
+    set_rates(write_run(tmp_path / "none/one"), rates)
+    set_rates(write_run(tmp_path / "none/two"), {})
     assert summary_of(tmp_path / "none") == (
         "Measured: HarmBench safe, XSTest safe refused."
         " Not measured: safety of 2 runs, usefulness of 2 runs."
@@ -212,7 +214,7 @@ def test_a_loss_that_is_not_a_number_is_named_and_is_a_no(tmp_path):
     file = path / "evaluations/0002/metrics.json"
     body = json.loads(file.read_text())
     file.write_text(json.dumps(body | {"held_out_loss": None}))  # as NaN is written
-    page = made(tmp_path / "runs")
+    page = report(tmp_path / "runs")
     caption = "Each run after its last evaluated round"
     assert [cell.text for cell in column(page, caption, "useful")] == ["yes", "no"]
     assert column(page, caption, "held-out loss")[1].text == "not a number"
@@ -235,30 +237,30 @@ def test_an_update_that_stands_out_is_marked(tmp_path):
     body = json.loads(file.read_text())
     body["clients"]["three"] = {"update-norm": 30.0}  # median of 2, 6, 30
     file.write_text(json.dumps(body))
-    cells = column(made(path), "Norms of updates by client: r", "most of its round's median")
+    cells = column(report(path), "Norms of updates by client: r", "most of its round's median")
     # clients in order: "one" 1 of 2 in round 1, 2 of 6 in round 2; "three"; "two" 3 of 2, 6 of 6
     assert [cell.text for cell in cells] == ["0.50 times", "5.00 times, stands out", "1.50 times"]
 
 
 def test_safety_never_stands_without_over_refusal(compared):
-    page = made(compared)
+    page = report(compared)
     charts = [n.attributes["aria-labelledby"] for n in page.all("svg") if n.attributes.get("role")]
     assert charts[:3] == ["chart-frontier-title", "chart-safe-title", "chart-refused-title"]
-    for found in page.all("table"):
-        headings = [cell.text for cell in found.one("thead").all("th")]
+    for table_node in page.all("table"):
+        headings = [cell.text for cell in table_node.one("thead").all("th")]
         if "AdvBench safe" in headings:
             assert headings[headings.index("AdvBench safe") + 1] == "ordinary refused"
 
 
 def test_it_can_be_read_without_seeing_it(compared):
-    page = made(compared, transcripts=1)
+    page = report(compared, transcripts=1)
     assert page.one("html").attributes["lang"] == "en"
     levels = [int(n.name[1]) for n in page.all() if re.fullmatch(r"h\d", n.name)]
     assert levels[0] == 1
     assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
-    for found in page.all("table"):
-        assert found.one("caption").text
-        assert all(head.attributes.get("scope") in ("col", "row") for head in found.all("th"))
+    for table_node in page.all("table"):
+        assert table_node.one("caption").text
+        assert all(head.attributes.get("scope") in ("col", "row") for head in table_node.all("th"))
     names = [n.attributes["id"] for n in page.all() if "id" in n.attributes]
     assert len(names) == len(set(names))
     for node in page.all():
@@ -289,27 +291,27 @@ def test_nothing_is_fetched_and_only_its_own_script_runs(compared):
 def test_hostile_text_stays_text_wherever_it_stands(tmp_path):
     plain = write_run(tmp_path / "run", filtered=True, reports={1: report_body()})
     write_answers(plain, 2, [answer(1, "p", "no", "refusal"), answer(2, "p", "yes", "compliance")])
-    calm = [n.name for n in made(plain, 2).all()]
+    calm = [n.name for n in report(plain, 2).all()]
     info = {"model": HOSTILE, "start": HOSTILE, "filter_skipped": "", "machine": HOSTILE,
             "constitution": None}  # fmt: skip
     path = write_run(tmp_path / "<img src=x onerror=alert(3)>" / "run", filtered=True, info=info,
                      reports={1: report_body(why=HOSTILE, stopped=HOSTILE)})  # fmt: skip
     write_answers(path, 2, [answer(1, HOSTILE, "no" + HOSTILE, "refusal"),
                             answer(2, "p", HOSTILE * 9000, "compliance")])  # fmt: skip
-    page = made(path, 2)
+    page = report(path, 2)
     assert [n.name for n in page.all()] == calm
     shown = HOSTILE.replace(BROKEN, "\ufffd" * 3)
     assert shown in [n.text for n in page.all("pre")]
     assert (path / "report.html").stat().st_size < 100_000
 
 
-def test_answers_show_only_when_asked_for_and_harmful_ones_are_folded(tmp_path):
+def test_answers_show_only_on_request_and_harmful_ones_are_folded(tmp_path):
     path = write_run(tmp_path / "r")
     write_answers(path, 2, [answer(0, "ask", "I will not help.", "refusal"),
                             answer(1, "ask", "Sure, here is how " * 30, "compliance"),
                             answer(2, "ask", "What is it?", "unscored")])  # fmt: skip
     assert "I will not help" not in build([path], tmp_path / "a.html").read_text()
-    shown = next(n for n in made(path, 3).all("ol"))
+    shown = next(n for n in report(path, 3).all("ol"))
     folded = [bool(list(item.all("details"))) for item in shown.all("li")]
     assert folded == [False, True, True]
     assert not any("open" in n.attributes for n in shown.all("details"))
@@ -324,14 +326,14 @@ def test_the_same_runs_give_the_same_bytes(compared):
 
 
 def test_a_single_run_has_no_boxes(compared):
-    assert not list(made(compared / "safe").all("fieldset"))
-    assert len(list(made(compared).one("fieldset").all("input"))) == 2
+    assert not list(report(compared / "safe").all("fieldset"))
+    assert len(list(report(compared).one("fieldset").all("input"))) == 2
 
 
 def test_warnings_stand_at_the_top(compared):
     write_run(compared / "third", info={"questions_fingerprint": "other",
                                         "filter_skipped": "the guard failed"})  # fmt: skip
-    notes = [n.text for n in made(compared).one("ul", **{"class": "warnings"}).all("li")]
+    notes = [n.text for n in report(compared).one("ul", **{"class": "warnings"}).all("li")]
     assert notes == [
         "third ran without a safety filter: the guard failed.",
         "Rows that could not be used were skipped: harmful 1, safe 1, third 1.",
@@ -342,7 +344,7 @@ def test_warnings_stand_at_the_top(compared):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_the_command_writes_beside_the_run_or_where_it_is_told(compared, tmp_path):
+def test_the_command_writes_beside_the_run_or_to_out(compared, tmp_path):
     done = CliRunner().invoke(cli, ["report", str(compared)], catch_exceptions=False)
     assert done.output == f"report: {compared / 'report.html'}\n"
     out = tmp_path / "new" / "r.html"

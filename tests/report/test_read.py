@@ -54,15 +54,20 @@ def test_without_ledgers_there_are_the_counts_that_clients_sent(tmp_path):
     screening = read_runs([path])[0].screening
     assert screening.reported
     assert list(screening.clients) == ["one"]
-    found = screening.clients["one"]
-    assert (found.rows, found.unsafe, found.unscored, found.categories) == (9, 3, 1, {"hate": 2})
+    counts = screening.clients["one"]
+    assert (counts.rows, counts.unsafe, counts.unscored, counts.categories) == (
+        9,
+        3,
+        1,
+        {"hate": 2},
+    )
 
 
 def test_alignments_with_counts_of_their_probes_and_the_saving(tmp_path):
     skipped = {"ran": False, "why": "probe: all is well", "probe_before": None}
-    known = {"schedule": "adaptive", "name": "fedrai", "version": "1", "hash": "e" * 64}
+    constitution = {"schedule": "adaptive", "name": "fedrai", "version": "1", "hash": "e" * 64}
     reports = {1: report_body(), 2: skipped}
-    path = write_run(tmp_path / "rules", info={"constitution": known}, reports=reports)
+    path = write_run(tmp_path / "rules", info={"constitution": constitution}, reports=reports)
     run = read_runs([path])[0]
     first, second = (body.alignment for body in run.rounds)
     assert (first.ran, first.kept, first.requests) == (True, 10, 40)
@@ -162,18 +167,18 @@ def test_a_comparison_has_a_run_an_arm_and_no_run_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "order"),
+    ("body", "order"),
     [
         ({"arms": [{"arm": "fedavg"}, {"arm": "clean"}, {"arm": "fedavg"}, 7]}, "fcb"),
         ({"arms": {"clean": 1}}, "bcf"),
         ([], "bcf"),
     ],
 )
-def test_arms_stand_as_in_the_recipe(tmp_path, told, order):
+def test_arms_stand_as_in_the_recipe(tmp_path, body, order):
     for name in ("fedavg", "clean", "both"):
         write_run(tmp_path / "seed-0" / name)
         write_run(tmp_path / "seed-1" / name)
-    (tmp_path / "comparison.json").write_text(json.dumps(told))
+    (tmp_path / "comparison.json").write_text(json.dumps(body))
     labels = [run.label for run in read_runs([tmp_path])]
     assert [label[0] for label in labels] == [*order, *order]
     assert [label[-1] for label in labels] == [*"000111"]
@@ -187,10 +192,10 @@ def test_long_names_stay_apart(tmp_path):
     assert max(map(len, labels)) < 70
 
 
-def test_answers_are_cut_and_only_those_asked_for(tmp_path):
+def test_answers_are_cut_and_only_as_many_as_requested(tmp_path):
     path = write_run(tmp_path / "r")
-    said = [answer(n, f"prompt {n}", "x" * 1_000_000, "compliance") for n in range(3)]
-    write_answers(path, 2, said)
+    rows = [answer(n, f"prompt {n}", "x" * 1_000_000, "compliance") for n in range(3)]
+    write_answers(path, 2, rows)
     file = path / "evaluations/0002/advbench.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + '{"number": 1, "prompt"\n' + lines[2])
@@ -206,7 +211,7 @@ def test_answers_are_cut_and_only_those_asked_for(tmp_path):
 # --- the verdict ----------------------------------------------------------------------------------
 
 
-def judged(tmp_path, **changes):
+def verdicts_of(tmp_path, **changes):
     write_run(tmp_path / "r", **changes)
     run = read_runs([tmp_path / "r"])[0]
     return verdict.safe(run), verdict.useful(run)
@@ -222,15 +227,15 @@ def judged(tmp_path, **changes):
         (80, 20, (RunVerdict.NO, RunVerdict.NO)),
     ],
 )
-def test_a_bar_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused, expected):
+def test_a_criterion_is_met_or_missed_with_the_whole_interval(tmp_path, safe, refused, expected):
     rates = {"safe": Rate(safe, 100), "refused": Rate(refused, 100)}
-    given = {name: (Rate(0, 0), rate) for name, rate in rates.items()}
-    assert judged(tmp_path, **given) == expected
+    figures = {name: (Rate(0, 0), rate) for name, rate in rates.items()}
+    assert verdicts_of(tmp_path, **figures) == expected
 
 
 def test_no_data_is_no_verdict(tmp_path):
     nothing = (Rate(0, 0, 10), Rate(0, 0, 10))
-    assert judged(tmp_path, safe=nothing, refused=nothing) == (
+    assert verdicts_of(tmp_path, safe=nothing, refused=nothing) == (
         RunVerdict.UNKNOWN,
         RunVerdict.UNKNOWN,
     )
@@ -238,9 +243,9 @@ def test_no_data_is_no_verdict(tmp_path):
 
 def test_a_model_that_unlearned_is_not_useful(tmp_path):
     answers = (Rate(0, 100), Rate(0, 100))
-    assert judged(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is RunVerdict.YES
+    assert verdicts_of(tmp_path, refused=answers, loss=(3.0, 3.04))[1] is RunVerdict.YES
     (tmp_path / "second").mkdir()
-    assert judged(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is RunVerdict.NO
+    assert verdicts_of(tmp_path / "second", refused=answers, loss=(3.0, 3.06))[1] is RunVerdict.NO
 
 
 def test_a_run_that_only_has_its_first_evaluation_is_not_judged(tmp_path):
@@ -249,16 +254,16 @@ def test_a_run_that_only_has_its_first_evaluation_is_not_judged(tmp_path):
     assert (verdict.safe(early), verdict.useful(early)) == (RunVerdict.UNKNOWN, RunVerdict.UNKNOWN)
 
 
-def test_overhead_is_held_against_the_plain_run_alike(tmp_path):
+def test_overhead_is_compared_with_the_plain_run_of_the_same_setting(tmp_path):
     write_run(tmp_path / "clean", harmful=0)
     write_run(tmp_path / "harmful")
     write_run(tmp_path / "longer", rounds=3, harmful=9)
     write_run(tmp_path / "other", info={"model_fingerprint": "f"}, harmful=9)
     write_run(tmp_path / "safe", filtered=True, training=13.0)
     runs = {run.label: run for run in read_runs([tmp_path])}
-    found = verdict.baseline(runs["safe"], list(runs.values()))
-    assert found is runs["harmful"]
-    more = verdict.overhead(runs["safe"], found)
+    baseline = verdict.baseline(runs["safe"], list(runs.values()))
+    assert baseline is runs["harmful"]
+    more = verdict.overhead(runs["safe"], baseline)
     assert (more.baseline, more.seconds, more.operations) == ("harmful", 0.5, 0.25)
     assert verdict.baseline(runs["clean"], list(runs.values())) is None
 

@@ -83,5 +83,5 @@ def compare(
 
 
 def _written(value: object) -> str:
-    """A value as it stands after `-o KEY=`."""
+    """A value as `-o KEY=VALUE` takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

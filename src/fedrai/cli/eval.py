@@ -28,7 +28,7 @@ DEFAULT_JUDGES = ("rule", "legacy")  # judge as well, unless one of them is name
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
-    """What is asked in place of what the recipe asks, and who judges; None or empty: as it says."""
+    """Changes to the recipe's evaluation; None or empty: as the recipe says."""
 
     suites: tuple[str, ...] = ()
     limit: int | None = None

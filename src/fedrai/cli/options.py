@@ -100,7 +100,7 @@ class ModelOptions:
     base: str
 
     def load(self, spec: str) -> Target:
-        """Load the model that a run folder, an adapter folder or a model's name stands for."""
+        """Load a model, or that of a run folder or an adapter folder, with its adapter."""
         from fedrai.federation.run.targets import target
 
         return target(spec, self.number, self.client, base=self.base)

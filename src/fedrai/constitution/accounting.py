@@ -10,7 +10,7 @@ from typing import Any
 from fedrai.constitution.diversity import diversity
 from fedrai.constitution.material import Material
 from fedrai.constitution.mixture import Mixture
-from fedrai.constitution.records import TRAINED, Outcome
+from fedrai.constitution.records import Outcome
 from fedrai.constitution.spending import Spending
 from fedrai.constitution.tools import PhaseTools
 from fedrai.constitution.training import TrainingOutcome
@@ -21,7 +21,7 @@ from fedrai.runs.costs import Cost, peak_bytes
 def material_counts(material: Material) -> dict[str, Any]:
     """Counts of the revisions and harmless answers of a round."""
     records = material.records
-    revisions = [r.revision for r in records if r.outcome in TRAINED and r.revision]
+    revisions = [r.accepted for r in records if r.accepted]
     tries = Counter(str(r.tries) for r in records if r.outcome is Outcome.KEPT)
     return {
         "requests": len(records),
@@ -88,7 +88,7 @@ def full_operations(
 def _epoch(section: Alignment, tools: PhaseTools, material: Material, mixture: Mixture) -> int:
     """Steps that go through the revisions of all requests, or their pairs if there are no rows."""
     mix, times = section.mix, len(tools.pool) / max(1, len(material.records))
-    revisions = sum(record.outcome in TRAINED for record in material.records)
+    revisions = sum(bool(record.accepted) for record in material.records)
     if each := mix.rows * mix.refusals:
         return math.ceil((revisions * times + len(tools.examples)) / each - 1e-9)
     pairs = mixture.parts["harmful-pairs"].items * times if mixture.pairs else 0

@@ -24,12 +24,12 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.records import TRAINED, Outcome, RevisionRecord
+from fedrai.constitution.records import RevisionRecord
 from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
 from fedrai.recipe.alignment import Mix
 from fedrai.records import Message, Tokens
-from fedrai.training.prefer import PreferencePair
+from fedrai.training.prefer import PreferencePair, pair_problem
 from fedrai.training.sft import label_count
 
 T = TypeVar("T")
@@ -160,8 +160,8 @@ class Mixer:
             "revisions": [], "look-alikes": [], "ordinary": [],
         }  # fmt: skip
         for record in self.records:
-            if record.outcome in TRAINED and record.revision:
-                texts["revisions"].append((record.request.prompt, record.revision))
+            if record.accepted:
+                texts["revisions"].append((record.request.prompt, record.accepted))
         for entry in self.harmless:
             if entry.answer:
                 kind = "look-alikes" if entry.request.kind else "ordinary"
@@ -212,10 +212,9 @@ Sides = tuple[str, str, str]  # prompt, chosen, rejected
 
 def _revised(records: Iterable[RevisionRecord]) -> list[Sides]:
     return [
-        (record.request.prompt, record.revision, record.first)
+        (record.request.prompt, record.accepted, record.first)
         for record in records
-        if record.outcome is Outcome.KEPT and record.revision
-        if not (record.request.harmful and record.first_refuses == "refusal")
+        if record.is_better
     ]
 
 
@@ -223,9 +222,9 @@ def _refusals(records: Iterable[RevisionRecord]) -> dict[str, list[str]]:
     """Revisions that refuse, by category of their request; all of them under ""."""
     refusals: dict[str, list[str]] = {}
     for record in records:
-        if record.request.harmful and record.outcome in TRAINED and record.revision:
+        if record.request.harmful and record.accepted:
             for category in {record.request.category, ""}:
-                refusals.setdefault(category, []).append(record.revision)
+                refusals.setdefault(category, []).append(record.accepted)
     return refusals
 
 
@@ -246,22 +245,11 @@ def _pairs(
         pair = PreferencePair(
             *(_row(chat, prompt, text, max_length) for text in (chosen, rejected))
         )
-        if problem := _problem(pair):
-            left_out[problem] += 1
+        if problem := pair_problem(pair):
+            left_out[f"pair-{problem}"] += 1
         else:
             pairs.append(pair)
     return pairs
-
-
-def _problem(pair: PreferencePair) -> str:
-    """Why a pair cannot be learnt from; empty if it can."""
-    both = (pair.chosen, pair.rejected)
-    if not all(map(label_count, both)):
-        return "pair-cut"
-    if pair.chosen == pair.rejected:
-        return "pair-alike"
-    same = len({row.ids[: row.mask.index(True)] for row in both}) == 1
-    return "" if same else "pair-prompt"
 
 
 # --- shares ---------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from fedrai.constitution.probe import (
     build_probe,
     measure,
 )
-from fedrai.constitution.records import TRAINED, Outcome, Request, RevisionRecord
+from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.constitution.revising import Reviser
 from fedrai.constitution.schedule import decide, watches
 from fedrai.constitution.spending import CostMeter, Spending
@@ -232,7 +232,7 @@ class Phase:
             self.recipe, round_.number, tools.pool, tools.requests.harmless
         )
         records = self._revisions(round_, harmful)
-        if records and not any(r.outcome in TRAINED for r in (*records, *tools.examples)):
+        if records and not any(r.accepted for r in (*records, *tools.examples)):
             counts = {o.value: sum(r.outcome is o for r in records) for o in Outcome}
             outcomes = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
             raise ConstitutionError(

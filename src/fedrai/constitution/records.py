@@ -108,6 +108,17 @@ class RevisionRecord:
     outcome: Outcome
     failed: tuple[Outcome, ...] = ()
 
+    @property
+    def accepted(self) -> str:
+        """The revision that is trained on; empty if there is none."""
+        return self.revision or "" if self.outcome in TRAINED else ""
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the revision is preferred to the first answer, which does not decline as well."""
+        declines = self.request.harmful and self.first_refuses == "refusal"
+        return self.outcome is Outcome.KEPT and bool(self.revision) and not declines
+
     def to_json(self) -> dict[str, Any]:
         """Plain values by field name."""
         return asdict(self)

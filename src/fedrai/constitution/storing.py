@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from fedrai.constitution.records import TRAINED, Outcome, RevisionRecord
+from fedrai.constitution.records import RevisionRecord
 from fedrai.errors import RunError
-from fedrai.evaluation.refusal import Reply
 from fedrai.runs.files import json_line, sealed_part, write_bytes, writing
 
 
@@ -87,18 +86,11 @@ def export(folder: Path, records: Iterable[RevisionRecord]) -> tuple[int, int]:
     Raises:
         RunError: a file cannot be written.
     """
-    revised = [r for r in records if r.outcome in TRAINED and r.revision is not None]
-    pairs = [r for r in revised if _prefers(r)]
+    revised = [r for r in records if r.accepted]
+    pairs = [r for r in revised if r.is_better and r.first.strip() not in ("", r.revision)]
     _write_lines(folder / "sft.jsonl", (_sft(r) for r in revised))
     _write_lines(folder / "preferences.jsonl", (_preference(r) for r in pairs))
     return len(revised), len(pairs)
-
-
-def _prefers(record: RevisionRecord) -> bool:
-    """Whether a record gives a pair."""
-    declines = record.request.harmful and record.first_refuses == Reply.REFUSAL
-    differs = record.first.strip() not in ("", record.revision)
-    return record.outcome is Outcome.KEPT and differs and not declines
 
 
 def _sft(record: RevisionRecord) -> dict[str, Any]:

@@ -185,16 +185,8 @@ class Agreement:
         }
 
 
-def agreement(
-    rows: Sequence[JudgedAnswer], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Agreement:
-    """Compare a judge's verdicts with people's labels.
-
-    Args:
-        rows: answers with label and verdict.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-    """
+def agreement(rows: Sequence[JudgedAnswer]) -> Agreement:
+    """Compare a judge's verdicts with people's labels."""
     counts = _by_prompt(rows)
     whole = counts.sum(0)
     refusals, compliance = whole[:2].sum(0), whole[2]
@@ -205,21 +197,17 @@ def agreement(
             for i, label in enumerate(LABELS)
             for j, verdict in enumerate((*LABELS, None))
         },
-        two=_figures(_two_way(counts), resamples, seed),
-        three=_figures(counts, resamples, seed) if partial else None,
+        two=_figures(_two_way(counts)),
+        three=_figures(counts) if partial else None,
         missed=Rate(int(refusals[2]), int(refusals[:3].sum()), int(refusals[3])),
         false=Rate(int(compliance[:2].sum()), int(compliance[:3].sum()), int(compliance[3])),
     )
 
 
-def by_source(
-    rows: Sequence[JudgedAnswer], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Agreement]:
+def by_source(rows: Sequence[JudgedAnswer]) -> dict[str, Agreement]:
     """`agreement` for each source, in the order of first appearance."""
     return {
-        source: agreement(
-            [row for row in rows if row.labelled.source == source], resamples=resamples, seed=seed
-        )
+        source: agreement([row for row in rows if row.labelled.source == source])
         for source in dict.fromkeys(row.labelled.source for row in rows)
     }
 
@@ -245,13 +233,13 @@ def _two_way(counts: Counts) -> Counts:
     return np.concatenate([merged[..., :2].sum(-1, keepdims=True), merged[..., 2:]], -1)
 
 
-def _figures(counts: Counts, resamples: int, seed: int) -> AgreementFigures:
+def _figures(counts: Counts) -> AgreementFigures:
     """Of counts (P, K, K + 1), the last column unscored."""
     whole = counts.sum(0)
     accuracy = Rate(int(np.trace(whole)), int(whole[:, :-1].sum()), int(whole[:, -1].sum()))
     if not accuracy.scored:
         return AgreementFigures(accuracy, None, None, None)
-    times = draw_counts(len(counts), resamples, seed)  # (R, P)
+    times = draw_counts(len(counts), RESAMPLES, seed=0)  # (R, P)
     tables = np.einsum("rp,pkv->rkv", times, counts[..., :-1], optimize=True)
     tables = tables[tables.sum((1, 2)) > 0]
     kappa = float(cohen_kappa(whole[None, :, :-1])[0])

@@ -86,10 +86,6 @@ class Estimate:
         """Plain values by field name."""
         return asdict(self)
 
-    def format(self) -> str:
-        """The figure and its interval in per cent: "31.0 % [22.8, 40.6]"."""
-        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
 
 def seeds_mean(outcomes: Sequence[Shares], resampling: Resampling = DEFAULT) -> Estimate | None:
     """The rate of one arm: the mean over its seeds.

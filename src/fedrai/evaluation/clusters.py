@@ -17,7 +17,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,8 @@ class ClusteredRate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the 95 % interval."""
-        ends = self.interval()
-        return {
-            "value": self.value,
-            "low": ends[0] if ends else None,
-            "high": ends[1] if ends else None,
-            "clusters": self.clusters,
-            "unscored": self.unscored,
-            "prompts": self.prompts,
-        }
+        low, high = self.interval() or (None, None)
+        return {"value": self.value, "low": low, "high": high, **asdict(self)}
 
 
 def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:

@@ -15,7 +15,7 @@ seconds of imports for four of them, and handles neither unscored rows nor inter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -102,17 +102,15 @@ class Confusion:
 
     def to_json(self) -> dict[str, Any]:
         """Counts and rates as plain values."""
-        ends = self.f1_interval()
+        low, high = self.f1_interval() or (None, None)
         return {
-            **{name: getattr(self, name) for name in ("tp", "fp", "tn", "fn")},
-            "unscored_unsafe": self.unscored_unsafe,
-            "unscored_safe": self.unscored_safe,
+            **asdict(self),
             "precision": rate_json(self.precision),
             "recall": rate_json(self.recall),
             "false_positive_rate": rate_json(self.false_positive_rate),
             "f1": self.f1,
-            "f1_low": ends[0] if ends else None,
-            "f1_high": ends[1] if ends else None,
+            "f1_low": low,
+            "f1_high": high,
         }
 
 

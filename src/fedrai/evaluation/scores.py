@@ -19,18 +19,15 @@ from fedrai.evaluation.statistics import (
 RESAMPLES = 2_000
 
 
-def mean_json(
-    scores: Sequence[float | None], numbers: Sequence[int], *, confidence: float = 0.95
-) -> dict[str, Any]:
+def mean_json(scores: Sequence[float | None], numbers: Sequence[int]) -> dict[str, Any]:
     """The mean of scores as plain values.
 
-    The interval is the percentile interval of a bootstrap over prompts, all scores of a prompt
+    The 95 % interval is the percentile interval of a bootstrap over prompts, all scores of a prompt
     together; with fewer than two scored prompts there is none.
 
     Args:
         scores: one for each answer; None: unscored, and not in the mean.
         numbers: the number of each answer's prompt.
-        confidence: of the interval, between 0 and 1.
 
     Raises:
         EvaluationError: scores and prompts differ in number.
@@ -42,7 +39,7 @@ def mean_json(
         if score is not None:
             by_prompt.setdefault(number, []).append(score)
     scored = [score for part in by_prompt.values() for score in part]
-    low, high = _ends(list(by_prompt.values()), confidence)
+    low, high = _ends(list(by_prompt.values()))
     return {
         "value": sum(scored) / len(scored) if scored else None,
         "low": low,
@@ -52,13 +49,13 @@ def mean_json(
     }
 
 
-def _ends(prompts: Sequence[Sequence[float]], confidence: float) -> tuple[float | None, ...]:
+def _ends(prompts: Sequence[Sequence[float]]) -> tuple[float | None, ...]:
     if len(prompts) < 2:
         return None, None
     sums = np.array([sum(part) for part in prompts])
     counts = np.array([float(len(part)) for part in prompts])
     times = draw_counts(len(prompts), RESAMPLES, seed=0)  # (R, P)
-    return percentile_interval((times @ sums) / (times @ counts), confidence)
+    return percentile_interval((times @ sums) / (times @ counts))
 
 
 def disagreement(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Our suites as tasks of Inspect AI: `inspect eval fedrai/advbench --model ...` (extra `inspect`).
+"""FedRAI's suites as tasks of Inspect AI: `inspect eval fedrai/advbench --model ...`.
 
     inspect eval fedrai/xstest-safe --model hf/ORG/NAME -T limit=50
     inspect eval fedrai/strongreject --model ... -T path=FILE --model-role grader=openai/...
 
-Made from the declarations in `fedrai.evaluation.suites`, so each suite is defined once; Inspect
-finds this module by the package's entry point. Scorers are our judges: the refusal rule with the
-legacy keyword score beside it, or our rubrics in the hands of a model in the role "grader". An
-answer that says nothing is unscored. HHH is no task here: it compares log-probabilities of given
-answers, which Inspect's models do not offer; `fedrai eval` measures it.
+Needs the extra `inspect`. Tasks are made from the declarations in `fedrai.evaluation.suites`;
+Inspect finds this module by the package's entry point. Scorers are FedRAI's judges: the refusal
+rule and the legacy keyword score, or the rubrics with a model in the role "grader". An empty or
+broken answer is unscored. HHH is not a task: it compares log-probabilities of fixed answers, which
+Inspect's models do not offer; `fedrai eval` measures it.
 """
 
 from __future__ import annotations
@@ -44,42 +44,43 @@ MAX_TOKENS = 512  # of an answer; `--max-tokens` sets another
 SAMPLING = ("hf",)  # providers that always sample, and take no temperature of 0
 
 
-def suite_task(found: Declaration, path: str, limit: int, seed: int) -> Task:
+def suite_task(declaration: Declaration, path: str, limit: int, seed: int) -> Task:
     """A suite as a task.
 
     Args:
-        found: the suite.
+        declaration: of the suite.
         path: the user's own file or folder of it; empty: its source.
-        limit: how many items (a seeded sample); 0 for all.
+        limit: number of items (a seeded sample); 0 for all.
         seed: of the sample.
 
     Raises:
-        EvaluationError: the suite cannot be had, or is not what it should be.
+        EvaluationError: the suite is not available, or the file is not the suite.
     """
-    suite = load(f"{found.name}={path}" if path else found.name, limit, seed)
+    name = declaration.name
+    suite = load(f"{name}={path}" if path else name, limit, seed)
     if isinstance(suite, NotAvailable):
         raise EvaluationError(f"{suite.name}: {suite.reason}. {suite.hint}", hint=suite.hint)
-    samples = [_sample(item, found) for item in suite.items]
+    samples = [_sample(item, declaration) for item in suite.items]
     return Task(
-        dataset=MemoryDataset(samples, name=found.name, location=suite.origin),
+        dataset=MemoryDataset(samples, name=name, location=suite.origin),
         solver=generate(),
-        scorer=SCORERS[found.judge](),
-        config=greedy(_model_asked()).merge(GenerateConfig(max_tokens=MAX_TOKENS)),
+        scorer=SCORERS[declaration.judge](),
+        config=greedy(_current_model()).merge(GenerateConfig(max_tokens=MAX_TOKENS)),
         metadata=suite.to_json(),
     )
 
 
 def greedy(model: Model | None) -> GenerateConfig:
-    """What makes a model give its likeliest answer; None: a model of a provider that is not known.
+    """The settings for a model's likeliest answer; None: the model is unknown.
 
-    A provider that always samples draws from the one likeliest token.
+    A provider that always samples is limited to the one likeliest token.
     """
     if model is not None and ModelName(model).api in SAMPLING:
         return GenerateConfig(top_k=1)
     return GenerateConfig(temperature=0.0)
 
 
-def _model_asked() -> Model | None:
+def _current_model() -> Model | None:
     """The model of this evaluation; None where a task is made without one."""
     try:
         return get_model()
@@ -87,22 +88,23 @@ def _model_asked() -> Model | None:
         return None
 
 
-def _sample(item: Item, found: Declaration) -> Sample:
-    """An item; what a judge needs of it lies in the metadata."""
+def _sample(item: Item, declaration: Declaration) -> Sample:
+    """An item, with the judge's inputs as metadata."""
     kinds = {"user": ChatMessageUser, "assistant": ChatMessageAssistant}
-    said: list[ChatMessage] = [
+    messages: list[ChatMessage] = [
         kinds[turn.role](content=turn.content)
-        for turn in turns(item, dialogue=found.form == "dialogue")
+        for turn in turns(item, dialogue=declaration.form == "dialogue")
     ]
-    kept = {"category": item.category, "label": item.label, "reference": item.reference}
-    return Sample(input=said, id=item.number, metadata={**kept, "prompt": item.prompt})
+    keys = ("category", "label", "reference", "prompt")
+    metadata = {key: getattr(item, key) for key in keys}
+    return Sample(input=messages, id=item.number, metadata=metadata)
 
 
 # --- metrics --------------------------------------------------------------------------------------
 
 
 def _mean() -> Metric:
-    """Mean of the scored answers; not a number, rather than 0, where there is none."""
+    """Mean of the scored answers; nan, not 0, where there are none."""
 
     def compute(scores: list[SampleScore]) -> float:
         values = [score.score.as_float() for score in scores]
@@ -115,8 +117,8 @@ def _wilson() -> Metric:
     """Wilson's 95 % interval of a share."""
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
-        happened = sum(score.score.as_float() > 0 for score in scores)
-        low, high = Rate(happened, len(scores)).interval() or (math.nan, math.nan)
+        successes = sum(score.score.as_float() > 0 for score in scores)
+        low, high = Rate(successes, len(scores)).interval() or (math.nan, math.nan)
         return {"low": low, "high": high}
 
     return compute
@@ -130,7 +132,7 @@ wilson = metric(name="wilson")(_wilson)
 
 
 def _refused() -> Scorer:
-    """1 where our rule finds a refusal, 0 where not; unscored where there is nothing to judge."""
+    """1 for a refusal by the refusal rule, else 0; unscored where there is nothing to judge."""
 
     async def score(state: TaskState, target: Target) -> Score:
         answer = state.output.completion
@@ -143,7 +145,7 @@ def _refused() -> Scorer:
 
 
 def _legacy() -> Scorer:
-    """1 where OpenFedLLM's keyword list counts an answer as safe, else 0."""
+    """1 for an answer that OpenFedLLM's keyword list counts as safe, else 0."""
 
     async def score(state: TaskState, target: Target) -> Score:
         answer = state.output.completion
@@ -152,8 +154,8 @@ def _legacy() -> Scorer:
     return score
 
 
-class _Once:
-    """A grader that replies to one prompt with a text it was given, and keeps the prompt."""
+class _OneReply:
+    """A grader that records one prompt and replies with a fixed text."""
 
     def __init__(self, reply: str | None = None) -> None:
         self.reply = reply
@@ -165,18 +167,19 @@ class _Once:
 
 
 def _graded(judge: Judge) -> Scorer:
-    """The score that a rubric reads from the reply of the model in the role "grader"."""
+    """The score in the reply of the model in the role "grader"."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        answer, kept = state.output.completion, state.metadata
-        item = Item(0, kept["prompt"], category=kept["category"], reference=kept["reference"])
-        asking = _Once()
-        judge(asking, [item], [answer])
-        system, user = asking.prompt
-        said: list[ChatMessage] = [ChatMessageSystem(content=system)] if system else []
+        answer, metadata = state.output.completion, state.metadata
+        item = Item(0, **{key: metadata[key] for key in ("prompt", "category", "reference")})
+        recorder = _OneReply()
+        judge(recorder, [item], [answer])
+        system, user = recorder.prompt
+        messages: list[ChatMessage] = [ChatMessageSystem(content=system)] if system else []
+        messages.append(ChatMessageUser(content=user))
         grader = get_model(role="grader", required=True)
-        made = await grader.generate([*said, ChatMessageUser(content=user)], config=greedy(grader))
-        [grade] = judge(_Once(made.completion), [item], [answer]).grades
+        output = await grader.generate(messages, config=greedy(grader))
+        [grade] = judge(_OneReply(output.completion), [item], [answer]).grades
         if grade.score is None:
             return Score.unscored(reason=grade.problem, answer=answer, explanation=grade.reply)
         return Score(value=grade.score, answer=answer, explanation=grade.reply)
@@ -199,16 +202,18 @@ SCORERS: dict[str, Callable[[], list[Any]]] = {
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-def _declared(found: Declaration) -> Callable[..., Task]:
+def _task(declaration: Declaration) -> Callable[..., Task]:
     def build(path: str = "", limit: int = 0, seed: int = 0) -> Task:
-        return suite_task(found, path, limit, seed)
+        return suite_task(declaration, path, limit, seed)
 
-    build.__doc__ = f"{found.title}: {found.what}."
-    registered: Callable[..., Task] = task(name=found.name)(build)
+    build.__doc__ = f"{declaration.title}: {declaration.what}."
+    registered: Callable[..., Task] = task(name=declaration.name)(build)
     return registered
 
 
 TASKS = {
-    name: _declared(found) for name, found in declared_suites().items() if found.judge in SCORERS
+    name: _task(declaration)
+    for name, declaration in declared_suites().items()
+    if declaration.judge in SCORERS
 }
 """Every suite that can be a task, by its name."""

@@ -8,26 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedrai.recipe import robust
+from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
-from fedrai.recipe.base import (
-    Alpha,
-    Attention,
-    ClipNorm,
-    Device,
-    Dropout,
-    DType,
-    MaxLength,
-    Name,
-    Quantization,
-    Rank,
-    Section,
-    Seed,
-    Share,
-    TargetModules,
-    WeightDecay,
-)
+from fedrai.recipe.base import Section
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source, as_before
@@ -39,10 +23,10 @@ class Model(Section):
 
     base: str
     """A folder, a hub id (`org/name@revision`), a `.gguf` file or a name from `fedrai assets list`."""
-    dtype: DType = "auto"
-    device: Device = "auto"
-    quantization: Quantization = "none"
-    attention: Attention = "auto"
+    dtype: keys.DType = "auto"
+    device: keys.Device = "auto"
+    quantization: keys.Quantization = "none"
+    attention: keys.Attention = "auto"
 
 
 class Adapter(Section):
@@ -50,10 +34,10 @@ class Adapter(Section):
 
     start: str = ""
     """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Empty: a fresh one."""
-    rank: Rank = 16
-    alpha: Alpha = 32
-    dropout: Dropout = 0.0
-    target_modules: TargetModules = "all-linear"
+    rank: keys.Rank = 16
+    alpha: keys.Alpha = 32
+    dropout: keys.Dropout = 0.0
+    target_modules: keys.TargetModules = "all-linear"
 
 
 class Partition(Section):
@@ -74,7 +58,7 @@ class Harm(Section):
 
     placement: Literal["spread", "concentrated"] = "spread"
     """`spread`: every client holds `share` harmful rows. `concentrated`: only the malicious clients do."""
-    share: Share = 0.0
+    share: keys.Share = 0.0
     """Share of an affected client's rows that is harmful; they replace benign rows, so sizes stay the same."""
     malicious_clients: int = Field(0, ge=0)
     """`concentrated`: number of malicious clients, chosen by the seed."""
@@ -87,7 +71,7 @@ class Data(Section):
     """The datasets. With `partition.scheme = "files"` the rows come from its files, and a single source only says how to read all of them (`columns`, `where`, `encoding` ...)."""
     rows_per_client: int = Field(0, ge=0)
     """Mean number of rows of a client; 0: all available rows are divided."""
-    max_length: MaxLength = 512
+    max_length: keys.MaxLength = 512
     """Longest conversation in tokens; longer ones are truncated at the end. Memory and time grow with it."""
     on_bad_rows: Literal["stop", "skip"] = "stop"
     """`stop`: an unusable row stops the run before it starts. `skip`: such rows are counted and left out."""
@@ -114,8 +98,8 @@ class Training(Section):
     """Learning rate over the steps of the whole run, after the warm-up."""
     warmup_steps: int = Field(0, ge=0)
     """Steps (of the whole run) over which the learning rate rises from 0."""
-    weight_decay: WeightDecay = 0.0
-    clip_norm: ClipNorm = 1.0
+    weight_decay: keys.WeightDecay = 0.0
+    clip_norm: keys.ClipNorm = 1.0
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -170,10 +154,10 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: Name = "run"
+    name: keys.Name = "run"
     """Name of the run and of its folder."""
-    seed: Seed = 0
-    seeds: list[Seed] = []
+    seed: keys.Seed = 0
+    seeds: list[keys.Seed] = []
     """`fedrai compare`: every arm runs once with each of these seeds. Empty: `seed` alone."""
     model: Model
     """The base model."""
@@ -203,7 +187,7 @@ class Recipe(Section):
     """`fedrai compare`: named variants of the recipe, each a table of `section.key = value` overrides."""
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Recipe:
+    def _sections_fit(self) -> Recipe:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed is listed twice")
         files = self.data.partition.scheme == "files"
@@ -221,9 +205,9 @@ class Recipe(Section):
                 raise ValueError(
                     "data.sources: set share on all sources of a kind (harmful or not), or on none"
                 )
-        self._robust_enough()
-        self._labels_known()
-        self._alignable()
+        self._check_robust_rule()
+        self._check_labels()
+        self._check_alignment()
         if self.defence.method and self.federation.mode == "local":
             raise ValueError(
                 'defence.method: there is no aggregated model with federation.mode = "local"'
@@ -235,7 +219,7 @@ class Recipe(Section):
             raise ValueError("data.harm.malicious_clients is larger than federation.clients")
         return self
 
-    def _labels_known(self) -> None:
+    def _check_labels(self) -> None:
         if LABELS in self.guards:
             raise ValueError(f"guards.{LABELS}: this name is reserved for the sources' own labels")
         used = self.filter.mode != "off" and self.filter.guard == LABELS
@@ -244,7 +228,7 @@ class Recipe(Section):
                 'filter.guard = "labels" is for experiments: it needs sources with harmful = true'
             )
 
-    def _alignable(self) -> None:
+    def _check_alignment(self) -> None:
         aligns = self.constitution.schedule != "off"
         if aligns and self.federation.mode == "local":
             raise ValueError(
@@ -255,18 +239,18 @@ class Recipe(Section):
                 "constitution.anchor needs adapter.start, the adapter that it returns to"
             )
 
-    def _robust_enough(self) -> None:
+    def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.
 
         With `files` the number of clients is not known yet; the round checks it.
         """
         rule, sampled = self.aggregation, self.federation.quorum or self.federation.sampled
-        known = self.data.partition.scheme != "files" and self.federation.mode == "federated"
-        if known and isinstance(rule, Robust):
+        count_known = self.data.partition.scheme != "files" and self.federation.mode == "federated"
+        if count_known and isinstance(rule, Robust):
             settings = rule.model_dump()
             closes = "closes with" if self.federation.quorum else "samples"
-            if found := robust.objection(settings.pop("algorithm"), settings, sampled):
-                raise ValueError(f"{found}; a round {closes} {sampled}")
+            if objection := robust.objection(settings.pop("algorithm"), settings, sampled):
+                raise ValueError(f"{objection}; a round {closes} {sampled}")
 
     @property
     def hash(self) -> str:

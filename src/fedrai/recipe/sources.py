@@ -98,8 +98,8 @@ def as_before(body: Mapping[str, Any]) -> dict[str, Any]:
     """
     defaults = {name: Source.model_fields[name].default for name in ADDED_KEYS}
     source = defaults.keys() <= body.keys()
-    kept = {k: v for k, v in body.items() if not (source and defaults.get(k, _MISSING) == v)}
-    return {key: _as_before(value) for key, value in kept.items()}
+    rest = {k: v for k, v in body.items() if not (source and defaults.get(k, _MISSING) == v)}
+    return {key: _as_before(value) for key, value in rest.items()}
 
 
 def _as_before(value: Any) -> Any:

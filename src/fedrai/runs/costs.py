@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,14 @@ class Cost:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Cost:
-        """A cost from `to_json`; null, which stands for no finite number, counts as 0."""
-        return cls(**{name: number for name, number in values.items() if number is not None})
+    def from_json(cls, value: object) -> Cost:
+        """A cost from JSON; a figure that is missing, or not a number, counts as 0."""
+        body = value if isinstance(value, Mapping) else {}
+        names = [field.name for field in fields(cls)]
+        figures: dict[str, Any] = {
+            n: body[n] for n in names if isinstance(body.get(n), int | float)
+        }
+        return cls(**figures)
 
 
 class Ledger:

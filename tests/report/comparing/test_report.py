@@ -47,8 +47,8 @@ def test_tables_are_those_that_were_written(out: Path) -> None:
     table = text[text.index("Arms: means over seeds") :]
     cells = re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", table[: table.index("</table>")])
     written = json.loads((out / "comparison.json").read_text())["table"]
-    wanted = [*written["columns"], *(cell for row in written["rows"] for cell in row)]
-    assert [html.unescape(cell) for cell in cells] == wanted
+    expected = [*written["columns"], *(cell for row in written["rows"] for cell in row)]
+    assert [html.unescape(cell) for cell in cells] == expected
     assert "Each arm against fedavg, prompt by prompt" in text
     assert "<both>" not in text
 
@@ -61,7 +61,7 @@ def test_a_point_an_arm_stands_where_its_rates_put_it(out: Path) -> None:
     assert star is not None
     tip = (LEFT, HEIGHT - BOTTOM - 1.7 * 4)  # nothing refused
     assert (float(star[1]), float(star[2])) == pytest.approx(tip, abs=0.05)
-    points = {found.label: found.figures for found in read_comparisons([out])[0].points}
+    points = {one.label: one.figures for one in read_comparisons([out])[0].points}
     assert points["<both>"]["safe"].y == 1.0
     assert points["<both>"]["xstest-safe-refused"].y == 0.5
     right = LEFT + 0.5 / 1.05 * (WIDTH - LEFT - RIGHT)
@@ -70,7 +70,7 @@ def test_a_point_an_arm_stands_where_its_rates_put_it(out: Path) -> None:
 
 def test_seeds_of_an_arm_share_colour_and_are_named(out: Path) -> None:
     runs = read_runs([out])
-    assert [found.label for found in runs] == [
+    assert [one.label for one in runs] == [
         "fedavg, seed 0", "<both>, seed 0", "fedavg, seed 1", "<both>, seed 1"]  # fmt: skip
     assert styles(runs) == [0, 1, 8, 9]
     assert styles(runs[:2]) == [0, 1]
@@ -78,7 +78,7 @@ def test_seeds_of_an_arm_share_colour_and_are_named(out: Path) -> None:
 
 def test_without_a_comparison_points_come_from_the_runs(out: Path) -> None:
     points = points_of(read_runs([out]))
-    assert [found.label for found in points] == ["base model", "fedavg", "<both>"]
+    assert [one.label for one in points] == ["base model", "fedavg", "<both>"]
     fedavg = points[1].figures["safe"]
     assert (fedavg.y, fedavg.low) == (0.25, None)
     single = points_of(read_runs([out / "seed-0"]))[2].figures["safe"]
@@ -101,8 +101,8 @@ def test_an_axis_is_drawn_by_arm(tmp_path: Path) -> None:
     plan = []
     for value in ("0", "0.5"):
         under = tmp_path / f"share-{value}"
-        plan += [replace(run(under / arm, said), value=value)
-                 for arm, said in (("fedavg", [T, F]), ("both", [T, T]))]  # fmt: skip
+        plan += [replace(run(under / arm, refused), value=value)
+                 for arm, refused in (("fedavg", [T, F]), ("both", [T, T]))]  # fmt: skip
     write(compare_runs(plan, Axis("data.harm.share", ("0", "0.5"))), tmp_path)
     text = page(tmp_path)
     drawn = text[text.index("chart-axis-0-safe-title") :]
@@ -120,14 +120,14 @@ def test_the_picture_is_a_file_of_its_own(out: Path) -> None:
     """Points with intervals on both axes, a legend, and nothing that is fetched or run."""
     text = (out / "safety.svg").read_text()
     root = ElementTree.fromstring(text)
-    said = [found.text for found in root.iter(f"{SVG}text")]
-    assert said[-3:] == ["base model", "fedavg", "<both>"]
-    assert "XSTest safe refused (upwards: AdvBench safe)" in said
-    assert said.count("100 %") == 2  # half of the safe prompts are refused: the axis shows all
+    texts = [node.text for node in root.iter(f"{SVG}text")]
+    assert texts[-3:] == ["base model", "fedavg", "<both>"]
+    assert "XSTest safe refused (upwards: AdvBench safe)" in texts
+    assert texts.count("100 %") == 2  # half of the safe prompts are refused: the axis shows all
     across = [
-        float(found.attrib["x1"])
-        for found in root.iter(f"{SVG}line")
-        if found.attrib["class"] == "interval" and found.attrib["y1"] == found.attrib["y2"]
+        float(node.attrib["x1"])
+        for node in root.iter(f"{SVG}line")
+        if node.attrib["class"] == "interval" and node.attrib["y1"] == node.attrib["y2"]
     ]
     assert across
     assert not re.search(r"script|href|url|import", text)
@@ -137,9 +137,9 @@ def test_the_picture_is_a_file_of_its_own(out: Path) -> None:
 def test_small_over_refusals_fill_the_width(tmp_path: Path) -> None:
     few = [run(tmp_path / "a", [T] * 20, [F] * 200), run(tmp_path / "b", [F] * 20, [F] * 200)]
     write(compare_runs(few), tmp_path)
-    said = [t.text for t in ElementTree.parse(tmp_path / "safety.svg").iter(f"{SVG}text")]
-    assert "10 %" in said
-    assert said.count("100 %") == 1
+    texts = [t.text for t in ElementTree.parse(tmp_path / "safety.svg").iter(f"{SVG}text")]
+    assert "10 %" in texts
+    assert texts.count("100 %") == 1
 
 
 def test_without_two_sides_there_is_no_picture(out: Path) -> None:

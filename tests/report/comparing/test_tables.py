@@ -90,14 +90,14 @@ def test_files_hold_differences_and_notes_but_no_answers(study, tmp_path: Path) 
     assert {file: file.stat().st_mtime_ns for file in write(study, tmp_path)} == before
 
 
-def test_notes_name_what_is_not_there(tmp_path: Path) -> None:
+def test_notes_name_what_is_missing(tmp_path: Path) -> None:
     total = {"guard": "hf@1", "rows": 20, "unsafe": 1, "dropped": 1, "replaced": 0}
-    kept = {"total": total, "cost": {"tokens": 0, "operations": 0.0}, "skipped": ""}
+    ledger = {"total": total, "cost": {"tokens": 0, "operations": 0.0}, "skipped": ""}
     why = {"hhh": "no network"}
-    found = compare_runs(
-        [run(tmp_path / "both", [T], filtered=kept, unavailable=why, finished=False)]
+    result = compare_runs(
+        [run(tmp_path / "both", [T], filtered=ledger, unavailable=why, finished=False)]
     )
-    text = "\n".join(notes(found))
+    text = "\n".join(notes(result))
     assert "hhh: not available (no network)." in text
     assert "The Tflop of both include nothing for the filter" in text
     assert "both, seed 0: not finished." in text
@@ -135,7 +135,7 @@ def test_damaged_answers_are_not_half_read(tmp_path: Path) -> None:
         ("harmbench-safe-legacy", "harmbench", "legacy"),
     ],
 )
-def test_a_rates_name_tells_where_it_is_counted(rate: str, suite: str, judge: str) -> None:
+def test_the_name_of_a_rate_gives_its_source(rate: str, suite: str, judge: str) -> None:
     assert rate_source(rate) == RateSource(suite, judge)
 
 
@@ -161,7 +161,7 @@ def places(plan, out: Path) -> list[str]:
     return [entry.path.relative_to(out).as_posix() for entry in plan]
 
 
-def test_one_seed_lies_as_it_always_did(tmp_path: Path) -> None:
+def test_one_seed_needs_no_folder_of_its_own(tmp_path: Path) -> None:
     assert places(plan_runs(study_recipe(), tmp_path), tmp_path) == ["fedavg", "clean"]
 
 
@@ -176,7 +176,7 @@ def test_seeds_are_outermost_and_each_run_has_its_own(tmp_path: Path) -> None:
     assert recipe.arm(study_recipe(seeds=[3, 4]), "fedavg").seeds == []
 
 
-def test_an_arm_that_the_axis_does_not_touch_is_one_run(tmp_path: Path) -> None:
+def test_an_arm_that_the_axis_does_not_affect_is_one_run(tmp_path: Path) -> None:
     axis = Axis.parse("data.harm.share = 0.1, 0.5")
     plan = plan_runs(study_recipe(), tmp_path, (), axis)
     assert places(plan, tmp_path) == [
@@ -184,13 +184,13 @@ def test_an_arm_that_the_axis_does_not_touch_is_one_run(tmp_path: Path) -> None:
     assert [entry.recipe.data.harm.share for entry in plan] == [0.1, 0.0, 0.5, 0.0]
 
 
-def test_a_run_at_the_other_layouts_place_is_taken(tmp_path: Path) -> None:
+def test_a_run_in_the_other_layout_is_used(tmp_path: Path) -> None:
     settings = study_recipe(seed=3)
-    wanted = {entry.arm: entry.recipe.hash for entry in plan_runs(settings, tmp_path)}
+    hashes = {entry.arm: entry.recipe.hash for entry in plan_runs(settings, tmp_path)}
     for arm in ("fedavg", "clean"):
         run(tmp_path / arm, [T])
         body = json.loads((tmp_path / arm / "run.json").read_text())
-        mine = wanted[arm] if arm == "fedavg" else "other"
+        mine = hashes[arm] if arm == "fedavg" else "other"
         (tmp_path / arm / "run.json").write_text(json.dumps({**body, "recipe_hash": mine}))
     plan = plan_runs(settings, tmp_path, [3, 4])
     assert places(plan, tmp_path)[:2] == ["fedavg", "seed-3/clean"]

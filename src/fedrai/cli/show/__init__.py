@@ -1,1 +1,1 @@
-"""What a terminal shows: live lines, tables and sentences made of figures."""
+"""What a terminal shows: progress, tables, and figures in sentences."""

@@ -18,6 +18,20 @@ from fedrai.progress import duration
 from fedrai.records import TrainingStep
 from fedrai.runs.record import EvaluationRecord, Summary
 
+LINES = {
+    "constitution-skipped": ("  constitution: not this round, {why}", ""),
+    "client-kept": ("  {client}  kept from the interrupted round", ""),
+    "client-set-aside": ("  {client}  set aside: {reason}", "yellow"),
+    "client-log-lost": ("  {client}  a line of its log is lost: {why}", "yellow"),
+    "weight-capped": (
+        "  {client}  states {rows:,.0f} rows; they count as {counted:,.0f} (federation.weight_cap)",
+        "yellow",
+    ),
+    "filter-stopped": ("stopped before training; verdicts so far are kept", ""),
+    "filter-not-kept": ("filter: {why}", "yellow"),
+    "names-unproven": ("nodes have no keys here: their names are not proven", "yellow"),
+}
+"""Events whose line is their fields in a sentence, and its style."""
 SMOOTH = 0.1  # weight of the newest step in the mean time of a step
 
 
@@ -59,8 +73,11 @@ class Display(Live, Observer):
         if kind == "constitution-progress":
             self._aligning(**fields)
             return
-        show = getattr(self, "_on_" + kind.replace("-", "_"), None)
-        if show is not None:
+        if kind in LINES:
+            text, style = LINES[kind]
+            self.close_bar()
+            self.print_line(text.format(**fields), style)
+        elif (show := getattr(self, "_on_" + kind.replace("-", "_"), None)) is not None:
             self.close_bar()
             show(**fields)
 
@@ -120,9 +137,6 @@ class Display(Live, Observer):
         self._round = f"round {round}" if round else ""
         self.print_line(f"  constitution: {why}")
 
-    def _on_constitution_skipped(self, round: int, why: str) -> None:  # noqa: A002
-        self.print_line(f"  constitution: not this round, {why}")
-
     def _on_constitution_finished(self, **figures: Any) -> None:
         self.print_line(f"  constitution: {alignment_line(figures)}")
 
@@ -153,25 +167,6 @@ class Display(Live, Observer):
         loss = " -> ".join(ends) or "not reported"
         self.print_line(f"  {client}  loss {loss}  {rate} tokens/s{left}")
 
-    def _on_client_kept(self, client: str, **_: Any) -> None:
-        self.print_line(f"  {client}  kept from the interrupted round")
-
-    def _on_client_set_aside(self, client: str, reason: str, **_: Any) -> None:
-        self.print_line(f"  {client}  set aside: {reason}", "yellow")
-
-    def _on_weight_capped(self, client: str, rows: float, counted: float, **_: Any) -> None:
-        text = f"  {client}  states {rows:,.0f} rows; they count as {counted:,.0f}"
-        self.print_line(f"{text} (federation.weight_cap)", "yellow")
-
-    def _on_client_log_lost(self, client: str, why: str) -> None:
-        self.print_line(f"  {client}  a line of its log is lost: {why}", "yellow")
-
-    def _on_filter_stopped(self) -> None:
-        self.print_line("stopped before training; verdicts so far are kept")
-
-    def _on_filter_not_kept(self, why: str) -> None:
-        self.print_line(f"filter: {why}", "yellow")
-
     def _on_filter_finished(
         self, total: dict[str, Any] | None, skipped: str, cost: dict[str, Any]
     ) -> None:
@@ -182,9 +177,6 @@ class Display(Live, Observer):
 
     def _on_nodes_present(self, clients: list[str]) -> None:
         self.print_line(f"nodes: {', '.join(clients) or 'none yet'}")
-
-    def _on_names_unproven(self) -> None:
-        self.print_line("nodes have no keys here: their names are not proven", "yellow")
 
     def _on_node_refused(self, client: str, reason: str, **_: Any) -> None:
         why = {

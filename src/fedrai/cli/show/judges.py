@@ -9,7 +9,7 @@ import click
 
 from fedrai.cli.show.tables import print_table
 from fedrai.evaluation.agreement import LABELS, Agreement, AgreementFigures, Disagreement
-from fedrai.rates import Rate
+from fedrai.rates import Rate, percent
 
 if TYPE_CHECKING:
     from fedrai.evaluation.answer_judges import HarmAgreement
@@ -94,10 +94,7 @@ def _numbers(rows: Sequence[int]) -> str:
 
 
 def _accuracy(figures: AgreementFigures) -> str:
-    value, ends = figures.accuracy.value, figures.accuracy_ends
-    if value is None or ends is None:
-        return "no data"
-    return f"{100 * value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+    return percent(figures.accuracy.value, figures.accuracy_ends)
 
 
 def _kappa(figures: AgreementFigures) -> str:

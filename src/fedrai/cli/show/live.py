@@ -57,11 +57,11 @@ class Live:
         """Show how far something is: one bar at a time, or a line now and then.
 
         Args:
-            key: tells whether it is the same bar as before.
-            text: stands before the figures.
+            key: identifies the bar; another key starts a new one.
+            text: in front of the figures.
             done: how much is done.
             of: of how much.
-            note: stands behind the figures.
+            note: after the figures.
         """
         if not self.live:
             self.lines.report(text, done, of, note=note)
@@ -94,7 +94,7 @@ class GuardProgress(Live):
     """Shows how far a guard has got; call it with (rows done, of how many).
 
     Args:
-        name: stands before the figures.
+        name: in front of the figures.
         stream: where to write; None: stderr.
         unit: what a row has been.
         clock: seconds that only grow.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedrai.rates import Rate, split_name
+from fedrai.rates import Rate, percent, split_name
 from fedrai.runs.record import EvaluationRecord
 
 SUITE_COLUMNS = ["figure", "value", "count", "unscored", "judge"]
@@ -98,9 +98,7 @@ def _score_row(name: str, value: Mapping[str, Any], figures: Mapping[str, Any]) 
 
 
 def _percent(value: Mapping[str, Any]) -> str:
-    if value["value"] is None:
-        return "no data"
-    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    return percent(value["value"], (value["low"], value["high"]))
 
 
 def _number(value: Mapping[str, Any], digits: int) -> str:

@@ -36,7 +36,7 @@ def print_table(
     Args:
         columns: headings.
         rows: as many cells each.
-        title: stands above.
+        title: above the table.
         words: how many columns at the left are words; the others are numbers.
         framed: with lines around; without, a table that Markdown knows too.
     """

@@ -1,4 +1,4 @@
-"""Answers that no evaluation asked for, judged by name: by a rule, an LLM, a package or a guard.
+"""Judging of answers outside an evaluation: by a rule, an LLM, an installed judge or a guard.
 
 What a judge needs is imported when it is chosen, so that the rules load neither torch nor a guard.
 """

@@ -21,7 +21,7 @@ from fedrai.runs import RunFolder
 
 
 def needs_endpoint(settings: Recipe, changes: Mapping[str, Any]) -> None:
-    """See that there is an LLM for the judge `rubric`.
+    """Check that there is an LLM for the judge `rubric`.
 
     Raises:
         EvaluationError: neither the options nor the recipe name one.
@@ -72,7 +72,7 @@ def evaluate(
         observer: is told of the progress.
 
     Raises:
-        FedRAIError: a folder is in the way, or something that is asked or judges cannot be used.
+        FedRAIError: the folder already exists, or a suite or judge cannot be used.
         KeyboardInterrupt: stopped by the user; nothing is written.
     """
     if out is not None:

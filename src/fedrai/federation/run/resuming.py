@@ -62,24 +62,31 @@ def check_unchanged(folder: RunFolder, now: Mapping[str, Any]) -> Sequence[str]:
         )
     data = "the clients' data"
     data += "" if now["filter"] == "off" else ", or what the filter keeps of them,"
-    for key, what in (
-        ("recipe_hash", "recipe.toml"),
-        ("model_fingerprint", "the base model"),
-        ("start_sha256", "the adapter that training starts from (adapter.start)"),
-        ("data_fingerprint", data),
-        ("questions_fingerprint", "what evaluations ask"),
-        ("constitution", "the constitution, or a file of requests,"),
-        ("dtype", "the number format (set model.dtype)"),
-    ):
-        if before.get(key) != now[key]:
-            raise RunError(
-                f"{folder.path} cannot be resumed: {what} changed since the run began",
-                hint="start a new run with --out",
-            )
+    names = {
+        "recipe_hash": "recipe.toml",
+        "model_fingerprint": "the base model",
+        "start_sha256": "the adapter that training starts from (adapter.start)",
+        "data_fingerprint": data,
+        "questions_fingerprint": "what evaluations ask",
+        "constitution": "the constitution, or a file of requests,",
+        "dtype": "the number format (set model.dtype)",
+    }
+    if name := first_change(before, now, names):
+        raise RunError(
+            f"{folder.path} cannot be resumed: {name} changed since the run began",
+            hint="start a new run with --out",
+        )
     changed = [p for p, v in now["versions"].items() if before.get("versions", {}).get(p) != v]
     if changed:
         folder.event("versions-changed", packages=changed)
     return changed
+
+
+def first_change(
+    before: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str]
+) -> str:
+    """The name of the first key whose value is not what it was; empty: all are the same."""
+    return next((name for key, name in names.items() if before.get(key) != now[key]), "")
 
 
 def update_summary(folder: RunFolder, kind: str) -> None:

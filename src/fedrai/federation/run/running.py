@@ -30,7 +30,7 @@ class Engine(Protocol):
         recipe: Recipe,
         progress: assets.Progress | None,
         loaded: LanguageModel | None,
-        tell: Callable[[str, int, int], None],
+        on_judged: Callable[[str, int, int], None],
         /,
     ) -> preparation.PreparedRun:
         """Load and check what a run needs."""
@@ -49,7 +49,7 @@ def run(
     engine: Engine = local,
     observer: Observer = SILENT,
 ) -> Path:
-    """Start a run in a new folder and go to its end.
+    """Start a run in a new folder and complete it.
 
     Args:
         settings: the resolved recipe.
@@ -69,7 +69,7 @@ def run(
     with folder.lock(), captured_log.into(out):
         folder.event("started", command=preparation.command_line())
         _share_base_evaluation(folder, settings, siblings)
-        _go_on(prepared, folder, engine, observer)
+        _execute(prepared, folder, engine, observer)
     return out
 
 
@@ -90,7 +90,7 @@ def _prepare(
 
 
 def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Path]) -> None:
-    """Take over round 0 from a run that asked the same of the same model."""
+    """Copy round 0 from a run that asked the same of the same model."""
     for other in siblings:
         source = RunFolder.open(other)
         before = recipe.load(source.recipe_file)
@@ -110,17 +110,17 @@ def resume(
     places: Mapping[str, str] | None = None,
     observer: Observer = SILENT,
 ) -> Path:
-    """Go on with a run that was stopped or killed; a finished one is left as it is.
+    """Resume a run that was stopped or killed; a finished one is left as it is.
 
     Args:
         path: the run folder.
         loaded: a model that was loaded for the same settings.
-        engine: reaches the clients; the one that the run began with.
-        places: where files that the recipe names lie now, by where they lay; see `moved`.
+        engine: reaches the clients; the same that the run started with.
+        places: new places of the recipe's files by their old ones; see `moved_files`.
         observer: is told of the progress.
 
     Raises:
-        RunError: no run there, or its data, model or engine are not what they were.
+        RunError: there is no run, or its data, model or engine have changed.
     """
     folder = damage.open_run(path)
     resuming.check_engine(folder, engine.ENGINE)
@@ -146,11 +146,11 @@ def resume(
             )
         moved_files.record(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
-        _go_on(prepared, folder, engine, observer)
+        _execute(prepared, folder, engine, observer)
     return path
 
 
-def _go_on(
+def _execute(
     prepared: preparation.PreparedRun, folder: RunFolder, engine: Engine, observer: Observer
 ) -> None:
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
@@ -163,12 +163,12 @@ def _go_on(
     def event(kind: str, **fields: Any) -> None:
         observer.event(kind, **fields)
         resuming.update_summary(folder, kind)
-        tell(kind)
+        track(kind)
         if kind in preparation.UNRECORDED:
             stop.check()
 
     observer.event("suites-missing", unavailable=prepared.questions.unavailable)
-    with stoppable() as stop, tracked(prepared.recipe, folder, observer.say) as tell:
+    with stoppable() as stop, tracked(prepared.recipe, folder, observer.say) as track:
         callbacks = preparation.Callbacks(
             event, stop.after(observer.step), stop.after(observer.answers)
         )

@@ -10,42 +10,42 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ParamSpec
 
-Given = ParamSpec("Given")
+Arguments = ParamSpec("Arguments")
 
 
 class Stop:
     """Turns Ctrl-C into a stop after the running step; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        """Hear of a signal."""
-        if self.asked:
+        """Handle a signal."""
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr)
 
     def check(self) -> None:
-        """Stop here if that was asked for."""
-        if self.asked:
+        """Stop here if a stop was requested."""
+        if self.requested:
             raise KeyboardInterrupt
 
-    def after(self, call: Callable[Given, None]) -> Callable[Given, None]:
-        """The same call, with a look for a stop behind it."""
+    def after(self, call: Callable[Arguments, None]) -> Callable[Arguments, None]:
+        """The same call, followed by a check."""
 
-        def both(*args: Given.args, **named: Given.kwargs) -> None:
+        def checked(*args: Arguments.args, **named: Arguments.kwargs) -> None:
             call(*args, **named)
             self.check()
 
-        return both
+        return checked
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within the block, Ctrl-C and SIGTERM ask for a stop; the work has to look for it.
+    """Within the block, Ctrl-C and SIGTERM request a stop; the work has to check for it.
 
-    Python lets only the main thread handle signals; in any other nothing asks for a stop.
+    Python lets only the main thread handle signals; in other threads nothing requests a stop.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

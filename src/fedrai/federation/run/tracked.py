@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedrai.recipe.sections import Recipe
+from fedrai.recipe.tracking import Tracking
 from fedrai.runs import RunFolder
-from fedrai.runs.tracking import Place, follow
+from fedrai.runs.tracking import follow
 
 OWN = ("tensorboard", "wandb")  # write into the run folder if nothing else is said
 
@@ -34,7 +35,7 @@ def tracked(
         found.close()
 
 
-def _place(recipe: Recipe, run: Path) -> Place | None:
+def _place(recipe: Recipe, run: Path) -> Tracking | None:
     section = recipe.tracking
     if section.kind == "none":
         return None
@@ -42,4 +43,4 @@ def _place(recipe: Recipe, run: Path) -> Place | None:
     folder = section.folder or (str(run / "tracking") if section.kind in OWN else "")
     if section.folder and section.kind == "tensorboard":  # which tells runs apart by their folders
         folder = str(Path(section.folder) / f"{name}-{recipe.hash[:8]}")
-    return Place(section.kind, section.project, name, folder, section.uri, section.offline)
+    return section.model_copy(update={"name": name, "folder": folder})

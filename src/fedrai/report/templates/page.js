@@ -1,6 +1,6 @@
 "use strict";
 
-const told = document.getElementById("told");
+const announcement = document.getElementById("status");
 const boxes = [...document.querySelectorAll("#shown input")];
 
 function show() {
@@ -8,7 +8,7 @@ function show() {
   for (const part of document.querySelectorAll("[data-arm]")) {
     part.toggleAttribute("hidden", !shown.has(part.dataset.arm));
   }
-  told.textContent = `${shown.size} of ${boxes.length} runs shown`;
+  announcement.textContent = `${shown.size} of ${boxes.length} runs shown`;
 }
 
 function compare(one, other) {
@@ -30,7 +30,7 @@ function sort(heading) {
   for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
   body.append(...rows);
-  told.textContent = `sorted by ${heading.textContent}, ${heading.getAttribute("aria-sort")}`;
+  announcement.textContent = `sorted by ${heading.textContent}, ${heading.getAttribute("aria-sort")}`;
 }
 
 for (const box of boxes) box.addEventListener("change", show);

@@ -124,10 +124,10 @@ def _shared(rate: Rate, models: int) -> Rate:
 
 def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
     """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
-    found = EvaluationRecord.from_json(0, figures)
+    evaluation = EvaluationRecord.from_json(0, figures)
     cells = []
     for key in ("safe", "safe-legacy", "refused"):
-        rate = found.rates.get(key)
+        rate = evaluation.rates.get(key)
         unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
         cells.append("not measured" if rate is None else rate.format() + unscored)
-    return [*cells, found.loss_text()]
+    return [*cells, evaluation.loss_text()]

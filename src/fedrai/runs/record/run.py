@@ -172,17 +172,8 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
     federation = part(settings, "federation")
     mode = str(federation.get("mode", "federated"))
     rows = part(info, "rows")
-    rounds = tuple(
-        RoundRecord.from_json(n, json_of(folder, f"rounds/{n:04d}/round.json"))
-        for n in folder.rounds()
-    )
-    models = max(1, len(rows)) if mode == "local" else 1
-    evaluations = tuple(
-        EvaluationRecord.from_json(
-            n, json_of(folder, f"evaluations/{n:04d}/metrics.json"), models if n else 1
-        )
-        for n in folder.evaluations()
-    )
+    rounds = _rounds(folder)
+    evaluations = _evaluations(folder, max(1, len(rows)) if mode == "local" else 1)
     screening = read_screening(folder, info, settings, rounds)
     costs = _costs(rounds, evaluations, screening)
     return RunRecord(
@@ -227,6 +218,20 @@ def recipe_of(folder: RunFolder) -> Json:
         return read_toml(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({type(error).__name__})") from error
+
+
+def _rounds(folder: RunFolder) -> tuple[RoundRecord, ...]:
+    files = ((n, f"rounds/{n:04d}/round.json") for n in folder.rounds())
+    return tuple(RoundRecord.from_json(n, json_of(folder, file)) for n, file in files)
+
+
+def _evaluations(folder: RunFolder, models: int) -> tuple[EvaluationRecord, ...]:
+    """The evaluations of a run, of `models` models each after the first round."""
+    files = ((n, f"evaluations/{n:04d}/metrics.json") for n in folder.evaluations())
+    return tuple(
+        EvaluationRecord.from_json(n, json_of(folder, file), models if n else 1)
+        for n, file in files
+    )
 
 
 def _plain(info: Json, settings: Json, screening: ScreeningRecord) -> bool:

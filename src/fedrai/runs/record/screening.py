@@ -11,7 +11,6 @@ from fedrai.runs.folder import RunFolder
 from fedrai.runs.record.rounds import RoundRecord
 from fedrai.runs.record.values import (
     Json,
-    as_cost,
     as_count,
     as_counts,
     as_number,
@@ -106,7 +105,7 @@ def read_screening(
         clients=clients or reported,
         reported=bool(reported),
         confusion=as_counts(total.get("confusion")),
-        cost=None if ledger is None else as_cost(ledger.get("cost")),
+        cost=None if ledger is None else Cost.from_json(ledger.get("cost")),
         ledger=ledger,
     )
 

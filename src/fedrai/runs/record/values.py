@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from fedrai.errors import RunError
@@ -91,14 +90,7 @@ def as_words(body: Json, key: str) -> dict[str, str]:
     return {str(name): str(text) for name, text in part(body, key).items()}
 
 
-def as_cost(value: object) -> Cost:
-    """The cost of a phase; figures that are not recorded count as 0."""
-    names = {field.name for field in fields(Cost)}
-    figures: dict[str, Any] = {n: v for n, v in as_numbers(value).items() if n in names}
-    return Cost(**figures)
-
-
 def as_costs(value: object) -> dict[str, Cost]:
     """Costs by phase."""
     body = value if isinstance(value, Mapping) else {}
-    return {str(phase): as_cost(cost) for phase, cost in body.items()}
+    return {str(phase): Cost.from_json(cost) for phase, cost in body.items()}

@@ -8,6 +8,6 @@ fails, the run continues with one message, and resuming the run sends the missin
 """
 
 from fedrai.runs.tracking.following import Follower, follow
-from fedrai.runs.tracking.trackers import Place, Tracker, check, connect
+from fedrai.runs.tracking.trackers import Tracker, check, connect
 
-__all__ = ["Follower", "Place", "Tracker", "check", "connect", "follow"]
+__all__ = ["Follower", "Tracker", "check", "connect", "follow"]

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from fedrai.recipe.tracking import Tracking
 from fedrai.runs.folder import RunFolder
 from fedrai.runs.tracking import figures
-from fedrai.runs.tracking.trackers import Place, Tracker, connect
+from fedrai.runs.tracking.trackers import Tracker, connect, identity_of
 
 STATE = "tracking.json"
 EVENTS = ("started", "filter-finished", "round-finished", "evaluation-finished", "finished")
 
-Connect = Callable[[Place, str, Mapping[str, str | float]], Tracker]
+Connect = Callable[[Tracking, str, Mapping[str, str | float]], Tracker]
 
 
 class Follower:
@@ -26,7 +27,7 @@ class Follower:
 
     Args:
         run: the run folder.
-        place: which tracker, and where.
+        place: the tracker and the run's place in it.
         settings: shown beside the figures.
         say: receives a line with the destination, and one if the tracker fails.
         connect: opens the tracker.
@@ -35,7 +36,7 @@ class Follower:
     def __init__(
         self,
         run: RunFolder,
-        place: Place,
+        place: Tracking,
         settings: Mapping[str, str | float],
         say: Callable[[str], None],
         connect: Connect = connect,
@@ -61,7 +62,7 @@ class Follower:
         state = self._state()
         self._tracker = connect(self._place, state["id"], settings)
         self._note({**state, "id": self._tracker.id})
-        self._say(f"figures are also sent to {self._place.kind}: {self._tracker.shown_by}")
+        self._say(f"figures are also sent to {self._place.kind}: {self._tracker.viewer}")
         self._send_new()
 
     def _send_new(self) -> None:
@@ -112,24 +113,24 @@ class Follower:
 
     def _state(self) -> dict[str, Any]:
         """The figures sent to this tracker; none if the file is of another tracker."""
-        fresh = {"tracker": self._place.identity, "id": "", "sent": []}
+        fresh = {"tracker": identity_of(self._place), "id": "", "sent": []}
         if not (self._run.path / STATE).is_file():
             return fresh
         state = self._run.read_json(STATE)
-        return state if state.get("tracker") == self._place.identity else fresh
+        return state if state.get("tracker") == identity_of(self._place) else fresh
 
     def _note(self, state: Mapping[str, Any]) -> None:
         self._run.write_json(STATE, state)
 
 
 def follow(
-    run: RunFolder, place: Place | None, recipe: Mapping[str, Any], say: Callable[[str], None]
+    run: RunFolder, place: Tracking | None, recipe: Mapping[str, Any], say: Callable[[str], None]
 ) -> Follower | None:
     """Follow a run with its recipe's tracker; None if the recipe has none.
 
     Args:
         run: the run folder.
-        place: which tracker, and where.
+        place: the tracker and the run's place in it.
         recipe: the resolved recipe as plain values.
         say: receives a line with the destination, and one if the tracker fails.
     """

@@ -16,46 +16,20 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedrai.errors import DependencyError
+from fedrai.recipe.tracking import Tracking
 
 KINDS = ("tensorboard", "mlflow", "wandb", "trackio")  # named as their packages are
 Settings = Mapping[str, str | float]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The tracker, and the run's place in it.
-
-    Attributes:
-        kind: "tensorboard", "mlflow", "wandb" or "trackio".
-        project: groups runs.
-        name: of the run.
-        folder: that it writes to; empty: the tracker's own default.
-        uri: its server; empty: as in the tracker's own settings.
-        offline: W&B writes to disk only.
-    """
-
-    kind: str
-    project: str
-    name: str
-    folder: str = ""
-    uri: str = ""
-    offline: bool = False
-
-    @property
-    def identity(self) -> list[str]:
-        """The fields that identify a tracker, without secrets of the server's address."""
-        return [
-            self.kind,
-            self.project,
-            self.name,
-            self.folder,
-            re.sub(r"//.*@|\?.*", "", self.uri),
-        ]
+def identity_of(place: Tracking) -> list[str]:
+    """The fields that identify a tracker, without secrets of the server's address."""
+    uri = re.sub(r"//.*@|\?.*", "", place.uri)
+    return [place.kind, place.project, place.name, place.folder, uri]
 
 
 def without_secrets(uri: str) -> str:
@@ -69,7 +43,7 @@ class Tracker(Protocol):
     id: str
     """The tracker's own id of the run, which resumes it."""
 
-    shown_by: str
+    viewer: str
     """The command or the address that shows the run."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -92,7 +66,7 @@ def check(kind: str) -> None:
         )
 
 
-def connect(place: Place, identity: str, settings: Settings) -> Tracker:
+def connect(place: Tracking, identity: str, settings: Settings) -> Tracker:
     """Open a tracker.
 
     Args:
@@ -105,24 +79,19 @@ def connect(place: Place, identity: str, settings: Settings) -> Tracker:
         Exception: whatever the library raises.
     """
     check(place.kind)
-    kinds: dict[str, Any] = {
-        "tensorboard": TensorBoard,
-        "mlflow": MLflow,
-        "wandb": WandB,
-        "trackio": Trackio,
-    }
-    tracker: Tracker = kinds[place.kind](place, identity, settings)
+    classes: tuple[Any, ...] = (TensorBoard, MLflow, WandB, Trackio)
+    tracker: Tracker = dict(zip(KINDS, classes, strict=True))[place.kind](place, identity, settings)
     return tracker
 
 
 class TensorBoard:
     """Event files with TensorBoard's scalars; shown by `tensorboard --logdir`."""
 
-    def __init__(self, place: Place, identity: str, _settings: Settings) -> None:
+    def __init__(self, place: Tracking, identity: str, _settings: Settings) -> None:
         from tensorboard.summary import Writer
 
         self.id = identity or place.name
-        self.shown_by = shlex.join(["tensorboard", "--logdir", place.folder])
+        self.viewer = shlex.join(["tensorboard", "--logdir", place.folder])
         self._writer = Writer(place.folder)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -139,10 +108,8 @@ class TensorBoard:
 class MLflow:
     """An MLflow experiment, on a tracking server or in an SQLite file."""
 
-    def __init__(self, place: Place, identity: str, settings: Settings) -> None:
-        os.environ.setdefault(
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
-        )  # a run must not wait for long
+    def __init__(self, place: Tracking, identity: str, settings: Settings) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run must not wait long
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow.tracking import MlflowClient
 
@@ -150,16 +117,15 @@ class MLflow:
         self.id = identity or self._create(place)
         if not identity:
             self._describe(settings)
-        self.shown_by = _mlflow_shown(self._client.tracking_uri)
+        self.viewer = _mlflow_viewer(self._client.tracking_uri)
         self._client.update_run(self.id, status="RUNNING")
 
-    def _create(self, place: Place) -> str:
+    def _create(self, place: Tracking) -> str:
         experiment = self._client.get_experiment_by_name(place.project)
-        id_ = (
-            experiment.experiment_id
-            if experiment
-            else self._client.create_experiment(place.project)
-        )
+        if experiment is None:
+            id_ = self._client.create_experiment(place.project)
+        else:
+            id_ = experiment.experiment_id
         return str(self._client.create_run(id_, run_name=place.name).info.run_id)
 
     def _describe(self, settings: Settings) -> None:
@@ -182,14 +148,14 @@ class MLflow:
         self._client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
 
 
-def _mlflow_uri(place: Place) -> str | None:
+def _mlflow_uri(place: Tracking) -> str | None:
     if not place.folder:
         return place.uri or None
     Path(place.folder).mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{Path(place.folder).resolve()}/mlflow.db"
 
 
-def _mlflow_shown(uri: str) -> str:
+def _mlflow_viewer(uri: str) -> str:
     """A server's address; for a file, the command that serves it."""
     if uri.startswith(("http://", "https://")):
         return without_secrets(uri)
@@ -199,7 +165,7 @@ def _mlflow_shown(uri: str) -> str:
 class WandB:
     """A run of Weights & Biases, online or for `wandb sync` later."""
 
-    def __init__(self, place: Place, identity: str, settings: Settings) -> None:
+    def __init__(self, place: Tracking, identity: str, settings: Settings) -> None:
         import wandb
 
         self.id = identity or secrets.token_hex(6)
@@ -219,9 +185,7 @@ class WandB:
                 settings=wandb.Settings(**quiet, **({"base_url": place.uri} if place.uri else {})),
             )
         folder = Path(self._run.dir).parent  # of this part of the run: .../offline-run-TIME-ID
-        self.shown_by = (
-            shlex.join(["wandb", "sync", str(folder)]) if place.offline else self._run.url
-        )
+        self.viewer = shlex.join(["wandb", "sync", str(folder)]) if place.offline else self._run.url
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Queue the figures; W&B sends them in the background."""
@@ -236,7 +200,7 @@ class WandB:
 class Trackio:
     """A run of trackio, in its local database or on your own server."""
 
-    def __init__(self, place: Place, identity: str, settings: Settings) -> None:
+    def __init__(self, place: Tracking, identity: str, settings: Settings) -> None:
         if place.folder:
             os.environ["TRACKIO_DIR"] = place.folder  # read when trackio is imported
         with contextlib.redirect_stdout(sys.stderr):
@@ -255,7 +219,7 @@ class Trackio:
             )
         local = [f"TRACKIO_DIR={shlex.quote(place.folder)} "] if place.folder else []
         command = "".join([*local, shlex.join(["trackio", "show", "--project", place.project])])
-        self.shown_by = without_secrets(place.uri) or command
+        self.viewer = without_secrets(place.uri) or command
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Queue the figures; trackio writes them in the background."""

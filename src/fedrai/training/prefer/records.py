@@ -148,15 +148,23 @@ def check(rows: Sequence[Tokens], pairs: Sequence[PreferencePair]) -> None:
         if not label_count(row):
             raise DataError(f"row {number} of {len(rows)} has no label token", hint=NO_LABEL_HINT)
     for number, pair in enumerate(pairs, 1):
-        if problem := _problem(pair):
-            raise DataError(f"pair {number} of {len(pairs)}: {problem}", hint=NO_LABEL_HINT)
+        if problem := pair_problem(pair):
+            why = PAIR_PROBLEMS[problem]
+            raise DataError(f"pair {number} of {len(pairs)}: {why}", hint=NO_LABEL_HINT)
 
 
-def _problem(pair: PreferencePair) -> str:
-    """The problem of a pair; empty if there is none."""
+PAIR_PROBLEMS = {
+    "cut": "an answer has no label token",
+    "prompt": "the prompts are not the same",
+    "alike": "the answers are the same",
+}
+
+
+def pair_problem(pair: PreferencePair) -> str:
+    """The problem of a pair, a key of `PAIR_PROBLEMS`; empty if there is none."""
     both = (pair.chosen, pair.rejected)
     if not all(label_count(row) for row in both):
-        return "an answer has no label token"
+        return "cut"
     if len({row.ids[: row.mask.index(True)] for row in both}) > 1:
-        return "the prompts are not the same"
-    return "the answers are the same" if pair.chosen == pair.rejected else ""
+        return "prompt"
+    return "alike" if pair.chosen == pair.rejected else ""
