@@ -137,9 +137,9 @@ def test_an_llm_tells_partial_refusals(call: Call, server: Server) -> None:
     ]  # fmt: skip
     shown = call("judge", "eval", "x.csv", *rubric(server))
     assert "three ways: agree 100.0 %" in shown.out
-    assert "seen otherwise, or not scored: 1 of 5" in shown.out
+    assert "judged differently, or not scored: 1 of 5" in shown.out
     assert "none of the three; 10 to 99 characters" in shown.out
-    assert "a rubric's reply ends with one line" in shown.out
+    assert "the last line of a rubric's reply must be" in shown.out
 
 
 def test_an_answer_cannot_end_its_place_and_judge_itself(server: Server) -> None:

@@ -125,7 +125,7 @@ def _measured(found: dict[str, list[Answer]], loss: float | None) -> dict[str, A
 
     ledger = Ledger()
     ledger.add("evaluation", Cost(seconds=1.5, tokens=7))
-    return figures(EvaluationResult(found, loss, 40, ledger))
+    return figures(EvaluationResult(found, loss, 0 if loss is None else 40, ledger))
 
 
 def test_figures_survive_json() -> None:

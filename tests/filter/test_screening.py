@@ -704,8 +704,8 @@ def test_a_cache_that_cannot_be_written_is_said_and_stops_nothing(
     (home.folder / "cache" / "verdicts").write_text("in the way")
     run = home.run("run")
     assert weights(run) == {"anna": 3, "ben": 3, "carl": 3}
-    assert "filter: verdicts are not kept in" in capsys.readouterr().err
-    assert "verdicts are not kept" not in (run.path / "events.jsonl").read_text()
+    assert "filter: verdicts are not cached in" in capsys.readouterr().err
+    assert "verdicts are not cached" not in (run.path / "events.jsonl").read_text()
 
 
 # --- how rows are divided -------------------------------------------------------------------------

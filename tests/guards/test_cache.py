@@ -303,7 +303,7 @@ def test_a_full_disk_is_said_once_and_loses_no_verdict(tmp_path):
     cache.find = lambda _guard, _keys: {}  # /dev/full reads as endless zeros
     judged = judge(Counting(), rows, cache)
     assert judged.verdicts == judge(Counting(), rows, None).verdicts
-    assert said == [f"verdicts are not kept in {tmp_path}: No space left on device"]
+    assert said == [f"verdicts are not cached in {tmp_path}: No space left on device"]
     assert cache.problem == said[0]
 
 
@@ -314,7 +314,7 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path):
     judged = judge(Counting(), talks(3), cache)
     assert [v.probability for v in judged.verdicts] == [0.9, 0.1, 0.1]
     assert len(said) == 1
-    assert "verdicts are not kept" in said[0]
+    assert "verdicts are not cached" in said[0]
 
 
 def test_a_read_only_folder_still_gives_what_it_knows(tmp_path, monkeypatch):
@@ -327,4 +327,4 @@ def test_a_read_only_folder_still_gives_what_it_knows(tmp_path, monkeypatch):
     said, guard = [], Counting()
     judge(guard, talks(4), VerdictCache(tmp_path, said.append))
     assert guard.asked == talks(4)[2:]
-    assert said == [f"verdicts are not kept in {tmp_path}: Read-only file system"]
+    assert said == [f"verdicts are not cached in {tmp_path}: Read-only file system"]

@@ -1,8 +1,8 @@
-"""What `fedrai scan` and `fedrai guard` do: read rows, open a guard, judge, measure, calibrate.
+"""The work of `fedrai scan` and `fedrai guard`: read rows, open a guard, measure, calibrate.
 
 Labels are checked before a guard is loaded. A row is as unsafe as its worst answer, in scans and
-measurements as in the filter. Verdicts are kept in the cache's folder `verdicts`, so that a command
-that was stopped goes on when it is given again.
+measurements as in the filter. Verdicts are cached in the folder `verdicts`, so that a stopped
+command resumes when it is run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedrai.evaluation.detection import Detection, by_group, detect
 from fedrai.filter.rows import find
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache
-from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, calibrate
+from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, TargetRates, calibrate
 from fedrai.guards.calibrated import read as read_calibration
 from fedrai.guards.labels import Labels
 from fedrai.guards.rows import ColumnNames, GuardRow, LabelledSource, Rows, read_all
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """Which rows to judge, and where their truth stands.
+    """Which rows to judge, and where their labels are.
 
     Attributes:
-        specs: datasets whose rows say whether they are unsafe, or do not.
+        specs: datasets whose rows may have labels of their own.
         unsafe: datasets of which every row is unsafe.
         safe: datasets of which every row is safe.
         columns: names of the columns, in all of them.
-        labels: where the truth stands in `specs`.
+        labels: where the labels are in `specs`.
         split: split of hub datasets.
         where: only rows whose columns have these values.
         reading: encoding, separator and limits of files.
@@ -72,7 +72,7 @@ class GuardEvaluation:
         problems: rows without a probability, by problem.
         unlabelled: rows without a label; they are in no other figure.
         bad_rows: rows that could not be read.
-        fresh: different texts that were judged now and not known from before.
+        fresh: different texts that were judged now, without a cached verdict.
         seconds: that this took.
     """
 
@@ -98,8 +98,8 @@ class GuardEvaluation:
             "guard": self.guard,
             "part": self.part,
             "overall": self.overall.to_json(),
-            "by_source": {name: found.to_json() for name, found in self.by_source.items()},
-            "by_category": {name: found.to_json() for name, found in self.by_category.items()},
+            "by_source": {name: figures.to_json() for name, figures in self.by_source.items()},
+            "by_category": {name: figures.to_json() for name, figures in self.by_category.items()},
             "problems": dict(self.problems),
             "unlabelled": self.unlabelled,
             "bad_rows": self.bad_rows,
@@ -110,10 +110,10 @@ class GuardEvaluation:
 
 
 class Pace:
-    """How fast judging goes on, from its reports, which it passes on.
+    """The pace of judging, from its progress reports, which are passed on.
 
     Attributes:
-        fresh: texts judged since the first report, which tells of those that were known.
+        fresh: texts judged since the first report, which counts those with a cached verdict.
         seconds: since the first report.
     """
 
@@ -155,23 +155,23 @@ def labelled_rows(rows: Rows) -> tuple[GuardRow, ...]:
     Raises:
         EvaluationError: none has, or all have the same.
     """
-    found = tuple(row for row in rows.rows if row.unsafe is not None)
-    unsafe = sum(bool(row.unsafe) for row in found)
-    if not found:
+    labelled = tuple(row for row in rows.rows if row.unsafe is not None)
+    unsafe = sum(bool(row.unsafe) for row in labelled)
+    if not labelled:
         raise EvaluationError(
             f"none of the {len(rows.rows):,} rows has a label",
-            hint="say where labels stand (--label, --unsafe-when), or name whole datasets"
+            hint="name the label columns (--label, --unsafe-when), or whole datasets"
             " (--unsafe, --safe)",
         )
-    if unsafe in (0, len(found)):
+    if unsafe in (0, len(labelled)):
         kind, other = ("unsafe", "safe") if unsafe else ("safe", "unsafe")
         example = "fedrai:ordinary-held-out" if unsafe else "fedrai:harmful-held-out"
         raise EvaluationError(
-            f"all {len(found):,} labelled rows are {kind}, and {other} ones are needed too",
-            hint=f"add some, such as --{other} {example}; or look whether --label and --unsafe-when"
+            f"all {len(labelled):,} labelled rows are {kind}, and {other} ones are needed too",
+            hint=f"add some, such as --{other} {example}; or check that --label and --unsafe-when"
             " name the right columns and values",
         )
-    return found
+    return labelled
 
 
 def open_guard(
@@ -212,7 +212,7 @@ def threshold_of(guard: Guard, text: str) -> float:
 def open_cache(
     keep: bool, on_problem: Callable[[str], None] = lambda _problem: None
 ) -> VerdictCache | None:
-    """The verdicts of this user's earlier commands; None if they are not to be kept."""
+    """The verdicts of this user's earlier commands; None without a cache."""
     return VerdictCache(assets.cache_root() / "verdicts", on_problem) if keep else None
 
 
@@ -253,17 +253,17 @@ def evaluate(
         EvaluationError: there are not labels of both kinds.
         GuardError: the guard as a whole cannot work.
     """
-    known, pace = labelled_rows(rows), Pace(on_progress)
-    worst = worst_verdicts(known, guard, part, cache, pace, threshold)
-    p, y = [verdict.probability for verdict in worst], [bool(row.unsafe) for row in known]
+    labelled, pace = labelled_rows(rows), Pace(on_progress)
+    worst = worst_verdicts(labelled, guard, part, cache, pace, threshold)
+    p, y = [verdict.probability for verdict in worst], [bool(row.unsafe) for row in labelled]
     return GuardEvaluation(
         guard=full_name(guard),
         part=part,
         overall=detect(p, y, threshold),
-        by_source=by_group(p, y, [row.source for row in known], threshold),
-        by_category=by_group(p, y, [row.category for row in known], threshold),
+        by_source=by_group(p, y, [row.source for row in labelled], threshold),
+        by_category=by_group(p, y, [row.category for row in labelled], threshold),
         problems=Counter(verdict.problem for verdict in worst if verdict.problem is not None),
-        unlabelled=len(rows.rows) - len(known),
+        unlabelled=len(rows.rows) - len(labelled),
         bad_rows=len(rows.bad_rows),
         fresh=pace.fresh,
         seconds=pace.seconds,
@@ -275,8 +275,7 @@ def calibrate_on(
     guard: Guard,
     *,
     part: Part,
-    recall: float,
-    fpr: float,
+    targets: TargetRates,
     cache: VerdictCache | None,
     on_progress: OnProgress = lambda _done, _of: None,
 ) -> CalibrationFile:
@@ -286,16 +285,15 @@ def calibrate_on(
         EvaluationError: there are not labels of both kinds.
         GuardError: the guard cannot work, or cannot be calibrated on these rows.
     """
-    known = labelled_rows(rows)
-    worst = worst_verdicts(known, guard, part, cache, on_progress)
+    labelled = labelled_rows(rows)
+    worst = worst_verdicts(labelled, guard, part, cache, on_progress)
     return calibrate(
         guard,
         [verdict.probability for verdict in worst],
-        [bool(row.unsafe) for row in known],
+        [bool(row.unsafe) for row in labelled],
         part=part,
-        sources=tuple(dict.fromkeys(row.source for row in known)),
-        recall=recall,
-        fpr=fpr,
+        sources=tuple(dict.fromkeys(row.source for row in labelled)),
+        targets=targets,
     )
 
 

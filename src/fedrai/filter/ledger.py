@@ -1,4 +1,4 @@
-"""What the filter did, as numbers: the ledger, what of it may leave a client, and noise for that.
+"""What the filter did, as numbers: the ledger, the counts that may leave a client, their noise.
 
 A ledger holds counts and salted hashes, never text or the place of a row.
 """
@@ -24,7 +24,7 @@ CATEGORIES = (
     "privacy", "hate", "harassment", "misinformation", "illegal", OTHER,
 )  # fmt: skip
 """What a ledger counts unsafe rows by, whatever the guard calls them: a closed list, so that no
-text can come in as the name of a category, and no category's absence says anything."""
+text can enter as the name of a category, and a missing category reveals nothing."""
 
 BINS = 10  # of the histogram
 COUNT_NAMES = frozenset(
@@ -35,7 +35,7 @@ COUNT_NAMES = frozenset(
 ROW_CHANGES = 4
 """Of these counts, so many change by one when a row comes or goes: `rows`; then for an unsafe row
 `unsafe`, one category, and `dropped` or `replaced`; for an unscored one its problem and `dropped`.
-(What is kept is rows - dropped.)"""
+(The rows kept are rows - dropped.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,9 @@ class FilterLedger:
 
     def counts(self) -> dict[str, int]:
         """What may cross the wire: numbers by the names in `COUNT_NAMES`, always all of them."""
-        named = {name: getattr(self, name) for name in ("rows", "unsafe", "dropped", "replaced")}
-        named |= {f"unscored-{problem}": self.unscored.get(problem, 0) for problem in PROBLEMS}
-        return named | {f"category-{name}": self.categories.get(name, 0) for name in CATEGORIES}
+        counts = {name: getattr(self, name) for name in ("rows", "unsafe", "dropped", "replaced")}
+        counts |= {f"unscored-{problem}": self.unscored.get(problem, 0) for problem in PROBLEMS}
+        return counts | {f"category-{name}": self.categories.get(name, 0) for name in CATEGORIES}
 
     def residual_harm(self) -> Rate | None:
         """The share of harmful rows among those that are trained on; None outside experiments."""

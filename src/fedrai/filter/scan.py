@@ -146,11 +146,11 @@ def scan(
 
 def _table(rows: Sequence[tuple[str, GuardRow, Finding]]) -> dict[str, Rate]:
     """Rates by name, the most frequent first; what may be text and no name is not shown."""
-    named = [(_name(name, row), finding.is_unsafe) for name, row, finding in rows]
-    sizes = Counter(name for name, _ in named)
+    results = [(_name(name, row), finding.is_unsafe) for name, row, finding in rows]
+    sizes = Counter(name for name, _ in results)
     order = sorted(sizes, key=lambda name: (-sizes[name], name))
     groups: dict[str, list[bool | None]] = {}
-    for name, unsafe in named:
+    for name, unsafe in results:
         groups.setdefault(name if name in order[:NAMES] else MORE, []).append(unsafe)
     return {name: rate(groups[name]) for name in [*order[:NAMES], MORE] if name in groups}
 
@@ -204,7 +204,7 @@ def write_copy(
     Raises:
         DataError: a column holds a value that JSON cannot hold, or the file cannot be written.
     """
-    kept: list[dict[str, Any]] = []
+    copies: list[dict[str, Any]] = []
     count = replaced = 0
     for row, finding in zip(rows, findings, strict=True):
         count += 1
@@ -218,9 +218,9 @@ def write_copy(
             if copy is None:
                 continue
             raw, replaced = copy, replaced + 1
-        kept.append(raw)
-    _write(path, _csv(kept) if path.suffix.lower() == ".csv" else map(_json, kept))
-    return CopyCounts(len(kept), count - len(kept), replaced)
+        copies.append(raw)
+    _write(path, _csv(copies) if path.suffix.lower() == ".csv" else map(_json, copies))
+    return CopyCounts(len(copies), count - len(copies), replaced)
 
 
 def _json(raw: Mapping[str, Any]) -> str:

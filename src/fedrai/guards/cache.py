@@ -1,13 +1,13 @@
-"""Verdicts that are kept, so that the same text is judged once by the same guard.
+"""A cache of verdicts, so that the same guard judges the same text once.
 
-    FOLDER/salt                  32 random bytes; without them a key says nothing of a text
+    FOLDER/salt                  32 random bytes; without them a key reveals nothing of a text
     FOLDER/NAME-HASH.jsonl       one verdict a line, for one name and revision of a guard
     FOLDER/.lock                 held while a process writes
 
-A key is the HMAC-SHA256 of the conversation under the salt; the text itself is never written. Who
-can read the folder can still test whether a text that they have was judged here, so it belongs to
-the client alone (files are made for their owner only). What part of a row was judged is already in
-the conversation. Files only grow; a line that a kill cut short, or that is damaged, is passed over.
+A key is the HMAC-SHA256 of the conversation under the salt; no text is ever written. Anyone
+who can read the folder can still test whether a text they have was judged here, so the folder must
+stay with the client (only the owner can read the files). Files only grow; a line that is damaged,
+or was cut short by a kill, is skipped.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def conversation_key(salt: bytes, conversation: Conversation) -> str:
 class VerdictCache:
     """The verdicts of one client, on disk. Works with several processes at once.
 
-    A folder that cannot be read or written does not stop the work: verdicts are then judged anew.
+    If the folder cannot be read or written, texts are judged again.
 
     Args:
-        folder: made if it is not there.
-        on_problem: called once with a sentence when verdicts cannot be kept from here on.
+        folder: created if missing.
+        on_problem: called once, with a sentence, when verdicts cannot be cached any more.
 
     Attributes:
         salt: the client's secret, 32 bytes.
@@ -79,18 +79,18 @@ class VerdictCache:
 
     def find(self, guard: Guard, keys: Iterable[str]) -> dict[str, Verdict]:
         """The verdicts that are known of these keys, by key."""
-        wanted, name, found = set(keys), full_name(guard), {}
+        requested, name, verdicts = set(keys), full_name(guard), {}
         try:
             with self._file(guard).open("rb") as file:
                 for line in _lines(file):
                     entry = _entry(line, name)
-                    if entry and entry[0] in wanted:
-                        found[entry[0]] = entry[1]
+                    if entry and entry[0] in requested:
+                        verdicts[entry[0]] = entry[1]
         except FileNotFoundError:
             pass
         except OSError as error:
             self._give_up(error)
-        return found
+        return verdicts
 
     def add(self, guard: Guard, verdicts: Mapping[str, Verdict]) -> None:
         """Keep verdicts by key; those that may be otherwise next time are left out."""
@@ -115,14 +115,14 @@ class VerdictCache:
 
     def _file(self, guard: Guard) -> Path:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", guard.name).strip(".-")[:60]
-        named = f"{guard.name}\n{guard.revision}\n{FORM}"
-        digest = hashlib.sha256(named.encode()).hexdigest()
+        identity = f"{guard.name}\n{guard.revision}\n{FORM}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
         return self.folder / f"{plain}-{digest[:16]}.jsonl"
 
     def _give_up(self, error: OSError) -> None:
         if self.problem is None:
             reason = error.strerror or type(error).__name__
-            self.problem = f"verdicts are not kept in {self.folder}: {reason}"
+            self.problem = f"verdicts are not cached in {self.folder}: {reason}"
             self._on_problem(self.problem)
 
 
@@ -132,7 +132,7 @@ def judge(
     cache: VerdictCache | None,
     on_progress: OnProgress = lambda _done, _of: None,
 ) -> VerdictBatch:
-    """Judge what is not known yet; equal conversations once, kept after every `CHUNK` of them.
+    """Judge conversations without a cached verdict, equal ones once; cached after every `CHUNK`.
 
     Args:
         guard: the guard.
@@ -149,35 +149,35 @@ def judge(
     key_of = cache.key if cache else lambda talk: conversation_key(b"", talk)
     keys = [key_of(talk) for talk in conversations]
     different = dict(zip(keys, conversations, strict=True))
-    known = cache.find(guard, different) if cache else {}
-    missing = [key for key in different if key not in known]
-    on_progress(len(known), len(different))
+    verdicts = cache.find(guard, different) if cache else {}
+    missing = [key for key in different if key not in verdicts]
+    on_progress(len(verdicts), len(different))
     tokens, operations = 0, 0.0
     for start in range(0, len(missing), CHUNK):
         part = missing[start : start + CHUNK]
-        report = _shifted(on_progress, len(known), len(different))
-        judged = guard.judge([different[key] for key in part], report)
-        fresh = _by_key(guard, part, judged)
+        report = _shifted(on_progress, len(verdicts), len(different))
+        batch = guard.judge([different[key] for key in part], report)
+        fresh = _by_key(guard, part, batch)
         if cache:
             cache.add(guard, fresh)
-        known |= fresh
-        tokens, operations = tokens + judged.tokens, operations + judged.operations
-        on_progress(len(known), len(different))
-    return VerdictBatch(tuple(known[key] for key in keys), tokens, operations)
+        verdicts |= fresh
+        tokens, operations = tokens + batch.tokens, operations + batch.operations
+        on_progress(len(verdicts), len(different))
+    return VerdictBatch(tuple(verdicts[key] for key in keys), tokens, operations)
 
 
 def _shifted(on_progress: OnProgress, before: int, of: int) -> OnProgress:
     return lambda done, _of: on_progress(before + done, of)
 
 
-def _by_key(guard: Guard, keys: Sequence[str], judged: VerdictBatch) -> dict[str, Verdict]:
+def _by_key(guard: Guard, keys: Sequence[str], batch: VerdictBatch) -> dict[str, Verdict]:
     """Fresh verdicts, named as those from the cache are."""
-    if len(judged.verdicts) != len(keys):
+    if len(batch.verdicts) != len(keys):
         raise GuardError(
-            f"guard {guard.name} gave {len(judged.verdicts)} verdicts for {len(keys)} conversations"
+            f"guard {guard.name} gave {len(batch.verdicts)} verdicts for {len(keys)} conversations"
         )
     name = full_name(guard)
-    return {k: replace(v, guard=name) for k, v in zip(keys, judged.verdicts, strict=True)}
+    return {k: replace(v, guard=name) for k, v in zip(keys, batch.verdicts, strict=True)}
 
 
 # --- files ----------------------------------------------------------------------------------------

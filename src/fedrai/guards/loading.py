@@ -1,6 +1,6 @@
 """From the name of a guard to the guard: embedded, trained, of the hub, or of a recipe's table.
 
-Each kind is imported when it is asked for, so that a list of names costs nothing.
+Each kind is imported when it is needed, so that a list of names costs nothing.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def available_guards() -> list[GuardEntry]:
 
     own = GuardEntry(EMBEDDED, "trained", "MiniLM, LoRA and a head; requests and answers",
                 "Apache-2.0", (FOLDER / "guard.json").is_file())  # fmt: skip
-    found = {EMBEDDED: own}
+    entries = {EMBEDDED: own}
     for name in plugins.names(PLUGINS):
-        found.setdefault(
+        entries.setdefault(
             name, GuardEntry(name, "plug-in", plugins.package(PLUGINS, name), "", True)
         )
     for entry in FORMATS.values():
         what = f"format {entry.name}" + ("; asks for consent" if entry.gated else "")
         for model in entry.models:
-            found.setdefault(model, GuardEntry(model, "generative", what, entry.licence, False))
-    return list(found.values())
+            entries.setdefault(model, GuardEntry(model, "generative", what, entry.licence, False))
+    return list(entries.values())
 
 
 def load(
@@ -127,8 +127,8 @@ def _load(spec: str, places: _Places) -> Guard:
             "this installation has no embedded guard",
             hint="fedrai guard list names others; fedrai guard train makes one",
         )
-    if (found := FILE.fullmatch(spec)) is not None and not folder.is_dir():
-        return _of_file(Path(found["file"]).expanduser(), found["name"], places)
+    if (match := FILE.fullmatch(spec)) is not None and not folder.is_dir():
+        return _of_file(Path(match["file"]).expanduser(), match["name"], places)
     return _of_model(spec, places)
 
 
@@ -147,10 +147,10 @@ def read_tables(file: Path) -> dict[str, GuardTable]:
         RecipeError: it cannot be read, or a value in it is not allowed.
         GuardError: it has none.
     """
-    found = recipe.load_guards(file)
-    if not found:
+    tables = recipe.load_guards(file)
+    if not tables:
         raise GuardError(f"{file} has no [guards.NAME] table", hint="see docs/guards.md")
-    return found
+    return tables
 
 
 def _of_model(spec: str, places: _Places) -> Guard:
@@ -166,9 +166,8 @@ def _of_model(spec: str, places: _Places) -> Guard:
         names = [*places.tables, *(entry.name for entry in available_guards())]
         near = difflib.get_close_matches(spec, names, n=1)
         raise GuardError(
-            f"no guard {spec!r}: it is no name that is known, no folder with guard.json, no TOML"
-            " file, and no model whose format is known"
-            + (f" (did you mean {near[0]}?)" if near else ""),
+            f"no guard {spec!r}: not a known name, a folder with guard.json, a TOML file or a"
+            " model of a known format" + (f" (did you mean {near[0]}?)" if near else ""),
             hint="fedrai guard list; other models need a [guards.NAME] table with kind and model"
             f" (formats: {', '.join(FORMATS)}); {plugins.installed(PLUGINS)}",
         ) from error
@@ -190,15 +189,15 @@ def _of_plugin(name: str, settings: Mapping[str, Any]) -> Guard:
     guard = plugins.make(PLUGINS, name, **settings)
     thresholds = getattr(guard, "thresholds", None) or {}
     texts = [getattr(guard, part, None) for part in ("name", "revision")]
-    named = all(isinstance(text, str) and text for text in texts)
-    if not (named and {"strict", "loose"} <= set(thresholds) and callable(guard.judge)):
+    is_named = all(isinstance(text, str) and text for text in texts)
+    if not (is_named and {"strict", "loose"} <= set(thresholds) and callable(guard.judge)):
         raise GuardError(
             f"the plug-in {name!r} of {plugins.package(PLUGINS, name)} gives no guard: it needs"
             " name, revision, thresholds (strict and loose) and judge",
             hint="see docs/extending.md",
         )
-    made: Guard = guard
-    return made
+    checked: Guard = guard
+    return checked
 
 
 def _of_table(name: str, places: _Places) -> Guard:
@@ -250,8 +249,8 @@ def _of_guards(name: str, table: Cascading | Either, places: _Places) -> Guard:
             hint="a cascade or an any names guards that stand on their own",
         )
     inner = replace(places, within=chain)
-    wanted = [table.first, table.second] if isinstance(table, Cascading) else table.guards
-    guards = [_load(spec, inner) for spec in wanted]
+    specs = [table.first, table.second] if isinstance(table, Cascading) else table.guards
+    guards = [_load(spec, inner) for spec in specs]
     if isinstance(table, Cascading):
         return Cascade(guards[0], guards[1], table.low, table.high, name=name)
     return AnyOf(guards, name=name)

@@ -716,7 +716,7 @@ def test_the_revision_follows_what_decides_a_verdict():
     ("settings", "match"),
     [
         ({"safe": []}, "labels for safe"), ({"safe": ["UNSAFE"]}, "labels for safe"),
-        ({"unsafe": "unsafe"}, "a text came"), ({"concurrency": 0}, "above 0"),
+        ({"unsafe": "unsafe"}, "got a text"), ({"concurrency": 0}, "above 0"),
         ({"api": "completions"}, "no place for the conversation"),
         ({"template": "Judge this"}, "no place for the conversation"),
         ({"extra_body": {"a": object()}}, "value that JSON cannot hold"),

@@ -222,13 +222,13 @@ def test_no_conversations(guard):
 def test_memory_holds_some_pieces_at_once(guard, monkeypatch):
     monkeypatch.setattr(trained, "CHUNK", 50)
     alive: list[int] = []
-    plain = TrainedGuard._said
+    plain = TrainedGuard._outputs
 
     def watched(self, pieces, told):
         alive.append(len(pieces))
         return plain(self, pieces, told)
 
-    monkeypatch.setattr(TrainedGuard, "_said", watched)
+    monkeypatch.setattr(TrainedGuard, "_outputs", watched)
     guard.judge([ask(words(80))] * 100)
     assert len(alive) > 4
     assert max(alive) <= 50 + max(len(guard.framing.pieces(ask(words(80)))), 1)
@@ -294,7 +294,7 @@ def test_one_window_without_a_number_makes_all_fail():
             for said in ([torch.ones(3), broken], [broken, torch.ones(3)]):
                 assert math.isnan(trained._worst(pieces, said).odds)
     reading = trained._worst(pieces, [torch.tensor([1.0, 9.0, 5.0]), torch.tensor([2.0, 0.0, 4.0])])
-    assert (reading.odds, reading.scores.tolist()) == (2.0, [4.0])
+    assert (reading.odds, reading.categories.tolist()) == (2.0, [4.0])
     assert (reading.tokens, reading.windows) == (3, 2)
 
 
@@ -538,8 +538,8 @@ def test_a_config_of_an_earlier_version_has_defaults(folders, tmp_path):
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ({"format": 2}, "is of format 2, expected 1"),
-    ({"format": ...}, "is of format None"),
+    ({"format": 2}, "has format 2, expected 1"),
+    ({"format": ...}, "has format None"),
     ({"base": ...}, "base: Field required"),
     ({"rank": "four"}, "rank: Input should be a valid integer"),
     ({"rank": 0}, "rank: Input should be greater than or equal to 1"),
@@ -602,7 +602,7 @@ def test_weights_that_do_not_fit(folders, tmp_path):
     kinds = refused(changed(source, tmp_path / "kinds", categories=["a", "b"]))
     assert "head.weight is (5, 16), expected (4, 16)" in kinds.message
     assert "does not fit" in refused(changed(source, tmp_path / "layers", layers=1)).message
-    assert "has 2 layers, 9 are asked" in refused(changed(source, tmp_path / "n", layers=9)).message
+    assert "has 2 layers, expected 9" in refused(changed(source, tmp_path / "n", layers=9)).message
     other = changed(source, tmp_path / "base", base=trained.read_config(folders["llama"]).base,
                     frame=list(CHATML))  # fmt: skip
     assert "does not fit" in refused(other).message

@@ -187,9 +187,9 @@ def test_the_figures_are_those_of_the_saved_guard_on_held_out_rows(case):
 def test_probabilities_rise_with_the_log_odds_and_mean_what_they_say(case):
     guard = case.done.guard
     talks = [row.conversation for row in case.aside]
-    readings = guard.readings(talks)
+    head_scores = guard.head_scores(talks)
     for kind, curve in ((REQUEST, guard.config.prompt), (ANSWER, guard.config.pair)):
-        part = [r for r in readings if r is not None and r.row == kind]
+        part = [r for r in head_scores if r is not None and r.row == kind]
         pairs = sorted((r.odds, trained.chance(r.odds, curve)) for r in part)
         assert [p for _, p in pairs] == sorted(p for _, p in pairs)
     chances = [v.probability for v in guard.judge(talks).verdicts]
@@ -221,7 +221,7 @@ def test_one_strict_threshold_serves_requests_and_answers(bert, tmp_path):
     odds, bad = [i / 4 for i in range(-20, 20)], [i % 3 == 0 or i > 30 for i in range(40)]
     plain = (odds, bad, (1.0, 0.0))
     shifted = ([o + 2 for o in odds], bad, (1.0, 0.5))
-    slope, intercept = loop._moved(plain, shifted, (0.1, 0.1))
+    slope, intercept = loop._shifted(plain, shifted, (0.1, 0.1))
     assert (slope, intercept) == (1.0, pytest.approx(-2))
     some = [replace(row, unsafe=0.0) if i % 29 == 7 else row for i, row in enumerate(rows(280))]
     recipe = settings(bert, strict_fpr=0.2, loose_fpr=0.1, pair_fpr=0.3, epochs=3)
@@ -232,10 +232,10 @@ def test_one_strict_threshold_serves_requests_and_answers(bert, tmp_path):
 
 def test_how_many_rows_tell_a_rate_of_false_alarms():
     some = [request(0.0)] * 10 + [request(1.0)] * 8 + [reply(1.0)] * 8
-    assert loop._tells(some, REQUEST, 0.1)
-    assert not loop._tells(some, REQUEST, 0.09)
-    assert not loop._tells(some[:17], REQUEST, 0.1)  # seven unsafe ones
-    assert not loop._tells(some, ANSWER, 0.9)
+    assert loop._resolves(some, REQUEST, 0.1)
+    assert not loop._resolves(some, REQUEST, 0.09)
+    assert not loop._resolves(some[:17], REQUEST, 0.1)  # seven unsafe ones
+    assert not loop._resolves(some, ANSWER, 0.9)
 
 
 # --- which rows count -----------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_a_heavy_source_counts_for_more(bert, tmp_path):
                           strict_fpr=0.9, loose_fpr=0.8)  # fmt: skip
         kept = divide(some, recipe)[0]
         guard = trained_only(recipe, some, tmp_path / heavy)
-        verdicts = [r.odds for r in guard.readings([row.conversation for row in kept])]
+        verdicts = [r.odds for r in guard.head_scores([row.conversation for row in kept])]
         right = [(o > 0) == row.bad for o, row in zip(verdicts, kept, strict=True)
                  if row.source == heavy]  # fmt: skip
         assert sum(right) > 0.9 * len(right)
@@ -287,7 +287,7 @@ def trained_only(recipe: GuardTraining, some: list[TrainingRow], folder: Path) -
     """The guard before its calibration, which contradictory rows do not allow."""
     caught: list[Any] = []
 
-    def stop(_settings: Any, _config: Any, guard: Any, *_: Any) -> None:
+    def stop(_settings: Any, guard: Any, *_: Any) -> None:
         caught.append(guard)
         raise KeyboardInterrupt
 
@@ -409,7 +409,7 @@ def test_soft_labels_are_learnt_as_such(bert, tmp_path):
     guard = trained_only(settings(bert, epochs=8), some, tmp_path / "g")
     for bad, wanted in ((True, 0.95), (False, 0.2)):
         talks = [row.conversation for row in some if row.bad is bad]
-        odds = [r.odds for r in guard.readings(talks)]
+        odds = [r.odds for r in guard.head_scores(talks)]
         mean = sum(1 / (1 + math.exp(-o)) for o in odds) / len(odds)
         assert mean == pytest.approx(wanted, abs=0.07)
 

@@ -1,4 +1,4 @@
-"""Two ways to put guards together: a cheap one before a dear one, and any of several.
+"""Two ways to combine guards: a cheap one before an expensive one, and any of several.
 
 Probabilities of two guards are not on one scale, so neither way mixes them as they are. Each guard
 is mapped onto the scale of the whole by an increasing function that takes its own thresholds to the
@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fedrai.errors import GuardError
@@ -34,7 +35,7 @@ STRICT, LOOSE = 0.4, 0.6
 
 
 class Cascade:
-    """A cheap guard decides what it is sure of; a dear one judges the rest.
+    """A cheap guard decides the rows it is sure of; an expensive one judges the rest.
 
     The first guard's probability p decides a row if p < `low` or p > `high`, and is reported as it
     is. Other rows, and those that the first could not score, go to the second guard; its
@@ -44,12 +45,12 @@ class Cascade:
     the first decided is safe below the band and unsafe above it at every such threshold. With a
     band like 0.1 to 0.9 a threshold of 0.5 means the same before and after.
 
-    A row that the second guard cannot score has no probability, whatever the first said of it:
+    A row that the second guard cannot score has no probability, whatever the first gave it:
     unscored rows are for the policy, which drops them by default.
 
     Args:
         first: the cheap guard.
-        second: the dear guard.
+        second: the expensive guard.
         low: lower end of the band that goes to the second, 0 to 1.
         high: upper end, above `low`.
         name: short name.
@@ -124,8 +125,8 @@ class Cascade:
             return replace(first, guard=full_name(self))
         if second.probability is None:
             return replace(second, guard=full_name(self))
-        named = second.categories or first.categories
-        return Verdict(self._mapped(second.probability), full_name(self), named)
+        categories = second.categories or first.categories
+        return Verdict(self._mapped(second.probability), full_name(self), categories)
 
 
 class AnyOf:
@@ -166,20 +167,20 @@ class AnyOf:
         Raises:
             GuardError: one of the guards cannot work.
         """
-        total, results = len(conversations), []
-        found: list[list[Verdict]] = [[] for _ in conversations]
+        total, count, batches = len(conversations), len(self.guards), []
+        verdicts: list[list[Verdict]] = [[] for _ in conversations]
         for number, guard in enumerate(self.guards):
-            left = [i for i, seen in enumerate(found) if not any(v.probability == 1 for v in seen)]
-            if not left:
+            rows = [i for i, few in enumerate(verdicts) if all(v.probability != 1 for v in few)]
+            if not rows:
                 break
-            before = number * total + total - len(left)
-            share = _Share(on_progress, before, len(self.guards), total)
-            judged = guard.judge([conversations[i] for i in left], share)
-            results.append(judged)
-            for i, verdict in zip(left, judged.verdicts, strict=True):
-                found[i].append(self._mapped(verdict, number))
+            before = number * total + total - len(rows)
+            report = partial(_report, on_progress, before, count, total)
+            batch = guard.judge([conversations[i] for i in rows], report)
+            batches.append(batch)
+            for i, verdict in zip(rows, batch.verdicts, strict=True):
+                verdicts[i].append(self._mapped(verdict, number))
         on_progress(total, total)
-        return _sum(tuple(join(several, LOOSE) for several in found), results)
+        return _sum(tuple(join(several, LOOSE) for several in verdicts), batches)
 
     def _mapped(self, verdict: Verdict, number: int) -> Verdict:
         if verdict.probability is None:
@@ -188,14 +189,11 @@ class AnyOf:
         return replace(verdict, probability=p, guard=full_name(self))
 
 
-class _Share:
-    """Progress of one guard of several as progress of the whole."""
-
-    def __init__(self, told: OnProgress, before: int, guards: int, total: int) -> None:
-        self.told, self.before, self.guards, self.total = told, before, guards, total
-
-    def __call__(self, done: int, _of: int) -> None:
-        self.told((self.before + done) // self.guards, self.total)
+def _report(
+    on_progress: OnProgress, before: int, count: int, total: int, done: int, _of: int
+) -> None:
+    """Report the progress of one of `count` guards as progress of the whole."""
+    on_progress((before + done) // count, total)
 
 
 def _is_certain(guard: Guard) -> bool:
@@ -231,5 +229,5 @@ def _sum(verdicts: tuple[Verdict, ...], parts: Sequence[VerdictBatch]) -> Verdic
     return VerdictBatch(verdicts, tokens=tokens, operations=operations)
 
 
-def _hash(*said: Any) -> str:
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,9 +1,9 @@
 """Sequence classifiers of the hub as guards: one forward pass gives the probability.
 
 A classifier sees the last turn, or with `pair` a request and its answer. Texts that are longer than
-its window are judged in overlapping windows, of which the unsafest counts. Words of a row that
-spell a special token ("[SEP]") are words to the model. A classifier of toxic language is blind to
-harmful requests that are put politely: it is a cheap first pass (`cascade.Cascade`), not a filter.
+its window are judged in overlapping windows; the unsafest counts. Words of a row that spell a
+special token ("[SEP]") are words to the model. A classifier of toxic language misses harmful
+requests in polite words: it is a cheap first pass (`cascade.Cascade`), not a filter.
 """
 
 from __future__ import annotations
@@ -138,22 +138,22 @@ class ClassifierGuard:
         A text of which the tokenizer leaves nothing known (control characters, emoji or one endless
         word, for many) gets the problem "empty": the model would judge nothing.
         """
-        found: dict[int, Sequence[float]] = {}
+        worst: dict[int, Sequence[float]] = {}
         tokens = 0
         for start in range(0, len(conversations), CHUNK):
             windows = self._windows(conversations[start : start + CHUNK], start)
-            left = Counter(row for row, _ in windows)
+            open_windows = Counter(row for row, _ in windows)
             tokens += sum(len(window["input_ids"]) for _, window in windows)
-            done = min(start + CHUNK, len(conversations)) - len(left)
+            done = min(start + CHUNK, len(conversations)) - len(open_windows)
             for batch in self._batches(windows):
                 for row, chances in zip((r for r, _ in batch), self._chances(batch), strict=True):
-                    found[row] = self.labels.worse(found.get(row), chances)
-                    left[row] -= 1
-                    done += left[row] == 0
+                    worst[row] = self.labels.worse(worst.get(row), chances)
+                    open_windows[row] -= 1
+                    done += open_windows[row] == 0
                 on_progress(done, len(conversations))
             if not windows:
                 on_progress(done, len(conversations))
-        verdicts = tuple(self._verdict(found.get(i)) for i in range(len(conversations)))
+        verdicts = tuple(self._verdict(worst.get(i)) for i in range(len(conversations)))
         return VerdictBatch(verdicts, tokens=tokens, operations=2.0 * self._weights * tokens)
 
     def _verdict(self, chances: Sequence[float] | None) -> Verdict:
@@ -161,8 +161,8 @@ class ClassifierGuard:
             return Verdict(None, full_name(self), problem="empty")
         if not all(map(math.isfinite, chances)):
             return Verdict(None, full_name(self), problem="failed")
-        named = self.labels.categories(chances)
-        return Verdict(self.labels.probability(chances), full_name(self), named)
+        categories = self.labels.categories(chances)
+        return Verdict(self.labels.probability(chances), full_name(self), categories)
 
     def _windows(
         self, conversations: Sequence[Conversation], first: int
@@ -176,10 +176,10 @@ class ClassifierGuard:
 
     def _encoded(self, conversation: Conversation) -> Iterator[dict[str, list[int]]]:
         texts, truncation = [valid(conversation[-1].content)], "longest_first"
-        asked = [turn.content for turn in conversation[:-1] if turn.role == "user"]
-        if self._pair and asked and conversation[-1].role == "assistant":
-            texts, truncation = [self._ends(valid(asked[-1])), *texts], "only_second"
-        found = self.tokenizer(
+        requests = [turn.content for turn in conversation[:-1] if turn.role == "user"]
+        if self._pair and requests and conversation[-1].role == "assistant":
+            texts, truncation = [self._ends(valid(requests[-1])), *texts], "only_second"
+        encoding = self.tokenizer(
             *texts,
             truncation=truncation,
             max_length=self._length,
@@ -188,27 +188,27 @@ class ClassifierGuard:
             return_special_tokens_mask=True,
             split_special_tokens=True,
         )
-        names = [name for name in self.tokenizer.model_input_names if name in found]
-        for i, mask in enumerate(found["special_tokens_mask"]):
-            ids = self._plain(found["input_ids"][i], mask)
-            said = {token for token, given in zip(ids, mask, strict=True) if not given}
-            if said - {self.tokenizer.unk_token_id}:
-                yield {name: found[name][i] for name in names} | {"input_ids": ids}
+        names = [name for name in self.tokenizer.model_input_names if name in encoding]
+        for i, mask in enumerate(encoding["special_tokens_mask"]):
+            ids = self._plain(encoding["input_ids"][i], mask)
+            text = {token for token, special in zip(ids, mask, strict=True) if not special}
+            if text - {self.tokenizer.unk_token_id}:
+                yield {name: encoding[name][i] for name in names} | {"input_ids": ids}
 
     def _plain(self, ids: Sequence[int], mask: Sequence[int]) -> list[int]:
         """Ids without special ones that the text spells: some tokenizers know them as words."""
         unknown = self.tokenizer.unk_token_id
         if unknown is None:
             return list(ids)
-        spelled = (not given and i in self._special for i, given in zip(ids, mask, strict=True))
+        spelled = (not special and i in self._special for i, special in zip(ids, mask, strict=True))
         return [unknown if bad else i for i, bad in zip(ids, spelled, strict=True)]
 
     def _ends(self, text: str) -> str:
         """The text, or its first and last tokens if it has more than a third of a window."""
-        found = self.tokenizer(
+        encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        offsets, most = found["offset_mapping"], self._length // 3
+        offsets, most = encoding["offset_mapping"], self._length // 3
         if len(offsets) <= most:
             return text
         half = max(1, most // 2 - 2)
@@ -234,8 +234,8 @@ class ClassifierGuard:
             fill = self._pad_id if name == "input_ids" else 0
             rows, _ = pad([window[name] for _, window in batch], fill, length)
             inputs[name] = rows.to(self.model.device)
-        found: list[list[float]] = self.labels.chances(self.model(**inputs).logits).tolist()
-        return found
+        chances: list[list[float]] = self.labels.chances(self.model(**inputs).logits).tolist()
+        return chances
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -274,8 +274,8 @@ def _most_tokens(model: Any, tokenizer: Any) -> int:
 def _pad_id(model: Any, tokenizer: Any) -> int:
     """The padding token; decoders read the last token before it, so they must know it too."""
     ids = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
-    found = next((i for i in ids if i is not None), None)
-    if found is None:
+    pad_id = next((i for i in ids if i is not None), None)
+    if pad_id is None:
         raise GuardError("the classifier's tokenizer has no token for padding")
-    model.config.pad_token_id = found
-    return int(found)
+    model.config.pad_token_id = pad_id
+    return int(pad_id)

@@ -1,7 +1,7 @@
 """A request, or a request and its answer, as token ids for a trained guard (`trained`).
 
 The frame's special tokens stand where the frame puts them and nowhere else, whatever a row spells.
-What is too long is cut into overlapping windows; a long request before an answer keeps its ends.
+Long texts are cut into overlapping windows; a long request before an answer keeps its ends.
 """
 
 from __future__ import annotations
@@ -70,27 +70,25 @@ class Framing:
         if turns[-1].role == "user":
             parts = self._windows(text, self._room)
             return [Piece((*self._before, *p, *self._between), REQUEST) for p in parts]
-        request = self._text(turns[-2].content)
-        kept = _ends(request, max(self._room // 3, self._room - len(text)))
-        parts = self._windows(text, self._room - len(kept))
-        head = (*self._before, *kept, *self._between)
+        request: Sequence[int] = self._text(turns[-2].content)
+        request = _ends(request, max(self._room // 3, self._room - len(text)))
+        parts = self._windows(text, self._room - len(request))
+        head = (*self._before, *request, *self._between)
         return [Piece((*head, *p, *self._after), ANSWER) for p in parts]
 
     def _ids(self, text: str) -> list[int]:
-        found: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
-        return found
+        encoding = self._tokenizer(text, add_special_tokens=False, verbose=False)
+        return list(encoding["input_ids"])
 
     def _part(self, text: str) -> list[int]:
         """Ids of a part of the frame."""
         ids = self._ids(text)
         if not self._special & set(ids):
-            known = ", ".join(sorted(control_tokens(self._tokenizer).values())[:12])
+            special = ", ".join(sorted(control_tokens(self._tokenizer).values())[:12])
             raise GuardError(
                 f"the frame's part {text!r} holds no special token of the tokenizer, so a row could"
                 " imitate it",
-                hint=f"set frame to three strings with special tokens; there are: {known}",
+                hint=f"set frame to three strings with special tokens, such as: {special}",
             )
         return ids
 

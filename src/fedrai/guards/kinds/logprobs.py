@@ -2,7 +2,7 @@
 
 Both forms of OpenAI-style servers are read: that of chat completions, a list of places with their
 likeliest tokens, and that of completions, where tokens and likeliest tokens are lists side by side.
-A reply that no model can have given is refused: no numbers, or a sum of probabilities above 1.
+Impossible values are refused: no numbers, or probabilities that add up to more than 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROUNDING = 0.05  # a log probability may be this far above 0, and a sum of proba
 Place = tuple[str, Sequence[tuple[str, float]]]
 """A token of an answer, and the likeliest tokens there with their probabilities."""
 
-LEAST_MASS = 0.05  # labels that hold less of the probability are not what the guard wanted to say
+LEAST_MASS = 0.05  # if labels hold less of the probability, the guard was not about to give one
 
 
 class MissingLogprobsError(ValueError):
@@ -71,11 +71,11 @@ class LabelWords:
         return _share([(t.casefold(), p) for t, p in tokens], self._safe, self._unsafe)
 
     def _at_label(self, places: Sequence[Place]) -> Sequence[tuple[str, float]] | None:
-        said = ""
+        text = ""
         for token, likeliest in places:
-            if said.strip() == self.lead and token.strip():
+            if text.strip() == self.lead and token.strip():
                 return likeliest
-            said += token
+            text += token
         return None
 
 
@@ -133,10 +133,10 @@ def _share(
     return bad / (good + bad) if good + bad >= LEAST_MASS else None
 
 
-def _words(given: Sequence[str]) -> frozenset[str]:
-    if isinstance(given, str):
-        raise GuardError("labels of a remote guard are a list, and a text came")
-    return frozenset(word.strip() for word in given if word.strip())
+def _words(labels: Sequence[str]) -> frozenset[str]:
+    if isinstance(labels, str):
+        raise GuardError("labels of a remote guard must be a list, got a text")
+    return frozenset(word.strip() for word in labels if word.strip())
 
 
 def _folded(words: frozenset[str]) -> frozenset[str]:

@@ -1,8 +1,8 @@
-"""Conversations to prompts of a guard: turns put in order, rows kept from shaping the prompt.
+"""Conversations to prompts of a guard: turns in order, and no row can change the prompt around it.
 
-Whatever a row says, the guard's own words around it stay as they are: special tokens, marks of the
-prompt and beginnings of turns that a row spells out are broken up. What is too long is never cut
-without a word: the oldest turns go first, and then the last message is judged in windows.
+Special tokens, marks of the prompt and beginnings of turns that a row spells out are broken up.
+Long conversations are never cut silently: the oldest turns are dropped first, and then the last
+message is judged in windows.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ class PromptBuilder:
         text = self.render(question, turns)
         if self._fits(text):
             return [text]
-        kept = self._recent(question, turns)
-        text = self.render(question, kept)
-        return [text] if self._fits(text) else self._windowed(question, kept)
+        recent = self._recent(question, turns)
+        text = self.render(question, recent)
+        return [text] if self._fits(text) else self._windowed(question, recent)
 
     def render(self, question: Question, turns: Sequence[Message]) -> str:
         """The prompt of a conversation, whatever its length."""
@@ -100,9 +100,9 @@ class PromptBuilder:
             turns = [Message("user", fill_template(question.template, turns, NEMOGUARD_TURNS))]
             if not self.format.wrapped:
                 return turns[0].content
-        said = [{"role": m.role, "content": self._content(m.content)} for m in turns]
+        messages = [{"role": m.role, "content": self._content(m.content)} for m in turns]
         rendered = self.tokenizer.apply_chat_template(
-            said,
+            messages,
             tokenize=False,
             add_generation_prompt=self.format.generation_prompt,
             **{"date_string": DATE, **question.kwargs},
@@ -115,8 +115,8 @@ class PromptBuilder:
 
     def many_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts."""
-        found = self.tokenizer(list(texts), add_special_tokens=not self._chat, verbose=False)
-        ids: list[list[int]] = found["input_ids"]
+        encoding = self.tokenizer(list(texts), add_special_tokens=not self._chat, verbose=False)
+        ids: list[list[int]] = encoding["input_ids"]
         return ids
 
     def probes(self, question: Question, kind: Kind) -> list[str]:
@@ -212,10 +212,10 @@ class PromptBuilder:
         return f"{text[: spans[half][0]]} [...] {text[spans[-half][0] :]}"
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        found = self.tokenizer(
+        encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        spans: list[tuple[int, int]] = found["offset_mapping"]
+        spans: list[tuple[int, int]] = encoding["offset_mapping"]
         return spans or [(0, len(text))]
 
 

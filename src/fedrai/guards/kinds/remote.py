@@ -1,4 +1,4 @@
-"""A guard behind an OpenAI-style endpoint that gives log probabilities, such as vLLM's server.
+"""A guard behind an OpenAI-style endpoint with log probabilities, such as vLLM's server.
 
 The probability is read, not counted: of the likeliest tokens at the place of the label, the mass of
 those that mean unsafe over the mass of all labels. One request judges one text; many are under way
@@ -317,15 +317,15 @@ def _windows(turns: Sequence[Message], size: int) -> list[list[Message]]:
 
 def _newest(turns: Sequence[Message], room: int) -> list[Message]:
     """The newest turns within `room` characters, a user's first; a long newest keeps its ends."""
-    kept: list[Message] = []
+    newest: list[Message] = []
     for turn in reversed(turns):
-        if len(turn.content) > room and not kept:
+        if len(turn.content) > room and not newest:
             half = max(1, room // 2 - 2)
-            kept.append(Message(turn.role, f"{turn.content[:half]} … {turn.content[-half:]}"))
+            newest.append(Message(turn.role, f"{turn.content[:half]} … {turn.content[-half:]}"))
         if len(turn.content) > room:
             break
-        kept.append(turn)
+        newest.append(turn)
         room -= len(turn.content)
-    while kept and kept[-1].role != "user":
-        kept.pop()
-    return kept[::-1]
+    while newest and newest[-1].role != "user":
+        newest.pop()
+    return newest[::-1]

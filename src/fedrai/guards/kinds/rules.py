@@ -1,9 +1,9 @@
 """Rules: a user's own words and patterns, as a guard.
 
-A text that holds one of them gets probability 1, any other 0. Words are found in a form of the text
-that shrugs off simple disguises: compatibility characters are folded (NFKC), invisible ones are
-taken out and case does not count, so a zero-width space within a word hides nothing. Spelling
-variants, digits for letters and look-alike letters of other scripts are *not* seen through; rules
+A text that holds one of them gets probability 1, any other 0. Words are searched for in a form of
+the text without simple disguises: compatibility characters are folded (NFKC), invisible ones are
+removed and case does not count, so a zero-width space within a word hides nothing. Spelling
+variants, digits for letters and look-alike letters of other scripts are *not* recognised; rules
 add to a guard and do not replace one (`cascade.AnyOf`).
 
 Python's `re` cannot be stopped once it runs, so patterns are kept from running away in two ways.
@@ -77,7 +77,7 @@ class RulesGuard:
         self.thresholds = {"strict": 0.5, "loose": 0.5}
         by_pattern = _by_category(patterns, categories, "patterns")
         by_word = _by_category(words, word_categories, "words")
-        self._patterns = {c: _compiled(found, c) for c, found in by_pattern.items() if found}
+        self._patterns = {c: _compiled(some, c) for c, some in by_pattern.items() if some}
         self._words = _Words(by_word)
         if not any(by_pattern.values()) and not any(by_word.values()):
             raise GuardError(f"guard {name!r} has no rules", hint="give words or patterns")
@@ -102,8 +102,8 @@ class RulesGuard:
             return Verdict(None, full_name(self), problem="empty")
         matched = {category for text in texts for category in self._matches(text)}
         order = [*self._patterns, *self._words.categories]
-        named = tuple(dict.fromkeys(c for c in order if c and c in matched))
-        return Verdict(float(bool(matched)), full_name(self), named)
+        categories = tuple(dict.fromkeys(c for c in order if c and c in matched))
+        return Verdict(float(bool(matched)), full_name(self), categories)
 
     def _matches(self, text: str) -> Iterator[str]:
         """The categories that match, "" for rules without one."""
@@ -111,7 +111,7 @@ class RulesGuard:
         yield from self._words.matches(visible)
         forms = dict.fromkeys((text, visible))
         for category, patterns in self._patterns.items():
-            if any(_found(pattern, form) for pattern in patterns for form in forms):
+            if any(_matches(pattern, form) for pattern in patterns for form in forms):
                 yield category
 
 
@@ -186,12 +186,12 @@ class _Words:
         if not self._by_first:
             return set()
         tokens = _tokens(visible)
-        found: set[str] = set()
+        matched: set[str] = set()
         for start, token in enumerate(tokens):
             for phrase, categories in self._by_first.get(token, {}).items():
                 if tokens[start : start + len(phrase)] == phrase:
-                    found |= categories
-        return found
+                    matched |= categories
+        return matched
 
 
 def _tokens(visible: str) -> tuple[str, ...]:
@@ -251,7 +251,7 @@ def _parts(value: Any) -> Iterator[Any]:
             yield from _parts(item)
 
 
-def _found(pattern: re.Pattern[str], text: str) -> bool:
+def _matches(pattern: re.Pattern[str], text: str) -> bool:
     starts = range(0, max(len(text) - OVERLAP, 1), WINDOW - OVERLAP)
     return any(pattern.search(text, start, start + WINDOW) for start in starts)
 
@@ -270,14 +270,14 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _by_category(
-    plain: Sequence[str], named: Mapping[str, Sequence[str]] | None, what: str
+    plain: Sequence[str], by_name: Mapping[str, Sequence[str]] | None, what: str
 ) -> dict[str, tuple[str, ...]]:
     """Rules by category, those without one under ""."""
-    if any(isinstance(rules, str) for rules in (plain, *(named or {}).values())):
-        raise GuardError(f"{what} of the rules are a list, and a text came")
-    if named and not all(named):
+    if any(isinstance(rules, str) for rules in (plain, *(by_name or {}).values())):
+        raise GuardError(f"{what} of the rules must be a list, got a text")
+    if by_name and not all(by_name):
         raise GuardError(f"{what} of the rules: the name of a category is empty")
-    return {"": tuple(plain), **{name: tuple(rules) for name, rules in (named or {}).items()}}
+    return {"": tuple(plain), **{name: tuple(rules) for name, rules in (by_name or {}).items()}}
 
 
 def _of(category: str) -> str:

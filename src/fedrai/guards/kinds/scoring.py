@@ -1,7 +1,7 @@
 """TokenLabels labels off a language model: next-token logits of many prompts, in few passes.
 
 Prompts of a batch are padded on the left. What all of them begin with goes through the model once;
-its keys and values are copied to every row. A batch can go on where it stopped, with more text.
+its keys and values are copied to every row. A batch can be continued with more text.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def resolve_labels(plain: Sequence[int], unsafe: LabelIds, safe: LabelIds) -> To
         GuardError: the next token does not tell one class from the other.
     """
     together = [*unsafe.values(), *safe.values()]
-    kept, start = len(common_start([plain, *together])), common_start(together)
+    shared, start = len(common_start([plain, *together])), common_start(together)
     if any(len(ids) <= len(start) for ids in together):
         raise GuardError(f"one of the labels {[*unsafe, *safe]} begins with another")
     bad = {ids[len(start)]: label for label, ids in reversed(unsafe.items())}
@@ -72,7 +72,7 @@ def resolve_labels(plain: Sequence[int], unsafe: LabelIds, safe: LabelIds) -> To
             f"the labels {[*unsafe, *safe]} begin with the same token in the guard's tokenizer",
             hint="check the format that the guard is loaded with",
         )
-    return TokenLabels(len(plain) - kept, tuple(start[kept:]), bad, good)
+    return TokenLabels(len(plain) - shared, tuple(start[shared:]), bad, good)
 
 
 def read_labels(logits: Tensor, labels: TokenLabels) -> tuple[list[float], list[float], list[str]]:
@@ -230,8 +230,8 @@ class CachedBatch:
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
-        kept = torch.tensor(list(rows), device=self._mask.device)
-        self._cache.batch_select_indices(kept)
-        self._mask = self._mask[kept]
+        """Continue with these rows only."""
+        selected = torch.tensor(list(rows), device=self._mask.device)
+        self._cache.batch_select_indices(selected)
+        self._mask = self._mask[selected]
         self._fed = [self._fed[row] for row in rows]

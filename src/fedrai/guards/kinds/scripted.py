@@ -1,4 +1,4 @@
-"""A guard that does as it is told: for tests, and for trying a pipeline without a model."""
+"""A guard that follows a script: for tests, and for trying a pipeline without a model."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class ScriptedGuard:
 
     def _verdict(self, conversation: Conversation) -> Verdict:
         blank = not any(message.content.strip() for message in conversation)
-        said: float | Problem = "empty" if blank else self._script(conversation)
+        answer: float | Problem = "empty" if blank else self._script(conversation)
         for problem in get_args(Problem):
-            if said == problem:
+            if answer == problem:
                 return Verdict(None, full_name(self), problem=problem)
-        return Verdict(float(said), full_name(self))
+        return Verdict(float(answer), full_name(self))
 
 
 def _by_words(chances: Mapping[str, float]) -> Script:

@@ -3,8 +3,8 @@
 The body reads a request, or a request and its answer; the head turns the last hidden state (the
 mean of all, for encoders) into log-odds of "this request is unsafe", of "this answer is unsafe",
 and into a guess at the category. Both log-odds are calibrated (`calibration`), so that one
-threshold serves both. The last exchange of a conversation is judged; whoever needs all of them asks
-for each. What is too long is judged in overlapping windows, the worst of which counts.
+threshold serves both. Only the last exchange of a conversation is judged. Long texts are judged in
+overlapping windows; the worst one counts.
 
 A guard is a folder: `guard.json` (what it is), `guard.safetensors` (adapter and head), `README.md`
 (its card).
@@ -88,29 +88,29 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class HeadScores:
-    """What the head says of a conversation: of its worst window.
+    """The head's scores of a conversation: of its worst window.
 
     Attributes:
         row: of the head: `REQUEST` or `ANSWER`.
         odds: log-odds of "unsafe", not calibrated; NaN if a window has none, or there are too many.
-        scores: of the categories, (C,).
+        categories: scores of the categories, (C,).
         tokens: of all windows.
         windows: their number.
     """
 
     row: int
     odds: float
-    scores: Tensor
+    categories: Tensor
     tokens: int
     windows: int
 
 
 TOO_LONG = HeadScores(REQUEST, float("nan"), torch.zeros(0), 0, 0)
-"""The reading of a conversation that takes too many windows."""
+"""The scores of a conversation that takes too many windows."""
 
 
 def read(backbone: Backbone, head: torch.nn.Linear, pieces: Sequence[Piece]) -> Tensor:
-    """What the head says of each piece, (B, 2 + categories), float32; differentiable."""
+    """The head's outputs for each piece, (B, 2 + categories), float32; differentiable."""
     length = min(padded_length(max(len(p.ids) for p in pieces)), backbone.positions)
     ids, mask = pad([piece.ids for piece in pieces], backbone.pad_id, length)
     mask = mask.to(backbone.device)
@@ -163,31 +163,31 @@ class TrainedGuard:
         """Judge conversations; see `base.Guard`."""
         verdicts: list[Verdict] = []
         tokens = windows = 0
-        for reading in self.readings(conversations, on_progress):
-            verdicts.append(self._verdict(reading))
-            if reading is not None:
-                tokens, windows = tokens + reading.tokens, windows + reading.windows
+        for score in self.head_scores(conversations, on_progress):
+            verdicts.append(self._verdict(score))
+            if score is not None:
+                tokens, windows = tokens + score.tokens, windows + score.windows
         release_memory()
         length = tokens / max(1, windows)
         operations = generation_operations(self.backbone.shape(), tokens, 0, length)
         return VerdictBatch(tuple(verdicts), tokens, operations)
 
-    def readings(
+    def head_scores(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None
     ) -> Iterator[HeadScores | None]:
-        """What the head says of each conversation, in their order; None if there is nothing."""
-        done, of = 0, len(conversations)
+        """The head's scores of each conversation, in order; None if there is nothing to judge."""
+        done, total = 0, len(conversations)
         for group in self._groups(conversations):
-            pieces = [piece for found in group for piece in found or ()]
-            said = iter(self._said(pieces, _share(on_progress, done, len(group), of)))
-            for found in group:
-                if found is None:
+            flat = [piece for pieces in group for piece in pieces or ()]
+            outputs = iter(self._outputs(flat, _share(on_progress, done, len(group), total)))
+            for pieces in group:
+                if pieces is None:
                     yield TOO_LONG
                 else:
-                    yield _worst(found, [next(said) for _ in found]) if found else None
+                    yield _worst(pieces, [next(outputs) for _ in pieces]) if pieces else None
             done += len(group)
-            if not pieces:
-                on_progress(done, of)
+            if not flat:
+                on_progress(done, total)
 
     def _groups(self, conversations: Sequence[Conversation]) -> Iterator[list[list[Piece] | None]]:
         """Pieces of conversations, of some at a time, so that memory does not grow with rows."""
@@ -209,27 +209,27 @@ class TrainedGuard:
         except TooLongError:
             return None
 
-    def _said(self, pieces: Sequence[Piece], told: OnProgress) -> list[Tensor]:
-        """What the head says of each piece, in their order."""
+    def _outputs(self, pieces: Sequence[Piece], on_progress: OnProgress) -> list[Tensor]:
+        """The head's outputs for each piece, in order."""
         order = sorted(range(len(pieces)), key=lambda i: (len(pieces[i].ids), i))
-        said: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         with torch.inference_mode(), self.backbone.mode(training=False):
             for part in token_batches(pieces, order, BATCH_TOKENS):
                 out = read(self.backbone, self.head, [pieces[i] for i in part]).cpu()
-                said.update(zip(part, out, strict=True))
-                told(len(said), len(pieces))
-        return [said[i] for i in range(len(pieces))]
+                outputs.update(zip(part, out, strict=True))
+                on_progress(len(outputs), len(pieces))
+        return [outputs[i] for i in range(len(pieces))]
 
-    def _verdict(self, reading: HeadScores | None) -> Verdict:
-        if reading is None:
+    def _verdict(self, score: HeadScores | None) -> Verdict:
+        if score is None:
             return Verdict(None, full_name(self), problem="empty")
-        if reading.odds != reading.odds:
+        if score.odds != score.odds:
             return Verdict(None, full_name(self), problem="failed")
-        curve = self.config.prompt if reading.row == REQUEST else self.config.pair
-        probability = chance(reading.odds, curve)
+        curve = self.config.prompt if score.row == REQUEST else self.config.pair
+        probability = chance(score.odds, curve)
         flagged = probability >= min(self.thresholds.values())
         return Verdict(
-            probability, full_name(self), self._categories(reading.scores) if flagged else ()
+            probability, full_name(self), self._categories(score.categories) if flagged else ()
         )
 
     def _categories(self, scores: Tensor) -> tuple[str, ...]:
@@ -241,18 +241,18 @@ class TrainedGuard:
         return tuple(self.config.categories[i] for i in order if i == order[0] or likely[i] > NAMED)
 
 
-def _share(told: OnProgress, done: int, size: int, of: int) -> OnProgress:
-    """Progress within a group of `size` conversations, told as progress of all."""
-    return lambda part, whole: told(done + size * part // whole, of)
+def _share(on_progress: OnProgress, done: int, size: int, of: int) -> OnProgress:
+    """Progress within a group of `size` conversations as progress of all."""
+    return lambda part, whole: on_progress(done + size * part // whole, of)
 
 
-def _worst(pieces: Sequence[Piece], said: Sequence[Tensor]) -> HeadScores:
-    """The reading of the worst window."""
+def _worst(pieces: Sequence[Piece], outputs: Sequence[Tensor]) -> HeadScores:
+    """The scores of the worst window."""
     row, tokens = pieces[0].row, sum(len(piece.ids) for piece in pieces)
-    worst = max(said, key=lambda out: float(out[row]))
-    whole = all(bool(out.isfinite().all()) for out in said)
+    worst = max(outputs, key=lambda out: float(out[row]))
+    whole = all(bool(out.isfinite().all()) for out in outputs)
     return HeadScores(
-        row, float(worst[row]) if whole else float("nan"), worst[2:], tokens, len(said)
+        row, float(worst[row]) if whole else float("nan"), worst[2:], tokens, len(outputs)
     )
 
 
@@ -263,7 +263,7 @@ def chance(odds: float, curve: Curve) -> float:
 
 
 def new_head(backbone: Backbone, categories: int) -> torch.nn.Linear:
-    """A head that says nothing yet."""
+    """A head of zeros: every probability is one half."""
     head = torch.nn.Linear(backbone.width, 2 + categories, device=backbone.device)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
@@ -304,10 +304,10 @@ def read_config(folder: Path) -> Config:
     """
     file = folder / CONFIG
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if (form := found.pop("format", None)) != FORM:
-            raise GuardError(f"{file} is of format {form}, expected {FORM}", hint="update fedrai")
-        config = TypeAdapter(Config).validate_json(json.dumps(found), strict=True)
+        body = json.loads(file.read_text(encoding="utf-8"))
+        if (form := body.pop("format", None)) != FORM:
+            raise GuardError(f"{file} has format {form}, expected {FORM}", hint="update fedrai")
+        config = TypeAdapter(Config).validate_json(json.dumps(body), strict=True)
     except FileNotFoundError:
         raise GuardError(
             f"no guard in {folder} (expected {CONFIG})", hint="fedrai guard train makes one"
@@ -336,14 +336,14 @@ def load(
 
     Args:
         folder: as `save` writes it.
-        dropout: on the adapter's input, if training is to go on.
+        dropout: on the adapter's input, if training continues.
         dtype: `auto`, `bfloat16` or `float32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: shows downloads.
 
     Raises:
         GuardError: the folder is not a guard's, or its weights do not fit.
-        ModelError, AssetError: its base model cannot be had.
+        ModelError, AssetError: its base model is not available.
     """
     config = read_config(folder)
     try:
@@ -371,5 +371,5 @@ def load(
 
 def revision_of(folder: Path) -> str:
     """SHA-256 of a guard's settings and weights, in hex."""
-    found = (folder / CONFIG).read_bytes() + (folder / WEIGHTS).read_bytes()
-    return hashlib.sha256(found).hexdigest()
+    content = (folder / CONFIG).read_bytes() + (folder / WEIGHTS).read_bytes()
+    return hashlib.sha256(content).hexdigest()

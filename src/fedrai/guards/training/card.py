@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 LAST = 20  # steps whose mean loss is given
 
 
-def card(settings: GuardTraining, done: GuardTrainingOutcome) -> str:
+def card(settings: GuardTraining, outcome: GuardTrainingOutcome) -> str:
     """The card in Markdown; names, counts and figures only."""
-    config = done.guard.config
+    config = outcome.guard.config
     layers = f"the first {config.layers} layers" if config.layers else "all layers"
-    kinds = "".join(_line(kind, found) for kind, found in done.held_out.items())
+    kinds = "".join(_line(kind, figures) for kind, figures in outcome.held_out.items())
     cuts = "".join(
         f"| {name} | {cut.value:.4f} | {cut.recall} | {cut.false_positive_rate} |\n"
-        for name, cut in done.reached.items()
+        for name, cut in outcome.reached.items()
     )
     sources = "".join(
-        f"| {_cell(name) or '(none)'} | {n:,} |\n" for name, n in sorted(done.rows.items())
+        f"| {_cell(name) or '(none)'} | {n:,} |\n" for name, n in sorted(outcome.rows.items())
     )
-    last = done.losses[-LAST:]
+    last = outcome.losses[-LAST:]
     return f"""# Guard {config.name}
 
 A FedRAI guard: {layers} of `{config.base}`, a LoRA adapter of rank {config.rank} and a linear
 head. It gives a probability that a request, or an answer in the light of its request, is unsafe:
 calibrated for requests; for answers moved so that one strict threshold serves both. Revision
-`{done.guard.revision[:12]}`, made by `fedrai guard train` of FedRAI {__version__}.
+`{outcome.guard.revision[:12]}`, made by `fedrai guard train` of FedRAI {__version__}.
 
 Categories: {", ".join(config.categories) or "none"}.
 
@@ -44,7 +44,7 @@ threshold, with 95 % Wilson intervals:
 
 | judged | rows | unsafe | F1 | recall | false alarms | AUPRC | calibration error |
 |---|---|---|---|---|---|---|---|
-{kinds}{_uncalibrated(done)}
+{kinds}{_uncalibrated(outcome)}
 The thresholds, on the held-out rows that set them:
 
 | threshold | from | recall | false alarms |
@@ -52,22 +52,22 @@ The thresholds, on the held-out rows that set them:
 {cuts}
 ## Trained on
 
-{sum(done.rows.values()):,} rows, {len(done.losses):,} steps of {settings.batch_size},\
- {_duration(done.seconds)}; mean loss of the last {len(last)} steps {sum(last) / len(last):.3f}.\
-{_unread(done.unread)}{_start(settings.start)}
+{sum(outcome.rows.values()):,} rows, {len(outcome.losses):,} steps of {settings.batch_size},\
+ {_duration(outcome.seconds)}; mean loss of the last {len(last)} steps {sum(last) / len(last):.3f}.\
+{_unread(outcome.unread)}{_start(settings.start)}
 
 | source | rows |
 |---|---|
 {sources}"""
 
 
-def _line(kind: str, found: Detection) -> str:
-    counts = found.counts
+def _line(kind: str, figures: Detection) -> str:
+    counts = figures.counts
     unsafe = counts.recall.scored
     score = "no data" if counts.f1 is None else f"{counts.f1:.3f}"
     area, error = (
         "no data" if value is None else f"{value:.3f}"
-        for value in (found.auprc, found.calibration_error)
+        for value in (figures.auprc, figures.calibration_error)
     )
     return (
         f"| {kind} | {unsafe + counts.false_positive_rate.scored:,} | {unsafe:,} | {score}"
@@ -75,9 +75,9 @@ def _line(kind: str, found: Detection) -> str:
     )
 
 
-def _uncalibrated(done: GuardTrainingOutcome) -> str:
+def _uncalibrated(outcome: GuardTrainingOutcome) -> str:
     """Which kinds of row are judged without a calibration of their own."""
-    config = done.guard.config
+    config = outcome.guard.config
     curves = {"prompt": config.prompt, "pair": config.pair}
     kinds = " and ".join(kind for kind, (slope, _) in curves.items() if slope == 1.0)
     return f"\nNot calibrated, since too few such rows were held out: {kinds}.\n" if kinds else ""

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def train(
         rows: labelled rows, as `read` gives them.
         folder: where the guard is written, whole or not at all; must be new or empty.
         on_step: called after every step; may raise KeyboardInterrupt to stop.
-        on_judged: hears of the judging of held-out rows.
+        on_judged: called with (held-out rows judged, of how many).
         progress: shows downloads.
 
     Raises:
@@ -92,29 +92,29 @@ def train(
     usable = [row for row in rows if _is_readable(framing, row)]
     if len(usable) < len(rows):
         check(settings, usable)
-    kept, aside = divide(usable, settings)
-    config = _config(settings, kept, frame, start.config.categories if start else None)
+    trained_on, held_out = divide(usable, settings)
+    config = _config(settings, trained_on, frame, start.config.categories if start else None)
     head = start.head if start else trained.new_head(backbone, len(config.categories))
     guard = TrainedGuard(config, backbone, head, "0" * 64)
-    pieces = [framing.pieces(row.conversation)[0] for row in kept]
+    pieces = [framing.pieces(row.conversation)[0] for row in trained_on]
     since = time.perf_counter()
-    losses = _loop(_Fit(settings, config.categories, kept, pieces, backbone, head), on_step)
+    losses = _loop(_Fit(settings, config.categories, trained_on, pieces, backbone, head), on_step)
     seconds = time.perf_counter() - since
     _round(backbone, head)
-    config, figures, reached = _calibrated(settings, config, guard, aside, on_judged)
+    config, figures, reached = _calibrated(settings, guard, held_out, on_judged)
     with trained.new_folder(folder) as fresh:
         trained.save(fresh, config, backbone.adapter(), head)
-        done = GuardTrainingOutcome(
+        outcome = GuardTrainingOutcome(
             guard=TrainedGuard(config, backbone, head, trained.revision_of(fresh)),
-            rows=Counter(row.source for row in kept),
+            rows=Counter(row.source for row in trained_on),
             held_out=figures,
             reached=reached,
             unread=len(rows) - len(usable),
             losses=losses,
             seconds=seconds,
         )
-        (fresh / "README.md").write_text(card(settings, done), encoding="utf-8")
-    return done
+        (fresh / "README.md").write_text(card(settings, outcome), encoding="utf-8")
+    return outcome
 
 
 def _load(settings: GuardTraining, progress: assets.Progress | None) -> Backbone:
@@ -131,15 +131,15 @@ def _load(settings: GuardTraining, progress: assets.Progress | None) -> Backbone
 
 
 def _start(settings: GuardTraining, progress: assets.Progress | None) -> TrainedGuard | None:
-    """The guard to go on from, if there is one."""
+    """The guard to continue from, if there is one."""
     if not settings.start:
         return None
     folder = Path(settings.start).expanduser()
     config = trained.read_config(folder)
     for key in ("base", "layers", "rank", "alpha"):
-        own, asked = getattr(config, key), getattr(settings, key)
-        if own != asked:
-            raise GuardError(f"{folder} has {key} {own}, the recipe {asked}", hint=f"set {key}")
+        own, required = getattr(config, key), getattr(settings, key)
+        if own != required:
+            raise GuardError(f"{folder} has {key} {own}, the recipe {required}", hint=f"set {key}")
     return trained.load(
         folder,
         dropout=settings.dropout,
@@ -251,15 +251,15 @@ def _accumulate(fit: _Fit, batch: Sequence[int]) -> float:
 
 
 def _loss(fit: _Fit, out: Tensor, rows: Sequence[TrainingRow]) -> Tensor:
-    """Summed loss of what the head said, (B, 2 + C): binary cross-entropy by row, and cross-entropy
+    """Summed loss of the head's outputs, (B, 2 + C): binary cross-entropy by row, and cross-entropy
     of the category of unsafe rows that have one.
     """
     device, settings = out.device, fit.settings
     odds = out[torch.arange(len(rows)), torch.tensor([row.row for row in rows])]
-    wanted = odds.new_tensor([row.unsafe for row in rows])
+    targets = odds.new_tensor([row.unsafe for row in rows])
     weight = odds.new_tensor([settings.weights.get(row.source, 1.0) for row in rows])
     loss = torch.nn.functional.binary_cross_entropy_with_logits(
-        odds, wanted, weight, reduction="sum"
+        odds, targets, weight, reduction="sum"
     )
     named = [i for i, row in enumerate(rows) if row.bad and row.category in fit.categories]
     if named and settings.category_weight:
@@ -278,65 +278,75 @@ def _round(backbone: Backbone, head: torch.nn.Linear) -> None:
 
 def _calibrated(
     settings: GuardTraining,
-    config: Config,
     guard: TrainedGuard,
     rows: Sequence[TrainingRow],
     on_judged: Callable[[int, int], None],
 ) -> tuple[Config, dict[str, Detection], dict[str, Threshold]]:
-    """The config with its calibration and thresholds, and the figures on the held-out rows.
+    """The guard's config with calibration and thresholds, and the figures on the held-out rows.
 
-    Thresholds are set on the requests, if there are enough of both kinds; the answers' curve is
-    then moved until the strict one stands for the wished false alarms among them.
+    Thresholds are set on the requests, if there are enough of both labels; the answers' curve is
+    then shifted until the strict one stands for the wished false alarms among them.
     """
     odds = _odds(guard, rows, on_judged)
-    where = {kind: [i for i, row in enumerate(rows) if row.row == n] for kind, n in KINDS.items()}
-    curves = {
-        kind: _curve(kind, [odds[i] for i in part], [rows[i].bad for i in part])
-        for kind, part in where.items()
-    }
-    sides = [([odds[i] for i in p], [rows[i].bad for i in p], curves[k]) for k, p in where.items()]
-    wishes = (settings.strict_fpr, settings.pair_fpr or settings.strict_fpr)
-    enough = _tells(rows, REQUEST, min(settings.loose_fpr, wishes[0]))
-    moved = (
-        _moved(sides[0], sides[1], wishes) if enough and _tells(rows, ANSWER, wishes[1]) else None
-    )
-    decisive = where["prompt"] if moved else range(len(rows))
-    curves["pair"] = moved or curves["pair"]
-    chances = {i: trained.chance(odds[i], curves[kind]) for kind in where for i in where[kind]}
+    places = {kind: [i for i, row in enumerate(rows) if row.row == n] for kind, n in KINDS.items()}
+    curves, on_requests = _curves(settings, rows, odds, places)
+    chances = {i: trained.chance(odds[i], curves[kind]) for kind in places for i in places[kind]}
     scores, unsafe = [chances[i] for i in range(len(rows))], [row.bad for row in rows]
-    wanted = {"strict": settings.strict_fpr, "loose": settings.loose_fpr}
+    decisive = places["prompt"] if on_requests else range(len(rows))
     some = [scores[i] for i in decisive], [unsafe[i] for i in decisive]
-    cuts = {name: calibration.threshold_for_fpr(*some, f).value for name, f in wanted.items()}
+    rates = {"strict": settings.strict_fpr, "loose": settings.loose_fpr}
+    cuts = {name: calibration.threshold_for_fpr(*some, f).value for name, f in rates.items()}
     counts = {name: detect(scores, unsafe, cut).counts for name, cut in cuts.items()}
     reached = {
-        name: Threshold(cuts[name], found.recall, found.false_positive_rate)
-        for name, found in counts.items()
+        name: Threshold(cuts[name], count.recall, count.false_positive_rate)
+        for name, count in counts.items()
     }
     figures = {
         kind: detect([scores[i] for i in part], [unsafe[i] for i in part], cuts["strict"])
-        for kind, part in where.items()
+        for kind, part in places.items()
         if part
     }
-    fitted = replace(config, thresholds=cuts, prompt=curves["prompt"], pair=curves["pair"])
-    return fitted, figures, reached
+    config = replace(guard.config, thresholds=cuts, prompt=curves["prompt"], pair=curves["pair"])
+    return config, figures, reached
 
 
-def _tells(rows: Sequence[TrainingRow], kind: int, fpr: float) -> bool:
-    """Whether enough rows of a kind are held out to tell false alarms of `fpr`."""
+def _curves(
+    settings: GuardTraining,
+    rows: Sequence[TrainingRow],
+    odds: Sequence[float],
+    places: Mapping[str, Sequence[int]],
+) -> tuple[dict[str, Curve], bool]:
+    """The curve of each kind of row, and whether the answers' one was shifted to the requests'."""
+    scored = {
+        kind: ([odds[i] for i in part], [rows[i].bad for i in part])
+        for kind, part in places.items()
+    }
+    curves = {kind: _curve(kind, *some) for kind, some in scored.items()}
+    strict = settings.strict_fpr
+    pair = settings.pair_fpr or strict
+    requests = _resolves(rows, REQUEST, min(settings.loose_fpr, strict))
+    if not (requests and _resolves(rows, ANSWER, pair)):
+        return curves, False
+    sides = [(*scored[kind], curves[kind]) for kind in ("prompt", "pair")]
+    return curves | {"pair": _shifted(sides[0], sides[1], (strict, pair))}, True
+
+
+def _resolves(rows: Sequence[TrainingRow], kind: int, fpr: float) -> bool:
+    """Whether enough rows of a kind are held out to measure false alarms of `fpr`."""
     bad = [row.bad for row in rows if row.row == kind]
-    return _enough(bad) and fpr * bad.count(False) >= 1
+    return _has_both(bad) and fpr * bad.count(False) >= 1
 
 
-def _moved(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve:
-    """The pairs' curve, moved so that one strict threshold serves both kinds of rows."""
+def _shifted(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve:
+    """The pairs' curve, shifted so that one strict threshold serves both kinds of rows."""
     cuts = [
-        calibration.threshold_for_fpr([trained.chance(o, curve) for o in found], bad, fpr).value
-        for (found, bad, curve), fpr in zip((prompts, pairs), wishes, strict=True)
+        calibration.threshold_for_fpr([trained.chance(o, curve) for o in odds], bad, fpr).value
+        for (odds, bad, curve), fpr in zip((prompts, pairs), wishes, strict=True)
     ]
     safe_cuts = (min(max(cut, EDGE), 1 - EDGE) for cut in cuts)
-    wanted, own = (math.log(cut / (1 - cut)) for cut in safe_cuts)
+    target, own = (math.log(cut / (1 - cut)) for cut in safe_cuts)
     slope, intercept = pairs[2]
-    return slope, intercept + wanted - own
+    return slope, intercept + target - own
 
 
 def _is_readable(framing: Framing, row: TrainingRow) -> bool:
@@ -347,7 +357,7 @@ def _is_readable(framing: Framing, row: TrainingRow) -> bool:
         return False
 
 
-def _enough(unsafe: Sequence[bool]) -> bool:
+def _has_both(unsafe: Sequence[bool]) -> bool:
     return min(sum(unsafe), len(unsafe) - sum(unsafe)) >= FEWEST
 
 
@@ -355,8 +365,8 @@ def _odds(
     guard: TrainedGuard, rows: Sequence[TrainingRow], on_judged: Callable[[int, int], None]
 ) -> list[float]:
     """Log-odds of the held-out rows, not calibrated."""
-    readings = guard.readings([row.conversation for row in rows], on_judged)
-    odds = [reading.odds for reading in readings if reading is not None]
+    scores = guard.head_scores([row.conversation for row in rows], on_judged)
+    odds = [score.odds for score in scores if score is not None]
     if not all(map(math.isfinite, odds)):
         raise GuardError("the trained guard's answers are not finite", hint="lower learning_rate")
     return odds
@@ -364,13 +374,13 @@ def _odds(
 
 def _curve(kind: str, odds: Sequence[float], unsafe: Sequence[bool]) -> Curve:
     """Calibration of one kind of row; neutral where too few rows were held out."""
-    if not _enough(unsafe):
+    if not _has_both(unsafe):
         return NEUTRAL
     try:
-        found = calibration.fit([trained.chance(o, NEUTRAL) for o in odds], unsafe)
+        fitted = calibration.fit([trained.chance(o, NEUTRAL) for o in odds], unsafe)
     except GuardError as error:
         raise GuardError(
             f"the guard did not learn to judge {kind} rows: on those held out {error.message}",
-            hint="look whether the labels are right; else give more rows, epochs or layers",
+            hint="check the labels; if they are right, give more rows, epochs or layers",
         ) from error
-    return found.slope, found.intercept
+    return fitted.slope, fitted.intercept

@@ -62,20 +62,20 @@ def read(settings: GuardTraining) -> list[TrainingRow]:
         raise DataError(
             "rows is empty: name at least one file of labelled rows", hint='rows = ["rows.jsonl"]'
         )
-    found: list[TrainingRow] = []
+    labelled: list[TrainingRow] = []
     for spec in settings.rows:
-        before = len(found)
+        before = len(labelled)
         for origin, row in data.rows(spec):
             if isinstance(row, str):
                 raise DataError(f"{origin}: {row}")
-            found += _labelled(row, origin, settings)
-        if len(found) == before:
+            labelled += _labelled(row, origin, settings)
+        if len(labelled) == before:
             raise DataError(
                 f"{spec} holds no labelled row",
                 hint=f"expected prompt and {settings.prompt_label} (or response and"
                 f" {settings.pair_label}); prompt_label and pair_label name other columns",
             )
-    return found
+    return labelled
 
 
 def _labelled(
@@ -103,15 +103,15 @@ def _labelled(
 
 
 def _check_answer(row: Mapping[str, Any], origin: str, settings: GuardTraining) -> None:
-    """See that an answer is in `response`: elsewhere its label would be taken for the request's."""
+    """Raise if an answer is not in `response`: its label would count as the request's."""
     answer = row.get("response")
     if answer is not None and not isinstance(answer, str):
         raise DataError(
             f"{origin}: response is not text but {type(answer).__name__}",
             hint="expected prompt, perhaps response, and a label",
         )
-    known = (settings.prompt_label, settings.pair_label, "category", "source")
-    answers = [] if answer and answer.strip() else answers_of(row, known)
+    other = (settings.prompt_label, settings.pair_label, "category", "source")
+    answers = [] if answer and answer.strip() else answers_of(row, other)
     if answers:
         raise DataError(
             f"{origin}: {printable(answers, row)[0]} holds an answer, and response is missing or"
@@ -145,29 +145,29 @@ def divide(
     """
     shuffled = list(rows)
     random.Random(seed_for(settings.seed, "guard-rows")).shuffle(shuffled)
-    kept: list[TrainingRow] = []
-    aside: list[TrainingRow] = []
-    seen: Counter[str] = Counter()
+    trained_on: list[TrainingRow] = []
+    held_out: list[TrainingRow] = []
+    counts: Counter[str] = Counter()
     for row in shuffled:
-        seen[row.source] += 1
-        if seen[row.source] > settings.caps.get(row.source, len(shuffled)):
+        counts[row.source] += 1
+        if counts[row.source] > settings.caps.get(row.source, len(shuffled)):
             continue
-        if _held_out(row, settings.held_out):
+        if _is_held_out(row, settings.held_out):
             if abs(row.unsafe - 0.5) >= SURE:
-                aside.append(row)
+                held_out.append(row)
         elif settings.weights.get(row.source, 1.0):
-            kept.append(row)
-    return kept, aside
+            trained_on.append(row)
+    return trained_on, held_out
 
 
-def _held_out(row: TrainingRow, share: float) -> bool:
+def _is_held_out(row: TrainingRow, share: float) -> bool:
     request = " ".join(row.conversation[0].content.lower().split())
     digest = hashlib.sha256(f"held out {request}".encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
-    """See that a guard can be trained and calibrated on these rows, before anything is loaded.
+    """Check that a guard can be trained and calibrated on these rows, before anything is loaded.
 
     Raises:
         GuardError: a source is named that no row has, the wished rates do not fit each other or the
@@ -178,17 +178,17 @@ def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
         if unknown := sorted(set(names) - sources):
             raise GuardError(
                 f"{table} names the source {unknown[0]!r}, which no row has",
-                hint="sources stand in the rows' source column",
+                hint="the rows' column source names their sources",
             )
     if settings.strict_fpr < settings.loose_fpr:
         raise GuardError(
             f"strict_fpr {settings.strict_fpr:g} is less than loose_fpr {settings.loose_fpr:g}",
             hint="strict finds more, and so has more false alarms",
         )
-    kept, aside = divide(rows, settings)
-    _check_kinds(kept, "to train on")
-    _check_kinds(aside, "held out")
-    safe = sum(not row.bad for row in aside)
+    trained_on, held_out = divide(rows, settings)
+    _check_kinds(trained_on, "to train on")
+    _check_kinds(held_out, "held out")
+    safe = sum(not row.bad for row in held_out)
     if safe * settings.loose_fpr < 1 - 1e-9:
         raise GuardError(
             f"{safe} safe rows are held out, too few to set a threshold for false alarms of"
