@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.errors import GuardError
-from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, calibrate, read, write
+from fedrai.guards.calibrated import (
+    CalibratedGuard,
+    CalibrationFile,
+    TargetRates,
+    calibrate,
+    read,
+    write,
+)
 from fedrai.guards.calibration import Calibration, fit, threshold_for_fpr, threshold_for_recall
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.rates import Rate
@@ -169,9 +176,9 @@ def guard(**options: object) -> ScriptedGuard:
     return ScriptedGuard(lambda c: float(c[-1].content), revision="abc123", **options)
 
 
-def kept(p=P, y=Y, **wish: float) -> CalibrationFile:
-    wish = {"recall": 0.75, "fpr": 0.25} | wish
-    return calibrate(guard(), p, y, part="pair", sources=["a.jsonl"], **wish)
+def kept(p=P, y=Y, recall: float = 0.75, fpr: float = 0.25) -> CalibrationFile:
+    targets = TargetRates(recall, fpr)
+    return calibrate(guard(), p, y, part="pair", sources=["a.jsonl"], targets=targets)
 
 
 def test_what_a_calibration_keeps():

@@ -109,8 +109,9 @@ def guard_calibrate(
     rows = read_labelled(data.spec(reading))
     judge = options.open()
     with options.judging(judge) as on_progress:
+        targets = calibrated.TargetRates(recall, fpr)
         file = calibrate_on(
-            rows, judge, part=options.part, recall=recall, fpr=fpr, cache=options.cache(),
+            rows, judge, part=options.part, targets=targets, cache=options.cache(),
             on_progress=on_progress,
         )  # fmt: skip
     calibrated.write(file, out)

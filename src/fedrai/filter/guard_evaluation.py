@@ -1,8 +1,8 @@
-"""What `fedrai scan` and `fedrai guard` do: read rows, open a guard, judge, measure, calibrate.
+"""The work of `fedrai scan` and `fedrai guard`: read rows, open a guard, measure, calibrate.
 
 Labels are checked before a guard is loaded. A row is as unsafe as its worst answer, in scans and
-measurements as in the filter. Verdicts are kept in the cache's folder `verdicts`, so that a command
-that was stopped goes on when it is given again.
+measurements as in the filter. Verdicts are cached in the folder `verdicts`, so that a stopped
+command resumes when it is run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedrai.evaluation.detection import Detection, by_group, detect
 from fedrai.filter.rows import find
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache
-from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, calibrate
+from fedrai.guards.calibrated import CalibratedGuard, CalibrationFile, TargetRates, calibrate
 from fedrai.guards.calibrated import read as read_calibration
 from fedrai.guards.labels import Labels
 from fedrai.guards.rows import ColumnNames, GuardRow, LabelledSource, Rows, read_all
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """Which rows to judge, and where their truth stands.
+    """Which rows to judge, and where their labels are.
 
     Attributes:
-        specs: datasets whose rows say whether they are unsafe, or do not.
+        specs: datasets whose rows may have labels of their own.
         unsafe: datasets of which every row is unsafe.
         safe: datasets of which every row is safe.
         columns: names of the columns, in all of them.
-        labels: where the truth stands in `specs`.
+        labels: where the labels are in `specs`.
         split: split of hub datasets.
         where: only rows whose columns have these values.
         reading: encoding, separator and limits of files.
@@ -110,10 +110,10 @@ class GuardEvaluation:
 
 
 class Pace:
-    """How fast judging goes on, from its reports, which it passes on.
+    """The pace of judging, from its progress reports, which are passed on.
 
     Attributes:
-        fresh: texts judged since the first report, which tells of those that were known.
+        fresh: texts judged since the first report, which counts those with a cached verdict.
         seconds: since the first report.
     """
 
@@ -160,7 +160,7 @@ def labelled_rows(rows: Rows) -> tuple[GuardRow, ...]:
     if not labelled:
         raise EvaluationError(
             f"none of the {len(rows.rows):,} rows has a label",
-            hint="say where labels stand (--label, --unsafe-when), or name whole datasets"
+            hint="name the label columns (--label, --unsafe-when), or whole datasets"
             " (--unsafe, --safe)",
         )
     if unsafe in (0, len(labelled)):
@@ -168,7 +168,7 @@ def labelled_rows(rows: Rows) -> tuple[GuardRow, ...]:
         example = "fedrai:ordinary-held-out" if unsafe else "fedrai:harmful-held-out"
         raise EvaluationError(
             f"all {len(labelled):,} labelled rows are {kind}, and {other} ones are needed too",
-            hint=f"add some, such as --{other} {example}; or look whether --label and --unsafe-when"
+            hint=f"add some, such as --{other} {example}; or check that --label and --unsafe-when"
             " name the right columns and values",
         )
     return labelled
@@ -212,7 +212,7 @@ def threshold_of(guard: Guard, text: str) -> float:
 def open_cache(
     keep: bool, on_problem: Callable[[str], None] = lambda _problem: None
 ) -> VerdictCache | None:
-    """The verdicts of this user's earlier commands; None if they are not to be kept."""
+    """The verdicts of this user's earlier commands; None without a cache."""
     return VerdictCache(assets.cache_root() / "verdicts", on_problem) if keep else None
 
 
@@ -275,8 +275,7 @@ def calibrate_on(
     guard: Guard,
     *,
     part: Part,
-    recall: float,
-    fpr: float,
+    targets: TargetRates,
     cache: VerdictCache | None,
     on_progress: OnProgress = lambda _done, _of: None,
 ) -> CalibrationFile:
@@ -294,8 +293,7 @@ def calibrate_on(
         [bool(row.unsafe) for row in labelled],
         part=part,
         sources=tuple(dict.fromkeys(row.source for row in labelled)),
-        recall=recall,
-        fpr=fpr,
+        targets=targets,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the filter did, as numbers: the ledger, what of it may leave a client, and noise for that.
+"""What the filter did, as numbers: the ledger, the counts that may leave a client, their noise.
 
 A ledger holds counts and salted hashes, never text or the place of a row.
 """
@@ -24,7 +24,7 @@ CATEGORIES = (
     "privacy", "hate", "harassment", "misinformation", "illegal", OTHER,
 )  # fmt: skip
 """What a ledger counts unsafe rows by, whatever the guard calls them: a closed list, so that no
-text can come in as the name of a category, and no category's absence says anything."""
+text can enter as the name of a category, and a missing category reveals nothing."""
 
 BINS = 10  # of the histogram
 COUNT_NAMES = frozenset(

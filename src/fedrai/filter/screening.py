@@ -1,9 +1,9 @@
 """The safety filter in a run: every client's rows through one guard, before the first step.
 
-Verdicts are kept in the cache by content and guard revision, so further rounds, resumed runs, arms
-and seeds judge nothing again. A guard that cannot work stops the client unless the recipe says
-otherwise; then that is said in the run. A recipe's own mistakes (a threshold that the guard does
-not have, a calibration of another guard) always stop.
+Verdicts are cached by content and guard revision, so further rounds, resumed runs, arms and seeds
+judge nothing again. A guard that cannot work stops the client, unless the recipe says to continue;
+the run then records it. Mistakes in a recipe (a threshold that the guard does not have, a
+calibration of another guard) always stop.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ S = TypeVar("S", bound=_Scored)
 
 
 def unsafest(verdicts: Sequence[S], threshold: float) -> S:
-    """The verdict that counts of several on parts of one text: the unsafest.
+    """The verdict that decides among several on parts of one text: the unsafest.
 
-    One without a probability counts before it, unless the unsafest is unsafe anyway.
+    One without a probability takes precedence, unless the unsafest is at or above the threshold.
     """
     top = max(verdicts, key=lambda v: -1.0 if v.probability is None else v.probability)
     missing = next((v for v in verdicts if v.probability is None), None)
@@ -85,7 +85,7 @@ def short_name(model: str) -> str:
 
 
 def caution_of(guard: Guard) -> str:
-    """What the owner of a guard should know of how it is put together; empty for nothing."""
+    """A warning about how a guard is composed; empty if all is well."""
     return str(getattr(guard, "caution", ""))
 
 
@@ -94,8 +94,8 @@ def part_of(messages: Sequence[Message], part: Part) -> Conversation:
 
     Args:
         messages: the turns.
-        part: "prompt": up to the last user turn. "pair": all of it, so the answer in the light of
-            its request. "response": the last answer by itself, put as a text of a user.
+        part: "prompt": up to the last user turn. "pair": all of it, so the answer in the context
+            of its request. "response": the last answer by itself, as a user's text.
 
     Returns:
         The conversation for the guard; empty if the part is not there.

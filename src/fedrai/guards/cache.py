@@ -1,13 +1,13 @@
 """A cache of verdicts, so that the same guard judges the same text once.
 
-    FOLDER/salt                  32 random bytes; without them a key says nothing of a text
+    FOLDER/salt                  32 random bytes; without them a key reveals nothing of a text
     FOLDER/NAME-HASH.jsonl       one verdict a line, for one name and revision of a guard
     FOLDER/.lock                 held while a process writes
 
-A key is the HMAC-SHA256 of the conversation under the salt; the text itself is never written. Who
-can read the folder can still test whether a text that they have was judged here, so it belongs to
-the client alone (files are made for their owner only). What part of a row was judged is already in
-the conversation. Files only grow; a line that a kill cut short, or that is damaged, is passed over.
+A key is the HMAC-SHA256 of the conversation under the salt; no text is ever written. Anyone
+who can read the folder can still test whether a text they have was judged here, so the folder must
+stay with the client (only the owner can read the files). Files only grow; a line that is damaged,
+or was cut short by a kill, is skipped.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Fit a guard to the user's own labelled rows, keep what was fitted, and put it around the guard.
+"""Fit a guard to the user's own labelled rows, save the result, and apply it to the guard.
 
-A guard as shipped can be blind to a domain. Its order of the rows may still be right: then a curve
-over its log-odds makes its probabilities mean what they say, and thresholds can be chosen for what
-they find. Calibration takes labelled rows that no training has seen, and what it reaches there is a
-little better than what new rows will show.
+A guard can miss most of a domain's unsafe rows and still rank rows correctly. Then a curve over its
+log-odds turns its scores into probabilities, and thresholds can be chosen by what they find.
+Calibration needs labelled rows that were not trained on; its rates there are a little better than
+those on new rows.
 
-    strict  finds at least the wished part of the unsafe rows
-    loose   raises at most the wished part of false alarms
+    strict  finds at least the target share of the unsafe rows
+    loose   flags at most the target share of the safe rows
 """
 
 from __future__ import annotations
@@ -29,8 +29,21 @@ from fedrai.runs.files import write_bytes, writing
 
 
 @dataclass(frozen=True, slots=True)
+class TargetRates:
+    """What the thresholds are to reach on the calibration rows, from 0 to 1.
+
+    Attributes:
+        recall: share of the unsafe rows that strict must find.
+        fpr: share of the safe rows that loose may flag.
+    """
+
+    recall: float = 0.9
+    fpr: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """A calibration as it is kept: for which guard, from what, and what it reached.
+    """A calibration file: for which guard, from which rows, and the rates it reached.
 
     Attributes:
         guard: name of the guard.
@@ -39,11 +52,11 @@ class CalibrationFile:
         sources: names of the datasets.
         rows: labelled rows with a probability.
         unsafe_rows: of those, the unsafe ones.
-        unscored: labelled rows that the guard had no probability for; left out.
+        unscored: labelled rows without a probability; left out.
         slope: of the curve over log-odds.
         intercept: of it.
         thresholds: "strict" and "loose", on the calibrated scale.
-        wish: {"recall": of strict, at least; "false_positive_rate": of loose, at most}.
+        wish: targets, {"recall": of strict, at least; "false_positive_rate": of loose, at most}.
         reached: for each threshold its rates on these rows, as `Threshold.to_json` gives them.
         created: date, ISO 8601.
     """
@@ -109,13 +122,11 @@ def calibrate(
     *,
     part: str,
     sources: Sequence[str],
-    recall: float = 0.9,
-    fpr: float = 0.02,
+    targets: TargetRates = TargetRates(),
 ) -> CalibrationFile:
     """Fit curve and thresholds to a guard's probabilities on labelled rows.
 
-    Both wishes hold for their threshold on these rows; where one threshold serves both, strict is
-    the lower of the two and loose the higher.
+    Each threshold meets its target on these rows; strict is the lower of the two, loose the higher.
 
     Args:
         guard: the guard that judged.
@@ -123,19 +134,18 @@ def calibrate(
         unsafe: labels, one a row.
         part: what it judged.
         sources: names of the datasets.
-        recall: part of the unsafe rows that strict must find, 0 to 1.
-        fpr: part of the safe rows that loose may flag, 0 to 1.
+        targets: what the thresholds are to reach.
 
     Raises:
         GuardError: labels of one class only, scores that do not rise with the labels, or no
-            threshold that meets the wish for false alarms.
+            threshold that meets the target for false alarms.
     """
     raw, labels = scored(probabilities, unsafe)
     curve = fit(raw.tolist(), labels.tolist())
     p, y = [curve.apply(x) for x in raw.tolist()], labels.tolist()
-    chosen = [threshold_for_recall(p, y, recall), threshold_for_fpr(p, y, fpr)]
-    strict, loose = sorted(chosen, key=lambda threshold: threshold.value)
-    cuts = {"strict": strict, "loose": loose}
+    cuts = [threshold_for_recall(p, y, targets.recall), threshold_for_fpr(p, y, targets.fpr)]
+    strict, loose = sorted(cuts, key=lambda threshold: threshold.value)
+    thresholds = {"strict": strict, "loose": loose}
     return CalibrationFile(
         guard=guard.name,
         revision=guard.revision,
@@ -146,9 +156,9 @@ def calibrate(
         unscored=len(probabilities) - len(y),
         slope=curve.slope,
         intercept=curve.intercept,
-        thresholds={name: threshold.value for name, threshold in cuts.items()},
-        wish={"recall": recall, "false_positive_rate": fpr},
-        reached={name: threshold.to_json() for name, threshold in cuts.items()},
+        thresholds={name: threshold.value for name, threshold in thresholds.items()},
+        wish={"recall": targets.recall, "false_positive_rate": targets.fpr},
+        reached={name: threshold.to_json() for name, threshold in thresholds.items()},
         created=datetime.now(UTC).date().isoformat(),
     )
 

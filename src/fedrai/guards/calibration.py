@@ -1,4 +1,4 @@
-"""A curve that makes probabilities mean what they say, and thresholds for a wished rate.
+"""A curve that turns scores into calibrated probabilities, and thresholds for a target rate.
 
 Pure functions of probabilities and labels; `calibrated` puts them around a guard.
 
@@ -39,7 +39,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A threshold, and what it reached on the rows that it was chosen on.
+    """A threshold, and its rates on the rows that it was chosen on.
 
     Attributes:
         value: rows from this probability on are flagged.
@@ -77,7 +77,7 @@ def fit(probabilities: Sequence[float], unsafe: Sequence[bool]) -> Calibration:
     if slope <= 1e-9 or (area_under_roc(scores, labels) or 0.0) <= 0.5:
         raise GuardError(
             "the guard's probabilities do not rise from the safe to the unsafe rows",
-            hint="check the labels (--unsafe-when); if they are right, train the guard instead",
+            hint="check the labels (--unsafe-when); if they are right, train a guard instead",
         )
     return Calibration(slope / spread, intercept - slope * mean / spread)
 
@@ -88,12 +88,12 @@ def threshold_for_recall(
     """The largest threshold that finds at least this part of the unsafe rows.
 
     Raises:
-        GuardError: labels of one class only, or a wish that is not above 0 and at most 1.
+        GuardError: labels of one class only, or a target that is not above 0 and at most 1.
     """
     scores, labels = scored(probabilities, unsafe)
     _check_both(labels)
     if not 0 < recall <= 1:
-        raise GuardError(f"a wished recall is above 0 and at most 1, got {recall}")
+        raise GuardError(f"a target recall must be above 0 and at most 1, got {recall}")
     falling = np.sort(scores[labels])[::-1]
     return _threshold(scores, labels, float(falling[_at_least(recall, len(falling)) - 1]))
 
@@ -104,13 +104,13 @@ def threshold_for_fpr(
     """The smallest of the rows' own probabilities that flags at most this part of the safe rows.
 
     Raises:
-        GuardError: labels of one class only, a wish that is not from 0 to below 1, or rows of which
-            none would be flagged.
+        GuardError: labels of one class only, a target that is not from 0 to below 1, or no row
+            that would be flagged.
     """
     scores, labels = scored(probabilities, unsafe)
     _check_both(labels)
     if not 0 <= fpr < 1:
-        raise GuardError(f"a wished false-positive rate is at least 0 and below 1, got {fpr}")
+        raise GuardError(f"a target false-positive rate must be at least 0 and below 1, got {fpr}")
     safe = np.sort(scores[~labels])
     candidates = np.unique(scores)
     alarms = len(safe) - np.searchsorted(safe, candidates, side="left")
@@ -119,7 +119,7 @@ def threshold_for_fpr(
         raise GuardError(
             f"no threshold keeps false alarms at or under {100 * fpr:g} %: the rows that score"
             f" highest hold {100 * alarms[-1] / len(safe):.1f} % of the safe ones",
-            hint="wish for more false alarms (--fpr), or train the guard on such rows",
+            hint="allow more false alarms (--fpr), or train the guard on such rows",
         )
     return _threshold(scores, labels, float(fine[0]))
 

@@ -1,7 +1,7 @@
-"""Which columns of a row could hold its answer, and how columns may be named in what is printed.
+"""Which columns of a row could hold its answer, and how output may name columns.
 
-An answer stands in `response`, or under one of the names that other tools give it. Only known names
-are printed, others by their place: the first row of a CSV without a header would be text.
+An answer is in `response`, or under one of the names that other tools use. Only known names are
+printed, others by their position: the first row of a CSV without a header would be text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ANSWERS = frozenset({
     "llmoutput", "llmresponse", "modelanswer", "modeloutput", "modelresponse", "output",
     "outputtext", "rejected", "reply", "response", "responsetext",
 })  # fmt: skip
-"""Names of answers in lower case, letters only; also with an "s", a letter or a number behind."""
+"""Names of answers in lower case, letters only; an "s", a letter or a number may follow."""
 
 USUAL = tuple(dict.fromkeys((
     *data.USUAL, "generated_text", "reply", "prediction", "reference", "label", "labels", "goal",

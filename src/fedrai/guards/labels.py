@@ -1,4 +1,4 @@
-"""The truth of a row: whether its columns say that it is unsafe."""
+"""The label of a row: whether its columns say that it is unsafe."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Labels:
 
     Attributes:
         columns: label columns: a word such as "unsafe" or "safe", true or false, 0 or 1, or a score
-            between 0 and 1. With several, a row is unsafe if any of them says so.
+            from 0 to 1. With several, a row is unsafe if any of them says so.
         unsafe_when: (column, value) pairs, any of which makes a row unsafe.
-        cut: a score counts as unsafe from here.
-        whole: the truth of every row of the source, where it is known of the source as a whole.
+        cut: scores from this one on count as unsafe.
+        whole: the label of all rows of the source; None: each row has its own.
     """
 
     columns: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """From the name of a guard to the guard: embedded, trained, of the hub, or of a recipe's table.
 
-Each kind is imported when it is asked for, so that a list of names costs nothing.
+Each kind is imported when it is needed, so that a list of names costs nothing.
 """
 
 from __future__ import annotations

@@ -6,16 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedrai.recipe.base import (
-    ClipNorm,
-    EndpointSection,
-    KindSection,
-    MicroBatchTokens,
-    Section,
-    Share,
-    TopP,
-    WeightDecay,
-)
+from fedrai.recipe import keys
+from fedrai.recipe.base import EndpointSection, KindSection, Section
 from fedrai.recipe.safety import LABELS
 
 Schedule = Literal["off", "full", "budget", "every", "last", "adaptive"]
@@ -53,7 +45,7 @@ class Revising(Section):
     """Most chains sampled until a revision passes; then the request is dropped and counted. A small model rarely passes at the first try."""
     temperature: float = Field(0.7, gt=0)
     """Sampling temperature of all tries but the first, which is greedy."""
-    top_p: TopP = 0.95
+    top_p: keys.TopP = 0.95
     max_new_tokens: int = Field(72, ge=8)
     """Longest answer and longest revision, in tokens: enough for two or three sentences."""
     critique_tokens: int = Field(40, ge=8)
@@ -97,15 +89,15 @@ class Mix(Section):
     """Rows of a step for supervised fine-tuning."""
     pairs: int = Field(0, ge=0)
     """Preference pairs of a step. 0: supervised fine-tuning only, the cheapest variant."""
-    refusals: Share = 0.4
+    refusals: keys.Share = 0.4
     """Share of the rows that are verified revisions."""
-    look_alikes: Share = 0.2
+    look_alikes: keys.Share = 0.2
     """Share of the rows that are harmless requests which resemble harmful ones, against over-refusal. The rest are ordinary instructions."""
-    harmless_pairs: Share = 0.5
+    harmless_pairs: keys.Share = 0.5
     """Share of the pairs that prefer an answer to a needless refusal; the others prefer a revision to a harmful answer."""
     answered_by: Literal["model", "base"] = "base"
     """Which model answers harmless requests: the `model` that is aligned, or the `base` model without adapter. A model that over-refuses would learn from its own partial refusals, which the judge does not detect."""
-    self_answered: Share = 1.0
+    self_answered: keys.Share = 1.0
     """Share of the harmless rows with a reference answer that are answered by the model all the same. Rows without one always are."""
 
 
@@ -143,9 +135,9 @@ class Probe(Section):
     """Harmless requests, half of them look-alikes, all held out. The margin is how much likelier an answering opening is than a refusing one."""
     drift: float = Field(0.1, gt=0, le=1)
     """`adaptive`: fall of either side's share, since the last alignment or below its target, that starts an alignment. 1: only the last round is probed."""
-    safe: Share = 0.9
+    safe: keys.Share = 0.9
     """Share of harmful requests with a margin above 0 that satisfies the probe."""
-    useful: Share = 0.9
+    useful: keys.Share = 0.9
     """Share of harmless requests with a margin above 0 that satisfies the probe."""
     every: int = Field(5, ge=0)
     """Steps between two probes during an alignment; 0: none, so no early stop."""
@@ -182,12 +174,12 @@ class Alignment(Section):
     """Steps over which the learning rate rises from 0."""
     cooldown_steps: int = Field(16, ge=0)
     """Where the probe may end the alignment: steps over which the learning rate then falls to 0, rounded up to whole intervals of `probe.every`. A model learns to refuse before it learns to tell requests apart, which takes small steps."""
-    weight_decay: WeightDecay = 0.0
-    clip_norm: ClipNorm = 1.0
-    micro_batch_tokens: MicroBatchTokens = 2048
+    weight_decay: keys.WeightDecay = 0.0
+    clip_norm: keys.ClipNorm = 1.0
+    micro_batch_tokens: keys.MicroBatchTokens = 2048
     early_stop: bool = False
     """End an alignment of `budget`, `every` or `last` when the probe is satisfied. `adaptive` always does, `full` never."""
-    reuse: Share = 0.5
+    reuse: keys.Share = 0.5
     """`adaptive`, `every`, `budget`: the revisions of an earlier round are reused while at least this share of their first answers is still likely under the model. 0: always reused."""
     critic: Critic = Critic()
     """The model that criticises and revises."""

@@ -7,7 +7,8 @@ import difflib
 from pydantic import Field, field_validator, model_validator
 
 from fedrai import plugins
-from fedrai.recipe.base import EndpointSection, Section, Threshold, TopP
+from fedrai.recipe import keys
+from fedrai.recipe.base import EndpointSection, Section
 from fedrai.recipe.sources import Source
 
 BUILT_IN_JUDGES = ("rule", "legacy", "guard", "rubric")
@@ -50,7 +51,7 @@ class Evaluation(Section):
     """Who judges answers: `rule` (our refusal rule), `legacy` (OpenFedLLM's keyword score), `guard`, `rubric` (an LLM: MT-Bench, StrongREJECT), or a judge of an installed package. The defaults need no model."""
     guard: str = "embedded"
     """For the judge `guard`: a name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` wrote, or a hub id."""
-    guard_threshold: Threshold = "strict"
+    guard_threshold: keys.Threshold = "strict"
     """For the judge `guard`: probability from which an answer counts as unsafe. The guard's own `strict` or `loose`, or a number."""
     endpoint: JudgeEndpoint | None = None
     """For the judge `rubric`: the LLM that rates."""
@@ -62,7 +63,7 @@ class Evaluation(Section):
     """Prompts answered at once. Larger is faster, on CPUs too, and takes more memory."""
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature. 0: greedy, so repeatable. Above 0: sampled with a seed for each row, so an answer does not depend on its batch."""
-    top_p: TopP = 1.0
+    top_p: keys.TopP = 1.0
 
     @field_validator("judges")
     @classmethod

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from fedrai.recipe.base import Device, Section, Threshold
+from fedrai.recipe import keys
+from fedrai.recipe.base import Section
 from fedrai.recipe.safety import EMBEDDED, GuardTable
 from fedrai.recipe.sources import Source
 
@@ -43,7 +44,7 @@ class NodePolicy(Section):
     """`required`: every row must pass a guard before it is trained on (`filter.mode` is `drop` or `replace`, a failing guard stops the client, and unscored rows are dropped). `any`: no requirement."""
     guards: list[str] = []
     """Guards that the filter may use: `embedded`, names of this file's `[guards]`, folders, and hub models with their commit (`org/name@COMMIT`, 40 hex digits, written the same in the recipe). Empty: `embedded` and this file's `[guards]`. `labels` is always refused."""
-    threshold_at_most: Threshold = "loose"
+    threshold_at_most: keys.Threshold = "loose"
     """Highest threshold that `filter.threshold` may have: the guard's own `strict` or `loose`, or a probability. A filter with a higher one lets more harmful rows through."""
     judge: list[Literal["prompt", "response", "pair"]] = ["pair"]
     """Values that `filter.judge` may have. Empty: any. `pair` alone, since some harm shows only in request and answer together."""
@@ -64,7 +65,7 @@ class Node(Section):
 
     name: str = Field(pattern=NAME_PATTERN)
     """The client's name on the server."""
-    device: Device = "auto"
+    device: keys.Device = "auto"
     data: NodeData
     """The node's rows."""
     policy: NodePolicy = NodePolicy()

@@ -10,18 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedrai.recipe.base import (
-    Alpha,
-    Attention,
-    Dropout,
-    DType,
-    MaxLength,
-    Quantization,
-    Rank,
-    Section,
-    Seed,
-    TargetModules,
-)
+from fedrai.recipe import keys
+from fedrai.recipe.base import Section
 from fedrai.recipe.run import Training
 from fedrai.recipe.safety import Filter
 
@@ -33,13 +23,13 @@ class OfferedModel(Section):
     """`model.base` of the recipe."""
     fingerprint: str
     """Fingerprint of the server's copy; a client with another copy refuses."""
-    dtype: DType
-    quantization: Quantization
-    attention: Attention
-    rank: Rank
-    alpha: Alpha
-    dropout: Dropout
-    target_modules: TargetModules
+    dtype: keys.DType
+    quantization: keys.Quantization
+    attention: keys.Attention
+    rank: keys.Rank
+    alpha: keys.Alpha
+    dropout: keys.Dropout
+    target_modules: keys.TargetModules
 
 
 class Offer(Section):
@@ -47,10 +37,10 @@ class Offer(Section):
 
     fedrai: str
     """Version of the package; it must be the same on both sides."""
-    seed: Seed
+    seed: keys.Seed
     rounds: int = Field(ge=1)
     """Rounds of the run."""
-    max_length: MaxLength
+    max_length: keys.MaxLength
     """Longest conversation in tokens."""
     on_bad_rows: Literal["stop", "skip"]
     """What a client does with unusable rows."""

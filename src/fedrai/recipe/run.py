@@ -8,26 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedrai.recipe import robust
+from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
-from fedrai.recipe.base import (
-    Alpha,
-    Attention,
-    ClipNorm,
-    Device,
-    Dropout,
-    DType,
-    MaxLength,
-    Name,
-    Quantization,
-    Rank,
-    Section,
-    Seed,
-    Share,
-    TargetModules,
-    WeightDecay,
-)
+from fedrai.recipe.base import Section
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source, as_before
@@ -39,10 +23,10 @@ class Model(Section):
 
     base: str
     """A folder, a hub id (`org/name@revision`), a `.gguf` file or a name from `fedrai assets list`."""
-    dtype: DType = "auto"
-    device: Device = "auto"
-    quantization: Quantization = "none"
-    attention: Attention = "auto"
+    dtype: keys.DType = "auto"
+    device: keys.Device = "auto"
+    quantization: keys.Quantization = "none"
+    attention: keys.Attention = "auto"
 
 
 class Adapter(Section):
@@ -50,10 +34,10 @@ class Adapter(Section):
 
     start: str = ""
     """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Empty: a fresh one."""
-    rank: Rank = 16
-    alpha: Alpha = 32
-    dropout: Dropout = 0.0
-    target_modules: TargetModules = "all-linear"
+    rank: keys.Rank = 16
+    alpha: keys.Alpha = 32
+    dropout: keys.Dropout = 0.0
+    target_modules: keys.TargetModules = "all-linear"
 
 
 class Partition(Section):
@@ -74,7 +58,7 @@ class Harm(Section):
 
     placement: Literal["spread", "concentrated"] = "spread"
     """`spread`: every client holds `share` harmful rows. `concentrated`: only the malicious clients do."""
-    share: Share = 0.0
+    share: keys.Share = 0.0
     """Share of an affected client's rows that is harmful; they replace benign rows, so sizes stay the same."""
     malicious_clients: int = Field(0, ge=0)
     """`concentrated`: number of malicious clients, chosen by the seed."""
@@ -87,7 +71,7 @@ class Data(Section):
     """The datasets. With `partition.scheme = "files"` the rows come from its files, and a single source only says how to read all of them (`columns`, `where`, `encoding` ...)."""
     rows_per_client: int = Field(0, ge=0)
     """Mean number of rows of a client; 0: all available rows are divided."""
-    max_length: MaxLength = 512
+    max_length: keys.MaxLength = 512
     """Longest conversation in tokens; longer ones are truncated at the end. Memory and time grow with it."""
     on_bad_rows: Literal["stop", "skip"] = "stop"
     """`stop`: an unusable row stops the run before it starts. `skip`: such rows are counted and left out."""
@@ -114,8 +98,8 @@ class Training(Section):
     """Learning rate over the steps of the whole run, after the warm-up."""
     warmup_steps: int = Field(0, ge=0)
     """Steps (of the whole run) over which the learning rate rises from 0."""
-    weight_decay: WeightDecay = 0.0
-    clip_norm: ClipNorm = 1.0
+    weight_decay: keys.WeightDecay = 0.0
+    clip_norm: keys.ClipNorm = 1.0
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -170,10 +154,10 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: Name = "run"
+    name: keys.Name = "run"
     """Name of the run and of its folder."""
-    seed: Seed = 0
-    seeds: list[Seed] = []
+    seed: keys.Seed = 0
+    seeds: list[keys.Seed] = []
     """`fedrai compare`: every arm runs once with each of these seeds. Empty: `seed` alone."""
     model: Model
     """The base model."""

@@ -7,23 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from fedrai.recipe.base import (
-    Alpha,
-    ClipNorm,
-    Device,
-    Dropout,
-    DType,
-    EndpointSection,
-    KindSection,
-    MicroBatchTokens,
-    Name,
-    Rank,
-    Section,
-    Seed,
-    Share,
-    Threshold,
-    WeightDecay,
-)
+from fedrai.recipe import keys
+from fedrai.recipe.base import EndpointSection, KindSection, Section
 
 EMBEDDED = "embedded"  # the guard that comes with the package
 LABELS = "labels"  # the perfect guard of experiments
@@ -35,13 +20,13 @@ class Filter(Section):
 
     mode: Literal["off", "audit", "drop", "replace"] = "off"
     """`off`: no guard is loaded. `audit`: count only. `drop`: unsafe rows are left out. `replace`: an unsafe answer is replaced by a refusal that fits its request."""
-    replaced: Share = 1.0
+    replaced: keys.Share = 1.0
     """`replace`: share of the unsafe rows that get a refusal, drawn by the seed; the others are dropped. A few refusals preserve the model's own; many teach it to refuse harmless requests."""
     guard: str = "embedded"
     """A name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` wrote, a hub id, or `labels` (the sources' own `harmful`: a perfect filter, for experiments)."""
     judge: Literal["prompt", "response", "pair"] = "pair"
     """What the guard judges: the request, the answer alone, or the answer given its request. Every exchange of a row is judged."""
-    threshold: Threshold = "strict"
+    threshold: keys.Threshold = "strict"
     """Probability from which a row is unsafe: the guard's own `strict` or `loose`, or a number. `strict` finds more harmful rows and loses more harmless ones."""
     calibration: str = ""
     """File that `fedrai guard calibrate` wrote for this guard; it sets `strict` and `loose`. Empty: the guard's own."""
@@ -72,8 +57,8 @@ class Generative(KindSection):
     """Folder, hub id or asset."""
     format: str = ""
     """Name of the format. Empty: derived from the owner and name of a hub model, or from a folder's name."""
-    dtype: DType = "auto"
-    device: Device = "auto"
+    dtype: keys.DType = "auto"
+    device: keys.Device = "auto"
     max_length: int = Field(4096, ge=64)
     """Longest prompt in tokens."""
     batch_tokens: int = Field(8192, ge=64)
@@ -91,8 +76,8 @@ class Classifier(KindSection):
     """Labels that mean unsafe. Empty: recognised by their names."""
     pair: bool = False
     """Whether request and answer are given as two texts. Off: the last turn alone."""
-    dtype: DType = "auto"
-    device: Device = "auto"
+    dtype: keys.DType = "auto"
+    device: keys.Device = "auto"
 
 
 class Endpoint(EndpointSection, KindSection):
@@ -142,9 +127,9 @@ class Cascading(KindSection):
     """Guard that judges every row."""
     second: str
     """Guard that judges the rows whose probability lies between `low` and `high`."""
-    low: Share = 0.1
+    low: keys.Share = 0.1
     """Lower end of the first guard's uncertain range."""
-    high: Share = 0.9
+    high: keys.Share = 0.9
     """Upper end of the first guard's uncertain range."""
 
 
@@ -184,16 +169,16 @@ GUARD_KINDS: Mapping[str, type[Section]] = {
 class GuardTraining(Section):
     """A recipe for `fedrai guard train`."""
 
-    name: Name = "guard"
+    name: keys.Name = "guard"
     """Name of the guard."""
-    seed: Seed = 0
+    seed: keys.Seed = 0
     base: str = "smollm2-135m-instruct"
     """Model whose layers are fine-tuned: a language model or an encoder, as folder, hub id or asset. The default fits a CPU."""
     layers: int = Field(0, ge=0)
     """How many of its layers are used, from the first; 0: all. Fewer are faster."""
-    rank: Rank = 8
-    alpha: Alpha = 16
-    dropout: Dropout = 0.0
+    rank: keys.Rank = 8
+    alpha: keys.Alpha = 16
+    dropout: keys.Dropout = 0.0
     start: str = ""
     """Folder of a guard to continue from, with the same base, layers and rank; its frame and categories are kept. Empty: a fresh adapter."""
     frame: list[str] = []
@@ -216,13 +201,13 @@ class GuardTraining(Section):
     """Passes over the rows."""
     batch_size: int = Field(32, ge=1)
     """Rows of an optimiser step."""
-    micro_batch_tokens: MicroBatchTokens = 2048
+    micro_batch_tokens: keys.MicroBatchTokens = 2048
     learning_rate: float = Field(5e-4, gt=0)
     """Peak learning rate of AdamW, after a linear warm-up; then it follows a cosine to 0."""
     warmup_steps: int = Field(30, ge=0)
     """Steps over which the learning rate rises from 0."""
-    weight_decay: WeightDecay = 0.01
-    clip_norm: ClipNorm = 1.0
+    weight_decay: keys.WeightDecay = 0.01
+    clip_norm: keys.ClipNorm = 1.0
     category_weight: float = Field(0.1, ge=0)
     """Weight of the categories in the loss. Low, so that the verdict dominates."""
     strict_fpr: float = Field(0.05, gt=0, lt=1)
@@ -231,5 +216,5 @@ class GuardTraining(Section):
     """False positive rate on held-out safe answers at the strict threshold; 0: as `strict_fpr`."""
     loose_fpr: float = Field(0.01, gt=0, lt=1)
     """False positive rate on held-out safe rows that sets the `loose` threshold."""
-    dtype: DType = "auto"
-    device: Device = "auto"
+    dtype: keys.DType = "auto"
+    device: keys.Device = "auto"

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import model_validator
 
+from fedrai.recipe import keys
 from fedrai.recipe.alignment import Alignment
-from fedrai.recipe.base import MaxLength, Name, Section, Seed
+from fedrai.recipe.base import Section
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.run import Adapter, Model, Recipe
 from fedrai.recipe.safety import GuardTable
@@ -21,10 +22,10 @@ SCHEDULES = ("budget", "full")
 class AlignRecipe(Section):
     """Beside these keys: `[model]`, `[adapter]`, `[constitution]` and `[evaluation]`, as in a run."""
 
-    name: Name = "aligned"
+    name: keys.Name = "aligned"
     """Name of the aligned model."""
-    seed: Seed = 0
-    max_length: MaxLength = 512
+    seed: keys.Seed = 0
+    max_length: keys.MaxLength = 512
     """Longest request with its answer in training, in tokens; longer ones are truncated at the end."""
     model: Model
     """The model. `base` may also be an adapter folder or a run, and may be given on the command line."""

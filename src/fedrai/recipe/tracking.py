@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from fedrai.recipe.base import Name, Section
+from fedrai.recipe import keys
+from fedrai.recipe.base import Section
 
 
 class Tracking(Section):
@@ -14,7 +15,7 @@ class Tracking(Section):
 
     kind: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = "none"
     """The tracker; each needs the extra of the same name (`fedrai[tensorboard]`)."""
-    project: Name = "fedrai"
+    project: keys.Name = "fedrai"
     """Project or experiment that groups runs (not used by TensorBoard)."""
     name: str = ""
     """Name of the run in the tracker. Empty: the recipe's name and seed."""

@@ -1,7 +1,7 @@
 """Arms over their seeds: safety against over-refusal, and the tables of `fedrai compare`.
 
 A comparison that `fedrai compare` wrote beside the runs is shown as it was written. Without one
-there is only the picture, with a point an arm: Wilson's interval for one seed, and for several
+there is only the picture, with one point per arm: Wilson's interval for one seed, and for several
 seeds their mean without an interval.
 """
 
@@ -53,7 +53,7 @@ def _comparison(saved: SavedComparison, number: int, runs: Sequence[RunRecord]) 
 
 
 def points_of(runs: Sequence[RunRecord]) -> list[ArmPoint]:
-    """A point an arm from the runs themselves, after what the first of them starts from."""
+    """One point per arm from the runs themselves, after what the first of them starts from."""
     seeds: dict[str, list[EvaluationRecord]] = {}
     for run in runs:
         if run.after is not None:
@@ -168,8 +168,12 @@ def _styles_of(names: Sequence[str], existing: Mapping[str, int]) -> dict[str, i
 
 def arm_styles(runs: Sequence[RunRecord]) -> dict[str, int]:
     """The style of each arm: that of its first run."""
-    pairs = list(zip(runs, styles(runs), strict=True))
-    return {run.arm: style for run, style in reversed(pairs)}
+    return {run.arm: style for _, run, style in reversed(styled(runs))}
+
+
+def styled(runs: Sequence[RunRecord]) -> list[tuple[int, RunRecord, int]]:
+    """Runs with their position and style."""
+    return [(place, *pair) for place, pair in enumerate(zip(runs, styles(runs), strict=True))]
 
 
 def styles(runs: Sequence[RunRecord]) -> list[int]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
-from fedrai.report.arms import styles
+from fedrai.report.arms import styled
 from fedrai.report.charts import Chart, Curve, Point
 from fedrai.report.tables import (
     MISSING,
@@ -111,10 +111,7 @@ def _shaded(count: int, largest: int) -> Cell:
 
 def updates(runs: Sequence[RunRecord]) -> list[Content]:
     """Norms of clients' updates, and who was set aside."""
-    return [
-        _updates(run, place, style)
-        for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
-    ]
+    return [_updates(run, place, style) for place, run, style in styled(runs)]
 
 
 def _updates(run: RunRecord, place: int, style: int) -> Content:

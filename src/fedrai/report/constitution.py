@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedrai.rates import Rate
-from fedrai.report.arms import styles
+from fedrai.report.arms import styled
 from fedrai.report.charts import Chart, Curve, Point
 from fedrai.report.legends import legend_of_lines
 from fedrai.report.tables import (
@@ -26,11 +26,10 @@ NOTHING = "–"
 
 def constitutions(runs: Sequence[RunRecord]) -> dict[str, list[Content]]:
     """Schedule, yield and probes of the runs with a constitution."""
-    pairs = enumerate(zip(runs, styles(runs), strict=True))
     return {
         "runs": [
             _content(run, run.constitution, place, style)
-            for place, (run, style) in pairs
+            for place, run, style in styled(runs)
             if run.constitution
         ]
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fedrai.report import verdict
-from fedrai.report.arms import styles
+from fedrai.report.arms import styled
 from fedrai.report.charts import Bar, BarChart
 from fedrai.report.legends import legend_of_parts
 from fedrai.report.tables import Content, Table, TableRow, number_cell, percent_cell, row, time_text
@@ -48,10 +48,10 @@ def _phases(runs: Sequence[RunRecord]) -> list[str]:
 def _bars(
     runs: Sequence[RunRecord], amount: Callable[[Cost], float], text: Callable[[float], str]
 ) -> list[Bar]:
-    """A bar a run, with a part for each phase."""
+    """One bar per run, with a part for each phase."""
     phases = _phases(runs)
     bars = []
-    for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True)):
+    for place, run, style in styled(runs):
         parts = tuple(amount(run.costs.get(phase, Cost())) for phase in phases)
         bars.append(Bar(run.label, style, parts, text(sum(parts)), place))
     return bars

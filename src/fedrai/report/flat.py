@@ -52,7 +52,7 @@ def rounds(run: RunRecord) -> list[Row]:
 
 
 def updates(run: RunRecord) -> list[Row]:
-    """One row a round and client: the norm of its update, or why it was set aside."""
+    """One row per round and client: the norm of its update, or why it was set aside."""
     return [
         {
             "round": one.number,
@@ -76,12 +76,12 @@ def _counts(removed: FilterCounts) -> Row:
 
 
 def costs(run: RunRecord) -> list[Row]:
-    """One row a phase."""
+    """One row per phase."""
     return [{"phase": phase, **cost.to_json()} for phase, cost in run.costs.items()]
 
 
 def arms(figures: Sequence[ArmFigures]) -> list[Row]:
-    """One row an arm and measure: the mean over seeds, with its interval or range."""
+    """One row per arm and measure: the mean over seeds, with its interval or range."""
     return [
         {"arm": arm.arm, "axis_value": arm.value, "measure": measure, **_figure(figure)}
         for arm in figures
@@ -90,7 +90,7 @@ def arms(figures: Sequence[ArmFigures]) -> list[Row]:
 
 
 def differences(gaps: Sequence[Difference]) -> list[Row]:
-    """One row an arm and measure: what it has more than the reference, and the verdict."""
+    """One row per arm and measure: its difference from the reference, and the verdict."""
     return [
         {
             "arm": one.arm,

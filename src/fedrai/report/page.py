@@ -15,7 +15,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedrai.report import clients, results
-from fedrai.report.arms import arms, styles
+from fedrai.report.arms import arms, styled
 from fedrai.report.charts import Curve
 from fedrai.report.constitution import constitutions
 from fedrai.report.costs import costs
@@ -58,8 +58,7 @@ def page(
         transcripts: answers to red-team requests, of each run; none: no such section.
     """
     style, script = _file("page.css"), _file("page.js")
-    labels = zip(runs, styles(runs), strict=True)
-    boxes = legend([Curve(run.label, style, (), n) for n, (run, style) in enumerate(labels)])
+    boxes = legend([Curve(run.label, style, (), place) for place, run, style in styled(runs)])
     sections = _sections(runs, comparisons, transcripts)
     html = environment().get_template("page.html").render(
         title=f"FedRAI report: {runs[0].label if len(runs) == 1 else f'{len(runs)} runs'}",

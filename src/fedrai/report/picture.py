@@ -28,7 +28,7 @@ text { fill: #1b1f24; font: 12px system-ui, "Segoe UI", Roboto, sans-serif }
 
 
 def picture(points: Sequence[ArmPoint]) -> str:
-    """The SVG, with a point an arm and its intervals; empty unless both sides were measured.
+    """The SVG, with one point per arm and its intervals; empty unless both sides were measured.
 
     Args:
         points: the arms, and what they start from.

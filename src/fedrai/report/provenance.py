@@ -9,7 +9,7 @@ from fedrai.runs.record import RunRecord
 
 
 def provenance(runs: Sequence[RunRecord]) -> Table:
-    """One column a run: hashes, versions, machine, and its sizes."""
+    """One column per run: hashes, versions, machine, and its sizes."""
     names = list(dict.fromkeys(name for run in runs for name in run.provenance))
     sizes = [_sizes(run) for run in runs]
     rows = [row(name, *(_code(run.provenance.get(name)) for run in runs)) for name in names]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedrai.rates import Rate
 from fedrai.report import verdict
-from fedrai.report.arms import styles
+from fedrai.report.arms import styled
 from fedrai.report.charts import Chart, Curve, Point
 from fedrai.report.legends import legend
 from fedrai.report.measures import heading
@@ -37,7 +37,7 @@ class Line:
 
 
 def verdicts(runs: Sequence[RunRecord]) -> Content:
-    """Is it safe, is it useful, what did it cost, compared with what: one card a run."""
+    """Is it safe, is it useful, what did it cost, compared with what: one card per run."""
     return {
         "summary": verdict.summary(runs),
         "warnings": verdict.warnings(runs),
@@ -166,8 +166,7 @@ def _training(run: RunRecord) -> list[Point]:
 
 def _curves(runs: Sequence[RunRecord], points: Callable[[RunRecord], list[Point]]) -> list[Curve]:
     return [
-        Curve(run.label, style, tuple(points(run)), place)
-        for place, (run, style) in enumerate(zip(runs, styles(runs), strict=True))
+        Curve(run.label, style, tuple(points(run)), place) for place, run, style in styled(runs)
     ]
 
 
@@ -217,7 +216,7 @@ def _score_cell(score: Score | None) -> Cell:
 
 
 def side_by_side(runs: Sequence[RunRecord]) -> Table:
-    """The last evaluation of each run with what it took; sorts by any column."""
+    """The last evaluation of each run with its cost; sorts by any column."""
     rates, scores = _rate_names(runs), _score_names(runs)
     columns = [
         "run", "safe", "useful", *map(heading, rates), *scores, "held-out loss", "filter",

@@ -1,4 +1,4 @@
-"""Two ways to put guards together: a cheap one before a dear one, and any of several.
+"""Two ways to combine guards: a cheap one before an expensive one, and any of several.
 
 Probabilities of two guards are not on one scale, so neither way mixes them as they are. Each guard
 is mapped onto the scale of the whole by an increasing function that takes its own thresholds to the
@@ -35,7 +35,7 @@ STRICT, LOOSE = 0.4, 0.6
 
 
 class Cascade:
-    """A cheap guard decides what it is sure of; a dear one judges the rest.
+    """A cheap guard decides the rows it is sure of; an expensive one judges the rest.
 
     The first guard's probability p decides a row if p < `low` or p > `high`, and is reported as it
     is. Other rows, and those that the first could not score, go to the second guard; its
@@ -50,7 +50,7 @@ class Cascade:
 
     Args:
         first: the cheap guard.
-        second: the dear guard.
+        second: the expensive guard.
         low: lower end of the band that goes to the second, 0 to 1.
         high: upper end, above `low`.
         name: short name.

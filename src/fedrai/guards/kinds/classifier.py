@@ -1,9 +1,9 @@
 """Sequence classifiers of the hub as guards: one forward pass gives the probability.
 
 A classifier sees the last turn, or with `pair` a request and its answer. Texts that are longer than
-its window are judged in overlapping windows, of which the unsafest counts. Words of a row that
-spell a special token ("[SEP]") are words to the model. A classifier of toxic language is blind to
-harmful requests that are put politely: it is a cheap first pass (`cascade.Cascade`), not a filter.
+its window are judged in overlapping windows; the unsafest counts. Words of a row that spell a
+special token ("[SEP]") are words to the model. A classifier of toxic language misses harmful
+requests in polite words: it is a cheap first pass (`cascade.Cascade`), not a filter.
 """
 
 from __future__ import annotations

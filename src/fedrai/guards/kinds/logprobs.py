@@ -2,7 +2,7 @@
 
 Both forms of OpenAI-style servers are read: that of chat completions, a list of places with their
 likeliest tokens, and that of completions, where tokens and likeliest tokens are lists side by side.
-A reply that no model can have labels is refused: no numbers, or a sum of probabilities above 1.
+Impossible values are refused: no numbers, or probabilities that add up to more than 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROUNDING = 0.05  # a log probability may be this far above 0, and a sum of proba
 Place = tuple[str, Sequence[tuple[str, float]]]
 """A token of an answer, and the likeliest tokens there with their probabilities."""
 
-LEAST_MASS = 0.05  # labels that hold less of the probability are not what the guard wanted to say
+LEAST_MASS = 0.05  # if labels hold less of the probability, the guard was not about to give one
 
 
 class MissingLogprobsError(ValueError):

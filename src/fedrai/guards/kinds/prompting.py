@@ -1,8 +1,8 @@
-"""Conversations to prompts of a guard: turns put in order, rows kept from shaping the prompt.
+"""Conversations to prompts of a guard: turns in order, and no row can change the prompt around it.
 
-Whatever a row says, the guard's own words around it stay as they are: special tokens, marks of the
-prompt and beginnings of turns that a row spells out are broken up. What is too long is never cut
-without a word: the oldest turns go first, and then the last message is judged in windows.
+Special tokens, marks of the prompt and beginnings of turns that a row spells out are broken up.
+Long conversations are never cut silently: the oldest turns are dropped first, and then the last
+message is judged in windows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A guard behind an OpenAI-style endpoint that gives log probabilities, such as vLLM's server.
+"""A guard behind an OpenAI-style endpoint with log probabilities, such as vLLM's server.
 
 The probability is read, not counted: of the likeliest tokens at the place of the label, the mass of
 those that mean unsafe over the mass of all labels. One request judges one text; many are under way

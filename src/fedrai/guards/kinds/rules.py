@@ -1,9 +1,9 @@
 """Rules: a user's own words and patterns, as a guard.
 
-A text that holds one of them gets probability 1, any other 0. Words are found in a form of the text
-that shrugs off simple disguises: compatibility characters are folded (NFKC), invisible ones are
-taken out and case does not count, so a zero-width space within a word hides nothing. Spelling
-variants, digits for letters and look-alike letters of other scripts are *not* seen through; rules
+A text that holds one of them gets probability 1, any other 0. Words are searched for in a form of
+the text without simple disguises: compatibility characters are folded (NFKC), invisible ones are
+removed and case does not count, so a zero-width space within a word hides nothing. Spelling
+variants, digits for letters and look-alike letters of other scripts are *not* recognised; rules
 add to a guard and do not replace one (`cascade.AnyOf`).
 
 Python's `re` cannot be stopped once it runs, so patterns are kept from running away in two ways.

@@ -3,8 +3,8 @@
 The body reads a request, or a request and its answer; the head turns the last hidden state (the
 mean of all, for encoders) into log-odds of "this request is unsafe", of "this answer is unsafe",
 and into a guess at the category. Both log-odds are calibrated (`calibration`), so that one
-threshold serves both. The last exchange of a conversation is judged; whoever needs all of them asks
-for each. What is too long is judged in overlapping windows, the worst of which counts.
+threshold serves both. Only the last exchange of a conversation is judged. Long texts are judged in
+overlapping windows; the worst one counts.
 
 A guard is a folder: `guard.json` (what it is), `guard.safetensors` (adapter and head), `README.md`
 (its card).

@@ -124,7 +124,7 @@ def _unavailable(evaluations: Sequence[EvaluationOutcomes]) -> dict[str, str]:
 
 
 def measured(evaluations: Sequence[EvaluationOutcomes]) -> dict[str, Figure]:
-    """The figures of an arm's evaluations, one a seed."""
+    """The figures of an arm's evaluations, one per seed."""
     rates = {name for e in evaluations for name in e.evaluation.rates}
     scores = {name for e in evaluations for name in e.evaluation.scores}
     figures = {name: _rate(name, evaluations) for name in sorted(rates)}
@@ -180,7 +180,7 @@ def estimated(estimate: Estimate, unscored: int) -> Figure:
 
 
 def ranged(values: Sequence[float], unscored: int = 0) -> Figure:
-    """The mean of values, one a seed, with the lowest and the highest of several."""
+    """The mean of values, one per seed, with the lowest and the highest of several."""
     if len(values) == 1:
         return Figure(values[0], unscored=unscored)
     mean = fmean(values)

@@ -35,7 +35,7 @@ class EvaluationOutcomes:
     Attributes:
         evaluation: its recorded figures.
         outcomes: by rate or score, those that add up to the recorded figure.
-        repeated: whether prompts were answered several times (local mode: once a client).
+        repeated: whether prompts were answered several times (local mode: once per client).
         binary: outcomes that are yes or no by definition, such as refusals.
     """
 

@@ -45,7 +45,7 @@ class TextTable:
 
 
 def arms_table(arms: Sequence[ArmFigures], axis: str = "") -> TextTable:
-    """One row an arm.
+    """One row per arm.
 
     Args:
         arms: what runs start from, and the arms.
@@ -91,7 +91,7 @@ def _ends(figure: Figure, value: str, ends: Sequence[str]) -> str:
 
 
 def differences_table(differences: Sequence[Difference], axis: str = "") -> TextTable:
-    """One row an arm and measure: the difference, the p of each seed, the verdict.
+    """One row per arm and measure: the difference, the p of each seed, the verdict.
 
     Args:
         differences: from the reference arm.
@@ -111,7 +111,7 @@ def differences_table(differences: Sequence[Difference], axis: str = "") -> Text
 
 
 def short_differences(differences: Sequence[Difference], axis: str = "") -> TextTable:
-    """One row an arm, for the terminal: the main measures; `NOISE` marks what is within noise."""
+    """One row per arm, for the terminal: the main measures; `NOISE` marks what is within noise."""
     measures = [m for m in in_order(one.measure for one in differences) if m in SHORT]
     groups: dict[tuple[str, str, str], dict[str, Difference]] = {}
     for one in differences:
@@ -198,7 +198,7 @@ FORMATS: Mapping[str, Callable[[TextTable], str]] = {"md": markdown, "latex": la
 
 
 def arms_csv(arms: Sequence[ArmFigures], axis: str = "") -> str:
-    """Figures as numbers, one row an arm: value, low, high, kind and unscored of each measure."""
+    """Figures as numbers, one row per arm: value, low, high, kind and unscored of each measure."""
     measures = in_order(name for arm in arms for name in arm.figures)
     parts = ("", "_low", "_high", "_interval", "_prompts", "_unscored")
     columns = [*_if(axis, axis), "arm", "seeds", "clients",
@@ -220,7 +220,7 @@ def _numbers(figure: Figure | None) -> list[str]:
 
 
 def differences_csv(differences: Sequence[Difference], axis: str = "") -> str:
-    """Differences as numbers, one row an arm and measure."""
+    """Differences as numbers, one row per arm and measure."""
     columns = [*_if(axis, axis), "arm", "against", "measure", "seeds", "difference", "low", "high",
                "interval", "prompts", "unscored", "p_by_seed", "verdict"]  # fmt: skip
     rows = [

@@ -1,7 +1,7 @@
 """A comparison as a whole, and the files that it writes beside its runs.
 
-    table.md  table.csv  table.tex    one row an arm
-    differences.md  differences.csv   one row an arm and measure
+    table.md  table.csv  table.tex    one row per arm
+    differences.md  differences.csv   one row per arm and measure
     safety.svg                        safety against over-refusal, if both were measured
     comparison.json                   all of it, for `fedrai report` and other programs
 
@@ -65,12 +65,12 @@ class ComparisonResult:
 
     @property
     def table(self) -> tables.TextTable:
-        """One row an arm, after what all start from."""
+        """One row per arm, after what all start from."""
         return tables.arms_table(self._rows, self.axis)
 
     @property
     def differences_table(self) -> tables.TextTable:
-        """One row an arm and measure."""
+        """One row per arm and measure."""
         return tables.differences_table(self.differences, self.axis)
 
     def text(self, file_format: str) -> str:

@@ -25,11 +25,11 @@ BASE_PHASES = ("filter", "training", "aggregation")  # all but alignments and ev
 
 @dataclass(frozen=True, slots=True)
 class FilterSummary:
-    """What the safety filter did.
+    """The results of the safety filter.
 
     Attributes:
         mode: "audit", "drop" or "replace".
-        total: the ledger of all clients together; None where no node reports its own.
+        total: the ledger of all clients together; None if no node reports its own.
         skipped: why it did not run though the recipe asks for it; empty: it ran.
     """
 
@@ -50,20 +50,14 @@ class FilterSummary:
 
 @dataclass(frozen=True, slots=True)
 class AlignmentSummary:
-    """What all alignments of a run did and took; `extra` and `saving` are estimates.
+    """The alignments of a run together; fields without a comment are those of `ConstitutionRecord`.
 
     Attributes:
-        schedule: when they run.
-        hash: of the constitution's text and settings.
-        alignments: how many ran.
-        steps: of all of them.
         tokens: that went through the model, without padding.
         operations: floating-point operations, probes included.
         seconds: wall time.
-        extra: operations as a share of those of filter, training and aggregation; None where a
-            client does not report its own.
-        full_operations: estimate for the full schedule over the same rounds.
-        saving: share of the full schedule's operations that was saved; below 0 where it took more.
+        extra: operations as a share of those of filter, training and aggregation (an estimate);
+            None if a client does not report its own.
     """
 
     schedule: str
@@ -113,27 +107,17 @@ class RoundLoss:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The key figures of a run.
+    """The key figures of a run; fields without a comment are those of `RunRecord`.
 
     Attributes:
-        name: of its recipe.
-        recipe_hash: of its recipe.
         status: "finished" or "unfinished".
-        start: adapter that training starts from; empty: a fresh one.
         rounds: committed rounds.
-        clients: how many.
         rows: rows of all clients that were trained on.
-        harmful_rows: those of them from a harmful source.
-        bad_rows: rows that could not be used.
-        bad_row_problems: the commonest reasons why, with their rows.
-        unread_columns: columns that nothing reads, with their rows.
-        held_out_bad_rows: unusable rows of the held-out loss.
-        filter: None where the run has no filter.
-        constitution: None where the recipe has none.
+        filter: None if the run has no filter.
+        constitution: None if the recipe has none.
         evaluations: figures by round, without costs; 0: before the first.
         training_loss: by round.
         set_aside: updates that were not aggregated, with the reason.
-        costs: by phase.
         unreported_costs: costs that some client does not report; sums are without them.
     """
 
@@ -247,7 +231,7 @@ def _client_reports(run: RunRecord) -> Mapping[str, Mapping[str, float]]:
 
 
 def _reported_total(reports: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
-    """What the nodes' own filters did, as far as they report it; None if none does."""
+    """The sum of the nodes' ledgers, as far as they report them; None if none does."""
     counts: Counter[str] = Counter()
     required = {f"filter-{name}" for name in TOTALS}
     for numbers in reports.values():
