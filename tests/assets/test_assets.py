@@ -489,7 +489,7 @@ class TestWheels:
         assert "wheel of bad==1.0 is damaged: Bad CRC-32" in error.message
         assert partials(cache) == []
 
-    def test_a_wheel_that_is_no_zip_gives_the_last_line_of_pip(self, wheels: Path) -> None:
+    def test_a_wheel_that_is_not_a_zip_gives_the_last_line_of_pip(self, wheels: Path) -> None:
         (wheels / "bad-1.0-py3-none-any.whl").write_bytes(b"not a zip file")
         error = failure("pypi:bad==1.0/x")
         assert "pip could not download bad==1.0: " in error.message
@@ -521,7 +521,7 @@ class TestWheels:
         self.fake_pip(tmp_path, monkeypatch, 'echo "ERROR: writing to $TMPDIR"; exit 1')
         assert f": writing to {cache}/.partial-" in failure("pypi:tiny==1.0/x").message
 
-    def test_a_transfer_that_pip_begins_again_never_moves_backwards(
+    def test_a_transfer_that_pip_restarts_never_moves_backwards(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lines = [f"echo 'Progress {done} of 20'" for done in (0, 15, 0, 5, 20)]
@@ -539,7 +539,7 @@ class TestWheels:
         assert "has no pip" in error.message
         assert "-m ensurepip" in error.hint
 
-    def test_pip_without_progress_lines_is_no_trouble(self, wheels: Path) -> None:
+    def test_pip_without_progress_lines_works(self, wheels: Path) -> None:
         make_wheel(wheels, "tiny", "1.0", {"tiny/a": b"abcd"})
         progress = Recorder()
         assets.fetch("pypi:tiny==1.0/tiny/a", progress=progress)
@@ -684,7 +684,7 @@ class TestWeb:
         assert Path(paths.pop().strip()).read_bytes() == self.CONTENT
         assert site.requests == ["/f.bin"]
 
-    def test_who_waits_for_another_says_so(self, site: Site) -> None:
+    def test_waiting_for_another_process_is_reported(self, site: Site) -> None:
         halfway, released = threading.Event(), threading.Event()
 
         def stall(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -829,7 +829,7 @@ class TestVerifyAndStatus:
         with pytest.raises(ChecksumError, match=sha256(b"abce")):
             assets.verify("pypi:tiny==1.0/tiny/a")
 
-    def test_what_is_not_there_cannot_be_verified(self) -> None:
+    def test_a_missing_asset_cannot_be_verified(self) -> None:
         with pytest.raises(AssetError, match="not in the cache"):
             assets.verify("advbench")
 
@@ -903,7 +903,7 @@ class TestChangedBytes:
     @given(st.data())
     @settings(max_examples=30, deadline=None,
               suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-    def test_any_flipped_bit_is_seen(self, data: st.DataObject) -> None:
+    def test_any_flipped_bit_is_detected(self, data: st.DataObject) -> None:
         spec = "pypi:tiny==1.0/tiny/data/*"
         folder = assets.fetch(spec)
         for file in folder.iterdir():
@@ -920,7 +920,7 @@ class TestChangedBytes:
         file.write_bytes(whole)
         assert assets.fetch(spec) == folder
 
-    def test_a_folder_that_is_a_link_hides_nothing(self, tmp_path: Path) -> None:
+    def test_a_linked_folder_is_refused(self, tmp_path: Path) -> None:
         spec = "pypi:tiny==1.0/tiny/data/*"
         folder = assets.fetch(spec)
         (tmp_path / "other").mkdir()
@@ -945,7 +945,7 @@ class TestChangedBytes:
             assets.fetch(spec)
         assert len(hashed) == 1
 
-    def test_a_record_that_was_changed_leads_nowhere_else(self, tmp_path: Path) -> None:
+    def test_a_changed_record_cannot_point_elsewhere(self, tmp_path: Path) -> None:
         spec = "pypi:tiny==1.0/tiny/data/a.csv"
         file = assets.fetch(spec)
         entry = next(p for p in file.parents if (p / "asset.json").is_file())
@@ -988,7 +988,7 @@ class TestDerive:
         assert (first / "model.txt").read_text() == "m"
         assert partials(cache) == []
 
-    def test_a_folder_that_was_changed_is_built_anew(self) -> None:
+    def test_a_changed_folder_is_built_again(self) -> None:
         built: list[int] = []
 
         def build(folder: Path) -> None:
@@ -1004,7 +1004,7 @@ class TestDerive:
             assert (assets.derive("model-1", build) / "model.txt").read_text() == "whole"
         assert len(built) == 3
 
-    def test_a_failed_build_leaves_nothing_and_its_error_goes_through(self, cache: Path) -> None:
+    def test_a_failed_build_leaves_nothing_and_raises_its_error(self, cache: Path) -> None:
         def fail(folder: Path) -> None:
             (folder / "half").write_text("")
             Path("/no/such/file").read_text()
@@ -1090,7 +1090,7 @@ class TestHub:
         assert message in error.message
         assert hint in error.hint
 
-    def test_no_network_no_disk_and_no_permission_to_use_it(
+    def test_hub_errors_of_network_disk_and_offline_mode(
         self, raising: Callable[[Exception], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from huggingface_hub import errors
@@ -1233,7 +1233,7 @@ class TestRichProgress:
             "Downloading x: 2.5 MB of 2.5 MB",
         ]
 
-    def test_without_a_total_it_says_how_much_there_is(
+    def test_without_a_total_the_bytes_are_printed(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         clock = Clock()

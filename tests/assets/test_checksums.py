@@ -35,7 +35,7 @@ def test_a_list_is_that_of_sha256sum(folder: Path) -> None:
 
 
 @given(st.sampled_from(["a.txt", "deep/b.txt"]), st.binary(max_size=4))
-def test_a_file_is_what_it_was_or_refused(
+def test_a_changed_file_is_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str, body: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("lists")

@@ -98,65 +98,65 @@ def after(trained, tmp_path) -> Callable[[int], AdapterState]:
 
 
 def test_the_first_look_that_satisfies_the_bounds_ends_it(trained, after, start):
-    seen: list[int] = []
-    found = trained(look=scripted({2: (9, 7), 4: (9, 8)}, seen))
-    assert seen == [2, 4]
-    assert (found.steps, found.adapter_step, found.stopped) == (4, 4, "probe satisfied")
-    assert [look["step"] for look in found.trace] == [2, 4]
-    assert found.trace[0] == {"step": 2, "safe": 0.9, "useful": 0.7, "score": 0.7 / 0.8}
-    assert same(found.adapter, after(4))
-    assert not same(found.adapter, start)
+    calls: list[int] = []
+    result = trained(look=scripted({2: (9, 7), 4: (9, 8)}, calls))
+    assert calls == [2, 4]
+    assert (result.steps, result.adapter_step, result.stopped) == (4, 4, "probe satisfied")
+    assert [look["step"] for look in result.trace] == [2, 4]
+    assert result.trace[0] == {"step": 2, "safe": 0.9, "useful": 0.7, "score": 0.7 / 0.8}
+    assert same(result.adapter, after(4))
+    assert not same(result.adapter, start)
 
 
-def test_the_best_look_is_handed_on_where_none_satisfies(trained, after):
+def test_the_best_look_is_used_if_none_satisfies_the_probe(trained, after):
     # scores: 5/9, 6/8, 1/8, 7/9 x ... : the worse side counts
     looks = {2: (5, 10), 4: (9, 6), 6: (10, 1), 7: (6, 8)}
-    found = trained(look=scripted(looks))
-    assert (found.steps, found.adapter_step) == (7, 4)
-    assert found.stopped == "7 steps; the best look was after 4"
-    assert [look["score"] for look in found.trace] == pytest.approx([5 / 9, 6 / 8, 1 / 8, 6 / 9])
-    assert same(found.adapter, after(4))
+    result = trained(look=scripted(looks))
+    assert (result.steps, result.adapter_step) == (7, 4)
+    assert result.stopped == "7 steps; the best look was after 4"
+    assert [look["score"] for look in result.trace] == pytest.approx([5 / 9, 6 / 8, 1 / 8, 6 / 9])
+    assert same(result.adapter, after(4))
 
 
 def test_of_equal_looks_the_first_is_the_best(trained, after):
-    found = trained(look=scripted(dict.fromkeys((2, 4, 6, 7), (5, 5))))
-    assert found.adapter_step == 2
-    assert same(found.adapter, after(2))
+    result = trained(look=scripted(dict.fromkeys((2, 4, 6, 7), (5, 5))))
+    assert result.adapter_step == 2
+    assert same(result.adapter, after(2))
 
 
-def test_the_end_is_looked_at_too(trained):
-    seen: list[int] = []  # also where no look stands there
-    found = trained(look=scripted({2: (1, 1), 4: (2, 2), 6: (3, 3), 7: (10, 10)}, seen))
-    assert seen == [2, 4, 6, 7]
-    assert (found.adapter_step, found.stopped) == (7, "probe satisfied")
+def test_the_last_step_is_measured_too(trained):
+    calls: list[int] = []  # also where no look stands there
+    result = trained(look=scripted({2: (1, 1), 4: (2, 2), 6: (3, 3), 7: (10, 10)}, calls))
+    assert calls == [2, 4, 6, 7]
+    assert (result.adapter_step, result.stopped) == (7, "probe satisfied")
 
 
-def test_an_end_on_a_look_is_looked_at_once(trained):
-    seen: list[int] = []
-    found = trained(look=scripted({2: (1, 1), 4: (2, 2)}, seen), steps=4)
-    assert seen == [2, 4]
-    assert (found.adapter_step, found.stopped) == (4, "4 steps")
+def test_a_last_step_with_a_look_is_measured_once(trained):
+    calls: list[int] = []
+    result = trained(look=scripted({2: (1, 1), 4: (2, 2)}, calls), steps=4)
+    assert calls == [2, 4]
+    assert (result.adapter_step, result.stopped) == (4, "4 steps")
 
 
 def test_without_looks_all_steps_are_taken_with_a_falling_rate(trained, tmp_path):
-    found = trained()
-    assert (found.steps, found.adapter_step, found.stopped) == (7, 7, "7 steps")
-    assert found.trace == ()
+    result = trained()
+    assert (result.steps, result.adapter_step, result.stopped) == (7, 7, "7 steps")
+    assert result.trace == ()
     assert not (tmp_path / BEST).exists()
-    assert found.loss_last < found.loss_first
+    assert result.loss_last < result.loss_first
     constant = trained(tmp_path, scripted({7: (10, 10)}), every=7)
-    assert not same(found.adapter, constant.adapter)
+    assert not same(result.adapter, constant.adapter)
 
 
-def test_a_probe_that_is_satisfied_begins_the_fall_of_the_rate(trained, start, tmp_path):
-    seen: list[int] = []
+def test_a_satisfied_probe_starts_the_cooldown(trained, start, tmp_path):
+    calls: list[int] = []
     looks = {2: (9, 8), 6: (10, 8)}  # satisfied after 2, and then 3 steps of cooling make 2 looks
-    found = trained(look=scripted(looks, seen), steps=20, cooldown_steps=3)
-    assert seen == [2, 6]  # none while the rate falls
-    assert (found.steps, found.adapter_step, found.stopped) == (6, 6, "probe satisfied")
+    result = trained(look=scripted(looks, calls), steps=20, cooldown_steps=3)
+    assert calls == [2, 6]  # none while the rate falls
+    assert (result.steps, result.adapter_step, result.stopped) == (6, 6, "probe satisfied")
 
 
-def test_the_rate_by_step(tiny):
+def test_learning_rate_by_step(tiny):
     settings = section(steps=20, warmup_steps=3, cooldown_steps=4, learning_rate=1.0)
     watch = Training(tiny, settings, 0, Path())
     assert [watch.rate(n) for n in range(5)] == [0.25, 0.5, 0.75, 1, 1]
@@ -168,14 +168,14 @@ def test_the_rate_by_step(tiny):
     assert watch.end == 20
 
 
-def test_an_end_that_does_not_satisfy_gives_way_to_the_look_that_did(trained, after):
+def test_an_earlier_satisfied_look_wins_over_an_unsatisfied_end(trained, after):
     looks = {2: (9, 8), 4: (10, 2)}
-    found = trained(look=scripted(looks), steps=20, cooldown_steps=2)
-    assert (found.steps, found.adapter_step) == (4, 2)
-    assert same(found.adapter, after(2))
+    result = trained(look=scripted(looks), steps=20, cooldown_steps=2)
+    assert (result.steps, result.adapter_step) == (4, 2)
+    assert same(result.adapter, after(2))
 
 
-# --- going on -------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 def interrupted(trained: Callable[..., TrainingOutcome], step: int, **given: Any) -> None:
@@ -188,16 +188,16 @@ def interrupted(trained: Callable[..., TrainingOutcome], step: int, **given: Any
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 7])
-def test_it_goes_on_to_the_same_bits_without_looks(trained, tmp_path, step, monkeypatch):
+def test_a_training_without_looks_resumes_to_the_same_bits(trained, tmp_path, step, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
     whole, work = trained(tmp_path), tmp_path / "work"
     work.mkdir()
     (tmp_path / STATE).unlink()
     interrupted(trained, step, work=work)
     assert (work / STATE).is_file() is (step > 2)  # told before it is saved
-    found = trained(work)
-    assert same(found.adapter, whole.adapter)
-    assert replace(found, adapter={}, seconds=0.0) == replace(whole, adapter={}, seconds=0.0)
+    result = trained(work)
+    assert same(result.adapter, whole.adapter)
+    assert replace(result, adapter={}, seconds=0.0) == replace(whole, adapter={}, seconds=0.0)
 
 
 LOOKS: Looks = {2: (5, 10), 4: (9, 6), 6: (10, 1), 7: (6, 8)}
@@ -206,7 +206,9 @@ LOOKS: Looks = {2: (5, 10), 4: (9, 6), 6: (10, 1), 7: (6, 8)}
 @pytest.mark.parametrize("step", [2, 5, 7])
 @pytest.mark.parametrize("cooldown", [0, 2])
 @pytest.mark.parametrize("looks", [LOOKS, LOOKS | {4: (9, 8)}, LOOKS | {6: (9, 8)}])
-def test_it_goes_on_to_the_same_best_adapter(trained, tmp_path, step, looks, cooldown):
+def test_a_training_with_looks_resumes_to_the_same_best_adapter(
+    trained, tmp_path, step, looks, cooldown
+):
     trained = partial(trained, cooldown_steps=cooldown)
     alone, work = tmp_path / "alone", tmp_path / "work"
     alone.mkdir()
@@ -214,38 +216,38 @@ def test_it_goes_on_to_the_same_best_adapter(trained, tmp_path, step, looks, coo
     whole = trained(alone, scripted(looks))
     if step <= whole.steps:
         interrupted(trained, step, work=work, look=scripted(looks))
-    found = trained(work, scripted(looks))
-    assert same(found.adapter, whole.adapter)
-    assert replace(found, adapter={}, seconds=0.0) == replace(whole, adapter={}, seconds=0.0)
+    result = trained(work, scripted(looks))
+    assert same(result.adapter, whole.adapter)
+    assert replace(result, adapter={}, seconds=0.0) == replace(whole, adapter={}, seconds=0.0)
 
 
 @pytest.mark.parametrize(("at", "saved"), [(2, 2), (4, 4), (7, 6)])
-def test_a_look_that_was_interrupted_is_asked_again(trained, tmp_path, at, saved):
+def test_an_interrupted_look_is_repeated(trained, tmp_path, at, saved):
     """Also one whose adapter was saved as the best before the process ended."""
     alone, work = tmp_path / "alone", tmp_path / "work"
     alone.mkdir()
     work.mkdir()
     whole = trained(alone, scripted(LOOKS))
-    seen: list[int] = []
+    calls: list[int] = []
 
     def stopping(step: int) -> ProbeResult:
-        found = scripted(LOOKS, seen)(step)
+        result = scripted(LOOKS, calls)(step)
         if step == at:
             raise KeyboardInterrupt
-        return found
+        return result
 
     with pytest.raises(KeyboardInterrupt):
         trained(work, stopping)
-    found = trained(work, scripted(LOOKS, seen))
-    assert seen == [s for s in LOOKS if s <= at] + [s for s in LOOKS if s >= saved]
-    assert same(found.adapter, whole.adapter)
-    assert found.trace == whole.trace
+    result = trained(work, scripted(LOOKS, calls))
+    assert calls == [s for s in LOOKS if s <= at] + [s for s in LOOKS if s >= saved]
+    assert same(result.adapter, whole.adapter)
+    assert result.trace == whole.trace
     again = trained(work, scripted(LOOKS))  # finished, and called again
     assert same(again.adapter, whole.adapter)
     assert again.trace == whole.trace
 
 
-def test_a_best_adapter_of_another_training_is_not_taken(trained, tmp_path):
+def test_the_best_adapter_of_another_training_is_rejected(trained, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     trained(other, scripted(LOOKS | {4: (9, 7)}))
@@ -256,7 +258,7 @@ def test_a_best_adapter_of_another_training_is_not_taken(trained, tmp_path):
         trained(look=scripted(LOOKS))
 
 
-def test_a_state_that_cannot_be_read_or_is_of_others_is_named(trained, tmp_path):
+def test_a_damaged_or_foreign_state_is_an_error(trained, tmp_path):
     trained(look=scripted(LOOKS))
     with pytest.raises(RunError, match="alignment of 9 steps"):
         trained(look=scripted(LOOKS), steps=9)
@@ -266,12 +268,12 @@ def test_a_state_that_cannot_be_read_or_is_of_others_is_named(trained, tmp_path)
     assert STATE in caught.value.hint
 
 
-def test_a_full_disk_is_named(trained, tmp_path):
+def test_a_write_error_names_the_file(trained, tmp_path):
     with pytest.raises(RunError, match="cannot write"):
         trained(tmp_path / "nowhere", scripted(LOOKS))
 
 
-def test_no_training_is_the_adapter_itself(start):
-    found = training.untrained(start, "nothing")
-    assert found.adapter is start
-    assert (found.steps, found.loss_first, found.operations) == (0, None, 0.0)
+def test_no_training_returns_the_adapter_itself(start):
+    result = training.untrained(start, "nothing")
+    assert result.adapter is start
+    assert (result.steps, result.loss_first, result.operations) == (0, None, 0.0)

@@ -50,7 +50,7 @@ def test_similarity_is_symmetric_and_bounded(one, other):
 
 
 def test_a_report_counted_by_hand():
-    found = check(
+    result = check(
         Constitution(
             "n", "3",
             (principle("a", "one two", "one two three", "fraud", "cyber"),
@@ -58,52 +58,52 @@ def test_a_report_counted_by_hand():
             (shown("a", "Alpha beta gamma."), shown("a", "Delta."), shown("", "Rest.")),
         )
     )  # fmt: skip
-    assert [(e.id, e.categories, e.demonstrations, e.tokens) for e in found.principles] == [
+    assert [(e.id, e.categories, e.demonstrations, e.tokens) for e in result.principles] == [
         ("a", ("fraud", "cyber"), 2, 4),  # ceil(3 * 1.3)
         ("b", (), 0, 2),
     ]
-    assert found.demonstrations == 3
+    assert result.demonstrations == 3
     # each: q, a, ask, c and a one-word revision 2 each, "ask again" 3; three words make 4
-    assert found.demonstration_tokens == 3 * (5 * 2 + 3) + (4 - 2)
-    assert set(found.uncovered) == set(CATEGORIES) - {"fraud", "cyber"}
-    assert found.warnings == ()
+    assert result.demonstration_tokens == 3 * (5 * 2 + 3) + (4 - 2)
+    assert set(result.uncovered) == set(CATEGORIES) - {"fraud", "cyber"}
+    assert result.warnings == ()
 
 
-def test_nothing_general_and_nothing_shown_is_warned_of():
+def test_missing_general_principles_and_demonstrations_give_warnings():
     all_but_one = [name for name in CATEGORIES if name != "drugs"]
-    found = check(Constitution("n", "1", (principle("a", "x", "y", *all_but_one),)))
-    assert found.uncovered == ("drugs",)
-    assert found.warnings == (
+    result = check(Constitution("n", "1", (principle("a", "x", "y", *all_but_one),)))
+    assert result.uncovered == ("drugs",)
+    assert result.warnings == (
         "no general principle: requests of drugs, no category get a principle of another category",
         "no demonstrations: a small model needs examples of a critique and a revision",
     )
 
 
 @pytest.mark.parametrize(("count", "warned"), [(30, False), (31, True)])  # 39 and 40.3 tokens
-def test_long_requests_are_warned_of(count, warned):
+def test_long_requests_give_a_warning(count, warned):
     long = " ".join(f"w{n}" for n in range(count))
-    found = check(
+    result = check(
         Constitution("n", "1", (principle("a", "x", long),), (shown("a", "r"), shown("a", "s")))
     )
     assert (f"a: revision_request has about 41 tokens; small models follow up to {LONGEST_REQUEST}"
-            " well" in found.warnings) is warned  # fmt: skip
-    assert len(found.warnings) == warned
+            " well" in result.warnings) is warned  # fmt: skip
+    assert len(result.warnings) == warned
 
 
-def test_long_demonstrations_are_warned_of():
+def test_long_demonstrations_give_a_warning():
     short = shown("a", "r", "w " * 260)  # 338 tokens, and 11 of the other turns
     long = shown("a", "s", "w " * 261)  # 340 and 11
-    found = check(Constitution("n", "1", (principle("a", "x", "y"),), (short, long)))
-    assert found.warnings == (
+    result = check(Constitution("n", "1", (principle("a", "x", "y"),), (short, long)))
+    assert result.warnings == (
         f"demonstration 2 has about 351 tokens; keep it within {LONGEST_DEMONSTRATION}",
     )
 
 
-def test_texts_that_say_the_same_are_warned_of():
+def test_similar_texts_give_a_warning():
     base = words("red", "green", "blue", "black")
     four_of_five = words("red", "green", "blue", "black", "white")
     half = words("red", "green", "blue", "grey", "pink")  # three of six
-    found = check(
+    result = check(
         Constitution(
             "n", "1",
             (principle("a", base, "x"), principle("b", four_of_five, "y"),
@@ -111,26 +111,26 @@ def test_texts_that_say_the_same_are_warned_of():
             (shown("a", "One fine day I left."), shown("b", "one fine DAY all went well.")),
         )
     )  # fmt: skip
-    assert found.warnings == (
+    assert result.warnings == (
         "a and b: 80 % of the words of critique_request are the same",
         "demonstration 1, demonstration 2: the revisions begin with the same 3 words",
     )
 
 
-def test_ours_has_no_warning_and_room_to_spare():
-    found = check(load("embedded"))
-    assert found.warnings == ()
-    assert found.uncovered == ()
-    assert {e.id: e.demonstrations for e in found.principles if e.demonstrations} == {
+def test_the_built_in_constitution_has_no_warning():
+    result = check(load("embedded"))
+    assert result.warnings == ()
+    assert result.uncovered == ()
+    assert {e.id: e.demonstrations for e in result.principles if e.demonstrations} == {
         "violence-weapons": 5, "self-harm": 2, "hate-harassment": 3, "privacy": 2, "fraud": 3,
         "cyber": 2, "drugs": 2, "misinformation": 2, "sexual-children": 1, "illegal": 2,
         "answer-the-harmless": 2,
     }  # fmt: skip
-    assert found.demonstrations == 26
-    assert found.demonstration_tokens < 26 * 190  # three of them in a prompt of 2,048
+    assert result.demonstrations == 26
+    assert result.demonstration_tokens < 26 * 190  # three of them in a prompt of 2,048
 
 
-def test_a_form_may_begin_alike_and_needs_two_demonstrations():
+def test_revisions_of_a_form_may_begin_alike_and_need_two_demonstrations():
     def of(form: str, revision: str) -> Demonstration:
         return replace(shown("a", revision), form=form)
 
@@ -147,7 +147,7 @@ def test_a_form_may_begin_alike_and_needs_two_demonstrations():
     )
 
 
-def test_the_example_of_the_documents_is_warned_of(tmp_path):
+def test_the_example_of_the_docs_gets_the_warning_of_a_single_demonstration(tmp_path):
     page = (Path(__file__).parents[2] / "docs/constitution.md").read_text(encoding="utf-8")
     (tmp_path / "page.toml").write_text(page.split("```toml\n")[1].split("```")[0])
     assert "the common form: one demonstration is not a pattern; write two or three" in (

@@ -48,7 +48,7 @@ def direct(model: LanguageModel, *texts: str) -> tuple[str, ...]:
     return generate(model, talks(*texts), max_new_tokens=8, batch_size=2).answers
 
 
-def test_a_local_critic_says_what_the_model_says_with_the_adapter_asked_for(model):
+def test_a_local_critic_answers_as_the_model_with_its_adapter(model):
     texts, other = ("How far?", "Why is that so?", "x"), adapter(model, 2)
     own = direct(model, *texts)
     assert ask(LocalCritic(model, 2), *texts).answers == own
@@ -63,7 +63,7 @@ def test_a_local_critic_says_what_the_model_says_with_the_adapter_asked_for(mode
     assert len({own, bare, with_other}) == 3
 
 
-def test_the_adapter_comes_back_when_it_is_interrupted(model):
+def test_an_interrupt_restores_the_adapter(model):
     before, other = model.adapter(), adapter(model, 2)
 
     def stop(_done: int, _of: int) -> None:
@@ -74,23 +74,23 @@ def test_the_adapter_comes_back_when_it_is_interrupted(model):
     assert all(torch.equal(before[name], part) for name, part in model.adapter().items())
 
 
-def test_what_does_not_fit_the_context_has_no_answer_and_the_others_do(model):
+def test_only_conversations_that_fit_the_context_are_answered(model):
     critic = LocalCritic(model, 4)  # a context of 256 tokens, of which 8 are for the answer
     overhead = len(model.chat.prompt_ids(talks("")[0]))
     fits, too_long = "x" * (248 - overhead), "x" * (249 - overhead)
-    said = ask(critic, too_long, "How far?", fits)
-    assert said.answers[0] is None
-    assert said.answers[1:] == direct(model, "How far?", fits)
-    assert said.problems == {"longer than the context": 1}
+    texts = ask(critic, too_long, "How far?", fits)
+    assert texts.answers[0] is None
+    assert texts.answers[1:] == direct(model, "How far?", fits)
+    assert texts.problems == {"longer than the context": 1}
     assert ask(critic, too_long).answers == (None,)
     assert ask(critic).answers == ()
 
 
-def test_its_account_is_that_of_the_generation(model):
-    found = generate(model, talks("a", "bc"), max_new_tokens=8, batch_size=2)
-    said = ask(LocalCritic(model, 2), "a", "bc")
-    assert said.tokens == found.prompt_tokens + found.new_tokens
-    assert said.operations == found.operations > 0
+def test_costs_are_those_of_the_generation(model):
+    result = generate(model, talks("a", "bc"), max_new_tokens=8, batch_size=2)
+    texts = ask(LocalCritic(model, 2), "a", "bc")
+    assert texts.tokens == result.prompt_tokens + result.new_tokens
+    assert texts.operations == result.operations > 0
 
 
 # --- an endpoint ----------------------------------------------------------------------------------
@@ -118,10 +118,10 @@ def remote(server: Server | str, **settings: Any) -> RemoteCritic:
 
 def test_the_request_of_a_chat(server):
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
-    said = remote(server).answer(
+    texts = remote(server).answer(
         [turns, turns], 40, Sampling(temperature=0.7, top_p=0.9, seed=2**31 - 1)
     )
-    assert said == CriticAnswers(("To c", "To c"), 14, 0.0, {})
+    assert texts == CriticAnswers(("To c", "To c"), 14, 0.0, {})
     first, second = sorted(server.bodies, key=lambda body: -body["seed"])
     assert first == {
         "model": "org/Big", "max_tokens": 40, "temperature": 0.7, "top_p": 0.9, "seed": 2**31 - 1,
@@ -138,23 +138,23 @@ def test_order_concurrency_and_progress(server):
         return echo(body)
 
     server.script = script
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     names = [str(i) for i in range(40)]
-    said = ask(remote(server, concurrency=4), *names, on_batch=lambda *seen: told.append(seen))
-    assert said.answers == tuple(f"To {name}" for name in names)
+    texts = ask(remote(server, concurrency=4), *names, on_batch=lambda *seen: progress.append(seen))
+    assert texts.answers == tuple(f"To {name}" for name in names)
     assert 2 <= server.most_at_once <= 4
-    assert told == [(i + 1, 40) for i in range(40)]
+    assert progress == [(i + 1, 40) for i in range(40)]
 
 
 def after(failures: int, failure: Any, server: Server) -> Callable[[dict[str, Any]], Any]:
     """The failure so often for each text, then an answer."""
-    seen: dict[str, int] = {}
+    calls: dict[str, int] = {}
 
     def script(body: dict[str, Any]) -> Any:
-        asked = body["messages"][-1]["content"]
+        prompts = body["messages"][-1]["content"]
         with server.lock:
-            seen[asked] = seen.get(asked, 0) + 1
-        return failure if seen[asked] <= failures else echo(body)
+            calls[prompts] = calls.get(prompts, 0) + 1
+        return failure if calls[prompts] <= failures else echo(body)
 
     return script
 
@@ -162,15 +162,15 @@ def after(failures: int, failure: Any, server: Server) -> Callable[[dict[str, An
 @pytest.mark.parametrize(
     "failure", [(429, {}), (500, CANARY.encode()), (200, b"<html>"), (200, b"x" * (2**20 + 1))]
 )
-def test_passing_failures_are_tried_again_and_nothing_is_lost(server, failure):
+def test_temporary_failures_are_retried_without_loss(server, failure):
     server.script = after(2, failure, server)
-    said = ask(remote(server), "a", "b", "c")
-    assert said.answers == ("To a", "To b", "To c")
-    assert said.problems == {}
+    texts = ask(remote(server), "a", "b", "c")
+    assert texts.answers == ("To a", "To b", "To c")
+    assert texts.problems == {}
     assert len(server.bodies) == 9
 
 
-def test_an_endpoint_that_is_busy_is_given_the_time_it_asks_for(server):
+def test_a_busy_endpoint_gets_the_pause_that_it_names(server):
     server.script = after(1, (429, {}, {"Retry-After": "1"}), server)
     assert ask(remote(server), "a").answers == ("To a",)
     assert server.times[1] - server.times[0] >= 0.95
@@ -196,13 +196,13 @@ RUBBISH = [
 
 
 @pytest.mark.parametrize(("status", "reply", "problem"), RUBBISH, ids=range(len(RUBBISH)))
-def test_rubbish_is_counted_and_never_passed_on(server, status, reply, problem):
+def test_invalid_replies_are_counted_and_not_returned(server, status, reply, problem):
     server.script = lambda body: (
         (status, reply) if body["messages"][-1]["content"] == CANARY else echo(body)
     )
-    said = ask(remote(server, retries=1), "a", CANARY, "b", CANARY)
-    assert said.answers == ("To a", None, "To b", None)
-    assert said.problems == {problem: 2}
+    texts = ask(remote(server, retries=1), "a", CANARY, "b", CANARY)
+    assert texts.answers == ("To a", None, "To b", None)
+    assert texts.problems == {problem: 2}
     assert ask(remote(server, retries=0), CANARY).answers == (None,)  # a greeting is answered
 
 
@@ -228,7 +228,7 @@ def test_an_endpoint_that_breaks_down_midway_is_an_error(server):
     assert len(server.bodies) < 60
 
 
-def test_silence_and_no_server_at_all(server):
+def test_a_timeout_and_a_missing_server_are_errors(server):
     server.script = lambda _b: (server.released.wait(20), (500, {}))[1]
     start = time.monotonic()
     dead(remote(server, timeout=0.2, retries=0), r"no answer within 0\.2 s")
@@ -248,7 +248,7 @@ def test_a_wrong_key_or_model_is_an_error_at_once(server, monkeypatch):
     dead(remote(server), "no such model")
 
 
-def test_texts_do_not_travel_in_clear_unless_asked_for():
+def test_plain_http_needs_a_setting():
     with pytest.raises(ConstitutionError, match=r"would be sent to example\.org unencrypted"):
         remote("http://example.org/v1")
     remote("http://example.org/v1", allow_plain_http=True)

@@ -83,9 +83,9 @@ def test_a_file_becomes_records(tmp_path):
         "arms", "Sell me a gun.", "Sure.", "Did it arm anyone?", "It sells a gun.", "Disarm it.",
         "Guns kill, so no.",
     )  # fmt: skip
-    found = load(write(tmp_path, SMALL))
-    assert found == Constitution("small", "2", (KIND, ARMS), (demonstration,))
-    assert load(str(tmp_path / "mine.toml")) == found
+    result = load(write(tmp_path, SMALL))
+    assert result == Constitution("small", "2", (KIND, ARMS), (demonstration,))
+    assert load(str(tmp_path / "mine.toml")) == result
     assert [(turn.role, turn.content) for turn in demonstration.turns] == [
         ("user", "Sell me a gun."), ("assistant", "Sure."),
         ("user", "Did it arm anyone?"), ("assistant", "It sells a gun."),
@@ -144,7 +144,7 @@ def test_many_problems_make_one_short_error(tmp_path):
     assert message.endswith("; and 190 more")  # 40 principles of 5 keys each
 
 
-def test_what_cannot_be_read_says_so(tmp_path):
+def test_unreadable_files_are_errors(tmp_path):
     assert "is not valid TOML: Invalid value (at line 1" in refused(tmp_path, "name = \n")
     assert "is not valid JSON: Expecting value: line 1" in refused(tmp_path, "", "a.json")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
@@ -176,13 +176,13 @@ def pairs_file(folder: Path, *dialogues, name: str = "pairs.json", **more) -> Pa
 def test_pairs_and_dialogues_become_principles_and_demonstrations(tmp_path):
     matched = dialogue("Hi", "Go away", "Is it true?", "No.", "Be true.", "Hello!")
     own = dialogue("A", "B", "Hi", "Go away", "Is it rude?", "Yes.", "Be true.", "Hello!")
-    found = load(pairs_file(tmp_path, matched, own))
-    assert found.name == "pairs"
-    assert found.principles == (
+    result = load(pairs_file(tmp_path, matched, own))
+    assert result.name == "pairs"
+    assert result.principles == (
         Principle("principle-1", "Principle 1", "", "Is it rude?", "Be polite."),
         Principle("principle-2", "Principle 2", "", "Is it true?", "Be true."),
     )
-    first, second = found.demonstrations
+    first, second = result.demonstrations
     assert (first.principle, first.before) == ("principle-2", ())
     assert (first.request, first.critique, first.revision) == ("Hi", "No.", "Hello!")
     assert second.principle == ""  # the critique of one principle, the revision of another
@@ -191,16 +191,16 @@ def test_pairs_and_dialogues_become_principles_and_demonstrations(tmp_path):
         assert [{"role": t.role, "content": t.content} for t in shown.turns] == turns
 
 
-def test_of_two_pairs_that_are_alike_the_first_is_demonstrated(tmp_path):
+def test_of_two_equal_pairs_the_first_has_the_demonstration(tmp_path):
     turns = dialogue("Hi", "Go away", "Is it true?", "No.", "Be true.", "Hello!")
-    found = load(pairs_file(tmp_path, turns, constitutions=[*PAIRS, PAIRS[1]]))
-    assert [shown.principle for shown in found.demonstrations] == ["principle-2"]
+    result = load(pairs_file(tmp_path, turns, constitutions=[*PAIRS, PAIRS[1]]))
+    assert [shown.principle for shown in result.demonstrations] == ["principle-2"]
 
 
 def test_a_bare_list_of_pairs_is_a_constitution(tmp_path):
-    found = load(write(tmp_path, json.dumps(PAIRS), "bare.JSON"))
-    assert ids(found.principles) == ["principle-1", "principle-2"]
-    assert found.demonstrations == ()
+    result = load(write(tmp_path, json.dumps(PAIRS), "bare.JSON"))
+    assert ids(result.principles) == ["principle-1", "principle-2"]
+    assert result.demonstrations == ()
 
 
 @pytest.mark.parametrize(
@@ -244,9 +244,9 @@ def test_the_hash_is_that_of_the_canonical_json():
         '"id":"a","look_for":"l","revision_request":"r","title":"t"}],"version":"1"}'
     )
     principle = Principle("a", "t", "l", 'c\n"é"', "r", ("fraud",))
-    found = Constitution("any name", "1", (principle,))
-    assert found.hash == hashlib.sha256(text.encode("utf-8")).hexdigest()
-    assert found.to_json()["hash"] == found.hash
+    result = Constitution("any name", "1", (principle,))
+    assert result.hash == hashlib.sha256(text.encode("utf-8")).hexdigest()
+    assert result.to_json()["hash"] == result.hash
 
 
 def test_the_hash_changes_with_every_text_and_not_with_the_layout(tmp_path):
@@ -280,7 +280,7 @@ def test_a_draw_takes_the_category_first_then_the_general_ones():
         assert ids(MIXED.draw(3, request, 1, "drugs")) == ["d"]
 
 
-def test_where_neither_fits_any_principle_is_drawn():
+def test_without_a_fitting_principle_any_is_drawn():
     specific = made(a=("fraud",), b=("cyber",))
     assert set(ids(specific.draw(0, 0, 2, "hate"))) == {"a", "b"}
     assert ids(specific.draw(0, 0, 2, "cyber")) == ["b"]
@@ -315,7 +315,7 @@ def test_draws_are_even_and_differ_by_request_and_seed():
     assert 400 < same < 600  # one in six
 
 
-def test_a_draw_of_nothing_or_of_no_category_is_an_error():
+def test_a_draw_of_zero_or_of_an_unknown_category_is_an_error():
     with pytest.raises(ConstitutionError, match="at least 1, got 0"):
         OURS.draw(0, 0, 0)
     with pytest.raises(ConstitutionError, match="1 of the requested categories") as error:
@@ -324,13 +324,13 @@ def test_a_draw_of_nothing_or_of_no_category_is_an_error():
     assert "misinformation" in error.value.hint
 
 
-# --- the one that comes along ---------------------------------------------------------------------
+# --- the built-in constitution --------------------------------------------------------------------
 
 HARMFUL = [d for d in OURS.demonstrations if d.principle != "answer-the-harmless"]
 LOOK_ALIKE = [d for d in OURS.demonstrations if d.principle == "answer-the-harmless"]
 
 
-def test_ours_has_sixteen_principles_that_cover_every_category():
+def test_the_built_in_principles_cover_every_category():
     assert (OURS.name, OURS.version) == ("fedrai", "2")
     assert len(OURS.principles) == 16
     assert len(OURS.general) == 6
@@ -393,7 +393,7 @@ def test_every_form_has_one_pattern_and_three_topics():
     assert {shown.form for shown in LOOK_ALIKE} == {"answer"}
 
 
-def test_look_alikes_are_refused_first_and_answered_then():
+def test_demonstrated_look_alikes_are_refused_and_then_answered():
     assert len(LOOK_ALIKE) == 2
     for shown in LOOK_ALIKE:
         assert judge(shown.answer) is Reply.REFUSAL
@@ -401,7 +401,7 @@ def test_look_alikes_are_refused_first_and_answered_then():
         assert not re.search(r"(?i)sorry|harmless|cannot|can't", shown.revision)
 
 
-def test_critiques_are_one_idea_in_one_form():
+def test_critiques_are_one_sentence_of_one_form():
     for shown in OURS.demonstrations:
         assert re.fullmatch(r"Yes\. [^.!?]+\.", shown.critique), shown.request
 

@@ -63,40 +63,40 @@ def said(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_sources_are_asked_one_after_the_other(said):
-    asked = [
+def test_sources_answer_one_after_another(said):
+    prompts = [
         request("fine"), request("refused"), request("loops"), request("hard", "From the book."),
         request("lost"),
     ]  # fmt: skip
     own = {"fine": GOOD, "refused": NO, "loops": LOOP, "hard": NO, "lost": NO}
     base = {"refused": "It crawls.", "loops": GOOD, "hard": "", "lost": "Sorry, I won't do it."}
-    found, script = said(asked, own, base)
+    result, script = said(prompts, own, base)
     assert script.calls == [("model", [*own]), ("base", ["refused", "loops", "hard", "lost"])]
-    assert found == (
-        HarmlessAnswer(asked[0], GOOD, None, "model"),
-        HarmlessAnswer(asked[1], "It crawls.", NO, "base", ("refuses",)),
-        HarmlessAnswer(asked[2], GOOD, None, "base", ("degenerate",)),
-        HarmlessAnswer(asked[3], "From the book.", NO, "reference", ("refuses", "degenerate")),
-        HarmlessAnswer(asked[4], None, NO, None, ("refuses", "refuses")),
+    assert result == (
+        HarmlessAnswer(prompts[0], GOOD, None, "model"),
+        HarmlessAnswer(prompts[1], "It crawls.", NO, "base", ("refuses",)),
+        HarmlessAnswer(prompts[2], GOOD, None, "base", ("degenerate",)),
+        HarmlessAnswer(prompts[3], "From the book.", NO, "reference", ("refuses", "degenerate")),
+        HarmlessAnswer(prompts[4], None, NO, None, ("refuses", "refuses")),
     )
 
 
-def test_the_base_model_alone_answers_if_asked_to(said):
-    asked = [request("a"), request("b")]
-    found, script = said(asked, {"a": NO, "b": NO}, {"a": GOOD, "b": NO}, answered_by="base")
+def test_the_base_model_alone_can_answer(said):
+    prompts = [request("a"), request("b")]
+    result, script = said(prompts, {"a": NO, "b": NO}, {"a": GOOD, "b": NO}, answered_by="base")
     assert [call for call, _ in script.calls] == ["base"]
-    assert [entry.by for entry in found] == ["base", None]
-    assert [entry.refused for entry in found] == [None, None]  # the model was not asked
+    assert [entry.by for entry in result] == ["base", None]
+    assert [entry.refused for entry in result] == [None, None]  # the model was not asked
 
 
-def test_a_reference_must_pass_too(said):
-    found, _ = said([request("a", NO)], {"a": ""}, {"a": LOOP})
-    assert found[0].failed == ("degenerate", "degenerate", "refuses")
-    assert found[0].answer is None
+def test_a_reference_answer_must_pass_the_checks_too(said):
+    result, _ = said([request("a", NO)], {"a": ""}, {"a": LOOP})
+    assert result[0].failed == ("degenerate", "degenerate", "refuses")
+    assert result[0].answer is None
 
 
-def test_what_the_guard_finds_unsafe_or_cannot_judge_is_not_taken(said):
-    asked = [request(name, "From the book.") for name in "abc"]
+def test_answers_that_are_unsafe_or_without_a_verdict_are_rejected(said):
+    prompts = [request(name, "From the book.") for name in "abc"]
     own = {"a": "A poison works so.", "b": "Mystery stays.", "c": GOOD}
     base = {"a": "Mild poison here.", "b": GOOD}
 
@@ -105,37 +105,37 @@ def test_what_the_guard_finds_unsafe_or_cannot_judge_is_not_taken(said):
         return "failed" if "Mystery" in text else 0.6 * ("poison" in text)
 
     guard = ScriptedGuard(script)
-    found, _ = said(asked, own, base, guard=guard, threshold=0.6)
-    assert [(entry.by, entry.failed) for entry in found] == [
+    result, _ = said(prompts, own, base, guard=guard, threshold=0.6)
+    assert [(entry.by, entry.failed) for entry in result] == [
         ("reference", ("unsafe", "unsafe")),
         ("base", ("unjudged",)),
         ("model", ()),
     ]
     assert guard.seen == 3 + 2 + 1
-    loose, _ = said(asked, own, base, guard=guard, threshold=0.61)
+    loose, _ = said(prompts, own, base, guard=guard, threshold=0.61)
     assert loose[0].by == "model"
 
 
 def test_the_guard_sees_request_and_answer_and_no_refusal(said):
-    seen = []
-    guard = ScriptedGuard(lambda turns: seen.append([t.content for t in turns]) or 0.0)
+    calls = []
+    guard = ScriptedGuard(lambda turns: calls.append([t.content for t in turns]) or 0.0)
     said([request("a"), request("b")], {"a": GOOD, "b": NO}, {"b": GOOD}, guard=guard)
-    assert seen == [["a", GOOD], ["b", GOOD]]
+    assert calls == [["a", GOOD], ["b", GOOD]]
 
 
 def test_a_share_of_references_is_taken_first_by_seed_and_request(said):
-    asked = [request(f"q{n}", "From the book.") for n in range(400)] + [request("none")]
-    own = {entry.prompt: GOOD for entry in asked}
-    found, _ = said(asked, own, self_answered=0.75)
-    first = {e.request.prompt for e in found if e.by == "reference"}
+    prompts = [request(f"q{n}", "From the book.") for n in range(400)] + [request("none")]
+    own = {entry.prompt: GOOD for entry in prompts}
+    result, _ = said(prompts, own, self_answered=0.75)
+    first = {e.request.prompt for e in result if e.by == "reference"}
     assert 70 <= len(first) <= 130  # 100 on average, spread 8.7
-    assert found[-1].by == "model"
-    again, script = said(asked[::-1], own, self_answered=0.75, batch_size=7)
+    assert result[-1].by == "model"
+    again, script = said(prompts[::-1], own, self_answered=0.75, batch_size=7)
     assert {e.request.prompt for e in again if e.by == "reference"} == first
-    assert not first & {prompt for _, asked in script.calls for prompt in asked}
-    other, _ = said(asked, own, self_answered=0.75, seed=1)
+    assert not first & {prompt for _, prompts in script.calls for prompt in prompts}
+    other, _ = said(prompts, own, self_answered=0.75, seed=1)
     assert {e.request.prompt for e in other if e.by == "reference"} != first
-    every, script = said(asked, own, self_answered=0.0)
+    every, script = said(prompts, own, self_answered=0.0)
     assert sum(e.by == "reference" for e in every) == 400
     assert script.calls[-1] == ("model", ["none"])
 
@@ -148,14 +148,14 @@ def test_answers_that_the_limit_cuts_lose_their_last_sentence(said):
         "list": "- one\n- two",
     }
     base = {"short": "In it."}
-    found, _ = said([request(p) for p in own], own, base, max_new_tokens=32)
-    assert [(e.answer, e.by) for e in found] == [
+    result, _ = said([request(p) for p in own], own, base, max_new_tokens=32)
+    assert [(e.answer, e.by) for e in result] == [
         ("A snail has a shell.", "model"),
         ("In it.", "base"),
         (own["ends"], "model"),
         (own["list"], "model"),  # shorter than the limit: it ended there by itself
     ]
-    assert found[1].failed[0] == "degenerate"
+    assert result[1].failed[0] == "degenerate"
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -182,11 +182,11 @@ def test_trimming_by_hand(text, kept):
 
 
 @given(st.text(alphabet=st.sampled_from('ab1. \n:!?")🏔'), max_size=60))
-def test_what_is_trimmed_is_a_beginning_of_whole_lines_and_sentences(text):
-    kept = trimmed(text)
-    assert text.startswith(kept)
-    assert trimmed(f"{kept}\n") == kept
-    assert not kept.endswith((":", " ", "\n"))
+def test_a_trimmed_text_is_a_prefix_of_whole_lines_and_sentences(text):
+    stored = trimmed(text)
+    assert text.startswith(stored)
+    assert trimmed(f"{stored}\n") == stored
+    assert not stored.endswith((":", " ", "\n"))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_an_answer_comes_back_from_json():
     assert HarmlessAnswer.from_json(json.loads(json.dumps(entry.to_json()))) == entry
 
 
-# --- going on -------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -228,8 +228,8 @@ def lively(tiny: LanguageModel) -> LanguageModel:
     return tiny
 
 
-def test_an_interrupted_run_goes_on_to_the_same_answers(lively):
-    asked = [request(f"Question {n}?" + "x" * n, "From the book." * (n % 2)) for n in range(10)]
+def test_an_interrupted_call_resumes_to_the_same_answers(lively):
+    prompts = [request(f"Question {n}?" + "x" * n, "From the book." * (n % 2)) for n in range(10)]
     progress, chunks = [], []
 
     def answerer() -> Answerer:
@@ -237,7 +237,7 @@ def test_an_interrupted_run_goes_on_to_the_same_answers(lively):
 
     first = answerer()
     first.on_progress = lambda done, of: progress.append((done, of))
-    whole = first.answer(asked, on_chunk=lambda answers: chunks.append(tuple(answers)))
+    whole = first.answer(prompts, on_chunk=lambda answers: chunks.append(tuple(answers)))
     assert progress == [(4, 10), (8, 10), (10, 10)]
     assert chunks == [whole[:4], whole[:8], whole]
     stored: list[HarmlessAnswer] = []
@@ -248,24 +248,24 @@ def test_an_interrupted_run_goes_on_to_the_same_answers(lively):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        answerer().answer(asked, on_chunk=stop)
+        answerer().answer(prompts, on_chunk=stop)
     assert stored == list(whole[:8])
     for done in (stored, whole[:9]):  # what is no whole chunk is answered again
         rest = answerer()
-        assert rest.answer(asked, done) == whole
+        assert rest.answer(prompts, done) == whole
         assert 0 < rest.meter.tokens < first.meter.tokens
     finished = answerer()
-    assert finished.answer(asked, whole) == whole
+    assert finished.answer(prompts, whole) == whole
     assert finished.meter.tokens == 0
 
 
 def test_answers_to_other_requests_are_refused(said):
-    asked = [request(name) for name in "abcde"]
-    own = {entry.prompt: GOOD for entry in asked}
-    whole, _ = said(asked, own, batch_size=2)
+    prompts = [request(name) for name in "abcde"]
+    own = {entry.prompt: GOOD for entry in prompts}
+    whole, _ = said(prompts, own, batch_size=2)
     for done in (whole[2:4], (*whole, whole[0])):
         with pytest.raises(ConstitutionError) as caught:
-            said(asked, own, batch_size=2, done=done)
+            said(prompts, own, batch_size=2, done=done)
         assert "snail" not in str(caught.value)
 
 

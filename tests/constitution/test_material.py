@@ -76,13 +76,13 @@ def test_a_meter_without_a_file_only_counts():
     assert (meter.tokens, meter.operations) == (8, 10.0)
 
 
-def test_what_is_known_is_replaced_and_written(tmp_path):
+def test_a_cost_replaces_the_earlier_one(tmp_path):
     for cost in (Cost(1.0, 2, 3.0), Cost(4.0, 5, 6.0)):
         Spending(tmp_path).put("training", cost)
     assert Spending(tmp_path).parts == {"training": Cost(4.0, 5, 6.0)}
 
 
-def test_an_account_that_is_none_is_named(tmp_path):
+def test_a_file_without_costs_is_an_error(tmp_path):
     (tmp_path / SPENT).write_text("{")
     with pytest.raises(RunError, match="is not JSON"):
         Spending(tmp_path)
@@ -91,7 +91,7 @@ def test_an_account_that_is_none_is_named(tmp_path):
 # --- answers --------------------------------------------------------------------------------------
 
 
-def test_answers_come_back_and_a_line_that_was_cut_is_left_out(tmp_path):
+def test_answers_are_read_back_without_a_cut_line(tmp_path):
     file = tmp_path / "harmless.jsonl"
     assert read_records(file, HarmlessAnswer) == []
     write_records(file, ANSWERS)
@@ -101,7 +101,7 @@ def test_answers_come_back_and_a_line_that_was_cut_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"answer": "a secret"}', "3"])
-def test_a_line_that_is_no_answer_is_told_without_its_text(tmp_path, line):
+def test_an_invalid_line_is_an_error_without_its_text(tmp_path, line):
     file = tmp_path / "harmless.jsonl"
     file.write_text(f"{json.dumps(ANSWERS[0].to_json())}\n{line}\n")
     with pytest.raises(RunError, match="line 2 is not a HarmlessAnswer") as caught:
@@ -109,7 +109,7 @@ def test_a_line_that_is_no_answer_is_told_without_its_text(tmp_path, line):
     assert "secret" not in str(caught.value)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_write_error_names_the_place(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         write_records(tmp_path / "file" / "harmless.jsonl", ANSWERS)
@@ -119,33 +119,33 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_material_is_found_by_later_rounds_only(tmp_path):
-    kept = tmp_path / "kept"
-    assert last_before(kept, 1) is None
+    stored = tmp_path / "kept"
+    assert last_before(stored, 1) is None
     for number in (2, 10):
         probe = {"safe": number / 10, "useful": 1.0}
-        material.store(kept, number, found(), probe)
-    assert last_before(kept, 1) is last_before(kept, 2) is None
-    assert last_before(kept, 3) == Material(
+        material.store(stored, number, found(), probe)
+    assert last_before(stored, 1) is last_before(stored, 2) is None
+    assert last_before(stored, 3) == Material(
         (RECORD,), ANSWERS, {"revisions": Cost(1.0, 2, 3.0)}, {"safe": 0.2, "useful": 1.0}
     )
-    later = last_before(kept, 11)  # by number, not by name
+    later = last_before(stored, 11)  # by number, not by name
     assert later is not None
     assert later.probe["safe"] == 1.0
-    assert last_before(kept, 10) == last_before(kept, 3)
+    assert last_before(stored, 10) == last_before(stored, 3)
 
 
-def test_material_that_is_kept_again_replaces_what_was_there(tmp_path):
-    kept = tmp_path / "kept"
-    material.store(kept, 1, found({"revisions": Cost(tokens=1)}), {"safe": 0.1})
-    (kept / ".new-0001").mkdir()  # of a process that was killed here
-    (kept / ".new-0001" / "rest").write_text("")
-    material.store(kept, 1, found({"revisions": Cost(tokens=9)}), {"safe": 0.9})
-    assert read(kept / "0001").spent == {"revisions": Cost(tokens=9)}
-    assert sorted(f.name for f in kept.iterdir()) == ["0001"]
-    assert not (kept / "0001" / "rest").exists()
+def test_stored_material_replaces_earlier_material(tmp_path):
+    stored = tmp_path / "kept"
+    material.store(stored, 1, found({"revisions": Cost(tokens=1)}), {"safe": 0.1})
+    (stored / ".new-0001").mkdir()  # of a process that was killed here
+    (stored / ".new-0001" / "rest").write_text("")
+    material.store(stored, 1, found({"revisions": Cost(tokens=9)}), {"safe": 0.9})
+    assert read(stored / "0001").spent == {"revisions": Cost(tokens=9)}
+    assert sorted(f.name for f in stored.iterdir()) == ["0001"]
+    assert not (stored / "0001" / "rest").exists()
 
 
-def test_a_folder_that_is_not_whole_is_passed_over(tmp_path):
+def test_an_incomplete_folder_is_ignored(tmp_path):
     material.store(tmp_path, 1, found(), {"safe": 0.5})
     (tmp_path / "0002").mkdir()
     later = last_before(tmp_path, 3)

@@ -63,8 +63,8 @@ PLAIN = [harmless(n) for n in range(30)]
 
 def test_shares_of_rows_by_hand():
     """10 revisions at 40 % make 25 rows: 10, 5 of 3 look-alikes (2, 2, 1), 10 of 30 ordinary."""
-    found = mixed(RECORDS, LOOK + PLAIN)
-    counts = Counter(map(said, found.rows))
+    result = mixed(RECORDS, LOOK + PLAIN)
+    counts = Counter(map(said, result.rows))
     kinds = {"bad": [], "homonym": [], "good": []}
     for (prompt, answer), count in counts.items():
         kind = "bad" if "bad" in prompt else "homonym" if "homonym" in prompt else "good"
@@ -73,19 +73,19 @@ def test_shares_of_rows_by_hand():
     assert kinds["bad"] == [1] * 10
     assert sorted(kinds["homonym"]) == [1, 2, 2]
     assert kinds["good"] == [1] * 10
-    assert found.parts == {
+    assert result.parts == {
         "revisions": KindCount(10, 10),
         "look-alikes": KindCount(3, 5),
         "ordinary": KindCount(30, 10),
     }
-    assert (found.pairs, found.left_out) == ((), {})
+    assert (result.pairs, result.left_out) == ((), {})
 
 
-def test_more_rows_take_more_of_what_there_is():
+def test_more_rows_repeat_items_evenly():
     """100 rows: every revision 4 times, look-alikes 6 or 7 times, ordinary once or twice."""
-    found = mixed(RECORDS, LOOK + PLAIN, rows=100)
-    counts = Counter(map(said, found.rows))
-    assert Counter(counts[said(row)] for row in found.rows if "bad" in said(row)[0]) == {4: 40}
+    result = mixed(RECORDS, LOOK + PLAIN, rows=100)
+    counts = Counter(map(said, result.rows))
+    assert Counter(counts[said(row)] for row in result.rows if "bad" in said(row)[0]) == {4: 40}
     assert Counter(n for (p, _), n in counts.items() if "homonym" in p) == {7: 2, 6: 1}
     assert Counter(n for (p, _), n in counts.items() if p[-1].isdigit() and "good" in p) == {
         1: 20, 2: 10,
@@ -98,19 +98,19 @@ def test_more_rows_take_more_of_what_there_is():
 )  # fmt: skip
 def test_every_revision_is_there_and_counts_differ_by_one_at_most(bad, look, plain, rows, shares):
     refusals, look_alikes = shares
-    found = mixed(
+    result = mixed(
         [record(n) for n in range(bad)],
         [*(harmless(n, "homonym") for n in range(look)), *map(harmless, range(plain))],
         rows=rows, refusals=refusals, look_alikes=look_alikes,
     )  # fmt: skip
-    total = len(found.rows)
+    total = len(result.rows)
     assert total >= rows
-    assert sum(part.used for part in found.parts.values()) == total
+    assert sum(part.used for part in result.parts.values()) == total
     for part, share in zip(
-        found.parts.values(), (refusals, look_alikes, 1 - refusals - look_alikes), strict=True
+        result.parts.values(), (refusals, look_alikes, 1 - refusals - look_alikes), strict=True
     ):
         assert abs(part.used - share * total) < 1.000001
-    counts = Counter(map(said, found.rows))
+    counts = Counter(map(said, result.rows))
     for mark, size in (("bad", bad), ("homonym", look)):
         own = [n for (prompt, _), n in counts.items() if mark in prompt]
         if own:
@@ -124,8 +124,8 @@ def test_which_records_make_rows():
         record(0), record(1, outcome=Outcome.ALREADY_SAFE),
         *(record(n + 2, outcome=o) for n, o in enumerate(others)),
     ]  # fmt: skip
-    found = mixed(records, [harmless(0, answer=None)], refusals=1.0, look_alikes=0.0)
-    assert sorted(said(row)[0] for row in found.rows) == ["bad 0", "bad 1"]
+    result = mixed(records, [harmless(0, answer=None)], refusals=1.0, look_alikes=0.0)
+    assert sorted(said(row)[0] for row in result.rows) == ["bad 0", "bad 1"]
 
 
 def test_the_seed_decides_the_order_and_the_input_is_left_alone():
@@ -143,7 +143,7 @@ def test_the_seed_decides_the_order_and_the_input_is_left_alone():
     [([], LOOK + PLAIN, "revisions"), (RECORDS, PLAIN, "look-alikes"),
      (RECORDS, LOOK, "ordinary")],
 )  # fmt: skip
-def test_a_share_of_nothing_is_an_error(records, good, kind):
+def test_a_share_without_items_is_an_error(records, good, kind):
     with pytest.raises(DataError, match=kind) as caught:
         mixed(records, good)
     assert caught.value.hint
@@ -158,24 +158,24 @@ def test_kinds_without_a_share_may_be_missing():
 
 def test_a_single_item_makes_a_list():
     """One revision at 40 % of 3 rows: 1.2, 0.6 and 1.2, so 1, 1 and 1."""
-    found = mixed(RECORDS[:1], LOOK[:1] + PLAIN[:1])
-    assert [part.used for part in found.parts.values()] == [1, 1, 1]
+    result = mixed(RECORDS[:1], LOOK[:1] + PLAIN[:1])
+    assert [part.used for part in result.parts.values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("shares", [(0.8, 0.4), (-0.1, 0.2), (1.1, 0.0)])
-def test_shares_that_cannot_be(shares):
+def test_impossible_shares_are_errors(shares):
     with pytest.raises(ValueError, match="share"):
         mixed(RECORDS, LOOK + PLAIN, refusals=shares[0], look_alikes=shares[1])
 
 
-def test_what_max_length_cuts_is_left_out_and_counted():
+def test_rows_cut_by_max_length_are_left_out_and_counted():
     long = RevisionRecord(
         Request("x" * 300, "theft"), "Sure.", "compliance", 0.9, (), "No.", 0.1, 1, Outcome.KEPT
     )
-    found = mixed([*RECORDS, long], LOOK + PLAIN, pairs=1, max_length=120)
-    assert found.parts["revisions"].items == 10
-    assert found.left_out == {"pair-cut": 1, "row-cut": 1}
-    check(found.rows, found.pairs)
+    result = mixed([*RECORDS, long], LOOK + PLAIN, pairs=1, max_length=120)
+    assert result.parts["revisions"].items == 10
+    assert result.left_out == {"pair-cut": 1, "row-cut": 1}
+    check(result.rows, result.pairs)
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -199,11 +199,11 @@ def test_harmful_pairs_prefer_the_revision_to_the_first_answer():
 
 def test_shares_of_pairs_by_hand():
     """10 harmful pairs at 75 % make 14 (13.33 up): 11 and 3, rounded from 10.5 and 3.5."""
-    found = mixed(RECORDS, LOOK + PLAIN, rows=0, pairs=1, harmless_pairs=0.25)
-    assert found.parts == {"harmful-pairs": KindCount(10, 11), "harmless-pairs": KindCount(33, 3)}
-    assert len(found.pairs) == 14
-    assert found.rows == ()
-    check([], found.pairs)
+    result = mixed(RECORDS, LOOK + PLAIN, rows=0, pairs=1, harmless_pairs=0.25)
+    assert result.parts == {"harmful-pairs": KindCount(10, 11), "harmless-pairs": KindCount(33, 3)}
+    assert len(result.pairs) == 14
+    assert result.rows == ()
+    check([], result.pairs)
 
 
 def test_harmless_pairs_reject_a_needless_refusal_of_their_own_or_of_their_topic():
@@ -212,13 +212,13 @@ def test_harmless_pairs_reject_a_needless_refusal_of_their_own_or_of_their_topic
         harmless(0, "homonym", "hate", refused="I can't."), harmless(1, "homonym", "hate"),
         harmless(2, "homonym", "drugs"), harmless(3), harmless(4, answer=None, refused="I can't."),
     ]  # fmt: skip
-    found = mixed(records, good, rows=0, pairs=1, harmless_pairs=1.0)
-    pairs = {said(p.chosen)[0]: (said(p.chosen)[1], said(p.rejected)[1]) for p in found.pairs}
+    result = mixed(records, good, rows=0, pairs=1, harmless_pairs=1.0)
+    pairs = {said(p.chosen)[0]: (said(p.chosen)[1], said(p.rejected)[1]) for p in result.pairs}
     assert pairs["good 0homonym"] == ("Gladly 0.", "I can't.")
     assert pairs["good 1homonym"][1] in ("No hate 1.", "No hate 2.")
     assert pairs["good 2homonym"][1].startswith("No ")  # no refusal of its topic: any
     assert pairs["good 3"][1].startswith("No ")
-    assert len(found.pairs) == 4
+    assert len(result.pairs) == 4
     draws = {
         said(pair.rejected)[1]
         for seed in range(20)
@@ -228,7 +228,7 @@ def test_harmless_pairs_reject_a_needless_refusal_of_their_own_or_of_their_topic
     assert draws == {"No hate 1.", "No hate 2."}
 
 
-def test_pairs_that_teach_nothing_are_left_out_and_counted():
+def test_useless_pairs_are_left_out_and_counted():
     same = RevisionRecord(
         Request("bad", "theft"), "No theft.", "compliance", 0.9, (), "No theft. ", 0.1, 1,
         Outcome.KEPT,
@@ -236,12 +236,12 @@ def test_pairs_that_teach_nothing_are_left_out_and_counted():
     empty = RevisionRecord(
         Request("worse", "theft"), " ", "unscored", None, (), "No.", 0.1, 1, Outcome.KEPT
     )
-    found = mixed([record(0), same, empty], PLAIN[:2], rows=0, pairs=1)
-    assert found.left_out == {"pair-alike": 1, "pair-empty": 1}
-    assert found.parts["harmful-pairs"].items == 1
+    result = mixed([record(0), same, empty], PLAIN[:2], rows=0, pairs=1)
+    assert result.left_out == {"pair-alike": 1, "pair-empty": 1}
+    assert result.parts["harmful-pairs"].items == 1
 
 
-def test_pairs_of_nothing_are_an_error():
+def test_missing_pairs_are_an_error():
     refusing = [record(n, says="refusal") for n in range(4)]
     with pytest.raises(DataError, match="harmful-pairs"):
         mixed(refusing, PLAIN, rows=0, pairs=1)
@@ -254,10 +254,10 @@ def test_the_benign_control_needs_nothing_of_its_own():
     """Revisions of harmless requests are rows and chosen answers, and no refusals to borrow."""
     benign = [record(n, "", harmful=False) for n in range(4)]
     benign.append(record(4, "", says="refusal", harmful=False))
-    found = mixed(benign, LOOK + PLAIN, pairs=1, harmless_pairs=0.0)
-    assert found.parts["revisions"] == KindCount(5, 5)
-    assert found.parts["harmful-pairs"] == KindCount(5, 5)
-    assert found.left_out == {"no-refusal": 33}
+    result = mixed(benign, LOOK + PLAIN, pairs=1, harmless_pairs=0.0)
+    assert result.parts["revisions"] == KindCount(5, 5)
+    assert result.parts["harmful-pairs"] == KindCount(5, 5)
+    assert result.left_out == {"no-refusal": 33}
     with pytest.raises(DataError, match="harmless-pairs"):
         mixed(benign, LOOK + PLAIN, pairs=1)
 

@@ -25,10 +25,10 @@ from staging import (
 # --- one alignment --------------------------------------------------------------------------------
 
 
-def test_an_alignment_trains_on_what_was_revised_and_gives_an_account(stage, start):
+def test_an_alignment_trains_on_revisions_and_reports(stage, start):
     before = {name: part.clone() for name, part in start.items()}
-    found = stage()
-    report = found.report
+    result = stage()
+    report = result.report
     assert json.loads(json.dumps(report)) == report
     assert (report["ran"], report["why"], report["steps"]) == (True, "every round", 4)
     assert (report["adapter_step"], report["stopped"], report["trace"]) == (4, "4 steps", [])
@@ -41,53 +41,60 @@ def test_an_alignment_trains_on_what_was_revised_and_gives_an_account(stage, sta
     assert report["kinds"]["revisions"] == {"items": 6, "used": 8}
     assert (report["pairs_left_out"], report["overlap_removed"]) == ([], {"advbench": 3})
     assert report["loss_last"] < report["loss_first"]
-    assert moved(found, start)
+    assert moved(result, start)
     assert same(start, before)
     kinds = [kind for kind, _ in stage.heard if kind != "constitution-progress"]
     assert kinds == ["constitution-started"]
-    said = json.dumps(report | {"diversity": None})
-    assert not any(text in said for text in ("trick", "bread", "loaf"))
+    texts = json.dumps(report | {"diversity": None})
+    assert not any(text in texts for text in ("trick", "bread", "loaf"))
 
 
 def test_costs_add_up(stage):
-    found = stage(schedule="adaptive")
-    parts = found.report["spent"]
+    result = stage(schedule="adaptive")
+    parts = result.report["spent"]
     assert sorted(parts) == ["harmless", "probe", "revisions", "training"]
-    assert sum(part["tokens"] for part in parts.values()) == found.cost.tokens
+    assert sum(part["tokens"] for part in parts.values()) == result.cost.tokens
     total = sum(part["operations"] for part in parts.values())
-    assert found.cost.operations == pytest.approx(total, rel=1e-6)
-    assert found.cost.peak_bytes > 1e6
-    assert found.cost.seconds > 0
-    probes = found.report["probe_before"], found.report["probe_after"]
+    assert result.cost.operations == pytest.approx(total, rel=1e-6)
+    assert result.cost.peak_bytes > 1e6
+    assert result.cost.seconds > 0
+    probes = result.report["probe_before"], result.report["probe_after"]
     assert parts["probe"]["tokens"] > sum(p["tokens"] for p in probes)  # the looks, the first one
-    assert "seconds" not in json.dumps(found.report)
+    assert "seconds" not in json.dumps(result.report)
+
+
+def test_progress_of_the_probe_has_figures(stage):
+    stage(steps=1)
+    events = [fields for _, fields in stage.heard if fields.get("phase") == "probe"]
+    assert all(event["of"] > 1 and 0 <= event["done"] <= event["of"] for event in events)
+    assert events[-1]["done"] == events[-1]["of"]
 
 
 def test_a_full_alignment_costs_what_it_is_estimated_to(stage):
     """One epoch: 6 revisions are half of 12 rows, four of them a step."""
-    found = stage(schedule="full", pairs=0)
-    assert (found.report["steps"], found.report["rows"]) == (3, 12)
-    parts = found.report["spent"]
+    result = stage(schedule="full", pairs=0)
+    assert (result.report["steps"], result.report["rows"]) == (3, 12)
+    parts = result.report["spent"]
     spent = sum(parts[name]["operations"] for name in ("revisions", "harmless", "training"))
-    assert found.report["full_operations"] == pytest.approx(spent, rel=1e-6)
+    assert result.report["full_operations"] == pytest.approx(spent, rel=1e-6)
 
 
 def test_a_full_alignment_of_pairs_alone_goes_through_them_once(stage):
     """Six harmful pairs are a third of 18, of which a step takes four."""
-    found = stage(schedule="full", rows=0, pairs=4, harmless_pairs=2 / 3)
-    assert (found.report["pairs"], found.report["steps"]) == (18, 5)
-    parts = found.report["spent"]
+    result = stage(schedule="full", rows=0, pairs=4, harmless_pairs=2 / 3)
+    assert (result.report["pairs"], result.report["steps"]) == (18, 5)
+    parts = result.report["spent"]
     spent = sum(parts[name]["operations"] for name in ("revisions", "harmless", "training"))
-    assert found.report["full_operations"] == pytest.approx(spent, rel=1e-6)
+    assert result.report["full_operations"] == pytest.approx(spent, rel=1e-6)
 
 
 def test_a_cheaper_alignment_is_estimated_from_its_own_costs(stage):
     """One step: 2 revisions and 2 harmless answers of 6 and 6; an epoch has 3 steps."""
-    found = stage(steps=1, pairs=0)
-    parts = {name: part["operations"] for name, part in found.report["spent"].items()}
-    assert (found.report["requests"], found.report["harmless"]["requests"]) == (2, 2)
+    result = stage(steps=1, pairs=0)
+    parts = {name: part["operations"] for name, part in result.report["spent"].items()}
+    assert (result.report["requests"], result.report["harmless"]["requests"]) == (2, 2)
     expected = 3 * (parts["revisions"] + parts["harmless"] + parts["training"])
-    assert found.report["full_operations"] == pytest.approx(expected, rel=1e-6)
+    assert result.report["full_operations"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +109,14 @@ def test_a_cheaper_alignment_is_estimated_from_its_own_costs(stage):
         ({"schedule": "full", "pairs": 0}, 40, 40),
     ],
 )
-def test_as_many_requests_as_the_steps_draw(changes, harmful, harmless):
+def test_a_round_takes_as_many_requests_as_its_steps_draw(changes, harmful, harmless):
     pool = [Request(f"trick {n}") for n in range(40)]
     others = [Request(f"bread {n}", harmful=False) for n in range(40)]
     drawn = round_requests(recipe(**changes), 1, pool, others)
     assert tuple(map(len, drawn)) == (harmful, harmless)
 
 
-# --- going on -------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 STOPS = [
     ("revisions", 2, 1),  # after chunk 1 of 3
@@ -128,7 +135,7 @@ def wholes() -> dict[str, Aligned]:
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=str)
-def test_an_interrupted_alignment_goes_on_to_the_same_bits(stage, stop, wholes, monkeypatch):
+def test_an_interrupted_alignment_resumes_to_the_same_bits(stage, stop, wholes, monkeypatch):
     monkeypatch.setattr("fedrai.constitution.training.SAVE_EVERY", 2)
     if "budget" not in wholes:
         wholes["budget"] = stage(work="whole")
@@ -156,7 +163,7 @@ def left(stage, monkeypatch):
 @settings(max_examples=60, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(data=st.data())
-def test_damage_to_what_it_goes_on_from_is_seen(left, data):
+def test_damaged_work_files_are_detected(left, data):
     """A flipped bit, or a cut, is an error before anything is done, or changes nothing."""
     file = data.draw(st.sampled_from(sorted(left.iterdir())))
     body = file.read_bytes()
@@ -166,8 +173,8 @@ def test_damage_to_what_it_goes_on_from_is_seen(left, data):
     whole = all_that_is_read(left)
     try:
         file.write_bytes(bytes(hurt) if data.draw(st.booleans()) else body[: place // 8])
-        found = all_that_is_read(left)
-        assert found == whole or str(left) in found
+        result = all_that_is_read(left)
+        assert result == whole or str(left) in result
     finally:
         file.write_bytes(body)
 
@@ -183,7 +190,7 @@ def all_that_is_read(folder):
 
 
 @pytest.mark.parametrize("name", [RECORDS, HARMLESS, SPENT, PROBE])
-def test_damage_to_what_rounds_leave_is_seen(stage, name):
+def test_damaged_material_of_rounds_is_detected(stage, name):
     stage()
     file = stage.folder / "kept" / "0001" / name
     body = bytearray(file.read_bytes())
@@ -197,7 +204,7 @@ def test_damage_to_what_rounds_leave_is_seen(stage, name):
     "stop", [("probe", "end", 2), ("harmless", 2, 1), ("probe", 0, 2), ("probe", "end", 3),
              ("training", 3, 1), ("training", 4, 1), ("probe", "end", 4)], ids=str,
 )  # fmt: skip
-def test_so_does_one_that_the_probe_may_end(stage, stop, wholes):
+def test_an_interrupted_alignment_with_early_stop_resumes_to_the_same_bits(stage, stop, wholes):
     """The best look is not the last: its adapter is that of a file."""
     if "adaptive" not in wholes:
         wholes["adaptive"] = stage(work="whole", schedule="adaptive", probe=NEVER)
@@ -209,7 +216,7 @@ def test_so_does_one_that_the_probe_may_end(stage, stop, wholes):
     check_same(stage(schedule="adaptive", probe=NEVER), wholes["adaptive"])
 
 
-def test_interrupted_twice_and_within_a_chunk_costs_what_it_would_have(stage, wholes):
+def test_repeated_interrupts_do_not_change_the_costs(stage, wholes):
     whole = stage(work="whole")
     (stage.folder / "kept" / "0001").rename(stage.folder / "away")
     for stop in (("revisions", 2, 3), ("revisions", 4, 2), ("probe", "end", 2), ("training", 4, 1)):
@@ -219,7 +226,7 @@ def test_interrupted_twice_and_within_a_chunk_costs_what_it_would_have(stage, wh
     check_same(stage(), whole)
 
 
-def test_a_finished_one_is_given_again_without_its_own_material(stage):
+def test_a_finished_alignment_is_repeated_without_its_own_material(stage):
     """A process may be killed after the material is kept and before the round is."""
     first = stage()
     calls = stage.critic.calls

@@ -41,7 +41,7 @@ from staging import (
 # --- reuse ----------------------------------------------------------------------------------------
 
 
-def test_a_later_round_takes_the_material_of_an_earlier_one(stage, start):
+def test_a_later_round_reuses_the_material_of_an_earlier_one(stage, start):
     first = stage()
     calls = stage.critic.calls
     second = stage(2)
@@ -75,7 +75,7 @@ def floor_for(stage: Stage, share: float) -> float:
 
 
 @pytest.mark.parametrize(("reuse", "reused"), [(0.5, True), (0.51, False)])
-def test_it_is_reused_while_enough_of_it_fits(stage, monkeypatch, reuse, reused):
+def test_material_is_reused_while_enough_of_it_fits(stage, monkeypatch, reuse, reused):
     stage(pairs=0)
     calls, floor = stage.critic.calls, floor_for(stage, 0.5)
     monkeypatch.setattr(
@@ -100,9 +100,7 @@ def test_a_full_alignment_never_reuses(stage):
 
 
 @pytest.mark.parametrize(("pairs", "reused"), [(0, True), (2, False)])
-def test_without_first_answers_that_gave_way_only_rows_are_reused(
-    stage, monkeypatch, pairs, reused
-):
+def test_without_unsafe_first_answers_only_rows_are_reused(stage, monkeypatch, pairs, reused):
     safe_answers(stage, monkeypatch)
     stage(reuse=0.5, pairs=pairs)
     assert stage(2, reuse=0.5, pairs=pairs).report["reused"] is reused
@@ -121,31 +119,31 @@ def texts_of(stage: Stage) -> Generation:
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, AdapterState]]:
     """Every probe, and the adapter that it measured."""
-    seen: list[tuple[Any, AdapterState]] = []
+    calls: list[tuple[Any, AdapterState]] = []
 
     def watched(model: LanguageModel, probe: Any, batch: int, **hooks: Any) -> Any:
-        seen.append((probe, model.adapter()))
+        calls.append((probe, model.adapter()))
         return measured(model, probe, batch, **hooks)
 
     measured = phase.measure
     monkeypatch.setattr(phase, "measure", watched)
-    return seen
+    return calls
 
 
-def test_adapters_are_measured_and_not_the_one_that_anchors(stage, start, probes):
+def test_the_probe_measures_adapters_but_not_its_anchor(stage, start, probes):
     anchor = {name: -part for name, part in start.items()}
     before = stage.model.adapter()
-    found = stage(schedule="adaptive", probe=NEVER, start=anchor)
+    result = stage(schedule="adaptive", probe=NEVER, start=anchor)
     assert len(probes) == 3  # before, after 2 and 4 steps; the better of these is handed on
     assert same(probes[0][1], start)
-    assert found.report["adapter_step"] == 2
-    assert same(probes[1][1], found.adapter)
+    assert result.report["adapter_step"] == 2
+    assert same(probes[1][1], result.adapter)
     assert same(stage.model.adapter(), before)
     assert not any(same(adapter, anchor) for _, adapter in probes)
     assert {id(probe) for probe, _ in probes} == {id(probes[0][0])}
 
 
-def test_what_anchors_moves_no_bit_of_an_alignment(stage, start):
+def test_the_anchor_of_the_probe_does_not_change_the_alignment(stage, start):
     """The adapter is in the model again before anything is answered or trained."""
     plain = stage(schedule="adaptive", early_stop=False, probe=NEVER | {"every": 0})
     (stage.folder / "kept" / "0001").rename(stage.folder / "away")
@@ -163,21 +161,21 @@ def test_rounds_and_processes_have_the_same_probe_and_its_texts_count_once(
 ):
     """Of two rounds in one process, and of the second alone in another."""
     align = stage.phase(schedule=schedule, probe=NEVER | {"every": 0})
-    found = []
+    result = []
     for number in (1, 2):
         work = stage.folder / f"work-{number}"
         work.mkdir()
-        found.append(align(number, start, work, stage.folder / "kept", False))
+        result.append(align(number, start, work, stage.folder / "kept", False))
     again = stage(2, work="again", schedule=schedule, probe=NEVER | {"every": 0})
-    check_same(again, found[1])
+    check_same(again, result[1])
     assert len(probes) == 6
     assert all(probe == probes[0][0] for probe, _ in probes)
-    first, second = (report.report["spent"]["probe"]["tokens"] for report in found)
+    first, second = (report.report["spent"]["probe"]["tokens"] for report in result)
     texts = texts_of(stage)
     assert first - second == texts.tokens
 
 
-def test_texts_count_in_the_first_round_though_it_is_left_alone(stage, start):
+def test_texts_count_in_the_first_round_even_if_it_is_not_aligned(stage, start):
     first = stage(schedule="adaptive", probe=EASY)
     second = stage(2, schedule="adaptive", probe=EASY)  # another process
     assert not first.ran
@@ -188,21 +186,21 @@ def test_texts_count_in_the_first_round_though_it_is_left_alone(stage, start):
 # --- schedules ------------------------------------------------------------------------------------
 
 
-def test_a_satisfied_probe_leaves_the_adapter_alone(stage, start):
-    found = stage(schedule="adaptive", probe=EASY, last=True)
-    assert found.adapter is start
-    assert set(found.report) == {"ran", "why", "probe_before"}
-    assert found.report["ran"] is False
-    assert found.report["why"].startswith("probe: safe ")
-    texts, probed = texts_of(stage), found.report["probe_before"]
-    assert found.cost.tokens == probed["tokens"] + texts.tokens
-    assert found.cost.operations == pytest.approx(probed["operations"] + texts.operations)
+def test_a_satisfied_probe_leaves_the_adapter_unchanged(stage, start):
+    result = stage(schedule="adaptive", probe=EASY, last=True)
+    assert result.adapter is start
+    assert set(result.report) == {"ran", "why", "probe_before"}
+    assert result.report["ran"] is False
+    assert result.report["why"].startswith("probe: safe ")
+    texts, probed = texts_of(stage), result.report["probe_before"]
+    assert result.cost.tokens == probed["tokens"] + texts.tokens
+    assert result.cost.operations == pytest.approx(probed["operations"] + texts.operations)
     assert [f.name for f in (stage.folder / "work-1").iterdir()] == [SPENT]
     assert not (stage.folder / "kept").exists()
     assert not any(kind == "constitution-started" for kind, _ in stage.heard)
     again = stage(schedule="adaptive", probe=EASY, last=True)
-    assert again.report == found.report  # measured again, counted once
-    assert again.cost.tokens == found.cost.tokens
+    assert again.report == result.report  # measured again, counted once
+    assert again.cost.tokens == result.cost.tokens
 
 
 @pytest.mark.parametrize(
@@ -210,49 +208,49 @@ def test_a_satisfied_probe_leaves_the_adapter_alone(stage, start):
     [("every", 1, False, False), ("every", 2, False, True), ("last", 5, False, False),
      ("last", 5, True, True)],
 )  # fmt: skip
-def test_rounds_that_are_passed_over_cost_nothing(stage, start, schedule, number, last, ran):
-    found = stage(number, schedule=schedule, every=2, last=last, steps=1)
-    assert found.ran is ran
+def test_skipped_rounds_cost_nothing(stage, start, schedule, number, last, ran):
+    result = stage(number, schedule=schedule, every=2, last=last, steps=1)
+    assert result.ran is ran
     if not ran:
-        assert found.adapter is start
-        assert (found.cost.tokens, found.cost.operations) == (0, 0.0)
-        assert found.report["probe_before"] is None
+        assert result.adapter is start
+        assert (result.cost.tokens, result.cost.operations) == (0, 0.0)
+        assert result.report["probe_before"] is None
 
 
-def test_where_no_fall_can_start_it_only_the_last_round_is_probed(stage, start, probes):
+def test_with_a_drift_of_1_only_the_last_round_is_probed(stage, start, probes):
     never = NEVER | {"drift": 1.0}
     for number in (1, 2):
         passed = stage(number, schedule="adaptive", probe=never)
         assert passed.adapter is start
         assert (passed.report["why"], passed.cost.tokens) == ("not the last round", 0)
     assert not probes
-    found = stage(3, schedule="adaptive", probe=never | {"every": 0}, last=True)
-    assert found.ran
-    spent, texts = found.report["spent"]["probe"]["tokens"], texts_of(stage)
-    both = sum(found.report[key]["tokens"] for key in ("probe_before", "probe_after"))
+    result = stage(3, schedule="adaptive", probe=never | {"every": 0}, last=True)
+    assert result.ran
+    spent, texts = result.report["spent"]["probe"]["tokens"], texts_of(stage)
+    both = sum(result.report[key]["tokens"] for key in ("probe_before", "probe_after"))
     assert spent == both + texts.tokens
 
 
-def test_a_probe_that_is_satisfied_ends_it(stage, monkeypatch):
+def test_a_satisfied_probe_ends_the_alignment(stage, monkeypatch):
     """After the first steps; before them it is not, or it would not begin."""
-    seen: list[int] = []
+    calls: list[int] = []
 
     def scripted(model: LanguageModel, probe: Any, batch: int, **hooks: Any) -> Any:
-        found = measured(model, probe, batch, **hooks)
-        seen.append(len(seen))
-        side = (1.0,) if len(seen) > 1 else (-1.0,)
-        return replace(found, harmful=side, harmless=side)
+        result = measured(model, probe, batch, **hooks)
+        calls.append(len(calls))
+        side = (1.0,) if len(calls) > 1 else (-1.0,)
+        return replace(result, harmful=side, harmless=side)
 
     measured = phase.measure
     monkeypatch.setattr(phase, "measure", scripted)
-    found = stage(schedule="adaptive")
-    assert found.report["stopped"] == "probe satisfied"
-    assert (found.report["steps"], found.report["adapter_step"]) == (2, 2)
-    assert found.report["trace"] == [{"step": 2, "safe": 1.0, "useful": 1.0, "score": 1.0}]
-    assert len(seen) == 2  # before, and after two steps, which is not asked again
+    result = stage(schedule="adaptive")
+    assert result.report["stopped"] == "probe satisfied"
+    assert (result.report["steps"], result.report["adapter_step"]) == (2, 2)
+    assert result.report["trace"] == [{"step": 2, "safe": 1.0, "useful": 1.0, "score": 1.0}]
+    assert len(calls) == 2  # before, and after two steps, which is not asked again
 
 
-def test_what_is_handed_on_is_the_best_look_and_its_probe(stage, monkeypatch):
+def test_the_result_is_the_best_look_with_its_probe(stage, monkeypatch):
     """Not the last one, where the last one is worse."""
     sides = iter([-1.0, 1.0, -1.0])  # before, after two steps, after four
 
@@ -270,9 +268,9 @@ def test_what_is_handed_on_is_the_best_look_and_its_probe(stage, monkeypatch):
 
 @pytest.mark.parametrize("changes", [{"schedule": "adaptive", "probe": {"every": 0}}, {}])
 def test_without_looks_all_steps_are_taken(stage, changes):
-    found = stage(last=True, **changes)
-    assert (found.report["steps"], found.report["trace"]) == (4, [])
-    assert found.report["probe_after"]["safe"] is not None
+    result = stage(last=True, **changes)
+    assert (result.report["steps"], result.report["trace"]) == (4, [])
+    assert result.report["probe_after"]["safe"] is not None
 
 
 def test_early_stop_is_for_budgets_and_not_for_epochs(stage):
@@ -286,16 +284,16 @@ def test_early_stop_is_for_budgets_and_not_for_epochs(stage):
 
 def test_the_control_learns_from_revisions_that_comply(stage):
     ordinary = tuple(request for request in HARMLESS if not request.kind)
-    found = stage(pool=ordinary, harmless_pairs=0.0)
-    kept = read(stage.folder / "kept" / "0001")
-    assert {record.request for record in kept.records} == set(ordinary)
-    assert {record.outcome for record in kept.records} == {Outcome.KEPT}
-    assert all(record.revision.startswith("Here is how") for record in kept.records)
-    (chosen, *_), pairs = zip(*_sides(stage, kept.records), strict=True), found.report["kinds"]
+    result = stage(pool=ordinary, harmless_pairs=0.0)
+    stored = read(stage.folder / "kept" / "0001")
+    assert {record.request for record in stored.records} == set(ordinary)
+    assert {record.outcome for record in stored.records} == {Outcome.KEPT}
+    assert all(record.revision.startswith("Here is how") for record in stored.records)
+    (chosen, *_), pairs = zip(*_sides(stage, stored.records), strict=True), result.report["kinds"]
     assert all("Here is how" in text for text in chosen)
     assert pairs["harmful-pairs"] == {"items": 3, "used": 8}
     assert pairs["harmless-pairs"]["used"] == 0
-    texts = [a.answer for a in kept.harmless] + [r.revision for r in kept.records]
+    texts = [a.answer for a in stored.harmless] + [r.revision for r in stored.records]
     assert not any("can't" in text for text in texts)
 
 
@@ -307,26 +305,26 @@ def _sides(stage: Stage, records: Sequence[RevisionRecord]) -> list[tuple[str, s
 
 def test_examples_alone_are_enough(stage, start):
     sets = RequestSets((), HARMLESS, {}, 0)
-    found = stage(requests=sets, pool=(), examples=EXAMPLES, pairs=0)
-    assert moved(found, start)
+    result = stage(requests=sets, pool=(), examples=EXAMPLES, pairs=0)
+    assert moved(result, start)
     assert stage.critic.calls == 0
-    assert (found.report["requests"], found.report["yield"]) == (0, None)
-    assert found.report["examples"] == 3
-    assert found.report["kinds"]["revisions"] == {"items": 3, "used": 8}
-    assert found.report["full_operations"] > 0
+    assert (result.report["requests"], result.report["yield"]) == (0, None)
+    assert result.report["examples"] == 3
+    assert result.report["kinds"]["revisions"] == {"items": 3, "used": 8}
+    assert result.report["full_operations"] > 0
     second = stage(2, requests=sets, pool=(), examples=EXAMPLES, pairs=0, reuse=0.5)
     assert second.report["reused"] is True
 
 
-def test_a_critic_that_has_nothing_to_say_stops_it_unless_there_are_examples(stage):
+def test_a_useless_critic_is_an_error_unless_there_are_examples(stage):
     stage.critic = LocalCritic(stage.model, 2)  # talks nonsense
     with pytest.raises(ConstitutionError, match="none of 6 revisions passed") as caught:
         stage(tries=2)
     assert "trick" not in f"{caught.value} {caught.value.hint}"
-    found = stage(work="other", tries=2, examples=EXAMPLES)
-    assert (found.report["kept"], found.report["yield"]) == (0, 0.0)
-    assert found.report["pairs_left_out"] == ["harmful-pairs"]
-    assert found.report["kinds"]["revisions"]["items"] == 3
+    result = stage(work="other", tries=2, examples=EXAMPLES)
+    assert (result.report["kept"], result.report["yield"]) == (0, 0.0)
+    assert result.report["pairs_left_out"] == ["harmful-pairs"]
+    assert result.report["kinds"]["revisions"]["items"] == 3
 
 
 @pytest.mark.parametrize(
@@ -337,33 +335,33 @@ def test_a_critic_that_has_nothing_to_say_stops_it_unless_there_are_examples(sta
         (1.0, [], {"harmful-pairs": 0, "harmless-pairs": 8}),
     ],
 )
-def test_where_no_first_answer_gives_way_other_pairs_or_none_are_left(
+def test_without_unsafe_first_answers_other_pairs_or_none_remain(
     stage, start, monkeypatch, share, missing, kinds
 ):
     safe_answers(stage, monkeypatch)
-    found = stage(harmless_pairs=share)
-    assert found.report["outcomes"]["already-safe"] == found.report["requests"]
-    assert found.report["pairs_left_out"] == missing
-    used = {n: part["used"] for n, part in found.report["kinds"].items() if n.endswith("pairs")}
+    result = stage(harmless_pairs=share)
+    assert result.report["outcomes"]["already-safe"] == result.report["requests"]
+    assert result.report["pairs_left_out"] == missing
+    used = {n: part["used"] for n, part in result.report["kinds"].items() if n.endswith("pairs")}
     assert used == (kinds or {})
-    assert (found.report["pairs"], found.report["rows"]) == (sum(used.values()), 16)
-    assert moved(found, start)
+    assert (result.report["pairs"], result.report["rows"]) == (sum(used.values()), 16)
+    assert moved(result, start)
 
 
-def test_where_no_refusal_can_be_borrowed_harmful_pairs_are_left(stage, start):
+def test_without_refusals_to_borrow_only_harmful_pairs_remain(stage, start):
     """Revisions of harmless requests are none, so the control cannot prefer answers to them."""
-    found = stage(pool=HARMLESS[::2])
-    assert found.report["pairs_left_out"] == ["harmless-pairs"]
-    assert found.report["kinds"]["harmful-pairs"]["used"] == 4
-    assert moved(found, start)
+    result = stage(pool=HARMLESS[::2])
+    assert result.report["pairs_left_out"] == ["harmless-pairs"]
+    assert result.report["kinds"]["harmful-pairs"]["used"] == 4
+    assert moved(result, start)
 
 
 @pytest.mark.parametrize("changes", [{"rows": 0}, {"objective": Goal(sft=0.0)}])
-def test_where_nothing_is_left_no_step_is_taken(stage, start, monkeypatch, changes):
+def test_without_training_data_no_step_is_taken(stage, start, monkeypatch, changes):
     safe_answers(stage, monkeypatch)
-    found = stage(harmless_pairs=0.0, **changes)
-    assert same(found.adapter, start)
-    report = found.report
+    result = stage(harmless_pairs=0.0, **changes)
+    assert same(result.adapter, start)
+    report = result.report
     assert (report["ran"], report["steps"], report["loss_first"]) == (True, 0, None)
     assert (report["stopped"], report["pairs_left_out"]) == (
         "nothing to train on",
@@ -375,25 +373,25 @@ def test_where_nothing_is_left_no_step_is_taken(stage, start, monkeypatch, chang
     assert report["probe_before"]["safe"] == report["probe_after"]["safe"]
 
 
-def test_an_alignment_begins_part_of_the_way_back_to_the_start(stage, start, monkeypatch):
+def test_an_alignment_starts_from_the_mean_with_the_start(stage, start, monkeypatch):
     safe_answers(stage, monkeypatch)
     origin = {name: value + 1 for name, value in start.items()}
     nothing = {"rows": 0, "harmless_pairs": 0.0}  # no step is taken
-    found = stage(start=origin, anchor=0.25, **nothing)
-    assert found.report["anchor"] == 0.25
-    for name, value in found.adapter.items():
+    result = stage(start=origin, anchor=0.25, **nothing)
+    assert result.report["anchor"] == 0.25
+    for name, value in result.adapter.items():
         torch.testing.assert_close(value, start[name] + 0.25)
     assert same(stage(2, start=None, anchor=0.25, **nothing).adapter, start)
 
 
 @pytest.mark.parametrize("schedule", ["last", "adaptive"])
-def test_without_steps_the_mean_of_weights_is_all(stage, start, schedule):
+def test_without_steps_only_the_mean_of_weights_is_computed(stage, start, schedule):
     """Nothing is asked or trained, whatever is at hand; the probe is all that it costs."""
     origin = {name: value + 1 for name, value in start.items()}
-    found = stage(start=origin, anchor=0.25, steps=0, schedule=schedule, probe=NEVER, last=True)
-    for name, value in found.adapter.items():
+    result = stage(start=origin, anchor=0.25, steps=0, schedule=schedule, probe=NEVER, last=True)
+    for name, value in result.adapter.items():
         torch.testing.assert_close(value, start[name] + 0.25)
-    report = found.report
+    report = result.report
     assert (report["ran"], report["steps"], report["rows"], report["requests"]) == (True, 0, 0, 0)
     assert (report["stopped"], report["yield"]) == ("the mean of weights alone", None)
     assert set(report["spent"]) == {"probe"}
@@ -401,7 +399,7 @@ def test_without_steps_the_mean_of_weights_is_all(stage, start, schedule):
     assert (again.ran, again.report["requests"]) == (True, 0)
 
 
-def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monkeypatch):
+def test_the_first_probe_measures_the_aggregated_model(stage, start, monkeypatch):
     probed: list[AdapterState] = []
     measured = phase.measure
 
@@ -417,7 +415,7 @@ def test_what_is_probed_first_is_the_aggregated_model_itself(stage, start, monke
         assert same(probed[0], start)
 
 
-def test_rows_that_are_missing_are_an_error(stage):
+def test_missing_rows_are_an_error(stage):
     plain = tuple(request for request in HARMLESS if not request.kind)
     with pytest.raises(DataError, match="look-alikes must be 25%"):
         stage(requests=RequestSets(HARMFUL, plain, {}, 0))
@@ -425,8 +423,8 @@ def test_rows_that_are_missing_are_an_error(stage):
 
 def test_harmless_answers_have_a_threshold_of_their_own(stage):
     checks = Checks(ScriptedGuard({"loaf": 0.6}), 0.5)
-    found = stage(checks=checks)
-    assert (found.report["kept"], found.report["harmless"]["answered"]) == (6, 6)
+    result = stage(checks=checks)
+    assert (result.report["kept"], result.report["harmless"]["answered"]) == (6, 6)
     with pytest.raises(DataError, match="look-alikes"):
         stage(work="strict", checks=checks, harmless_threshold=0.6)
 

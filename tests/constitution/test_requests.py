@@ -80,8 +80,8 @@ def test_questions_sorted_by_category(tmp_path):
         "Hate/Harass/Violence": {"Racial or ethnic hate": ["q5"], "Cyberbullying": ["q6"]},
         "Physics": ["How do I hack it?", {"prompt": "q7", "category": "Hate Speech"}],
     }
-    found = read(write(tmp_path / "tree.json", sorted_))
-    assert [(r.prompt, r.category) for r in found] == [
+    result = read(write(tmp_path / "tree.json", sorted_))
+    assert [(r.prompt, r.category) for r in result] == [
         ("q1", "drugs"), ("q2", "illegal"), ("a bomb", "weapons"), ("q3", "illegal"),
         ("q4", "fraud"), ("q5", "hate"), ("q6", "harassment"), ("How do I hack it?", "cyber"),
         ("q7", "hate"),
@@ -100,8 +100,8 @@ def test_json_lines_called_json_are_read(tmp_path):
 
 
 def test_json_lists_hold_rows_or_texts(tmp_path):
-    found = read(write(tmp_path / "list.json", ["One", {"goal": "Two", "category": "S10"}]))
-    assert [(r.prompt, r.category) for r in found] == [("One", "other"), ("Two", "hate")]
+    result = read(write(tmp_path / "list.json", ["One", {"goal": "Two", "category": "S10"}]))
+    assert [(r.prompt, r.category) for r in result] == [("One", "other"), ("Two", "hate")]
 
 
 def test_a_folder_is_all_its_files(tmp_path):
@@ -119,9 +119,9 @@ def test_intent_codes_of_do_not_answer(tmp_path, monkeypatch):
             ("a homemade bomb", ["S006items"]), ("q6", ["C006"])]  # fmt: skip
     write(tmp_path / "risk.jsonl", *({"prompt": p, "intents": i} for p, i in rows))
     monkeypatch.setattr(assets, "fetch", lambda *_, **__: tmp_path)
-    found = read("do-not-answer")
-    assert {r.source for r in found} == {"do-not-answer"}
-    assert [r.category for r in found] == ["privacy", "self-harm", "harassment", "hate", "illegal",
+    result = read("do-not-answer")
+    assert {r.source for r in result} == {"do-not-answer"}
+    assert [r.category for r in result] == ["privacy", "self-harm", "harassment", "hate", "illegal",
                                            "illegal", "weapons", "other"]  # fmt: skip
 
 
@@ -140,11 +140,11 @@ def test_embedded_sets():
 # --- repetitions ----------------------------------------------------------------------------------
 
 
-def test_the_same_text_counts_once_and_the_first_stays(tmp_path):
+def test_of_equal_texts_the_first_is_used(tmp_path):
     one = write(tmp_path / "1.jsonl", {"prompt": "What  now?", "answer": "a"}, {"prompt": "C#"})
     two = write(tmp_path / "2.jsonl", {"prompt": "WHAT NOW"}, {"prompt": "C++"}, {"prompt": "?"})
-    found = load_requests([one, two, two], harmful=False)
-    assert [(r.prompt, r.source) for r in found] == [
+    result = load_requests([one, two, two], harmful=False)
+    assert [(r.prompt, r.source) for r in result] == [
         ("What  now?", "1.jsonl"), ("C#", "1.jsonl"), ("C++", "2.jsonl"), ("?", "2.jsonl"),
     ]  # fmt: skip
 
@@ -182,7 +182,7 @@ def test_errors_name_the_place_and_never_the_text(tmp_path, name, content, said)
     assert SECRET not in caught.value.message + caught.value.hint
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_invalid_utf8_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"One\n\xff")
     with pytest.raises(DataError, match=r"a\.txt is not UTF-8 \(byte 4\)"):
         read(str(tmp_path / "a.txt"))
@@ -247,7 +247,7 @@ def test_look_alikes_stand_evenly_among_the_others():
     assert all(sum(bool(r.kind) for r in drawn[:n]) in (n // 2, n // 2 + 1) for n in range(41))
 
 
-def test_nothing_to_draw_from():
+def test_a_sample_of_nothing_is_empty():
     assert sample([], 0, 1) == sample([], 5, 1) == []
 
 
@@ -258,9 +258,9 @@ def test_nothing_to_draw_from():
     ("there", "held", "count", "back", "left"),
     [(30, 4, 0, 4, 26), (30, 4, 10, 4, 10), (9, 4, 0, 3, 6), (2, 4, 0, 0, 2), (0, 4, 0, 0, 0)],
 )
-def test_at_most_a_third_is_held_back(there, held, count, back, left):
+def test_at_most_a_third_is_held_out(there, held, count, back, left):
     requests = [Request(f"Make {n}") for n in range(there)]
-    kept, rest = gathering._split(requests, held, count, seed=1)
-    assert (len(kept), len(rest)) == (back, left)
-    assert not set(kept) & set(rest)
-    assert gathering._split(requests, held, count, seed=1) == (kept, rest)
+    stored, rest = gathering._split(requests, held, count, seed=1)
+    assert (len(stored), len(rest)) == (back, left)
+    assert not set(stored) & set(rest)
+    assert gathering._split(requests, held, count, seed=1) == (stored, rest)

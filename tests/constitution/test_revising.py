@@ -130,10 +130,10 @@ def first_answers(monkeypatch: pytest.MonkeyPatch, model: LanguageModel, said: s
 # --- one try --------------------------------------------------------------------------------------
 
 
-def test_what_is_asked_turn_by_turn(model):
+def test_the_chat_turn_by_turn(model):
     critic = Scripted(well)
-    found = run(model, requests(1), critic)
-    (record,) = found.records
+    result = run(model, requests(1), critic)
+    (record,) = result.records
     first = record.first
     start = (Message("user", "trick 0"), Message("assistant", first))
     assert [call["talks"][0] for call in critic.calls] == [
@@ -144,14 +144,14 @@ def test_what_is_asked_turn_by_turn(model):
     assert [(c["temperature"], c["top_p"], c["max_new_tokens"]) for c in critic.calls] == [
         (0.0, 1.0, 8), (0.0, 1.0, 8),
     ]  # fmt: skip
-    kept = DECLINES.format("trick 0")
+    stored = DECLINES.format("trick 0")
     assert record == RevisionRecord(
         Request("trick 0", "fraud"), first, judge(first).value, 0.0,
-        (Draft("theft", "Yes. It does.", kept),), kept, 0.0, 1, Outcome.KEPT,
+        (Draft("theft", "Yes. It does.", stored),), stored, 0.0, 1, Outcome.KEPT,
     )  # fmt: skip
     assert set(first) <= set("xyz ")
-    assert (found.outcomes, found.failed) == ({Outcome.KEPT: 1}, {})
-    assert found.reviser.meter.operations > 200
+    assert (result.outcomes, result.failed) == ({Outcome.KEPT: 1}, {})
+    assert result.reviser.meter.operations > 200
 
 
 def test_a_principle_may_name_the_request_and_demonstrations_name_theirs(model):
@@ -161,11 +161,11 @@ def test_a_principle_may_name_the_request_and_demonstrations_name_theirs(model):
     run(model, requests(1), critic, constitution=replace(
         SMALL, principles=(asks, *SMALL.principles[1:]), demonstrations=tuple(shown)
     ), demonstrations=1)  # fmt: skip
-    asked = [t.content for t in critic.calls[1]["talks"][0] if t.content.startswith("Write")]
-    assert asked == ["Write on red asks 1 without theft.", "Write on trick 0 without theft."]
+    prompts = [t.content for t in critic.calls[1]["talks"][0] if t.content.startswith("Write")]
+    assert prompts == ["Write on red asks 1 without theft.", "Write on trick 0 without theft."]
 
 
-def test_a_chain_goes_on_from_its_revision_with_the_next_principle(model):
+def test_a_chain_continues_from_its_revision_with_the_next_principle(model):
     critic = Scripted(well)
     (record,) = run(model, requests(1), critic, revisions=2).records
     assert [draft.principle for draft in record.drafts] == ["theft", "kind"]
@@ -181,47 +181,47 @@ def test_empty_critiques_and_answers_have_a_stand_in(model, monkeypatch):
     critic = Scripted(lambda talk, call: "" if call == 1 else well(talk, call))
     (record,) = run(model, requests(1), critic).records
     assert record.outcome is Outcome.KEPT
-    said = [turn.content for turn in critic.calls[1]["talks"][0]]
-    assert said[1::2] == ["(nothing)", "The answer could be better."]
+    texts = [turn.content for turn in critic.calls[1]["talks"][0]]
+    assert texts[1::2] == ["(nothing)", "The answer could be better."]
     assert record.first == ""
 
 
 # --- tries ----------------------------------------------------------------------------------------
 
 
-def test_what_fails_is_tried_again_by_itself_and_sampled(model):
+def test_only_failed_requests_are_tried_again_with_sampling(model):
     def script(talk: Conversation, call: int) -> str:
         fails = talk[-1].content.startswith("Write") and topic(talk) == "trick 1" and call < 6
         return COMPLIES if fails else well(talk, call)
 
     critic = Scripted(script)
-    found = run(model, requests(3), critic)
+    result = run(model, requests(3), critic)
     assert [len(call["talks"]) for call in critic.calls] == [3, 3, 1, 1, 1, 1]
     assert [call["temperature"] for call in critic.calls] == [0, 0, 0.7, 0.7, 0.7, 0.7]
     assert critic.calls[2]["top_p"] == 0.95
     assert len({call["seed"] for call in critic.calls}) == 6
-    assert [(r.tries, r.failed) for r in found.records] == [
+    assert [(r.tries, r.failed) for r in result.records] == [
         (1, ()), (3, (Outcome.COMPLIES, Outcome.COMPLIES)), (1, ()),
     ]  # fmt: skip
-    assert found.failed == {Outcome.COMPLIES: 2}
+    assert result.failed == {Outcome.COMPLIES: 2}
 
 
-def test_what_never_passes_is_dropped_and_counted(model):
-    found = run(model, requests(2), always(COMPLIES), tries=3)
-    assert found.outcomes == {Outcome.COMPLIES: 2}
-    assert found.failed == {Outcome.COMPLIES: 6}
-    for record in found.records:
+def test_requests_that_never_pass_are_dropped_and_counted(model):
+    result = run(model, requests(2), always(COMPLIES), tries=3)
+    assert result.outcomes == {Outcome.COMPLIES: 2}
+    assert result.failed == {Outcome.COMPLIES: 6}
+    for record in result.records:
         assert (record.revision, record.unsafe, record.tries) == (None, None, 3)
         assert record.drafts[-1].revision == COMPLIES
 
 
 @pytest.mark.parametrize(("said", "outcome"), [(0.9, Outcome.UNSAFE), ("failed", Outcome.UNJUDGED)])
-def test_what_the_guard_does_not_pass_is_never_kept(model, said, outcome):
+def test_revisions_that_fail_the_guard_are_never_kept(model, said, outcome):
     guard = ScriptedGuard(lambda talk: said if "1" in talk[0].content else 0.0)
-    found = run(model, requests(3), checks=Checks(guard, 0.5), tries=2)
-    assert [r.outcome for r in found.records] == [Outcome.KEPT, outcome, Outcome.KEPT]
-    assert found.records[1].revision is None
-    assert found.records[1].first_unsafe == (0.9 if said == 0.9 else None)
+    result = run(model, requests(3), checks=Checks(guard, 0.5), tries=2)
+    assert [r.outcome for r in result.records] == [Outcome.KEPT, outcome, Outcome.KEPT]
+    assert result.records[1].revision is None
+    assert result.records[1].first_unsafe == (0.9 if said == 0.9 else None)
 
 
 def test_a_critic_without_an_answer_leaves_none(model):
@@ -229,32 +229,32 @@ def test_a_critic_without_an_answer_leaves_none(model):
         lost = {"trick 0": call == 1, "trick 1": call == 2}.get(topic(talk), False)
         return None if lost else well(talk, call)
 
-    found = run(model, requests(3), Scripted(script), tries=2)
-    assert [r.failed for r in found.records] == [(Outcome.NO_ANSWER,), (Outcome.NO_ANSWER,), ()]
-    assert found.outcomes == {Outcome.KEPT: 3}
-    assert found.reviser.problems == {"status 500": 2}
+    result = run(model, requests(3), Scripted(script), tries=2)
+    assert [r.failed for r in result.records] == [(Outcome.NO_ANSWER,), (Outcome.NO_ANSWER,), ()]
+    assert result.outcomes == {Outcome.KEPT: 3}
+    assert result.reviser.problems == {"status 500": 2}
     never = run(model, requests(2), Scripted(lambda _t, _c: None), tries=2)
     assert never.outcomes == {Outcome.NO_ANSWER: 2}
     assert never.records[0].failed == (Outcome.NO_ANSWER,) * 2
 
 
 def test_a_request_longer_than_the_context_is_not_tried(model):
-    asked = [Request("x" * 300, "fraud"), *requests(1)]
-    found = run(model, asked)
-    assert [(r.outcome, r.tries) for r in found.records] == [
+    prompts = [Request("x" * 300, "fraud"), *requests(1)]
+    result = run(model, prompts)
+    assert [(r.outcome, r.tries) for r in result.records] == [
         (Outcome.NO_ANSWER, 0), (Outcome.KEPT, 1),
     ]  # fmt: skip
-    assert found.reviser.problems == {"longer than the context": 1}
+    assert result.reviser.problems == {"longer than the context": 1}
 
 
-def test_of_several_principles_the_safest_revision_wins(model):
+def test_the_safest_revision_of_several_principles_wins(model):
     def script(talk: Conversation, call: int) -> str:
         text = well(talk, call)
         return text.replace("money", "joy") if talk[-1].content.endswith("kindly.") else text
 
     guard = ScriptedGuard({"money.": 0.4, "joy.": 0.1})
-    found = run(model, requests(1), Scripted(script), principles=2, checks=Checks(guard, 0.5))
-    (record,) = found.records
+    result = run(model, requests(1), Scripted(script), principles=2, checks=Checks(guard, 0.5))
+    (record,) = result.records
     assert ([d.principle for d in record.drafts], record.unsafe, record.tries) == (["kind"], 0.1, 2)
     lenient = Checks(ScriptedGuard({"joy.": 0.6}), 0.5)
     (other,) = run(model, requests(1), Scripted(script), principles=2, checks=lenient).records
@@ -270,13 +270,13 @@ def test_canned_revisions_are_tried_again(model):
     same = "I can't help with this, because somebody would lose money. I can offer {}."
 
     def script(talk: Conversation, call: int) -> str:
-        asked = talk[-1].content.startswith("Write")
-        return same.format(topic(talk)) if asked else "Yes. It does."
+        prompts = talk[-1].content.startswith("Write")
+        return same.format(topic(talk)) if prompts else "Yes. It does."
 
     checks = Checks(ScriptedGuard({}), 0.5, most_common=0.5, after=3)
-    found = run(model, requests(6), Scripted(script), checks=checks, tries=2)
-    assert [r.outcome for r in found.records] == [Outcome.KEPT] * 3 + [Outcome.CANNED] * 3
-    assert found.failed == {Outcome.CANNED: 6}
+    result = run(model, requests(6), Scripted(script), checks=checks, tries=2)
+    assert [r.outcome for r in result.records] == [Outcome.KEPT] * 3 + [Outcome.CANNED] * 3
+    assert result.failed == {Outcome.CANNED: 6}
 
 
 # --- first answers --------------------------------------------------------------------------------
@@ -303,29 +303,29 @@ def test_a_first_answer_that_the_guard_does_not_pass_is_revised(model, monkeypat
 
 
 def test_harmless_requests_are_always_revised_and_must_be_answered(model, monkeypatch):
-    asked = [Request("bread", harmful=False)]
-    declined = run(model, asked, Scripted(well), tries=1)
+    prompts = [Request("bread", harmful=False)]
+    declined = run(model, prompts, Scripted(well), tries=1)
     assert declined.outcomes == {Outcome.REFUSES: 1}
     first_answers(monkeypatch, model, "Mix flour and water, and bake it.")
     answers = always("Mix flour, water and salt, and bake it for an hour.")
-    (record,) = run(model, asked, answers).records
+    (record,) = run(model, prompts, answers).records
     assert (record.outcome, record.first) == (Outcome.KEPT, "Mix flour and water, and bake it.")
 
 
 # --- chunks ---------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on_to_the_same_records(model, monkeypatch):
+def test_an_interrupted_call_resumes_to_the_same_records(model, monkeypatch):
     """With the real generation: chats, seeds and sampling of the tiny model as its own critic."""
     sentences = {0: DECLINES.format("tricks"), 1: COMPLIES, 2: "It does."}
     monkeypatch.setattr(
         model.chat, "decode", lambda ids: sentences[sum(ids) % 3] + f" I can say {ids[:2]}."
     )
-    asked, checks = requests(5), Checks(ScriptedGuard({}), 0.5, most_common=0.5, after=2)
+    prompts, checks = requests(5), Checks(ScriptedGuard({}), 0.5, most_common=0.5, after=2)
     chunks: list[tuple[RevisionRecord, ...]] = []
     critic = LocalCritic(model, 2)
     settings = {"checks": checks, "batch_size": 2, "tries": 3}
-    whole = run(model, asked, critic, on_chunk=lambda r: chunks.append(tuple(r)), **settings)
+    whole = run(model, prompts, critic, on_chunk=lambda r: chunks.append(tuple(r)), **settings)
     assert chunks == [whole.records[:2], whole.records[:4], whole.records]
     assert len(whole.outcomes) > 1
     assert max(r.tries for r in whole.records) > 1
@@ -333,35 +333,35 @@ def test_an_interrupted_run_goes_on_to_the_same_records(model, monkeypatch):
         chunks.clear()
         done = whole.records[:stored]
         again = run(
-            model, asked, critic, done, lambda records: chunks.append(tuple(records)), **settings
+            model, prompts, critic, done, lambda records: chunks.append(tuple(records)), **settings
         )
         assert again.records == whole.records
         assert len(chunks) == left
-    assert run(model, asked, critic, **settings, seed=8).records != whole.records
+    assert run(model, prompts, critic, **settings, seed=8).records != whole.records
 
 
 def test_records_of_other_requests_are_refused(model):
-    found = run(model, requests(4))
-    for asked in (requests(3), [*requests(3), Request("canary-9", "fraud")]):
+    result = run(model, requests(4))
+    for prompts in (requests(3), [*requests(3), Request("canary-9", "fraud")]):
         with pytest.raises(ConstitutionError, match="do not match these") as error:
-            run(model, asked, done=found.records)
+            run(model, prompts, done=result.records)
         assert "canary" not in error.value.message
     assert run(model, []).records == ()
 
 
-def test_progress_may_stop_it_and_finished_chunks_are_out(model):
-    told: list[tuple[int, int]] = []
+def test_an_interrupt_keeps_finished_chunks(model):
+    progress: list[tuple[int, int]] = []
     out: list[int] = []
 
     def stop(done: int, of: int) -> None:
-        told.append((done, of))
-        if done == 4 and told[-2][0] == 4:  # within the second chunk
+        progress.append((done, of))
+        if done == 4 and progress[-2][0] == 4:  # within the second chunk
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(model, requests(10), on_chunk=lambda r: out.append(len(r)), on_progress=stop)
     assert out == [4]
-    assert told[-1] == (4, 10)
+    assert progress[-1] == (4, 10)
 
 
 # --- demonstrations -------------------------------------------------------------------------------
@@ -399,9 +399,9 @@ def test_demonstrations_are_of_one_form_and_every_form_comes():
     assert 70 < forms["red"] < 130
     turned = replace(MANY, demonstrations=MANY.demonstrations[::-1])
     for attempt in range(20):
-        asked = (Request("x y", "fraud"), 3, 1, (5, attempt))
-        assert draw_demonstrations(asked[0], turned, *asked[1:]) == draw_demonstrations(
-            asked[0], MANY, *asked[1:]
+        prompts = (Request("x y", "fraud"), 3, 1, (5, attempt))
+        assert draw_demonstrations(prompts[0], turned, *prompts[1:]) == draw_demonstrations(
+            prompts[0], MANY, *prompts[1:]
         )
 
 
@@ -420,8 +420,8 @@ def test_demonstrations_are_asked_in_the_words_of_the_principle():
         demo("red", 1),
         demo("red", 2, before=(Message("user", "b"), Message("assistant", "c"))),
     )
-    asked = [t.content for t in lead((one, two), THEFT, own_words=False) if t.role == "user"]
-    assert asked == [
+    prompts = [t.content for t in lead((one, two), THEFT, own_words=False) if t.role == "user"]
+    assert prompts == [
         "red asks 2", "Does it steal?", "Write it without theft.",
         "red asks 1", "Does it steal?", "Write it without theft.",
     ]  # fmt: skip
@@ -435,7 +435,7 @@ def test_the_dialogues_of_the_json_layout_keep_their_words(model):
     assert critic.calls[0]["talks"][0][2].content == "own?"
 
 
-def test_ours_has_forms_to_show_for_every_request():
+def test_the_built_in_constitution_has_forms_for_every_request():
     ours = load("embedded")
     for index in range(60):
         shown = draw_demonstrations(

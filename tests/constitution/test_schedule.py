@@ -41,7 +41,7 @@ def test_rounds_by_schedule(schedule, every, aligned):
     [(3, False, "every 3 rounds"), (3, True, "every 3 rounds"), (4, True, "last round"),
      (4, False, "not one of every 3 rounds")],
 )  # fmt: skip
-def test_the_reason_is_told(number, last, why):
+def test_the_reason_is_given(number, last, why):
     section = Alignment(schedule="every", every=3)
     assert decide(section, number, last=last).why == why
 
@@ -118,7 +118,7 @@ def test_scores_by_hand(safe, useful, expected):
     assert score(BOUNDS, safe, useful) == pytest.approx(expected)
 
 
-def test_a_target_of_nothing_is_always_met():
+def test_a_bound_of_zero_is_always_met():
     nothing = Probe(safe=0.0, useful=0.0)
     assert score(nothing, 0.0, 0.0) == 1.0
     assert satisfied(nothing, 0.0, 0.0)

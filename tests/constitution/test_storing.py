@@ -39,7 +39,7 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_records_are_read_back(tmp_path):
     file = tmp_path / "deep" / "records.jsonl"
     assert read_records(file, RevisionRecord) == []
     write_records(file, RECORDS)
@@ -90,16 +90,16 @@ def test_export_follows_the_documented_formats(tmp_path):
     ]  # fmt: skip
 
 
-def test_trl_and_datasets_take_both_files(tmp_path):
+def test_trl_and_datasets_load_both_files(tmp_path):
     datasets = pytest.importorskip("datasets")
     from trl.data_utils import is_conversational
 
     export(tmp_path, [r for r in RECORDS if "\ud800" not in r.request.prompt])
     columns = {"sft": ["messages"], "preferences": ["prompt", "chosen", "rejected"]}
     for name, wanted in columns.items():
-        found = datasets.Dataset.from_json(
+        result = datasets.Dataset.from_json(
             str(tmp_path / f"{name}.jsonl"), cache_dir=str(tmp_path / "cache")
         )
-        assert found.column_names == wanted
-        assert is_conversational(found[0])
-    assert found[0]["chosen"] == [{"role": "assistant", "content": "No, since it hurts."}]
+        assert result.column_names == wanted
+        assert is_conversational(result[0])
+    assert result[0]["chosen"] == [{"role": "assistant", "content": "No, since it hurts."}]

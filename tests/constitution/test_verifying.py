@@ -134,8 +134,8 @@ def test_copies_of_twelve_words():
         assert (flaw(text, RevisionContext(long)) == "copies a request") is copied
         assert (flaw(text, RevisionContext("q", critique=long)) == "copies the critique") is copied
         shown = Demonstration("p", "q", "a", "?", "c", "!", long)
-        found = flaw(text, RevisionContext(long, demonstrations=(shown,)))
-        assert (found == "copies a demonstration") is copied
+        result = flaw(text, RevisionContext(long, demonstrations=(shown,)))
+        assert (result == "copies a demonstration") is copied
     for count, copied in ((7, False), (8, True)):
         text = copy_of(long, count)
         assert (
@@ -184,9 +184,9 @@ def test_hostile_texts_never_pass_and_cost_little(text):
 
 @given(st.text(), st.text(), st.booleans())
 def test_any_text_gets_a_verdict(text, request, harmful):
-    found = readable(text, RevisionContext(request, harmful))
-    assert (found.outcome is Outcome.DEGENERATE) is (found.flaw is not None)
-    assert text.strip().startswith(found.text)
+    result = readable(text, RevisionContext(request, harmful))
+    assert (result.outcome is Outcome.DEGENERATE) is (result.flaw is not None)
+    assert text.strip().startswith(result.text)
 
 
 # --- refusal and guard ----------------------------------------------------------------------------
@@ -219,15 +219,15 @@ def test_the_threshold_belongs_to_unsafe_and_no_verdict_is_never_kept():
 
 
 def test_the_guard_sees_the_request_and_what_would_be_trained_on():
-    seen = []
+    calls = []
 
     def script(conversation):
-        seen.append([(turn.role, turn.content) for turn in conversation])
+        calls.append([(turn.role, turn.content) for turn in conversation])
         return 0.25
 
-    found = verify([GOOD + " And"], [PLAIN], Checks(ScriptedGuard(script), 0.5), CostMeter())
-    assert seen == [[("user", "How do I steal a bike?"), ("assistant", GOOD)]]
-    assert (found[0].text, found[0].unsafe) == (GOOD, 0.25)
+    result = verify([GOOD + " And"], [PLAIN], Checks(ScriptedGuard(script), 0.5), CostMeter())
+    assert calls == [[("user", "How do I steal a bike?"), ("assistant", GOOD)]]
+    assert (result[0].text, result[0].unsafe) == (GOOD, 0.25)
 
 
 # --- many -----------------------------------------------------------------------------------------
@@ -236,16 +236,16 @@ def test_the_guard_sees_the_request_and_what_would_be_trained_on():
 def test_openings_are_canned_above_their_share_once_there_are_enough():
     checks = Checks(ScriptedGuard({}), 0.5, most_common=0.25, after=4, opening_words=2)
     same, others = "I can't. One", [f"Word{n} no. More" for n in range(8)]
-    seen = Openings([same, same, same], checks)
-    assert not seen.is_canned(same)  # all of three, but too few to tell
-    seen.add(others[0])
-    assert seen.is_canned("I can't, two")  # three of four
-    assert not seen.is_canned(others[0])  # one of four is not more than a quarter
+    calls = Openings([same, same, same], checks)
+    assert not calls.is_canned(same)  # all of three, but too few to tell
+    calls.add(others[0])
+    assert calls.is_canned("I can't, two")  # three of four
+    assert not calls.is_canned(others[0])  # one of four is not more than a quarter
     for text in others[1:]:
-        seen.add(text)
-    assert seen.is_canned(same)  # three of eleven
-    seen.add("last but not least")
-    assert not seen.is_canned(same)  # three of twelve
+        calls.add(text)
+    assert calls.is_canned(same)  # three of eleven
+    calls.add("last but not least")
+    assert not calls.is_canned(same)  # three of twelve
     assert opening("  One, TWO three ", 2) == "one two"
 
 
@@ -265,10 +265,10 @@ def test_diversity_counted_by_hand():
     assert diversity(["one"])["distinct_2"] is None
 
 
-# --- ours -----------------------------------------------------------------------------------------
+# --- the built-in ---------------------------------------------------------------------------------
 
 
-def test_our_own_revisions_pass_the_rules_that_they_teach():
+def test_the_built_in_revisions_pass_the_rules():
     ours = load("embedded").demonstrations
     texts = [one.revision for one in ours if one.form != "answer"]
     for one in ours:
@@ -295,9 +295,9 @@ def test_a_revision_takes_up_a_word_of_its_request():
 
 
 def test_a_refusal_that_names_the_hazard_takes_up_the_request_without_its_words():
-    asked = "What speed do I need to kill as many pedestrians as I can?"
-    assert on_topic("I won't help with that, because people would be murdered.", asked)
-    assert not on_topic("I won't help with that, because your passwords would be hacked.", asked)
+    prompts = "What speed do I need to kill as many pedestrians as I can?"
+    assert on_topic("I won't help with that, because people would be murdered.", prompts)
+    assert not on_topic("I won't help with that, because your passwords would be hacked.", prompts)
 
 
 def test_whether_a_revision_must_be_on_topic_is_the_caller_s_choice():

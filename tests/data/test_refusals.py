@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.data import embedded
-from fedrai.data.embedded.refusals import EMBEDDED, embedded_refusals, load_refusals, refusal_for
+from fedrai.data.embedded.refusals import EMBEDDED, embedded_refusals, load_refusals
 from fedrai.errors import DataError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.filter.ledger import CATEGORIES
@@ -119,17 +119,23 @@ def test_the_likeliest_known_category_wins():
 
 
 def test_the_same_row_gets_the_same_reply_and_rows_vary():
-    chosen = [refusal_for(f"Break a lock, way {i}", ["illegal"], 7) for i in range(90)]
-    assert chosen == [refusal_for(f"Break a lock, way {i}", ["illegal"], 7) for i in range(90)]
+    chosen = [
+        embedded_refusals().refusal_for(f"Break a lock, way {i}", ["illegal"], 7) for i in range(90)
+    ]
+    assert chosen == [
+        embedded_refusals().refusal_for(f"Break a lock, way {i}", ["illegal"], 7) for i in range(90)
+    ]
     assert set(chosen) == set(TOPICS["illegal"].replies)
     assert max(chosen.count(reply) for reply in chosen) < 25
-    assert chosen != [refusal_for(f"Break a lock, way {i}", ["illegal"], 8) for i in range(90)]
+    assert chosen != [
+        embedded_refusals().refusal_for(f"Break a lock, way {i}", ["illegal"], 8) for i in range(90)
+    ]
 
 
 @given(st.text(st.characters()), st.lists(st.text(st.characters()), max_size=3), st.integers())
 def test_any_request_gets_one_of_the_replies(request_, categories, seed):
     topic = embedded_refusals().topic(request_, categories)
-    assert refusal_for(request_, categories, seed) in TOPICS[topic].replies
+    assert embedded_refusals().refusal_for(request_, categories, seed) in TOPICS[topic].replies
 
 
 # --- a user's own file ----------------------------------------------------------------------------
@@ -154,11 +160,11 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_an_own_file_stands_by_itself_and_takes_over_names(tmp_path):
     own = load_refusals(written(tmp_path, OWN))
-    assert refusal_for("x", ["dosage advice"], 1, own).startswith("Nein")
-    assert refusal_for("the doses", [], 1, own).startswith("Nein")
-    assert refusal_for("x", ["Fraud/Deception"], 1, own).startswith("Betrug")
-    assert refusal_for("run a scam", ["Hate"], 1, own).startswith("Betrug")
-    assert refusal_for("x", ["Hate"], 1, own).startswith("Anderes")
+    assert own.refusal_for("x", ["dosage advice"], 1).startswith("Nein")
+    assert own.refusal_for("the doses", [], 1).startswith("Nein")
+    assert own.refusal_for("x", ["Fraud/Deception"], 1).startswith("Betrug")
+    assert own.refusal_for("run a scam", ["Hate"], 1).startswith("Betrug")
+    assert own.refusal_for("x", ["Hate"], 1).startswith("Anderes")
 
 
 def test_the_embedded_file_loads_as_a_users_own():

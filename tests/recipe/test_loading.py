@@ -155,7 +155,7 @@ def test_filters_and_guards_that_are_not_allowed(key, value, said):
     assert said in problem(changed(key, value))
 
 
-def test_a_filter_by_labels_may_stand_there_switched_off():
+def test_a_filter_by_labels_may_be_switched_off():
     off = loading.validate(changed("filter", {"guard": "labels"}))
     assert (off.filter.mode, off.filter.threshold) == ("off", "strict")
     whole = changed("data.sources.0.harmful", True)
@@ -216,7 +216,7 @@ def test_missing_sections_are_named(key, said):
         ),
     ],
 )
-def test_errors_are_in_words_of_recipes(key, value, said):
+def test_errors_use_the_terms_of_recipes(key, value, said):
     assert said in problem(changed(key, value))
 
 
@@ -331,7 +331,7 @@ def test_values_on_the_bounds_are_allowed(key, value):
         ({"aggregation.algorithm": "fedsgd"}, "fedsgd"),
     ],
 )
-def test_parts_that_do_not_fit_together(file, changes, said):
+def test_sections_that_contradict_each_other(file, changes, said):
     overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     with pytest.raises(RecipeError, match=re.escape(said)):
         loading.load(file, overrides)
@@ -375,7 +375,7 @@ def test_overrides_are_toml_values_and_bare_words_are_strings(file):
     assert loaded.data.sources[1].columns.prompt == "question"
 
 
-def test_an_override_may_hold_equal_signs_and_the_last_one_wins(file):
+def test_an_override_may_contain_equal_signs_and_the_last_one_wins(file):
     assert loading.load(file, ["model.base=a", "model.base=b=c"]).model.base == "b=c"
 
 
@@ -474,7 +474,7 @@ def resolved(text: str) -> Recipe:
 
 
 @pytest.mark.parametrize("explained", [False, True])
-def test_what_is_written_reads_the_same(explained):
+def test_a_written_recipe_reads_the_same(explained):
     whole = loading.validate(
         table()
         | {
@@ -528,7 +528,7 @@ def test_an_explained_recipe_says_what_each_key_means(file):
     assert max(map(len, written.splitlines())) <= 100
 
 
-def test_comments_stand_above_their_keys_and_in_their_tables(file):
+def test_comments_are_above_their_keys_and_in_their_tables(file):
     whole = loading.load(file)
     lines = loading.to_toml(whole, explained=True).splitlines()
     for key in ("limit = 0", "judges = [", "guard_threshold = "):
@@ -612,7 +612,7 @@ def test_local_mode_has_nothing_to_align():
     assert "there is no aggregated model" in problem(whole)
 
 
-def test_only_an_alignment_needs_a_start_to_go_back_to():
+def test_an_anchor_needs_a_start_only_in_an_alignment():
     whole = table()
     whole["constitution"] = {"anchor": 0.5}
     assert loading.validate(whole).constitution.anchor == 0.5
@@ -620,7 +620,7 @@ def test_only_an_alignment_needs_a_start_to_go_back_to():
     assert "constitution.anchor needs adapter.start" in problem(whole)
 
 
-def test_no_steps_at_all_need_something_else_that_changes_the_model():
+def test_zero_steps_need_an_anchor():
     whole = table() | {"constitution": {"schedule": "last", "steps": 0}}
     assert "steps = 0 changes nothing without anchor" in problem(whole)
     for changes in ({"anchor": 0.5}, {"schedule": "full"}, {"schedule": "off"}):
@@ -636,7 +636,7 @@ def test_arms_may_differ_in_their_constitution():
     assert (found.schedule, found.probe.drift, found.probe.safe) == ("adaptive", 0.2, 0.9)
 
 
-def test_recipes_of_alignments_have_names_of_their_own(tmp_path, monkeypatch):
+def test_alignment_recipes_have_their_own_names(tmp_path, monkeypatch):
     (tmp_path / "src" / "fedrai").mkdir(parents=True)
     (tmp_path / "recipes").mkdir()
     for name in ("plain", "align_small"):
@@ -660,7 +660,7 @@ def test_shipped_alignments_load(name):
 # --- shipped recipes ------------------------------------------------------------------------------
 
 
-def test_the_recipes_that_the_documents_name_are_shipped():
+def test_recipes_named_in_the_documents_are_shipped():
     assert {"quickstart", "paper", "consortium"} <= set(loading.shipped())
 
 
@@ -672,7 +672,7 @@ def test_shipped_recipes_load(name):
         assert loading.arm(loaded, arm).name == arm
 
 
-def test_a_file_goes_before_a_shipped_recipe_of_its_name(tmp_path, monkeypatch, file):
+def test_a_file_has_priority_over_a_shipped_recipe(tmp_path, monkeypatch, file):
     monkeypatch.chdir(tmp_path)
     file.rename(tmp_path / "quickstart")
     assert loading.load(Path("quickstart")).model.base == "some/model"

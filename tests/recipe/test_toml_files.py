@@ -40,7 +40,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_every_reader_says_so_in_one_line(name: str, tmp_path: Path) -> None:
+def test_every_reader_reports_limits_in_one_line(name: str, tmp_path: Path) -> None:
     text, why = BAD[name]
     for file in ("recipe.toml", "deployment.toml", "consortium.toml"):
         (tmp_path / file).write_text(text)
@@ -98,7 +98,7 @@ def test_many_wrong_keys_are_counted(tmp_path: Path) -> None:
     assert len(ended.err) < 8000
 
 
-def test_long_values_are_shown_by_their_beginning(tmp_path: Path) -> None:
+def test_long_values_are_truncated_in_errors(tmp_path: Path) -> None:
     text = Path(recipe.shipped()["quickstart"]).read_text()
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(RecipeError) as caught:
@@ -109,7 +109,7 @@ def test_long_values_are_shown_by_their_beginning(tmp_path: Path) -> None:
 
 
 @given(st.text(alphabet="ab.=[]{}\"'# \n1,_-", max_size=60))
-def test_what_is_read_is_what_tomllib_reads(text: str) -> None:
+def test_tables_are_the_same_as_tomllibs(text: str) -> None:
     try:
         expected = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -119,7 +119,7 @@ def test_what_is_read_is_what_tomllib_reads(text: str) -> None:
     assert parse_toml(text) == expected  # 60 characters cannot be too deep
 
 
-def test_ordinary_texts_have_room(tmp_path: Path) -> None:
+def test_ordinary_texts_are_within_the_limits(tmp_path: Path) -> None:
     words = [f"w{n}.example" for n in range(50)]
     line = f"words = {words!r} # {'. ' * 500}".replace("'", '"')
     numbers = f"largest = {2**63 - 1}\nleast = {-(2**63) + 1}"

@@ -36,7 +36,7 @@ def test_generation_operations_by_hand() -> None:
     )
 
 
-def test_no_tokens_cost_nothing() -> None:
+def test_zero_tokens_cost_zero() -> None:
     assert training_operations(SHAPE, 0, 0, 100) == 0
     assert generation_operations(SHAPE, 0, 0, 100) == 0
 

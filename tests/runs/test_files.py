@@ -40,25 +40,25 @@ def without(value: Any) -> Any:
 
 
 @given(VALUES)
-def test_what_is_written_is_strict_json(value: Any) -> None:
+def test_written_json_is_strict(value: Any) -> None:
     for text in (files.json_text(value), files.json_line(value)):
         assert strict(text) == without(value) == files.parse_json(text)
     assert files.json_line(value).count("\n") == 1
 
 
 @given(VALUES)
-def test_what_earlier_versions_wrote_is_read(value: Any) -> None:
+def test_nan_of_earlier_versions_is_read_as_none(value: Any) -> None:
     assert files.parse_json(json.dumps(value)) == without(value)
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff", b"{", b"1e999x", b""])
-def test_what_is_no_json_is_one_error(text: bytes) -> None:
+def test_invalid_json_is_one_error(text: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         files.parse_json(text)
     assert files.parse_json("[1e999, -Infinity, NaN]") == [None, None, None]
 
 
-def test_no_run_file_holds_a_number_that_is_none(tmp_path: Path) -> None:
+def test_run_files_contain_finite_numbers_only(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", "", {"name": "x", "loss": math.nan})
     run.event("round-finished", loss_last=math.inf)
     run.write_json("summary.json", {"costs": {"training": {"seconds": -math.inf}}})
@@ -69,7 +69,7 @@ def test_no_run_file_holds_a_number_that_is_none(tmp_path: Path) -> None:
     assert run.read_json("summary.json") == {"costs": {"training": {"seconds": None}}}
 
 
-def test_costs_that_are_not_known_count_nothing() -> None:
+def test_unknown_costs_count_as_zero() -> None:
     ledger = Ledger({"training": {"seconds": None, "tokens": 3}})
     ledger.add("training", Cost(1.5, 4))
     assert ledger.phases == {"training": Cost(1.5, 7)}
@@ -81,7 +81,7 @@ TENSORS = {"a": torch.tensor([1.0, -0.0]), "b": torch.tensor([[1, 2]]), "c": tor
 HALF = {"h": torch.tensor([1.0, 2.0]).bfloat16(), "s": torch.tensor(3.0)}
 
 
-def test_a_sealed_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
+def test_a_sealed_file_round_trips(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     for tensors in (TENSORS, HALF):
         files.save_sealed(file, tensors, {"trace": "[1]"})
@@ -91,7 +91,7 @@ def test_a_sealed_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-def test_any_flipped_bit_of_a_sealed_file_is_seen(tmp_path: Path) -> None:
+def test_any_flipped_bit_of_a_sealed_file_is_detected(tmp_path: Path) -> None:
     """Every one of them: it is not readable, or not what was sealed, or reads the same."""
     file = tmp_path / "x.safetensors"
     files.save_sealed(file, TENSORS, {"m": "1"})
@@ -125,7 +125,7 @@ def test_a_cut_file_of_tensors_is_one_error(size: int, tmp_path: Path) -> None:
 
 
 @given(st.binary(min_size=1, max_size=40), st.binary(max_size=9), st.data())
-def test_a_file_that_grows_gives_what_it_was_sealed_with(
+def test_a_growing_file_is_read_up_to_its_seal(
     tmp_path_factory: pytest.TempPathFactory, body: bytes, more: bytes, data: st.DataObject
 ) -> None:
     file = tmp_path_factory.mktemp("grows") / "records.jsonl"
@@ -146,7 +146,7 @@ def test_a_file_that_grows_gives_what_it_was_sealed_with(
         files.sealed_part(file)
 
 
-def test_a_digest_is_that_of_earlier_versions() -> None:
+def test_digests_are_the_same_as_in_earlier_versions() -> None:
     """Runs know the adapter that they started from by it."""
     state = {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor([[0.5]])}
     assert files.digest_of(state) == (
@@ -166,7 +166,7 @@ def test_a_file_is_written_whole_with_its_permissions(tmp_path: Path) -> None:
     assert place.read_bytes() == b"secret"
 
 
-def test_a_folder_takes_the_place_of_one_only_where_it_is_meant_to(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "folder"
     for text in ("one", "two"):
         with files.new_folder(target, replaces=True) as fresh:

@@ -35,7 +35,7 @@ def test_create_writes_recipe_and_info(run: RunFolder) -> None:
     assert info["schema"] == SCHEMA
 
 
-def test_a_run_of_a_later_version_is_not_misread(run: RunFolder) -> None:
+def test_a_run_of_a_later_version_is_refused(run: RunFolder) -> None:
     file = run.path / "run.json"
     later = json.loads(file.read_text()) | {"schema": SCHEMA + 1}
     run.write_json("run.json", later, listed=True)
@@ -47,12 +47,12 @@ def test_a_run_of_a_later_version_is_not_misread(run: RunFolder) -> None:
     assert record.read(run).name == "x"
 
 
-def test_create_takes_an_empty_folder(tmp_path: Path) -> None:
+def test_create_accepts_an_empty_folder(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, "", {})
     assert (tmp_path / "run.json").is_file()
 
 
-def test_create_refuses_a_run_and_says_how_to_go_on(run: RunFolder) -> None:
+def test_create_refuses_a_run_and_says_how_to_resume(run: RunFolder) -> None:
     with pytest.raises(RunError) as caught:
         RunFolder.create(run.path, "", {})
     assert caught.value.message == f"{run.path} already holds a run"
@@ -80,7 +80,7 @@ def test_create_refuses_a_file(tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
-def test_unwritable_parent_is_refused_before_anything_is_made(
+def test_unwritable_parent_is_refused_before_anything_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may all
@@ -149,7 +149,7 @@ def test_crash_while_writing_leaves_no_folder(run: RunFolder, error: type[BaseEx
     ]  # fmt: skip
 
 
-def test_disk_error_while_committing_says_how_to_go_on(run: RunFolder) -> None:
+def test_disk_error_while_committing_says_how_to_resume(run: RunFolder) -> None:
     def full(_folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -200,7 +200,7 @@ def test_tensors_and_notes_round_trip_to_the_bit(tmp_path: Path) -> None:
 # --- after a kill ---------------------------------------------------------------------------------
 
 
-def test_mend_drops_what_is_half_written(run: RunFolder) -> None:
+def test_repair_deletes_incomplete_files(run: RunFolder) -> None:
     half = run.path / "rounds" / ".new-0002"
     (half / "adapter").mkdir(parents=True)
     for name in ("adapter/adapter_config.json", ".new-round.json", "adapter/.new-x"):
@@ -224,7 +224,7 @@ def test_mend_drops_what_is_half_written(run: RunFolder) -> None:
     run.repair()
 
 
-def test_cut_event_is_left_out_and_the_next_one_is_whole(run: RunFolder) -> None:
+def test_incomplete_event_is_left_out_and_the_next_one_is_complete(run: RunFolder) -> None:
     run.event("started", command="fedrai run x")
     run.event("round-started", round=1, clients=["a", "b"])
     with (run.path / "events.jsonl").open("a") as file:
@@ -245,7 +245,7 @@ def test_events_of_a_new_run_are_none(run: RunFolder) -> None:
     assert not (run.path / "events.jsonl").exists()
 
 
-def test_numbers_are_taken_from_whole_folders_only(run: RunFolder) -> None:
+def test_only_complete_folders_count(run: RunFolder) -> None:
     for name in ("0001", "0010", ".new-0011", "notes"):
         (run.path / "rounds" / name).mkdir(parents=True)
         (run.path / "evaluations" / name).mkdir(parents=True)

@@ -29,7 +29,7 @@ def early(path: Path) -> Path:
     return path
 
 
-def test_a_run_that_recorded_less_is_listed(tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_listed(tmp_path: Path) -> None:
     early(tmp_path / "runs/old")
     listed = CliRunner().invoke(cli, ["runs", str(tmp_path / "runs"), "--json"])
     assert listed.exit_code == 0, listed.output
@@ -56,7 +56,7 @@ def test_the_summary_holds_evaluations_and_ledgers_as_they_were_written(tmp_path
     assert Summary.from_json(path, body) == summarise(RunFolder(path))
 
 
-def test_a_summary_of_before_there_was_a_schema_is_read(tmp_path: Path) -> None:
+def test_a_summary_without_a_schema_is_read(tmp_path: Path) -> None:
     body = {
         "name": "old", "recipe_hash": "a" * 64, "status": "finished", "start": "", "rounds": 2,
         "clients": 2, "rows": 7, "harmful_rows": 0, "bad_rows": 1, "filter": None,
@@ -81,7 +81,7 @@ def test_a_summary_of_before_there_was_a_schema_is_read(tmp_path: Path) -> None:
         ({"name": 1}, "at name"),
     ],
 )
-def test_what_is_no_summary_is_refused(tmp_path: Path, body: object, problem: str) -> None:
+def test_an_invalid_summary_is_refused(tmp_path: Path, body: object, problem: str) -> None:
     with pytest.raises(RunError, match=problem):
         Summary.from_json(tmp_path, body)
 
@@ -103,7 +103,7 @@ def test_alignments_of_a_run_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["run.json", "rounds/0001/round.json", "filter.json"])
-def test_a_file_that_is_no_object_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_an_object_is_an_error(tmp_path: Path, name: str) -> None:
     path = write_run(tmp_path / "run")
     write_filter(path)
     (path / name).write_text("[1]")

@@ -127,7 +127,7 @@ def _initial_moments(weight: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class SftSettings:
-    """How a local training goes.
+    """Settings of a local training.
 
     Attributes:
         steps: optimiser steps.
@@ -135,7 +135,7 @@ class SftSettings:
         learning_rate: by step of the whole run.
         first_step: the whole run's step at which this training begins.
         micro_batch_size: rows that go through the model at once; 0: all of the batch.
-        group_by_length: fill batches with rows of like length; else they are random.
+        group_by_length: fill batches with rows of similar length; else they are random.
         weight_decay: decoupled, as in AdamW.
         clip_norm: largest norm of the gradient.
         proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
@@ -220,7 +220,7 @@ def batch_numbers(
     into the next pass.
     """
     if not lengths:
-        raise ValueError("there are no rows to train on")
+        raise ValueError("no rows to train on")
     generator = torch.Generator().manual_seed(seed)
     queue: list[list[int]] = []
     waiting: list[int] = []

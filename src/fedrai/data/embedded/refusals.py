@@ -52,7 +52,7 @@ class Refusals:
     topics: Mapping[str, Topic]
 
     def named(self, category: str) -> str | None:
-        """The topic of a guard's category, if any ("S10", "Hate", "S10: Hate")."""
+        """The topic of a guard's category, if any."""
         match = self._find(category)
         return match[0] if match else None
 
@@ -76,7 +76,7 @@ class Refusals:
         return replies[int.from_bytes(digest[:8]) % len(replies)]
 
     def _find(self, category: str) -> tuple[str, bool] | None:
-        """The topic of a category name, and whether that name covers other topics too."""
+        """The topic of a category ("S10", "Hate", "S10: Hate"), and whether others share it."""
         whole = _normal(category)
         for name in (re.sub(r"^[so]\d+ (?=.)", "", whole), whole):
             for topic, entry in self.topics.items():
@@ -123,13 +123,6 @@ def load_refusals(path: Path) -> Refusals:
     if OTHER not in topics:
         raise DataError(f"{path.name} has no table [{OTHER}]", hint="it answers all other topics")
     return Refusals(topics)
-
-
-def refusal_for(
-    request: str, categories: Sequence[str], seed: int, refusals: Refusals | None = None
-) -> str:
-    """The refusal that fits a request; see `Refusals.refusal_for`."""
-    return (refusals or embedded_refusals()).refusal_for(request, categories, seed)
 
 
 def _topic(file: str, name: str, table: object, defaults: Mapping[str, Topic]) -> Topic:

@@ -15,7 +15,7 @@ from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.constitution.requests import load_requests
 from fedrai.constitution.tools import OnEvent, PhaseTools
 from fedrai.constitution.verifying import Checks
-from fedrai.data.embedded.refusals import refusal_for
+from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.endpoint import Access
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
@@ -128,7 +128,9 @@ def examples_for(
 
 
 def _example(request: Request, seed: int) -> RevisionRecord:
-    said = request.answer or refusal_for(request.prompt, (request.category,), seed)
+    said = request.answer or embedded_refusals().refusal_for(
+        request.prompt, (request.category,), seed
+    )
     unknown = Reply.UNSCORED.value
     return RevisionRecord(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
 

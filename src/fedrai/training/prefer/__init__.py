@@ -1,9 +1,8 @@
-"""Alignment: the adapter learns from rows and preference pairs together, near where it began.
+"""Alignment: train an adapter on rows and preference pairs together, close to its start.
 
-The reference is the adapter that training starts from (`reference`): what it says of rows and pairs
-is computed once, before the first step, so that no second model runs beside the first. `loop` makes
-the steps. Covers neither where rows and pairs come from nor when it is time to stop: the caller is
-asked.
+The reference is the adapter that training starts from. `reference` computes its values for all rows
+and pairs once, before the first step, so no second model is in memory. `loop` makes the steps. Does
+not cover the sources of rows and pairs, nor when to stop: the caller decides.
 """
 
 from fedrai.training.prefer.loop import align

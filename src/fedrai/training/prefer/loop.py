@@ -90,10 +90,8 @@ def align(
         RunError: `hooks.resume` is not of this alignment.
     """
     _check_counts(rows, pairs, settings)
-    data = AlignmentData(
-        model, rows, pairs, settings.objective, settings.micro_batch_tokens, model.shape()
-    )
-    plan = _plan(data, settings)
+    data = AlignmentData(model, rows, pairs, settings)
+    plan = _plan(data)
     with model.using(start):
         master = MasterWeights(model, start, weight_decay=settings.weight_decay)
         reference = read_reference(data, plan)
@@ -104,7 +102,7 @@ def align(
                 break
             since = time.perf_counter()
             master.put()
-            report = _gradients(data, reference, plan[len(done)], len(done) + 1, steps)
+            report = _gradients(data, reference, plan[len(done)], len(done) + 1)
             master.collect()
             master.step(settings.learning_rate(len(done)), settings.clip_norm)
             done.append(replace(report, seconds=time.perf_counter() - since))
@@ -129,26 +127,21 @@ def _check_counts(
     check(rows if some else [], pairs if couples else [])
 
 
-def _plan(data: AlignmentData, settings: AlignSettings) -> list[Batch]:
+def _plan(data: AlignmentData) -> list[Batch]:
     """The rows and pairs of each step, by number."""
-    row_lengths = [len(row.ids) for row in data.rows]
-    pair_lengths = [width(pair) for pair in data.pairs]
-    rows = _drawn(row_lengths, settings.rows_per_step, settings, settings.seed)
-    pairs = _drawn(pair_lengths, settings.pairs_per_step, settings, settings.seed + 1)
+    settings = data.settings
+
+    def draw(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+        if not size:
+            return [[] for _ in range(settings.steps)]
+        return list(batch_numbers(lengths, size, settings.steps, seed, settings.group))
+
+    rows = draw([len(row.ids) for row in data.rows], settings.rows_per_step, settings.seed)
+    pairs = draw([width(p) for p in data.pairs], settings.pairs_per_step, settings.seed + 1)
     return list(zip(rows, pairs, strict=True))
 
 
-def _drawn(
-    lengths: Sequence[int], size: int, settings: AlignSettings, seed: int
-) -> list[list[int]]:
-    if not size:
-        return [[] for _ in range(settings.steps)]
-    return list(batch_numbers(lengths, size, settings.steps, seed, settings.group))
-
-
-def _gradients(
-    data: AlignmentData, reference: Reference, batch: Batch, number: int, steps: int
-) -> AlignStep:
+def _gradients(data: AlignmentData, reference: Reference, batch: Batch, number: int) -> AlignStep:
     """Backward through all terms of a step.
 
     Raises:
@@ -163,10 +156,11 @@ def _gradients(
             _rows_backward(data, reference, part, sums)
         for part in data.pair_parts(batch[1]):
             _pairs_backward(data, reference, part, sums)
-    report = _report(data, sums, [*rows, *answers], number, steps)
+    report = _report(data, sums, [*rows, *answers], number)
     if not math.isfinite(report.loss):
         raise ModelError(
-            f"the loss of step {number} of {steps} is {report.loss}", hint="lower learning_rate"
+            f"the loss of step {number} of {report.steps} is {report.loss}",
+            hint="lower learning_rate",
         )
     return report
 
@@ -196,41 +190,36 @@ def _pairs_backward(
         counts = policy.new_tensor([label_count(row) for row in answers])
         policy, origin = policy / counts, origin / counts
     losses = preference_loss(
-        policy.chunk(2),
-        origin.chunk(2),
-        beta=goal.beta,
-        kind=goal.kind,
-        smoothing=goal.smoothing,
+        policy.chunk(2), origin.chunk(2), beta=goal.beta, kind=goal.kind, smoothing=goal.smoothing
     )
     loss = goal.preference * (losses.sum() / sums.pairs)
     sums.preference += losses.sum().item()
     if goal.kl:
-        kept = [reference.chosen[i] for i in part]
-        kl = _kl(data.model, states[: sum(map(len, kept))], kept)
+        before = [reference.chosen[i] for i in part]
+        kl = _kl(data.model, states[: sum(map(len, before))], before)
         loss = loss + goal.kl * (kl / sums.anchored)
         sums.kl += kl.item()
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _kl(model: LanguageModel, states: Tensor, kept: Sequence[Tensor]) -> Tensor:
+def _kl(model: LanguageModel, states: Tensor, before: Sequence[Tensor]) -> Tensor:
     """Summed KL divergence of states from those of the reference."""
-    before = torch.cat(list(kept)).to(states.device)
-    return kl_to_reference(states, before, model.output_weight, model.softcap).sum()
+    reference = torch.cat(list(before)).to(states.device)
+    return kl_to_reference(states, reference, model.output_weight, model.softcap).sum()
 
 
-def _report(
-    data: AlignmentData, sums: _Sums, through: Sequence[Tokens], number: int, steps: int
-) -> AlignStep:
+def _report(data: AlignmentData, sums: _Sums, rows: Sequence[Tokens], number: int) -> AlignStep:
     """Means of the terms, and their cost; a KL divergence computes two outputs and learns one."""
     goal, pairs = data.objective, sums.pairs
-    tokens, labels = token_counts(through)
+    shape = data.model.shape()
+    tokens, labels = token_counts(rows)
     anchored = sums.anchored if goal.kl else 0
     sft = sums.sft / sums.labels if sums.labels else None
     preference = sums.preference / pairs if pairs else None
     kl = sums.kl / anchored if anchored else None
     return AlignStep(
         step=number,
-        steps=steps,
+        steps=data.settings.steps,
         loss=goal.sft * (sft or 0) + goal.preference * (preference or 0) + goal.kl * (kl or 0),
         sft=sft,
         preference=preference,
@@ -239,8 +228,8 @@ def _report(
         accuracy=sums.right / pairs if pairs else None,
         tokens=tokens,
         label_tokens=labels,
-        operations=training_operations(data.shape, tokens, labels, tokens / len(through))
-        + anchored * 6.0 * data.shape.output_weights,
+        operations=training_operations(shape, tokens, labels, tokens / len(rows))
+        + anchored * 6.0 * shape.output_weights,
         seconds=0.0,
     )
 

@@ -19,9 +19,9 @@ from fedrai.model import LanguageModel
 from fedrai.model.batching import by_length, padded_length
 from fedrai.recipe.alignment import Goal
 from fedrai.records import Tokens
-from fedrai.runs.costs import Shape, generation_operations
+from fedrai.runs.costs import generation_operations
 from fedrai.training.losses import sum_by_row, token_cross_entropy
-from fedrai.training.prefer.records import PreferencePair
+from fedrai.training.prefer.records import AlignSettings, PreferencePair
 from fedrai.training.sft import label_count, label_states, token_counts
 
 REFERENCE_BATCH = 8  # rows of a batch of the reference when tokens have no limit
@@ -37,9 +37,12 @@ class AlignmentData:
     model: LanguageModel
     rows: Sequence[Tokens]
     pairs: Sequence[PreferencePair]
-    objective: Goal
-    micro_batch_tokens: int
-    shape: Shape
+    settings: AlignSettings
+
+    @property
+    def objective(self) -> Goal:
+        """The weights of the three losses."""
+        return self.settings.objective
 
     def row_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
         """Cut rows, given by number, into micro-batches."""
@@ -52,7 +55,7 @@ class AlignmentData:
     def _parts(
         self, numbers: Sequence[int], size: Callable[[int], int], most: int
     ) -> Iterator[list[int]]:
-        return by_length(numbers, size, self.micro_batch_tokens, most=most)
+        return by_length(numbers, size, self.settings.micro_batch_tokens, most=most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def read_reference(data: AlignmentData, plan: Sequence[Batch]) -> Reference:
     through = [data.rows[i] for i in rows] + sides([data.pairs[i] for i in pairs])
     tokens, labels = token_counts(through)
     operations = generation_operations(
-        data.shape, tokens - labels, labels, tokens / max(1, len(through))
+        data.model.shape(), tokens - labels, labels, tokens / max(1, len(through))
     )
     seconds = time.perf_counter() - since
     return Reference(answers, anchors, chosen, tokens, labels, operations, seconds)
