@@ -77,7 +77,7 @@ def test_rows_that_the_template_refuses_have_that_reason(tmp_path):
     for way in ("skip", "stop"):
         with pytest.raises(DataError) as caught:
             shards(recipe({"path": path}, on_bad_rows=way), Refusing)
-        assert "r.jsonl, line 1: the model's chat template takes no system turn" in (
+        assert "r.jsonl, line 1: the model's chat template has no system turn" in (
             caught.value.message
         )
         assert 'data.sources.system_turns = "prepend"' in caught.value.hint
@@ -134,7 +134,7 @@ def test_the_columns_of_a_source_hold_for_every_file_of_a_client(tiny, tmp_path)
 def test_sources_that_differ_say_nothing_of_files():
     partition = {"scheme": "files", "files": "*.jsonl"}
     two = [{"path": "a", "columns": {"prompt": "x"}}, {"path": "b"}]
-    with pytest.raises(RecipeError, match="one source says how all files are"):
+    with pytest.raises(RecipeError, match="all files are read alike"):
         recipe(*two, partition=partition)
     assert recipe({"path": "a"}, {"path": "b"}, partition=partition).data.sources[1].path == "b"
 

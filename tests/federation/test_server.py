@@ -278,7 +278,7 @@ def test_a_client_called_global_trains_alone_and_is_resumed(
     [
         (["Clinic.jsonl", "clinic.jsonl"], "two files give a client the name 'clinic' or 'Clinic'"),
         (["a.jsonl", "a.csv"], "two files give a client the name 'a'"),
-        ([".new-a.jsonl"], "'.new-a', which begins with a dot"),  # as a file that is being written
+        ([".new-a.jsonl"], "'.new-a', which starts with a dot"),  # as a file that is being written
     ],
 )
 def test_clients_have_files_of_their_own(

@@ -1,4 +1,4 @@
-"""The plan of a run's rounds, and the adapters that they left in the run folder."""
+"""The plan of a run's rounds, and the adapters of its rounds in the run folder."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
 
-GLOBAL = ""  # the adapter that is no client's; no client can be called that
+GLOBAL = ""  # names the common adapter; no client can have this name
 Adapters = dict[str, AdapterState]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the round loop needs of a recipe.
+    """The settings of the round loop.
 
     Attributes:
         seed: the recipe's seed.
-        rounds: how many rounds.
-        sampled: clients a round.
-        min_clients: fewest usable updates a round needs.
-        timeout: seconds a round waits for replies; 0: for ever.
-        steps_per_round: optimiser steps a client takes in a round.
-        local: no aggregation; every client goes on from its own adapter.
+        rounds: number of rounds.
+        sampled: clients per round.
+        min_clients: fewest usable updates of a round.
+        timeout: seconds that a round waits for replies; 0: no limit.
+        steps_per_round: optimiser steps of a client in a round.
+        local: no aggregation; every client continues from its own adapter.
         evaluate_every: evaluate after every n-th round; 0: only before the first and at the end.
         start: adapter that round 1 starts from, a PEFT folder or `fedrai:aligned`; empty: fresh.
-        quorum: usable updates with which a round closes, beside any that came in the same look;
-            0: all that were asked for.
-        weight_cap: see `aggregation.weights`; 0: updates count by the rows that clients state.
+        quorum: usable updates with which a round closes, besides those that arrive at the same
+            time; 0: all sampled clients.
+        weight_cap: see `aggregation.weights`; 0: weights are the rows that clients state.
     """
 
     seed: int
@@ -47,7 +47,7 @@ class Plan:
 
 
 def load_adapters(run: RunFolder, model: LanguageModel, plan: Plan, number: int) -> Adapters:
-    """The adapters after a round: one, as `GLOBAL`, or one a client in local mode."""
+    """The adapters after a round: one, as `GLOBAL`, or one per client in local mode."""
     if number == 0:
         return {GLOBAL: _first(run, model, plan)}
     folder = run.round_folder(number)
@@ -60,14 +60,14 @@ def _first(run: RunFolder, model: LanguageModel, plan: Plan) -> AdapterState:
     """The adapter that round 1 starts from.
 
     Raises:
-        RunError: it is not the one that the run began with.
+        RunError: it is not the adapter that the run started from.
     """
     if not plan.start:
         return model.fresh_adapter(seed_for(plan.seed, "adapter"))
     adapter = read_start_adapter(plan.start, model)
     if digest_of(adapter) != run.info.get("start_sha256"):
         raise RunError(
-            f"{run.path}: {plan.start} is not the adapter that the run started from any more",
-            hint="put it back, or start a new run with --out",
+            f"{run.path}: {plan.start} is no longer the adapter that the run started from",
+            hint="restore it, or start a new run with --out",
         )
     return adapter

@@ -1,4 +1,4 @@
-"""What the replies of a round leave: their costs, kept updates, and the round's record."""
+"""The replies of a round in the run folder: costs, pending updates and the round's record."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fedrai.runs.files import json_text, write_text
 
 
 def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
-    """What one client's part of a round took, as far as it tells.
+    """The cost of one client's part of a round, as far as it reports it.
 
     Args:
-        reply: what `protocol.read_reply` made of its reply.
-        down: bytes that it was sent, as the server counts them.
+        reply: of `protocol.read_reply`.
+        down: bytes sent to the client, counted by the server.
         up: bytes that it sent.
     """
     if isinstance(reply, Reason):
@@ -41,7 +41,7 @@ def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
 
 
 def save_pending(run: RunFolder, number: int, name: str, update: Update, cost: Cost) -> None:
-    """Keep an update of the round in progress, with what it cost."""
+    """Keep an update of the round in progress, with its cost."""
     note = {"metrics": json.dumps(dict(update.metrics)), "cost": json.dumps(cost.to_json())}
     run.save_pending(number, name, update.adapter, note)
 
@@ -71,7 +71,7 @@ def _load_pending(run: RunFolder, number: int, name: str) -> tuple[Update, Cost]
 
 
 def damaged_updates(run: RunFolder, number: int) -> list[Path]:
-    """Kept updates of the round in progress that cannot be used."""
+    """Pending updates of the round in progress that cannot be used."""
     return [file for file in sorted(run.pending(number).glob("*.safetensors"))
             if not _is_usable(run, number, file.stem)]  # fmt: skip
 
@@ -89,7 +89,7 @@ def weighted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
 
     Args:
         updates: usable updates by client.
-        cap: the recipe's `federation.weight_cap`; 0: all as stated.
+        cap: the recipe's `federation.weight_cap`; 0: no cap.
     """
     weights = capped({name: u.metrics[WEIGHT] for name, u in updates.items()}, cap)
     return {
@@ -102,12 +102,12 @@ def capped_rows(
     updates: Mapping[str, Update], weighted: Mapping[str, Update]
 ) -> dict[str, dict[str, float]]:
     """By client whose weight is capped: the `rows` that it states, and how many are `counted`."""
-    both = {
+    rows = {
         name: {"rows": updates[name].metrics[WEIGHT],
                "counted": weighted[name].metrics[WEIGHT]}
         for name in sorted(updates)
     }  # fmt: skip
-    return {name: one for name, one in both.items() if one["counted"] != one["rows"]}
+    return {name: one for name, one in rows.items() if one["counted"] != one["rows"]}
 
 
 def clients_record(
@@ -120,11 +120,11 @@ def clients_record(
     """The clients' part of `round.json`.
 
     Args:
-        updates: usable updates by client; `clients` holds what each said of itself.
+        updates: usable updates by client, with the numbers that they report.
         weighted: the same, as `weighted` gives them.
-        aside: why the others are set aside.
-        norms: of each client's change of the adapter, as the server measures it.
-        cap: the recipe's `federation.weight_cap`, 0 where it does not hold.
+        aside: the other clients, with the reason.
+        norms: of each client's change of the adapter, measured by the server.
+        cap: the recipe's `federation.weight_cap`; 0: not applied.
     """
     return {
         "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
@@ -137,7 +137,7 @@ def clients_record(
 
 
 def round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
-    """How many clients replied, and their mean losses by weight, in nats per token."""
+    """The number of usable updates, and their weighted mean losses, in nats per token."""
     first, last = (_mean(updates.values(), key) for key in ("loss-first", "loss-last"))
     return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
 
@@ -155,17 +155,17 @@ def event_fields(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def copy_evaluation(source: RunFolder, run: RunFolder, number: int) -> None:
-    """Take over an evaluation of the same model by the same questions; its costs stay with it."""
+    """Copy an evaluation of the same model with the same questions, without its costs."""
     place = source.evaluation_folder(number)
-    there = number in source.evaluations() and number not in run.evaluations()
-    if not there or checksums.changed(place):  # a damaged one is made anew here
+    is_missing = number in source.evaluations() and number not in run.evaluations()
+    if not is_missing or checksums.changed(place):  # a damaged one is not copied
         return
-    taken = source.read_json(f"{place.relative_to(source.path).as_posix()}/metrics.json")
+    body = source.read_json(f"{place.relative_to(source.path).as_posix()}/metrics.json")
 
     def write(folder: Path) -> None:
         for file in sorted(place.glob("*.jsonl")):
             shutil.copyfile(file, folder / file.name)
-        write_text(folder / "metrics.json", json_text({**taken, "costs": {}}))
+        write_text(folder / "metrics.json", json_text({**body, "costs": {}}))
 
     run.write_folder(run.evaluation_folder(number), write)
     run.event("evaluation-shared", round=number, source=source.path.name)

@@ -240,8 +240,8 @@ def test_damaged_earlier_round_is_named(home: Path, call: Call) -> None:
     ended = call("run", "--resume", "copy")
     assert ended.code == 2
     assert ended.err.startswith(
-        "error: copy/rounds/0001/round.json is damaged, and later rounds follow from it\n"
-        "  put it back from a copy, or delete rounds 1 to 2 in copy/rounds:"
+        "error: copy/rounds/0001/round.json is damaged, and later rounds depend on it\n"
+        "  restore it from a copy, or delete rounds 1 to 2 in copy/rounds:"
     )
 
 

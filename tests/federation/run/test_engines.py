@@ -80,7 +80,7 @@ def test_the_simulation_leaves_the_environment_as_it_was(
     monkeypatch.setenv("PYTHONPATH", "mine")
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     before = dict(os.environ)
-    with simulation._told(tmp_path):
+    with simulation._environment(tmp_path):
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
         os.environ["PYTHONPATH"] = "Flower's"
     assert dict(os.environ) == before
@@ -90,7 +90,7 @@ def test_the_simulation_keeps_one_notice_of_flowers_away(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    with simulation._unnoticed():
+    with simulation._without_notice():
         warn_deprecated_feature("The `run_simulation` function is deprecated")
         warn_deprecated_feature("another one")
     assert ["another one" in text for text in caplog.messages] == [True]

@@ -138,11 +138,11 @@ def test_other_files_are_refused(
 @pytest.mark.parametrize(
     ("pair", "problem"),
     [
-        ("data", "is no pair of places"),
-        ("=new", "is no pair of places"),
-        ("old=", "is no pair of places"),
-        ("data/rows.jsonl=nowhere.jsonl", "there is no file or folder"),
-        ("nothing/of/it=data", "names nothing at nothing/of/it"),
+        ("data", "is not a pair of paths"),
+        ("=new", "is not a pair of paths"),
+        ("old=", "is not a pair of paths"),
+        ("data/rows.jsonl=nowhere.jsonl", "does not exist"),
+        ("nothing/of/it=data", "does not name nothing/of/it"),
     ],
 )
 def test_places_that_make_no_sense(
@@ -178,7 +178,7 @@ def test_only_paths_move_and_the_longest_place_wins(cut: Path) -> None:
         moved_files.settings_of(folder, {old[:-1]: "/x"}).data.sources[0].path
         == f"{old}/rows.jsonl"
     )
-    with pytest.raises(RunError, match="names nothing at"):
+    with pytest.raises(RunError, match="does not name"):
         moved_files.check(folder, moved_files.settings_of(folder), {old[:-1]: "/x"})
 
 

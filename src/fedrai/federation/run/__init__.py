@@ -1,5 +1,5 @@
-"""A run: what it needs before its first round, and the engines on one machine.
+"""A run: its preparation, and the engines on one machine.
 
-`local`: in this process. `simulation`: in Flower's, on Ray. The deployment's engine is in
-`fedrai.deployment`. `rounds` is what all of them have in common.
+`local` runs in this process, `simulation` in Flower's on Ray; the engine of deployments is in
+`fedrai.deployment`. All of them use `rounds`.
 """

@@ -1,8 +1,8 @@
-"""What is looked at in a run folder before it is gone on with, and what becomes of damage.
+"""Checks of a run folder before the run is resumed, and the repair of damage.
 
-A damaged file is named. What follows from others is made again, and comes out in the same bits: an
-update of the round in progress is asked for once more, an evaluation is done again, and so is the
-last round, from the one before it. Nothing is deleted: what was damaged lies in `damaged/`.
+Damaged files are named. What can be derived from other files is made again, with the same bits: an
+update of the round in progress is requested again, an evaluation is repeated, and so is the last
+round, from the one before it. Nothing is deleted: damaged files are moved to `damaged/`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ AGAIN = "it is set aside in damaged/ and made again"
 
 
 def open_run(path: Path) -> RunFolder:
-    """A run that is to be gone on with; its `run.json` and `recipe.toml` are what they were.
+    """Open a run to resume it, and check its `run.json` and `recipe.toml`.
 
     Raises:
-        RunError: there is none, or its recipe is another one.
+        RunError: there is none, or its recipe was changed.
         ChecksumError: its `run.json` is damaged.
     """
     folder = RunFolder.open(path)
@@ -42,27 +42,27 @@ def open_run(path: Path) -> RunFolder:
 
 
 def repair(folder: RunFolder) -> None:
-    """Set aside what is damaged and can be made again, and say so on stderr.
+    """Set aside damaged files that can be made again, and say so on standard error.
 
     Args:
         folder: the run's, which this process has locked.
 
     Raises:
-        RunError: something is damaged that does not follow from the rest.
+        RunError: a file is damaged that cannot be derived from others.
     """
     _check_earlier(folder)
     for part, why in _unusable(folder):
-        folder.repair()  # the first new event must not join a line that was cut
+        folder.repair()  # the first new event must not be appended to an incomplete line
         _set_aside(folder, part)
         _say(f"{part} {why}: {AGAIN}")
     older = [n for n in folder.rounds() if not checksums.has_listing(folder.round_folder(n))]
     if older:
         _say(f"{len(older)} of the rounds in {folder.path} have no {checksums.LISTING}"
-             " (earlier versions wrote none): damage to them would not be seen")  # fmt: skip
+             " (of an earlier version): damage to them is not detected")  # fmt: skip
 
 
 def _unusable(folder: RunFolder) -> Iterator[tuple[Path, str]]:
-    """What is damaged and follows from the rest, from the last round backwards."""
+    """Damaged files that can be derived from others, from the last round backwards."""
     for number in reversed(folder.rounds()):
         if not _is_damaged(folder, number):
             break
@@ -70,54 +70,54 @@ def _unusable(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     last = folder.last_round()
     for place in sorted((folder.path / "evaluations").glob("[0-9]*")):
         if place.is_dir() and place.name.isdecimal() and int(place.name) > last:
-            yield place, "is of a round that is done again"
+            yield place, "belongs to a round that is repeated"
         elif checksums.changed(place):
             yield place, "is damaged"
     for update in damaged_updates(folder, last + 1):
         yield update, "is damaged"
-    work = folder.pending(last + 1) / "constitution"
-    if work.is_dir() and not _can_go_on(work):
-        yield work, "is damaged"
+    alignment = folder.pending(last + 1) / "constitution"
+    if alignment.is_dir() and not _is_resumable(alignment):
+        yield alignment, "is damaged"
     yield from _screening(folder)
 
 
 def _is_damaged(folder: RunFolder, number: int) -> bool:
-    """Whether a file of a round, or of what its alignment left, is not what was written."""
+    """Whether a file of a round or of its alignment differs from its checksum."""
     places = (folder.round_folder(number), folder.alignment(number))
     return any(checksums.changed(place) for place in places)
 
 
-def _can_go_on(work: Path) -> bool:
-    """Whether an alignment that was interrupted finds what it left there."""
+def _is_resumable(alignment: Path) -> bool:
+    """Whether the files of an interrupted alignment can be read."""
     try:
-        material.read(work)
-        check_state(work)
+        material.read(alignment)
+        check_state(alignment)
     except (RunError, ChecksumError):
         return False
     return True
 
 
 def _screening(folder: RunFolder) -> Iterator[tuple[Path, str]]:
-    """Ledgers of the filter; it is asked again whenever a run is gone on with."""
+    """Damaged ledgers of the filter, which runs again whenever a run is resumed."""
     names = {name for name in checksums.changed(folder.path) if name.endswith("filter.json")}
     for name in sorted(names):
         yield folder.path / name, "is missing or damaged"
     whole = folder.path / "filter.json"
     if names and whole.name not in names and whole.is_file():
-        yield whole, "counts what a damaged ledger says"
+        yield whole, "counts a damaged ledger"
 
 
 def _check_earlier(folder: RunFolder) -> None:
-    """See that what earlier rounds left is whole, as far as later ones and the summary need it.
+    """Check the files of earlier rounds that later rounds and the summary need.
 
     Raises:
-        RunError: it is not, and later rounds follow from it.
+        RunError: one is damaged, and later rounds depend on it.
     """
     lost = [name for name in checksums.changed(folder.path) if not name.endswith("filter.json")]
     if lost:
         raise RunError(
             f"{folder.path / lost[0]} is missing or damaged",
-            hint=f"put the files back from a copy; {checksums.LISTING} has what they should be",
+            hint=f"restore the files from a copy; their checksums are in {checksums.LISTING}",
         )
     whole = next((n for n in reversed(folder.rounds()) if not _is_damaged(folder, n)), 0)
     places = {n: folder.round_folder(n) for n in folder.rounds() if n < whole}
@@ -134,14 +134,14 @@ def _check_earlier(folder: RunFolder) -> None:
     ]
     for number, file in damaged:
         raise RunError(
-            f"{file} is damaged, and later rounds follow from it",
-            hint=f"put it back from a copy, or delete rounds {number} to {folder.last_round()} in"
-            f" {folder.path / 'rounds'}: `fedrai run --resume {folder.path}` does them again",
+            f"{file} is damaged, and later rounds depend on it",
+            hint=f"restore it from a copy, or delete rounds {number} to {folder.last_round()} in"
+            f" {folder.path / 'rounds'}: `fedrai run --resume {folder.path}` repeats them",
         )
 
 
 def _set_aside(folder: RunFolder, part: Path) -> None:
-    """Move a damaged file or folder of the run to `damaged/`; its events say so."""
+    """Move a damaged file or folder of the run to `damaged/`, and record an event."""
     name = part.relative_to(folder.path).as_posix()
     places = (folder.path / DAMAGED / f"{name.replace('/', '-')}.{n}" for n in count(1))
     place = next(place for place in places if not place.exists())

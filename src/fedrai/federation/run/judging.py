@@ -1,4 +1,4 @@
-"""The suites and judges of a recipe's evaluations: what is asked, and who judges the answers."""
+"""The suites and judges of a recipe's evaluations."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and
 
 @dataclass(frozen=True, slots=True)
 class SuiteSelection:
-    """What is asked beside ordinary instructions.
+    """The suites of an evaluation, besides ordinary instructions.
 
     Attributes:
-        harmful: of AdvBench.
+        harmful: items of AdvBench.
         clusters: of all of AdvBench, by item number.
         suites: the others.
-        unavailable: why a suite cannot be had, by name.
+        unavailable: suites that are not available, with the reason.
     """
 
     harmful: Sequence[Item]
@@ -42,11 +42,11 @@ class SuiteSelection:
 
 
 def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> SuiteSelection:
-    """The suites of a recipe; `advbench` among its `suites` takes the place of its own number.
+    """The suites of a recipe; `advbench` among its `suites` replaces its own number of items.
 
     Raises:
-        EvaluationError: a name is not known, or a file is not what it should be.
-        AssetError: AdvBench, or a path that the user gave, cannot be had.
+        EvaluationError: a name is unknown, or a file is not valid.
+        AssetError: AdvBench, or a path of the user, cannot be read.
     """
     settings, seed = recipe.evaluation, recipe.seed_for("suites")
     found = suites.select(settings.suites, settings.paths, 0, seed, progress)
@@ -73,11 +73,11 @@ def _has_figure(found: Suite, settings: Evaluation) -> bool:
 
 
 def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judges:
-    """Who judges, checked: the guard is loaded, the endpoint has replied to a greeting.
+    """The judges, checked: the guard is loaded, and the endpoint has replied to a greeting.
 
     Raises:
         GuardError, AssetError, ModelError: the guard cannot be used.
-        EvaluationError: the endpoint does not reply, or a file of prompts is not what it should be.
+        EvaluationError: the endpoint does not reply, or a file of prompts is not valid.
         DependencyError: the package of an installed judge cannot be used.
     """
     settings = recipe.evaluation
@@ -99,10 +99,10 @@ def _safety(recipe: Recipe, progress: assets.Progress | None) -> GuardJudge:
 
 
 def rubric_for(settings: JudgeEndpoint) -> RubricJudge:
-    """The LLM that rates; it has replied to a greeting.
+    """The LLM that rates, which has replied to a greeting.
 
     Raises:
-        EvaluationError: it does not, or a file of prompts is not what it should be.
+        EvaluationError: it does not reply, or a file of prompts is not valid.
     """
     prompts = read_prompts(Path(settings.prompts).expanduser()) if settings.prompts else OURS
     file = Path(settings.template).expanduser()
@@ -110,5 +110,5 @@ def rubric_for(settings: JudgeEndpoint) -> RubricJudge:
     source = file.stem if settings.template else "fedrai"
     access = Access.from_settings(settings.model_dump())
     grader: Grader = RemoteGrader(access, settings.model, max_tokens=settings.max_tokens)
-    grader.ask([("", "Hello.")])  # a wrong key or name shows here, not after hours of answers
+    grader.ask([("", "Hello.")])  # reports a wrong key or name now, not after hours of answers
     return RubricJudge(settings.model, grader, prompts, template, source)

@@ -1,7 +1,7 @@
 """A whole run in this process: recipe in, run folder out.
 
-`prepare` reads and checks everything that can be wrong (model, data, suites) before a run folder
-exists; `execute` builds the ClientApp, the Grid and the ServerApp's loop and goes to the end.
+`prepare` loads and checks model, data and suites before a run folder exists; `execute` builds the
+ClientApp and the Grid and runs the server's loop to the end.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def prepare(
     Args:
         recipe: the recipe.
         progress: shows downloads.
-        loaded: a model that was loaded for the same `[model]`, `[adapter]` and `[training]`.
-        tell: hears of the filter's progress (client, answers judged, of how many); may raise.
+        loaded: a model with the same `[model]`, `[adapter]` and `[training]`.
+        tell: told of the filter's progress (client, answers judged, total); may raise.
 
     Raises:
         ConstitutionError: the constitution cannot be read.
@@ -68,19 +68,19 @@ def prepare(
         recipe, lambda part: tokenized(lm, part, recipe.data, tokens), unread.update
     )
     kept, screening = screen_clients(recipe, shards, progress, tell)
-    for part in kept.values():  # rows that got a refusal in place of their answer are new
+    for part in kept.values():  # rows whose answer was replaced by a refusal are new
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
     held_out: list[BadRow] = []
     questions = questions_for(recipe, lm, progress, held_out.extend)
-    excluded = excluded_suites(recipe)  # after what the run asks was fetched
+    excluded = excluded_suites(recipe)  # after the fetch of the run's own suites
     return PreparedRun(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
                     excluded=excluded, unread=unread, held_out_bad=len(held_out))  # fmt: skip
 
 
 def _harmful(rows: Sequence[Example], screening: FilterOutcome, client: str) -> int:
-    """Rows that go to training with a harmful answer, as far as their source tells."""
+    """Rows of a client's training with a harmful answer, as far as their source tells."""
     ledger = screening.ledgers.get(client)
     if ledger is not None and ledger.confusion is not None:
         return ledger.confusion.harmful_kept
@@ -88,22 +88,20 @@ def _harmful(rows: Sequence[Example], screening: FilterOutcome, client: str) -> 
 
 
 def write_screening(prepared: PreparedRun, run: RunFolder) -> dict[str, Any] | None:
-    """Write what the safety filter did: totals into the run, each client's ledger to its own files.
+    """Write the filter's results: totals to the run, each client's ledger to the client's files.
 
     Returns:
-        The totals, if there was to be a filter and the folder did not know of it yet.
+        The totals; None if the recipe has no filter or the folder already has them.
     """
     elsewhere = not prepared.rows  # the nodes have their own filters and ledgers
     if prepared.recipe.filter.mode == "off" or (run.path / "filter.json").is_file() or elsewhere:
         return None
     for name, ledger in prepared.screening.ledgers.items():
         run.write_json(f"clients/{name}.filter.json", ledger.to_json(), listed=True)
-    found = prepared.screening.to_json()
-    run.event("filter-finished", **found)
-    run.write_json(
-        "filter.json", found, listed=True
-    )  # last: until then a killed run does all of it again
-    return found
+    totals = prepared.screening.to_json()
+    run.event("filter-finished", **totals)
+    run.write_json("filter.json", totals, listed=True)  # last: until then a killed run repeats all
+    return totals
 
 
 def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None:
@@ -129,7 +127,7 @@ def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.
 
 
 class _LocalSite:
-    """All clients of this process; they share the model and keep their rows apart."""
+    """All clients of this process, which share the model but not their rows."""
 
     def __init__(self, prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None:
         self.model = prepared.model
@@ -153,5 +151,5 @@ class _LocalSite:
     def log(self, client: str, line: str) -> None:
         try:
             self._run.client_log(client, line)
-        except RunError as error:  # the client's reason matters more than its details
+        except RunError as error:  # the client's reason matters more than the details
             self._callbacks.event("client-log-lost", client=client, why=error.message)

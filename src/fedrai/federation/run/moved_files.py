@@ -1,8 +1,8 @@
-"""A run whose files lie elsewhere now: its recipe stays as it is, and the new places beside it.
+"""Runs whose files were moved: the recipe stays unchanged, and the new paths are kept next to it.
 
-`moved.json` in the folder of a run, or of `fedrai align`, names for each file or folder of the
-recipe that was moved where it lies now. Whether it is the same is told by the fingerprints in
-`run.json` or `align.json`, not by its name.
+`moved.json` in the folder of a run, or of `fedrai align`, has the new path of each file or folder
+of the recipe that was moved. Fingerprints in `run.json` or `align.json` tell whether a file is the
+same, not its name.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ KEYS = frozenset(
 
 
 def settings_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> Recipe:
-    """The recipe of a run, with its files where they lie now.
+    """The recipe of a run, with the current paths of its files.
 
     Args:
         folder: the run's.
-        places: new places by old ones, beside those that the folder knows of.
+        places: new paths by old ones, in addition to those in the folder.
     """
     settings = recipe.load(folder.recipe_file)
-    known = {**_places(folder), **(places or {})}
-    return recipe.validate(_moved(settings, known), "the moved recipe") if known else settings
+    paths = {**_places(folder), **(places or {})}
+    return recipe.validate(_moved(settings, paths), "the moved recipe") if paths else settings
 
 
 def alignment_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> AlignRecipe:
-    """The recipe of a folder of `fedrai align`, in the same way."""
+    """The recipe of a folder of `fedrai align`, with the current paths of its files."""
     settings = recipe.load_alignment(folder.recipe_file)
-    known = {**_places(folder), **(places or {})}
-    return AlignRecipe.model_validate(_moved(settings, known)) if known else settings
+    paths = {**_places(folder), **(places or {})}
+    return AlignRecipe.model_validate(_moved(settings, paths)) if paths else settings
 
 
 def _moved(settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> dict[str, Any]:
@@ -49,54 +49,54 @@ def _moved(settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> dict[st
 
 
 def parse(pairs: Sequence[str]) -> dict[str, str]:
-    """New places by old ones.
+    """New paths by old ones.
 
     Args:
         pairs: `OLD=NEW` each.
 
     Raises:
-        RunError: one is not a pair, or there is nothing at the new place.
+        RunError: one is not a pair, or the new path does not exist.
     """
-    found = {}
+    places = {}
     for pair in pairs:
         old, sign, new = pair.partition("=")
         if not (old and sign and new):
-            raise RunError(f"--moved {pair!r} is no pair of places", hint="write --moved OLD=NEW")
+            raise RunError(f"--moved {pair!r} is not a pair of paths", hint="use --moved OLD=NEW")
         if "*" not in new and not Path(new).expanduser().exists():
-            raise RunError(f"--moved {pair!r}: there is no file or folder {Path(new).absolute()}")
-        found[_bare(old)] = _bare(str(Path(new).expanduser().absolute()))
-    return found
+            raise RunError(f"--moved {pair!r}: {Path(new).absolute()} does not exist")
+        places[_bare(old)] = _bare(str(Path(new).expanduser().absolute()))
+    return places
 
 
 def check(folder: RunFolder, settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> None:
-    """See that a recipe names what was moved.
+    """Check that a recipe names the moved files.
 
     Args:
         folder: of the run or the alignment, for errors.
-        settings: its recipe as it was begun.
-        places: new places by old ones.
+        settings: its original recipe.
+        places: new paths by old ones.
 
     Raises:
-        RunError: it does not; the hint names what it does.
+        RunError: it does not; the hint lists the paths that it names.
     """
-    named = sorted(set(_paths(settings.model_dump(mode="json"), "")))
+    paths = sorted(set(_paths(settings.model_dump(mode="json"), "")))
     for old in places:
-        if not any(_below(path, old) is not None for path in named):
+        if not any(_below(path, old) is not None for path in paths):
             raise RunError(
-                f"the recipe of {folder.path} names nothing at {old}",
-                hint=f"it names: {', '.join(named)}",
+                f"the recipe of {folder.path} does not name {old}",
+                hint=f"it names: {', '.join(paths)}",
             )
 
 
 def record(folder: RunFolder, places: Mapping[str, str]) -> None:
-    """Write new places into the run folder, for later commands."""
+    """Record new paths in the run folder, for later commands."""
     if places:
         folder.write_json(FILE, {**_places(folder), **places})
 
 
 def _places(folder: RunFolder) -> dict[str, str]:
-    known: dict[str, str] = folder.read_json(FILE) if (folder.path / FILE).is_file() else {}
-    return known
+    places: dict[str, str] = folder.read_json(FILE) if (folder.path / FILE).is_file() else {}
+    return places
 
 
 def _replaced(value: Any, key: str, places: Mapping[str, str]) -> Any:
@@ -108,7 +108,7 @@ def _replaced(value: Any, key: str, places: Mapping[str, str]) -> Any:
 
 
 def _new_place(text: str, places: Mapping[str, str]) -> str:
-    """A path at its new place; in `NAME=PATH` the part behind the sign."""
+    """The new path of a file; for `NAME=PATH` the part after the sign."""
     name, sign, path = text.rpartition("=")
     for old, new in sorted(places.items(), key=lambda pair: -len(pair[0])):
         for head, body in (("", text), (name + sign, path)):
@@ -119,7 +119,7 @@ def _new_place(text: str, places: Mapping[str, str]) -> str:
 
 
 def _below(path: str, old: str) -> str | None:
-    """What is behind `old` in a path at or below it; None where it is neither."""
+    """The rest of a path that is `old` or below it; None if it is neither."""
     bare = _bare(path)
     return bare[len(old) :] if bare == old or bare.startswith(old + "/") else None
 

@@ -1,4 +1,4 @@
-"""What a run needs before its first round, whichever engine goes through the rounds."""
+"""The preparation of a run before its first round, for all engines."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
 
 LOCAL = "local"
-PROBLEMS = 20  # kinds of bad rows that a run names
-UNRECORDED = ("waiting", "waiting-for-nodes", "constitution-progress")  # for the eye alone
+PROBLEMS = 20  # kinds of bad rows that run.json lists
+UNRECORDED = ("waiting", "waiting-for-nodes", "constitution-progress")  # shown only
 PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Who hears of progress while a run goes on; each may raise KeyboardInterrupt to stop it."""
+    """Called with a run's progress; each may raise KeyboardInterrupt to stop it."""
 
     event: Callable[..., None] = lambda _kind, **_fields: None
     step: Callable[[str, TrainingStep], None] = lambda _client, _step: None
@@ -52,17 +52,17 @@ class PreparedRun:
         recipe: the resolved recipe.
         model: the base model with a fresh adapter.
         rows: tokenized rows by client.
-        harmful: how many of a client's rows come from a harmful source.
+        harmful: number of rows from a harmful source, by client.
         bad_rows: rows that could not be used.
-        questions: what evaluations ask.
-        screening: what the safety filter did.
-        alignment: what `run.json` says of the constitution; None where the recipe has none.
+        questions: of the evaluations.
+        screening: the outcome of the safety filter.
+        alignment: the constitution's part of `run.json`; None where the recipe has none.
         start_sha256: of the adapter that training starts from; empty: a fresh one.
-        engine: how clients are reached, as `fedrai run --engine` names it.
-        excluded: suites that are here, by name, with their checksums: an alignment trains on
-            nothing near them, and one that is resumed keeps to those that there were.
-        held_out_bad: held-out rows that cannot be used, so the held-out loss is without them.
-        unread: columns that hold further answers and are not trained on, in how many rows.
+        engine: a value of `fedrai run --engine`.
+        excluded: checksums of local suites, by name, that are excluded from alignment data; fixed
+            when the run starts.
+        held_out_bad: number of held-out rows that cannot be used for the held-out loss.
+        unread: columns with further answers that are not used, with the number of their rows.
     """
 
     recipe: Recipe
@@ -81,11 +81,11 @@ class PreparedRun:
 
     @property
     def clients(self) -> int:
-        """How many clients there are; those on other machines are as many as the recipe says."""
+        """Number of clients; on a deployment the number in the recipe."""
         return len(self.rows) or self.recipe.federation.clients
 
     def info(self) -> dict[str, Any]:
-        """What `run.json` holds: hashes, versions and counts."""
+        """The content of `run.json`: hashes, versions and counts."""
         return {
             "name": self.recipe.name,
             "recipe_hash": self.recipe.hash,
@@ -121,39 +121,39 @@ class PreparedRun:
 
 
 def _plugins_of(recipe: Recipe) -> dict[str, str]:
-    """The packages of plug-ins whose names the recipe holds; guards write down their revision."""
+    """The packages of the recipe's plug-ins; guards record their revision elsewhere."""
     rule, suites = recipe.aggregation, plugins.names(SUITES)
-    found = {name: plugins.package(SUITES, name) for name in recipe.evaluation.suites
+    packages = {name: plugins.package(SUITES, name) for name in recipe.evaluation.suites
              if name in suites}  # fmt: skip
-    found |= {name: plugins.package(JUDGE_PLUGINS, name) for name in recipe.evaluation.judges
+    packages |= {name: plugins.package(JUDGE_PLUGINS, name) for name in recipe.evaluation.judges
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
-        found[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
+        packages[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
     if method := recipe.defence.method:
-        found[method] = plugins.package(DEFENCE_PLUGINS, method)
-    return {f"plug-in {name}": package for name, package in found.items()}
+        packages[method] = plugins.package(DEFENCE_PLUGINS, method)
+    return {f"plug-in {name}": package for name, package in packages.items()}
 
 
 def alignment_of(recipe: Recipe, named: Recipe | None = None) -> dict[str, str] | None:
-    """What `run.json` says of the recipe's constitution, so that a resumed run has the same one.
+    """The constitution's part of `run.json`, which a resumed run must match.
 
     Args:
         recipe: the recipe.
-        named: the same with the names that its files had when the run began; None: they have them.
+        named: the same with the paths that its files had when the run started; None: unchanged.
 
     Raises:
-        ConstitutionError, AssetError: it, or a file of requests, cannot be read.
+        ConstitutionError, AssetError: the constitution or a file of requests cannot be read.
     """
     settings = recipe.constitution
     if settings.schedule == "off":
         return None
-    found = load_constitution(settings.file)
+    constitution = load_constitution(settings.file)
     return {
         "schedule": settings.schedule,
-        "name": found.name,
-        "version": found.version,
-        "hash": found.hash,
-        "sources": fingerprint(found, _requests(recipe), _requests(named or recipe)),
+        "name": constitution.name,
+        "version": constitution.version,
+        "hash": constitution.hash,
+        "sources": fingerprint(constitution, _requests(recipe), _requests(named or recipe)),
     }
 
 
@@ -166,7 +166,7 @@ def excluded_suites(recipe: Recipe) -> dict[str, str]:
     """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
 
     Raises:
-        EvaluationError, DataError: a file in the place of a suite is not that suite.
+        EvaluationError, DataError: the file of a suite is another file.
     """
     paths = recipe.evaluation.paths
     if recipe.constitution.schedule == "off":
@@ -182,7 +182,7 @@ def load_model(
     Args:
         recipe: the recipe.
         progress: shows downloads.
-        lora: settings of an adapter that exists, in place of `[adapter]`'s.
+        lora: settings of an existing adapter, instead of `[adapter]`.
     """
     adapter = recipe.adapter
     lora = lora or model.Lora(adapter.rank, adapter.alpha, adapter.target_modules)
@@ -221,11 +221,11 @@ def sft_settings(recipe: Recipe) -> SftSettings:
 
 
 def plan_for(recipe: Recipe, clients: int) -> Plan:
-    """The rounds, as the recipe sets them.
+    """The recipe's plan of the rounds.
 
     Args:
         recipe: the recipe.
-        clients: how many clients there are.
+        clients: number of clients.
     """
     federation = recipe.federation
     federated = federation.mode == "federated"
@@ -246,7 +246,7 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
 
 
 def _steps(recipe: Recipe) -> int:
-    """Steps a round: a centralised run takes as many as all sampled clients together."""
+    """Steps per round: a centralised run takes those of all sampled clients together."""
     pooled = recipe.federation.mode == "centralised"
     return recipe.training.local_steps * (recipe.federation.sampled if pooled else 1)
 
@@ -261,11 +261,11 @@ def evaluate(
 
     None in the place of an adapter stands for the base model alone.
     """
-    found = []
+    results = []
     for adapter in adapters:
         with lm.using(adapter):
-            found.append(measure(lm, questions, on_progress))
-    return pool(found)
+            results.append(measure(lm, questions, on_progress))
+    return pool(results)
 
 
 def command_line() -> str:

@@ -1,4 +1,4 @@
-"""What an alignment would do, told before any model is loaded."""
+"""A preview of an alignment, without loading a model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fedrai.recipe.sections import Recipe
 
 
 def preview(recipe: Recipe) -> dict[str, Any]:
-    """What the alignment of round 1 would work on: counts and estimates, no text.
+    """The requests and estimated cost of the alignment of round 1: counts, no text.
 
-    The steps of an epoch are those with a revision for every request.
+    Steps of an epoch assume a revision for every request.
 
     Raises:
         ConstitutionError, DataError, AssetError: something cannot be read.
@@ -28,7 +28,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     section, mix = recipe.constitution, recipe.constitution.mix
     constitution = load_constitution(section.file)
     progress = assets.RichProgress()
-    named = select_suites(recipe, progress).suites  # fetched, so that they are here
+    named = select_suites(recipe, progress).suites  # fetches them
     here = suites.prompts_of(recipe.evaluation.paths, excluded_suites(recipe))
     asked = aligning.suites_for(_ordinary(recipe), named, here)
     gathered = aligning.gather_requests(recipe, asked, progress)
@@ -53,7 +53,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
 
 
 def _ordinary(recipe: Recipe) -> list[suites.Item]:
-    """The ordinary instructions that the recipe's evaluations ask."""
+    """The ordinary instructions of the recipe's evaluations."""
     section = recipe.evaluation
     if not section.ordinary:
         return []

@@ -1,4 +1,4 @@
-"""The round loop of a prepared run over some Grid: what all runtimes have in common."""
+"""The round loop of a prepared run over a Grid, for all engines."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fedrai.runs.files import digest_of
 def prepare_server(
     recipe: Recipe, progress: assets.Progress | None = None, loaded: LanguageModel | None = None
 ) -> PreparedRun:
-    """What the server of a deployment needs, checked; rows and filter are the nodes' own.
+    """Load and check what the server of a deployment needs; the nodes have rows and filter.
 
     Args:
         recipe: the recipe.
         progress: shows downloads.
-        loaded: a model that was loaded for the same settings.
+        loaded: a model with the same settings.
 
     Raises:
         ConstitutionError, AssetError, ModelError, EvaluationError: something cannot be used.
@@ -45,7 +45,7 @@ def prepare_server(
 
 
 def recorder(run: RunFolder, callbacks: Callbacks) -> Callable[..., None]:
-    """What hears of every event: the run's record, and the callbacks."""
+    """A function that records an event in the run and passes it to the callbacks."""
 
     def emit(kind: str, **fields: Any) -> None:
         if kind not in UNRECORDED:
@@ -61,14 +61,13 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
     Raises:
         FederationError: a round has too few usable updates.
         RunError: the run folder cannot be written.
-        KeyboardInterrupt: raised by a watcher; the folder can be resumed.
+        KeyboardInterrupt: raised by a callback; the folder can be resumed.
     """
     emit = recorder(run, callbacks)
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
-    # one after the other: a quorum would be the first by name
-    if prepared.engine == preparation.LOCAL:
+    if prepared.engine == preparation.LOCAL:  # a quorum would be the first clients by name
         plan = replace(plan, quorum=0)
-    if prepared.rows:  # the server divided them itself: nobody can claim more
+    if prepared.rows:  # the server knows how many each client has
         plan = replace(plan, weight_cap=0)
     server.run_rounds(
         plan,
@@ -88,16 +87,16 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
 
 
 def _aggregator(recipe: Recipe) -> aggregation.Aggregator:
-    """The recipe's; a robust one has nothing to choose from where all rows are in one place."""
+    """The recipe's aggregator; the mean for pooled rows, where a robust rule has no choice."""
     pooled = recipe.federation.mode == "centralised" and isinstance(recipe.aggregation, Robust)
     settings = (FedAvg() if pooled else recipe.aggregation).model_dump()
     return aggregation.build(settings.pop("algorithm"), **settings)
 
 
 def _aligner(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> server.Align | None:
-    """What aligns the aggregated adapter of a round, if the recipe asks for it."""
-    began = replace(prepared, excluded=run.info.get("kept_out", {}))
-    phase = aligning.phase_for(began, callbacks)
+    """A function that aligns the aggregated adapter of a round, if the recipe asks for it."""
+    prepared = replace(prepared, excluded=run.info.get("kept_out", {}))
+    phase = aligning.phase_for(prepared, callbacks)
     if phase is None:
         return None
     rounds = prepared.recipe.federation.rounds

@@ -1,7 +1,7 @@
-"""The clients' rows and the evaluation's questions, as a recipe asks for them.
+"""The clients' rows and the evaluation's questions of a recipe.
 
-Sources are read, rows that the model cannot use are put aside, and what is left is divided over the
-clients with `partition.py`. Simulated clients get their rows here; a deployed client reads its own.
+Sources are read, rows that the model cannot use are set aside, and the rest is divided among the
+clients with `partition.py`. Clients in one process get their rows here; a node reads its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POOLED = "pooled"  # the one client of a centralised run
 
 
 def check_files(recipe: Recipe) -> None:
-    """Look for local data files before anything big is fetched or loaded.
+    """Check that local data files exist, before anything large is fetched or loaded.
 
     Raises:
         AssetError, DataError: one is missing.
@@ -48,12 +48,12 @@ def shards_for(
     usable: Usable = lambda examples: (list(examples), []),
     on_unread: OnUnread = lambda _columns: None,
 ) -> tuple[partition.Shards, list[BadRow]]:
-    """Examples by client as the recipe divides them, and the rows that could not be used.
+    """Examples by client as the recipe divides them, and the unusable rows.
 
     Args:
         recipe: the recipe.
-        usable: tells which examples of a source can be used, before they are divided.
-        on_unread: hears of columns with further answers, which nothing is trained on, by source.
+        usable: separates the usable examples of a source from its bad rows.
+        on_unread: called with columns of further answers, which are not used, by source.
     """
     if recipe.data.partition.scheme == "files":
         shards, bad = _one_file_a_client(recipe.data, usable, on_unread)
@@ -73,24 +73,24 @@ def _matching_files(settings: Data) -> list[Path]:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """See that each client has files of its own in a run folder, on any disk.
+    """Check that each client has its own files in a run folder, on any disk.
 
     Raises:
-        DataError: two names are the same but for case, or one is that of a hidden file.
+        DataError: two names differ only in case, or one is that of a hidden file.
     """
-    seen: dict[str, str] = {}
+    names_by_key: dict[str, str] = {}
     for name in names:
         if name.startswith("."):
             raise DataError(
-                f"a file gives a client the name {name!r}, which begins with a dot",
-                hint="data.partition.files names a hidden file too; narrow the pattern",
+                f"a file gives a client the name {name!r}, which starts with a dot",
+                hint="data.partition.files matches a hidden file; narrow the pattern",
             )
-        if (other := seen.get(name.casefold())) is not None:
+        if (other := names_by_key.get(name.casefold())) is not None:
             raise DataError(
                 f"two files give a client the name {name!r}"
-                + ("" if other == name else f" or {other!r}: on some disks they would be one")
+                + ("" if other == name else f" or {other!r}, which are the same on some disks")
             )
-        seen[name.casefold()] = name
+        names_by_key[name.casefold()] = name
 
 
 def _one_file_a_client(
@@ -108,7 +108,7 @@ def _one_file_a_client(
 
 
 def read_like(settings: Data, path: str) -> Source:
-    """A file as a source that is read as the recipe's own sources are, which agree in that."""
+    """A file as a source that is read like the recipe's sources, whose options agree."""
     first = settings.sources[0] if settings.sources else None
     return first.model_copy(update={"path": path, "harmful": False}) if first else Source(path=path)
 
@@ -116,16 +116,16 @@ def read_like(settings: Data, path: str) -> Source:
 def usable_rows(
     source: Source, bad_rows: str, usable: Usable, on_unread: OnUnread
 ) -> tuple[list[Example], list[BadRow]]:
-    """The rows of a dataset that the model can use, and the others.
+    """The usable rows of a dataset, and the others.
 
     Args:
-        source: as a recipe names it.
+        source: of a recipe.
         bad_rows: `stop` or `skip`.
-        usable: tells which examples can be used.
-        on_unread: hears of columns with further answers.
+        usable: separates usable examples from bad rows.
+        on_unread: called with columns of further answers.
 
     Raises:
-        AssetError, DataError: it cannot be had, or has no row that can be used.
+        AssetError, DataError: it cannot be read, or has no usable row.
     """
     loaded = data.load(source, bad_rows)
     on_unread(loaded.unread)
@@ -133,7 +133,8 @@ def usable_rows(
     bad = [*loaded.bad_rows, *unusable]
     if not examples:
         raise DataError(
-            f"{source.path} holds no usable row; {data.most_common_problem(bad)}", hint=_way_on(bad)
+            f"{source.path} holds no usable row; {data.most_common_problem(bad)}",
+            hint=_hint_for(bad),
         )
     return examples, bad
 
@@ -181,7 +182,7 @@ def tokenized(
     settings: Data,
     tokens: dict[Example, Tokens],
 ) -> tuple[list[Example], list[BadRow]]:
-    """The examples that fit the model (their tokens go into `tokens`), and the others."""
+    """The examples that fit the model, whose tokens are added to `tokens`, and the others."""
     bad: list[BadRow] = []
     for example in examples:
         row = _tokens(lm, example, settings.max_length)
@@ -192,7 +193,7 @@ def tokenized(
     if bad and settings.on_bad_rows == "stop":
         raise DataError(
             f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
-            hint=f'{_way_on(bad)}, fix the rows, or set data.on_bad_rows = "skip"',
+            hint=f'{_hint_for(bad)}, fix the rows, or set data.on_bad_rows = "skip"',
         )
     return [example for example in examples if example in tokens], bad
 
@@ -201,25 +202,25 @@ def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | Ba
     try:
         row = lm.chat.train_tokens(example.messages, max_length)
     except ModelError as error:
-        return BadRow(example.origin, _refused(lm, example) or error.message)
+        return BadRow(example.origin, _system_problem(lm, example) or error.message)
     if not label_count(row):
         return BadRow(example.origin, f"{NO_ANSWER} {max_length} tokens")
     return row
 
 
 NO_ANSWER = "no answer within the first"
-NO_SYSTEM = "the model's chat template takes no system turn"
+NO_SYSTEM = "the model's chat template has no system turn"
 
 
-def _refused(lm: LanguageModel, example: Example) -> str:
-    """That the system turn is what a template refuses, if it is."""
-    talk: list[Role] = ["user", "assistant"]
-    system = example.messages[0].role == "system"
-    return NO_SYSTEM if system and _takes(lm, talk) and not _takes(lm, ["system", *talk]) else ""
+def _system_problem(lm: LanguageModel, example: Example) -> str:
+    """`NO_SYSTEM` if the template refuses the system turn alone; else empty."""
+    if example.messages[0].role != "system" or not _accepts(lm, ["user", "assistant"]):
+        return ""
+    return "" if _accepts(lm, ["system", "user", "assistant"]) else NO_SYSTEM
 
 
-def _takes(lm: LanguageModel, roles: Sequence[Role]) -> bool:
-    """Whether the chat template takes turns of these roles."""
+def _accepts(lm: LanguageModel, roles: Sequence[Role]) -> bool:
+    """Whether the chat template accepts turns of these roles."""
     try:
         lm.chat.train_tokens([Message(role, "a") for role in roles], 1)
     except ModelError:
@@ -227,15 +228,15 @@ def _takes(lm: LanguageModel, roles: Sequence[Role]) -> bool:
     return True
 
 
-def _way_on(bad: Sequence[BadRow]) -> str:
-    """The key that helps with the commonest problem, in the words of a hint."""
+def _hint_for(bad: Sequence[BadRow]) -> str:
+    """A hint with the key that solves the most common problem."""
     problems = Counter(row.problem for row in bad)
     problem = problems.most_common(1)[0][0]
     if problem.startswith(NO_ANSWER):
         return "raise data.max_length"
     if problem == NO_SYSTEM:
         return 'set data.sources.system_turns = "prepend" (into the request) or "drop"'
-    return "see which turns the model's chat template takes"
+    return "see which turns the model's chat template accepts"
 
 
 def questions_for(
@@ -244,17 +245,17 @@ def questions_for(
     progress: assets.Progress | None = None,
     on_bad: Callable[[Sequence[BadRow]], None] = lambda _rows: None,
 ) -> Questions:
-    """What the recipe's evaluations ask, and who judges.
+    """The questions and judges of a recipe's evaluations.
 
     Args:
         recipe: the recipe.
         lm: the model, for the tokens of held-out rows.
         progress: shows downloads.
-        on_bad: hears of held-out rows that cannot be used.
+        on_bad: called with held-out rows that cannot be used.
 
     Raises:
-        EvaluationError, AssetError, DataError: something that is asked cannot be used.
-        GuardError, ModelError: the guard that judges cannot be used.
+        EvaluationError, AssetError, DataError: a suite or file cannot be used.
+        GuardError, ModelError: the judging guard cannot be used.
     """
     settings = recipe.evaluation
     ordinary = settings.ordinary_source
@@ -262,9 +263,9 @@ def questions_for(
     held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
     on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
-    seed, asked = recipe.seed_for("suites"), select_suites(recipe, progress)
+    seed, selection = recipe.seed_for("suites"), select_suites(recipe, progress)
     return Questions(
-        harmful=asked.harmful,
+        harmful=selection.harmful,
         ordinary=suites.ordinary(held_out, settings.ordinary, seed) if settings.ordinary else (),
         held_out=[row for row in tokens if isinstance(row, Tokens)],
         max_new_tokens=settings.max_new_tokens,
@@ -273,15 +274,15 @@ def questions_for(
         top_p=settings.top_p,
         seed=recipe.seed_for("answers"),
         rated_tokens=settings.rated_tokens,
-        suites=asked.suites,
+        suites=selection.suites,
         judges=judges_for(recipe, progress),
-        clusters=asked.clusters,
-        unavailable=asked.unavailable,
+        clusters=selection.clusters,
+        unavailable=selection.unavailable,
     )
 
 
 def rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
-    """Tells on resuming whether the data are the same; stays in the run folder."""
+    """A hash of the data, checked when a run is resumed; stays in the run folder."""
     digest = hashlib.sha256()
     for name in sorted(rows):
         digest.update(f"{name} {len(rows[name])}\n".encode())
@@ -291,17 +292,17 @@ def rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
 
 
 def questions_fingerprint(questions: Questions) -> str:
-    """Tells on resuming whether evaluations ask the same; stays in the run folder."""
+    """A hash of all questions, checked when a run is resumed; stays in the run folder."""
     held_out = rows_fingerprint({"held out": questions.held_out})
-    asked = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
-    more = _more_asked(questions)
-    return hashlib.sha256(repr((asked, held_out, *more)).encode()).hexdigest()
+    prompts = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
+    others = _other_questions(questions)
+    return hashlib.sha256(repr((prompts, held_out, *others)).encode()).hexdigest()
 
 
-def _more_asked(questions: Questions) -> list[object]:
-    """Further suites, item by item, and the judges beside our rule and the legacy score.
+def _other_questions(questions: Questions) -> list[object]:
+    """Further suites, item by item, and judges other than our rule and the legacy score.
 
-    Nothing where there are none, so that fingerprints from before there were any still hold.
+    Empty where there are none, so that fingerprints of earlier versions stay valid.
     """
     judges, missing = questions.judges, sorted(questions.unavailable)
     named = (judges.rule, judges.legacy, judges.guard and (judges.guard.name,

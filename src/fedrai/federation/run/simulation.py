@@ -1,12 +1,11 @@
 """A run in Flower's own simulation: `fedrai run --engine simulation`, clients in Ray's processes.
 
-The round loop and the handlers are the same as everywhere; Flower spreads the clients over actors,
-each of which loads the model and the data for itself, once. On one small machine the local engine
-is faster and needs less memory: it shares one model. Ray is an optional extra.
+The round loop and the handlers are those of all engines. Flower distributes the clients over
+actors, each of which loads the model and the data once. On one small machine the local engine,
+which shares one model, is faster and needs less memory. Ray is an optional extra.
 
-Flower 1.42 calls `run_simulation` deprecated and names `flwr run` in its place, which starts a
-SuperLink and runs an app from a folder. There is no other public call for apps of this process; the
-notice, which is for programmers, is not shown.
+Flower 1.42 deprecates `run_simulation` in favour of `flwr run`, which starts a SuperLink and runs
+an app from a folder. There is no other public call for apps of this process; the notice is hidden.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
 
-PLACE = "FEDRAI_SIMULATION"  # environment variable: the run folder, for the actors
+FOLDER = "FEDRAI_SIMULATION"  # environment variable with the run folder, for the actors
 QUIET = {  # Ray's processes print on this terminal
     "RAY_USAGE_STATS_ENABLED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -55,7 +54,7 @@ class SimulationEngine:
         self, settings: Recipe, progress: assets.Progress | None, loaded: LanguageModel | None,
         tell: Any,
     ) -> preparation.PreparedRun:  # fmt: skip
-        """As the local engine does, for the server and the filter's record.
+        """Prepare as the local engine does, for the server and the filter's record.
 
         Raises:
             DependencyError: Ray is missing.
@@ -84,12 +83,12 @@ class SimulationEngine:
 
         @server.main()  # type: ignore[untyped-decorator]
         def _serve(grid: Grid, context: Context) -> None:
-            try:  # Flower runs this in a thread and keeps what it raises to itself
+            try:  # Flower runs this in a thread and hides its errors
                 _rounds(grid, prepared, run, callbacks)
             except BaseException as error:
                 failed.append(error)
 
-        with _told(run.path), _unnoticed():
+        with _environment(run.path), _without_notice():
             run_simulation(server, app, num_supernodes=prepared.clients)
         if failed:
             raise failed[0]
@@ -104,26 +103,26 @@ def _rounds(
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Within the block the actors, which inherit the environment, know the run folder.
+def _environment(folder: Path) -> Iterator[None]:
+    """Set the environment that the actors inherit within the block: the run folder and `QUIET`.
 
-    Ray's usage statistics are off in it. Flower changes PYTHONPATH for the actors, which is undone.
+    Afterwards it is restored, with PYTHONPATH, which Flower changes.
     """
     before = dict(os.environ)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    os.environ[PLACE] = str(folder.resolve())
+    os.environ[FOLDER] = str(folder.resolve())
     try:
         yield
     finally:
-        for name in (PLACE, *QUIET, "PYTHONPATH"):
+        for name in (FOLDER, *QUIET, "PYTHONPATH"):
             os.environ.pop(name, None)
             os.environ.update({name: before[name]} if name in before else {})
 
 
 @contextmanager
-def _unnoticed() -> Iterator[None]:
-    """Within the block Flower does not say that `run_simulation` is deprecated."""
+def _without_notice() -> Iterator[None]:
+    """Hide Flower's notice that `run_simulation` is deprecated within the block."""
 
     def other(record: logging.LogRecord) -> bool:
         return not ("DEPRECATED" in str(record.msg) and "run_simulation" in record.getMessage())
@@ -138,20 +137,20 @@ def _unnoticed() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """What one of Ray's processes has.
+    """What one of Ray's processes holds.
 
     Attributes:
         handlers: the local engine's ClientApp.
         names: of all clients, sorted.
-        site: what the clients have; it keeps their logs.
+        site: the clients' rows and logs.
     """
 
     handlers: ClientApp
     names: tuple[str, ...]
     site: client.Site
 
-    def place(self, context: Context) -> Context:
-        """The context with the name of the client that Flower's partition stands for."""
+    def named(self, context: Context) -> Context:
+        """The context with the name of the client that Flower's partition id stands for."""
         name = self.names[int(context.node_config["partition-id"])]
         return Context(
             context.run_id, context.node_id, {"client": name}, context.state, context.run_config
@@ -171,8 +170,8 @@ def _actor(folder: str) -> Actor:
 
 @app.query()  # type: ignore[untyped-decorator]
 def _query(message: Message, context: Context) -> Message:
-    actor = _actor(os.environ[PLACE])
-    name = str(actor.place(context).node_config["client"])
+    actor = _actor(os.environ[FOLDER])
+    name = str(actor.named(context).node_config["client"])
     return respond(
         message,
         lambda: protocol.pack_name(message.content, name),
@@ -182,5 +181,5 @@ def _query(message: Message, context: Context) -> Message:
 
 @app.train()  # type: ignore[untyped-decorator]
 def _train(message: Message, context: Context) -> Message:
-    actor = _actor(os.environ[PLACE])
-    return actor.handlers(message, actor.place(context))
+    actor = _actor(os.environ[FOLDER])
+    return actor.handlers(message, actor.named(context))

@@ -1,4 +1,4 @@
-"""A model to look at or to go on from: what a run folder, an adapter folder or a spec names."""
+"""The model that a run folder, an adapter folder or a model spec names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedrai.runs import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model to look at: the base, and an adapter if there is one."""
+    """A base model, with an adapter if there is one."""
 
     label: str
     model: LanguageModel
@@ -80,11 +80,11 @@ def target(
         spec: run folder, PEFT folder, `fedrai:aligned`, or model (folder, hub id, asset).
         number: round of a run; `None`: the last.
         client: which client's adapter, for runs in local mode.
-        like: how to load a model or an adapter that no run comes with; None: as `[model]` and
-            `[adapter]` are where nothing is set.
+        like: settings for a model or adapter without a run; None: the defaults of `[model]` and
+            `[adapter]`.
         load: loads the model of a recipe.
-        base: of a run or an adapter: the spec of its base model, where that does not lie where
-            the run or the adapter says.
+        base: the spec of a run's or adapter's base model, if it is not where the run or the
+            adapter says.
 
     Raises:
         RunError, ModelError, AssetError: it cannot be used.
@@ -95,7 +95,7 @@ def target(
     if model.is_adapter(spec):
         return _adapter_target(spec, like, load, base)
     if base:
-        raise ModelError(f"{spec} is a model itself", hint="drop --base")
+        raise ModelError(f"{spec} is itself a model", hint="remove --base")
     settings = _recipe_for(spec, like)
     if not path.exists() and assets.parse(spec).scheme == "path":
         assets.fetch(spec, instead=INSTEAD)
@@ -117,7 +117,7 @@ def _run_target(
     if number:
         folder.check_round(number)
     if client and settings.federation.mode != "local":
-        raise RunError("this run has one model for all clients", hint="drop --client")
+        raise RunError("this run has one model for all clients", hint="remove --client")
     _check_base(folder.path.name, settings.model.base)
     lm = load(settings, assets.RichProgress())
     _note_other(folder.path.name, lm, str(folder.info.get("model_fingerprint") or ""))
@@ -135,30 +135,30 @@ def base_spec(name: str, base: str = "") -> str:
 
     Args:
         name: of the adapter: a PEFT folder, or `fedrai:aligned`.
-        base: what the user says that it is; empty: the adapter, or the run that made it, tells.
+        base: given by the user; empty: as recorded in the adapter or the run that made it.
 
     Raises:
-        ModelError: it cannot be told, or does not lie here.
+        ModelError: it is unknown, or not on this machine.
     """
     if base:
         return base
     path = model.adapter_folder(name)
-    made = _maker(path)
-    spec = _base_in(made) if made is not None else ""
+    maker = _maker(path)
+    spec = _base_in(maker) if maker is not None else ""
     if spec and (assets.parse(spec).scheme != "path" or Path(spec).expanduser().exists()):
         return spec
     return model.base_of(path, model.read_adapter_config(path), name)
 
 
 def _maker(path: Path) -> Path | None:
-    """The run, or the folder of `fedrai align`, that an adapter's folder lies in as it was made."""
+    """The run, or the folder of `fedrai align`, that contains the folder of its adapter."""
     place = path.resolve()
     if place.name == "adapter" and (place.parent / "align.json").is_file():
         return place.parent
     round_ = place.parent.parent if place.parent.name == "adapters" else place.parent
     run = round_.parent.parent
-    made = round_.parent.name == "rounds" and (run / "run.json").is_file()
-    return run if made else None
+    is_run = round_.parent.name == "rounds" and (run / "run.json").is_file()
+    return run if is_run else None
 
 
 def _base_in(folder: Path) -> str:
@@ -166,18 +166,18 @@ def _base_in(folder: Path) -> str:
     if (folder / "run.json").is_file():
         return moved_files.settings_of(RunFolder.open(folder)).model.base
     settings = moved_files.alignment_of(RunFolder(folder))
-    started = settings.adapter_base or settings.model.base
-    if (Path(started) / "run.json").is_file():
-        return _base_in(Path(started))
-    return base_spec(started) if model.is_adapter(started) else started
+    start = settings.adapter_base or settings.model.base
+    if (Path(start) / "run.json").is_file():
+        return _base_in(Path(start))
+    return base_spec(start) if model.is_adapter(start) else start
 
 
 def _digest(path: Path) -> str:
-    """The fingerprint of the base model that an adapter was trained on; empty: not known."""
-    made = _maker(path)
-    if made is None:
+    """The fingerprint of the base model that an adapter was trained on; empty: unknown."""
+    maker = _maker(path)
+    if maker is None:
         return model.read_base_record(path)
-    records = (RunFolder(made).read_json(n) for n in MAKERS if (made / n).is_file())
+    records = (RunFolder(maker).read_json(n) for n in MAKERS if (maker / n).is_file())
     return str(next(records).get("model_fingerprint") or "")
 
 
@@ -186,14 +186,13 @@ def _check_base(name: str, base: str) -> None:
         place = Path(base).expanduser()
         if not place.exists():
             raise ModelError(
-                f"the base model of {name} is {base}, and there is no file or folder"
-                f" {place.absolute()}",
+                f"the base model of {name} is {base}, and {place.absolute()} does not exist",
                 hint=model.BASE_HINT,
             )
 
 
 def _note_other(name: str, lm: LanguageModel, digest: str) -> None:
-    """Say so where a base model is not, byte for byte, the one that was trained on."""
+    """Print a note if a base model's files are not those that were trained on."""
     if digest and digest != lm.fingerprint:
         print(
             f"note: the files of {lm.name} are not those that {name} was trained on;"

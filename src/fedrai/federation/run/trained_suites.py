@@ -1,4 +1,4 @@
-"""Which suites' requests a model was trained on: their figures for it measure nothing new."""
+"""The suites whose requests a model was trained on, so that their figures measure nothing new."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from fedrai.evaluation import suites
 from fedrai.recipe.sections import Recipe
 
 COMES_ALONG: Mapping[str, tuple[str, ...]] = {"fedrai:aligned": ("harmbench",)}
-"""Of adapters that come with the package: recipes/align_topics.toml and align_smollm2.toml."""
+"""Of the package's own adapters (recipes/align_topics.toml and align_smollm2.toml)."""
 
 
 def of_recipe(recipe: Recipe) -> list[str]:
-    """Of what a recipe trains, with the adapter that it starts from."""
+    """Suites in a recipe's training and in the adapter that it starts from."""
     section, start = recipe.constitution, recipe.adapter.start
     own = [*section.requests, *section.harmless, *section.examples]
-    named = own if section.schedule != "off" else []
-    named += [source.path for source in recipe.data.sources]
-    found = suites.trained_on(named, recipe.evaluation.paths)
-    return list(dict.fromkeys([*found, *(of_model(start) if start else [])]))
+    specs = own if section.schedule != "off" else []
+    specs += [source.path for source in recipe.data.sources]
+    names = suites.trained_on(specs, recipe.evaluation.paths)
+    return list(dict.fromkeys([*names, *(of_model(start) if start else [])]))
 
 
 def of_model(spec: str) -> list[str]:
-    """Of a run, a folder of `fedrai align`, or an adapter in one; nothing where it is not known."""
+    """Suites of a run, a folder of `fedrai align`, or an adapter in one; empty if unknown."""
     if spec in COMES_ALONG:
         return list(COMES_ALONG[spec])
     path = Path(spec).expanduser()
