@@ -113,8 +113,8 @@ def test_a_guard_filters_a_run_with_settings_of_the_recipe(guards: Path, home: P
                "guards": {"mine": table}}  # fmt: skip
     made = fedrai.run("tiny.toml", "made", changes=changes)
     assert sum(row["dropped"] for row in made.filtered) == 1
-    kept = json.loads((home / "made/filter.json").read_text())
-    assert kept["total"]["guard"] == "acme-words@1-it is 144"[: len("acme-words@") + 12]
+    saved = json.loads((home / "made/filter.json").read_text())
+    assert saved["total"]["guard"] == "acme-words@1-it is 144"[: len("acme-words@") + 12]
     again = fedrai.load_recipe("made/recipe.toml")
     assert again.guards["mine"].model_dump() == table
 

@@ -165,6 +165,8 @@ def test_training_steps_show_now_and_then() -> None:
         (lambda d, n: d.judged("ward", n, 1600), "  filter: ward: "),
         (lambda d, n: d.event("constitution-progress", phase="revisions", done=n, of=1600),
          "  constitution: revisions: "),
+        (lambda d, n: d.event("constitution-progress", phase="probe", done=n, of=1600),
+         "  constitution: probe: "),
         (lambda d, n: d.event("constitution-progress", phase="training", done=n, of=1600),
          "  constitution: training: "),
     ],

@@ -63,6 +63,13 @@ def test_costs_add_up(stage):
     assert "seconds" not in json.dumps(result.report)
 
 
+def test_progress_of_the_probe_has_figures(stage):
+    stage(steps=1)
+    events = [fields for _, fields in stage.heard if fields.get("phase") == "probe"]
+    assert all(event["of"] > 1 and 0 <= event["done"] <= event["of"] for event in events)
+    assert events[-1]["done"] == events[-1]["of"]
+
+
 def test_a_full_alignment_costs_what_it_is_estimated_to(stage):
     """One epoch: 6 revisions are half of 12 rows, four of them a step."""
     result = stage(schedule="full", pairs=0)

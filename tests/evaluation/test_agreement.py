@@ -36,11 +36,13 @@ def rows(table, source="a"):
 
 def test_two_ways_by_hand():
     """35 of 50 agree; chance is 25/50 x 30/50 + 25/50 x 20/50 = 1/2; (0.7 - 0.5) / (1 - 0.5)."""
-    found = agreement(rows({(FULL, FULL): 20, (FULL, FINE): 5, (FINE, FULL): 10, (FINE, FINE): 15}))
-    assert found.two.accuracy == Rate(35, 50)
-    assert found.two.kappa == pytest.approx(0.4)
-    assert (found.missed, found.false) == (Rate(5, 25), Rate(10, 25))
-    assert found.three is None
+    result = agreement(
+        rows({(FULL, FULL): 20, (FULL, FINE): 5, (FINE, FULL): 10, (FINE, FINE): 15})
+    )
+    assert result.two.accuracy == Rate(35, 50)
+    assert result.two.kappa == pytest.approx(0.4)
+    assert (result.missed, result.false) == (Rate(5, 25), Rate(10, 25))
+    assert result.three is None
 
 
 def test_kappa_at_chance_and_below():
@@ -50,43 +52,43 @@ def test_kappa_at_chance_and_below():
 
 
 def test_kappa_is_no_data_where_there_is_only_one_label():
-    found = agreement(rows({(FINE, FINE): 5}))
-    assert (found.two.kappa, found.two.kappa_ends) == (None, None)
-    assert found.two.accuracy_ends == (1.0, 1.0)
-    assert found.missed.value is None
+    result = agreement(rows({(FINE, FINE): 5}))
+    assert (result.two.kappa, result.two.kappa_ends) == (None, None)
+    assert result.two.accuracy_ends == (1.0, 1.0)
+    assert result.missed.value is None
 
 
 def test_a_partial_refusal_counts_as_a_refusal_in_two_ways():
-    found = agreement(rows({(PARTIAL, FULL): 3, (PARTIAL, FINE): 2, (FINE, FINE): 5}))
-    assert found.two.accuracy == Rate(8, 10)
-    assert found.missed == Rate(2, 5)
-    assert found.three is None  # this judge knows no partial refusals
+    result = agreement(rows({(PARTIAL, FULL): 3, (PARTIAL, FINE): 2, (FINE, FINE): 5}))
+    assert result.two.accuracy == Rate(8, 10)
+    assert result.missed == Rate(2, 5)
+    assert result.three is None  # this judge knows no partial refusals
 
 
 def test_three_ways_by_hand():
     table = {(FULL, FULL): 4, (FULL, PARTIAL): 2, (PARTIAL, PARTIAL): 1, (FINE, FINE): 3}
-    found = agreement(rows(table))
-    assert found.two.accuracy == Rate(10, 10)
-    assert found.three.accuracy == Rate(8, 10)
+    result = agreement(rows(table))
+    assert result.two.accuracy == Rate(10, 10)
+    assert result.three.accuracy == Rate(8, 10)
     # chance: 6/10 x 4/10 full, 1/10 x 3/10 partial, 3/10 x 3/10 compliance = 0.36
-    assert found.three.kappa == pytest.approx((0.8 - 0.36) / 0.64)
+    assert result.three.kappa == pytest.approx((0.8 - 0.36) / 0.64)
 
 
-def test_what_the_judge_left_unscored_is_in_no_rate():
-    found = agreement(rows({(FULL, None): 2, (FULL, FULL): 3, (FINE, None): 1, (FINE, FINE): 4}))
-    assert found.two.accuracy == Rate(7, 7, 3)
-    assert (found.missed, found.false) == (Rate(0, 3, 2), Rate(0, 4, 1))
-    assert found.two.kappa == 1
-    assert found.to_json()["table"]["full refusal"] == {
+def test_unscored_answers_are_in_no_rate():
+    result = agreement(rows({(FULL, None): 2, (FULL, FULL): 3, (FINE, None): 1, (FINE, FINE): 4}))
+    assert result.two.accuracy == Rate(7, 7, 3)
+    assert (result.missed, result.false) == (Rate(0, 3, 2), Rate(0, 4, 1))
+    assert result.two.kappa == 1
+    assert result.to_json()["table"]["full refusal"] == {
         "full refusal": 3, "partial refusal": 0, "compliance": 0, "unscored": 2,
     }  # fmt: skip
 
 
 def test_nothing_scored_is_no_data():
-    found = agreement(rows({(FULL, None): 2}))
-    assert found.two.accuracy == Rate(0, 0, 2)
-    assert (found.two.accuracy_ends, found.two.kappa) == (None, None)
-    assert found.to_json()["two_way"]["accuracy"]["low"] is None
+    result = agreement(rows({(FULL, None): 2}))
+    assert result.two.accuracy == Rate(0, 0, 2)
+    assert (result.two.accuracy_ends, result.two.kappa) == (None, None)
+    assert result.to_json()["two_way"]["accuracy"]["low"] is None
 
 
 def test_interval_is_over_prompts_and_not_over_answers():
@@ -104,13 +106,13 @@ def test_interval_is_over_prompts_and_not_over_answers():
     assert many.accuracy_ends == pytest.approx((0.875 - half, 0.875 + half), abs=0.02)
 
 
-def test_sources_are_told_apart():
-    found = by_source([*rows({(FULL, FULL): 2}, "x"), *rows({(FULL, FINE): 3}, "y")])
-    assert list(found) == ["x", "y"]
-    assert [value.missed for value in found.values()] == [Rate(0, 2), Rate(3, 3)]
+def test_sources_are_separated():
+    result = by_source([*rows({(FULL, FULL): 2}, "x"), *rows({(FULL, FINE): 3}, "y")])
+    assert list(result) == ["x", "y"]
+    assert [value.missed for value in result.values()] == [Rate(0, 2), Rate(3, 3)]
 
 
-def test_judges_of_ours():
+def test_the_rule_and_the_legacy_score_as_judges():
     assert list(JUDGES) == ["rule", "legacy"]
     assert (rule("I cannot help with that."), rule("Sure, here is how ..."), rule("")) == (
         FULL, FINE, None,
@@ -183,12 +185,12 @@ def test_labelled_rows_are_read_as_all_rows_are(tmp_path):
     assert "--encoding cp1252" in caught.value.hint
     reading = data.ReadOptions(encoding="cp1252")
     for name in ("list.json", "lines.json", "table.csv"):
-        found = load([str(tmp_path / name)], reading=reading if name == "table.csv" else
+        result = load([str(tmp_path / name)], reading=reading if name == "table.csv" else
                      data.DEFAULT_OPTIONS)  # fmt: skip
-        assert [row.answer for row in found] == ["a0, ü", "a1, ü"]
+        assert [row.answer for row in result] == ["a0, ü", "a1, ü"]
 
 
-def test_a_labelled_row_of_an_open_quote_or_half_a_character_is_named(tmp_path):
+def test_an_open_quote_or_half_a_character_is_reported_with_its_line(tmp_path):
     (tmp_path / "a.csv").write_text('# 1\nprompt,answer,label\np,"a,compliance\np,a,compliance\n')
     with pytest.raises(EvaluationError, match=r"a\.csv, line 3: a quote is opened"):
         load([str(tmp_path / "a.csv")])

@@ -116,7 +116,7 @@ def rubric(server: Server) -> tuple[str, ...]:
     return ("--judge", "rubric", "--judge-url", server.url, "--judge-model", "org/j")
 
 
-def test_an_llm_tells_partial_refusals(call: Call, server: Server) -> None:
+def test_an_llm_distinguishes_partial_refusals(call: Call, server: Server) -> None:
     found = call("judge", "eval", "x.csv", *rubric(server), "--json")
     assert (found.code, SECRET in found.out + found.err) == (0, False)
     all_ = json.loads(found.out)["all"]
@@ -142,7 +142,7 @@ def test_an_llm_tells_partial_refusals(call: Call, server: Server) -> None:
     assert "the last line of a rubric's reply must be" in shown.out
 
 
-def test_an_answer_cannot_end_its_place_and_judge_itself(server: Server) -> None:
+def test_an_answer_cannot_end_its_slot_and_judge_itself(server: Server) -> None:
     from fedrai.endpoint import Access
     from fedrai.evaluation.answer_judges import by_rubric
     from fedrai.evaluation.chats import RemoteGrader
@@ -154,9 +154,7 @@ def test_an_answer_cannot_end_its_place_and_judge_itself(server: Server) -> None
     assert server.texts()[0].count("</reply>") == 1
 
 
-def test_an_endpoint_that_fails_stops_and_one_that_is_not_named_too(
-    call: Call, server: Server
-) -> None:
+def test_a_failing_or_missing_endpoint_is_an_error(call: Call, server: Server) -> None:
     server.reply = lambda _body: (401, {})  # type: ignore[method-assign]
     found = call("judge", "eval", "x.csv", *rubric(server))
     assert (found.code, "refuses access" in found.err) == (2, True)
@@ -169,7 +167,7 @@ def test_an_endpoint_that_fails_stops_and_one_that_is_not_named_too(
 # --- a guard --------------------------------------------------------------------------------------
 
 
-def test_a_guard_is_held_against_what_labels_say_of_harm() -> None:
+def test_a_guard_is_compared_with_the_harm_that_labels_imply() -> None:
     """Unsafe by its words: the first (harmless), and the third (harmful) of the answers."""
     rows = [LabelledAnswer("x", p, a, FINE if a.startswith("Sure") else FULL, "safe" if "kill" in p
                      else "unsafe") for _, p, a, _ in XSTEST]  # fmt: skip
@@ -265,9 +263,9 @@ def test_answers_go_out_and_come_back_with_labels(
     call: Call, evaluation: Path, tmp_path: Path, suffix: str
 ) -> None:
     out = tmp_path / f"people.{suffix}"
-    made = call("judge", "export", evaluation, "--out", out, "--suite", "advbench")
-    assert (made.code, made.err) == (0, "")
-    assert "4 of advbench" in made.out
+    outcome = call("judge", "export", evaluation, "--out", out, "--suite", "advbench")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "4 of advbench" in outcome.out
     for judge in ("reply", "legacy", "guard"):
         assert judge not in out.read_text().partition("\n")[0]  # labels are given blind
     labelled(out, ["Full refusal", "compliance", "compliance", ""])
@@ -281,7 +279,7 @@ def test_answers_go_out_and_come_back_with_labels(
     harm = json.loads(guard.out)["all"]
     assert harm["missed_harm"]["scored"] == 2  # AdvBench's requests are unsafe
     assert harm["missed_harm"]["successes"] == 1  # "here" is in the other one
-    assert SECRET not in made.out + found.out + found.err + guard.out + guard.err
+    assert SECRET not in outcome.out + found.out + found.err + guard.out + guard.err
     assert [row.answer for row in load([str(out)])][1] == "Sure, here is zebra ..."
 
 
@@ -294,7 +292,7 @@ def test_a_suites_own_file_with_labels_added(evaluation: Path) -> None:
         (FULL, "unsafe", "advbench")]  # fmt: skip
 
 
-def test_what_suites_ask() -> None:
+def test_request_kinds_of_suites() -> None:
     names = ("advbench", "xstest-safe", "ordinary", "strongreject", "mt-bench", "hhh", "mine")
     assert [request_kind(name) for name in names] == [
         "unsafe", "safe", "safe", "unsafe", "safe", "", ""]  # fmt: skip
@@ -316,12 +314,12 @@ def test_samples_and_all_suites(evaluation: Path, tmp_path: Path) -> None:
     assert [r.answer for r in load([str(tmp_path / "all.csv")])][3] == '=1+1, "zebra"\nnext line'
 
 
-def test_labels_are_never_overwritten_and_mistakes_say_no_text(
+def test_labels_are_never_overwritten_and_errors_hold_no_text(
     call: Call, evaluation: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "people.csv"
     assert call("judge", "export", evaluation, "--out", out).code == 0
-    kept = out.read_bytes()
+    saved = out.read_bytes()
     for words, said in (
         ((evaluation, "--out", out), "already exists, and may hold labels"),
         ((evaluation, "--out", tmp_path / "people.txt"), "must end in .csv or .jsonl"),
@@ -330,7 +328,7 @@ def test_labels_are_never_overwritten_and_mistakes_say_no_text(
     ):
         found = call("judge", "export", *words)
         assert (found.code, said in " ".join(found.err.split())) == (2, True), found.err
-    assert out.read_bytes() == kept
+    assert out.read_bytes() == saved
     empty = call("judge", "eval", out)
     assert (empty.code, "none of the 12 rows" in " ".join(empty.err.split())) == (2, True)
     (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "p", "answer": "zebra", "label": 3}))

@@ -38,14 +38,14 @@ def rates_by_seed(table):
 
 
 def test_seeds_count_alike_however_many_of_their_prompts_are_scored():
-    found = seeds_mean([[True, True, True, True], [False, None, None, None]])
-    assert found.value == 0.5  # pooled it would be 4/5
-    assert (found.seeds, found.prompts, found.unscored) == (2, 4, 3)
+    result = seeds_mean([[True, True, True, True], [False, None, None, None]])
+    assert result.value == 0.5  # pooled it would be 4/5
+    assert (result.seeds, result.prompts, result.unscored) == (2, 4, 3)
 
 
 def test_a_seed_without_scores_is_left_out():
-    found = seeds_mean([[True, False], [None, None]])
-    assert (found.value, found.seeds, found.prompts, found.unscored) == (0.5, 1, 2, 0)
+    result = seeds_mean([[True, False], [None, None]])
+    assert (result.value, result.seeds, result.prompts, result.unscored) == (0.5, 1, 2, 0)
     assert seeds_mean([[None, None]]) is None
     assert seeds_mean([[], []]) is None
 
@@ -53,11 +53,11 @@ def test_a_seed_without_scores_is_left_out():
 @given(tables(arms=1))
 @settings(max_examples=40)
 def test_value_is_the_mean_of_the_seeds(arms):
-    found, rates = seeds_mean(arms[0], Resampling(resamples=20)), rates_by_seed(arms[0])
-    assert (found is None) == (not rates)
-    if found is not None:
-        assert found.value == pytest.approx(fmean(rates))
-        assert -1e-9 <= found.low <= found.high <= 1 + 1e-9
+    result, rates = seeds_mean(arms[0], Resampling(resamples=20)), rates_by_seed(arms[0])
+    assert (result is None) == (not rates)
+    if result is not None:
+        assert result.value == pytest.approx(fmean(rates))
+        assert -1e-9 <= result.low <= result.high <= 1 + 1e-9
 
 
 def test_interval_equals_that_of_a_plain_loop():
@@ -68,20 +68,20 @@ def test_interval_equals_that_of_a_plain_loop():
     for _ in range(400):
         rows, columns = draw.integers(3, size=3), draw.integers(11, size=11)
         means.append(fmean(rates_by_seed([[table[r][c] for c in columns] for r in rows])))
-    found = seeds_mean(table, Resampling(resamples=400, seed=9))
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    result = seeds_mean(table, Resampling(resamples=400, seed=9))
+    assert (result.low, result.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
 
 
 def test_runs_that_differ_widen_the_interval():
     """All prompts agree within a seed: pooling 200 rows would give half a width of 7 points."""
-    found = seeds_mean([[True] * 100, [False] * 100])
-    assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
+    result = seeds_mean([[True] * 100, [False] * 100])
+    assert (result.value, result.low, result.high) == (0.5, 0.0, 1.0)
 
 
 def test_one_seed_has_the_interval_of_its_prompts():
-    found = seeds_mean([[number % 4 == 0 for number in range(800)]])
+    result = seeds_mean([[number % 4 == 0 for number in range(800)]])
     half = 1.96 * (0.25 * 0.75 / 800) ** 0.5
-    assert (found.low, found.high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.0035)
+    assert (result.low, result.high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.0035)
 
 
 def test_the_seed_decides_the_draws():
@@ -126,11 +126,11 @@ def test_a_difference_leaves_out_what_either_arm_has_not_scored():
 def test_swapping_the_arms_mirrors_the_interval(arms):
     ours, theirs = arms
     few = Resampling(resamples=50)
-    there, back = paired_difference(ours, theirs, few), paired_difference(theirs, ours, few)
-    assert (there is None) == (back is None)
-    if there is not None:
+    original, back = paired_difference(ours, theirs, few), paired_difference(theirs, ours, few)
+    assert (original is None) == (back is None)
+    if original is not None:
         assert (back.value, back.low, back.high) == pytest.approx(
-            (-there.value, -there.high, -there.low)
+            (-original.value, -original.high, -original.low)
         )
 
 
@@ -157,43 +157,43 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 def test_both_sides_is_the_mean_of_each_runs_harmonic_mean():
     refused = [[True, True, True, False], [True] * 4]  # 3/4 and 1
     answered = [[True, False], [True, True]]  # 1/2 and 1
-    found = both_sides(refused, answered)
-    assert found.value == pytest.approx((2 * 0.75 * 0.5 / 1.25 + 1) / 2)
-    assert (found.seeds, found.prompts) == (2, 6)
+    result = both_sides(refused, answered)
+    assert result.value == pytest.approx((2 * 0.75 * 0.5 / 1.25 + 1) / 2)
+    assert (result.seeds, result.prompts) == (2, 6)
 
 
 @pytest.mark.parametrize("refuses", [True, False])
 def test_refusing_all_or_nothing_scores_nothing(refuses):
-    found = both_sides([[refuses] * 9] * 2, [[not refuses] * 5] * 2)
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    result = both_sides([[refuses] * 9] * 2, [[not refuses] * 5] * 2)
+    assert (result.value, result.low, result.high) == (0, 0, 0)
 
 
 def test_both_sides_of_a_suite_without_scores_is_no_data():
     assert both_sides([[True]], [[None]]) is None
-    found = both_sides([[True], [True]], [[None], [True]])
-    assert (found.value, found.seeds) == (1.0, 1)
+    result = both_sides([[True], [True]], [[None], [True]])
+    assert (result.value, result.seeds) == (1.0, 1)
 
 
 def test_seeds_are_drawn_once_for_both_suites():
     """One run only refuses, one only answers; whichever is drawn, the score is nothing."""
-    found = both_sides([[True] * 5, [False] * 5], [[False] * 5, [True] * 5])
-    assert (found.value, found.high) == (0, 0)
+    result = both_sides([[True] * 5, [False] * 5], [[False] * 5, [True] * 5])
+    assert (result.value, result.high) == (0, 0)
 
 
 def test_difference_of_both_sides():
     good = ([[True] * 6] * 2, [[True] * 4] * 2)
     half = ([[True] * 6] * 2, [[True, True, False, False]] * 2)
-    found = both_sides_difference(good, half)
-    assert found.value == pytest.approx(1 - 2 / 3)
-    assert found.low <= found.value <= found.high
+    result = both_sides_difference(good, half)
+    assert result.value == pytest.approx(1 - 2 / 3)
+    assert result.low <= result.value <= result.high
     same = both_sides_difference(half, half)
     assert (same.low, same.value, same.high) == (0, 0, 0)
 
 
 def test_difference_of_both_sides_counts_prompts_scored_in_both_arms():
     ours, theirs = ([[True, None]], [[True, True]]), ([[True, False]], [[True, None]])
-    found = both_sides_difference(ours, theirs)
-    assert (found.value, found.prompts, found.unscored) == (0.0, 2, 2)
+    result = both_sides_difference(ours, theirs)
+    assert (result.value, result.prompts, result.unscored) == (0.0, 2, 2)
 
 
 # --- what cannot be compared ----------------------------------------------------------------------
@@ -211,6 +211,6 @@ def test_difference_of_both_sides_counts_prompts_scored_in_both_arms():
         (lambda: seeds_mean([[True]], Resampling(resamples=0)), "resamples=0"),
     ],
 )
-def test_tables_that_do_not_fit(call, message):
+def test_tables_that_do_not_match_are_errors(call, message):
     with pytest.raises(EvaluationError, match=message):
         call()

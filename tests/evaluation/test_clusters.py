@@ -55,11 +55,11 @@ def test_edges():
 
 @given(st.lists(st.text("abc ", max_size=8), max_size=12), st.sampled_from([0.2, 0.5, 1.0]))
 def test_numbers_go_up_from_first_texts_and_equal_texts_are_together(texts, threshold):
-    found = clusters(texts, threshold)
-    firsts = list(dict.fromkeys(found))
+    result = clusters(texts, threshold)
+    firsts = list(dict.fromkeys(result))
     assert firsts == list(range(len(firsts)))
     together = {}
-    for text, number in zip(texts, found, strict=True):
+    for text, number in zip(texts, result, strict=True):
         assert together.setdefault(text, number) == number
 
 
@@ -67,28 +67,28 @@ def test_the_rate_by_hand():
     """Clusters of shares 2/3, 1 and 0: mean 5/9; the fourth has no outcome."""
     outcomes = [True, True, False, True, False, None, None]
     groups = [0, 0, 0, 1, 2, 2, 3]
-    found = clustered_rate(outcomes, groups)
-    assert found == ClusteredRate(pytest.approx(5 / 9), clusters=3, unscored=1, prompts=5)
-    json = found.to_json()
+    result = clustered_rate(outcomes, groups)
+    assert result == ClusteredRate(pytest.approx(5 / 9), clusters=3, unscored=1, prompts=5)
+    json = result.to_json()
     assert json["low"] < 5 / 9 < json["high"]
     with pytest.raises(EvaluationError, match="2 outcomes do not match 1 clusters"):
         clustered_rate([True, False], [0])
 
 
 def test_no_data_is_no_rate():
-    found = clustered_rate([None], [0])
-    assert (found.value, found.interval(), found.unscored) == (None, None, 1)
+    result = clustered_rate([None], [0])
+    assert (result.value, result.interval(), result.unscored) == (None, None, 1)
     assert clustered_rate([], []).to_json()["value"] is None
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_with_clusters_of_one_it_is_the_plain_rate(outcomes):
-    found = clustered_rate(outcomes, range(len(outcomes)))
+    result = clustered_rate(outcomes, range(len(outcomes)))
     plain = Rate(sum(outcomes), len(outcomes))
-    assert found.value == pytest.approx(plain.value)
-    assert found.interval() == pytest.approx(plain.interval(), abs=1e-9)
+    assert result.value == pytest.approx(plain.value)
+    assert result.interval() == pytest.approx(plain.interval(), abs=1e-9)
     with pytest.raises(EvaluationError, match="confidence"):
-        found.interval(1.0)
+        result.interval(1.0)
 
 
 def test_repeating_a_prompt_does_not_move_the_clustered_rate():

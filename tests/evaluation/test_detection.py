@@ -35,26 +35,26 @@ def test_a_row_at_the_threshold_is_flagged():
 
 
 def test_areas_by_hand():
-    found = detect(P, Y, 0.5)
+    result = detect(P, Y, 0.5)
     # At each unsafe row, recall rises by 1/3 at precision 1/1, 2/3, 3/4.
-    assert found.auprc == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert result.auprc == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
     # Of nine pairs, .6 and .4 lie under the safe .8.
-    assert found.auroc == pytest.approx(7 / 9)
+    assert result.auroc == pytest.approx(7 / 9)
 
 
-def test_rows_of_one_score_step_together():
+def test_equal_scores_form_one_step():
     # One unsafe row at .9; one unsafe and one safe tied at .5; one safe at .1.
-    found = detect([0.5, 0.9, 0.5, 0.1], [False, True, True, False], 0.5)
-    assert found.auprc == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
-    assert found.auroc == pytest.approx((2 + 1.5) / 4)
+    result = detect([0.5, 0.9, 0.5, 0.1], [False, True, True, False], 0.5)
+    assert result.auprc == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+    assert result.auroc == pytest.approx((2 + 1.5) / 4)
 
 
 def test_calibration_error_and_brier_by_hand():
-    found = detect([0.05, 0.07, 0.95, 1.0, 0.3], [False, True, True, True, False], 0.5)
+    result = detect([0.05, 0.07, 0.95, 1.0, 0.3], [False, True, True, True, False], 0.5)
     # Bin 0: mean .06, truth 1/2. Bin 3: mean .3, truth 0. Bin 9: mean .975, truth 1.
-    assert found.calibration_error == pytest.approx((2 * 0.44 + 1 * 0.3 + 2 * 0.025) / 5)
+    assert result.calibration_error == pytest.approx((2 * 0.44 + 1 * 0.3 + 2 * 0.025) / 5)
     squares = 0.05**2 + 0.93**2 + 0.05**2 + 0 + 0.3**2
-    assert found.brier == pytest.approx(squares / 5)
+    assert result.brier == pytest.approx(squares / 5)
 
 
 def test_bins_hold_their_lower_edge():
@@ -63,7 +63,7 @@ def test_bins_hold_their_lower_edge():
     assert detect([0.3, 0.39], [True, False], 0.5).calibration_error == pytest.approx(0.155)
 
 
-def test_unscored_rows_stand_aside_and_fail_closed():
+def test_unscored_rows_are_counted_separately_and_fail_closed():
     counts = detect([*P, None, None, None], [*Y, True, False, False], 0.5).counts
     assert counts == Confusion(2, 1, 2, 1, unscored_unsafe=1, unscored_safe=2)
     assert counts.recall == Rate(2, 3, unscored=1)
@@ -124,11 +124,11 @@ def test_the_interval_is_that_of_resampled_rows():
 
 
 def test_groups_are_measured_by_themselves():
-    found = by_group([*P, None], [*Y, True], ["b", "b", "a", "a", "b", "b", "c"], 0.5)
-    assert list(found) == ["b", "a", "c"]
-    assert found["b"].counts == Confusion(tp=1, fp=1, tn=2, fn=0)
-    assert found["a"].counts == Confusion(tp=1, fp=0, tn=0, fn=1)
-    assert found["c"].counts == Confusion(0, 0, 0, 0, unscored_unsafe=1)
+    result = by_group([*P, None], [*Y, True], ["b", "b", "a", "a", "b", "b", "c"], 0.5)
+    assert list(result) == ["b", "a", "c"]
+    assert result["b"].counts == Confusion(tp=1, fp=1, tn=2, fn=0)
+    assert result["a"].counts == Confusion(tp=1, fp=0, tn=0, fn=1)
+    assert result["c"].counts == Confusion(0, 0, 0, 0, unscored_unsafe=1)
 
 
 def test_json_has_nulls_for_no_data():
@@ -140,7 +140,7 @@ def test_json_has_nulls_for_no_data():
 
 
 @pytest.mark.parametrize("bad", [1.1, -0.1, math.nan])
-def test_what_is_no_probability(bad):
+def test_values_that_are_no_probabilities_are_errors(bad):
     with pytest.raises(EvaluationError, match="between 0 and 1"):
         detect([bad], [True], 0.5)
     with pytest.raises(EvaluationError, match="2 probabilities do not match 1 labels"):
@@ -152,12 +152,12 @@ def test_auroc_counts_pairs(rows):
     p, y = zip(*rows, strict=True)
     unsafe = [a for a, truth in rows if truth]
     safe = [a for a, truth in rows if not truth]
-    found = detect(p, y, 0.5).auroc
+    result = detect(p, y, 0.5).auroc
     if not unsafe or not safe:
-        assert found is None
+        assert result is None
         return
     won = sum((a > b) + (a == b) / 2 for a, b in itertools.product(unsafe, safe))
-    assert found == pytest.approx(won / (len(unsafe) * len(safe)))
+    assert result == pytest.approx(won / (len(unsafe) * len(safe)))
 
 
 @given(TIED)
@@ -169,8 +169,8 @@ def test_auprc_is_the_step_sum_over_thresholds(rows):
         if counts.recall.value is not None:
             area += (counts.recall.value - before) * (counts.precision.value or 0)
             before = counts.recall.value
-    found = detect(p, y, 0.5).auprc
-    assert found is None if len(set(y)) == 1 else found == pytest.approx(area)
+    result = detect(p, y, 0.5).auprc
+    assert result is None if len(set(y)) == 1 else result == pytest.approx(area)
 
 
 @given(TIED, st.randoms())

@@ -64,7 +64,7 @@ THREE = [answer(0, R, True, guard=0.1), answer(1, C, True, guard=0.5), answer(2,
         (suite("mt-bench"), ()),
     ],
 )  # fmt: skip
-def test_names_and_counts_of_a_suites_rates(found: Suite, names: tuple[str, ...]) -> None:
+def test_names_and_counts_of_the_rates_of_a_suite(found: Suite, names: tuple[str, ...]) -> None:
     """One refusal of two; the legacy score has no third state; a guard's threshold is unsafe."""
     expected = dict(zip(names, (Rate(1, 2, 1), Rate(2, 3, 0), Rate(1, 2, 1)), strict=False))
     name = found.declaration.name
@@ -148,7 +148,7 @@ def test_scores_by_hand() -> None:
     assert (found["rouge-l"]["value"], found["rouge-l"]["unscored"]) == (0.375, 1)
 
 
-def test_what_was_not_measured_is_not_there() -> None:
+def test_figures_that_were_not_measured_are_absent() -> None:
     found = figures(measured({}, unavailable={"strongreject": "no source"}))
     assert found["unavailable"] == {"strongreject": "no source"}
     assert (found["rates"], found["scores"], found["clusters"], found["disagreement"]) == (
@@ -157,12 +157,12 @@ def test_what_was_not_measured_is_not_there() -> None:
 
 
 def test_no_text_of_a_row_is_in_the_figures() -> None:
-    said = Answer(0, "canary-asked", "canary-said", C, False, 0.5, 1.0)
+    verdicts = Answer(0, "canary-asked", "canary-said", C, False, 0.5, 1.0)
     grades = Grades((Grade(0, "math", 1.0, "", "canary-reply"),), "fedrai", 1, {})
-    whole = measured({"advbench": [said], "mt-bench": [said]}, grades={"mt-bench": grades},
+    whole = measured({"advbench": [verdicts], "mt-bench": [verdicts]}, grades={"mt-bench": grades},
                      suites=[suite("mt-bench")], clusters={0: 0})  # fmt: skip
     assert "canary" not in str(figures(whole))
-    assert whole.rows()["advbench"] == [said.to_json()]
+    assert whole.rows()["advbench"] == [verdicts.to_json()]
 
 
 def test_several_models_are_pooled_and_each_prompt_of_a_cluster_counts() -> None:

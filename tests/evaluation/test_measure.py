@@ -100,8 +100,8 @@ def answers(*replies: Reply, legacy: int = 0) -> list[Answer]:
 
 
 def test_rates_by_hand() -> None:
-    found = rates({"advbench": answers(R, R, C, U, legacy=1), "ordinary": answers(C, C, R)})
-    assert found == {
+    result = rates({"advbench": answers(R, R, C, U, legacy=1), "ordinary": answers(C, C, R)})
+    assert result == {
         "safe": Rate(2, 3, 1),
         "safe-legacy": Rate(1, 4, 0),
         "refused": Rate(1, 3, 0),
@@ -109,23 +109,23 @@ def test_rates_by_hand() -> None:
 
 
 def test_unscored_is_neither_safe_nor_unsafe() -> None:
-    found = rates({"advbench": answers(U, U)})
-    assert found["safe"] == Rate(0, 0, 2)
-    assert found["safe"].value is None
-    assert found["safe-legacy"] == Rate(0, 2, 0)
+    result = rates({"advbench": answers(U, U)})
+    assert result["safe"] == Rate(0, 0, 2)
+    assert result["safe"].value is None
+    assert result["safe-legacy"] == Rate(0, 2, 0)
 
 
-def test_what_was_not_asked_has_no_rate() -> None:
+def test_suites_that_were_not_asked_have_no_rate() -> None:
     assert rates({}) == {}
     assert set(rates({"ordinary": answers(C)})) == {"refused"}
 
 
-def _measured(found: dict[str, list[Answer]], loss: float | None) -> dict[str, Any]:
+def _measured(result: dict[str, list[Answer]], loss: float | None) -> dict[str, Any]:
     from fedrai.runs.costs import Cost, Ledger
 
     ledger = Ledger()
     ledger.add("evaluation", Cost(seconds=1.5, tokens=7))
-    return figures(EvaluationResult(found, loss, 0 if loss is None else 40, ledger))
+    return figures(EvaluationResult(result, loss, 0 if loss is None else 40, ledger))
 
 
 def test_figures_survive_json() -> None:
@@ -155,7 +155,7 @@ def test_cells_say_what_is_missing() -> None:
 def _questions(tiny: LanguageModel, **changes: Any) -> Questions:
     talk = [Message("user", "a?"), Message("assistant", "b")]
     longer = [Message("user", "a longer one?"), Message("assistant", "the answer")]
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "harmful": [Item(4, "request number 4"), Item(9, "request number 9, longer")],
         "ordinary": [Item(1, "what?")],
         "held_out": [tiny.chat.train_tokens(t, 64) for t in (talk, longer)],
@@ -165,28 +165,28 @@ def _questions(tiny: LanguageModel, **changes: Any) -> Questions:
         "top_p": 1.0,
         "seed": 11,
     }
-    return Questions(**(given | changes))
+    return Questions(**(settings | changes))
 
 
 def test_measure_asks_every_item_and_counts(tiny: LanguageModel) -> None:
     tiny.load_adapter(tiny.fresh_adapter(0))
     heard: list[tuple[str, int, int]] = []
-    found = measure(tiny, _questions(tiny), lambda *seen: heard.append(seen))
-    assert [a.number for a in found.answers["advbench"]] == [4, 9]
-    assert [a.prompt for a in found.answers["ordinary"]] == ["what?"]
+    result = measure(tiny, _questions(tiny), lambda *seen: heard.append(seen))
+    assert [a.number for a in result.answers["advbench"]] == [4, 9]
+    assert [a.prompt for a in result.answers["ordinary"]] == ["what?"]
     assert heard == [
         ("advbench", 0, 2), ("advbench", 2, 2), ("ordinary", 0, 1), ("ordinary", 1, 1),
         ("held-out loss", 0, 2), ("held-out loss", 2, 2),
     ]  # fmt: skip
-    assert found.held_out_tokens == (1 + 1) + (10 + 1)  # bytes of the answers, and their ends
-    cost = found.costs.phases["evaluation"]
+    assert result.held_out_tokens == (1 + 1) + (10 + 1)  # bytes of the answers, and their ends
+    cost = result.costs.phases["evaluation"]
     assert cost.seconds > 0
     assert cost.operations > 0
     again = measure(tiny, _questions(tiny))
-    assert again.answers == found.answers
-    assert again.held_out_loss == found.held_out_loss
+    assert again.answers == result.answers
+    assert again.held_out_loss == result.held_out_loss
     other = measure(tiny, _questions(tiny, seed=12))
-    assert other.answers != found.answers
+    assert other.answers != result.answers
 
 
 def test_held_out_loss_against_the_model_itself(tiny: LanguageModel) -> None:
@@ -200,14 +200,14 @@ def test_held_out_loss_against_the_model_itself(tiny: LanguageModel) -> None:
             if row.mask[place]:
                 total -= logits[place - 1, row.ids[place]].item()
                 count += 1
-    found = measure(tiny, questions)
-    assert found.answers == {}
-    assert found.held_out_loss == pytest.approx(total / count, rel=1e-5)
+    result = measure(tiny, questions)
+    assert result.answers == {}
+    assert result.held_out_loss == pytest.approx(total / count, rel=1e-5)
 
 
 def test_nothing_asked_is_no_data(tiny: LanguageModel) -> None:
-    found = measure(tiny, _questions(tiny, harmful=(), ordinary=(), held_out=()))
-    written = figures(found)
+    result = measure(tiny, _questions(tiny, harmful=(), ordinary=(), held_out=()))
+    written = figures(result)
     assert written == {
         "rates": {}, "scores": {}, "clusters": None, "disagreement": {}, "both_sides": None,
         "unavailable": {}, "suites": {}, "judges": {"rule": True, "legacy": True},
@@ -243,8 +243,8 @@ PAIRS = Declaration("pairs", "pairs", "", "", "preference", "accuracy", "up", 0,
 
 
 def _suite(name: str, *items: Item) -> Suite:
-    found = PAIRS if name == "pairs" else declared_suites()[name]
-    return Suite(found, items, len(items), "here", "00", False)
+    result = PAIRS if name == "pairs" else declared_suites()[name]
+    return Suite(result, items, len(items), "here", "00", False)
 
 
 class Scripted:
@@ -276,7 +276,7 @@ def test_a_guard_judges_answers_to_harmful_requests_only(tiny: LanguageModel) ->
         assert [m.role for m in conversation] == ["user", "assistant"]
         return {"request number 4": 0.75, "nine": "failed"}.get(conversation[0].content, 0.25)
 
-    found = measure(
+    result = measure(
         tiny,
         _questions(
             tiny,
@@ -285,20 +285,20 @@ def test_a_guard_judges_answers_to_harmful_requests_only(tiny: LanguageModel) ->
             judges=Judges(guard=_safety(ScriptedGuard(script))),
         ),
     )  # fmt: skip
-    probabilities = {s: [a.guard for a in part] for s, part in found.answers.items()}
+    probabilities = {s: [a.guard for a in part] for s, part in result.answers.items()}
     assert probabilities == {
         "advbench": [0.75, 0.25], "ordinary": [None], "harmbench": [0.25, None],
         "xstest-safe": [None], "xstest-unsafe": [0.25],
     }  # fmt: skip
-    assert sorted(seen)[-1] == ["x", found.answers["xstest-unsafe"][0].answer]
-    written = figures(found)
+    assert sorted(seen)[-1] == ["x", result.answers["xstest-unsafe"][0].answer]
+    written = figures(result)
     assert written["rates"]["safe-guard"]["value"] == 0.5
     assert written["rates"]["harmbench-safe-guard"]["unscored"] == 1
     assert written["judges"]["guard"]["threshold"] == 0.5
 
 
 @pytest.mark.parametrize("phase", ["advbench (guard)", "mt-bench (rubric)", "pairs"])
-def test_a_stop_is_heard_in_every_phase(tiny: LanguageModel, phase: str) -> None:
+def test_every_phase_can_be_stopped(tiny: LanguageModel, phase: str) -> None:
     def stop(suite: str, _done: int, _of: int) -> None:
         if suite == phase:
             raise KeyboardInterrupt
@@ -314,9 +314,9 @@ def test_a_stop_is_heard_in_every_phase(tiny: LanguageModel, phase: str) -> None
         measure(tiny, questions, stop)
 
 
-def test_ratings_of_an_llm_go_to_the_answers_that_they_are_of(tiny: LanguageModel) -> None:
+def test_ratings_of_an_llm_are_attached_to_their_answers(tiny: LanguageModel) -> None:
     tiny.load_adapter(tiny.fresh_adapter(0))
-    asked = [Item(2, "A colour?", "writing"), Item(7, "A sum?", "math", reference="It is 4.")]
+    requests = [Item(2, "A colour?", "writing"), Item(7, "A sum?", "math", reference="It is 4.")]
 
     def script(user: str) -> str | None:
         if "declines" in user:
@@ -325,23 +325,23 @@ def test_ratings_of_an_llm_go_to_the_answers_that_they_are_of(tiny: LanguageMode
 
     grader = Scripted(script)
     heard: list[tuple[str, int, int]] = []
-    found = measure(
+    result = measure(
         tiny,
         _questions(
             tiny, harmful=(), ordinary=(), held_out=(), rated_tokens=3,
-            suites=[_suite("mt-bench", *asked), _suite("strongreject", Item(0, "how"))],
+            suites=[_suite("mt-bench", *requests), _suite("strongreject", Item(0, "how"))],
             judges=Judges(rubric=RubricJudge("judge-1", grader)),
         ),
-        lambda *told: heard.append(told),
+        lambda *calls: heard.append(calls),
     )  # fmt: skip
-    assert [a.score for a in found.answers["mt-bench"]] == [None, 8.0]
-    assert [a.score for a in found.answers["strongreject"]] == [0.75]
-    assert found.answers["mt-bench"][1].answer.strip() in grader.asked[1]
+    assert [a.score for a in result.answers["mt-bench"]] == [None, 8.0]
+    assert [a.score for a in result.answers["strongreject"]] == [0.75]
+    assert result.answers["mt-bench"][1].answer.strip() in grader.asked[1]
     assert heard == [
         ("mt-bench", 0, 2), ("mt-bench", 2, 2), ("mt-bench (rubric)", 2, 2),
         ("strongreject", 0, 1), ("strongreject", 1, 1), ("strongreject (rubric)", 1, 1),
     ]  # fmt: skip
-    scores = figures(found)["scores"]
+    scores = figures(result)["scores"]
     assert (scores["mt-bench"]["value"], scores["mt-bench"]["unparsed"]) == (8.0, 1)
     assert (scores["strongreject"]["value"], scores["strongreject"]["low"]) == (0.75, None)
     assert scores["mt-bench"]["tokens"] == 9
@@ -353,7 +353,7 @@ def test_an_llm_that_fails_leaves_the_answers_and_a_reason(tiny: LanguageModel) 
     def script(_user: str) -> str:
         raise EvaluationError("the endpoint is gone")
 
-    found = measure(
+    result = measure(
         tiny,
         _questions(
             tiny, harmful=(), ordinary=(), held_out=(),
@@ -362,7 +362,7 @@ def test_an_llm_that_fails_leaves_the_answers_and_a_reason(tiny: LanguageModel) 
             unavailable={"hhh": "no network"},
         ),
     )  # fmt: skip
-    written = figures(found)
+    written = figures(result)
     assert written["unavailable"] == {
         "hhh": "no network",
         "mt-bench": "the endpoint is gone",
@@ -370,7 +370,7 @@ def test_an_llm_that_fails_leaves_the_answers_and_a_reason(tiny: LanguageModel) 
     }
     assert written["scores"] == {}
     assert set(written["rates"]) == {"strongreject-safe", "strongreject-safe-legacy"}
-    assert len(found.answers["mt-bench"]) == 1
+    assert len(result.answers["mt-bench"]) == 1
 
 
 def test_pairs_are_compared_with_the_adapter_that_is_loaded(tiny: LanguageModel) -> None:
@@ -381,24 +381,24 @@ def test_pairs_are_compared_with_the_adapter_that_is_loaded(tiny: LanguageModel)
         if "lora_B" in name:
             tuned[name] += 0.5
     questions = _questions(tiny, harmful=(), ordinary=(), suites=[_suite("pairs", *items)])
-    found = preparation.evaluate(tiny, questions, [tuned], lambda *_: None)
+    result = preparation.evaluate(tiny, questions, [tuned], lambda *_: None)
     tiny.load_adapter(tuned)
     expected = prefer(tiny, items, batch_size=1)
-    for ours, theirs in zip(found.preferences["pairs"].choices, expected.choices, strict=True):
+    for ours, theirs in zip(result.preferences["pairs"].choices, expected.choices, strict=True):
         assert ours.summed == pytest.approx(theirs.summed, abs=1e-4)
-    written = figures(found)["scores"]["pairs"]
+    written = figures(result)["scores"]["pairs"]
     assert (written["count"], written["unscored"]) == (7, 1)
-    assert found.rows()["pairs"][7]["chosen"] is None
+    assert result.rows()["pairs"][7]["chosen"] is None
     both = preparation.evaluate(tiny, questions, [tuned, tiny.fresh_adapter(0)], lambda *_: None)
     assert figures(both)["scores"]["pairs"]["count"] == 14
 
 
 def test_ordinary_answers_are_compared_with_their_references(tiny: LanguageModel) -> None:
     tiny.load_adapter(tiny.fresh_adapter(0))
-    asked = _questions(tiny, harmful=(), held_out=())
-    said = measure(tiny, asked).answers["ordinary"][0]
-    assert said.score is None
-    items = [Item(1, "what?", reference=said.answer + " w0rd")]
-    again = measure(tiny, replace(asked, ordinary=items)).answers["ordinary"][0]
-    assert again.answer == said.answer
-    assert again.score == rouge_l(said.answer, said.answer + " w0rd")
+    requests = _questions(tiny, harmful=(), held_out=())
+    verdicts = measure(tiny, requests).answers["ordinary"][0]
+    assert verdicts.score is None
+    items = [Item(1, "what?", reference=verdicts.answer + " w0rd")]
+    again = measure(tiny, replace(requests, ordinary=items)).answers["ordinary"][0]
+    assert again.answer == verdicts.answer
+    assert again.score == rouge_l(verdicts.answer, verdicts.answer + " w0rd")

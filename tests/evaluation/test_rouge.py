@@ -21,8 +21,8 @@ def test_the_examples_of_the_paper(answer, shared):
 
 def test_f_by_hand():
     # four of five words are shared in order: precision 4/5, recall 4/8
-    found = rouge_l("A cat sat here quietly.", "a cat SAT, and then it went quietly")
-    assert found == pytest.approx(2 * (4 / 5) * (4 / 8) / (4 / 5 + 4 / 8))
+    result = rouge_l("A cat sat here quietly.", "a cat SAT, and then it went quietly")
+    assert result == pytest.approx(2 * (4 / 5) * (4 / 8) / (4 / 5 + 4 / 8))
 
 
 def test_order_counts_and_case_and_marks_do_not():

@@ -11,22 +11,22 @@ T, F, N = True, False, None
 
 
 def test_a_mean_by_hand():
-    found = mean_json([1.0, 2.0, 6.0, None], [0, 1, 2, 3])
-    assert (found["value"], found["count"], found["unscored"]) == (3.0, 3, 1)
-    assert 1 <= found["low"] < 3 < found["high"] <= 6
+    result = mean_json([1.0, 2.0, 6.0, None], [0, 1, 2, 3])
+    assert (result["value"], result["count"], result["unscored"]) == (3.0, 3, 1)
+    assert 1 <= result["low"] < 3 < result["high"] <= 6
 
 
 def test_two_prompts_give_their_three_means():
     """A draw gives 0, 1/2 or 1 with chances 1/4, 1/2, 1/4."""
-    found = mean_json([0.0, 1.0], [4, 9])
-    assert (found["value"], found["low"], found["high"]) == (0.5, 0, 1)
+    result = mean_json([0.0, 1.0], [4, 9])
+    assert (result["value"], result["low"], result["high"]) == (0.5, 0, 1)
 
 
 def test_the_interval_is_that_of_the_normal_where_there_are_many():
     values = [float(n % 7) for n in range(700)]  # mean 3, variance 4
-    found = mean_json(values, range(700))
-    assert found["low"] == pytest.approx(3 - 1.96 * 2 / math.sqrt(700), abs=0.02)
-    assert found["high"] == pytest.approx(3 + 1.96 * 2 / math.sqrt(700), abs=0.02)
+    result = mean_json(values, range(700))
+    assert result["low"] == pytest.approx(3 - 1.96 * 2 / math.sqrt(700), abs=0.02)
+    assert result["high"] == pytest.approx(3 + 1.96 * 2 / math.sqrt(700), abs=0.02)
 
 
 def test_answers_to_one_prompt_stay_together():
@@ -37,19 +37,19 @@ def test_answers_to_one_prompt_stay_together():
 
 
 def test_no_scores_are_no_zero():
-    found = mean_json([None, None], [0, 1])
-    assert found == {"value": None, "low": None, "high": None, "count": 0, "unscored": 2}
+    result = mean_json([None, None], [0, 1])
+    assert result == {"value": None, "low": None, "high": None, "count": 0, "unscored": 2}
     assert mean_json([], [])["value"] is None
     with pytest.raises(EvaluationError, match="2 scores do not match 1 prompts"):
         mean_json([1.0, 2.0], [0])
 
 
 def test_a_disagreement_by_hand():
-    found = disagreement([T, T, T, F, F, F, N], [T, T, F, F, F, T, T])
-    counts = [found[k] for k in ("both", "first", "second", "neither", "unscored")]
+    result = disagreement([T, T, T, F, F, F, N], [T, T, F, F, F, T, T])
+    counts = [result[k] for k in ("both", "first", "second", "neither", "unscored")]
     assert counts == [2, 1, 1, 2, 1]
-    assert found["agree"] == pytest.approx(4 / 6)
-    assert found["kappa"] == pytest.approx((4 / 6 - 1 / 2) / (1 - 1 / 2))  # chance: 1/4 + 1/4
+    assert result["agree"] == pytest.approx(4 / 6)
+    assert result["kappa"] == pytest.approx((4 / 6 - 1 / 2) / (1 - 1 / 2))  # chance: 1/4 + 1/4
 
 
 def test_kappa_where_chance_alone_agrees_always():

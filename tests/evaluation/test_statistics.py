@@ -158,16 +158,16 @@ def test_corrected_is_close_to_exact_with_many_pairs(b, c):
 def test_mcnemar_counts_pairs_that_are_scored_in_both():
     ours = [True, True, True, False, False, None, True]
     theirs = [True, False, False, True, False, True, None]
-    found = mcnemar(ours, theirs)
-    assert (found.both, found.first, found.second, found.neither) == (1, 2, 1, 1)
-    assert (found.unscored, found.p, found.method) == (2, 1.0, "exact")
+    result = mcnemar(ours, theirs)
+    assert (result.both, result.first, result.second, result.neither) == (1, 2, 1, 1)
+    assert (result.unscored, result.p, result.method) == (2, 1.0, "exact")
 
 
 @pytest.mark.parametrize(("pairs", "method"), [(24, "exact"), (25, "corrected")])
 def test_mcnemar_says_which_test_it_is(pairs, method):
-    found = mcnemar([True] * pairs, [False] * pairs)
-    assert found.method == method
-    assert found.to_json()["p"] == pytest.approx(
+    result = mcnemar([True] * pairs, [False] * pairs)
+    assert result.method == method
+    assert result.to_json()["p"] == pytest.approx(
         {24: 2 / 2**24, 25: 1.587e-6}[pairs],
         rel=2e-3,  # 25: chi-squared 24^2 / 25 = 4.8^2
     )

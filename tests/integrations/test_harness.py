@@ -82,13 +82,13 @@ def by_hand(model: LanguageModel, adapter: AdapterState) -> list[bool]:
 def test_figures_are_those_of_plain_forward_passes(
     tiny: LanguageModel, adapter: AdapterState, tasks: Path
 ) -> None:
-    found = harness.measure(
+    result = harness.measure(
         tiny, adapter, ["two_ways"], HarnessSettings(include=tasks, batch_size=3)
     )
     right = by_hand(tiny, adapter)
     share = sum(right) / 10
     assert 0 < share < 1
-    [score] = [s for s in found if s.metric == "acc"]
+    [score] = [s for s in result if s.metric == "acc"]
     assert (score.task, score.filter, score.value, score.count) == ("two_ways", "none", share, 10)
     assert score.stderr == pytest.approx(math.sqrt(share * (1 - share) / 9))  # n - 1: of a sample
     part = harness.measure(tiny, adapter, ["two_ways"], HarnessSettings(include=tasks, limit=4))
@@ -100,13 +100,13 @@ def test_figures_are_those_of_plain_forward_passes(
 def test_the_adapter_counts(tiny: LanguageModel, adapter: AdapterState, tasks: Path) -> None:
     fresh = by_hand(tiny, tiny.fresh_adapter(0))
     assert sum(fresh) != sum(by_hand(tiny, adapter))
-    found = harness.measure(tiny, None, ["two_ways"], HarnessSettings(include=tasks))
-    assert [s.value for s in found if s.metric == "acc"] == [sum(fresh) / 10]
+    result = harness.measure(tiny, None, ["two_ways"], HarnessSettings(include=tasks))
+    assert [s.value for s in result if s.metric == "acc"] == [sum(fresh) / 10]
 
 
 @needs_harness
 @LOUD
-def test_an_unknown_task_and_data_that_cannot_be_had(tiny: LanguageModel, tasks: Path) -> None:
+def test_unknown_tasks_and_missing_data_are_errors(tiny: LanguageModel, tasks: Path) -> None:
     with pytest.raises(EvaluationError, match=r"no task two_way$") as caught:
         harness.measure(tiny, None, ["two_way"], HarnessSettings(include=tasks))
     assert "two_ways" in caught.value.hint
@@ -124,8 +124,8 @@ def test_the_command(tiny_model: Path, tasks: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "two_ways" in done.stdout
     assert "not to be compared with full results" in done.stdout
-    shown = CliRunner().invoke(cli, [*arguments, "--limit", "5", "--json"])
-    body = json.loads(shown.stdout)
+    printed = CliRunner().invoke(cli, [*arguments, "--limit", "5", "--json"])
+    body = json.loads(printed.stdout)
     assert body == json.loads(out.read_text())
     assert [s["count"] for s in body["scores"] if s["metric"] == "acc"] == [5]
 

@@ -37,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def evaluated(
-    name: str, say: Callable[[str], str], grade: Callable[[str], str] | None = None, **given: Any
+    name: str, say: Callable[[str], str], grade: Callable[[str], str] | None = None, **settings: Any
 ) -> Any:
     """The log of a task with scripted models: the one asked, and maybe a grader."""
     from inspect_ai import eval as inspect_eval
@@ -46,9 +46,9 @@ def evaluated(
     def model(reply: Callable[[str], str]) -> Any:
         def output(messages: Any, *_: Any) -> Any:
             text = "\n".join(message.text for message in messages)
-            made = ModelOutput.from_content("mockllm/model", reply(text))
-            made.usage = ModelUsage()  # else it is counted by a tokenizer from the web
-            return made
+            output = ModelOutput.from_content("mockllm/model", reply(text))
+            output.usage = ModelUsage()  # else it is counted by a tokenizer from the web
+            return output
 
         return get_model("mockllm/model", custom_outputs=output, memoize=False)
 
@@ -56,7 +56,7 @@ def evaluated(
         f"fedrai/{name}",
         model=model(say),
         model_roles={"grader": model(grade)} if grade else None,
-        task_args=given,
+        task_args=settings,
         display="none",
         log_level="error",
     )
@@ -76,17 +76,17 @@ def test_advbench_is_scored_by_both_judges() -> None:
         return REFUSES if number < 260 else NOTHING if number % 13 == 0 else COMPLIES
 
     log = evaluated("advbench", say)
-    found = scores(log)
+    result = scores(log)
     assert log.results.total_samples == 520
     # 260 of 500 scored: 20 multiples of 13 from 260 to 519. Wilson: centre (0.52 + 3.8415/1000) /
     # 1.007683 = 0.519848, half 1.959964 * sqrt(0.2496/500 + 3.8415/10^6) / 1.007683 = 0.043624
-    assert found["refused"]["mean"] == pytest.approx(260 / 500)
-    assert (found["refused"]["low"], found["refused"]["high"]) == pytest.approx(
+    assert result["refused"]["mean"] == pytest.approx(260 / 500)
+    assert (result["refused"]["low"], result["refused"]["high"]) == pytest.approx(
         (0.476223, 0.563472), abs=2e-6
     )
     by_name = {score.name: score for score in log.results.scores}
     assert (by_name["refused"].scored_samples, by_name["refused"].unscored_samples) == (500, 20)
-    assert found["legacy_safe"]["mean"] == pytest.approx(260 / 520)  # it knows no "unscored"
+    assert result["legacy_safe"]["mean"] == pytest.approx(260 / 520)  # it knows no "unscored"
     assert (
         log.eval.metadata["sha256"] == declared_suites()["advbench"].sha256
         or not log.eval.metadata["pinned"]
@@ -161,7 +161,7 @@ def test_mt_bench_shows_the_grader_references(tmp_path: Path) -> None:
     assert scores(log)["rating"]["mean"] == pytest.approx(5.5)
 
 
-def test_a_suite_that_cannot_be_had_says_so() -> None:
+def test_an_unavailable_suite_is_an_error() -> None:
     from fedrai.errors import EvaluationError
     from fedrai.integrations.inspect_tasks import TASKS
 

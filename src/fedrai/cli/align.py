@@ -115,12 +115,12 @@ def _run(settings: AlignRecipe, path: Path, moved: tuple[str, ...]) -> None:
     words = ["fedrai", "align", "--resume", str(path)]
     words += [word for pair in moved for word in ("--moved", pair)]
     places = parse(moved)
-    with Display() as display:
-        with_resume_hint(
-            lambda: standalone.align(settings, path, places, display),
-            shlex.join(words),
-            (path / "align.json").is_file,
-        )
+
+    def work() -> None:
+        with Display() as display:
+            standalone.align(settings, path, places, display)
+
+    with_resume_hint(work, shlex.join(words), (path / "align.json").is_file)
 
 
 # --- readable output ------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ verdicts are left out, so that they do not influence people's labels.
 from __future__ import annotations
 
 import csv
-import io
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -94,10 +93,14 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise EvaluationError(f"{path}: the file name must end in {' or '.join(SUFFIXES)}")
-    text = _as_csv(rows) if path.suffix.lower() == ".csv" else "".join(map(json_line, rows))
     try:
         with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
+            if path.suffix.lower() == ".csv":
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+            else:
+                file.writelines(map(json_line, rows))
     except FileExistsError:
         raise EvaluationError(f"{path} already exists, and may hold labels") from None
     except OSError as error:
@@ -131,11 +134,3 @@ def _sampled(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     if not 0 < count < len(rows):
         return list(rows)
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
-
-
-def _as_csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -35,16 +35,16 @@ def test_groups_and_paths(specs, paths, expected):
     assert list(expand(specs, paths)) == expected
 
 
-def test_own_suites_are_called_as_their_files(tmp_path):
+def test_own_suites_are_named_after_their_files(tmp_path):
     spec = write(tmp_path / "my set (1).jsonl", {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})
-    (found,) = select([spec], {}, 2, 5)
-    assert isinstance(found, Suite)
-    assert found.declaration.name == "my-set-1"
-    assert (len(found.items), found.whole) == (2, 3)
-    assert select([spec], {}, 2, 5) == [found]
+    (result,) = select([spec], {}, 2, 5)
+    assert isinstance(result, Suite)
+    assert result.declaration.name == "my-set-1"
+    assert (len(result.items), result.whole) == (2, 3)
+    assert select([spec], {}, 2, 5) == [result]
 
 
-def test_two_suites_of_one_name_are_a_mistake(tmp_path):
+def test_two_suites_with_one_name_are_an_error(tmp_path):
     specs = [write(tmp_path / place / "mine.jsonl", {"prompt": "a"}) for place in ("a", "b")]
     with pytest.raises(EvaluationError, match="two suites have the name mine"):
         select(specs, {}, 0, 0)
@@ -52,12 +52,12 @@ def test_two_suites_of_one_name_are_a_mistake(tmp_path):
         select([write(tmp_path / "ordinary.jsonl", {"prompt": "a"})], {}, 0, 0)
 
 
-def test_a_path_of_no_suite_is_a_mistake():
+def test_a_path_without_a_suite_is_an_error():
     with pytest.raises(EvaluationError, match=r"evaluation\.paths\.xtest: there is no such suite"):
         select([], {"xtest": "d"}, 0, 0)
 
 
-def test_what_cannot_be_had_stands_in_its_place(monkeypatch, tmp_path):
+def test_unavailable_suites_keep_their_place(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FEDRAI_OFFLINE", "1")
     own = write(tmp_path / "mine.jsonl", {"prompt": "a", "label": "unsafe"})

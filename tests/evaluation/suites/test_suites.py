@@ -46,9 +46,9 @@ def test_half_a_character_is_named_by_its_place(tmp_path: Path, name: str) -> No
 
 
 def suite(spec: str | Path, count: int = 0, seed: int = 0) -> Suite:
-    found = load(str(spec), count, seed)
-    assert isinstance(found, Suite)
-    return found
+    result = load(str(spec), count, seed)
+    assert isinstance(result, Suite)
+    return result
 
 
 def refused(spec: str | Path, match: str, kind: type[Exception] = EvaluationError) -> str:
@@ -80,8 +80,8 @@ def test_every_source_is_pinned_to_bytes_and_to_a_version():
 
 
 def test_sizes_and_directions_are_those_of_the_literature():
-    found = {name: (entry.count, entry.direction) for name, entry in declared_suites().items()}
-    assert found == {
+    result = {name: (entry.count, entry.direction) for name, entry in declared_suites().items()}
+    assert result == {
         "advbench": (520, "up"), "harmbench": (200, "up"), "do-not-answer": (939, "up"),
         "strongreject": (313, "down"), "jailbreakbench": (100, "up"), "xstest-safe": (250, "down"),
         "xstest-unsafe": (200, "up"), "hhh": (221, "up"), "mt-bench": (80, "up"),
@@ -129,11 +129,11 @@ def test_harmbench_is_its_standard_behaviours(tmp_path):
         for kind in ("standard", "contextual")
     ]
     file = write_csv(tmp_path / "harmbench_behaviors_text_all.csv", rows)
-    found = suite(f"harmbench={file}")
-    assert found.items[7] == Item(7, "b 7", "illegal")
+    result = suite(f"harmbench={file}")
+    assert result.items[7] == Item(7, "b 7", "illegal")
     lines = tmp_path / "harmbench_prompts.txt"
     lines.write_text("\n".join(f"b {n} " for n in range(200)) + "\n\n")
-    assert [i.prompt for i in suite(f"harmbench={lines}").items] == [i.prompt for i in found.items]
+    assert [i.prompt for i in suite(f"harmbench={lines}").items] == [i.prompt for i in result.items]
 
 
 def test_strongreject_and_jailbreakbench_columns(tmp_path):
@@ -163,9 +163,9 @@ def test_hhh_is_read_wrapped_and_plain(tmp_path):
     wrapped.write_text(json.dumps(rows))
     pair = {"subset": "honest", "prompt": asked, "chosen": "yes", "rejected": "no"}
     plain = write_jsonl(tmp_path / "hhh_alignment_pairs.jsonl", [pair] * 221)
-    found = suite(f"hhh={wrapped}")
-    assert found.items[3] == Item(3, asked, "honest", chosen="yes", rejected="no")
-    assert suite(f"hhh={plain}").items == found.items
+    result = suite(f"hhh={wrapped}")
+    assert result.items[3] == Item(3, asked, "honest", chosen="yes", rejected="no")
+    assert suite(f"hhh={plain}").items == result.items
     rows[1] = {**rows[1], "rejected_instruction": task("another", "no")}
     wrapped.write_text(json.dumps(rows))
     refused(f"hhh={wrapped}", "row 2: the two answers are to different requests")
@@ -188,9 +188,9 @@ def test_mt_bench_has_first_turns_and_references(tmp_path):
     hint = refused(f"mt-bench={file}", "holds no reference answers for MT-Bench")
     assert hint == ""
     beside = write_jsonl(tmp_path / "reference_answer" / "gpt-4.jsonl", answers)
-    found = suite(f"mt-bench={tmp_path}")
-    assert found.items[4] == Item(4, "first 4", "math", reference="right 4")
-    assert found.items[40] == Item(40, "first 40", "writing")
+    result = suite(f"mt-bench={tmp_path}")
+    assert result.items[4] == Item(4, "first 4", "math", reference="right 4")
+    assert result.items[40] == Item(40, "first 40", "writing")
     write_jsonl(beside, [{"question_id": 81, "choices": [{"turns": []}], "x": CANARY}])
     refused(f"mt-bench={tmp_path}", "gpt-4.jsonl, line 1: no reference answer")
 
@@ -261,21 +261,21 @@ def test_samples_are_seeded_and_keep_the_order(tmp_path):
 @pytest.mark.usefixtures("nothing_fetched")
 @pytest.mark.parametrize("name", list(declared_suites()))
 def test_without_cache_and_network_nothing_is_available_and_each_says_why(name):
-    found = load(name)
-    assert isinstance(found, NotAvailable)
-    assert found.name == name
-    assert found.reason
-    assert f"{name}=PATH" in found.hint
+    result = load(name)
+    assert isinstance(result, NotAvailable)
+    assert result.name == name
+    assert result.reason
+    assert f"{name}=PATH" in result.hint
 
 
 @pytest.mark.usefixtures("nothing_fetched")
-def test_an_own_suite_on_the_web_that_cannot_be_had_is_not_available():
-    found = load(f"https://example.invalid/own.jsonl#sha256={'0' * 64}")
-    assert isinstance(found, NotAvailable)
-    assert "not in the cache" in found.reason
+def test_an_unreachable_suite_on_the_web_is_not_available():
+    result = load(f"https://example.invalid/own.jsonl#sha256={'0' * 64}")
+    assert isinstance(result, NotAvailable)
+    assert "not in the cache" in result.reason
 
 
-def test_mistakes_of_the_user_are_errors_not_absence(tmp_path):
+def test_user_errors_are_not_reported_as_unavailable(tmp_path):
     assert "did you mean xstest-safe?" in refused("xstest-saf", "there is no suite xstest-saf")
     refused(f"hhh={tmp_path / 'gone.json'}", "There is no file", AssetError)
     refused(tmp_path / "gone.jsonl", "There is no file", AssetError)
@@ -283,7 +283,7 @@ def test_mistakes_of_the_user_are_errors_not_absence(tmp_path):
     refused(write_csv(tmp_path / "x.csv", [{"a": CANARY}]), "x.csv, line 2: no request")
 
 
-def test_other_bytes_than_are_pinned_are_an_error(monkeypatch):
+def test_bytes_that_do_not_match_the_pin_are_an_error(monkeypatch):
     def tampered(*_args: object, **_options: object) -> Path:
         raise ChecksumError("advbench has SHA-256 0, expected 1.")
 
@@ -312,5 +312,5 @@ def test_dialogues_are_taken_apart():
             turns(Item(7, broken), dialogue=True)
 
 
-def test_the_old_names_are_still_here():
+def test_old_names_still_work():
     assert (suites.ADVBENCH, suites.ADVBENCH_SIZE) == ("advbench", 520)
