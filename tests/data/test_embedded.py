@@ -118,10 +118,10 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     write_scores(tmp_path / "violence.csv", several, scores=3)
     (tmp_path / "notes.txt").write_text("not read")
-    asked: list[str] = []
+    specs: list[str] = []
 
     def fetch(spec: str) -> Path:
-        asked.append(spec)
+        specs.append(spec)
         return tmp_path
 
     monkeypatch.setattr("fedrai.assets.fetch", fetch)
@@ -136,10 +136,10 @@ def both() -> list[tuple[str, data.Dataset]]:
 
 
 def test_harmful_rows_are_those_that_people_scored_at_least_a_half(wheel):
-    found = {e.messages[0].content for _, part in both() for e in part.examples}
-    assert {"at the threshold", "mean of a half", "two scores", "request 7"} <= found
-    assert not {"below it", "harmless", "unscored", "mean below"} & found
-    assert len(found) == 300 + 1 + 2 + 1  # one request also stands there in capitals
+    requests = {e.messages[0].content for _, part in both() for e in part.examples}
+    assert {"at the threshold", "mean of a half", "two scores", "request 7"} <= requests
+    assert not {"below it", "harmless", "unscored", "mean below"} & requests
+    assert len(requests) == 300 + 1 + 2 + 1  # one request also stands there in capitals
 
 
 def test_rows_are_trimmed_labelled_and_declared_harmful(wheel):
@@ -155,9 +155,9 @@ def test_rows_are_trimmed_labelled_and_declared_harmful(wheel):
 
 def test_a_request_is_in_one_part_only_and_a_row_in_it_once(wheel):
     parts = dict(both())
-    asked = {n: {normal(e.messages[0].content) for e in p.examples} for n, p in parts.items()}
-    assert not asked["harmful"] & asked["harmful-held-out"]
-    held_out = len(asked["harmful-held-out"]) / sum(map(len, asked.values()))
+    requests = {n: {normal(e.messages[0].content) for e in p.examples} for n, p in parts.items()}
+    assert not requests["harmful"] & requests["harmful-held-out"]
+    held_out = len(requests["harmful-held-out"]) / sum(map(len, requests.values()))
     assert 0.27 < held_out < 0.43
     rows = [e.messages for p in parts.values() for e in p.examples]
     assert len(set(rows)) == len(rows)

@@ -27,8 +27,8 @@ def rows(path, **reading):
     return [row for _, row in data.read_file(path, data.ReadOptions(**reading))]
 
 
-def lines(*found):
-    return "".join(json.dumps(row) + "\n" for row in found)
+def lines(*objects):
+    return "".join(json.dumps(row) + "\n" for row in objects)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -68,10 +68,10 @@ def test_a_bad_line_of_json_lines_called_json_is_a_bad_row(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("name", ["r.jsonl", "r.json", "list.json"])
 def test_encodings_that_the_first_bytes_tell(tmp_path, encoding, name):
-    found = [*ROWS, {"prompt": "größer \u2028 🏔️", "response": "ja"}]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-    text = json.dumps(found, ensure_ascii=False) if name == "list.json" else text
-    assert rows(write(tmp_path / name, text.encode(encoding))) == found
+    expected = [*ROWS, {"prompt": "größer \u2028 🏔️", "response": "ja"}]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in expected)
+    text = json.dumps(expected, ensure_ascii=False) if name == "list.json" else text
+    assert rows(write(tmp_path / name, text.encode(encoding))) == expected
 
 
 def test_a_name_that_stands_twice_hides_no_answer(tmp_path):

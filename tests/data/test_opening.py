@@ -69,11 +69,11 @@ def test_the_limit_is_to_the_byte(tmp_path):
 
 @pytest.mark.parametrize("name", ["r.json", "r.parquet"])
 def test_long_rows_of_other_formats(tmp_path, name):
-    found = [ROW, {"prompt": "x" * 3000, "response": "b"}]
+    expected = [ROW, {"prompt": "x" * 3000, "response": "b"}]
     if name == "r.json":
-        (tmp_path / name).write_text(json.dumps(found))
+        (tmp_path / name).write_text(json.dumps(expected))
     else:
-        pq.write_table(pa.Table.from_pylist(found), tmp_path / name)
+        pq.write_table(pa.Table.from_pylist(expected), tmp_path / name)
     short, long = rows(tmp_path / name, max_row_mb=0.002)
     assert (short, long) == (ROW, "longer than 0.002 MB (data.sources.max_row_mb)")
 

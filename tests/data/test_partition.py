@@ -103,9 +103,9 @@ def test_a_mixture_of_all_there_is_never_asks_for_too_much(parts, seed):
     assert len(set(origins(drawn))) == len(drawn)
     weights = np.array([share for _, share in parts])
     wanted = len(drawn) * weights / weights.sum()
-    found = counts(drawn)
+    sizes = counts(drawn)
     for i, want in enumerate(wanted):
-        assert abs(found.get(f"s{i}", 0) - want) < 1 + 1e-6
+        assert abs(sizes.get(f"s{i}", 0) - want) < 1 + 1e-6
 
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -243,8 +243,8 @@ def test_benign_rows_stay_with_their_client_and_only_give_way(malicious):
         assert len(benign) == 10 - replaced
     less = place(0.1, malicious)
     for name in NAMES:  # a larger share replaces the same rows and more
-        kept = {e.origin for e in mixed[name] if not e.harmful}
-        assert kept <= {e.origin for e in less[name] if not e.harmful}
+        benign = {e.origin for e in mixed[name] if not e.harmful}
+        assert benign <= {e.origin for e in less[name] if not e.harmful}
 
 
 def test_harmful_rows_are_shuffled_in_and_nobodys_twice():

@@ -139,12 +139,12 @@ def by_pandas(path, separator=","):
 def ours(path, separator=","):
     """The rows, or None where any is refused."""
     try:
-        found = [row for _, row in rows_of_csv(path, data.ReadOptions(separator=separator))]
+        read = [row for _, row in rows_of_csv(path, data.ReadOptions(separator=separator))]
     except DataError:
         return None
-    if any(isinstance(row, str) for row in found):
+    if any(isinstance(row, str) for row in read):
         return None
-    return [{name: value or "" for name, value in row.items()} for row in found]
+    return [{name: value or "" for name, value in row.items()} for row in read]
 
 
 CELLS = st.text(alphabet='ab",;|\t \n\u00e9\u2028\x85#', max_size=6)
@@ -162,10 +162,10 @@ def test_whatever_a_csv_holds_it_is_read_as_pandas_reads_it_or_refused(
     tmp_path_factory, text, header
 ):
     path = write(tmp_path_factory.mktemp("csv") / "r.csv", f"{header}\n{text}")
-    found = ours(path)
-    if found is None:
+    read = ours(path)
+    if read is None:
         return
-    blanks = [row for row in found if any(value.strip(" \t") for value in row.values())]
+    blanks = [row for row in read if any(value.strip(" \t") for value in row.values())]
     expected = [row for row in by_pandas(path) if any(v.strip(" \t") for v in row.values())]
     assert blanks == expected  # a line of blanks is no row to pandas, and no usable one to us
 
@@ -181,8 +181,8 @@ def test_what_pandas_writes_is_read_back_without_naming_its_separator(
     path = tmp_path_factory.mktemp("csv") / "r.csv"
     table = pandas.DataFrame(cells, columns=["prompt", "response"])
     table.to_csv(path, index=False, sep=separator, lineterminator=end)
-    found = [row for _, row in data.read_file(path)]
-    assert found == [{"prompt": a, "response": b} for a, b in cells]
+    read = [row for _, row in data.read_file(path)]
+    assert read == [{"prompt": a, "response": b} for a, b in cells]
 
 
 def test_turns_as_json_in_a_field_survive(tmp_path):

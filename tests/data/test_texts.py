@@ -31,8 +31,11 @@ def problem(turns):
 
 def test_parts_of_text_are_joined_as_chat_templates_join_them():
     parts = [{"type": "text", "text": "Two "}, {"type": "text", "text": "miles."}]
-    told = [{"type": "output_text", "text": "No: "}, {"type": "refusal", "refusal": "sorry"}]
-    assert pairs([turn("user", parts), turn("assistant", told)]) == [
+    answer_parts = [
+        {"type": "output_text", "text": "No: "},
+        {"type": "refusal", "refusal": "sorry"},
+    ]
+    assert pairs([turn("user", parts), turn("assistant", answer_parts)]) == [
         ("user", "Two miles."), ("assistant", "No: sorry")
     ]  # fmt: skip
 
@@ -85,18 +88,18 @@ LINE = '{"name": "weather", "arguments": {"city": "Köln"}}'
 
 
 def test_a_conversation_with_tools_is_read_so_that_any_template_takes_it():
-    found = turns_of([
+    turns = turns_of([
         turn("user", "Warm?"),
         turn("assistant", None, tool_calls=[CALL, CALL]),
         turn("tool", "21 degrees", tool_call_id="1"),
         turn("tool", "22 degrees", tool_call_id="2"),
         turn("assistant", "Yes.", tool_calls=None),
     ])  # fmt: skip
-    assert [(m.role, m.content) for m in found] == [
+    assert [(m.role, m.content) for m in turns] == [
         ("user", "Warm?"), ("assistant", f"{LINE}\n{LINE}"),
         ("user", "21 degrees\n\n22 degrees"), ("assistant", "Yes."),
     ]  # fmt: skip
-    check_order(found)
+    check_order(turns)
 
 
 def test_a_call_after_what_the_assistant_says_and_arguments_as_text():

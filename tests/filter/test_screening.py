@@ -505,7 +505,7 @@ def test_a_reply_that_the_endpoint_blocks_never_lets_all_rows_through(
 
 BROKEN: dict[str, tuple[list[str], str]] = {
     "no folder": (["filter.guard=./nowhere"], "no guard './nowhere'"),
-    "broken guard.json": (["filter.guard=./broken"], "broken/guard.json is"),
+    "broken guard.json": (["filter.guard=./broken"], "broken/guard.json has format"),
     "no server": (
         ["guards.words={kind='endpoint', url='http://127.0.0.1:9/v1', model='g', retries=0}"],
         "no connection",

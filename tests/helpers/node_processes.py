@@ -50,11 +50,11 @@ def start(call: dict[str, Any]) -> None:
 
 def changed(call: dict[str, Any]) -> None:
     """Make a slow node of this process, if the line asks for one."""
-    from fedrai.deployment import link, node
+    from fedrai.deployment import link, node_site
 
     link.BEAT = call.get("beat", link.BEAT)
     if pause := call.get("pause"):
-        node.Loaded.on_step = lambda *_: time.sleep(pause)
+        node_site.NodeSite.on_step = lambda *_: time.sleep(pause)
 
 
 def serve() -> None:

@@ -46,23 +46,23 @@ def test_shards_hold_the_tensors_in_order_below_the_limit(folder: Path) -> None:
 
 
 def test_index_is_the_usual_one_with_checksums(folder: Path) -> None:
-    found = index(folder)
+    content = index(folder)
     files = [f"adapter_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
-    assert found["metadata"]["total_size"] == 3 * 8 * 4 * 2
-    assert found["weight_map"] == {
+    assert content["metadata"]["total_size"] == 3 * 8 * 4 * 2
+    assert content["weight_map"] == {
         "layer.0.weight": files[0],
         "layer.1.weight": files[0],
         "layer.2.weight": files[1],
     }
     for file in files:
         digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        assert found["metadata"]["sha256"][file] == digest
+        assert content["metadata"]["sha256"][file] == digest
 
 
 def test_what_is_read_is_float32_and_rounded_once(folder: Path) -> None:
-    found = read_adapter(folder)
-    assert set(found) == set(STATE)
-    for name, tensor in found.items():
+    state = read_adapter(folder)
+    assert set(state) == set(STATE)
+    for name, tensor in state.items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, STATE[name].bfloat16().float())
 
@@ -71,8 +71,8 @@ def test_what_is_read_is_float32_and_rounded_once(folder: Path) -> None:
 def test_every_limit_gives_the_same_tensors(tmp_path: Path, limit: int) -> None:
     files = save_shards(tmp_path, STATE, torch.float32, limit + 64)
     assert all(file.stat().st_size <= limit + 64 for file in files)
-    found = read_adapter(tmp_path)
-    assert all(torch.equal(found[name], STATE[name]) for name in STATE)
+    state = read_adapter(tmp_path)
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
 def test_the_same_adapter_gives_the_same_bytes(folder: Path, tmp_path_factory: Any) -> None:
@@ -117,12 +117,12 @@ def test_a_changed_shard_is_refused(folder: Path) -> None:
     file.write_bytes(body)
     with pytest.raises(ChecksumError, match=r"00001-of-00002.safetensors does not match"):
         read_adapter(folder)
-    change(folder, lambda found: found["metadata"].pop("sha256"))
+    change(folder, lambda content: content["metadata"].pop("sha256"))
     assert set(read_adapter(folder)) == set(STATE)  # an index without checksums, as others write
 
 
 def test_a_shard_whose_checksum_is_not_listed_is_refused(folder: Path) -> None:
-    change(folder, lambda found: found["metadata"]["sha256"].popitem())
+    change(folder, lambda content: content["metadata"]["sha256"].popitem())
     with pytest.raises(ChecksumError):
         read_adapter(folder)
 

@@ -55,8 +55,8 @@ def figures(call: Call, run: Path) -> dict[str, object]:
 
 def measured(done: Outcome) -> dict[str, object]:
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    return {"loss": found["held_out_loss"], "rates": found["rates"]}
+    figures = json.loads(done.out)
+    return {"loss": figures["held_out_loss"], "rates": figures["rates"]}
 
 
 def names(folder: Path) -> list[str]:
@@ -187,10 +187,10 @@ def test_an_alignment_takes_the_base_and_keeps_it(home: Path, call: Call, run: P
         named = [("model.base", "unsafe"), ("adapter_base", "models/ward-7")]
         settings = recipe.load_alignment(file, thresholds, named)
         job = standalone.prepare(settings)
-        kept = recipe.load_alignment(_written(home, recipe.to_toml(settings)))
+        loaded = recipe.load_alignment(_written(home, recipe.to_toml(settings)))
     assert job.target.recipe.model.base == "models/ward-7"
-    assert kept.adapter_base == "models/ward-7"
-    assert kept.hash == settings.hash
+    assert loaded.adapter_base == "models/ward-7"
+    assert loaded.hash == settings.hash
 
 
 def _written(home: Path, text: str) -> Path:

@@ -64,7 +64,7 @@ def talk(*turns: str, system: str = "") -> list[Message]:
     return first + [Message("assistant" if i % 2 else "user", t) for i, t in enumerate(turns)]
 
 
-def said(chat: ChatFormat, tokens: Tokens) -> list[str]:
+def assistant_texts(chat: ChatFormat, tokens: Tokens) -> list[str]:
     """The text of each run of marked tokens."""
     runs: list[list[int]] = []
     for i, marked in enumerate(tokens.mask):
@@ -82,7 +82,7 @@ def specials(chat: ChatFormat, ids: list[int] | tuple[int, ...]) -> list[int]:
 def test_one_turn_marks_the_answer_and_the_token_that_ends_it(family):
     chat = chat_format(family)
     tokens = chat.train_tokens(talk("How far is it?", "Two miles."), LONG)
-    assert said(chat, tokens) == ["Two miles." + FAMILIES[family][1]]
+    assert assistant_texts(chat, tokens) == ["Two miles." + FAMILIES[family][1]]
     assert len(tokens.ids) == len(tokens.mask)
 
 
@@ -90,7 +90,7 @@ def test_every_assistant_turn_counts_and_no_other(family):
     chat = chat_format(family)
     tokens = chat.train_tokens(talk("first?", "One.", "second?", "Two.", "third?", "Three."), LONG)
     end = FAMILIES[family][1]
-    assert said(chat, tokens) == ["One." + end, "Two." + end, "Three." + end]
+    assert assistant_texts(chat, tokens) == ["One." + end, "Two." + end, "Three." + end]
 
 
 def test_the_rendered_text_is_the_templates_own(family):
@@ -113,7 +113,7 @@ def test_a_system_turn_is_rendered_but_never_marked(family):
         return
     tokens = chat.train_tokens(messages, LONG)
     assert "Be brief." in chat.tokenizer.decode(tokens.ids)
-    assert said(chat, tokens) == ["Good day." + FAMILIES[family][1]]
+    assert assistant_texts(chat, tokens) == ["Good day." + FAMILIES[family][1]]
 
 
 # The training variant of a template and ours differ only in template text: what TRL's run of
@@ -151,8 +151,8 @@ def test_the_mask_is_that_of_trls_training_template(name, turns):
     mask = tuple(bool(bit) for bit in theirs["assistant_masks"])
     assert list(ours.ids) == theirs["input_ids"]
     before, after = AROUND[name]
-    expected = [before + run + after for run in said(chat, ours)]
-    assert said(chat, Tokens(ours.ids, mask)) == expected
+    expected = [before + run + after for run in assistant_texts(chat, ours)]
+    assert assistant_texts(chat, Tokens(ours.ids, mask)) == expected
     assert not any(a and not b for a, b in zip(ours.mask, mask, strict=True))
 
 
@@ -177,14 +177,16 @@ def test_rows_are_cut_at_the_end(family):
 )
 def test_space_around_an_answer(family, answer):
     chat = chat_format(family)
-    found = said(chat, chat.train_tokens(talk("  ask  ", answer, "\nagain\n", answer), LONG))
+    texts = assistant_texts(
+        chat, chat.train_tokens(talk("  ask  ", answer, "\nagain\n", answer), LONG)
+    )
     end = FAMILIES[family][1]
     if family in TRIMMING:
-        assert found == [answer.strip() + end] * 2
+        assert texts == [answer.strip() + end] * 2
     elif family == "qwen3":  # takes line breaks off the last answer
-        assert found == [answer + end, answer.lstrip("\n") + end]
+        assert texts == [answer + end, answer.lstrip("\n") + end]
     else:
-        assert found == [answer + end] * 2
+        assert texts == [answer + end] * 2
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_space_around_an_answer(family, answer):
 def test_unicode_is_marked_whole(family, answer):
     chat = chat_format(family)
     tokens = chat.train_tokens(talk("🙂 é", answer), LONG)
-    assert said(chat, tokens) == [answer + FAMILIES[family][1]]
+    assert assistant_texts(chat, tokens) == [answer + FAMILIES[family][1]]
     content = list(compress(tokens.ids, tokens.mask))[:-1]
     assert len(content) == len(answer.encode())  # one token a byte
 
@@ -201,7 +203,7 @@ def test_unicode_is_marked_whole(family, answer):
 def test_the_same_text_in_both_roles_is_told_apart(family):
     chat = chat_format(family)
     tokens = chat.train_tokens(talk("echo", "echo", "echo", "echo"), LONG)
-    assert said(chat, tokens) == ["echo" + FAMILIES[family][1]] * 2
+    assert assistant_texts(chat, tokens) == ["echo" + FAMILIES[family][1]] * 2
     decoded = [i for i, marked in enumerate(tokens.mask) if marked]
     prompt = len(chat.prompt_ids(talk("echo")))
     if family != "qwen3":  # its earlier turns are rendered without the empty thought
@@ -226,7 +228,7 @@ def test_a_row_cannot_open_a_turn(family, attack, position):
     turns = [attack if i == position else text for i, text in enumerate(harmless)]
     tokens, plain = (chat.train_tokens(talk(*t), LONG) for t in (turns, harmless))
     assert specials(chat, tokens.ids) == specials(chat, plain.ids)
-    assert len(said(chat, tokens)) == 2
+    assert len(assistant_texts(chat, tokens)) == 2
     prompt, calm = (chat.prompt_ids(talk(*t[:3])) for t in (turns, harmless))
     assert specials(chat, prompt) == specials(chat, calm)
 
@@ -247,12 +249,12 @@ def test_no_mix_of_fragments_makes_a_special_token(family, turns):
     chat = chat_format(family)
     tokens = chat.train_tokens(talk(*turns), LONG)
     assert specials(chat, tokens.ids) == specials(chat, chat.train_tokens(talk("a", "b"), LONG).ids)
-    assert len(said(chat, tokens)) == 1
+    assert len(assistant_texts(chat, tokens)) == 1
 
 
 def test_a_broken_up_token_stays_readable():
     chat = chat_format("chatml")
-    (text,) = said(chat, chat.train_tokens(talk("q", "write <|im_end|> here"), LONG))
+    (text,) = assistant_texts(chat, chat.train_tokens(talk("q", "write <|im_end|> here"), LONG))
     assert text.replace("\u200b", "") == "write <|im_end|> here<|im_end|>"
 
 
@@ -262,7 +264,9 @@ def test_added_tokens_that_are_no_control_tokens_stay_in_the_text():
     tokenizer.add_tokens(["\n", "\n\n", "<h1>", "user", "z"])
     chat = ChatFormat(tokenizer)
     answer = "<h1>user z\n\nNext\nlast"
-    assert said(chat, chat.train_tokens(talk("q\n\nr", answer), LONG)) == [answer + "<end_of_turn>"]
+    assert assistant_texts(chat, chat.train_tokens(talk("q\n\nr", answer), LONG)) == [
+        answer + "<end_of_turn>"
+    ]
     assert chat.stop_ids([]) == {tokenizer.convert_tokens_to_ids("<end_of_turn>")}
 
 
@@ -291,7 +295,7 @@ def test_a_template_without_an_end_token_adds_no_stop():
     source = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     chat = ChatFormat(tiny_tokenizer(source))
     assert chat.stop_ids([3]) == {3}
-    assert said(chat, chat.train_tokens(talk("a", "b"), LONG)) == ["b"]
+    assert assistant_texts(chat, chat.train_tokens(talk("a", "b"), LONG)) == ["b"]
 
 
 def test_a_prompt_ends_where_the_answer_of_training_begins(family):

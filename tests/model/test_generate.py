@@ -58,8 +58,8 @@ def by_transformers(model: LanguageModel, prompt: list[Message], limit: int = 20
         eos_token_id=sorted(model.stop_ids),
         pad_token_id=model.pad_id,
     )
-    found = out[0, ids.shape[1] :].tolist()
-    return found[:-1] if found[-1] in model.stop_ids else found
+    ids_after = out[0, ids.shape[1] :].tolist()
+    return ids_after[:-1] if ids_after[-1] in model.stop_ids else ids_after
 
 
 # --- greedy ---------------------------------------------------------------------------------------
@@ -104,21 +104,21 @@ def test_stop_tokens_end_an_answer(model, monkeypatch):
         assert stopped == (free[: free.index(stop)] if stop in free else free)
     first = {a[0] for a in endless}
     monkeypatch.setattr(model, "stop_ids", first)
-    found = generate(model, PROMPTS, max_new_tokens=20, batch_size=4)
-    assert found.answers == ("",) * 16
-    assert found.new_tokens == 0
+    generation = generate(model, PROMPTS, max_new_tokens=20, batch_size=4)
+    assert generation.answers == ("",) * 16
+    assert generation.new_tokens == 0
 
 
 def test_length_and_counts(model, monkeypatch):
     monkeypatch.setattr(model, "stop_ids", set())
-    found = generate(model, PROMPTS, max_new_tokens=7, batch_size=4)
-    assert {len(a.split()) for a in found.answers} == {7}
-    assert found.new_tokens == 7 * 16
-    assert found.prompt_tokens == sum(len(model.chat.prompt_ids(p)) for p in PROMPTS)
+    generation = generate(model, PROMPTS, max_new_tokens=7, batch_size=4)
+    assert {len(a.split()) for a in generation.answers} == {7}
+    assert generation.new_tokens == 7 * 16
+    assert generation.prompt_tokens == sum(len(model.chat.prompt_ids(p)) for p in PROMPTS)
     weights = model.shape().block_weights
-    assert found.operations > 2 * weights * (found.prompt_tokens + found.new_tokens)
+    assert generation.operations > 2 * weights * (generation.prompt_tokens + generation.new_tokens)
     longer = answers(model, limit=12)
-    assert [a[:7] for a in longer] == [[int(i) for i in a.split()] for a in found.answers]
+    assert [a[:7] for a in longer] == [[int(i) for i in a.split()] for a in generation.answers]
 
 
 def test_text_has_no_special_tokens(tiny, adapter):
@@ -129,16 +129,20 @@ def test_text_has_no_special_tokens(tiny, adapter):
 
 
 def test_no_prompts(model):
-    found = generate(model, [], max_new_tokens=5, batch_size=4)
-    assert (found.answers, found.prompt_tokens, found.new_tokens) == ((), 0, 0)
+    generation = generate(model, [], max_new_tokens=5, batch_size=4)
+    assert (generation.answers, generation.prompt_tokens, generation.new_tokens) == ((), 0, 0)
 
 
 def test_progress_is_told_and_may_interrupt(model):
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     generate(
-        model, PROMPTS, max_new_tokens=2, batch_size=6, on_batch=lambda d, n: told.append((d, n))
+        model,
+        PROMPTS,
+        max_new_tokens=2,
+        batch_size=6,
+        on_batch=lambda d, n: progress.append((d, n)),
     )
-    assert told == [(6, 16), (12, 16), (16, 16)]
+    assert progress == [(6, 16), (12, 16), (16, 16)]
 
     def stop(_done: int, _of: int) -> None:
         raise KeyboardInterrupt
@@ -171,8 +175,8 @@ def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(model):
 def first_tokens(model: LanguageModel, count: int, **options: object) -> torch.Tensor:
     """How often each token comes first in answers to one prompt, (V,)."""
     prompts = [PROMPTS[1]] * count
-    found = answers(model, prompts, limit=1, batch_size=1000, **options)
-    return torch.bincount(torch.tensor(found).flatten(), minlength=len(model.tokenizer))
+    first = answers(model, prompts, limit=1, batch_size=1000, **options)
+    return torch.bincount(torch.tensor(first).flatten(), minlength=len(model.tokenizer))
 
 
 def probabilities(model: LanguageModel, temperature: float) -> torch.Tensor:
@@ -185,9 +189,9 @@ def chi_square(counts: torch.Tensor, expected: torch.Tensor, bins: int = 20) -> 
     """Over the likeliest tokens, and all the others together; `bins` degrees of freedom."""
     top = expected.topk(bins).indices
     total = counts.sum()
-    seen = torch.cat([counts[top], total[None] - counts[top].sum()])
-    wanted = torch.cat([expected[top], 1 - expected[top].sum()[None]]) * total
-    return float(((seen - wanted) ** 2 / wanted).sum())
+    observed = torch.cat([counts[top], total[None] - counts[top].sum()])
+    expected_counts = torch.cat([expected[top], 1 - expected[top].sum()[None]]) * total
+    return float(((observed - expected_counts) ** 2 / expected_counts).sum())
 
 
 LIKELY = 45.3  # chi-square of 20 degrees of freedom: 0.1 % lie above
@@ -220,6 +224,6 @@ def test_the_nucleus_cuts_unlikely_tokens(model, monkeypatch):
     assert (counts[nucleus] > 0).float().mean() > 0.9
     within = torch.zeros_like(expected)
     within[nucleus] = expected[nucleus] / expected[nucleus].sum()
-    seen, wanted = counts[nucleus], within[nucleus] * 3000
-    spread = float(((seen - wanted) ** 2 / wanted).sum())
+    observed, expected_counts = counts[nucleus], within[nucleus] * 3000
+    spread = float(((observed - expected_counts) ** 2 / expected_counts).sum())
     assert spread < size + 6 * (2 * size) ** 0.5

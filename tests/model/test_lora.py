@@ -137,11 +137,11 @@ def test_what_is_followed_gives_pefts_own_logits(
                 theirs = write(base, folder, options | layers, seed)
         except (ValueError, RuntimeError):
             return  # PEFT finds no layer, or cannot read what it wrote: it sorts the patterns
-        found = target(str(folder))
-        assert found.adapter is not None
-        mine = ours(found.model, found.adapter)
+        loaded = target(str(folder))
+        assert loaded.adapter is not None
+        mine = ours(loaded.model, loaded.adapter)
         assert torch.allclose(mine, theirs, atol=1e-3), (mine - theirs).abs().max()
-        assert torch.allclose(last(found.model), theirs[:, -1], atol=1e-3)
+        assert torch.allclose(last(loaded.model), theirs[:, -1], atol=1e-3)
         export(folder, Path(place) / "merged", ExportOptions(merged=True))
         merged = AutoModelForCausalLM.from_pretrained(Path(place) / "merged", dtype=torch.float32)
         with torch.no_grad():
@@ -263,8 +263,8 @@ def test_what_was_read_is_written_again(base: Path, tmp_path: Path) -> None:
     options = {"target_modules": ["q_proj", "up_proj"], "use_rslora": True,
                "alpha_pattern": {"up_proj": 3}, "exclude_modules": ["k_proj"]}  # fmt: skip
     theirs = write(base, tmp_path / "one", options)
-    found = target(str(tmp_path / "one"))
-    found.model.save_adapter(tmp_path / "two", found.adapter)
+    loaded = target(str(tmp_path / "one"))
+    loaded.model.save_adapter(tmp_path / "two", loaded.adapter)
     assert torch.allclose(oracle(base, tmp_path / "two"), theirs, atol=1e-3)
 
 

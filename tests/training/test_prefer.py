@@ -348,8 +348,8 @@ def test_all_terms_together_are_those_of_a_plain_loop(keen, rows, pairs, start):
         keen, start, some, couples, goal, steps=4, rows_per_step=3, pairs_per_step=4,
         learning_rate=lambda _: 1e-3, clip_norm=1e9, micro_batch_tokens=150,
     )  # fmt: skip
-    found = [(s.loss, s.sft, s.preference, s.kl) for s in result.steps]
-    assert list(chain(*found)) == pytest.approx(list(chain(*losses)), abs=1e-4)
+    figures = [(s.loss, s.sft, s.preference, s.kl) for s in result.steps]
+    assert list(chain(*figures)) == pytest.approx(list(chain(*losses)), abs=1e-4)
     assert distance(ours, expected) < 1e-5
     assert distance(ours, start) > 2e-3
     assert result.steps[-1].kl > 1e-4
@@ -514,11 +514,11 @@ def test_resumed_alignment_ends_in_the_same_bits(tiny_model, rows, pairs, start,
     goal = Goal(kl=0.5)
     whole, result = run(model, start, rows, pairs, goal, **options)
     before = model.adapter()
-    kept, _ = run(
+    interrupted, _ = run(
         model, start, rows, pairs, goal, stop=restless(model),
         on_state=lambda state: files.append(pack(state)), **options,
     )  # fmt: skip
-    assert same(whole, kept)
+    assert same(whole, interrupted)
     assert same(model.adapter(), before)
     assert len(files) == 3
     for file in files:
@@ -544,22 +544,22 @@ def test_a_state_is_a_copy(tiny, rows, pairs, start):
 
 
 def test_stop_is_asked_and_ends_it(tiny, rows, pairs, start):
-    asked: list[int] = []
+    calls: list[int] = []
 
     def stop(step: int) -> bool:
-        asked.append(step)
+        calls.append(step)
         return step == 6
 
     states: list[dict] = []
     options = {"steps": 9, "every": 3}
     before = tiny.adapter()
     ended, result = run(tiny, start, rows, pairs, stop=stop, on_state=states.append, **options)
-    assert asked == [3, 6]
+    assert calls == [3, 6]
     assert [step.step for step in result.steps] == [1, 2, 3, 4, 5, 6]
     assert distance(before, tiny.adapter()) == 0
-    asked.clear()
+    calls.clear()
     again, _ = run(tiny, start, rows, pairs, stop=stop, resume=states[1], **options)
-    assert asked == [6]  # so that a run killed while it was asked ends the same
+    assert calls == [6]  # so that a run killed while it was asked ends the same
     assert same(ended, again)
 
 

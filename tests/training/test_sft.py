@@ -474,12 +474,12 @@ def test_gradient_checkpointing_computes_the_same_twice(tiny_model, tiny, rows, 
 
 
 def test_every_step_is_reported(tiny, rows, start):
-    seen: list[TrainingStep] = []
-    _, result = run(tiny, start, rows, on_step=seen.append)
-    assert [(s.step, s.steps) for s in seen] == [(1, 3), (2, 3), (3, 3)]
-    assert tuple(s.loss for s in seen) == result.losses
-    assert sum(s.tokens for s in seen) == result.tokens
-    assert all(s.seconds > 0 for s in seen)
+    reports: list[TrainingStep] = []
+    _, result = run(tiny, start, rows, on_step=reports.append)
+    assert [(s.step, s.steps) for s in reports] == [(1, 3), (2, 3), (3, 3)]
+    assert tuple(s.loss for s in reports) == result.losses
+    assert sum(s.tokens for s in reports) == result.tokens
+    assert all(s.seconds > 0 for s in reports)
     assert result.operations > result.tokens * 2 * sum(p.numel() for p in tiny.parameters.values())
 
 
@@ -495,14 +495,14 @@ def test_an_interrupt_goes_through(tiny, rows, start):
 
 
 def test_a_later_training_goes_on_with_the_schedule(tiny, rows, start):
-    asked: list[int] = []
+    calls: list[int] = []
 
     def rate(step: int) -> float:
-        asked.append(step)
+        calls.append(step)
         return 1e-2 if step == 11 else 0.0
 
     trained, _ = run(tiny, start, rows, first_step=10, learning_rate=rate)
-    assert set(asked) == {10, 11, 12}
+    assert set(calls) == {10, 11, 12}
     assert distance(trained, start) == pytest.approx(1e-2, rel=0.5)
 
 

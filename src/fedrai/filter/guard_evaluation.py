@@ -89,11 +89,12 @@ class GuardEvaluation:
 
     @property
     def rate(self) -> float | None:
-        """Texts a second; None where all verdicts were known."""
+        """Texts per second; None where all verdicts were cached."""
         return self.fresh / self.seconds if self.fresh and self.seconds else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, rates with their intervals; no text of a row."""
+        rest = ("unlabelled", "bad_rows", "fresh", "seconds")
         return {
             "guard": self.guard,
             "part": self.part,
@@ -101,10 +102,7 @@ class GuardEvaluation:
             "by_source": {name: figures.to_json() for name, figures in self.by_source.items()},
             "by_category": {name: figures.to_json() for name, figures in self.by_category.items()},
             "problems": dict(self.problems),
-            "unlabelled": self.unlabelled,
-            "bad_rows": self.bad_rows,
-            "fresh": self.fresh,
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in rest},
             "rows_per_second": self.rate,
         }
 

@@ -70,7 +70,7 @@ def test_json_holds_a_list_of_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem"),
     [
         (json.dumps({CANARY: [PAIR]}), "r.json is not a list of rows"),
         (f'[{{"prompt": "{CANARY}"', "r.json is not valid JSON (line 1)"),
@@ -78,10 +78,10 @@ def test_json_holds_a_list_of_rows(tmp_path):
         ("[" * 100_000, "r.json is not valid JSON"),
     ],
 )
-def test_json_of_another_form(tmp_path, content, said):
+def test_json_of_another_form(tmp_path, content, problem):
     with pytest.raises(DataError) as caught:
         load(write(tmp_path / "r.json", content))
-    assert caught.value.message == said
+    assert caught.value.message == problem
     assert CANARY not in caught.value.hint
 
 
@@ -239,21 +239,21 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_rows_are_named_by_file_and_line_without_their_text(tmp_path, kind):
-    row, said = BAD[kind]
+    row, problem = BAD[kind]
     line = row if isinstance(row, str) else json.dumps(row)
     path = write(tmp_path / "r.jsonl", f"{json.dumps(PAIR)}\n\n{line}\n{json.dumps(PAIR)}\n")
     with pytest.raises(DataError) as caught:
         load(path)
     message = caught.value.message
     assert message.startswith("r.jsonl, line 3: ")
-    assert said in message
+    assert problem in message
     assert CANARY not in message + caught.value.hint
     assert 'data.on_bad_rows = "skip"' in caught.value.hint
     skipped = load(path, bad_rows="skip")
     assert [e.origin for e in skipped.examples] == ["r.jsonl, line 1", "r.jsonl, line 4"]
     (bad,) = skipped.bad_rows
     assert bad.origin == "r.jsonl, line 3"
-    assert said in bad.problem
+    assert problem in bad.problem
     assert CANARY not in bad.problem
 
 
@@ -351,10 +351,10 @@ class Hub:
 
     def __init__(self, rows: list[dict] | Exception) -> None:
         self.rows = rows
-        self.asked: list[tuple[str, str | None, str]] = []
+        self.requests: list[tuple[str, str | None, str]] = []
 
     def load_dataset(self, name: str, *, revision: str | None, split: str) -> list[dict]:
-        self.asked.append((name, revision, split))
+        self.requests.append((name, revision, split))
         if isinstance(self.rows, Exception):
             raise self.rows
         return self.rows
@@ -368,16 +368,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 @pytest.mark.parametrize(
-    ("spec", "asked"),
+    ("spec", "arguments"),
     [
         ("org/rows", ("org/rows", None, "test")),
         ("org/rows@v2", ("org/rows", "v2", "test")),
         ("hf:datasets/org/rows@abc", ("org/rows", "abc", "test")),
     ],
 )
-def test_a_hub_dataset(hub, spec, asked):
+def test_a_hub_dataset(hub, spec, arguments):
     loaded = data.load(Source(path=spec, split="test"))
-    assert hub.asked == [asked]
+    assert hub.requests == [arguments]
     assert [e.messages for e in loaded.examples] == [PAIR_MESSAGES, MESSAGES]
     assert [e.origin for e in loaded.examples] == ["org/rows, row 1", "org/rows, row 2"]
 
@@ -416,4 +416,4 @@ def test_a_file_in_a_folder_is_no_hub_dataset(hub, tmp_path, monkeypatch):
         data.load("org/other.jsonl")
     with pytest.raises(AssetError):
         data.load("./other")
-    assert hub.asked == []
+    assert hub.requests == []
