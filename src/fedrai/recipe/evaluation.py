@@ -48,7 +48,7 @@ class Evaluation(Section):
     limit: int = Field(0, ge=0)
     """Items of each suite of `suites` (a seeded sample); 0: all."""
     judges: list[str] = ["rule", "legacy"]
-    """Who judges answers: `rule` (our refusal rule), `legacy` (OpenFedLLM's keyword score), `guard`, `rubric` (an LLM: MT-Bench, StrongREJECT), or a judge of an installed package. The defaults need no model."""
+    """Who judges answers: `rule` (the refusal rule), `legacy` (OpenFedLLM's keyword score), `guard`, `rubric` (an LLM: MT-Bench, StrongREJECT), or a judge of an installed package. The defaults need no model."""
     guard: str = "embedded"
     """For the judge `guard`: a name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` wrote, or a hub id."""
     guard_threshold: keys.Threshold = "strict"
