@@ -16,7 +16,7 @@ from fedrai.recipe.aggregation import DEFENCE_PLUGINS
 from fedrai.recipe.sections import Defence
 
 Defend = Callable[[int, AdapterState, AdapterState], AdapterState]
-"""Round, adapter that the round started from, aggregated adapter -> adapter to go on with."""
+"""Round, adapter that the round started from, aggregated adapter -> adapter to continue with."""
 
 
 def build(settings: Defence) -> Defend | None:
