@@ -1,6 +1,9 @@
 """From the name of a guard to the guard: embedded, trained, of the hub, or of a recipe's table.
 
 Each kind is imported when it is needed, so that a list of names costs nothing.
+
+A new built-in kind of guard needs: a module in `guards/kinds`, a section in `recipe/safety.py` that
+`GuardTable` and `GUARD_KINDS` list, and a branch in `_guard_from_table`.
 """
 
 from __future__ import annotations
