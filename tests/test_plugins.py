@@ -127,7 +127,7 @@ def test_no_such_guard_lists_what_is_installed(guards: Path) -> None:
 
 def test_what_is_no_guard_is_refused(install: Install) -> None:
     install("acme_odd", "def make(): return object()", "fedrai.guards", "odd = acme_odd:make")
-    with pytest.raises(GuardError, match=r"'odd' of acme 1\.0 gives no guard"):
+    with pytest.raises(GuardError, match=r"'odd' of acme 1\.0 is not a guard"):
         loading.load("odd")
 
 

@@ -33,7 +33,8 @@ def build(settings: Defence) -> Defend | None:
     if not callable(getattr(defence, "after", None)):
         raise FederationError(
             f"the plug-in {settings.method!r} of"
-            f" {plugins.package(DEFENCE_PLUGINS, settings.method)} is not a defence: it has no method after",
+            f" {plugins.package(DEFENCE_PLUGINS, settings.method)} is not a defence:"
+            " it has no method after",
             hint="see docs/extending.md",
         )
     return _with_checks(settings.method, defence.after)
