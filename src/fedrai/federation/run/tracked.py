@@ -25,14 +25,14 @@ def tracked(
         run: the run folder.
         say: hears where figures go, and once if the tracker fails; that stops nothing.
     """
-    found = follow(run, _place(recipe, run.path), recipe.model_dump(mode="json"), say)
-    if found is None:
+    tracker = follow(run, _place(recipe, run.path), recipe.model_dump(mode="json"), say)
+    if tracker is None:
         yield lambda _kind: None
         return
     try:
-        yield found.event
+        yield tracker.event
     finally:
-        found.close()
+        tracker.close()
 
 
 def _place(recipe: Recipe, run: Path) -> Tracking | None:
