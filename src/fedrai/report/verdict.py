@@ -196,7 +196,7 @@ def overhead(run: RunRecord, other: RunRecord) -> Overhead:
     )
 
 
-def apart(one: Rate, other: Rate) -> bool | None:
+def intervals_disjoint(one: Rate, other: Rate) -> bool | None:
     """Whether the intervals of two rates do not touch; None where one has no data."""
     ends = one.interval(), other.interval()
     if ends[0] is None or ends[1] is None:
