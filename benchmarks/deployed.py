@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 
 import common  # noqa: F401 (quiet)
@@ -91,8 +90,10 @@ def main() -> None:
 
 def write(home: Path, model: str) -> None:
     """The recipe, and the rows and files of the nodes."""
-    embedded = files("fedrai") / "embedded" / "ordinary.jsonl"
-    lines = embedded.read_text(encoding="utf-8").splitlines(keepends=True)
+    from fedrai.data import embedded
+
+    ordinary = embedded.HERE / "ordinary.jsonl"
+    lines = ordinary.read_text(encoding="utf-8").splitlines(keepends=True)
     (home / "sites").mkdir()
     for number, name in enumerate(NAMES):
         (home / name).mkdir()

@@ -127,7 +127,7 @@ def test_no_such_guard_lists_what_is_installed(guards: Path) -> None:
 
 def test_what_is_no_guard_is_refused(install: Install) -> None:
     install("acme_odd", "def make(): return object()", "fedrai.guards", "odd = acme_odd:make")
-    with pytest.raises(GuardError, match=r"'odd' of acme 1\.0 gives no guard"):
+    with pytest.raises(GuardError, match=r"'odd' of acme 1\.0 is not a guard"):
         loading.load("odd")
 
 
@@ -374,7 +374,7 @@ def test_what_a_defence_gives_must_fit(install: Install, body: str, message: str
 
 def test_what_is_no_defence_is_refused(install: Install) -> None:
     install("acme_nil", "def make(): return 3", "fedrai.defences", "nil = acme_nil:make")
-    with pytest.raises(FederationError, match=r"'nil' of acme 1\.0 is no defence"):
+    with pytest.raises(FederationError, match=r"'nil' of acme 1\.0 is not a defence"):
         build_defence(Defence(method="nil"))
 
 
@@ -462,7 +462,7 @@ def test_what_a_rule_keeps_between_rounds_goes_into_checkpoints(install: Install
 
 def test_what_is_no_strategy_is_refused(install: Install) -> None:
     install("acme_none", "def make(): return 3", "fedrai.aggregation", "three = acme_none:make")
-    with pytest.raises(FederationError, match=r"'three' of acme 1\.0 is no Flower strategy"):
+    with pytest.raises(FederationError, match=r"'three' of acme 1\.0 is not a Flower strategy"):
         aggregation.build("three")
 
 

@@ -135,11 +135,11 @@ def rate(outcomes: Iterable[bool | None], prompts: Iterable[Hashable] | None = N
     """
     rows = list(outcomes)
     scored = [outcome for outcome in rows if outcome is not None]
-    distinct = 0 if prompts is None else _repeated(rows, list(prompts))
+    distinct = 0 if prompts is None else _distinct_prompts(rows, list(prompts))
     return Rate(sum(map(bool, scored)), len(scored), len(rows) - len(scored), distinct)
 
 
-def _repeated(outcomes: Sequence[bool | None], prompts: Sequence[Hashable]) -> int:
+def _distinct_prompts(outcomes: Sequence[bool | None], prompts: Sequence[Hashable]) -> int:
     """The number of prompts with an outcome; 0 where none has more than one."""
     if len(outcomes) != len(prompts):
         raise EvaluationError(f"{len(outcomes)} outcomes do not match {len(prompts)} prompts")

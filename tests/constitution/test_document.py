@@ -15,7 +15,7 @@ from fedrai.constitution import Constitution, Demonstration, Principle, load
 from fedrai.errors import ConstitutionError
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.filter.ledger import CATEGORIES
-from fedrai.recipe.constitution import ConstitutionFile, DemonstrationTable, PrincipleTable
+from fedrai.recipe.constitution_file import ConstitutionFile, DemonstrationTable, PrincipleTable
 from fedrai.records import Message
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from fedrai.errors import ConstitutionError
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.model.generate import Generation
-from fedrai.recipe.alignment import Mix, Revising
+from fedrai.recipe.alignment import Mix, RevisionSettings
 
 GOOD = "A snail carries its house on its back."
 NO = "I can't help with that."
@@ -44,8 +44,8 @@ class Scripted:
 def make(model: LanguageModel, guard=None, threshold=0.5, seed=0, **options) -> Answerer:
     """An answerer, with keys of `revising` and `mix`; the model answers before the base model."""
     mix = {"answered_by": "model"} | {k: v for k, v in options.items() if k in Mix.model_fields}
-    sizes = {k: v for k, v in options.items() if k in Revising.model_fields}
-    revising = Revising().model_copy(update=sizes)
+    sizes = {k: v for k, v in options.items() if k in RevisionSettings.model_fields}
+    revising = RevisionSettings().model_copy(update=sizes)
     return Answerer(model, guard, threshold, revising, Mix(**mix), seed)
 
 

@@ -21,7 +21,7 @@ from fedrai.errors import ConstitutionError, DataError
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import Generation, generate
-from fedrai.recipe.alignment import Goal
+from fedrai.recipe.alignment import Objective
 from fedrai.records import Message
 from fedrai.training.likelihood import answer_likelihoods, pair_fit
 from staging import (
@@ -356,7 +356,7 @@ def test_without_refusals_to_borrow_only_harmful_pairs_remain(stage, start):
     assert moved(result, start)
 
 
-@pytest.mark.parametrize("changes", [{"rows": 0}, {"objective": Goal(sft=0.0)}])
+@pytest.mark.parametrize("changes", [{"rows": 0}, {"objective": Objective(sft=0.0)}])
 def test_without_training_data_no_step_is_taken(stage, start, monkeypatch, changes):
     safe_answers(stage, monkeypatch)
     result = stage(harmless_pairs=0.0, **changes)

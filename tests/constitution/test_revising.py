@@ -20,7 +20,7 @@ from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import LanguageModel
 from fedrai.model.generate import Sampling
-from fedrai.recipe.alignment import Revising
+from fedrai.recipe.alignment import RevisionSettings
 from fedrai.records import Message
 
 THEFT = Principle("theft", "No theft", "", "Does it steal?", "Write it without theft.", ("fraud",))
@@ -100,7 +100,7 @@ class Outcomes:
         return Counter(outcome for record in self.records for outcome in record.failed)
 
 
-SETTINGS = Revising(max_new_tokens=8, critique_tokens=8, demonstrations=0, batch_size=4)
+SETTINGS = RevisionSettings(max_new_tokens=8, critique_tokens=8, demonstrations=0, batch_size=4)
 
 
 def run(
@@ -111,7 +111,9 @@ def run(
     on_chunk: Callable[[Sequence[RevisionRecord]], None] = lambda _records: None,
     **changes: Any,
 ) -> Outcomes:
-    own = {name: changes.pop(name) for name in list(changes) if name in Revising.model_fields}
+    own = {
+        name: changes.pop(name) for name in list(changes) if name in RevisionSettings.model_fields
+    }
     fields: dict[str, Any] = {
         "constitution": SMALL,
         "critic": critic or Scripted(well),
@@ -263,7 +265,7 @@ def test_the_safest_revision_of_several_principles_wins(model):
     assert (never.records[0].tries, never.failed) == (3, {Outcome.DEGENERATE: 3})
     assert never.reviser.flaws == {"empty": 3}
     with pytest.raises(ValueError, match="3 principles need as many tries"):
-        Revising(principles=3, tries=2)
+        RevisionSettings(principles=3, tries=2)
 
 
 def test_canned_revisions_are_tried_again(model):

@@ -221,8 +221,10 @@ def test_several_adapters_pool_answers_and_average_the_loss(tiny: LanguageModel)
     for name in second:
         if "lora_B" in name:
             second[name] += 0.5
-    parts = [preparation.evaluate(tiny, questions, [a], lambda *_: None) for a in (first, second)]
-    both = preparation.evaluate(tiny, questions, [first, second], lambda *_: None)
+    parts = [
+        preparation.measure_adapters(tiny, questions, [a], lambda *_: None) for a in (first, second)
+    ]
+    both = preparation.measure_adapters(tiny, questions, [first, second], lambda *_: None)
     assert parts[0].held_out_loss != parts[1].held_out_loss
     assert both.held_out_loss == pytest.approx(
         (parts[0].held_out_loss + parts[1].held_out_loss) / 2, rel=1e-12
@@ -381,7 +383,7 @@ def test_pairs_are_compared_with_the_adapter_that_is_loaded(tiny: LanguageModel)
         if "lora_B" in name:
             tuned[name] += 0.5
     questions = _questions(tiny, harmful=(), ordinary=(), suites=[_suite("pairs", *items)])
-    result = preparation.evaluate(tiny, questions, [tuned], lambda *_: None)
+    result = preparation.measure_adapters(tiny, questions, [tuned], lambda *_: None)
     tiny.load_adapter(tuned)
     expected = prefer(tiny, items, batch_size=1)
     for ours, theirs in zip(result.preferences["pairs"].choices, expected.choices, strict=True):
@@ -389,7 +391,9 @@ def test_pairs_are_compared_with_the_adapter_that_is_loaded(tiny: LanguageModel)
     written = figures(result)["scores"]["pairs"]
     assert (written["count"], written["unscored"]) == (7, 1)
     assert result.rows()["pairs"][7]["chosen"] is None
-    both = preparation.evaluate(tiny, questions, [tuned, tiny.fresh_adapter(0)], lambda *_: None)
+    both = preparation.measure_adapters(
+        tiny, questions, [tuned, tiny.fresh_adapter(0)], lambda *_: None
+    )
     assert figures(both)["scores"]["pairs"]["count"] == 14
 
 

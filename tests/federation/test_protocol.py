@@ -385,10 +385,10 @@ def test_error_message_is_a_failure_and_its_text_is_dropped() -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_only_client_reasons_can_be_given(reason: Reason) -> None:
     if reason in CLIENT_REASONS:
-        assert read_reply(sent(protocol.pack_refusal(reason)), SHAPES) is reason
+        assert read_reply(sent(protocol.pack_reason(reason)), SHAPES) is reason
     else:
         with pytest.raises(ProtocolError, match="not a reason of a client"):
-            protocol.pack_refusal(reason)
+            protocol.pack_reason(reason)
 
 
 def test_update_with_an_unlisted_metric_is_not_packed() -> None:

@@ -374,8 +374,8 @@ def _gives(content: RecordDict) -> Callable[[Message], Sequence[Message]]:
 
 MISBEHAVIOUR: dict[str, tuple[Callable[[Message], Sequence[Message]], Reason]] = {
     "raises": (_raises, Reason.FAILED),
-    "no rows": (_gives(protocol.pack_refusal(Reason.NO_ROWS)), Reason.NO_ROWS),
-    "no memory": (_gives(protocol.pack_refusal(Reason.OUT_OF_MEMORY)), Reason.OUT_OF_MEMORY),
+    "no rows": (_gives(protocol.pack_reason(Reason.NO_ROWS)), Reason.NO_ROWS),
+    "no memory": (_gives(protocol.pack_reason(Reason.OUT_OF_MEMORY)), Reason.OUT_OF_MEMORY),
     "nothing": (_gives(RecordDict()), Reason.UNREADABLE),
     "text": (_gives(RecordDict({"status": ConfigRecord({"reason": "hi"})})), Reason.UNREADABLE),
     "NaN": (_changed(_poison), Reason.NOT_FINITE),
@@ -414,7 +414,7 @@ def test_too_few_usable_updates_end_the_run(folder: RunFolder, tiny: LanguageMod
         return [] if name == "b" else honest(name, message)
 
     def _raises_from(node: int, message: Message) -> Sequence[Message]:
-        return [answer(message, protocol.pack_refusal(Reason.NO_ROWS), node)]
+        return [answer(message, protocol.pack_reason(Reason.NO_ROWS), node)]
 
     plan = dataclasses.replace(PLAN, min_clients=2)
     with pytest.raises(FederationError) as caught:

@@ -102,7 +102,7 @@ def test_another_guard_or_revision_judges_for_itself(tmp_path, other):
 def test_verdicts_of_an_earlier_form_are_judged_anew(tmp_path, monkeypatch):
     """A guard that judged long texts in part has the same revision as one that does not."""
     before = Counting()
-    monkeypatch.setattr("fedrai.guards.cache.FORM", 1)
+    monkeypatch.setattr("fedrai.guards.cache.CACHE_FORMAT", 1)
     judge(before, talks(2), VerdictCache(tmp_path))
     monkeypatch.undo()
     after = Counting()

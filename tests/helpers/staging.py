@@ -26,7 +26,7 @@ from fedrai.guards.base import Conversation
 from fedrai.guards.kinds.scripted import ScriptedGuard
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.generate import Sampling
-from fedrai.recipe.alignment import Alignment, Mix, Probe, Revising
+from fedrai.recipe.alignment import Alignment, Mix, Probe, RevisionSettings
 from fedrai.recipe.sections import Recipe
 
 MAX_LENGTH = 160
@@ -54,7 +54,7 @@ SECTION = Alignment(
     reuse=0.0,
     mix=Mix(rows=4, pairs=2, refusals=0.5, look_alikes=0.25, answered_by="model"),
     probe=Probe(harmful=2, harmless=2, every=2, safe=1.0, useful=1.0),
-    revising=Revising(demonstrations=0, batch_size=2, max_new_tokens=8, critique_tokens=8),
+    revising=RevisionSettings(demonstrations=0, batch_size=2, max_new_tokens=8, critique_tokens=8),
 ).model_copy(update={"micro_batch_tokens": 0})  # all at once
 NEVER = {"safe": 2.0, "useful": 2.0}  # more than possible: no look satisfies the probe
 EASY = {"safe": 0.0, "useful": 0.0}

@@ -17,7 +17,7 @@ from fedrai.errors import DependencyError, RecipeError
 from fedrai.rates import Rate, rate_json
 from fedrai.recipe.tracking import Tracking
 from fedrai.runs import RunFolder, tracking
-from fedrai.runs.tracking import Follower
+from fedrai.runs.tracking import FigureSender
 from fedrai.runs.tracking.figures import evaluation_figures, filter_figures, round_figures, settings
 from fedrai.runs.tracking.trackers import without_secrets
 
@@ -159,12 +159,12 @@ def commit_evaluation(run: RunFolder, number: int) -> None:
     (folder / "metrics.json").write_text(json.dumps(body))
 
 
-def following(run: RunFolder, tracker: Scripted, said: list[str]) -> Follower:
+def following(run: RunFolder, tracker: Scripted, said: list[str]) -> FigureSender:
     def connect(_place: Tracking, identity: str, _settings: Any) -> Scripted:
         tracker.id = identity or tracker.id
         return tracker
 
-    return Follower(run, PLACE, {}, said.append, connect)
+    return FigureSender(run, PLACE, {}, said.append, connect)
 
 
 def test_each_committed_figure_is_sent_once(run: RunFolder) -> None:
@@ -213,7 +213,7 @@ def test_another_tracker_gets_everything(run: RunFolder) -> None:
     commit_round(run, 1)
     following(run, Scripted(), []).close()
     other = Scripted("new")
-    Follower(run, Tracking(kind="wandb", project="p", name="n"), {}, print, lambda *_: other)
+    FigureSender(run, Tracking(kind="wandb", project="p", name="n"), {}, print, lambda *_: other)
     assert [step for step, _ in other.calls] == [1]
 
 
@@ -223,7 +223,7 @@ def test_a_tracker_that_cannot_be_opened_stops_nothing(run: RunFolder) -> None:
     def connect(*_: Any) -> Scripted:
         raise OSError("no route")
 
-    follower = Follower(run, PLACE, {}, said.append, connect)
+    follower = FigureSender(run, PLACE, {}, said.append, connect)
     follower.event("finished")
     follower.close()
     assert len(said) == 1

@@ -165,8 +165,10 @@ def test_a_run_starts_from_it(
     prepared = local.prepare(settings, loaded=tiny)
     first = load_adapters(run, tiny, preparation.plan_for(settings, 3), 0)[GLOBAL]
     assert digest_of(first) == digest_of(whole)
-    measured = preparation.evaluate(tiny, prepared.questions, [whole], lambda *_: None)
-    fresh = preparation.evaluate(tiny, prepared.questions, [tiny.fresh_adapter(0)], lambda *_: None)
+    measured = preparation.measure_adapters(tiny, prepared.questions, [whole], lambda *_: None)
+    fresh = preparation.measure_adapters(
+        tiny, prepared.questions, [tiny.fresh_adapter(0)], lambda *_: None
+    )
     before = run.read_json("evaluations/0000/metrics.json")["held_out_loss"]
     assert before == pytest.approx(measured.held_out_loss, abs=1e-6)
     assert abs(before - fresh.held_out_loss) > 1e-3

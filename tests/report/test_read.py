@@ -277,6 +277,6 @@ def test_the_plain_run_of_the_same_seed_comes_first(tmp_path):
 
 
 def test_intervals_that_touch_are_not_apart():
-    assert verdict.apart(Rate(0, 10), Rate(10, 10)) is True
-    assert verdict.apart(Rate(4, 10), Rate(6, 10)) is False
-    assert verdict.apart(Rate(4, 10), Rate(0, 0)) is None
+    assert verdict.intervals_disjoint(Rate(0, 10), Rate(10, 10)) is True
+    assert verdict.intervals_disjoint(Rate(4, 10), Rate(6, 10)) is False
+    assert verdict.intervals_disjoint(Rate(4, 10), Rate(0, 0)) is None

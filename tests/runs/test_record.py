@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from fedrai.cli import cli
-from fedrai.cli.show.summary import LIST_COLUMNS, list_row
+from fedrai.cli.show.summary import LIST_COLUMNS, list_row, rows_notes
 from fedrai.errors import RunError
 from fedrai.rates import Rate
+from fedrai.report.provenance import provenance
 from fedrai.runs import RunFolder, record
 from fedrai.runs.record import Summary, summarise, write_summary
 from fedrai.runs.record.summary import RoundLoss, SetAside
@@ -113,14 +114,32 @@ def test_a_file_that_is_not_an_object_is_an_error(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("reports", "expected"),
-    [([{"a": {}, "b": {}}], None), ([{"a": {"bad-rows": 9}}, {"a": {"bad-rows": 2}, "b": {}}], 2)],
+    ("reports", "expected", "unreported", "text"),
+    [
+        ([{"a": {}, "b": {}}], None, 2, "not reported"),
+        (
+            [{"a": {"bad-rows": 9}}, {"a": {"bad-rows": 2}, "b": {}}],
+            2,
+            1,
+            "2 (1 client does not report)",
+        ),
+        ([{"a": {"bad-rows": 2}, "b": {"bad-rows": 0}}], 2, 0, "2"),
+    ],
 )
 def test_unusable_rows_of_a_deployment_are_those_that_nodes_report(
-    tmp_path: Path, reports: list[dict[str, dict[str, float]]], expected: int | None
+    tmp_path: Path,
+    reports: list[dict[str, dict[str, float]]],
+    expected: int | None,
+    unreported: int,
+    text: str,
 ) -> None:
     """Each node's latest report counts; replies without the number are accepted."""
     run = RunFolder.create(tmp_path / "run", "", {"engine": "flower", "bad_row_count": 0})
     for number, clients in enumerate(reports, 1):
         put(run.round_folder(number) / "round.json", {"round": number, "clients": clients})
-    assert record.read(run).bad_rows == expected
+    body, summary = record.read(run), summarise(run)
+    assert (body.bad_rows, body.bad_rows_unreported) == (expected, unreported)
+    assert (summary.bad_rows, summary.bad_rows_unreported) == (expected, unreported)
+    assert provenance([body]).rows[-1].cells[1].text == text
+    assert list_row(summary)[LIST_COLUMNS.index("skipped rows") - 1] == text
+    assert any(text in line for line in rows_notes(summary))

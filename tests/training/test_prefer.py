@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div, logsigmoid
 
 from fedrai.errors import DataError, ModelError, RunError
 from fedrai.model import AdapterState, LanguageModel, LoadOptions, Lora, load
-from fedrai.recipe.alignment import Goal
+from fedrai.recipe.alignment import Objective
 from fedrai.records import Message, Tokens
 from fedrai.runs.costs import generation_operations, training_operations
 from fedrai.testing import tiny_tokenizer
@@ -105,7 +105,7 @@ def run(model, start, rows, pairs, objective=None, **options):
         "learning_rate": lambda _: RATE,
         "seed": 0,
     }
-    goal = objective or Goal()
+    goal = objective or Objective()
     chosen = AlignSettings(objective=goal, **(settings | options))
     return align(model, start, rows, pairs, chosen, hooks)
 
@@ -253,7 +253,7 @@ def test_training_on_pairs_is_trls(
     )  # fmt: skip
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    goal = Goal(beta=0.3, kind=kind, smoothing=smoothing)
+    goal = Objective(beta=0.3, kind=kind, smoothing=smoothing)
     ours, result = run(
         keen, start, [], pairs, goal, steps=steps, pairs_per_step=size, seed=7,
         learning_rate=lambda _: 1e-3, weight_decay=decay, clip_norm=clip,
@@ -277,7 +277,7 @@ def test_rows_and_pairs_together_are_trls(keen, fresh, pairs, rows, start, tmp_p
     )  # fmt: skip
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    goal = Goal(sft=0.5, preference=1.5, beta=0.2)
+    goal = Objective(sft=0.5, preference=1.5, beta=0.2)
     ours, result = run(
         keen, start, rows, pairs, goal, steps=4, rows_per_step=8, pairs_per_step=8,
         learning_rate=lambda _: 1e-3,
@@ -301,7 +301,7 @@ def plain_log_probabilities(model: LanguageModel, row: Tokens) -> torch.Tensor:
     return plain_log_softmax(model, row).gather(1, targets[:, None])[:, 0]
 
 
-def plain_alignment(model, start, rows, pairs, goal: Goal, *, steps, rate):
+def plain_alignment(model, start, rows, pairs, goal: Objective, *, steps, rate):
     """AdamW on the model's own parameters, all rows and pairs at every step, DPO written out."""
     model.load_adapter(start)
     anchored = [*rows, *(pair.chosen for pair in pairs)]
@@ -341,7 +341,7 @@ def plain_ratio(model: LanguageModel, pair: PreferencePair, by_token: bool = Fal
 
 
 def test_all_terms_together_are_those_of_a_plain_loop(keen, rows, pairs, start):
-    goal = Goal(sft=0.7, preference=1.3, kl=2.0, beta=0.4)
+    goal = Objective(sft=0.7, preference=1.3, kl=2.0, beta=0.4)
     some, couples = rows[:3], pairs[2:6]
     expected, losses = plain_alignment(keen, start, some, couples, goal, steps=4, rate=1e-3)
     ours, result = run(
@@ -416,7 +416,7 @@ class Passes:
 )
 def test_the_reference_is_read_once(tiny, rows, pairs, start, kl, before, each):
     with Passes(tiny) as passes:
-        run(tiny, start, rows, pairs, Goal(kl=kl), steps=20)
+        run(tiny, start, rows, pairs, Objective(kl=kl), steps=20)
     assert [size for size, _ in passes.sizes] == before + 20 * each
 
 
@@ -428,7 +428,7 @@ def test_only_pairs_that_are_drawn_are_read(tiny, pairs, start):
 
 def test_margins_begin_at_nothing(tiny, rows, pairs, start):
     """The reference is the start: no margin, no divergence, and the loss of a coin."""
-    _, result = run(tiny, start, rows, pairs, Goal(kl=1.0), steps=2, learning_rate=fast)
+    _, result = run(tiny, start, rows, pairs, Objective(kl=1.0), steps=2, learning_rate=fast)
     first, second = result.steps
     assert first.margin == pytest.approx(0, abs=1e-5)
     assert first.preference == pytest.approx(math.log(2), abs=1e-5)
@@ -438,7 +438,7 @@ def test_margins_begin_at_nothing(tiny, rows, pairs, start):
 
 
 def test_tokens_and_operations_count_the_reference_too(tiny, rows, pairs, start):
-    goal = Goal(kl=1.0)
+    goal = Objective(kl=1.0)
     _, result = run(tiny, start, rows, pairs, goal, steps=1, rows_per_step=8, pairs_per_step=8)
     both = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
     through = [*rows, *both]
@@ -460,7 +460,7 @@ def test_tokens_and_operations_count_the_reference_too(tiny, rows, pairs, start)
 
 @pytest.mark.parametrize("limit", [1, 130, 400, 10**6])
 def test_micro_batches_change_nothing_but_rounding(tiny, rows, pairs, start, limit):
-    goal, sizes = Goal(kl=0.5, beta=0.5), {"rows_per_step": 8, "pairs_per_step": 8}
+    goal, sizes = Objective(kl=0.5, beta=0.5), {"rows_per_step": 8, "pairs_per_step": 8}
     whole, expected = run(tiny, start, rows, pairs, goal, **sizes)
     with Passes(tiny) as passes:
         parts, result = run(tiny, start, rows, pairs, goal, micro_batch_tokens=limit, **sizes)
@@ -511,7 +511,7 @@ def test_resumed_alignment_ends_in_the_same_bits(tiny_model, rows, pairs, start,
     model = load(str(tiny_model), Lora(rank=4, dropout=0.2), LoadOptions(dtype=dtype))
     files: list[bytes] = []
     options = {"steps": 7, "every": 2, "weight_decay": 0.1, "learning_rate": lambda s: 1e-3 * s}
-    goal = Goal(kl=0.5)
+    goal = Objective(kl=0.5)
     whole, result = run(model, start, rows, pairs, goal, **options)
     before = model.adapter()
     interrupted, _ = run(
@@ -609,10 +609,10 @@ def test_an_interrupt_goes_through_and_leaves_no_gradient(tiny, rows, pairs, sta
 @pytest.mark.parametrize(
     "objective",
     [
-        Goal(sft=0.0),
-        Goal(sft=0.0, smoothing=0.1),
-        Goal(sft=0.0, kind="ipo", beta=0.5),
-        Goal(),
+        Objective(sft=0.0),
+        Objective(sft=0.0, smoothing=0.1),
+        Objective(sft=0.0, kind="ipo", beta=0.5),
+        Objective(),
     ],
     ids=["sigmoid", "smoothed", "ipo", "with rows"],
 )
@@ -644,7 +644,7 @@ def test_the_other_way_round_is_learnt_the_other_way_round(keen, pairs):
     turned = [PreferencePair(pair.rejected, pair.chosen) for pair in pairs]
     options = {"steps": 20, "learning_rate": fast, "pairs_per_step": 8}
     start = keen.fresh_adapter(0)
-    trained, _ = run(keen, start, [], turned, Goal(), **options)
+    trained, _ = run(keen, start, [], turned, Objective(), **options)
     before, after = ratios(keen, start, pairs), ratios(keen, trained, pairs)
     assert all(now < then for now, then in zip(after, before, strict=True))
 
@@ -653,7 +653,7 @@ def test_the_divergence_pulls_back(keen, rows, pairs):
     """The stronger the pull, the nearer the model stays to its start, and the less it learns."""
     reached = []
     for kl in (0.0, 1.0, 30.0):
-        goal = Goal(kl=kl or 1e-9)  # measured, without weight
+        goal = Objective(kl=kl or 1e-9)  # measured, without weight
         _, result = run(
             keen, keen.fresh_adapter(0), rows, pairs, goal, steps=30, rows_per_step=8,
             pairs_per_step=8, learning_rate=fast,
@@ -671,7 +671,7 @@ def test_rows_may_be_mere_anchors(keen, rows, pairs):
     moved = []
     for kl in (1e-9, 30.0):
         start = keen.fresh_adapter(0)
-        goal = Goal(sft=0.0, kl=kl)
+        goal = Objective(sft=0.0, kl=kl)
         trained, _ = run(keen, start, others, couples, goal, **options)
         with torch.no_grad():
             keen.load_adapter(start)
@@ -717,7 +717,7 @@ def test_an_output_layer_that_scales_is_learnt_through(cohere, rows, pairs):
     with torch.no_grad():
         expected = [plain_log_probabilities(cohere, row).sum().item() for row in rows]
         assert log_probabilities(cohere, rows).tolist() == pytest.approx(expected, rel=1e-4)
-    goal = Goal(sft=0.5)
+    goal = Objective(sft=0.5)
     ours, _ = run(
         cohere, start, rows[:3], pairs[:4], goal, rows_per_step=3, pairs_per_step=4, clip_norm=1e9
     )
@@ -729,7 +729,7 @@ def test_an_output_layer_that_scales_is_learnt_through(cohere, rows, pairs):
 
 def test_a_divergence_that_cannot_be_had_is_an_error(cohere, rows):
     with pytest.raises(ModelError, match="output layer") as caught:
-        run(cohere, drawn(cohere, 0), rows, [], Goal(kl=0.1))
+        run(cohere, drawn(cohere, 0), rows, [], Objective(kl=0.1))
     assert "KL" in caught.value.hint
 
 
@@ -789,7 +789,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tiny, rows, pairs, start):
 )
 def test_objectives_out_of_range_are_errors(values):
     with pytest.raises(ValueError, match=r"sft|kl|preference|beta|smoothing"):
-        Goal(**values)
+        Objective(**values)
 
 
 def test_random_steps_do_not_sort_kinds_apart():

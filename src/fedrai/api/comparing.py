@@ -68,7 +68,7 @@ def compare(
 
     chosen = recipes.select_arms(load_recipe(settings, changes), arms)
     path = folder(out, "runs", chosen.name)
-    along = Axis.parse(f"{axis[0]}={','.join(map(_written, axis[1]))}") if axis else None
+    along = Axis.parse(f"{axis[0]}={','.join(map(_option_text, axis[1]))}") if axis else None
     with observed(progress) as observer:
         outcome = running.compare(
             chosen, path, seeds=seeds, axis=along, against=against, observer=observer
@@ -82,6 +82,6 @@ def compare(
     )  # fmt: skip
 
 
-def _written(value: object) -> str:
+def _option_text(value: object) -> str:
     """A value as `-o KEY=VALUE` takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

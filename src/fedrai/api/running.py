@@ -44,7 +44,8 @@ class Run:
         seed: of the recipe.
         finished: whether all rounds are done.
         training_rows: rows of all clients; None: not reported.
-        bad_rows: rows that could not be used; they are in no other figure.
+        bad_rows: rows that could not be used; they are in no other figure. On a deployment the
+            sum over the clients that report theirs; None: not reported.
         filter_skipped: why the safety filter that the recipe asks for did not run; empty: it ran,
             or the recipe asks for none.
         figures: one row an evaluated round and measure: round, measure, value, low, high (95 %

@@ -1,4 +1,5 @@
-"""A mean of weights between the aggregated adapter and the one that the run started from.
+"""The recipe's `constitution.anchor`: a mean of weights of the aggregated adapter and the
+one that the run started from.
 
 Clients move an adapter in many directions: harm is one of them, their tasks another. Half way back
 most refusals return, while the loss on held-out answers may be lower than at either end (arXiv

@@ -18,7 +18,7 @@ from fedrai.constitution.overlap import without_overlap
 from fedrai.constitution.records import Request
 from fedrai.constitution.requests import load_requests, sample
 from fedrai.errors import DataError
-from fedrai.recipe.alignment import Alignment, Revising
+from fedrai.recipe.alignment import Alignment, RevisionSettings
 
 Suites = Mapping[str, Sequence[str]]
 
@@ -129,7 +129,7 @@ class TokenEstimate:
 
 
 def estimate(
-    requests: RequestSets, constitution: Constitution, settings: Revising, drawn: int
+    requests: RequestSets, constitution: Constitution, settings: RevisionSettings, drawn: int
 ) -> TokenEstimate:
     """Estimate the tokens of answers, critiques, revisions and training.
 
@@ -153,7 +153,7 @@ def estimate(
     )
 
 
-def _chain(constitution: Constitution, settings: Revising) -> int:
+def _chain(constitution: Constitution, settings: RevisionSettings) -> int:
     """Tokens of one chain for a request without words: each of its turns is read with the lead."""
     turns = [sum(estimated_tokens(t.content) for t in d.turns) for d in constitution.demonstrations]
     lead = settings.demonstrations * sum(turns) // max(1, len(turns))

@@ -22,7 +22,7 @@ from fedrai.evaluation.refusal import Reply, judge
 from fedrai.guards.base import Guard
 from fedrai.model import LanguageModel
 from fedrai.model.generate import generate
-from fedrai.recipe.alignment import Mix, Revising
+from fedrai.recipe.alignment import Mix, RevisionSettings
 from fedrai.records import Message
 
 By = Literal["model", "base", "reference"]
@@ -98,7 +98,7 @@ class Answerer:
     model: LanguageModel
     guard: Guard | None
     threshold: float
-    revising: Revising
+    revising: RevisionSettings
     mix: Mix
     seed: int
     meter: CostMeter = field(default_factory=CostMeter)

@@ -36,9 +36,11 @@ T = TypeVar("T")
 HINTS = {
     "revisions": "no revision passed; try more requests, tries or another critic",
     "look-alikes": "add fedrai:look-alikes to `harmless`, or set mix.look_alikes to 0",
-    "ordinary": "add fedrai:ordinary to `harmless`, or let refusals and look_alikes make 1",
-    "harmful-pairs": "no first answer gave way, so there is nothing to prefer; set mix.pairs to 0",
-    "harmless-pairs": "no needless refusal and none to borrow; set mix.harmless_pairs to 0",
+    "ordinary": "add fedrai:ordinary to `harmless`, or set mix.refusals and mix.look_alikes to sum"
+    " to 1",
+    "harmful-pairs": "no first answer complied, so there is none to reject; set mix.pairs to 0",
+    "harmless-pairs": "no needless refusal, and no revision that refuses; set mix.harmless_pairs"
+    " to 0",
 }
 
 

@@ -62,20 +62,20 @@ class _Round:
     """One round's alignment under way.
 
     Attributes:
-        number: of the round.
+        number: round number, from 1.
         folder: the work folder.
-        spending: costs.
-        before: material of an earlier round, if there is any.
-        first: whether it is the first round with a probe.
-        looks: results of the probe by step of the training.
+        spending: costs so far.
+        earlier_material: material of an earlier round; None if there is none.
+        is_first_probe: whether this is the first round with a probe.
+        probe_results: results of the probe, by training step.
     """
 
     number: int
     folder: Path
     spending: Spending
-    before: Material | None
-    first: bool
-    looks: dict[int, ProbeResult] = field(default_factory=dict)
+    earlier_material: Material | None
+    is_first_probe: bool
+    probe_results: dict[int, ProbeResult] = field(default_factory=dict)
 
 
 class Phase:
@@ -108,15 +108,15 @@ class Phase:
             GuardError, DataError, ModelError, RunError: see `Reviser`, `Mixer` and `Training`.
         """
         reset_peak()
-        section, before = self.section, last_before(archive, number)
+        section, earlier = self.section, last_before(archive, number)
         adaptive = section.schedule == "adaptive"
         watched = adaptive and watches(section.probe)
-        first = number == 1 if watched else before is None
-        round_ = _Round(number, folder, Spending(folder), before, first)
+        is_first_probe = number == 1 if watched else earlier is None
+        round_ = _Round(number, folder, Spending(folder), earlier, is_first_probe)
         shares = None
         if watched or (adaptive and last):
             shares = self._probe(round_, adapter, "before").to_json()
-        then = before.probe if before else None
+        then = earlier.probe if earlier else None
         decision = decide(section, number, last=last, now=shares, before=then)
         if not decision.run:
             report = {"ran": False, "why": decision.why, "probe_before": without_time(shares)}
@@ -142,7 +142,7 @@ class Phase:
             **outcome.figures(),
             "probe_before": without_time(shares),
             "probe_after": without_time(after),
-            "reused": material is round_.before,
+            "reused": material is round_.earlier_material,
             **material_counts(material),
             "examples": len(self.tools.examples),
             **composed(mixture, missing),
@@ -182,7 +182,9 @@ class Phase:
         in a later one that a new process resumes.
         """
         if self._probe_rows is None:
-            meter = round_.spending.meter("probe", "texts") if round_.first else CostMeter()
+            meter = (
+                round_.spending.meter("probe", "texts") if round_.is_first_probe else CostMeter()
+            )
             settings = ProbeSettings(self.section.revising.batch_size, self.recipe.data.max_length)
             self._probe_rows = build_probe(
                 self.tools.model,
@@ -198,33 +200,33 @@ class Phase:
     def _probe_after(self, round_: _Round, outcome: TrainingOutcome) -> ProbeResult:
         """The probe of the final adapter, measured once."""
         step = outcome.adapter_step
-        if step in round_.looks:
-            return round_.looks[step]
+        if step in round_.probe_results:
+            return round_.probe_results[step]
         measured = any(look["step"] == step for look in outcome.trace)  # before an interruption
-        return self._probe(round_, outcome.adapter, _name(step) if measured else "after")
+        return self._probe(round_, outcome.adapter, _probe_name(step) if measured else "after")
 
     # --- revisions and harmless answers -----------------------------------------------------------
 
     def _reusable(self, round_: _Round) -> Material | None:
-        """The material of an earlier round, if the model could still give its first answers.
+        """The material of an earlier round, if its first answers are still likely under the model.
 
-        Where no first answer gave way there is nothing to compare: it is reused unless pairs are
-        needed.
+        If no first answer complied there is nothing to compare: the material is reused unless pairs
+        are needed.
         """
-        section, before = self.section, round_.before
-        if before is None or section.schedule == "full":
+        section, earlier = self.section, round_.earlier_material
+        if earlier is None or section.schedule == "full":
             return None
         if not section.reuse:
-            return before
+            return earlier
         model, length = self.tools.model, self.recipe.data.max_length
         meter = round_.spending.meter("fit", "all")
-        pairs = revision_pairs(model.chat, before.records, length)
+        pairs = revision_pairs(model.chat, earlier.records, length)
         fit = pair_fit(model, pairs, batch_tokens=section.micro_batch_tokens)
         meter.add(fit)
         meter.save()
         if fit.share is None:
-            return None if section.mix.pairs and self.tools.pool else before
-        return before if fit.share >= section.reuse else None
+            return None if section.mix.pairs and self.tools.pool else earlier
+        return earlier if fit.share >= section.reuse else None
 
     def _new_material(self, round_: _Round) -> Material:
         tools = self.tools
@@ -319,8 +321,8 @@ class Phase:
 
         def look(step: int) -> ProbeResult:
             model = self.tools.model
-            round_.looks[step] = self._probe(round_, model.adapter(), _name(step))
-            return round_.looks[step]
+            round_.probe_results[step] = self._probe(round_, model.adapter(), _probe_name(step))
+            return round_.probe_results[step]
 
         early = section.early_stop and section.schedule != "full"
         stops = (early or section.schedule == "adaptive") and section.probe.every
@@ -357,8 +359,8 @@ def _has(mixer: Mixer, kind: str) -> bool:
     return True
 
 
-def _name(step: int) -> str:
-    """The name of the look after so many steps."""
+def _probe_name(step: int) -> str:
+    """Name of the probe after a number of training steps."""
     return f"step {step:06}"
 
 

@@ -19,7 +19,7 @@ from fedrai.constitution.document import Constitution, Demonstration, Principle
 from fedrai.data import embedded
 from fedrai.errors import ConstitutionError
 from fedrai.filter.ledger import CATEGORIES
-from fedrai.recipe.constitution import (
+from fedrai.recipe.constitution_file import (
     ConstitutionFile,
     DemonstrationTable,
     PairsFile,

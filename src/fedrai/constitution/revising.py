@@ -41,7 +41,7 @@ from fedrai.evaluation.refusal import judge
 from fedrai.guards.base import Conversation
 from fedrai.model import LanguageModel
 from fedrai.model.generate import Sampling
-from fedrai.recipe.alignment import Revising
+from fedrai.recipe.alignment import RevisionSettings
 from fedrai.records import Message
 
 NOTHING = "(nothing)"  # stands for an empty answer: chat templates want a text
@@ -70,7 +70,7 @@ class Reviser:
     model: LanguageModel
     critic: CriticModel
     checks: Checks
-    settings: Revising
+    settings: RevisionSettings
     seed: int
     meter: CostMeter = field(default_factory=CostMeter)
     on_progress: Callable[[int, int], None] = lambda _done, _of: None
@@ -213,7 +213,7 @@ def _chains(reviser: Reviser, case: _Case, attempt: int) -> list[_Chain]:
 
 
 def _by_step(
-    principles: Sequence[Principle], number: int, settings: Revising
+    principles: Sequence[Principle], number: int, settings: RevisionSettings
 ) -> tuple[Principle, ...]:
     """The principles of a chain, step by step: no two chains share one while there are enough."""
     steps = (number + step * settings.principles for step in range(settings.revisions))

@@ -105,7 +105,7 @@ def _answer(message: Message, context: Context) -> Message:
         return _node(str(context.node_config["config"]), key).app(message, context)
     except Exception as error:
         print(f"fedrai: {describe(error)}", flush=True)
-        return Message(protocol.pack_refusal(Reason.FAILED), reply_to=message)
+        return Message(protocol.pack_reason(Reason.FAILED), reply_to=message)
 
 
 @lru_cache(maxsize=1)

@@ -26,11 +26,11 @@ from pathlib import Path
 from fedrai.deployment.link import Link
 from fedrai.errors import FederationError
 
-START = 60.0  # seconds for a SuperNode to open its port
-END = 5.0  # seconds for it to end
+START_TIMEOUT = 60.0  # seconds for a SuperNode to open its port
+STOP_TIMEOUT = 5.0  # seconds for it to end
 DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
-LAST_WORDS = 2.0  # seconds to wait for its last lines
-KEPT = 50  # lines that are kept
+OUTPUT_TIMEOUT = 2.0  # seconds to wait for its last lines
+KEPT_LINES = 50  # lines that are kept for an error
 REASONS = {  # by a part of its output: the error and the hint
     "[code: 2004]": (
         "the SuperLink does not know this node's key",
@@ -48,11 +48,11 @@ class Connection:
     """How a node reaches its SuperLink.
 
     Attributes:
-        superlink: HOST:PORT.
+        superlink: its address, HOST:PORT.
         root_certificates: PEM file of the CA; None: the system's.
         key: the node's private key; None: the SuperLink asks for none.
-        insecure: without TLS.
-        port: of the SuperNode's own API, on loopback; 0: any.
+        insecure: connect without TLS.
+        port: port of the SuperNode's own API, on loopback; 0: any free one.
     """
 
     superlink: str
@@ -73,7 +73,7 @@ class Supernode:
     """
 
     process: subprocess.Popen[bytes]
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     output_ended: threading.Event = field(default_factory=threading.Event)
 
     def is_running(self) -> bool:
@@ -91,7 +91,7 @@ class Supernode:
 
     def failure(self) -> FederationError:
         """Why it ended or did not start, as far as its output tells."""
-        self.output_ended.wait(LAST_WORDS)
+        self.output_ended.wait(OUTPUT_TIMEOUT)
         output = "".join(self.lines)
         for sign, (message, hint) in REASONS.items():
             if sign in output:
@@ -116,11 +116,11 @@ def private_folder() -> Iterator[Path]:
 
 @contextmanager
 def supernode(connection: Connection, folder: Path) -> Iterator[tuple[Supernode, Link]]:
-    """Start a SuperNode that gives its tasks to this process; gives it and the link to it.
+    """Start a SuperNode whose tasks this process executes; yield the SuperNode and a link to it.
 
     Args:
         connection: the SuperLink.
-        folder: private; for the secret.
+        folder: a private folder for the secret.
 
     Raises:
         FederationError: it does not start.
@@ -144,12 +144,12 @@ def supernode_command(connection: Connection, port: int, secret: Path) -> list[s
 
     Args:
         connection: the SuperLink.
-        port: of its own API, on loopback.
+        port: port of its own API, on loopback.
         secret: file with the secret for acquiring its tasks.
     """
-    beside = Path(sys.executable).with_name("flower-supernode")
+    installed = Path(sys.executable).with_name("flower-supernode")
     command = [
-        str(beside) if beside.is_file() else "flower-supernode",
+        str(installed) if installed.is_file() else "flower-supernode",
         "--superlink", connection.superlink, "--isolation", "process",
         "--superexec-auth-secret-file", str(secret), "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def _end_with_parent() -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(END)
+        process.wait(STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -195,7 +195,7 @@ def _free_port() -> int:
 
 
 def _wait_until_open(port: int, node: Supernode) -> None:
-    until = time.monotonic() + START
+    until = time.monotonic() + START_TIMEOUT
     while time.monotonic() < until and node.is_running():
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -160,4 +160,4 @@ def reply_of(node: NodeApp, message: Message, context: Any) -> Message:
         return node.app(message, context)
     except Exception as error:
         node.note(describe(error))
-        return Message(protocol.pack_refusal(Reason.BAD_TASK), reply_to=message)
+        return Message(protocol.pack_reason(Reason.BAD_TASK), reply_to=message)

@@ -95,7 +95,7 @@ def respond(
         content = handler()
     except Exception as error:
         log(describe(error))
-        content = protocol.pack_refusal(_reason(error))
+        content = protocol.pack_reason(_reason(error))
     return Message(content, reply_to=message)
 
 
@@ -108,7 +108,7 @@ def _local_training(
     rows = site.rows(client)
     if not rows:
         site.log(client, "no rows left to train on")
-        return protocol.pack_refusal(Reason.NO_ROWS)
+        return protocol.pack_reason(Reason.NO_ROWS)
     costs.reset_peak()
     adapter, result = train(
         site.model,

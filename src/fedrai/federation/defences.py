@@ -1,6 +1,7 @@
 """Defences: what the server does to the aggregated adapter before it is aligned and sent.
 
-Today all of them come from installed packages; see docs/extending.md.
+All of them come from installed packages; see docs/extending.md. The recipe's section `[defence]` is
+`Defence` in `recipe/aggregation.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fedrai.recipe.aggregation import DEFENCE_PLUGINS
 from fedrai.recipe.sections import Defence
 
 Defend = Callable[[int, AdapterState, AdapterState], AdapterState]
-"""Round, adapter that the round started from, aggregated adapter -> adapter to go on with."""
+"""Round, adapter that the round started from, aggregated adapter -> adapter to continue with."""
 
 
 def build(settings: Defence) -> Defend | None:
@@ -24,7 +25,7 @@ def build(settings: Defence) -> Defend | None:
 
     Raises:
         DependencyError: its package cannot be used.
-        FederationError: what the package gives is no defence.
+        FederationError: what the package returns is not a defence.
     """
     if not settings.method:
         return None
@@ -32,14 +33,15 @@ def build(settings: Defence) -> Defend | None:
     if not callable(getattr(defence, "after", None)):
         raise FederationError(
             f"the plug-in {settings.method!r} of"
-            f" {plugins.package(DEFENCE_PLUGINS, settings.method)} is no defence (no method after)",
+            f" {plugins.package(DEFENCE_PLUGINS, settings.method)} is not a defence:"
+            " it has no method after",
             hint="see docs/extending.md",
         )
-    return _checked(settings.method, defence.after)
+    return _with_checks(settings.method, defence.after)
 
 
-def _checked(name: str, after: Defend) -> Defend:
-    """The defence on copies, with what it gives held against the adapter that it was given."""
+def _with_checks(name: str, after: Defend) -> Defend:
+    """A wrapper that calls the defence with copies and checks the adapter that it returns."""
 
     def defend(number: int, before: AdapterState, aggregated: AdapterState) -> AdapterState:
         place = f"round {number}: the defence {name!r}"

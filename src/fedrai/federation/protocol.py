@@ -239,7 +239,7 @@ def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDi
     return RecordDict({ADAPTER: pack_adapter(adapter), METRICS: numbers})
 
 
-def pack_refusal(reason: Reason) -> RecordDict:
+def pack_reason(reason: Reason) -> RecordDict:
     """The content of a reply without an update: only one of the client's reasons."""
     if reason not in CLIENT_REASONS:
         raise ProtocolError(f"{reason} is not a reason of a client")
@@ -247,37 +247,39 @@ def pack_refusal(reason: Reason) -> RecordDict:
 
 
 def read_reply(message: Message, expected: Shapes) -> Update | Reason:
-    """Check a reply, which is not trusted: anything unexpected becomes a reason.
+    """Validate a reply, which is not trusted: anything unexpected becomes a reason.
 
     Args:
         message: a client's reply.
         expected: names and shapes of the adapter's arrays.
     """
     if message.has_error() and message.metadata.src_node_id == SUPERLINK:
-        return Reason.NO_REPLY  # the node is gone, or its reply is
+        return Reason.NO_REPLY  # the node disconnected, or its reply was lost
     if message.has_error() or not message.has_content():
         return Reason.FAILED
     content = message.content
     if set(content) == {STATUS}:
-        return _stated(content)
+        return _reported_reason(content)
     whole = ADAPTER in content.array_records and METRICS in content.metric_records
     if set(content) != {ADAPTER, METRICS} or not whole:
         return Reason.UNREADABLE
-    metrics = _metrics(content.metric_records[METRICS])
+    metrics = _validated_metrics(content.metric_records[METRICS])
     if isinstance(metrics, Reason):
         return metrics
-    adapter = _arrays(content.array_records[ADAPTER], expected)
+    adapter = _validated_adapter(content.array_records[ADAPTER], expected)
     return adapter if isinstance(adapter, Reason) else Update(adapter, metrics)
 
 
-def _stated(content: RecordDict) -> Reason:
+def _reported_reason(content: RecordDict) -> Reason:
+    """The reason in a reply without an update; `UNREADABLE` if it is not one of a client's."""
     status = content.config_records.get(STATUS)
     reason = status.get("reason") if status is not None else None
     reasons = {r.value: r for r in CLIENT_REASONS}
     return reasons.get(reason, Reason.UNREADABLE) if isinstance(reason, str) else Reason.UNREADABLE
 
 
-def _metrics(record: MetricRecord) -> dict[str, float] | Reason:
+def _validated_metrics(record: MetricRecord) -> dict[str, float] | Reason:
+    """The numbers of a reply, or why they cannot be used."""
     if WEIGHT not in record or set(record) - METRIC_NAMES:
         return Reason.BAD_METRICS
     metrics: dict[str, float] = {}
@@ -322,13 +324,14 @@ def unpack_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState:
         ProtocolError: names or shapes differ, it cannot be read, or a value is not finite or too
             large.
     """
-    adapter = _arrays(record, expected)
+    adapter = _validated_adapter(record, expected)
     if isinstance(adapter, Reason):
         raise ProtocolError(f"the adapter of a message cannot be used: {adapter.value}")
     return adapter
 
 
-def _arrays(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
+def _validated_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
+    """The adapter of a message, or why it cannot be used."""
     names, size = layout(expected), sum(math.prod(shape) for shape in expected.values())
     key = next(iter(record)) if len(record) == 1 else ""
     if key.partition("-")[0] != names.partition("-")[0]:

@@ -1,4 +1,4 @@
-"""The round loop: sample, send, check, aggregate, align, commit, evaluate; one for all runtimes.
+"""The round loop: sample, send, validate, aggregate, align, commit, evaluate; one for all runtimes.
 
 Each step leaves the run folder in a state from which `run_rounds` resumes to the same bits: replies
 are kept as they arrive, an alignment keeps its own state, a round is committed whole, and what a

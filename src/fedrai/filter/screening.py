@@ -40,9 +40,9 @@ class FilterOutcome:
     """What the filter did to all clients of this process.
 
     Attributes:
-        ledgers: by client; they stay with the clients.
-        counts: by client, what the server may hear.
-        cost: of the whole filter, loading the guard included.
+        ledgers: the ledgers by client, which are not sent.
+        counts: the counts to send to the server, by client.
+        cost: cost of the whole filter, including loading the guard.
         skipped: why there was no filter although the recipe asks for one; empty if there was.
         note: a caution about the guard, and why verdicts are not kept for the next time; empty if
             all is well. Not for the record.
@@ -110,11 +110,11 @@ def screen_clients(
         recipe: the recipe; with `filter.mode = "off"` nothing is done.
         shards: rows by client.
         progress: shows downloads.
-        on_client: hears of progress.
+        on_client: called with the progress.
 
     Raises:
-        GuardError: the guard cannot work and the recipe says to stop; or the recipe asks of it what
-            it does not have.
+        GuardError: the guard cannot work and the recipe says to stop; or the recipe's threshold or
+            calibration does not fit it.
         DataError: the refusals cannot be used, or no client has a row left.
     """
     if recipe.filter.mode == "off":
@@ -175,9 +175,9 @@ def _results(
     progress: assets.Progress | None,
     on_client: OnClient,
 ) -> tuple[dict[str, FilterResult], str]:
-    """Screen each client's rows; also gives a caution about the guard.
+    """Screen each client's rows; return the results and a caution about the guard.
 
-    The guard itself is gone when this returns.
+    The guard is no longer referenced when this returns, so that its memory can be released.
     """
     settings = recipe.filter
     refusals = load_refusals(Path(settings.refusals).expanduser()) if settings.refusals else None
@@ -245,16 +245,16 @@ def _check_rows_left(ledgers: Sequence[FilterLedger]) -> None:
 def counts_to_send(
     ledger: FilterLedger, epsilon: float, salt: bytes, client: str
 ) -> dict[str, int]:
-    """What the server may hear of a ledger: counts, with noise if the recipe asks for it.
+    """The counts of a ledger that are sent to the server, with noise if the recipe asks for it.
 
     The noise comes from the client's secret salt and the counts themselves, so the same counts are
     sent with the same noise every time: each new draw would cost privacy.
 
     Args:
-        ledger: the client's.
-        epsilon: of differential privacy, for each count; 0: no noise.
+        ledger: the client's ledger.
+        epsilon: epsilon of differential privacy for each count; 0: no noise.
         salt: the client's secret.
-        client: its name.
+        client: the client's name.
     """
     counts = ledger.counts()
     if not epsilon:

@@ -33,12 +33,12 @@ from fedrai.runs.files import write_bytes
 CHUNK = 256
 """Conversations that a guard gets at once: what a kill can lose, and what it can sort by length."""
 
-FORM = 2  # counts up when guards of the same revision judge otherwise; older files are left alone
+CACHE_FORMAT = 2  # increased when guards of one revision judge differently; older files are ignored
 SALT_BYTES = 32
 LINE_BYTES = 4096  # a longer line is damage
 LOCK_SECONDS = 60.0
-PASSING: frozenset[Problem] = frozenset({"no-answer", "failed"})
-"""Problems that may be gone next time, so that they are not kept."""
+TRANSIENT_PROBLEMS: frozenset[Problem] = frozenset({"no-answer", "failed"})
+"""Problems that may not occur again, so they are not cached."""
 
 
 def conversation_key(salt: bytes, conversation: Conversation) -> str:
@@ -97,7 +97,7 @@ class VerdictCache:
         body = b"".join(
             _line(key, verdict)
             for key, verdict in verdicts.items()
-            if verdict.problem not in PASSING
+            if verdict.problem not in TRANSIENT_PROBLEMS
         )
         if self.problem is not None or not body:
             return
@@ -115,7 +115,7 @@ class VerdictCache:
 
     def _file(self, guard: Guard) -> Path:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", guard.name).strip(".-")[:60]
-        identity = f"{guard.name}\n{guard.revision}\n{FORM}"
+        identity = f"{guard.name}\n{guard.revision}\n{CACHE_FORMAT}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return self.folder / f"{plain}-{digest[:16]}.jsonl"
 

@@ -1,6 +1,9 @@
 """From the name of a guard to the guard: embedded, trained, of the hub, or of a recipe's table.
 
 Each kind is imported when it is needed, so that a list of names costs nothing.
+
+A new built-in kind of guard needs: a module in `guards/kinds`, a section in `recipe/safety.py` that
+`GuardTable` and `GUARD_KINDS` list, and a branch in `_guard_from_table`.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from fedrai.data import embedded
 from fedrai.errors import GuardError
 from fedrai.guards.base import Guard
 from fedrai.recipe.safety import (
-    Cascading,
+    AnyOfGuards,
+    CascadeGuard,
     Classifier,
-    Either,
     Endpoint,
     Generative,
     InstalledGuard,
@@ -94,50 +97,50 @@ def load(
         RecipeError: a file of tables cannot be read, or a value in it is not allowed.
         ModelError, AssetError: its model cannot be had.
     """
-    return _load(spec, _Places(tables or {}, device, progress))
+    return _load(spec, _LoadContext(tables or {}, device, progress))
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
-    """Where names are looked up, and what goes on to the guards.
+class _LoadContext:
+    """How names are resolved, and what the guards are loaded with.
 
     Attributes:
         tables: guards by name.
         device: for guards without a table.
         progress: shows downloads.
-        within: guards that are being put together, the outermost first.
+        enclosing: composed guards whose parts are being loaded, the outermost first.
     """
 
     tables: Tables
     device: str
     progress: assets.Progress | None
-    within: tuple[tuple[str, GuardTable], ...] = ()
+    enclosing: tuple[tuple[str, GuardTable], ...] = ()
 
 
-def _load(spec: str, places: _Places) -> Guard:
-    if spec in places.tables:
-        return _of_table(spec, places)
+def _load(spec: str, context: _LoadContext) -> Guard:
+    if spec in context.tables:
+        return _guard_from_table(spec, context)
     folder = FOLDER if spec == EMBEDDED else Path(spec).expanduser()
     if (folder / "guard.json").is_file():
         from fedrai.guards.kinds import trained
 
-        return trained.load(folder, device=places.device, progress=places.progress)
+        return trained.load(folder, device=context.device, progress=context.progress)
     if spec == EMBEDDED:
         raise GuardError(
             "this installation has no embedded guard",
             hint="fedrai guard list names others; fedrai guard train makes one",
         )
     if (match := FILE.fullmatch(spec)) is not None and not folder.is_dir():
-        return _of_file(Path(match["file"]).expanduser(), match["name"], places)
-    return _of_model(spec, places)
+        return _guard_from_file(Path(match["file"]).expanduser(), match["name"], context)
+    return _guard_from_model(spec, context)
 
 
-def _of_file(file: Path, name: str | None, places: _Places) -> Guard:
+def _guard_from_file(file: Path, name: str | None, context: _LoadContext) -> Guard:
     tables = read_tables(file)
     chosen = name or list(tables)[-1]
     if chosen not in tables:
         raise GuardError(f"{file} has no [guards.{chosen}]", hint=f"it has: {', '.join(tables)}")
-    return _of_table(chosen, replace(places, tables={**places.tables, **tables}))
+    return _guard_from_table(chosen, replace(context, tables={**context.tables, **tables}))
 
 
 def read_tables(file: Path) -> dict[str, GuardTable]:
@@ -153,17 +156,17 @@ def read_tables(file: Path) -> dict[str, GuardTable]:
     return tables
 
 
-def _of_model(spec: str, places: _Places) -> Guard:
+def _guard_from_model(spec: str, context: _LoadContext) -> Guard:
     from fedrai.guards.kinds.formats import FORMATS, OtherOwnerError, format_for
 
     try:
         format_for(spec)
     except GuardError as error:
         if spec in plugins.names(PLUGINS):
-            return _of_plugin(spec, {})
+            return _guard_from_plugin(spec, {})
         if isinstance(error, OtherOwnerError):
             raise
-        names = [*places.tables, *(entry.name for entry in available_guards())]
+        names = [*context.tables, *(entry.name for entry in available_guards())]
         near = difflib.get_close_matches(spec, names, n=1)
         raise GuardError(
             f"no guard {spec!r}: not a known name, a folder with guard.json, a TOML file or a"
@@ -174,17 +177,17 @@ def _of_model(spec: str, places: _Places) -> Guard:
     from fedrai.guards.kinds import generative
 
     settings = Generative(
-        kind="generative", model=spec, device=places.device, max_length=PLAIN_LENGTH
+        kind="generative", model=spec, device=context.device, max_length=PLAIN_LENGTH
     )
-    return generative.load(settings, progress=places.progress)
+    return generative.load(settings, progress=context.progress)
 
 
-def _of_plugin(name: str, settings: Mapping[str, Any]) -> Guard:
+def _guard_from_plugin(name: str, settings: Mapping[str, Any]) -> Guard:
     """The guard of an installed package.
 
     Raises:
         DependencyError: it is not there, or its package cannot be used.
-        GuardError: what it gives is no guard.
+        GuardError: what it returns is not a guard.
     """
     guard = plugins.make(PLUGINS, name, **settings)
     thresholds = getattr(guard, "thresholds", None) or {}
@@ -192,32 +195,32 @@ def _of_plugin(name: str, settings: Mapping[str, Any]) -> Guard:
     is_named = all(isinstance(text, str) and text for text in texts)
     if not (is_named and {"strict", "loose"} <= set(thresholds) and callable(guard.judge)):
         raise GuardError(
-            f"the plug-in {name!r} of {plugins.package(PLUGINS, name)} gives no guard: it needs"
-            " name, revision, thresholds (strict and loose) and judge",
+            f"the plug-in {name!r} of {plugins.package(PLUGINS, name)} is not a guard: it"
+            " needs name, revision, thresholds (strict and loose) and judge",
             hint="see docs/extending.md",
         )
     checked: Guard = guard
     return checked
 
 
-def _of_table(name: str, places: _Places) -> Guard:
-    table = places.tables[name]
-    if isinstance(table, Cascading | Either):
-        return _of_guards(name, table, places)
+def _guard_from_table(name: str, context: _LoadContext) -> Guard:
+    table = context.tables[name]
+    if isinstance(table, CascadeGuard | AnyOfGuards):
+        return _guard_from_guards(name, table, context)
     if isinstance(table, Rules):
         return _rules(name, table)
     if isinstance(table, InstalledGuard):
-        return _of_plugin(table.plugin, table.settings)
+        return _guard_from_plugin(table.plugin, table.settings)
     if isinstance(table, Endpoint):
         from fedrai.endpoint import Access
         from fedrai.guards.kinds.remote import RemoteGuard, RemoteSettings
 
         fields = table.model_dump(exclude={"kind"})
         return RemoteGuard(Access.from_settings(fields), RemoteSettings(**fields), name=name)
-    return _of_weights(name, table, places.progress)
+    return _guard_from_weights(name, table, context.progress)
 
 
-def _of_weights(
+def _guard_from_weights(
     name: str, table: Generative | Classifier, progress: assets.Progress | None
 ) -> Guard:
     if isinstance(table, Generative):
@@ -239,18 +242,20 @@ def _rules(name: str, table: Rules) -> Guard:
     return from_file(Path(table.file).expanduser(), name=name)
 
 
-def _of_guards(name: str, table: Cascading | Either, places: _Places) -> Guard:
+def _guard_from_guards(
+    name: str, table: CascadeGuard | AnyOfGuards, context: _LoadContext
+) -> Guard:
     from fedrai.guards.kinds.cascade import AnyOf, Cascade
 
-    chain = (*places.within, (name, table))
-    if (name, table) in places.within:
+    chain = (*context.enclosing, (name, table))
+    if (name, table) in context.enclosing:
         raise GuardError(
             f"guards.{name} contains itself ({' > '.join(outer for outer, _ in chain)})",
-            hint="a cascade or an any names guards that stand on their own",
+            hint="a `cascade` or `any` guard must not contain itself, directly or indirectly",
         )
-    inner = replace(places, within=chain)
-    specs = [table.first, table.second] if isinstance(table, Cascading) else table.guards
+    inner = replace(context, enclosing=chain)
+    specs = [table.first, table.second] if isinstance(table, CascadeGuard) else table.guards
     guards = [_load(spec, inner) for spec in specs]
-    if isinstance(table, Cascading):
+    if isinstance(table, CascadeGuard):
         return Cascade(guards[0], guards[1], table.low, table.high, name=name)
     return AnyOf(guards, name=name)

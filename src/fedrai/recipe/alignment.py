@@ -32,7 +32,7 @@ class Critic(EndpointSection, KindSection):
         return self
 
 
-class Revising(Section):
+class RevisionSettings(Section):
     """Critique and revision."""
 
     principles: int = Field(1, ge=1)
@@ -60,7 +60,7 @@ class Revising(Section):
     """The same for answers to harmless requests; 1 drops none. A strict threshold drops the look-alikes that teach the model not to over-refuse."""
 
     @model_validator(mode="after")
-    def _tries_suffice(self) -> Revising:
+    def _tries_suffice(self) -> RevisionSettings:
         if self.tries < self.principles:
             raise ValueError(
                 f"{self.principles} principles need as many tries, but tries is {self.tries}"
@@ -101,7 +101,7 @@ class Mix(Section):
     """Share of the harmless rows with a reference answer that are answered by the model all the same. Rows without one always are."""
 
 
-class Goal(Section):
+class Objective(Section):
     """The loss: a weighted sum of three means."""
 
     sft: float = Field(1.0, ge=0)
@@ -118,7 +118,7 @@ class Goal(Section):
     """DPO: probability that a pair has its sides swapped (conservative DPO). 0: pairs are trusted."""
 
     @model_validator(mode="after")
-    def _has_a_loss(self) -> Goal:
+    def _has_a_loss(self) -> Objective:
         if not (self.sft or self.preference or self.kl):
             raise ValueError("objective: sft, preference and kl must not all be 0")
         if self.kind == "ipo" and self.smoothing:
@@ -183,11 +183,11 @@ class Alignment(Section):
     """`adaptive`, `every`, `budget`: the revisions of an earlier round are reused while at least this share of their first answers is still likely under the model. 0: always reused."""
     critic: Critic = Critic()
     """The model that criticises and revises."""
-    revising: Revising = Revising()
+    revising: RevisionSettings = RevisionSettings()
     """Critique and revision."""
     mix: Mix = Mix()
     """The composition of a step."""
-    objective: Goal = Goal()
+    objective: Objective = Objective()
     """The loss."""
     probe: Probe = Probe()
     """What starts and ends an alignment."""

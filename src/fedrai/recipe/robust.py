@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def objection(algorithm: str, settings: Mapping[str, Any], count: int) -> str:
-    """Why so many updates are too few for a rule; empty: enough, or not a robust rule.
+def update_count_problem(algorithm: str, settings: Mapping[str, Any], count: int) -> str:
+    """Why this number of updates does not suffice; empty: it does, or the rule is not robust.
 
     Args:
-        algorithm: its name in the recipe.
+        algorithm: name of the rule in the recipe.
         settings: `malicious`, `trim` and `selected` of the recipe.
-        count: updates that are aggregated.
+        count: number of updates to aggregate.
     """
     f, check = settings.get("malicious", 0), _CHECKS.get(algorithm)
     return check(settings, f, count) if check else ""

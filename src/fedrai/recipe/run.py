@@ -249,8 +249,8 @@ class Recipe(Section):
         if count_known and isinstance(rule, Robust):
             settings = rule.model_dump()
             closes = "closes with" if self.federation.quorum else "samples"
-            if objection := robust.objection(settings.pop("algorithm"), settings, sampled):
-                raise ValueError(f"{objection}; a round {closes} {sampled}")
+            if problem := robust.update_count_problem(settings.pop("algorithm"), settings, sampled):
+                raise ValueError(f"{problem}; a round {closes} {sampled}")
 
     @property
     def hash(self) -> str:

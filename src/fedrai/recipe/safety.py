@@ -118,7 +118,7 @@ class Rules(KindSection):
     """Regular expressions by hazard category."""
 
 
-class Cascading(KindSection):
+class CascadeGuard(KindSection):
     """A cheap guard first, a more expensive one where the first is not sure."""
 
     kind: Literal["cascade"]
@@ -133,7 +133,7 @@ class Cascading(KindSection):
     """Upper end of the first guard's uncertain range."""
 
 
-class Either(KindSection):
+class AnyOfGuards(KindSection):
     """Several guards; a row is unsafe if any of them finds it unsafe."""
 
     kind: Literal["any"]
@@ -154,14 +154,22 @@ class InstalledGuard(KindSection):
 
 
 GuardTable = Annotated[
-    Generative | Classifier | Endpoint | Rules | Cascading | Either | InstalledGuard,
+    Generative | Classifier | Endpoint | Rules | CascadeGuard | AnyOfGuards | InstalledGuard,
     Field(discriminator="kind"),
 ]
 """A guard in `[guards.NAME]`; `kind` decides which other keys there are."""
 
 GUARD_KINDS: Mapping[str, type[Section]] = {
     get_args(model.model_fields["kind"].annotation)[0]: model
-    for model in (Generative, Classifier, Endpoint, Rules, Cascading, Either, InstalledGuard)
+    for model in (
+        Generative,
+        Classifier,
+        Endpoint,
+        Rules,
+        CascadeGuard,
+        AnyOfGuards,
+        InstalledGuard,
+    )
 }
 """Kinds of guards by name, with the section that holds their settings."""
 

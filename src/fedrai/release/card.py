@@ -19,7 +19,7 @@ from fedrai import __version__, assets
 from fedrai.constitution.card import trained_line
 from fedrai.release import card_figures
 from fedrai.release.card_figures import cell
-from fedrai.runs.record import EvaluationRecord, Summary
+from fedrai.runs.record import EvaluationRecord, Summary, skipped_rows_text
 
 UNKNOWN = "unknown"  # the hub's own word
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
@@ -106,6 +106,7 @@ def card(model: ExportedModel) -> str:
         model=model,
         settings=settings,
         summary=model.summary,
+        skipped_rows=skipped_rows_text(model.summary.bad_rows, model.summary.bad_rows_unreported),
         evaluation=settings["evaluation"],
         quantization=settings["model"]["quantization"],
         metadata=_yaml(_metadata(model)),

@@ -25,7 +25,7 @@ CAP = 3.0  # half the width of an interval's ends
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value at a place, with the ends of its interval, and of that of its place."""
+    """A point (x, y) with the ends of its y interval (low, high) and x interval (left, right)."""
 
     x: float
     y: float

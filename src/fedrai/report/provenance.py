@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedrai.report.tables import MISSING, Cell, Table, number_cell, row
-from fedrai.runs.record import RunRecord
+from fedrai.runs.record import RunRecord, skipped_rows_text
 
 
 def provenance(runs: Sequence[RunRecord]) -> Table:
@@ -26,5 +26,5 @@ def _sizes(run: RunRecord) -> dict[str, str]:
         "rounds done": f"{len(run.rounds)} of {number_cell(run.planned_rounds).text}",
         "clients": number_cell(run.clients).text,
         "rows trained on": number_cell(run.rows).text,
-        "rows not usable": number_cell(run.bad_rows).text,
+        "rows not usable": skipped_rows_text(run.bad_rows, run.bad_rows_unreported),
     }

@@ -96,7 +96,7 @@ def _declined(number: int, rate: Rate | None, requests: str) -> str:
 
 
 def _distance(rate: Rate | None, other: Rate) -> str:
-    is_apart = verdict.apart(rate, other) if rate else None
+    is_apart = verdict.intervals_disjoint(rate, other) if rate else None
     return "" if is_apart is None else "; intervals apart" if is_apart else "; intervals overlap"
 
 

@@ -48,7 +48,7 @@ class MasterWeights:
         model: its adapter is overwritten, now and at every step.
         start: the adapter to start from, float32.
         weight_decay: decoupled, as in AdamW.
-        beside: other float32 weights to train, such as those of a head.
+        extra_parameters: other float32 weights to train, such as those of a head.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class MasterWeights:
         start: AdapterState,
         *,
         weight_decay: float = 0.0,
-        beside: Iterable[torch.nn.Parameter] = (),
+        extra_parameters: Iterable[torch.nn.Parameter] = (),
     ) -> None:
         model.load_adapter(start)
         self._names = list(model.parameters)
@@ -68,7 +68,7 @@ class MasterWeights:
         with torch.no_grad():
             for copy, name in zip(self.copies, self._names, strict=True):
                 copy.copy_(start[name])
-        self._trained = [*self.copies, *beside]
+        self._trained = [*self.copies, *extra_parameters]
         self._optimiser = torch.optim.AdamW(self._trained, weight_decay=weight_decay)
 
     def collect(self) -> None:
@@ -83,10 +83,10 @@ class MasterWeights:
         torch.nn.utils.clip_grad_norm_(self._trained, clip_norm)
         self._optimiser.step()
         self._optimiser.zero_grad()
-        self.put()
+        self.copy_to_model()
 
     @torch.no_grad()
-    def put(self) -> None:
+    def copy_to_model(self) -> None:
         """Copy the master weights into the model."""
         torch._foreach_copy_(self._weights, self.copies)
 
@@ -116,7 +116,7 @@ class MasterWeights:
                 key: state[f"{key}.{name}"].to(initial.device, copy=True)
                 for key, initial in _initial_moments(copy).items()
             }
-        self.put()
+        self.copy_to_model()
 
 
 def _initial_moments(weight: Tensor) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ def train(
             losses.append(_accumulate(model, batch, settings.micro_batch_size or batch_size))
             master.collect()
             if mu:
-                _pull(master.copies, anchor, mu)
+                _add_proximal_gradient(master.copies, anchor, mu)
             master.step(settings.learning_rate(settings.first_step + number), settings.clip_norm)
             counts = token_counts(batch)
             tokens, labels = tokens + counts[0], labels + counts[1]
@@ -288,7 +288,8 @@ def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, 
     return forward(ids, mask)[:, :-1][labels[:, 1:]], ids[:, 1:][labels[:, 1:]]
 
 
-def _pull(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
+def _add_proximal_gradient(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
+    """Add mu * (w - w_start), the gradient of FedProx's proximal term."""
     for weight, origin in zip(master, anchor, strict=True):
         if weight.grad is not None:
             weight.grad.add_(weight.detach() - origin, alpha=mu)

@@ -58,10 +58,10 @@ class Live:
 
         Args:
             key: identifies the bar; another key starts a new one.
-            text: in front of the figures.
-            done: how much is done.
-            of: of how much.
-            note: after the figures.
+            text: shown in front of the figures.
+            done: the amount that is done.
+            of: the total.
+            note: shown after the figures.
         """
         if not self.live:
             self.lines.report(text, done, of, note=note)
@@ -83,7 +83,7 @@ class Live:
             self._bars.update(self._task, description=text, completed=done, total=of, note=note)
 
     def close_bar(self) -> None:
-        """The bar vanishes, and its line elsewhere is not repeated."""
+        """Remove the bar; where there is no terminal, stop repeating the line."""
         if self._bars is not None:
             self._bars.stop()
         self._bars = self._task = None
@@ -94,9 +94,9 @@ class GuardProgress(Live):
     """Shows how far a guard has got; call it with (rows done, of how many).
 
     Args:
-        name: in front of the figures.
+        name: shown in front of the figures.
         stream: where to write; None: stderr.
-        unit: what a row has been.
+        unit: past participle for a row that is done, such as "judged".
         clock: seconds that only grow.
     """
 

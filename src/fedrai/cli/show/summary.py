@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrai.data.columns import unread_line
 from fedrai.runs.costs import Cost
-from fedrai.runs.record import Summary
+from fedrai.runs.record import Summary, skipped_rows_text
 from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 from fedrai.runs.record.summary import AlignmentSummary
 
@@ -67,13 +67,16 @@ def filter_line(ledger: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def skipped_line(count: int, problems: Mapping[str, int]) -> str:
+def skipped_line(count: int | None, problems: Mapping[str, int], unreported: int) -> str:
     """How many rows were left out because they cannot be used, and why; empty if none.
 
     Args:
-        count: bad rows.
+        count: bad rows; None: not reported.
         problems: the commonest kinds, with their rows; runs of earlier versions have none.
+        unreported: number of clients of a deployment that do not report theirs.
     """
+    if unreported:
+        return f"rows skipped, which cannot be used: {skipped_rows_text(count, unreported)}"
     if not count:
         return ""
     kinds = [f"{problem} ({rows:,})" for problem, rows in list(problems.items())[:3]]
@@ -86,7 +89,7 @@ def rows_notes(summary: Summary) -> list[str]:
     """Rows of a run that were not trained on, and why, a line each."""
     held_out = summary.held_out_bad_rows
     lines = (
-        skipped_line(summary.bad_rows, summary.bad_row_problems),
+        skipped_line(summary.bad_rows, summary.bad_row_problems, summary.bad_rows_unreported),
         f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",
         unread_line(summary.unread_columns),
     )
@@ -165,7 +168,8 @@ def list_row(summary: Summary) -> list[str]:
     harm = f"{summary.harmful_rows} of {summary.rows}"
     outcome = summary.filter
     mode = "off" if outcome is None else NO_FILTER if outcome.skipped else outcome.mode
-    sizes = [str(summary.rounds), str(summary.clients), harm, str(summary.bad_rows)]
+    sizes = [str(summary.rounds), str(summary.clients), harm,
+             skipped_rows_text(summary.bad_rows, summary.bad_rows_unreported)]  # fmt: skip
     return [summary.status, mode, *sizes, *cells]
 
 

@@ -4,6 +4,10 @@
 round loop are in `server.py`. Updates are sorted by client name, so their order of arrival has no
 effect. Server state (momentum, second moments) is saved as arrays. The conditions of robust rules
 are checked against the updates that arrived, which Flower does not do.
+
+A built-in rule needs: an entry in `_STRATEGIES` (its arithmetic in a file of this package if Flower
+lacks it), a section with its settings in `recipe/aggregation.py` and, if it is robust, the number
+of updates that it needs in `recipe/robust.py`.
 """
 
 from __future__ import annotations
@@ -52,7 +56,8 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
     if algorithm not in _STRATEGIES:
         return _installed(algorithm, settings.get("settings", {}))
     return Aggregator(
-        _STRATEGIES[algorithm](settings), lambda count: robust.objection(algorithm, settings, count)
+        _STRATEGIES[algorithm](settings),
+        lambda count: robust.update_count_problem(algorithm, settings, count),
     )
 
 
@@ -60,7 +65,7 @@ def _installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
     """The rule of an installed package: a Flower strategy, which may object to too few updates.
 
     Raises:
-        FederationError: there is no such rule, or what the package gives is none.
+        FederationError: there is no such rule, or what the package returns is not one.
         DependencyError: the package cannot be used.
     """
     if name not in plugins.names(RULE_PLUGINS):
@@ -71,8 +76,8 @@ def _installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
     strategy = plugins.make(RULE_PLUGINS, name, **settings)
     if not callable(getattr(strategy, "aggregate_train", None)):
         raise FederationError(
-            f"the plug-in {name!r} of {plugins.package(RULE_PLUGINS, name)} is no Flower strategy"
-            " (no aggregate_train)",
+            f"the plug-in {name!r} of {plugins.package(RULE_PLUGINS, name)} is not a Flower"
+            " strategy: it has no method aggregate_train",
             hint="see docs/extending.md",
         )
     return Aggregator(strategy, getattr(strategy, "objection", lambda _count: ""))
@@ -144,7 +149,7 @@ class Aggregator:
             raise FederationError(f"round {round_}: aggregation failed: {error}") from error
         if arrays is None:
             raise FederationError(f"round {round_}: the strategy aggregated nothing")
-        return _checked(arrays, round_)
+        return _to_tensors(arrays, round_)
 
     def _set_current(self, current: AdapterState) -> None:
         """Give the strategy the adapter that updates are relative to."""
@@ -205,7 +210,7 @@ def _by_name(adapter: AdapterState) -> ArrayRecord:
     return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
-def _checked(arrays: ArrayRecord, round_: int) -> AdapterState:
+def _to_tensors(arrays: ArrayRecord, round_: int) -> AdapterState:
     adapter = {
         name: torch.from_numpy(np.asarray(arrays[name].numpy(), dtype=np.float32).copy())
         for name in sorted(arrays)

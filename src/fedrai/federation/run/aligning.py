@@ -31,9 +31,9 @@ from fedrai.recipe.sections import Alignment, Recipe
 def phase_for(
     prepared: PreparedRun, callbacks: Callbacks, progress: assets.Progress | None = None
 ) -> Phase | None:
-    """What aligns a round's adapter; None where the recipe has no constitution.
+    """The alignment of a round's adapter; None where the recipe has no constitution.
 
-    All that it needs is loaded at once, so that what cannot be used is known before training.
+    Everything that it needs is loaded now, so that problems are known before training.
 
     Raises:
         ConstitutionError, GuardError, DataError, AssetError, ModelError: something cannot be used.
@@ -67,10 +67,10 @@ def tools_for(
     section = recipe.constitution
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
     further = prompts_of(recipe.evaluation.paths, prepared.excluded)
-    asked = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
-    requests = gather_requests(recipe, asked, progress)
+    suites = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
+    requests = gather_requests(recipe, suites, progress)
     probed = {request.prompt for side in requests.held_out for request in side}
-    examples = examples_for(recipe, asked, progress)
+    examples = examples_for(recipe, suites, progress)
     return PhaseTools(
         model=prepared.model,
         constitution=load_constitution(section.file),
@@ -86,69 +86,68 @@ def tools_for(
 
 
 def pool_for(section: Alignment, requests: RequestSets) -> Sequence[Request]:
-    """Requests whose answers are revised; for the control harmless ones that resemble no other."""
+    """Requests whose answers are revised; for the control, plain harmless ones."""
     if section.style == "constitution":
         return requests.harmful
     return [request for request in requests.harmless if not request.kind]
 
 
 def gather_requests(
-    recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
+    recipe: Recipe, suites: Suites, progress: assets.Progress | None = None
 ) -> RequestSets:
-    """The requests of an alignment, without those that evaluations ask.
+    """The requests of an alignment, without those of evaluations.
 
-    What is left out of `examples` alone is counted with what is left out of requests.
+    Requests removed from `examples` alone are counted with the others.
     """
     section = recipe.constitution
     named = {*section.requests, *section.harmless}
     alone = [spec for spec in section.examples if spec not in named]
-    requests = gather(section, asked, recipe.seed_for("constitution"), progress)
-    examples = _cleaned(alone, asked, progress).removed
+    requests = gather(section, suites, recipe.seed_for("constitution"), progress)
+    examples = _cleaned(alone, suites, progress).removed
     removed = {name: count + examples[name] for name, count in requests.removed.items()}
     return replace(requests, removed=removed)
 
 
 def _cleaned(
-    specs: Sequence[str], asked: Suites, progress: assets.Progress | None
+    specs: Sequence[str], suites: Suites, progress: assets.Progress | None
 ) -> CleanedRequests:
-    found = load_requests(specs, harmful=True, progress=progress) if specs else []
-    return without_overlap(found, asked)
+    requests = load_requests(specs, harmful=True, progress=progress) if specs else []
+    return without_overlap(requests, suites)
 
 
 def examples_for(
-    recipe: Recipe, asked: Suites, progress: assets.Progress | None = None
+    recipe: Recipe, suites: Suites, progress: assets.Progress | None = None
 ) -> list[RevisionRecord]:
-    """Requests with a good answer, as records that are trained on; none that evaluations ask.
+    """Requests with a good answer, as training records, without those of evaluations.
 
-    One without an answer of its own gets the embedded refusal of its topic.
+    A request without an answer gets the embedded refusal of its topic.
     """
-    kept = _cleaned(recipe.constitution.examples, asked, progress).requests
+    kept = _cleaned(recipe.constitution.examples, suites, progress).requests
     seed = recipe.seed_for("constitution-examples")
     return [_example(request, seed) for request in kept]
 
 
 def _example(request: Request, seed: int) -> RevisionRecord:
-    said = request.answer or embedded_refusals().refusal_for(
+    answer = request.answer or embedded_refusals().refusal_for(
         request.prompt, (request.category,), seed
     )
     unknown = Reply.UNSCORED.value
-    return RevisionRecord(request, "", unknown, None, (), said, None, 0, Outcome.ALREADY_SAFE)
+    return RevisionRecord(request, "", unknown, None, (), answer, None, 0, Outcome.ALREADY_SAFE)
 
 
 def suites_for(
     ordinary: Sequence[Item],
-    asked: Sequence[Suite] = (),
+    suites: Sequence[Suite] = (),
     here: Mapping[str, Sequence[str]] | None = None,
 ) -> Suites:
-    """What evaluations may ask, by suite: of AdvBench all, whatever part of it is asked.
+    """The prompts that evaluations may use, by suite; all of AdvBench, even if part of it is used.
 
     Args:
-        ordinary: the ordinary instructions that are asked.
-        asked: other suites that are asked.
-        here: prompts of suites whose files are here, asked or not; all of a suite that is asked
-            in part.
+        ordinary: the ordinary instructions of the evaluation.
+        suites: its other suites.
+        here: all prompts of suites whose files are on this machine, used or not.
     """
-    others = {suite.declaration.name: [item.prompt for item in suite.items] for suite in asked}
+    others = {suite.declaration.name: [item.prompt for item in suite.items] for suite in suites}
     known = {name: list(prompts) for name, prompts in (here or {}).items()}
     return {
         **{name: known.pop(name, prompts) for name, prompts in others.items()},
@@ -176,12 +175,12 @@ def _critic(
     return LocalCritic(lm, size)
 
 
-def _threshold(guard: Guard, wanted: str | float) -> float:
-    if isinstance(wanted, int | float):
-        return float(wanted)
-    if wanted not in guard.thresholds:
+def _threshold(guard: Guard, threshold: str | float) -> float:
+    if isinstance(threshold, int | float):
+        return float(threshold)
+    if threshold not in guard.thresholds:
         raise GuardError(
-            f"{guard.name} has no threshold {wanted!r}",
+            f"{guard.name} has no threshold {threshold!r}",
             hint=f"it has: {', '.join(sorted(guard.thresholds))}; or give a number",
         )
-    return guard.thresholds[wanted]
+    return guard.thresholds[threshold]

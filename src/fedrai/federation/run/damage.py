@@ -51,7 +51,7 @@ def repair(folder: RunFolder) -> None:
         RunError: a file is damaged that cannot be derived from others.
     """
     _check_earlier(folder)
-    for part, why in _unusable(folder):
+    for part, why in _repairable_files(folder):
         folder.repair()  # the first new event must not be appended to an incomplete line
         _set_aside(folder, part)
         _say(f"{part} {why}: {AGAIN}")
@@ -61,7 +61,7 @@ def repair(folder: RunFolder) -> None:
              " (of an earlier version): damage to them is not detected")  # fmt: skip
 
 
-def _unusable(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+def _repairable_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     """Damaged files that can be derived from others, from the last round backwards."""
     for number in reversed(folder.rounds()):
         if not _is_damaged(folder, number):
@@ -78,7 +78,7 @@ def _unusable(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     alignment = folder.pending(last + 1) / "constitution"
     if alignment.is_dir() and not _is_resumable(alignment):
         yield alignment, "is damaged"
-    yield from _screening(folder)
+    yield from _damaged_filter_files(folder)
 
 
 def _is_damaged(folder: RunFolder, number: int) -> bool:
@@ -97,14 +97,14 @@ def _is_resumable(alignment: Path) -> bool:
     return True
 
 
-def _screening(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+def _damaged_filter_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     """Damaged ledgers of the filter, which runs again whenever a run is resumed."""
     names = {name for name in checksums.changed(folder.path) if name.endswith("filter.json")}
     for name in sorted(names):
         yield folder.path / name, "is missing or damaged"
-    whole = folder.path / "filter.json"
-    if names and whole.name not in names and whole.is_file():
-        yield whole, "counts a damaged ledger"
+    totals = folder.path / "filter.json"
+    if names and totals.name not in names and totals.is_file():
+        yield totals, "includes counts from a damaged ledger"
 
 
 def _check_earlier(folder: RunFolder) -> None:
@@ -119,14 +119,14 @@ def _check_earlier(folder: RunFolder) -> None:
             f"{folder.path / lost[0]} is missing or damaged",
             hint=f"restore the files from a copy; their checksums are in {checksums.LISTING}",
         )
-    whole = next((n for n in reversed(folder.rounds()) if not _is_damaged(folder, n)), 0)
-    places = {n: folder.round_folder(n) for n in folder.rounds() if n < whole}
+    last_intact = next((n for n in reversed(folder.rounds()) if not _is_damaged(folder, n)), 0)
+    places = {n: folder.round_folder(n) for n in folder.rounds() if n < last_intact}
     damaged = [
         (n, place / name)
         for n, place in places.items()
         for name in checksums.changed(place, "round.json")
     ]
-    aligned = [n for n in folder.rounds() if n <= whole and folder.alignment(n).is_dir()]
+    aligned = [n for n in folder.rounds() if n <= last_intact and folder.alignment(n).is_dir()]
     damaged += [
         (n, folder.alignment(n) / name)
         for n in aligned[-1:]

@@ -20,15 +20,15 @@ from fedrai.records import BadRow
 from fedrai.runs import RunFolder
 
 
-def needs_endpoint(settings: Recipe, changes: Mapping[str, Any]) -> None:
+def check_endpoint(settings: Recipe, changes: Mapping[str, Any]) -> None:
     """Check that there is an LLM for the judge `rubric`.
 
     Raises:
         EvaluationError: neither the options nor the recipe name one.
     """
-    given = changes.get("endpoint", {})
+    endpoint = changes.get("endpoint", {})
     if "rubric" in changes.get("judges", ()) and settings.evaluation.endpoint is None:
-        missing = [f"--judge-{key}" for key in ("url", "model") if key not in given]
+        missing = [f"--judge-{key}" for key in ("url", "model") if key not in endpoint]
         if missing:
             raise EvaluationError(
                 "the judge rubric needs an LLM that rates",
@@ -77,12 +77,12 @@ def evaluate(
     """
     if out is not None:
         runs.check_free(out)
-    needs_endpoint(chosen.recipe, changes)
+    check_endpoint(chosen.recipe, changes)
     settings = settings_with(chosen.recipe, changes)
     questions = questions_for(settings, chosen.model, observer.downloads, note_bad_rows(observer))
     with stoppable() as stop:
         answers = stop.after(observer.answers)
-        measured = preparation.evaluate(chosen.model, questions, [chosen.adapter], answers)
+        measured = preparation.measure_adapters(chosen.model, questions, [chosen.adapter], answers)
     if out is not None:
         storing.write_evaluation(RunFolder(out.parent), out, measured)
         with captured_log.into(out):

@@ -49,12 +49,12 @@ def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> Su
         AssetError: AdvBench, or a path of the user, cannot be read.
     """
     settings, seed = recipe.evaluation, recipe.seed_for("suites")
-    found = suites.select(settings.suites, settings.paths, 0, seed, progress)
-    here = [s for s in found if isinstance(s, Suite) and _has_figure(s, settings)]
+    selected = suites.select(settings.suites, settings.paths, 0, seed, progress)
+    here = [s for s in selected if isinstance(s, Suite) and _has_figure(s, settings)]
     whole = next((s.items for s in here if s.declaration.name == ADVBENCH), ())
-    missing = {s.name: f"{s.reason}; {s.hint}".rstrip("; ") for s in found
+    missing = {s.name: f"{s.reason}; {s.hint}".rstrip("; ") for s in selected
                if isinstance(s, NotAvailable)}  # fmt: skip
-    unrated = {s.declaration.name: NO_RATING for s in found if isinstance(s, Suite)
+    unrated = {s.declaration.name: NO_RATING for s in selected if isinstance(s, Suite)
                and not _has_figure(s, settings)}  # fmt: skip
     count = settings.limit or ADVBENCH_SIZE if whole else settings.advbench
     if not whole and count and ADVBENCH not in missing:
@@ -68,8 +68,8 @@ def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> Su
     )
 
 
-def _has_figure(found: Suite, settings: Evaluation) -> bool:
-    return found.declaration.judge != "rating" or "rubric" in settings.judges
+def _has_figure(suite: Suite, settings: Evaluation) -> bool:
+    return suite.declaration.judge != "rating" or "rubric" in settings.judges
 
 
 def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judges:
@@ -92,9 +92,9 @@ def judges_for(recipe: Recipe, progress: assets.Progress | None = None) -> Judge
 
 
 def _safety(recipe: Recipe, progress: assets.Progress | None) -> GuardJudge:
-    wanted = recipe.evaluation.guard_threshold
+    setting = recipe.evaluation.guard_threshold
     guard = loading.load(recipe.evaluation.guard, tables=recipe.guards, progress=progress)
-    threshold = guard.thresholds[wanted] if isinstance(wanted, str) else wanted
+    threshold = guard.thresholds[setting] if isinstance(setting, str) else setting
     return GuardJudge(full_name(guard), threshold, guard.judge)
 
 

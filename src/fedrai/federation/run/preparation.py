@@ -251,7 +251,7 @@ def _steps(recipe: Recipe) -> int:
     return recipe.training.local_steps * (recipe.federation.sampled if pooled else 1)
 
 
-def evaluate(
+def measure_adapters(
     lm: LanguageModel,
     questions: Questions,
     adapters: Sequence[AdapterState | None],

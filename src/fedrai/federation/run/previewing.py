@@ -30,12 +30,12 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     progress = assets.RichProgress()
     named = select_suites(recipe, progress).suites  # fetches them
     here = suites.prompts_of(recipe.evaluation.paths, excluded_suites(recipe))
-    asked = aligning.suites_for(_ordinary(recipe), named, here)
-    gathered = aligning.gather_requests(recipe, asked, progress)
-    examples = len(aligning.examples_for(recipe, asked, progress))
-    pool = aligning.pool_for(section, gathered)
-    harmful, harmless = round_requests(recipe, 1, pool, gathered.harmless)
-    drawn = replace(gathered, harmful=tuple(harmful), harmless=tuple(harmless))
+    asked_suites = aligning.suites_for(_ordinary(recipe), named, here)
+    requests = aligning.gather_requests(recipe, asked_suites, progress)
+    examples = len(aligning.examples_for(recipe, asked_suites, progress))
+    pool = aligning.pool_for(section, requests)
+    harmful, harmless = round_requests(recipe, 1, pool, requests.harmless)
+    drawn = replace(requests, harmful=tuple(harmful), harmless=tuple(harmless))
     each = mix.rows * mix.refusals
     epoch = section.schedule == "full" and each
     steps = ceil((len(harmful) + examples) / each) if epoch else section.steps

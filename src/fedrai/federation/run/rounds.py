@@ -75,7 +75,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             clients=clients,
             model=prepared.model,
             aggregator=_aggregator(prepared.recipe),
-            evaluate=lambda adapters: preparation.evaluate(
+            evaluate=lambda adapters: preparation.measure_adapters(
                 prepared.model, prepared.questions, adapters, callbacks.answers
             ),
             run=run,

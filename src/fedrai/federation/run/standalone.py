@@ -244,7 +244,7 @@ class _Alignment:
         self._observer.say(f"evaluating the model {when} the alignment")
         questions, answers = self._job.prepared.questions, self._stop.after(self._observer.answers)
         lm = self._job.target.model
-        measured = preparation.evaluate(lm, questions, [adapter], answers)
+        measured = preparation.measure_adapters(lm, questions, [adapter], answers)
         storing.write_evaluation(self._run, folder, measured)
         self._run.event("evaluation-finished", when=when)
 

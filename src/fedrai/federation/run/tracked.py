@@ -18,21 +18,21 @@ OWN = ("tensorboard", "wandb")  # write into the run folder if nothing else is s
 def tracked(
     recipe: Recipe, run: RunFolder, say: Callable[[str], None]
 ) -> Iterator[Callable[[str], None]]:
-    """Send figures to the tracker while a run goes on; gives what hears of the run's events.
+    """Send figures to the tracker while a run goes on; yields a function to call with each event.
 
     Args:
         recipe: the run's recipe.
         run: the run folder.
-        say: hears where figures go, and once if the tracker fails; that stops nothing.
+        say: called with the destination, and once if the tracker fails; the run continues.
     """
-    found = follow(run, _place(recipe, run.path), recipe.model_dump(mode="json"), say)
-    if found is None:
+    tracker = follow(run, _place(recipe, run.path), recipe.model_dump(mode="json"), say)
+    if tracker is None:
         yield lambda _kind: None
         return
     try:
-        yield found.event
+        yield tracker.event
     finally:
-        found.close()
+        tracker.close()
 
 
 def _place(recipe: Recipe, run: Path) -> Tracking | None:

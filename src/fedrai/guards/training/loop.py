@@ -202,7 +202,7 @@ def _loop(fit: _Fit, on_step: Callable[[TrainingStep], None]) -> list[float]:
         backbone,
         backbone.adapter(),
         weight_decay=settings.weight_decay,
-        beside=fit.head.parameters(),
+        extra_parameters=fit.head.parameters(),
     )
     torch.manual_seed(seed_for(settings.seed, "guard-dropout"))
     losses: list[float] = []

@@ -16,6 +16,7 @@ from fedrai.runs.record.rounds import AlignmentRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 from fedrai.runs.record.summary import Summary, summarise, write_summary
+from fedrai.runs.record.values import skipped_rows_text
 
 __all__ = [
     "AlignmentRecord",
@@ -30,6 +31,7 @@ __all__ = [
     "Summary",
     "read",
     "recipe_of",
+    "skipped_rows_text",
     "summarise",
     "write_summary",
 ]

@@ -93,7 +93,8 @@ class RunRecord:
         rows: rows of all clients that were trained on.
         harmful_rows: those of them from a harmful source.
         client_rows: the same by client; empty where clients are on other machines.
-        bad_rows: rows that could not be used.
+        bad_rows: rows that could not be used; None: no client reported them.
+        bad_rows_unreported: number of clients without such a report, on a deployment.
         bad_row_problems: the commonest reasons why, with their rows.
         unread_columns: columns that nothing reads, with their rows.
         held_out_bad_rows: unusable rows of the held-out loss.
@@ -123,6 +124,7 @@ class RunRecord:
     harmful_rows: int | None
     client_rows: Mapping[str, int]
     bad_rows: int | None
+    bad_rows_unreported: int
     bad_row_problems: Mapping[str, int]
     unread_columns: Mapping[str, int]
     held_out_bad_rows: int
@@ -174,6 +176,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
     rows = part(info, "rows")
     rounds = _rounds(folder)
     evaluations = _evaluations(folder, max(1, len(rows)) if mode == "local" else 1)
+    bad_rows, unreported = _bad_rows(info, rounds)
     screening = read_screening(folder, info, settings, rounds)
     costs = _costs(rounds, evaluations, screening)
     return RunRecord(
@@ -192,7 +195,8 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         rows=as_total(info.get("rows")),
         harmful_rows=as_total(info.get("harmful_rows")),
         client_rows=as_counts(info.get("rows")),
-        bad_rows=_bad_rows(info, rounds),
+        bad_rows=bad_rows,
+        bad_rows_unreported=unreported,
         bad_row_problems=as_counts(info.get("bad_row_problems")),
         unread_columns=as_counts(info.get("unread_columns")),
         held_out_bad_rows=as_count(info.get("held_out_bad_rows")) or 0,
@@ -241,13 +245,26 @@ def _plain(info: Json, settings: Json, screening: ScreeningRecord) -> bool:
     return bool(neither and algorithm == "fedavg" and mode == "federated")
 
 
-def _bad_rows(info: Json, rounds: Sequence[RoundRecord]) -> int | None:
-    """Unusable rows; on a deployment the sum of each node's latest report, None without any."""
-    if info.get("engine") != "flower":
-        return as_count(info.get("bad_row_count"))
-    reports = {name: numbers for one in rounds for name, numbers in one.clients.items()}
-    counts = [numbers["bad-rows"] for numbers in reports.values() if "bad-rows" in numbers]
-    return int(sum(counts)) if counts else None
+def client_reports(engine: str, rounds: Sequence[RoundRecord]) -> Mapping[str, Mapping[str, float]]:
+    """The last numbers of each client of a deployment; nothing for clients of one process.
+
+    Args:
+        engine: of the run.
+        rounds: its committed rounds.
+    """
+    if engine != "flower":
+        return {}
+    return {name: numbers for one in rounds for name, numbers in one.clients.items()}
+
+
+def _bad_rows(info: Json, rounds: Sequence[RoundRecord]) -> tuple[int | None, int]:
+    """Unusable rows, None without any report; and the number of clients that report none."""
+    engine = word(info, "engine")
+    if engine != "flower":
+        return as_count(info.get("bad_row_count")), 0
+    reports = client_reports(engine, rounds).values()
+    counts = [numbers["bad-rows"] for numbers in reports if "bad-rows" in numbers]
+    return int(sum(counts)) if counts else None, len(reports) - len(counts)
 
 
 def _constitution(

@@ -11,7 +11,7 @@ from typing import Any
 from fedrai.errors import RunError
 from fedrai.runs.costs import Cost
 from fedrai.runs.folder import RunFolder
-from fedrai.runs.record.run import RunRecord, read
+from fedrai.runs.record.run import RunRecord, client_reports, read
 from fedrai.runs.record.values import Json, part, word
 from fedrai.runs.schema import SCHEMA, checked
 
@@ -41,7 +41,7 @@ class FilterSummary:
     def of(cls, run: RunRecord) -> FilterSummary | None:
         """The filter of a run; None where it had none."""
         mode, ledger = run.screening.mode, run.screening.ledger
-        if reports := _client_reports(run):
+        if reports := client_reports(run.engine, run.rounds):
             return None if mode == "off" else cls(mode, _reported_total(reports), "")
         if ledger is None:
             return None
@@ -129,7 +129,8 @@ class Summary:
     recipe_hash: str = ""
     start: str = ""
     harmful_rows: int = 0
-    bad_rows: int = 0
+    bad_rows: int | None = None
+    bad_rows_unreported: int = 0
     bad_row_problems: Mapping[str, int] = field(default_factory=dict)
     unread_columns: Mapping[str, int] = field(default_factory=dict)
     held_out_bad_rows: int = 0
@@ -144,7 +145,7 @@ class Summary:
     @classmethod
     def of(cls, run: RunRecord) -> Summary:
         """The summary of a run."""
-        reports, unreported = _client_reports(run), _unreported_costs(run)
+        reports, unreported = client_reports(run.engine, run.rounds), _unreported_costs(run)
         sizes = {name: int(numbers.get("num-examples", 0)) for name, numbers in reports.items()}
         rows = run.client_rows or sizes
         return cls(
@@ -156,7 +157,8 @@ class Summary:
             clients=len(rows),
             rows=sum(rows.values()),
             harmful_rows=run.harmful_rows or 0,
-            bad_rows=run.bad_rows or 0,
+            bad_rows=run.bad_rows,
+            bad_rows_unreported=run.bad_rows_unreported,
             bad_row_problems=dict(run.bad_row_problems),
             unread_columns=dict(run.unread_columns),
             held_out_bad_rows=run.held_out_bad_rows,
@@ -221,13 +223,6 @@ def write_summary(folder: RunFolder) -> None:
 def _unreported_costs(run: RunRecord) -> tuple[str, ...]:
     reports = [numbers for one in run.rounds for numbers in one.clients.values()]
     return tuple(n for n in CLIENT_COSTS if any(n not in numbers for numbers in reports))
-
-
-def _client_reports(run: RunRecord) -> Mapping[str, Mapping[str, float]]:
-    """The last numbers of each client of a deployment; nothing for clients of one process."""
-    if run.engine != "flower":
-        return {}
-    return {name: numbers for one in run.rounds for name, numbers in one.clients.items()}
 
 
 def _reported_total(reports: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:

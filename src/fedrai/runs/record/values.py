@@ -14,6 +14,19 @@ from fedrai.runs.folder import RunFolder
 Json = Mapping[str, Any]
 
 
+def skipped_rows_text(rows: int | None, unreported: int) -> str:
+    """How many rows could not be used, and how many clients of a deployment do not report it.
+
+    Args:
+        rows: sum over the clients that report it; None: none does.
+        unreported: number of clients that do not.
+    """
+    if rows is None:
+        return "not reported" if unreported else "not recorded"
+    clients = "1 client does" if unreported == 1 else f"{unreported:,} clients do"
+    return f"{rows:,} ({clients} not report)" if unreported else f"{rows:,}"
+
+
 def json_of(folder: RunFolder, name: str) -> Json:
     """The JSON object in a file of a run.
 

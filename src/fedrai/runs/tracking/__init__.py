@@ -7,7 +7,7 @@ is sent: only names of clients and categories, and figures. A tracker changes no
 fails, the run continues with one message, and resuming the run sends the missing figures.
 """
 
-from fedrai.runs.tracking.following import Follower, follow
+from fedrai.runs.tracking.following import FigureSender, follow
 from fedrai.runs.tracking.trackers import Tracker, check, connect
 
-__all__ = ["Follower", "Tracker", "check", "connect", "follow"]
+__all__ = ["FigureSender", "Tracker", "check", "connect", "follow"]

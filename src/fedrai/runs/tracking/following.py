@@ -22,13 +22,13 @@ EVENTS = ("started", "filter-finished", "round-finished", "evaluation-finished",
 Connect = Callable[[Tracking, str, Mapping[str, str | float]], Tracker]
 
 
-class Follower:
+class FigureSender:
     """Sends a run's figures to a tracker as they are committed.
 
     Args:
         run: the run folder.
-        place: the tracker and the run's place in it.
-        settings: shown beside the figures.
+        destination: the tracker and where the run's figures go in it.
+        settings: settings of the run that the tracker shows with its figures.
         say: receives a line with the destination, and one if the tracker fails.
         connect: opens the tracker.
     """
@@ -36,12 +36,12 @@ class Follower:
     def __init__(
         self,
         run: RunFolder,
-        place: Tracking,
+        destination: Tracking,
         settings: Mapping[str, str | float],
         say: Callable[[str], None],
         connect: Connect = connect,
     ) -> None:
-        self._run, self._place, self._say = run, place, say
+        self._run, self._destination, self._say = run, destination, say
         self._tracker: Tracker | None = None
         self._attempt(lambda: self._open(settings, connect))
 
@@ -60,9 +60,9 @@ class Follower:
 
     def _open(self, settings: Mapping[str, str | float], connect: Connect) -> None:
         state = self._state()
-        self._tracker = connect(self._place, state["id"], settings)
-        self._note({**state, "id": self._tracker.id})
-        self._say(f"figures are also sent to {self._place.kind}: {self._tracker.viewer}")
+        self._tracker = connect(self._destination, state["id"], settings)
+        self._save_state({**state, "id": self._tracker.id})
+        self._say(f"figures are also sent to {self._destination.kind}: {self._tracker.viewer}")
         self._send_new()
 
     def _send_new(self) -> None:
@@ -73,11 +73,11 @@ class Follower:
         for key, step, read in self._committed():
             if key in sent:
                 continue
-            self._note({**state, "sent": [*sent, key]})
+            self._save_state({**state, "sent": [*sent, key]})
             try:
                 self._tracker.log(read(), step)
             except Exception:
-                self._note({**state, "sent": sent})
+                self._save_state({**state, "sent": sent})
                 raise
             sent.append(key)
 
@@ -107,34 +107,37 @@ class Follower:
         except Exception as error:  # the libraries' exceptions have no common base
             self._tracker = None
             self._say(
-                f"{self._place.kind} failed ({type(error).__name__}) and gets no more figures; the"
-                " run continues, and `fedrai run --resume` sends the missing ones"
+                f"{self._destination.kind} failed ({type(error).__name__}) and gets no more"
+                " figures; the run continues, and `fedrai run --resume` sends the missing ones"
             )
 
     def _state(self) -> dict[str, Any]:
         """The figures sent to this tracker; none if the file is of another tracker."""
-        fresh = {"tracker": identity_of(self._place), "id": "", "sent": []}
+        fresh = {"tracker": identity_of(self._destination), "id": "", "sent": []}
         if not (self._run.path / STATE).is_file():
             return fresh
         state = self._run.read_json(STATE)
-        return state if state.get("tracker") == identity_of(self._place) else fresh
+        return state if state.get("tracker") == identity_of(self._destination) else fresh
 
-    def _note(self, state: Mapping[str, Any]) -> None:
+    def _save_state(self, state: Mapping[str, Any]) -> None:
         self._run.write_json(STATE, state)
 
 
 def follow(
-    run: RunFolder, place: Tracking | None, recipe: Mapping[str, Any], say: Callable[[str], None]
-) -> Follower | None:
+    run: RunFolder,
+    destination: Tracking | None,
+    recipe: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> FigureSender | None:
     """Follow a run with its recipe's tracker; None if the recipe has none.
 
     Args:
         run: the run folder.
-        place: the tracker and the run's place in it.
+        destination: the tracker and where the run's figures go in it; None: no tracker.
         recipe: the resolved recipe as plain values.
         say: receives a line with the destination, and one if the tracker fails.
     """
-    if place is None:
+    if destination is None:
         return None
     settings = {**figures.settings(recipe), "recipe_hash": run.info["recipe_hash"]}
-    return Follower(run, place, settings, say)
+    return FigureSender(run, destination, settings, say)

@@ -26,10 +26,10 @@ KINDS = ("tensorboard", "mlflow", "wandb", "trackio")  # named as their packages
 Settings = Mapping[str, str | float]
 
 
-def identity_of(place: Tracking) -> list[str]:
+def identity_of(destination: Tracking) -> list[str]:
     """The fields that identify a tracker, without secrets of the server's address."""
-    uri = re.sub(r"//.*@|\?.*", "", place.uri)
-    return [place.kind, place.project, place.name, place.folder, uri]
+    uri = re.sub(r"//.*@|\?.*", "", destination.uri)
+    return [destination.kind, destination.project, destination.name, destination.folder, uri]
 
 
 def without_secrets(uri: str) -> str:
@@ -66,11 +66,11 @@ def check(kind: str) -> None:
         )
 
 
-def connect(place: Tracking, identity: str, settings: Settings) -> Tracker:
+def connect(destination: Tracking, identity: str, settings: Settings) -> Tracker:
     """Open a tracker.
 
     Args:
-        place: the tracker and the run's place in it.
+        destination: the tracker and where the run's figures go in it.
         identity: `Tracker.id` of a run to resume; empty: a new one.
         settings: shown beside the figures.
 
@@ -78,21 +78,23 @@ def connect(place: Tracking, identity: str, settings: Settings) -> Tracker:
         DependencyError: its library is not installed.
         Exception: whatever the library raises.
     """
-    check(place.kind)
+    check(destination.kind)
     classes: tuple[Any, ...] = (TensorBoard, MLflow, WandB, Trackio)
-    tracker: Tracker = dict(zip(KINDS, classes, strict=True))[place.kind](place, identity, settings)
+    tracker: Tracker = dict(zip(KINDS, classes, strict=True))[destination.kind](
+        destination, identity, settings
+    )
     return tracker
 
 
 class TensorBoard:
     """Event files with TensorBoard's scalars; shown by `tensorboard --logdir`."""
 
-    def __init__(self, place: Tracking, identity: str, _settings: Settings) -> None:
+    def __init__(self, destination: Tracking, identity: str, _settings: Settings) -> None:
         from tensorboard.summary import Writer
 
-        self.id = identity or place.name
-        self.viewer = shlex.join(["tensorboard", "--logdir", place.folder])
-        self._writer = Writer(place.folder)
+        self.id = identity or destination.name
+        self.viewer = shlex.join(["tensorboard", "--logdir", destination.folder])
+        self._writer = Writer(destination.folder)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Write scalars and flush them to disk."""
@@ -108,25 +110,25 @@ class TensorBoard:
 class MLflow:
     """An MLflow experiment, on a tracking server or in an SQLite file."""
 
-    def __init__(self, place: Tracking, identity: str, settings: Settings) -> None:
+    def __init__(self, destination: Tracking, identity: str, settings: Settings) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run must not wait long
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient(_mlflow_uri(place))
-        self.id = identity or self._create(place)
+        self._client = MlflowClient(_mlflow_uri(destination))
+        self.id = identity or self._create(destination)
         if not identity:
             self._describe(settings)
         self.viewer = _mlflow_viewer(self._client.tracking_uri)
         self._client.update_run(self.id, status="RUNNING")
 
-    def _create(self, place: Tracking) -> str:
-        experiment = self._client.get_experiment_by_name(place.project)
+    def _create(self, destination: Tracking) -> str:
+        experiment = self._client.get_experiment_by_name(destination.project)
         if experiment is None:
-            id_ = self._client.create_experiment(place.project)
+            id_ = self._client.create_experiment(destination.project)
         else:
             id_ = experiment.experiment_id
-        return str(self._client.create_run(id_, run_name=place.name).info.run_id)
+        return str(self._client.create_run(id_, run_name=destination.name).info.run_id)
 
     def _describe(self, settings: Settings) -> None:
         from mlflow.entities import Param
@@ -148,11 +150,11 @@ class MLflow:
         self._client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
 
 
-def _mlflow_uri(place: Tracking) -> str | None:
-    if not place.folder:
-        return place.uri or None
-    Path(place.folder).mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{Path(place.folder).resolve()}/mlflow.db"
+def _mlflow_uri(destination: Tracking) -> str | None:
+    if not destination.folder:
+        return destination.uri or None
+    Path(destination.folder).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{Path(destination.folder).resolve()}/mlflow.db"
 
 
 def _mlflow_viewer(uri: str) -> str:
@@ -165,27 +167,31 @@ def _mlflow_viewer(uri: str) -> str:
 class WandB:
     """A run of Weights & Biases, online or for `wandb sync` later."""
 
-    def __init__(self, place: Tracking, identity: str, settings: Settings) -> None:
+    def __init__(self, destination: Tracking, identity: str, settings: Settings) -> None:
         import wandb
 
         self.id = identity or secrets.token_hex(6)
-        Path(place.folder).mkdir(parents=True, exist_ok=True)
+        Path(destination.folder).mkdir(parents=True, exist_ok=True)
         quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_git": True,
             "disable_code": True, "x_disable_stats": True, "x_disable_meta": True,
             "x_disable_machine_info": True, "x_save_requirements": False, "host": ""}  # fmt: skip
         with contextlib.redirect_stdout(sys.stderr):
             self._run = wandb.init(
-                project=place.project,
-                name=place.name,
+                project=destination.project,
+                name=destination.name,
                 id=self.id,
-                dir=place.folder,
+                dir=destination.folder,
                 config=dict(settings),
-                mode="offline" if place.offline else None,
-                resume=None if place.offline else "allow",
-                settings=wandb.Settings(**quiet, **({"base_url": place.uri} if place.uri else {})),
+                mode="offline" if destination.offline else None,
+                resume=None if destination.offline else "allow",
+                settings=wandb.Settings(
+                    **quiet, **({"base_url": destination.uri} if destination.uri else {})
+                ),
             )
         folder = Path(self._run.dir).parent  # of this part of the run: .../offline-run-TIME-ID
-        self.viewer = shlex.join(["wandb", "sync", str(folder)]) if place.offline else self._run.url
+        self.viewer = (
+            shlex.join(["wandb", "sync", str(folder)]) if destination.offline else self._run.url
+        )
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Queue the figures; W&B sends them in the background."""
@@ -200,26 +206,28 @@ class WandB:
 class Trackio:
     """A run of trackio, in its local database or on your own server."""
 
-    def __init__(self, place: Tracking, identity: str, settings: Settings) -> None:
-        if place.folder:
-            os.environ["TRACKIO_DIR"] = place.folder  # read when trackio is imported
+    def __init__(self, destination: Tracking, identity: str, settings: Settings) -> None:
+        if destination.folder:
+            os.environ["TRACKIO_DIR"] = destination.folder  # read when trackio is imported
         with contextlib.redirect_stdout(sys.stderr):
             import trackio
 
-            self.id = identity or f"{place.name}-{secrets.token_hex(3)}"
+            self.id = identity or f"{destination.name}-{secrets.token_hex(3)}"
             self._run = trackio.init(
-                place.project,
+                destination.project,
                 name=self.id,
-                server_url=place.uri or None,
+                server_url=destination.uri or None,
                 config=dict(settings),
                 resume="allow",
                 embed=False,
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-        local = [f"TRACKIO_DIR={shlex.quote(place.folder)} "] if place.folder else []
-        command = "".join([*local, shlex.join(["trackio", "show", "--project", place.project])])
-        self.viewer = without_secrets(place.uri) or command
+        local = [f"TRACKIO_DIR={shlex.quote(destination.folder)} "] if destination.folder else []
+        command = "".join(
+            [*local, shlex.join(["trackio", "show", "--project", destination.project])]
+        )
+        self.viewer = without_secrets(destination.uri) or command
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Queue the figures; trackio writes them in the background."""

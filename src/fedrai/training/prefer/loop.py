@@ -101,7 +101,7 @@ def align(
             if hooks.every and done and len(done) % hooks.every == 0 and hooks.stop(len(done)):
                 break
             since = time.perf_counter()
-            master.put()
+            master.copy_to_model()
             report = _gradients(data, reference, plan[len(done)], len(done) + 1)
             master.collect()
             master.step(settings.learning_rate(len(done)), settings.clip_norm)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedrai.errors import DataError
-from fedrai.recipe.alignment import Goal
+from fedrai.recipe.alignment import Objective
 from fedrai.records import Tokens
 from fedrai.training.sft import GROUP, label_count
 
@@ -50,7 +50,7 @@ class AlignSettings:
             rows evenly, where length tells the kind.
     """
 
-    objective: Goal
+    objective: Objective
     steps: int
     rows_per_step: int
     pairs_per_step: int

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedrai.errors import ModelError
 from fedrai.model import LanguageModel
 from fedrai.model.batching import by_length, padded_length
-from fedrai.recipe.alignment import Goal
+from fedrai.recipe.alignment import Objective
 from fedrai.records import Tokens
 from fedrai.runs.costs import generation_operations
 from fedrai.training.losses import sum_by_row, token_cross_entropy
@@ -40,7 +40,7 @@ class AlignmentData:
     settings: AlignSettings
 
     @property
-    def objective(self) -> Goal:
+    def objective(self) -> Objective:
         """The weights of the three losses."""
         return self.settings.objective
 
