@@ -183,9 +183,9 @@ def test_labelled_rows_are_read_as_all_rows_are(tmp_path):
     with pytest.raises(EvaluationError, match=r"table\.csv is not UTF-8") as caught:
         load([str(tmp_path / "table.csv")])
     assert "--encoding cp1252" in caught.value.hint
-    reading = data.ReadOptions(encoding="cp1252")
+    options = data.ReadOptions(encoding="cp1252")
     for name in ("list.json", "lines.json", "table.csv"):
-        result = load([str(tmp_path / name)], reading=reading if name == "table.csv" else
+        result = load([str(tmp_path / name)], options=options if name == "table.csv" else
                      data.DEFAULT_OPTIONS)  # fmt: skip
         assert [row.answer for row in result] == ["a0, ü", "a1, ü"]
 

@@ -497,7 +497,7 @@ def test_labels_in_other_words_get_a_hint(tmp_path):
 def test_a_file_without_a_readable_row_gets_the_hint_that_helps(tmp_path, name, content, advice):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_all([LabelledSource(str(tmp_path / name))], reading=data.ReadOptions(max_row_mb=0.001))
+        read_all([LabelledSource(str(tmp_path / name))], options=data.ReadOptions(max_row_mb=0.001))
     assert advice in caught.value.hint
     assert (advice == "--column") == ("--column" in caught.value.hint)
 

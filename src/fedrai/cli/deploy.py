@@ -24,13 +24,13 @@ def deploy() -> None:
 @click.option("--server", required=True, metavar="HOST[:PORT]",
     help="The SuperLink as the nodes reach it (port: 8000).")  # fmt: skip
 @click.option("--node", "nodes", multiple=True, required=True, metavar="NAME",
-    help="A client's name; give it once for each.")  # fmt: skip
+    help="A client's name; repeat the option for each client.")  # fmt: skip
 @click.option("--recipe", "recipe_file", type=PATH,
-    help="Its base model is what the nodes' policies allow.")  # fmt: skip
+    help="The nodes' policies allow its base model.")  # fmt: skip
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1),
     help="How long the server's certificate is valid.")  # fmt: skip
 @click.option("--insecure", is_flag=True,
-    help="Plain connections, and any node may join: for trials on one machine.")  # fmt: skip
+    help="No encryption, and any node may join: only for trials on one machine.")  # fmt: skip
 def init_command(
     folder: Path,
     server: str,
@@ -52,12 +52,10 @@ def init_command(
     for path in deployments.init(folder, consortium):
         click.echo(path)
     for name in deployments.relative_models(consortium):
-        warn(
-            f"model.base = {name} is a relative path: every node looks for it below its own folder"
-        )
+        warn(f"model.base = {name} is a relative path: each node resolves it in its own folder")
     if insecure:
-        warn("plain connections: for trials on one machine only")
-    click.echo(f"who does what, in order: {folder / 'README.md'}")
+        warn("connections are not encrypted: use --insecure only for trials on one machine")
+    click.echo(f"next steps, by operator: {folder / 'README.md'}")
 
 
 @deploy.command("add-node")
@@ -68,10 +66,10 @@ def add_node_command(folder: Path, name: str) -> None:
     from fedrai.deployment import setup as deployments
 
     click.echo(deployments.add_node(folder, name))
-    click.echo(f"give it to the operator of {name}, and to nobody else")
+    click.echo(f"give it only to the operator of {name}")
     if not deployments.read(folder).insecure:
         click.echo(
-            f"copy {folder}/server/nodes/{name}.pub to the server, then there:"
+            f"copy {folder}/server/nodes/{name}.pub to the server, then run there:"
             "  fedrai deploy register SERVER_FOLDER"
         )
 
@@ -79,9 +77,9 @@ def add_node_command(folder: Path, name: str) -> None:
 @deploy.command("renew")
 @folder_argument
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1),
-    help="How long it is valid.")  # fmt: skip
+    help="How long the certificate is valid.")  # fmt: skip
 def renew_command(folder: Path, days: int) -> None:
-    """Make a new server certificate in a consortium's FOLDER; nodes need nothing new."""
+    """Make a new server certificate in a consortium's FOLDER; nodes need no new files."""
     from fedrai.deployment import setup as deployments
 
     certificate = deployments.renew(folder, days)
@@ -92,7 +90,7 @@ def renew_command(folder: Path, days: int) -> None:
 @deploy.command("check")
 @folder_argument
 @click.option("--server", metavar="HOST[:PORT]",
-    help="For a node: reach the SuperLink here, instead of where the folder says.")  # fmt: skip
+    help="For a node: address of the SuperLink, instead of the folder's.")  # fmt: skip
 @click.option("--load", is_flag=True, help="Load the guards too (slow).")
 @json_option
 @click.pass_context
@@ -133,7 +131,7 @@ def start_command(folder: Path, dry_run: bool) -> None:
 @deploy.command("register")
 @folder_argument
 def register_command(folder: Path) -> None:
-    """Make the nodes' public keys known to the SuperLink that runs from a server's FOLDER."""
+    """Register the nodes' public keys with the SuperLink that runs from a server's FOLDER."""
     from fedrai.deployment import setup as deployments
 
     for name, new in deployments.register(folder).items():

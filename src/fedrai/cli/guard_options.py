@@ -40,7 +40,7 @@ class DataOptions:
     unsafe: tuple[str, ...] = ()
     safe: tuple[str, ...] = ()
 
-    def spec(self, reading: ReadOptions) -> DataSpec:
+    def spec(self, options: ReadOptions) -> DataSpec:
         """The datasets, checked."""
         from fedrai.filter.guard_evaluation import DataSpec
         from fedrai.guards.labels import Labels
@@ -60,7 +60,7 @@ class DataOptions:
             Labels(names, tuple(_pairs(self.unsafe_when, "--unsafe-when")), self.cut),
             self.split,
             dict(_pairs(self.where, "--where")),
-            reading,
+            options,
         )
 
 
@@ -87,7 +87,7 @@ label_options = together(
 
 
 def data_options(*labels: Decorator) -> Decorator:
-    """DATA and its options; they reach the command as `data` and `reading`."""
+    """DATA and its options; they reach the command as `data` and `read_options`."""
     return together(
         as_record(
             "data", DataOptions,

@@ -54,7 +54,7 @@ def guard_list(as_json: bool) -> None:
 @data_options(label_options)
 @json_option
 def guard_eval(
-    options: GuardOptions, data: DataOptions, reading: ReadOptions, as_json: bool
+    options: GuardOptions, data: DataOptions, read_options: ReadOptions, as_json: bool
 ) -> None:
     """Measure how well GUARD finds the unsafe rows of labelled DATA.
 
@@ -62,7 +62,7 @@ def guard_eval(
     """
     from fedrai.filter.guard_evaluation import evaluate, threshold_of
 
-    rows = read_labelled(data.spec(reading))
+    rows = read_labelled(data.spec(read_options))
     judge = options.open()
     threshold = threshold_of(judge, options.threshold)
     with options.judging(judge) as on_progress:
@@ -92,7 +92,7 @@ def guard_eval(
 def guard_calibrate(
     options: GuardOptions,
     data: DataOptions,
-    reading: ReadOptions,
+    read_options: ReadOptions,
     recall: float,
     fpr: float,
     out: Path,
@@ -106,7 +106,7 @@ def guard_calibrate(
     from fedrai.filter.guard_evaluation import calibrate_on
     from fedrai.guards import calibrated
 
-    rows = read_labelled(data.spec(reading))
+    rows = read_labelled(data.spec(read_options))
     judge = options.open()
     with options.judging(judge) as on_progress:
         targets = calibrated.TargetRates(recall, fpr)

@@ -77,7 +77,7 @@ def judge() -> None:
 @reading_options
 @json_option
 def judge_eval(
-    files: tuple[str, ...], options: JudgeOptions, reading: ReadOptions, as_json: bool
+    files: tuple[str, ...], options: JudgeOptions, read_options: ReadOptions, as_json: bool
 ) -> None:
     """Compare a judge of answers with people's labels.
 
@@ -89,12 +89,15 @@ def judge_eval(
     from fedrai.evaluation.labelled_answers import load
 
     options.check()
-    rows = load(files, lambda source, count: click.echo(
-        f"{source}: {count:,} rows without a label are left out", err=True), reading)  # fmt: skip
+    rows = load(files, _note_unlabelled, read_options)
     if options.name == "guard":
         _guard_eval(rows, options, as_json)
     else:
         _label_eval(rows, options, as_json)
+
+
+def _note_unlabelled(source: str, count: int) -> None:
+    click.echo(f"{source}: {count:,} rows without a label are left out", err=True)
 
 
 @judge.command("export")

@@ -157,7 +157,7 @@ def _read_options(**values: Any) -> ReadOptions:
 
 
 reading_options = as_record(
-    "reading", _read_options,
+    "read_options", _read_options,
     click.option("--encoding", default="", callback=_checked, metavar="NAME",
         help="Of text files, e.g. cp1252 (default: UTF-8, or by the file's first bytes)."),
     click.option("--separator", default="", callback=_checked, metavar="CHARACTER",

@@ -73,7 +73,7 @@ class CopyOptions:
 @json_option
 def scan(
     data: DataOptions,
-    reading: ReadOptions,
+    read_options: ReadOptions,
     options: GuardOptions,
     copy: CopyOptions,
     strict: bool,
@@ -86,7 +86,7 @@ def scan(
     from fedrai.filter import scan as scanning
     from fedrai.filter.guard_evaluation import threshold_of
 
-    spec = data.spec(reading)
+    spec = data.spec(read_options)
     copy.check(spec.specs)
     rows = read(spec, strict=strict)
     guard = options.open()

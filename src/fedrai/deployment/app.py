@@ -84,7 +84,7 @@ def _execute(
 def _path(context: Context, key: str) -> str:
     value = context.run_config.get(key)
     if not isinstance(value, str) or not value.startswith("/"):
-        raise RecipeError(f"the run's configuration needs {key}, an absolute path")
+        raise RecipeError(f"{key} in the run's configuration must be an absolute path")
     return value
 
 

@@ -118,14 +118,14 @@ def request_kind(suite: str, judge: str = "", direction: str = "") -> str:
 def load(
     files: Sequence[str],
     on_unlabelled: Callable[[str, int], None] = lambda _source, _count: None,
-    reading: data.ReadOptions = data.DEFAULT_OPTIONS,
+    options: data.ReadOptions = data.DEFAULT_OPTIONS,
 ) -> list[LabelledAnswer]:
     """The labelled answers of `files`, in order.
 
     Args:
         files: paths, or names of assets such as `pyrit-refusal`.
         on_unlabelled: called with a file and the number of its rows without a label.
-        reading: encoding, separator and limits of the files.
+        options: encoding, separator and limits of the files.
 
     Raises:
         EvaluationError: a file cannot be read, has none of the formats, or has no labelled rows.
@@ -139,7 +139,7 @@ def load(
     return [
         replace(row, file=file)
         for file, (source, path) in zip(files, places, strict=True)
-        for row in _read(source, path, on_unlabelled, reading)
+        for row in _read(source, path, on_unlabelled, options)
     ]
 
 
@@ -159,9 +159,9 @@ def _place(file: str) -> tuple[str, Path]:
 
 
 def _read(
-    source: str, path: Path, on_unlabelled: Callable[[str, int], None], reading: data.ReadOptions
+    source: str, path: Path, on_unlabelled: Callable[[str, int], None], options: data.ReadOptions
 ) -> list[LabelledAnswer]:
-    rows = _rows(path, reading)
+    rows = _rows(path, options)
     if not rows:
         raise EvaluationError(f"{path} has no rows of labelled answers")
     answers = list(_labelled(source, path, rows))
@@ -175,7 +175,7 @@ def _read(
     return answers
 
 
-def _rows(path: Path, reading: data.ReadOptions) -> Sequence[Mapping[str, Any]]:
+def _rows(path: Path, options: data.ReadOptions) -> Sequence[Mapping[str, Any]]:
     """The rows of a file; a file without a known ending is read as CSV.
 
     Raises:
@@ -185,7 +185,7 @@ def _rows(path: Path, reading: data.ReadOptions) -> Sequence[Mapping[str, Any]]:
     read = data.read_file if has_format else data.rows_of_csv
     rows = []
     try:
-        for origin, row in read(path, replace(reading, comments=True)):
+        for origin, row in read(path, replace(options, comments=True)):
             if isinstance(row, str):
                 raise EvaluationError(f"{origin}: {row}")
             rows.append(row)

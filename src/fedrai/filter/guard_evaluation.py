@@ -46,7 +46,7 @@ class DataSpec:
         labels: columns of `specs` that hold the labels.
         split: split of hub datasets.
         where: only rows whose columns have these values.
-        reading: encoding, separator and limits of files.
+        options: encoding, separator and limits of files.
     """
 
     specs: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class DataSpec:
     labels: Labels = field(default_factory=Labels)
     split: str = "train"
     where: Mapping[str, Cell] = field(default_factory=dict)
-    reading: ReadOptions = DEFAULT_OPTIONS
+    options: ReadOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def read_rows(data: DataSpec) -> Rows:
     sources += [LabelledSource(spec, Labels(whole=True)) for spec in data.unsafe]
     sources += [LabelledSource(spec, Labels(whole=False)) for spec in data.safe]
     return read_all(sources, columns=data.columns, split=data.split, where=data.where,
-                    reading=data.reading)  # fmt: skip
+                    options=data.options)  # fmt: skip
 
 
 def labelled_rows(rows: Rows) -> tuple[GuardRow, ...]:

@@ -123,7 +123,7 @@ def read_all(
     columns: ColumnNames = ColumnNames(),
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
-    reading: data.ReadOptions = data.DEFAULT_OPTIONS,
+    options: data.ReadOptions = data.DEFAULT_OPTIONS,
 ) -> Rows:
     """Read datasets in their order.
 
@@ -132,7 +132,7 @@ def read_all(
         columns: names of the columns.
         split: split of hub datasets.
         where: only rows whose columns have these values.
-        reading: encoding, separator and limits of files.
+        options: encoding, separator and limits of files.
 
     Raises:
         DataError: no such file or format, a dataset without a readable row, a column that is named
@@ -146,7 +146,7 @@ def read_all(
     for source in sources:
         name = name_of(source.spec)
         part = _Dataset(name if count[name] == 1 else source.spec, columns, source.labels, where)
-        for origin, raw in data.rows(source.spec, split, reading):
+        for origin, raw in data.rows(source.spec, split, options):
             part.add(origin, raw)
         every.extend(part)
         if not part.rows:

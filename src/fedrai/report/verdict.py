@@ -160,23 +160,30 @@ def _summary_of_one(run: RunRecord) -> str:
 def baseline(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
     """The plain run to compare a run with: same model, start, clients and rounds.
 
-    Of several, one with the same seed, then with the same harmful share, then the one with the most
-    harmful rows. A plain run has no baseline.
+    A plain run has no baseline.
     """
     if run.plain:
         return None
+    return plain_run(run, [other for other in runs if _setting(other) == _setting(run)])
+
+
+def plain_run(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
+    """The plain run of as many rounds to compare a run's cost with; None if there is none.
+
+    Of several, one with the same seed, then with the same harmful share, then the one with the most
+    harmful rows.
+    """
 
     def nearness(other: RunRecord) -> tuple[bool, bool, int]:
         return other.seed == run.seed, other.share == run.share, other.harmful_rows or 0
 
-    others = [other for other in runs if other.plain and _setting(other) == _setting(run)]
+    others = [other for other in runs if other.plain and len(other.rounds) == len(run.rounds)]
     return max(others, key=nearness, default=None)
 
 
 def _setting(run: RunRecord) -> tuple[object, ...]:
-    """What two runs must share for their costs to be compared."""
-    model = run.provenance.get("model fingerprint")
-    return model, run.start, run.clients, len(run.rounds), run.planned_rounds
+    """What two runs in a report must share for their costs to be compared."""
+    return (run.provenance.get("model fingerprint"), run.start, run.clients, run.planned_rounds)
 
 
 def overhead(run: RunRecord, other: RunRecord) -> Overhead:

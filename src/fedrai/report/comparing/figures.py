@@ -19,6 +19,8 @@ from fedrai.evaluation.bootstrap import Estimate, Shares, both_sides, seeds_mean
 from fedrai.rates import Rate
 from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
 from fedrai.report.measures import BOTH_SIDES, LOSS, OVERHEAD, TFLOP
+from fedrai.report.verdict import overhead, plain_run
+from fedrai.runs.record import RunRecord
 
 SAFE, ANSWERED = "safe", "xstest-safe-refused"  # what `both sides` is made of
 Kind = Literal["wilson", "bootstrap", "recorded", "range", "none"]
@@ -242,24 +244,19 @@ def _costs(seeds: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> dict[st
         return {}
     figures = {TFLOP: ranged([one.run.cost.operations / 1e12 for one in finished])}
     overheads = [
-        one.run.cost.operations / baseline.run.cost.operations - 1
+        operations
         for one in finished
-        if (baseline := plain(one, runs)) is not None
+        if (plain := plain_run(one.run, _same_setting(one, runs))) is not None
+        and (operations := overhead(one.run, plain).operations) is not None
     ]
     return figures | ({OVERHEAD: ranged(overheads)} if overheads else {})
 
 
-def plain(run: ComparedRun, runs: Sequence[ComparedRun]) -> ComparedRun | None:
-    """The run of plain FedAvg to compare a run's cost with; None if there is none.
-
-    Of the same seed and value, finished and of as many rounds; of several that with the most
-    harmful rows.
-    """
-    setting = (run.seed, run.value, len(run.run.rounds))
-    others = [
-        one
+def _same_setting(run: ComparedRun, runs: Sequence[ComparedRun]) -> list[RunRecord]:
+    """The finished runs of the same seed and value."""
+    setting = run.seed, run.value
+    return [
+        one.run
         for one in runs
-        if one.run.plain and one.run.finished and one.run.cost.operations
-        and (one.seed, one.value, len(one.run.rounds)) == setting
-    ]  # fmt: skip
-    return max(others, key=lambda one: one.run.harmful_rows or 0, default=None)
+        if (one.seed, one.value) == setting and one.run.finished and one.run.cost.operations
+    ]
