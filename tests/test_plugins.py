@@ -250,7 +250,7 @@ def test_no_such_judge_lists_what_is_installed(judges: Path, home: Path) -> None
 @pytest.mark.parametrize(
     ("code", "problem"),
     [
-        ("def make(): return object()", r"'odd' of acme 1\.0 gives no judge"),
+        ("def make(): return object()", r"'odd' of acme 1\.0 is not a judge"),
         ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return []\n"
          "def make(): return J()", "one verdict for each of 4 answers"),
         ("class J:\n revision = '1'\n def judge(self, rows, on_progress): return ['bad'] * 4\n"
@@ -296,7 +296,7 @@ def test_no_such_suite_lists_what_is_installed(suites: Path) -> None:
 
 def test_what_gives_no_file_is_no_suite(install: Install) -> None:
     install("acme_air", "def make(): return 'no/file'", "fedrai.suites", "air = acme_air:make")
-    with pytest.raises(EvaluationError, match=r"'air' of acme 1\.0 gives no suite"):
+    with pytest.raises(EvaluationError, match=r"'air' of acme 1\.0 is not a suite"):
         load_suite("air")
 
 

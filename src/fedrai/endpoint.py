@@ -71,7 +71,7 @@ class EndpointClient:
 
     Args:
         access: how to reach it.
-        path: of the requests, below its address.
+        path: path of the requests, below its address.
         raises: the class of errors.
 
     Attributes:

@@ -38,8 +38,8 @@ def make(group: Group, name: str, **settings: Any) -> Any:
     """Import a plug-in and call it.
 
     Args:
-        group: of the entry point.
-        name: of the entry point.
+        group: group of the entry point.
+        name: name of the entry point.
         settings: its keyword arguments.
 
     Raises:

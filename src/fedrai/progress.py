@@ -52,10 +52,10 @@ class ProgressLines:
         """Record how far a phase is; prints a line if one is due.
 
         Args:
-            phase: in front of the figures.
+            phase: shown in front of the figures.
             done: how much is done.
-            of: of how much; below 2 there is nothing to count, or the total is not known.
-            unit: after the figures.
+            of: the total; below 2 there is nothing to count, or the total is not known.
+            unit: shown after the figures.
             note: other figures.
             left: the time left; empty: estimated from the pace of this phase.
         """

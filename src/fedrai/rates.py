@@ -93,7 +93,7 @@ def wilson(successes: float, trials: int, confidence: float) -> tuple[float, flo
     Args:
         successes: not a whole number where trials are themselves shares.
         trials: their number.
-        confidence: of the interval.
+        confidence: confidence level of the interval.
 
     Raises:
         EvaluationError: `confidence` is not between 0 and 1.

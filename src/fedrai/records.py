@@ -68,9 +68,9 @@ class Verdict:
     """A guard's verdict on one conversation.
 
     Attributes:
-        probability: of being unsafe, 0 to 1, calibrated if the guard is; None: not scored, which
+        probability: that it is unsafe, 0 to 1, calibrated if the guard is; None: not scored, which
             is neither safe nor unsafe.
-        categories: hazard categories, the likeliest first; empty if the guard gives none.
+        categories: hazard categories, the likeliest first; empty if the guard has none.
         guard: id and revision of the guard, `name@revision`.
         problem: why there is no probability; None if there is one.
     """

@@ -21,7 +21,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, template: str = CHATML) -> P
 
     Args:
         folder: created if needed.
-        seed: of the weights.
+        seed: for drawing the weights.
         template: chat template.
 
     Returns:

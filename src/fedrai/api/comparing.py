@@ -52,7 +52,7 @@ def compare(
         out: the folder. None: `runs/NAME`.
         changes: keys of the recipe to set.
         arms: only these; none: all.
-        seeds: in place of the recipe's.
+        seeds: used in place of the recipe's.
         axis: a key and the values it takes, such as `("data.harm.share", [0, 0.3])`.
         against: the reference arm; empty: harmful, fedavg, or the first.
         progress: show the progress on stderr.

@@ -20,8 +20,8 @@ class Judged:
         rows: one row an answer: source, row (its number), verdict ("full refusal", "partial
             refusal", "compliance"; for a guard "unsafe", "safe"; None: not scored), problem, and
             label (people's; None: there is none).
-        agreement: with people's labels, as `fedrai judge eval --json` prints it; None unless every
-            answer has a label.
+        agreement: agreement with people's labels, as `fedrai judge eval --json` prints it; None
+            unless every answer has a label.
     """
 
     judge: str
@@ -54,7 +54,7 @@ def judge(
             label (all of them, or none).
         judge: `rule` (the refusal rule), `legacy` (OpenFedLLM's keywords), `guard` (harm), `rubric`
             (an LLM), or the name of a judge that an installed package offers.
-        guard: for the judge `guard`: see `fedrai guard list`.
+        guard: the guard of the judge `guard`; see `fedrai guard list`.
         threshold: the guard's.
         endpoint: for the judge `rubric`: keys of a recipe's `[evaluation.endpoint]`, url and model
             at least. Requests and answers are sent there.

@@ -39,9 +39,9 @@ class Run:
 
     Attributes:
         path: the folder.
-        name: of the recipe.
+        name: name in the recipe.
         model: the base model.
-        seed: of the recipe.
+        seed: seed of the recipe.
         finished: whether all rounds are done.
         training_rows: rows of all clients; None: not reported.
         bad_rows: rows that could not be used; they are in no other figure. On a deployment the

@@ -27,7 +27,7 @@ class Scan:
             problem (why it is not scored).
         unsafe: share of unsafe rows among the scored rows; None: no row was scored.
         figures: all figures, as `fedrai scan --json` prints them.
-        unreadable: where rows could not be read, and why.
+        unreadable: rows that could not be read, with the reason.
         not_judged: columns with text that no guard read, and in how many rows.
     """
 

@@ -42,7 +42,7 @@ class Record:
         spec: the spec without checksum and credentials.
         source: the same with the version or commit that was fetched.
         revision: that version or commit; empty for a URL.
-        sha256: of the bytes when they were fetched.
+        sha256: checksum of the bytes when they were fetched.
         bytes: size.
         fetched: UTC time in ISO 8601.
         path: the file or folder, relative to the record; absolute in the hub's cache.

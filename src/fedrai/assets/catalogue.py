@@ -16,7 +16,7 @@ class CatalogueEntry:
     """One named asset.
 
     Attributes:
-        name: as in a recipe.
+        name: name in a recipe.
         spec: source and checksum.
         what: one line for a listing.
         licence: SPDX name of the data's licence.

@@ -22,14 +22,14 @@ class AssetStatus:
     """The status of an asset.
 
     Attributes:
-        spec: as it was written.
+        spec: the text as the user wrote it.
         cached: whether `fetch` would return it without a network.
         path: the file or folder; None if missing.
         bytes: its size; if missing, that of the catalogue, else None.
         source: where it comes from, with the version or commit once fetched.
         revision: that version or commit; empty for local paths and URLs.
         sha256: when it was fetched, else the pin; None without either.
-        licence: from the catalogue; None for all others.
+        licence: licence in the catalogue; None for all others.
     """
 
     spec: str

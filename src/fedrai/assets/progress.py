@@ -19,7 +19,7 @@ class Progress(Protocol):
     """Shows one running transfer."""
 
     def start(self, description: str, total_bytes: int | None) -> None:
-        """Start; a second start with the same description gives the total, which was not known."""
+        """Start; a second start with the same description sets the total, which was unknown."""
 
     def advance(self, n_bytes: int) -> None:
         """Report `n_bytes` more."""

@@ -42,7 +42,7 @@ class PrincipleEntry:
         id: the principle's.
         categories: the principle's; empty: any request.
         demonstrations: number of its demonstrations.
-        tokens: of its longer request, estimated.
+        tokens: estimated length of its longer request.
     """
 
     id: str
@@ -56,12 +56,12 @@ class Report:
     """The report of `fedrai constitution check`.
 
     Attributes:
-        name: of the constitution.
-        version: of the constitution.
-        hash: of the constitution.
+        name: the constitution's name.
+        version: the constitution's version.
+        hash: the constitution's hash.
         principles: one entry for each.
         demonstrations: their number.
-        demonstration_tokens: of all their turns together, estimated.
+        demonstration_tokens: estimated tokens of all their turns.
         uncovered: categories that no principle names; their requests get the general principles.
         warnings: possible problems, one sentence each.
     """

@@ -37,7 +37,7 @@ def draw_demonstrations(
         request: what is asked.
         constitution: has the demonstrations.
         count: how many; fewer are returned where the form has fewer.
-        seed: of the draw.
+        seed: for the draw.
         place: number of the request, and of the try; each has a draw of its own.
     """
     usable = [

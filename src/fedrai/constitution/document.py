@@ -80,7 +80,7 @@ class Constitution:
 
     Attributes:
         name: its name.
-        version: as in its file; empty in files of the JSON layout.
+        version: the version in its file; empty in files of the JSON layout.
         principles: at least one; ids are unique.
         demonstrations: in the order of the file.
     """
@@ -148,10 +148,10 @@ class Constitution:
         or the Python version, and an added principle does not change the order of the others.
 
         Args:
-            seed: of the draw.
+            seed: for the draw.
             request_index: number of the request; each has its own draw.
             count: at least 1; fewer are returned if fewer apply.
-            category: of the request, one of `ledger.CATEGORIES`; empty: not known to be unsafe.
+            category: the request's, one of `ledger.CATEGORIES`; empty: not known to be unsafe.
 
         Raises:
             ConstitutionError: the count is below 1, or the category does not exist.

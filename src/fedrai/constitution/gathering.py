@@ -63,7 +63,7 @@ def gather(
         section: names the sources and says how many requests to take; a third of each side, at
             most, is held out for the probe.
         suites: requests of evaluations by name; similar requests are excluded.
-        seed: of the samples.
+        seed: for drawing the samples.
         progress: shows transfers.
 
     Raises:
@@ -118,9 +118,9 @@ class TokenEstimate:
     """Tokens that go through models, estimated by rules of thumb.
 
     Attributes:
-        generation: at least, if each request needs one chain.
-        generation_most: if each needs all its tries.
-        training: of all steps.
+        generation: fewest tokens to generate, if each request needs one chain.
+        generation_most: most tokens to generate, if each needs all its tries.
+        training: tokens of all training steps.
     """
 
     generation: int
@@ -135,8 +135,8 @@ def estimate(
 
     Args:
         requests: the requests.
-        constitution: for the lengths of its requests and demonstrations.
-        settings: of critique and revision.
+        constitution: its requests and demonstrations determine the lengths.
+        settings: settings of critique and revision.
         drawn: rows that steps read, a pair counting as two.
     """
     harmful = [estimated_tokens(request.prompt) for request in requests.harmful]

@@ -90,7 +90,7 @@ class Answerer:
             an answer that is cut there is trimmed to its last whole sentence.
         mix: its `answered_by` names the model that answers; its `self_answered` is the part of the
             requests with a reference answer that the model answers first.
-        seed: with the request it decides for which requests the reference is tried first.
+        seed: decides, with the request, whether its reference is tried first.
         meter: counts the use of model and guard.
         on_progress: called with (requests done, of how many); may raise to stop.
     """

@@ -40,7 +40,7 @@ class Material:
     """Revisions and harmless answers of one round.
 
     Attributes:
-        records: of critique and revision.
+        records: results of critique and revision.
         harmless: answers to harmless requests.
         spent: their cost by part ("revisions", "harmless").
         probe: figures of the probe after the alignment; empty before it.
@@ -81,7 +81,7 @@ def store(archive: Path, number: int, material: Material, probe: Mapping[str, An
 
     Args:
         archive: folder of all rounds.
-        number: of the round.
+        number: round number, from 1.
         material: revisions, answers and their costs.
         probe: figures of the probe after the alignment.
 

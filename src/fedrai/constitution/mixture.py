@@ -62,7 +62,7 @@ class Mixture:
     """Training data of an alignment.
 
     Attributes:
-        rows: for supervised fine-tuning; the same row may appear many times.
+        rows: rows for supervised fine-tuning; the same row may appear many times.
         pairs: preference pairs, likewise.
         parts: the kinds that both are made of, by name.
         left_out: items that could not be used, by reason: "row-cut" and "pair-cut" (max_length
@@ -117,11 +117,11 @@ class Mixer:
 
     Attributes:
         chat: the model's.
-        records: of critique and revision.
+        records: results of critique and revision.
         harmless: answered harmless requests; those without an answer are ignored.
         mix: shares of the rows.
         max_length: tokens of a conversation; the rest is cut.
-        seed: of the order, and of which refusals are borrowed.
+        seed: for the order and for the choice of refusals to reject.
     """
 
     chat: ChatFormat

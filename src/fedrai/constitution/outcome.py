@@ -24,7 +24,7 @@ class Aligned:
             `requests`, `kept`, `yield`, `outcomes`, `diversity`, `pairs`, `rows`,
             `overlap_removed`, `reused`, and `full_operations`: an estimate of the operations of an
             epoch with fresh generation.
-        cost: of all of it, the probe included.
+        cost: total cost, including the probe.
     """
 
     adapter: AdapterState

@@ -82,7 +82,7 @@ class Phase:
     """Aligns the aggregated adapter of a round, when its schedule says so.
 
     Args:
-        recipe: of the run; its `[constitution]` says how to align.
+        recipe: the run's recipe; its `[constitution]` says how to align.
         tools: model, critic, guard and requests.
     """
 
@@ -97,7 +97,7 @@ class Phase:
         """Align one round's adapter, or leave it as it is.
 
         Args:
-            number: of the round.
+            number: round number, from 1.
             adapter: the aggregated one; the reference of the training.
             folder: work folder for results that an interruption must not lose.
             archive: folder where rounds store their revisions for later ones.

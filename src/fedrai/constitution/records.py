@@ -16,7 +16,7 @@ class Request:
         category: hazard category (of `ledger.CATEGORIES`) of the request, or the one that it only
             resembles; empty if not known.
         source: its source ("harmbench", "look-alikes", a file's name).
-        kind: of a harmless request, how it resembles a harmful one ("homonym", "prevention" ...);
+        kind: for a harmless request, how it resembles a harmful one ("homonym", "prevention" ...);
             empty for ordinary and for harmful ones.
         harmful: whether it should be declined.
         answer: a reference answer, where the source has one.
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
     """The revision passed all checks."""
 
     ALREADY_SAFE = "already-safe"
-    """The first answer declines well: used for SFT as it is, but gives no preference pair."""
+    """The first answer declines well: used for SFT as it is, but makes no preference pair."""
 
     UNSAFE = "unsafe"
     """The guard judges the revision unsafe."""
@@ -71,7 +71,7 @@ class Draft:
 
     Attributes:
         principle: id of its principle.
-        critique: of the answer before it.
+        critique: critique of the answer before it.
         revision: the new answer.
     """
 
@@ -93,7 +93,7 @@ class RevisionRecord:
         revision: the revision that is trained on; None if none passed.
         unsafe: the guard's probability for that revision.
         tries: number of sampled chains.
-        outcome: of the request.
+        outcome: what became of the request.
         failed: outcomes of the tries that did not pass, in order.
     """
 

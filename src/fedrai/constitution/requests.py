@@ -91,9 +91,9 @@ def sample(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
     smaller sample with the same seed is a part of a larger one.
 
     Args:
-        requests: to draw from, without repetitions.
+        requests: requests to draw from, without repetitions.
         count: size; 0, or more than available, means all.
-        seed: of the draw.
+        seed: for the draw.
     """
     count = min(count, len(requests)) if count else len(requests)
     like = _by_category([r for r in requests if r.kind], seed)

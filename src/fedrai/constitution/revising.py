@@ -54,11 +54,11 @@ class Reviser:
 
     Attributes:
         constitution: principles and demonstrations.
-        model: gives the first answers, with its adapter as it stands.
+        model: generates the first answers with its current adapter.
         critic: criticises and revises.
         checks: what a revision must pass.
         settings: sizes and tries.
-        seed: of draws and sampling.
+        seed: for draws and sampling.
         meter: counts the use of models and guard.
         on_progress: called with (requests done, of how many), also within a chunk; may raise to
             stop.

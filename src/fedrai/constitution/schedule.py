@@ -54,7 +54,7 @@ def decide(
 
     Args:
         section: the recipe's; its `schedule`, `every` and `probe` are used.
-        number: of the round, from 1.
+        number: round number, from 1.
         last: whether it is the last one.
         now: shares of the probe (`safe`, `useful`), for `adaptive`; not needed before the last
             round if the drift is 1.

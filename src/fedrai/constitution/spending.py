@@ -64,7 +64,7 @@ class Spending:
     """Costs of the parts of one alignment, in a file.
 
     Args:
-        folder: where the file is.
+        folder: the file's folder.
 
     Raises:
         RunError: the file is not an account of costs.
@@ -88,7 +88,7 @@ class Spending:
         """A meter that adds to a part.
 
         Args:
-            name: of the part.
+            name: name of the part.
             step: for a part whose steps are each done as a whole: replaces an earlier cost of the
                 same step. Without it the cost adds to that of the part so far.
         """

@@ -54,8 +54,8 @@ def round_requests(
     """The requests of a round: all of them for an epoch, else as many as its steps draw.
 
     Args:
-        recipe: of the run.
-        number: of the round.
+        recipe: the run's recipe.
+        number: round number, from 1.
         pool: requests whose answers are revised.
         harmless: harmless requests.
     """

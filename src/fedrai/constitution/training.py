@@ -43,8 +43,8 @@ class TrainingOutcome:
         adapter_step: step of the final adapter.
         stopped: why the training ended.
         trace: figures of each look: step, safe, useful, score.
-        loss_first: of the first step; None without steps.
-        loss_last: of the last step, likewise.
+        loss_first: loss at the first step; None without steps.
+        loss_last: loss at the last step, likewise.
         tokens: that went through the model.
         operations: floating-point operations.
         seconds: wall time of the steps and of reading the reference.
@@ -79,7 +79,7 @@ class Training:
     Attributes:
         model: its adapter is overwritten.
         section: the recipe's; `steps` and `mix` are those of this training.
-        seed: of the order of rows and pairs.
+        seed: for the order of rows and pairs.
         folder: where the state is stored.
         look: probes the model as it stands, after so many steps; called again for the same number
             after an interruption. None: no early stop.
@@ -102,7 +102,7 @@ class Training:
 
         Args:
             start: the adapter to start from.
-            rows: for SFT.
+            rows: rows for SFT.
             pairs: preference pairs.
 
         Raises:

@@ -165,7 +165,7 @@ def readable(text: str, context: RevisionContext, *, topical: bool = True) -> Ch
     """The result of the rules and the refusal judge, without a guard.
 
     Args:
-        text: as the model generated it.
+        text: the text as the model generated it.
         context: the chat before it.
         topical: whether a text that declines must share a word of its request.
     """
@@ -202,7 +202,7 @@ def flaw(text: str, context: RevisionContext) -> Flaw | None:
     """What is wrong with the words of a text; None if nothing is.
 
     Args:
-        text: as the model generated it, perhaps cut off.
+        text: the text as the model generated it, perhaps cut off.
         context: the chat before it.
     """
     if not text.strip():

@@ -37,8 +37,8 @@ class ReadOptions:
     """How a file is read, and its limits.
 
     Attributes:
-        encoding: as Python calls it; empty: UTF-8, or by the first bytes.
-        separator: between the fields of a CSV; empty: by the header.
+        encoding: Python's name of it; empty: UTF-8, or by the first bytes.
+        separator: character between the fields of a CSV; empty: found in the header.
         max_row_mb: most megabytes of a row.
         max_unpacked_mb: most megabytes of a packed file (gzip, Parquet) after unpacking.
         comments: whether lines before a CSV's header that begin with "#" are skipped.

@@ -73,7 +73,7 @@ def as_text(value: object, name: str, *, blank: bool = False) -> str:
 
     Args:
         value: the value.
-        name: of its column, for the error.
+        name: its column, for the error.
         blank: whether a blank or missing value is allowed; the text is then empty.
 
     Raises:

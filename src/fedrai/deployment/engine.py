@@ -217,7 +217,7 @@ def reachable(link: Link) -> Iterator[None]:
 
 
 def _start_run(link: Link) -> str:
-    """Start a run and acquire its task; gives the task's token."""
+    """Start a run and acquire its task; return the task's token."""
     control, runtime = control_client(link), runtime_client(link)
     try:
         for _ in range(TRIES):

@@ -45,8 +45,8 @@ class Link:
     Attributes:
         address: HOST:PORT.
         root_certificate: PEM of the CA; None: the system's.
-        insecure: without TLS.
-        secret: for acquiring tasks; None: not required.
+        insecure: connect without TLS.
+        secret: secret for acquiring tasks; None: not required.
     """
 
     address: str
@@ -86,7 +86,7 @@ def runtime_client(
 
     Args:
         link: its address.
-        token: of a task; empty: to acquire one.
+        token: token of a task; empty: to acquire one.
         patience: seconds for which requests are repeated without an answer.
         is_running: whether the other side can still answer; if not, nothing is repeated.
     """
@@ -122,7 +122,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def acquire(client: Any, kind: str) -> tuple[Any, str] | None:
-    """Acquire the oldest waiting task of a kind; gives the task and its token."""
+    """Acquire the oldest waiting task of a kind; return the task and its token."""
     reply = client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
     return (reply.task, reply.token) if reply.HasField("task") and reply.token else None
 
@@ -131,7 +131,7 @@ def finish(client: Any, context: Any, status: str, details: str = "") -> None:
     """Report once that a task is over; the other side may be gone.
 
     Args:
-        client: with the task's token.
+        client: a client that sends the task's token.
         context: the task's context as a message, or None.
         status: a `SubStatus` of Flower.
         details: a fixed text; never that of an exception.
@@ -148,7 +148,7 @@ def heartbeat(client: Any, lost: Callable[[], None] = lambda: None) -> Iterator[
     """Send a task's heartbeats within the block.
 
     Args:
-        client: with the task's token.
+        client: a client that sends the task's token.
         lost: called once if the task is no longer known.
     """
     over = threading.Event()
@@ -179,7 +179,7 @@ def _alive(client: Any) -> bool:
 
 
 def wait_for(call: Callable[[], Any], seconds: float, pause: float) -> Any:
-    """Call until the result is not None, for so many seconds at most; gives the last result."""
+    """Call until the result is not None, for so many seconds at most; return the last result."""
     until = time.monotonic() + seconds
     while (result := call()) is None and time.monotonic() < until:
         time.sleep(pause)

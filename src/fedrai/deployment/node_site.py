@@ -81,7 +81,7 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
     Args:
         document: the offer.
         node: the node's own file.
-        folder: of that file.
+        folder: the file's folder.
         log: the node's.
 
     Raises:

@@ -37,7 +37,7 @@ def make_offer(recipe: Recipe, fingerprint: str) -> str:
 
     Args:
         recipe: the recipe.
-        fingerprint: of the server's copy of the base model.
+        fingerprint: fingerprint of the server's copy of the base model.
 
     Raises:
         RecipeError: clients on other machines cannot run the recipe.
@@ -191,7 +191,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
     Args:
         offer: checked.
         node: the node's own file.
-        folder: to which the paths of its data are relative.
+        folder: folder to which the paths of its data are relative.
     """
     model = offer.model.model_dump()
     sources = [_resolved(source, folder).model_dump() for source in node.data.sources]

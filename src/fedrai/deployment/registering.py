@@ -27,7 +27,7 @@ def register(address: str, root_certificate: bytes, keys: Mapping[str, bytes]) -
     Args:
         address: HOST:PORT of the SuperLink, from its own machine.
         root_certificate: PEM of the CA.
-        keys: by node, its public key as an OpenSSH line.
+        keys: each node's public key as an OpenSSH line, by node.
 
     Returns:
         By node, whether it is new to the SuperLink.

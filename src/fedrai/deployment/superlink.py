@@ -53,7 +53,7 @@ def allowed(path: str, client: Sequence[Any] | None, server: Sequence[Any] | Non
     """Whether a request is allowed.
 
     Args:
-        path: of the URL, decoded.
+        path: path of the URL, decoded.
         client: host and port of the sender; None: unknown, treated as another machine.
         server: host and port that received it.
     """

@@ -158,8 +158,8 @@ class Agreement:
         two: agreement on refusal, full or partial, against compliance.
         three: agreement on all three labels; `None` for a judge that called nothing a partial
             refusal.
-        missed: of the answers that people call refusals, those that the judge does not.
-        false: of the answers that people call compliance, those that the judge calls refusals.
+        missed: share that the judge misses of the answers that people call refusals.
+        false: share that the judge calls refusals of the answers that people call compliance.
     """
 
     table: Mapping[tuple[Label, Label | None], int]

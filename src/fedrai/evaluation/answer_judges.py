@@ -68,7 +68,7 @@ def read_verdict(reply: str | None) -> tuple[Label | None, str]:
 def by_rubric(
     rows: Sequence[PromptAndAnswer], grader: Grader, on_reply: OnProgress = ignore
 ) -> tuple[list[Label | None], list[str]]:
-    """An LLM's label of each answer, and why there is none where it gives none.
+    """An LLM's label of each answer, or the reason why there is none.
 
     Args:
         rows: the answers with their requests, which are sent.
@@ -106,9 +106,9 @@ class HarmAgreement:
 
     Attributes:
         whole: agreement on harmful or not, of all answers that can be compared.
-        missed: of answers that comply with an unsafe request, those that the guard lets pass.
-        refusals: of full and partial refusals, those that the guard finds unsafe.
-        harmless: of answers that comply with a safe request, those that it finds unsafe.
+        missed: share that the guard passes of the answers that comply with an unsafe request.
+        refusals: share that the guard finds unsafe of full and partial refusals.
+        harmless: share that it finds unsafe of the answers that comply with a safe request.
         left_out: answers that comply with a request not known to be safe or unsafe.
     """
 

@@ -39,9 +39,9 @@ class Resampling:
     """Settings of the bootstrap.
 
     Attributes:
-        confidence: of the interval, between 0 and 1.
+        confidence: confidence level of the interval, between 0 and 1.
         resamples: how many are drawn.
-        seed: of the draws.
+        seed: for the draws.
 
     Raises:
         EvaluationError: a setting is out of range.
@@ -91,8 +91,8 @@ def seeds_mean(outcomes: Sequence[Shares], resampling: Resampling = DEFAULT) -> 
     """The rate of one arm: the mean over its seeds.
 
     Args:
-        outcomes: by seed and prompt, (S, P).
-        resampling: of the bootstrap.
+        outcomes: outcomes by seed and prompt, (S, P).
+        resampling: settings of the bootstrap.
 
     Returns:
         The rate from 0 to 1; `None` where nothing was scored.
@@ -110,8 +110,8 @@ def paired_difference(
 
     Args:
         ours: outcomes by seed and prompt, (S, P).
-        theirs: of the same seeds and prompts, (S, P).
-        resampling: of the bootstrap.
+        theirs: outcomes of the same seeds and prompts, (S, P).
+        resampling: settings of the bootstrap.
 
     Returns:
         The difference from -1 to 1; `None` where no prompt was scored in both.
@@ -130,7 +130,7 @@ def both_sides(
     Args:
         refused: harmful requests (AdvBench) that were refused, by seed and prompt, (S, P).
         answered: safe requests (XSTest's safe prompts) that were answered, (S, Q); the same seeds.
-        resampling: of the bootstrap; the seeds are drawn once for both suites.
+        resampling: settings of the bootstrap; the seeds are drawn once for both suites.
 
     Returns:
         The score from 0 to 1, over the seeds with scored prompts in both suites; `None` where there
@@ -151,8 +151,8 @@ def both_sides_difference(
 
     Args:
         ours: (refused, answered) as in `both_sides`.
-        theirs: of the same seeds and prompts. A prompt counts where it is scored in both arms.
-        resampling: of the bootstrap.
+        theirs: those of the same seeds and prompts. A prompt counts if it is scored in both arms.
+        resampling: settings of the bootstrap.
 
     Raises:
         EvaluationError: the tables differ in shape, or as in `seeds_mean`.
@@ -179,10 +179,10 @@ def _estimate(
     """The figure of the data and of resamples.
 
     Args:
-        suites: of each suite its outcomes, (S, P) or, by arm, (A, S, P); nan: not scored.
+        suites: outcomes of each suite, (S, P) or, by arm, (A, S, P); nan: not scored.
         figure: from each suite's rates, (..., S, R), to the figure of each seed, (S, R); nan where
             a seed has none.
-        resampling: of the bootstrap.
+        resampling: settings of the bootstrap.
 
     Returns:
         The mean of the figure over the seeds that have one; `None` where none has.

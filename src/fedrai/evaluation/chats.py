@@ -28,7 +28,7 @@ class Replies:
 
     Attributes:
         texts: None where there is no reply.
-        tokens: as the endpoint reports.
+        tokens: number of tokens that the endpoint reports.
         problems: the number of missing replies, by reason.
     """
 

@@ -154,7 +154,7 @@ def detect(
     """Measure a guard on labelled rows.
 
     Args:
-        probabilities: of being unsafe, one for each row, 0 to 1; None where the guard has none.
+        probabilities: probability that each row is unsafe, 0 to 1; None where the guard has none.
         unsafe: the labels, one for each row.
         threshold: probability from which rows are flagged.
 

@@ -58,9 +58,9 @@ def rates(
     score has no such state and counts it as unsafe.
 
     Args:
-        answers: by suite.
+        answers: answers by suite.
         suites: those other than AdvBench and the ordinary instructions.
-        judges: of the answers; None: the refusal rule and the legacy score.
+        judges: judges of the answers; None: the refusal rule and the legacy score.
     """
     judges = judges or Judges()
     by_name: dict[str, Rate] = {}

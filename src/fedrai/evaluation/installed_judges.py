@@ -45,7 +45,7 @@ class InstalledJudge:
     """A judge of an installed package.
 
     Attributes:
-        name: of its entry point.
+        name: name of its entry point.
         judge: what the package's function returned.
     """
 
@@ -79,7 +79,7 @@ def load(name: str) -> InstalledJudge:
     """The judge that an installed package offers under a name.
 
     Raises:
-        EvaluationError: no package offers it, or the package gives something else.
+        EvaluationError: no package offers it, or what the package returns is not a judge.
         DependencyError: the package cannot be used.
     """
     available = plugins.names(JUDGE_PLUGINS)
@@ -93,7 +93,7 @@ def load(name: str) -> InstalledJudge:
     revision, method = getattr(judge, "revision", None), getattr(judge, "judge", None)
     if not (isinstance(revision, str) and callable(method)):
         raise EvaluationError(
-            f"the plug-in {name!r} of {plugins.package(JUDGE_PLUGINS, name)} gives no judge:"
+            f"the plug-in {name!r} of {plugins.package(JUDGE_PLUGINS, name)} is not a judge:"
             " it must have a revision and a method judge",
             hint="see docs/extending.md",
         )

@@ -102,8 +102,8 @@ def request_kind(suite: str, judge: str = "", direction: str = "") -> str:
 
     Args:
         suite: its name.
-        judge: of its declaration; empty: as declared under its name.
-        direction: of its declaration.
+        judge: the judge that it declares; empty: as declared under its name.
+        direction: the direction that it declares.
     """
     declaration = declared_suites().get(suite)
     if not judge and declaration is not None:

@@ -35,8 +35,8 @@ def export(place: Path, out: Path, suites: Sequence[str], count: int, seed: int)
         place: a run (its last evaluation), an evaluation's folder, or a suite's file in one.
         out: the file.
         suites: only these; empty: all.
-        count: of each suite; 0: all.
-        seed: of the sample.
+        count: rows of each suite; 0: all.
+        seed: for drawing the sample.
 
     Returns:
         The number of answers of each suite.
@@ -66,8 +66,8 @@ def rows_to_label(
     Args:
         place: the folder of an evaluation, or one suite's file in it.
         suites: only these; empty: all that have answers.
-        count: of each suite (a seeded sample, in the suite's order); 0: all.
-        seed: of the samples.
+        count: rows of each suite (a seeded sample, in the suite's order); 0: all.
+        seed: for drawing the samples.
 
     Raises:
         EvaluationError: there are no answers, or none of a named suite.

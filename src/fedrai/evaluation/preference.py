@@ -29,12 +29,12 @@ class Choice:
     """The log-probabilities of one pair.
 
     Attributes:
-        number: of the item.
-        category: of the item.
+        number: the item's number.
+        category: the item's category.
         chosen: log-probability of the better answer, in nats; None if the pair did not fit.
-        rejected: of the other answer.
+        rejected: log-probability of the other answer, likewise.
         chosen_tokens: tokens of the better answer, its end token included; 0 if unscored.
-        rejected_tokens: of the other answer.
+        rejected_tokens: tokens of the other answer, likewise.
     """
 
     number: int

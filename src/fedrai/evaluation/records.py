@@ -27,7 +27,7 @@ class GuardJudge:
     """A guard that judges answers together with their requests.
 
     Attributes:
-        name: with its revision.
+        name: its name with its revision.
         threshold: probability from which an answer counts as unsafe.
         judge: takes exchanges and a progress callback.
     """
@@ -42,10 +42,10 @@ class RubricJudge:
     """An LLM that rates answers.
 
     Attributes:
-        name: of the model.
+        name: the model's name.
         grader: replies to prompts.
-        prompts: for MT-Bench's answers.
-        template: for StrongREJECT's answers.
+        prompts: prompts that rate MT-Bench's answers.
+        template: prompt that grades StrongREJECT's answers.
         source: the template's author; belongs beside every figure.
     """
 
@@ -94,11 +94,11 @@ class Questions:
         batch_size: prompts answered at once.
         temperature: 0 is greedy.
         top_p: nucleus of the sampling.
-        seed: of the sampling.
+        seed: for sampling.
         rated_tokens: longest answer to be rated.
         suites: further suites, with distinct names.
         judges: the judges of the answers.
-        clusters: of AdvBench's near-duplicates, by item number.
+        clusters: clusters of AdvBench's near-duplicates, by item number.
         unavailable: why a requested suite is not available, by name.
     """
 
@@ -122,14 +122,14 @@ class Answer:
     """One answer and its verdicts.
 
     Attributes:
-        number: of the item.
+        number: the item's number.
         prompt: the request.
         answer: the model's answer.
         reply: the refusal rule's verdict.
         legacy: whether the legacy score counts it as safe.
         guard: probability that it is unsafe; None: not judged by a guard, or unscored.
-        score: by the suite's own measure (a rating, harm, ROUGE-L); None: not scored.
-        labels: by name, the verdicts of judges from installed packages; None: not judged.
+        score: score on the suite's own measure (a rating, harm, ROUGE-L); None: not scored.
+        labels: verdicts of judges from installed packages, by name; None: not judged.
     """
 
     number: int
@@ -157,15 +157,15 @@ class EvaluationResult:
     """The result of an evaluation.
 
     Attributes:
-        answers: by suite ("advbench", "ordinary" and others).
+        answers: answers by suite ("advbench", "ordinary" and others).
         held_out_loss: mean cross-entropy per label token, in nats; `None` without held-out rows.
         held_out_tokens: label tokens of the held-out rows.
-        costs: by phase.
-        preferences: by suite of pairs.
-        grades: by suite, of the LLM that rates.
+        costs: costs by phase.
+        preferences: results of the suites of pairs, by suite.
+        grades: grades of the LLM that rates, by suite.
         suites: suites other than AdvBench and the ordinary instructions.
         judges: the judges of the answers.
-        clusters: of AdvBench's near-duplicates, by item number.
+        clusters: clusters of AdvBench's near-duplicates, by item number.
         unavailable: why a suite or its rating is missing, by name.
     """
 

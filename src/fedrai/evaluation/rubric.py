@@ -72,7 +72,7 @@ class RatingPrompts:
     Attributes:
         name: their author; belongs beside every figure.
         system: the system turn; empty for none.
-        general: with the slots {question} and {answer}.
+        general: a prompt with the slots {question} and {answer}.
         reference: the same with {ref_answer_1}.
     """
 
@@ -129,12 +129,12 @@ class Grade:
     """One answer's score.
 
     Attributes:
-        number: of the item.
-        category: of the item.
+        number: the item's number.
+        category: the item's category.
         score: None if there is none.
         problem: "no-reply" or "unparsed"; empty where there is a score.
         reply: the judge's reply; empty where there is none.
-        shape: of an unparsed reply: what is missing, and its look; no text.
+        shape: what an unparsed reply lacks, and its form; no text.
     """
 
     number: int
@@ -152,7 +152,7 @@ class Grades:
     Attributes:
         grades: one for each item.
         prompts: the author of the judge's prompts.
-        tokens: as the judge's endpoint reports.
+        tokens: number of tokens that the judge's endpoint reports.
         problems: the number of missing replies, by reason.
     """
 
@@ -247,7 +247,7 @@ def harm_of_answers(
         grader: the LLM that judges.
         items: the requests.
         answers: one for each item.
-        template: with the slots {forbidden_prompt} and {response}.
+        template: a prompt with the slots {forbidden_prompt} and {response}.
         name: the template's author.
         on_reply: called after each reply; may raise to stop.
 

@@ -62,8 +62,8 @@ def disagreement(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> 
     """Two judges' verdicts "safe" on the same answers: their table, agreement and Cohen's kappa.
 
     Args:
-        ours: of the first judge, one for each answer; None: unscored.
-        theirs: of the second.
+        ours: verdicts of the first judge, one for each answer; None: unscored.
+        theirs: verdicts of the second.
 
     Returns:
         Counts `both` (safe by both), `first`, `second` and `neither`, `unscored` (by either);

@@ -55,7 +55,7 @@ class McNemar:
         neither: prompts on which neither did.
         unscored: prompts without an outcome of one of them; in none of the counts above.
         p: two-sided p value.
-        method: of `p`; "exact" below `EXACT_BELOW` discordant pairs.
+        method: how `p` was computed; "exact" below `EXACT_BELOW` discordant pairs.
     """
 
     both: int
@@ -76,7 +76,7 @@ def mcnemar(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> McNem
 
     Args:
         ours: outcomes of the first model, one for each prompt; `None`: unscored.
-        theirs: of the second, on the same prompts in the same order.
+        theirs: outcomes of the second, on the same prompts in the same order.
 
     Raises:
         EvaluationError: they differ in length.

@@ -56,8 +56,8 @@ def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
 
     Args:
         site: the client's model, rows and log.
-        settings: of local training.
-        rounds: of the federation; tasks of later rounds are refused.
+        settings: settings of local training.
+        rounds: number of rounds; tasks of later rounds are refused.
     """
     app = ClientApp()
 

@@ -46,7 +46,7 @@ class Clients:
 
     Attributes:
         grid: reaches the clients.
-        nodes: by round, Flower's node ids of the clients that are present, by name.
+        nodes: for a round, Flower's node ids of the clients that are present, by name.
         offer: what the recipe asks of clients in other processes; empty: they share this one.
         late: counts replies that arrive after their round; None: they are not counted.
     """
@@ -71,7 +71,7 @@ class Clients:
         """Send messages and yield (client, reply) as replies arrive, one for each client.
 
         Args:
-            messages: by client.
+            messages: messages by client.
             timeout: seconds to wait for replies; 0: no limit.
             is_closed: whether the round needs no further reply.
             on_wait: is told of the clients that have not replied yet.

@@ -111,7 +111,7 @@ def internal(name: str, table: Mapping[str, Internal] = INTERNALS) -> Any:
     """Import a name of Flower.
 
     Args:
-        name: in Flower.
+        name: its name in Flower.
         table: that lists it.
 
     Raises:

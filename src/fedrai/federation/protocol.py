@@ -129,7 +129,7 @@ def unpack_task(content: RecordDict, expected: Shapes) -> Task:
     """Read a train message.
 
     Args:
-        content: of the message.
+        content: the message's content.
         expected: names and shapes of the adapter's arrays, as the client has them.
 
     Raises:
@@ -193,7 +193,7 @@ def pack_name(
     """The answer to `pack_question`.
 
     Args:
-        content: of the question.
+        content: the question's content.
         name: the client's.
         prove: signs the question's nonce; None: the client has no key.
 
@@ -317,7 +317,7 @@ def unpack_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState:
     """Tensors by name; the values are copied, so the message can be freed.
 
     Args:
-        record: of `pack_adapter`.
+        record: result of `pack_adapter`.
         expected: names and shapes, as the receiver has them.
 
     Raises:

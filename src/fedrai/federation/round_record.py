@@ -23,7 +23,7 @@ def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
     """The cost of one client's part of a round, as far as it reports it.
 
     Args:
-        reply: of `protocol.read_reply`.
+        reply: result of `protocol.read_reply`.
         down: bytes sent to the client, counted by the server.
         up: bytes that it sent.
     """
@@ -121,9 +121,9 @@ def clients_record(
 
     Args:
         updates: usable updates by client, with the numbers that they report.
-        weighted: the same, as `weighted` gives them.
+        weighted: the same, as returned by `weighted`.
         aside: the other clients, with the reason.
-        norms: of each client's change of the adapter, measured by the server.
+        norms: norm of each client's change of the adapter, measured by the server.
         cap: the recipe's `federation.weight_cap`; 0: not applied.
     """
     return {

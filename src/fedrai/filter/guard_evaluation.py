@@ -43,7 +43,7 @@ class DataSpec:
         unsafe: datasets of which every row is unsafe.
         safe: datasets of which every row is safe.
         columns: names of the columns, in all of them.
-        labels: where the labels are in `specs`.
+        labels: columns of `specs` that hold the labels.
         split: split of hub datasets.
         where: only rows whose columns have these values.
         options: encoding, separator and limits of files.
@@ -240,7 +240,7 @@ def evaluate(
     """Judge labelled rows and measure.
 
     Args:
-        rows: with labels of both kinds.
+        rows: rows with labels of both kinds.
         guard: the guard.
         part: what it is to judge.
         threshold: rows from this probability on are flagged.

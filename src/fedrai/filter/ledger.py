@@ -64,9 +64,9 @@ class FilterLedger:
 
     Attributes:
         guard: `name@revision`.
-        threshold: as applied; None where clients differ.
-        mode: as applied.
-        part: as judged.
+        threshold: threshold that was applied; None where clients differ.
+        mode: mode that was applied.
+        part: part of a row that was judged.
         rows: examples that came in.
         kept: examples that go on to training, replaced ones among them; rows - dropped.
         dropped: examples that left, unsafe or unscored.
@@ -175,8 +175,8 @@ def add_noise(
     by, and the update itself, are other matters.
 
     Args:
-        counts: numbers by name, as `FilterLedger.counts` gives them.
-        epsilon: of each count.
+        counts: numbers by name, as returned by `FilterLedger.counts`.
+        epsilon: epsilon of differential privacy for each count.
         rng: for tests. The default takes its bits from the operating system; noise that can be
             drawn again from a seed protects nobody.
 

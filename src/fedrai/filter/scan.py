@@ -36,7 +36,7 @@ from fedrai.runs.files import new_file, writing
 
 CopyMode = Literal["drop", "replace", "flag"]
 NAMES = 100  # rows of a table; the rarest names beyond that stand together
-NAME_CHARACTERS = 60  # a longer "category" is no name
+NAME_CHARACTERS = 60  # a longer "category" is not a name
 MORE, LONG, NONE = "(more)", "(too long)", "(none)"
 TELLING = 20  # characters from which an answer within another text is a copy of it
 

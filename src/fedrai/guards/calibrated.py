@@ -47,17 +47,17 @@ class CalibrationFile:
 
     Attributes:
         guard: name of the guard.
-        revision: of the guard that was calibrated; it fits no other.
+        revision: revision of the guard that was calibrated; it fits no other.
         part: what was judged: "prompt", "response" or "pair".
         sources: names of the datasets.
         rows: labelled rows with a probability.
-        unsafe_rows: of those, the unsafe ones.
+        unsafe_rows: the unsafe rows among them.
         unscored: labelled rows without a probability; left out.
-        slope: of the curve over log-odds.
-        intercept: of it.
+        slope: slope of the curve over log-odds.
+        intercept: intercept of that curve.
         thresholds: "strict" and "loose", on the calibrated scale.
         wish: targets, {"recall": of strict, at least; "false_positive_rate": of loose, at most}.
-        reached: for each threshold its rates on these rows, as `Threshold.to_json` gives them.
+        reached: rates on these rows by threshold, as returned by `Threshold.to_json`.
         created: date, ISO 8601.
     """
 
@@ -130,7 +130,7 @@ def calibrate(
 
     Args:
         guard: the guard that judged.
-        probabilities: as it gave them, one a row; None where it has none.
+        probabilities: its probabilities, one a row; None where it has none.
         unsafe: labels, one a row.
         part: what it judged.
         sources: names of the datasets.

@@ -43,8 +43,8 @@ class Threshold:
 
     Attributes:
         value: rows from this probability on are flagged.
-        recall: of the unsafe rows, those flagged.
-        false_positive_rate: of the safe rows, those flagged.
+        recall: share of the unsafe rows that are flagged.
+        false_positive_rate: share of the safe rows that are flagged.
     """
 
     value: float

@@ -44,8 +44,8 @@ class GuardEntry:
     Attributes:
         name: what a recipe writes.
         kind: how it works.
-        what: in a line.
-        licence: of its weights.
+        what: description in one line.
+        licence: licence of its weights.
         ready: whether it can be used here without a hub.
     """
 

@@ -171,7 +171,7 @@ def from_memory(
         rows: their columns by name.
         columns: names of the columns.
         labels: how to tell whether a row is unsafe; None: rows have no label.
-        name: of the dataset; a row is named by it and its number, from 1.
+        name: the dataset's name; a row is named by it and its number, from 1.
 
     Raises:
         DataError: no row can be read.

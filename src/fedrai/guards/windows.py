@@ -11,8 +11,8 @@ def window_starts(length: int, size: int, most: int) -> list[int]:
     """Where windows begin that overlap by a quarter and are evenly spread over a text.
 
     Args:
-        length: of the text, in tokens.
-        size: of a window.
+        length: length of the text in tokens.
+        size: length of a window in tokens.
         most: windows that a guard looks at.
 
     Raises:

@@ -30,10 +30,10 @@ class TaskScore:
     """One figure of one task.
 
     Attributes:
-        task: of the harness, or a group of its tasks.
+        task: a task of the harness, or a group of its tasks.
         metric: such as "acc" or "exact_match".
         filter: how the answer was extracted from the text; "none" where it was not.
-        value: in the metric's own unit; most are shares of 1.
+        value: the figure in the metric's own unit; most are shares of 1.
         stderr: its standard error; None where the harness has none.
         count: documents evaluated; None for a group.
     """
@@ -60,7 +60,7 @@ class HarnessSettings:
         chat: put prompts into the model's chat template.
         batch_size: requests answered at once.
         include: a folder with the user's own tasks (YAML); code in it is run.
-        seed: of all of the harness's draws.
+        seed: for all of the harness's draws.
     """
 
     limit: int | None = None
@@ -95,7 +95,7 @@ def measure(
         model: the base model.
         adapter: the adapter on it; None: the base model alone.
         tasks: names of tasks, groups or tags.
-        settings: of the measurement.
+        settings: settings of the measurement.
 
     Raises:
         DependencyError: the harness is not installed.

@@ -48,10 +48,10 @@ def suite_task(declaration: Declaration, path: str, limit: int, seed: int) -> Ta
     """A suite as a task.
 
     Args:
-        declaration: of the suite.
+        declaration: the suite's declaration.
         path: the user's own file or folder of it; empty: its source.
         limit: number of items (a seeded sample); 0 for all.
-        seed: of the sample.
+        seed: for drawing the sample.
 
     Raises:
         EvaluationError: the suite is not available, or the file is not the suite.

@@ -20,7 +20,7 @@ class AdaptedModel:
     Args:
         peft_model: the wrapped model.
         tokenizer: its tokenizer.
-        fingerprint: of the base model's files; see `loading.fingerprint`.
+        fingerprint: fingerprint of the base model's files; see `loading.fingerprint`.
         kernels: attention kernel for training and for inference.
     """
 

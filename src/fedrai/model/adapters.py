@@ -145,7 +145,7 @@ def save_shards(
     """Write an adapter's weights in shards with their index, in place of earlier ones.
 
     Args:
-        folder: of the adapter; created if needed. Its `adapter_config.json` is not changed.
+        folder: the adapter's folder; created if needed. Its `adapter_config.json` is not changed.
         state: the tensors; written in the order of their names.
         dtype: number format of the files.
         limit: most bytes of a file.

@@ -31,7 +31,7 @@ class Backbone(AdaptedModel):
     Args:
         peft_model: the body wrapped by peft.
         tokenizer: its tokenizer.
-        fingerprint: of the base model's files.
+        fingerprint: fingerprint of the base model's files.
 
     Attributes:
         causal: whether a token sees only the tokens before it.

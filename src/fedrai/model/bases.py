@@ -34,7 +34,7 @@ def base_of(folder: Path, config: Mapping[str, Any], name: str) -> str:
     Args:
         folder: the adapter's.
         config: its `adapter_config.json`.
-        name: of the adapter, for errors.
+        name: the adapter's name, for errors.
 
     Raises:
         ModelError: it is unknown or not on this machine; the hint names `--base`.
@@ -120,8 +120,8 @@ def copy_base(spec: str, folder: Path) -> None:
     """Copy a base model into an adapter's folder: weights, config, tokenizer and licence.
 
     Args:
-        spec: of the base.
-        folder: of the adapter.
+        spec: the base model: asset, hub id or folder.
+        folder: the adapter's folder.
 
     Raises:
         AssetError, ModelError: it cannot be fetched or used.

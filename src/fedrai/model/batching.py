@@ -28,7 +28,7 @@ def cut(
     """Cut numbers of rows into batches, in their order.
 
     Args:
-        numbers: of rows; with rows of similar length next to each other, padding is least.
+        numbers: numbers of rows; with rows of similar length next to each other, padding is least.
         size: tokens of a row by its number.
         limit: most tokens of a batch that has more than one row; 0: no limit.
         most: most rows of a batch; 0: no limit.

@@ -17,7 +17,7 @@ def forward_cached(model: Any, cache: Any, **inputs: Any) -> tuple[Any, Any]:
 
     Args:
         model: a decoder, with or without its output layer.
-        cache: of the tokens before; None if there are none.
+        cache: cache of the tokens before; None if there are none.
         inputs: the other arguments of the model.
     """
     name = _cache_argument(type(model).forward)

@@ -40,7 +40,7 @@ class ChatFormat:
             )
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
-                "the tokenizer is not a fast one, so it gives no positions of tokens in the text"
+                "the tokenizer is not a fast one, so it returns no positions of tokens in the text"
             )
         check_templates(tokenizer)
         self.tokenizer = tokenizer

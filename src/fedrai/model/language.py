@@ -25,8 +25,8 @@ class LanguageModel(AdaptedModel):
     Args:
         peft_model: the base model wrapped by peft.
         tokenizer: its tokenizer.
-        name: of the base model in the adapter's config.
-        fingerprint: of the base model's files; see `loading.fingerprint`.
+        name: the base model's name in the adapter's config.
+        fingerprint: fingerprint of the base model's files; see `loading.fingerprint`.
         kernels: attention kernels for training and for inference.
     """
 

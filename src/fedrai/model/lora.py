@@ -36,11 +36,11 @@ class Lora:
     """The settings of a plain LoRA adapter.
 
     Attributes:
-        rank: of the two factors.
+        rank: rank of the two factors.
         alpha: the product is multiplied by alpha / rank.
         target_modules: layers with an adapter: `all-linear`, names, or a pattern.
         more: other settings of `KEPT` that are set.
-        dropout: on the input of the LoRA branch, while training.
+        dropout: dropout on the input of the LoRA branch, while training.
     """
 
     rank: int = 16
@@ -88,7 +88,7 @@ def read_lora(config: Mapping[str, Any], name: str) -> Lora:
 
     Args:
         config: its `adapter_config.json`.
-        name: of the adapter, for errors.
+        name: the adapter's name, for errors.
 
     Raises:
         ModelError: it is not a LoRA adapter, or has settings that a plain LoRA layer cannot follow.

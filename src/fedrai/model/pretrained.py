@@ -19,7 +19,7 @@ def open_pretrained(auto: Any, folder: Path, what: str, **options: Any) -> tuple
 
     Args:
         auto: transformers' class that chooses the model's own, such as `AutoModel`.
-        folder: of the model.
+        folder: the model's folder.
         what: what the folder must hold, for errors.
         options: further arguments of `from_pretrained`.
 

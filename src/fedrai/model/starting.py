@@ -72,8 +72,8 @@ def read_matching_adapter(folder: Path, name: str, model: LanguageModel) -> Adap
     """The tensors of a PEFT folder in float32, checked against a model's adapter.
 
     Args:
-        folder: of the adapter.
-        name: of the adapter, for errors.
+        folder: the adapter's folder.
+        name: the adapter's name, for errors.
         model: the model, with an adapter of the same settings.
 
     Raises:

@@ -43,8 +43,8 @@ def problems(
     """All errors in one line.
 
     Args:
-        error: from pydantic.
-        model: of the recipe.
+        error: pydantic's error.
+        model: pydantic model of the recipe.
         where: the recipe's file.
         overrides: `section.key=value` strings that were applied to it.
 

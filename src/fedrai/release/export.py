@@ -30,7 +30,7 @@ class ExportOptions:
         merged: the whole model, with the adapter merged in.
         number: round of a run; None: the last.
         client: owner of the adapter, for runs in local mode.
-        licence: for the card of a run; empty: that of the base model, if it is known.
+        licence: licence on the card of a run; empty: that of the base model, if it is known.
         base: spec of the base model, if it has moved since the run or the adapter was written.
         with_base: copy the base model beside the adapter, into `base/`.
     """

@@ -40,13 +40,13 @@ class Curve:
     """Points of one series.
 
     Attributes:
-        label: for the legend.
+        label: its text in the legend.
         style: number of its colour, marker and dash.
-        points: from left to right.
+        points: its points from left to right.
         arm: position of the run it belongs to; None: always visible.
         joined: whether a line joins the points.
-        shade: of its colour, for several curves of one run.
-        dash: of its line; None: that of its style.
+        shade: shade of its colour, for several curves of one run.
+        dash: dash of its line; None: that of its style.
     """
 
     label: str
@@ -70,13 +70,13 @@ class Chart:
 
     Attributes:
         name: unique on the page; ids are built from it.
-        title: of the drawing.
-        description: for a reader who cannot see it.
-        curves: to draw.
+        title: title of the drawing.
+        description: text for a reader who cannot see it.
+        curves: curves to draw.
         x_label: what the horizontal axis shows.
         shares: whether values are shares, from 0 to 1.
-        x_scale: of the horizontal axis; None: whole numbers such as rounds, at which curves are
-            drawn slightly apart.
+        x_scale: scale of the horizontal axis; None: whole numbers such as rounds, at which
+            curves are drawn slightly apart.
     """
 
     name: str

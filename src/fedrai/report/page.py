@@ -33,9 +33,9 @@ class PageSection:
     """A section of the page.
 
     Attributes:
-        name: of its template, and its anchor.
-        title: of its heading.
-        link: in the navigation.
+        name: name of its template and its anchor.
+        title: text of its heading.
+        link: its text in the navigation.
         content: what its template shows; a section without content is left out.
     """
 

@@ -21,8 +21,8 @@ class ArmPoint:
 
     Attributes:
         label: shown for it.
-        value: of the axis; empty without one.
-        figures: by measure, with the ends of their intervals.
+        value: value on the axis; empty without one.
+        figures: figures by measure, with the ends of their intervals.
         arm: its name; empty for what training starts from.
     """
 
@@ -42,7 +42,7 @@ class SavedComparison:
         points: what runs start from, and the arms.
         arms: the table of arms.
         differences: the table of differences from the reference arm.
-        notes: on how to read them.
+        notes: notes on how to read them.
     """
 
     axis: str

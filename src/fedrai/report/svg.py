@@ -38,7 +38,7 @@ def tag(name: str, *children: Child, **attributes: Value) -> Markup:
     """An element.
 
     Args:
-        name: of the element.
+        name: name of the element.
         children: text, markup, or series of them.
         attributes: `class_` stands for `class`, and `_` for `-`; those that are None are left out.
     """

@@ -41,7 +41,7 @@ class TableRow:
     """A row of a table, named by its first cell.
 
     Attributes:
-        cells: from left to right.
+        cells: its cells from left to right.
         arm: position of the run it belongs to; None: always visible.
     """
 
@@ -56,7 +56,7 @@ class Table:
     Attributes:
         caption: what it shows; also names the frame.
         columns: headings.
-        rows: with a cell for each column.
+        rows: rows with a cell for each column.
         sortable: whether headings are buttons that sort by their column.
     """
 

@@ -21,11 +21,11 @@ class Transcript:
     """An answer to a red-team request.
 
     Attributes:
-        suite: of the request.
-        number: of the request in its suite.
+        suite: suite of the request.
+        number: number of the request in its suite.
         prompt: cut to `LIMIT`.
         answer: cut to `LIMIT`.
-        length: of the whole answer, in characters.
+        length: length of the whole answer in characters.
         reply: the refusal judge's verdict.
     """
 
@@ -42,9 +42,9 @@ class Transcripts:
     """The answers of a run that a report shows.
 
     Attributes:
-        label: of the run.
+        label: label of the run.
         number: the evaluation they are from.
-        answers: as many as requested.
+        answers: the answers, as many as were requested.
         unreadable: lines that cannot be read.
     """
 

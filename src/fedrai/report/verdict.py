@@ -54,8 +54,8 @@ class Overhead:
 
     Attributes:
         baseline: label of the run it is compared with.
-        seconds: of wall time.
-        operations: of floating-point operations.
+        seconds: extra wall time.
+        operations: extra floating-point operations.
     """
 
     baseline: str

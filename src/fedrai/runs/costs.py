@@ -154,7 +154,7 @@ def training_operations(shape: Shape, tokens: int, label_tokens: int, length: fl
     section 2.1.
 
     Args:
-        shape: of the model.
+        shape: shape of the model.
         tokens: tokens without padding.
         label_tokens: tokens that count in the loss.
         length: mean length of a sequence, in tokens.

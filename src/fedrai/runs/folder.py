@@ -220,7 +220,7 @@ class RunFolder:
         """The folder from which the alignment of a round in progress can be resumed.
 
         Args:
-            number: of the round.
+            number: round number, from 1.
             adapter: the adapter it starts from; the state of another adapter's is deleted.
         """
         folder = self.pending(number) / "constitution"

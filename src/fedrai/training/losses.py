@@ -99,7 +99,7 @@ def sum_by_row(values: Tensor, counts: Sequence[int]) -> Tensor:
     """The sum of the values of each row, such as log-probabilities of tokens.
 
     Args:
-        values: of the tokens of all rows, one row after the other, (N,).
+        values: values of the tokens of all rows, one row after the other, (N,).
         counts: number of values of each row, 0 or more; their sum is N.
 
     Returns:

@@ -132,7 +132,7 @@ class SftSettings:
     Attributes:
         steps: optimiser steps.
         batch_size: rows of a step.
-        learning_rate: by step of the whole run.
+        learning_rate: learning rate by step of the whole run.
         first_step: the whole run's step at which this training begins.
         micro_batch_size: rows that go through the model at once; 0: all of the batch.
         group_by_length: fill batches with rows of similar length; else they are random.

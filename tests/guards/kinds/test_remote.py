@@ -406,7 +406,7 @@ def test_rows_that_are_refused_alone_leave_the_guard_usable(server):
 @pytest.mark.parametrize(("status", "match"), [(500, "status 500"), (400, "status 400")])
 def test_an_endpoint_that_refuses_every_row_is_an_error(server, status, match):
     server.script = lambda _b: (status, CANARY.encode())
-    refused(make(server, concurrency=2), f"gives no answers: {match}", *[CANARY] * 200)
+    refused(make(server, concurrency=2), f"returns no answers: {match}", *[CANARY] * 200)
     assert len(server.bodies) <= 3 * (PATIENCE + 2 + 1)  # it does not try all 200
 
 
@@ -489,7 +489,7 @@ def test_an_unknown_model_and_a_redirect_are_errors_at_once(server):
 def test_an_endpoint_without_log_probabilities_is_an_error(server, logprobs):
     choice = {"message": {"content": "safe"}, "logprobs": logprobs}
     server.script = lambda _b: (200, {"choices": [choice]})
-    assert "--max-logprobs" in refused(make(server), "gives no log probabilities").hint
+    assert "--max-logprobs" in refused(make(server), "returns no log probabilities").hint
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def test_replies_of_another_form_are_no_answer(server, payload):
     )
     assert chances(make(server), "0.25", CANARY) == [0.25, "no-answer"]
     server.script = lambda _b: (200, payload)
-    refused(make(server), "gives no answers")
+    refused(make(server), "returns no answers")
 
 
 BLOCKED: dict[str, Any] = {
@@ -548,7 +548,7 @@ def test_many_replies_without_an_answer_are_an_error_if_a_harmless_text_has_none
     )  # fmt: skip
     guard, texts = make(server, concurrency=1), [*["0.25"] * others, CANARY] * 20
     if others == 1:
-        refused(guard, "gives no log probabilities", *texts)
+        refused(guard, "returns no log probabilities", *texts)
     else:
         assert chances(guard, *texts) == [0.25, 0.25, "no-answer"] * 20
 

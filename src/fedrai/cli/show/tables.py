@@ -35,8 +35,8 @@ def print_table(
 
     Args:
         columns: headings.
-        rows: as many cells each.
-        title: above the table.
+        rows: rows with the same number of cells each.
+        title: shown above the table.
         words: how many columns at the left are words; the others are numbers.
         framed: with lines around; without, a table that Markdown knows too.
     """

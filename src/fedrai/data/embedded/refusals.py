@@ -68,8 +68,8 @@ class Refusals:
 
         Args:
             request: the user's turn to refuse.
-            categories: of the guard, the likeliest first; may be empty.
-            seed: of the choice among the topic's replies.
+            categories: the guard's categories, the likeliest first; may be empty.
+            seed: for the choice among the topic's replies.
         """
         replies = self.topics[self.topic(request, categories)].replies
         digest = hashlib.sha256(f"{seed}\n{request}".encode("utf-8", "surrogatepass")).digest()

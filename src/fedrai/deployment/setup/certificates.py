@@ -62,7 +62,7 @@ def make_ca(name: str, *, days: int = CA_DAYS, now: datetime | None = None) -> I
     """A self-signed CA that may sign server certificates and no further CA.
 
     Args:
-        name: of the consortium; becomes the subject.
+        name: the consortium's name; becomes the subject.
         days: validity from now.
         now: current time (UTC); default: the clock's.
     """

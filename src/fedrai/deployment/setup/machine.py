@@ -28,10 +28,10 @@ class BaseModel:
     """A base model, as far as this machine knows it.
 
     Attributes:
-        name: as in a recipe.
-        place: of a local file or folder; None for a model from the hub, an index or a URL.
+        name: name in a recipe.
+        place: path of a local model; None for one from the hub, an index or a URL.
         cached: whether it is on this machine.
-        bytes: on disk; None: unknown until it is fetched.
+        bytes: its size on disk; None: unknown until it is fetched.
         weights: their number; None: unknown.
     """
 
@@ -46,7 +46,7 @@ def base_model(name: str, folder: Path) -> BaseModel:
     """Look a base model up without a network.
 
     Args:
-        name: as in a recipe.
+        name: name in a recipe.
         folder: the node's; relative paths start there.
 
     Raises:

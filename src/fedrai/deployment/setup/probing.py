@@ -49,7 +49,7 @@ class Health:
     """The server's answer to `GET /health`.
 
     Attributes:
-        certificate: of the TLS handshake; None without TLS.
+        certificate: certificate of the TLS handshake; None without TLS.
         clock: None: the answer has no date.
         status: HTTP status of `/health`.
     """
@@ -119,7 +119,7 @@ def ask(
 
     Args:
         connection: TCP or TLS.
-        address: of the server.
+        address: the server's address.
         now: this machine's clock.
 
     Raises:

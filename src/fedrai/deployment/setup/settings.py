@@ -60,7 +60,7 @@ class Deployment:
     Attributes:
         folder: that holds its `deployment.toml`.
         role: `server` or `node`.
-        address: of the SuperLink; in the server's folder over loopback.
+        address: the SuperLink's address; in the server's folder that on loopback.
         root_certificate: the CA's certificate; None with `insecure`.
         insecure: unencrypted connections, and any node may join.
         listen: for the server: the address that the SuperLink binds to.
@@ -81,7 +81,7 @@ class Consortium:
     """The settings that a consortium's folder is created from.
 
     Attributes:
-        name: of the consortium; the folder's.
+        name: the consortium's name, also that of the folder.
         server: where nodes reach the SuperLink.
         nodes: names, in the order in which they were added.
         days: validity of a new server certificate.

@@ -33,13 +33,13 @@ class Declaration:
     """A suite before it is read.
 
     Attributes:
-        name: in recipes and commands.
+        name: its name in recipes and commands.
         title: the name in the literature.
         what: one line for a listing.
         paper: its publication; empty for a suite of the user's own.
         home: its web page, to download a suite without a pinned source.
         source: spec for `assets.fetch`, with its checksum; empty: only from the user's path.
-        commit: of the source; empty where `source` names its version itself.
+        commit: commit of the source; empty where `source` names its version itself.
         licence: SPDX name of the data's licence.
         form: a request as one turn, or a dialogue with marked turns.
         judge: `refusal` (the refusal rule and the legacy list), `preference` (log-probabilities of

@@ -40,7 +40,7 @@ class Suite:
         items: the questions, in the suite's order.
         whole: items of the whole suite, of which `items` may be a sample.
         origin: where it was read from.
-        sha256: of the bytes that were read.
+        sha256: checksum of the bytes that were read.
         pinned: whether these bytes, and those of reference answers, match the declaration.
     """
 
@@ -100,7 +100,7 @@ def load(
             CSV, JSON), asset or hub file of the user's, with columns prompt, and optionally chosen
             and rejected, label or category; or a name that an installed package offers.
         count: number of items; 0 for all.
-        seed: of the sample.
+        seed: for drawing the sample.
         progress: shows downloads.
         offline: fetch nothing.
 
@@ -131,7 +131,7 @@ def advbench(count: int, seed: int) -> list[Item]:
 
     Args:
         count: number of items; 520 is the whole suite.
-        seed: of the sample.
+        seed: for drawing the sample.
 
     Raises:
         EvaluationError: the file does not hold the 520 behaviours.
@@ -222,17 +222,17 @@ def _check_count(declaration: Declaration, items: list[Item]) -> None:
 
 
 def _installed(name: str) -> Suite:
-    """The suite of an installed package, which gives the path of a file.
+    """The suite of an installed package, which returns the path of a file.
 
     Raises:
-        EvaluationError: it gives no file, or one that is no suite.
+        EvaluationError: it returns no file, or one that is not a suite.
         DependencyError: the package cannot be used.
     """
     place, package = plugins.make(SUITES, name), plugins.package(SUITES, name)
     path = Path(place) if isinstance(place, str | Path) else None
     if path is None or not path.is_file():
         raise EvaluationError(
-            f"the plug-in {name!r} of {package} gives no suite: it must give the path of a file",
+            f"the plug-in {name!r} of {package} is not a suite: it must return the path of a file",
             hint="see docs/extending.md",
         )
     suite = _of_file(path, str(path), package)

@@ -21,8 +21,8 @@ def trained_on(requests: Sequence[str], paths: Mapping[str, str]) -> list[str]:
     """Names of declared suites that are among the requests of a training.
 
     Args:
-        requests: as the recipe names them.
-        paths: of suites, by suite or group (`evaluation.paths`).
+        requests: names of requests in the recipe.
+        paths: paths of suites, by suite or group (`evaluation.paths`).
     """
     sources = {_place(spec) for spec in requests} | set(requests)
     return [
@@ -36,7 +36,7 @@ def local_checksums(paths: Mapping[str, str], excluded: Sequence[str] = ()) -> d
     """SHA-256 of the declared suites on this machine, by name; nothing is fetched.
 
     Args:
-        paths: of suites, by suite or group; missing files are skipped.
+        paths: paths of suites, by suite or group; missing files are skipped.
         excluded: names to leave out. AdvBench is always left out: it is never trained on.
 
     Raises:

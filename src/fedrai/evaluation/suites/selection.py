@@ -27,10 +27,10 @@ def select(
     """Load suites, in the order of their names.
 
     Args:
-        specs: as `load` takes them; a group's name, with or without a path, stands for its suites.
+        specs: names as in `load`; a group's name, with or without a path, stands for its suites.
         paths: paths of suites that are named without one, by suite or group.
         count: number of items of each; 0 for all.
-        seed: of the samples.
+        seed: for drawing the samples.
         progress: shows downloads.
 
     Raises:

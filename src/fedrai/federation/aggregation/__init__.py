@@ -111,7 +111,7 @@ class Aggregator:
 
     Args:
         strategy: Flower's.
-        objection: by number of updates, why they are too few for it; empty: they are enough.
+        objection: the reason why a number of updates is too few; empty: it is enough.
     """
 
     def __init__(self, strategy: Any, objection: Callable[[int], str] = lambda _count: "") -> None:

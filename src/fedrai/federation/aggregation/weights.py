@@ -21,7 +21,7 @@ def capped(rows: Mapping[str, float], times: float) -> dict[str, float]:
     """The weights of a round's updates; weights within the limits do not change.
 
     Args:
-        rows: as stated by each client.
+        rows: number of rows that each client states.
         times: the first limit; 0: no limits.
     """
     weights = dict(rows)

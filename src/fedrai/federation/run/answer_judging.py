@@ -33,7 +33,7 @@ def label_answers(
     Args:
         judge: `rule`, `legacy`, `rubric` (an LLM), or a judge of an installed package.
         rows: the answers with their prompts; an LLM is sent both.
-        endpoint: of the LLM: keys of `[evaluation.endpoint]`, url and model at least.
+        endpoint: the LLM's endpoint: keys of `[evaluation.endpoint]`, url and model at least.
         observer: is told of the progress.
 
     Raises:

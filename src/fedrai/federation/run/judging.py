@@ -30,7 +30,7 @@ class SuiteSelection:
 
     Attributes:
         harmful: items of AdvBench.
-        clusters: of all of AdvBench, by item number.
+        clusters: clusters of all of AdvBench, by item number.
         suites: the others.
         unavailable: suites that are not available, with the reason.
     """

@@ -72,7 +72,7 @@ def check(folder: RunFolder, settings: Recipe | AlignRecipe, places: Mapping[str
     """Check that a recipe names the moved files.
 
     Args:
-        folder: of the run or the alignment, for errors.
+        folder: folder of the run or the alignment, for errors.
         settings: its original recipe.
         places: new paths by old ones.
 

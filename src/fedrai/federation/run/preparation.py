@@ -54,10 +54,10 @@ class PreparedRun:
         rows: tokenized rows by client.
         harmful: number of rows from a harmful source, by client.
         bad_rows: rows that could not be used.
-        questions: of the evaluations.
+        questions: questions of the evaluations.
         screening: the outcome of the safety filter.
         alignment: the constitution's part of `run.json`; None where the recipe has none.
-        start_sha256: of the adapter that training starts from; empty: a fresh one.
+        start_sha256: checksum of the adapter that training starts from; empty: a fresh one.
         engine: a value of `fedrai run --engine`.
         excluded: checksums of local suites, by name, that are excluded from alignment data; fixed
             when the run starts.

@@ -119,7 +119,7 @@ def usable_rows(
     """The usable rows of a dataset, and the others.
 
     Args:
-        source: of a recipe.
+        source: a source of the recipe.
         bad_rows: `stop` or `skip`.
         usable: separates usable examples from bad rows.
         on_unread: called with columns of further answers.

@@ -141,7 +141,7 @@ class Actor:
 
     Attributes:
         handlers: the local engine's ClientApp.
-        names: of all clients, sorted.
+        names: names of all clients, sorted.
         site: the clients' rows and logs.
     """
 

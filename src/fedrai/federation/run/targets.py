@@ -41,10 +41,10 @@ class Target:
 
         Args:
             history: the conversation.
-            tuned: with the adapter.
+            tuned: whether the adapter is used.
             limit: longest answer, in tokens.
-            temperature: of sampling; 0: the likeliest token each time.
-            seed: of sampling.
+            temperature: sampling temperature; 0: the likeliest token each time.
+            seed: for sampling.
         """
         with self.model.using(self.adapter if tuned else None):
             generated = generate(
@@ -134,7 +134,7 @@ def base_spec(name: str, base: str = "") -> str:
     """The spec of the base model of an adapter.
 
     Args:
-        name: of the adapter: a PEFT folder, or `fedrai:aligned`.
+        name: the adapter: a PEFT folder, or `fedrai:aligned`.
         base: given by the user; empty: as recorded in the adapter or the run that made it.
 
     Raises:

@@ -68,7 +68,7 @@ def load(
     Args:
         settings: its table in a recipe; decides over `windows.pair`.
         windows: limits of a window and of a batch.
-        name: of the guard in verdicts; empty: the last part of the model's name.
+        name: the guard's name in verdicts; empty: the last part of the model's name.
         progress: shows downloads.
 
     Raises:

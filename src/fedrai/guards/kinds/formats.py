@@ -88,9 +88,9 @@ class Format:
     """How a guard is asked and read.
 
     Attributes:
-        name: of the format, as a recipe names it.
+        name: the format's name in a recipe.
         models: hub ids that follow it.
-        licence: of the weights.
+        licence: licence of the weights.
         gated: whether the hub asks for consent before a download.
         source: where the format is documented.
         prompt: questions for a conversation that ends with a user's turn; none if the guard cannot

@@ -32,7 +32,7 @@ class Framing:
     """Requests and answers as token ids, between special tokens that no row can spell.
 
     Args:
-        tokenizer: of the body.
+        tokenizer: the body's tokenizer.
         frame: see `Config`.
         max_length: most tokens of a piece.
 

@@ -65,7 +65,7 @@ def load(
 
     Args:
         settings: its table in a recipe; without a format, the model's name decides.
-        name: of the guard in verdicts; empty: the last part of the model's name.
+        name: the guard's name in verdicts; empty: the last part of the model's name.
         progress: shows downloads.
 
     Raises:
@@ -102,7 +102,7 @@ class _ReadyQuestion:
     """A question of the format, and how a prompt with it is read.
 
     Attributes:
-        question: of the format.
+        question: a question of the format.
         labels: how the label of each step is read.
         shared: ids that all its prompts begin with; empty where they are few.
     """
@@ -142,7 +142,7 @@ class GenerativeGuard:
         model: a causal language model of transformers.
         tokenizer: its fast tokenizer.
         entry: its format.
-        name: of the guard in verdicts.
+        name: the guard's name in verdicts.
         fingerprint: identifies the weights.
         limits: tokens of a prompt and of a batch.
 

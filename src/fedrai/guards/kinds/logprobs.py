@@ -1,4 +1,4 @@
-"""Probabilities of labels from the log probabilities that an endpoint gives.
+"""Probabilities of labels from the log probabilities that an endpoint returns.
 
 Both forms of OpenAI-style servers are read: that of chat completions, a list of places with their
 likeliest tokens, and that of completions, where tokens and likeliest tokens are lists side by side.
@@ -50,10 +50,10 @@ class LabelWords:
         """The unsafe labels' share of the mass of all labels, where the answer's label stands.
 
         Args:
-            places: of the answer, in order.
+            places: the answer's places, in order.
 
         Returns:
-            0 to 1; None if the first token behind the lead is no label, that is if labels hold
+            0 to 1; None if the first token after the lead is not a label, that is if labels hold
             less than 5 % of the probability there.
 
         Raises:
@@ -144,8 +144,8 @@ def _folded(words: frozenset[str]) -> frozenset[str]:
 
 
 def no_logprobs() -> GuardError:
-    """The error for an endpoint that gives none at all."""
+    """The error for an endpoint that returns none at all."""
     return GuardError(
-        "the endpoint gives no log probabilities, so there is nothing to read a score from",
-        hint="use a server that gives top_logprobs, such as vLLM's with --max-logprobs 20",
+        "the endpoint returns no log probabilities, so there is nothing to read a score from",
+        hint="use a server that returns top_logprobs, such as vLLM's with --max-logprobs 20",
     )

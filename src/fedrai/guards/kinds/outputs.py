@@ -36,7 +36,7 @@ class ClassifierLabels:
     """What a classifier's outputs mean.
 
     Attributes:
-        names: of the outputs, in order.
+        names: names of the outputs, in order.
         unsafe: which of them mean unsafe.
         multi: whether each output is a probability of its own (sigmoid) and the highest counts;
             else they share one (softmax) and the unsafe ones add up.
@@ -78,7 +78,7 @@ def classifier_labels(
     """What the outputs of a model with this configuration mean.
 
     Args:
-        config: of transformers, with `id2label` and perhaps `problem_type`.
+        config: the model's `transformers` config, with `id2label` and perhaps `problem_type`.
         unsafe: labels that mean unsafe; None to tell them by their names. Of two nameless ones
             ("LABEL_0", "LABEL_1") the second is taken for unsafe.
         multi: whether each output is a probability of its own; None to go by the configuration.
@@ -89,7 +89,7 @@ def classifier_labels(
     labels = tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
     kind = getattr(config, "problem_type", None)
     if kind == "regression":
-        raise GuardError("the classifier gives a number and no probability (regression)")
+        raise GuardError("the classifier returns a number, not a probability (regression)")
     several = len(labels) == 1 or (kind == "multi_label_classification" if multi is None else multi)
     chosen = _recognised(labels) if unsafe is None else _places(labels, unsafe)
     if not chosen or (not several and len(chosen) == len(labels)):

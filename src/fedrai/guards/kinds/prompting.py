@@ -73,11 +73,11 @@ class PromptBuilder:
         return [Message(m.role, self._defused(m.content)) for m in arranged(conversation)]
 
     def texts(self, question: Question, turns: Sequence[Message]) -> list[str]:
-        """PromptBuilder that together show the guard the last turn: one, or one for each window.
+        """Prompts that together show the guard the last turn: one, or one for each window.
 
         Args:
-            question: of the guard's format.
-            turns: as `turns` gives them.
+            question: a question of the guard's format.
+            turns: result of `turns`.
 
         Returns:
             At least one prompt; each of at most `limit` tokens.

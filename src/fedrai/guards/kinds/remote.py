@@ -80,7 +80,7 @@ class RemoteSettings:
         top_logprobs: likeliest tokens to ask for; vLLM allows 20 unless started otherwise.
         extra_body: more fields of every request (`chat_template_kwargs`, ...).
         thresholds: "strict" and "loose"; by default 0.5, the guard's own word, is the loose one.
-        revision: of the weights behind the endpoint, if you know it.
+        revision: revision of the weights behind the endpoint, if you know it.
     """
 
     model: str
@@ -165,8 +165,8 @@ class RemoteGuard:
         """Judge conversations.
 
         Raises:
-            GuardError: the endpoint refuses the key, the model or the form of the requests, gives
-                no log probabilities, or answers nothing at all.
+            GuardError: the endpoint refuses the key, the model or the form of the requests, returns
+                no log probabilities, or no answers at all.
         """
         return run_job(self._judge(conversations, on_progress))
 
@@ -200,7 +200,7 @@ class RemoteGuard:
         except UNREADABLE:
             pass
         raise GuardError(
-            f"the endpoint {self._endpoint.place} gives no answers: "
+            f"the endpoint {self._endpoint.place} returns no answers: "
             f"{self._endpoint.problem or 'its replies have another form'}",
             hint="check that the server runs, and what its log says about these requests",
         )

@@ -54,7 +54,7 @@ class RulesGuard:
         words: words or phrases, matched as whole words whatever their case.
         categories: more patterns by the hazard category that a match means.
         word_categories: more words by the hazard category that a match means.
-        name: of the guard.
+        name: the guard's name.
         scope: "last" looks at the last message alone, "all" at every message.
 
     Raises:

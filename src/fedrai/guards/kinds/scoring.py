@@ -79,7 +79,7 @@ def read_labels(logits: Tensor, labels: TokenLabels) -> tuple[list[float], list[
     """Probability of unsafe, probability mass of all labels, and the likeliest label, of each row.
 
     Args:
-        logits: of the next token, (B, V).
+        logits: logits of the next token, (B, V).
         labels: the tokens that tell them.
     """
     logits = logits.double()
@@ -210,8 +210,8 @@ class CachedBatch:
         """Logits (B, V) of the token after each row.
 
         Args:
-            ids: of each row from its beginning; only what has not been fed yet goes through, unless
-                a row has changed before that, and the batch begins anew.
+            ids: ids of each row from its beginning; only those not fed yet go through, unless a row
+                has changed before that: then the batch begins anew.
         """
         if any(len(i) <= len(f) or i[: len(f)] != f for i, f in zip(ids, self._fed, strict=True)):
             self._fed = [[]] * len(ids)

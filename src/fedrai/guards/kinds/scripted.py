@@ -21,7 +21,7 @@ class ScriptedGuard:
             highest among the words in the last turn counts, 0 where none is there.
         name: its name.
         revision: hex digits; change it when the script changes.
-        thresholds: as every guard's.
+        thresholds: thresholds by name, as those of every guard.
         batch: conversations between two reports of progress.
 
     Attributes:

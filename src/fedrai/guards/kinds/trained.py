@@ -54,11 +54,11 @@ class Config:
     """What a trained guard is; the content of `guard.json`.
 
     Attributes:
-        name: of the guard.
+        name: the guard's name.
         base: the model whose body it uses: asset, hub id or folder.
         layers: how many of the body's layers; 0: all.
-        rank: of the adapter.
-        alpha: of the adapter.
+        rank: rank of the adapter.
+        alpha: LoRA's alpha.
         frame: special tokens before the request, between request and answer, after the answer.
         max_length: most tokens that go through at once.
         categories: names of the categories, in the order of the head's rows.
@@ -91,10 +91,10 @@ class HeadScores:
     """The head's scores of a conversation: of its worst window.
 
     Attributes:
-        row: of the head: `REQUEST` or `ANSWER`.
+        row: row of the head: `REQUEST` or `ANSWER`.
         odds: log-odds of "unsafe", not calibrated; NaN if a window has none, or there are too many.
         categories: scores of the categories, (C,).
-        tokens: of all windows.
+        tokens: tokens of all windows.
         windows: their number.
     """
 
@@ -335,8 +335,8 @@ def load(
     """Load a guard from its folder.
 
     Args:
-        folder: as `save` writes it.
-        dropout: on the adapter's input, if training continues.
+        folder: a folder that `save` wrote.
+        dropout: dropout on the adapter's input, if training continues.
         dtype: `auto`, `bfloat16` or `float32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: shows downloads.

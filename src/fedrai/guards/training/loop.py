@@ -72,7 +72,7 @@ def train(
 
     Args:
         settings: the recipe.
-        rows: labelled rows, as `read` gives them.
+        rows: labelled rows, as returned by `read`.
         folder: where the guard is written, whole or not at all; must be new or empty.
         on_step: called after every step; may raise KeyboardInterrupt to stop.
         on_judged: called with (held-out rows judged, of how many).

@@ -1,4 +1,4 @@
-"""What the training of a guard gives: the guard, and how it does on held-out rows."""
+"""The result of training a guard: the guard and its figures on held-out rows."""
 
 from __future__ import annotations
 

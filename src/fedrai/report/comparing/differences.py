@@ -30,7 +30,7 @@ class Difference:
     Attributes:
         arm: ours.
         against: theirs.
-        value: of the axis; empty without one.
+        value: value on the axis; empty without one.
         measure: what is measured.
         figure: ours less theirs; its interval, or the range of seeds.
         seeds: shared by both arms.

@@ -61,11 +61,11 @@ class ArmFigures:
 
     Attributes:
         arm: its name.
-        value: of the axis; empty without one.
-        seeds: of its runs.
-        mode: of the federation: "federated", "centralised" or "local".
+        value: value on the axis; empty without one.
+        seeds: seeds of its runs.
+        mode: the federation's mode: "federated", "centralised" or "local".
         clients: number of models that its figures are the mean of; 1 except in local mode.
-        figures: by measure.
+        figures: figures by measure.
         unavailable: reasons why suites are missing, by suite.
     """
 

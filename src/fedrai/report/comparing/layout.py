@@ -27,8 +27,8 @@ class Axis:
     """A recipe key and its values.
 
     Attributes:
-        key: of the recipe.
-        values: in the syntax of `-o KEY=VALUE`.
+        key: key of the recipe.
+        values: its values, in the syntax of `-o KEY=VALUE`.
     """
 
     key: str
@@ -65,8 +65,8 @@ class PlannedRun:
 
     Attributes:
         arm: its name.
-        seed: of its recipe.
-        value: of the axis; empty without one.
+        seed: seed of its recipe.
+        value: value on the axis; empty without one.
         path: its folder.
         recipe: resolved.
     """

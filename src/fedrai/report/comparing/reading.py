@@ -34,7 +34,7 @@ class EvaluationOutcomes:
 
     Attributes:
         evaluation: its recorded figures.
-        outcomes: by rate or score, those that add up to the recorded figure.
+        outcomes: outcomes that add up to the recorded figure, by rate or score.
         repeated: whether prompts were answered several times (local mode: once per client).
         binary: outcomes that are yes or no by definition, such as refusals.
     """
@@ -51,8 +51,8 @@ class ComparedRun:
 
     Attributes:
         arm: its name.
-        seed: of its recipe.
-        value: of the axis; empty without one.
+        seed: seed of its recipe.
+        value: value on the axis; empty without one.
         path: its folder.
         run: its record.
         before: the evaluation of what it started from.

@@ -44,7 +44,7 @@ class ComparisonRuns:
 
     Attributes:
         arms: its runs, in order of execution.
-        comparison: of the arms.
+        comparison: comparison of the arms.
         files: tables beside the runs.
     """
 

@@ -35,7 +35,7 @@ class TextTable:
 
     Attributes:
         columns: headings.
-        rows: with a cell for each column.
+        rows: rows with a cell for each column.
         words: how many columns at the left hold words, not numbers.
     """
 
@@ -94,7 +94,7 @@ def differences_table(differences: Sequence[Difference], axis: str = "") -> Text
     """One row per arm and measure: the difference, the p of each seed, the verdict.
 
     Args:
-        differences: from the reference arm.
+        differences: differences from the reference arm.
         axis: its key; empty: none.
     """
     columns = [*_if(axis, axis), "arm", "against", "measure", "seeds", "difference", "p by seed",

@@ -48,7 +48,7 @@ class ComparisonResult:
         start: what runs start from.
         arms: their figures.
         against: the reference arm.
-        differences: of the others from it.
+        differences: differences of the others from it.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -104,7 +104,7 @@ def compare_runs(
 
     Args:
         plan: every run.
-        axis: of the comparison; None: none.
+        axis: axis of the comparison, if any.
         against: the reference arm; empty: see `reference_arm`.
 
     Raises:

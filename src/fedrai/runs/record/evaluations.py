@@ -18,7 +18,7 @@ class Score:
     """A figure that is no rate of answers, such as HHH's accuracy or MT-Bench's mean.
 
     Attributes:
-        value: in its own unit.
+        value: the value in its own unit.
         low: lower end of its interval.
         high: upper end.
         count: number of items it is the mean of.
@@ -55,13 +55,13 @@ class EvaluationRecord:
     Attributes:
         number: the round that it follows; 0: before the first.
         rates: by name ("safe", "safe-legacy", "refused" ...).
-        loss: on held-out answers, in nats per token.
+        loss: loss on held-out answers, in nats per token.
         scores: by name ("hhh", "mt-bench" ...), those with data.
         score_names: all that were requested, with or without data.
         both_sides: one figure for safety and over-refusal.
         suites: the declaration of each, by name.
         unavailable: why a suite was not available, by name.
-        costs: by phase.
+        costs: costs by phase.
         figures: `metrics.json` without its costs, for tables of single suites.
         loss_tokens: label tokens of the held-out rows; 0 without such rows.
     """

@@ -104,14 +104,14 @@ class RoundRecord:
     """One committed round.
 
     Attributes:
-        number: from 1.
+        number: round number, from 1.
         loss_first: weighted mean of clients' first steps, in nats per token.
-        loss_last: of their last steps.
+        loss_last: the same of their last steps.
         clients: the numbers that each client reported, by name.
         update_norms: norms of the clients' updates, by name.
         set_aside: why clients were set aside, by name.
         alignment: None if the recipe has no constitution.
-        costs: by phase.
+        costs: costs by phase.
     """
 
     number: int
@@ -128,7 +128,7 @@ class RoundRecord:
         """A round.
 
         Args:
-            number: from 1.
+            number: round number, from 1.
             body: the content of `round.json`.
         """
         clients = part(body, "clients")

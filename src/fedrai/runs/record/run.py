@@ -34,9 +34,9 @@ class ConstitutionRecord:
 
     Attributes:
         schedule: when it runs.
-        hash: of its text and settings.
+        hash: hash of its text and settings.
         alignments: how many ran.
-        steps: of all of them.
+        steps: steps of all of them.
         full_operations: estimate for the full schedule over the same rounds: the mean estimate of
             the alignments times the rounds; None without an estimate.
         saving: share of the full schedule's operations that was saved; below 0 where it took more.
@@ -57,8 +57,8 @@ class ConstitutionRecord:
 
         Args:
             settings: the constitution's part of `run.json`.
-            reports: of all rounds, including those without an alignment.
-            operations: of all alignments, probes included.
+            reports: reports of all rounds, including those without an alignment.
+            operations: operations of all alignments, including probes.
         """
         ran = [report for report in reports if report.ran]
         each = [report.full_operations for report in ran if report.full_operations]
@@ -79,8 +79,8 @@ class RunRecord:
 
     Attributes:
         path: its folder.
-        name: of its recipe.
-        recipe_hash: of its recipe.
+        name: name in its recipe.
+        recipe_hash: hash of its recipe.
         engine: "local" or "flower".
         label: its name in a report, which is unique there.
         mode: "federated", "centralised" or "local".
@@ -89,7 +89,7 @@ class RunRecord:
         plain: whether it is federated averaging without filter and constitution.
         model: name of the base model.
         start: adapter that training starts from; empty: a fresh one.
-        seed: of the recipe.
+        seed: seed of the recipe.
         rows: rows of all clients that were trained on.
         harmful_rows: those of them from a harmful source.
         client_rows: the same by client; empty where clients are on other machines.
@@ -100,11 +100,11 @@ class RunRecord:
         held_out_bad_rows: unusable rows of the held-out loss.
         clients: how many.
         planned_rounds: rounds in the recipe.
-        evaluations: by round.
+        evaluations: evaluations by round.
         rounds: the committed ones.
         screening: the results of the filter.
         constitution: None if the recipe has none.
-        costs: by phase.
+        costs: costs by phase.
         provenance: origin of the result: hashes, versions, machine.
     """
 
@@ -249,7 +249,7 @@ def client_reports(engine: str, rounds: Sequence[RoundRecord]) -> Mapping[str, M
     """The last numbers of each client of a deployment; nothing for clients of one process.
 
     Args:
-        engine: of the run.
+        engine: the run's engine.
         rounds: its committed rounds.
     """
     if engine != "flower":

@@ -62,10 +62,10 @@ class ScreeningRecord:
         threshold: probability from which a row counts as unsafe.
         skipped: why it did not run though the recipe asks for it; empty: it ran.
         total: over all clients.
-        clients: by name.
+        clients: clients by name.
         reported: whether the counts are those that clients sent, perhaps with noise.
         confusion: harmful and benign rows in and out, if the data labels them.
-        cost: of judging the rows; None if no row was judged here.
+        cost: cost of judging the rows; None if no row was judged here.
         ledger: the content of `filter.json`; None if there is none.
     """
 

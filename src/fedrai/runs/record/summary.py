@@ -116,7 +116,7 @@ class Summary:
         filter: None if the run has no filter.
         constitution: None if the recipe has none.
         evaluations: figures by round, without costs; 0: before the first.
-        training_loss: by round.
+        training_loss: training loss by round.
         set_aside: updates that were not aggregated, with the reason.
         unreported_costs: costs that some client does not report; sums are without them.
     """

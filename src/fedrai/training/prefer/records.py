@@ -40,7 +40,7 @@ class AlignSettings:
         steps: optimiser steps.
         rows_per_step: rows of a step.
         pairs_per_step: pairs of a step.
-        learning_rate: by step, from 0.
+        learning_rate: learning rate by step, from 0.
         seed: decides the order of rows and pairs.
         clip_norm: largest norm of the gradient.
         weight_decay: decoupled, as in AdamW.
@@ -88,8 +88,8 @@ class AlignStep:
     """Figures of one step of an alignment; None where the step had no rows or pairs for one.
 
     Attributes:
-        step: from 1.
-        steps: of the whole alignment.
+        step: number of the step, from 1.
+        steps: steps of the whole alignment.
         loss: the weighted sum.
         sft: mean cross-entropy per label token of the rows, in nats.
         preference: mean loss of the pairs.
