@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,7 @@ def lm_eval(
         [name.strip() for name in tasks.split(",") if name.strip()],
         settings,
     )
-    body = {
-        "model": target.label,
-        "lm_eval": harness.harness_version(),
-        "limit": settings.limit,
-        "shots": settings.shots,
-        "chat": settings.chat,
-        "scores": [score.to_json() for score in scores],
-    }
-    text = json_text(body).rstrip("\n")
+    text = json_text(_body(target.label, settings, scores)).rstrip("\n")
     if out is not None:
         with writing(out, EvaluationError):
             write_text(out, text + "\n")
@@ -81,6 +74,19 @@ def lm_eval(
     _show(target.label, scores, settings.limit)
     if out is not None:
         click.echo(f"figures: {out}")
+
+
+def _body(label: str, settings: HarnessSettings, scores: Sequence[TaskScore]) -> dict[str, Any]:
+    from fedrai.integrations.harness import harness_version
+
+    return {
+        "model": label,
+        "lm_eval": harness_version(),
+        "limit": settings.limit,
+        "shots": settings.shots,
+        "chat": settings.chat,
+        "scores": [score.to_json() for score in scores],
+    }
 
 
 def _show(label: str, scores: list[TaskScore], limit: int | None) -> None:

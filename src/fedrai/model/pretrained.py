@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,19 @@ def open_pretrained(auto: Any, folder: Path, what: str, **options: Any) -> tuple
         raise ModelError(f"{folder} cannot be loaded as {what}: {reason}", hint=EXPECTED) from error
     finally:
         logging.set_verbosity(level)
-    missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
+    _check_weights(folder, model, report["missing_keys"])
+    return model, tokenizer
+
+
+def _check_weights(folder: Path, model: Any, missing_keys: Iterable[str]) -> None:
+    """Refuse weights that are not in the folder; a pooler is not used."""
+    missing = sorted(name for name in missing_keys if not name.startswith("pooler."))
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights of {type(model).__name__} are missing and would be"
             f" random, such as {missing[0]}",
             hint=EXPECTED,
         )
-    return model, tokenizer
 
 
 def _check_files(folder: Path) -> None:

@@ -190,6 +190,18 @@ class Recipe(Section):
     def _sections_fit(self) -> Recipe:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed is listed twice")
+        self._check_sources()
+        self._check_robust_rule()
+        self._check_labels()
+        self._check_alignment()
+        if self.defence.method and self.federation.mode == "local":
+            raise ValueError(
+                'defence.method: there is no aggregated model with federation.mode = "local"'
+            )
+        self._check_harm()
+        return self
+
+    def _check_sources(self) -> None:
         files = self.data.partition.scheme == "files"
         if files and not self.data.partition.files:
             raise ValueError('data.partition.files is needed when scheme is "files"')
@@ -205,19 +217,13 @@ class Recipe(Section):
                 raise ValueError(
                     "data.sources: set share on all sources of a kind (harmful or not), or on none"
                 )
-        self._check_robust_rule()
-        self._check_labels()
-        self._check_alignment()
-        if self.defence.method and self.federation.mode == "local":
-            raise ValueError(
-                'defence.method: there is no aggregated model with federation.mode = "local"'
-            )
-        harm = self.data.harm
+
+    def _check_harm(self) -> None:
+        harm, files = self.data.harm, self.data.partition.scheme == "files"
         if not files and harm.share > 0 and not any(s.harmful for s in self.data.sources):
             raise ValueError("data.harm.share is above 0, but no source has harmful = true")
         if harm.placement == "concentrated" and harm.malicious_clients > self.federation.clients:
             raise ValueError("data.harm.malicious_clients is larger than federation.clients")
-        return self
 
     def _check_labels(self) -> None:
         if LABELS in self.guards:

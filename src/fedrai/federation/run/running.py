@@ -138,16 +138,23 @@ def resume(
             hint = f"{error.hint} {resuming.moved_hint(path)}".strip()
             raise AssetError(error.message, hint=hint) from error
         folder.repair()  # before the first new event, which must not join a line that was cut
-        now = resuming.info_of(folder, prepared)
-        if changed := resuming.check_unchanged(folder, now):
-            observer.warn(
-                f"versions changed since the run started: {', '.join(changed)};"
-                " the result may differ in the last bits"
-            )
+        _check_unchanged(prepared, folder, observer)
         moved_files.record(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
         _execute(prepared, folder, engine, observer)
     return path
+
+
+def _check_unchanged(
+    prepared: preparation.PreparedRun, folder: RunFolder, observer: Observer
+) -> None:
+    """Refuse to resume with other data or another model; warn of other versions of packages."""
+    changed = resuming.check_unchanged(folder, resuming.info_of(folder, prepared))
+    if changed:
+        observer.warn(
+            f"versions changed since the run started: {', '.join(changed)};"
+            " the result may differ in the last bits"
+        )
 
 
 def _execute(

@@ -82,8 +82,7 @@ def train(
         GuardError: the rows cannot train or calibrate a guard, or it cannot be written.
         ModelError, AssetError: the base cannot be used.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GuardError(f"{folder} is there already", hint="choose another folder with --out")
+    _check_free(folder)
     check(settings, rows)
     start = _start(settings, progress)
     backbone = start.backbone if start else _load(settings, progress)
@@ -115,6 +114,11 @@ def train(
         )
         (fresh / "README.md").write_text(card(settings, outcome), encoding="utf-8")
     return outcome
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise GuardError(f"{folder} already exists", hint="choose another folder with --out")
 
 
 def _load(settings: GuardTraining, progress: assets.Progress | None) -> Backbone:
@@ -209,19 +213,21 @@ def _loop(fit: _Fit, on_step: Callable[[TrainingStep], None]) -> list[float]:
     with backbone.mode(training=True):
         for number, batch in enumerate(_order(fit, steps)):
             since = time.perf_counter()
-            losses.append(_accumulate(fit, batch))
-            if not math.isfinite(losses[-1]):
-                raise GuardError(
-                    f"the loss of step {number + 1} of {steps} is {losses[-1]}",
-                    hint="lower learning_rate",
-                )
+            loss = _accumulate(fit, batch)
+            _check_loss(loss, number + 1, steps)
+            losses.append(loss)
             master.collect()
             master.step(rate(number), settings.clip_norm)
             tokens = sum(len(fit.pieces[i].ids) for i in batch)
-            on_step(
-                TrainingStep(number + 1, steps, losses[-1], tokens, time.perf_counter() - since)
-            )
+            on_step(TrainingStep(number + 1, steps, loss, tokens, time.perf_counter() - since))
     return losses
+
+
+def _check_loss(loss: float, number: int, steps: int) -> None:
+    if not math.isfinite(loss):
+        raise GuardError(
+            f"the loss of step {number} of {steps} is {loss}", hint="lower learning_rate"
+        )
 
 
 def _order(fit: _Fit, steps: int) -> Iterator[list[int]]:
