@@ -88,7 +88,7 @@ class EndpointClient:
         if access.concurrency < 1 or access.retries < 0 or access.timeout <= 0:
             raise raises("concurrency and timeout of an endpoint must be above 0")
         self._raises, self._access = raises, access
-        self.place = _checked(access.url, access.allow_plain_http, raises)
+        self.place = _check_url(access.url, access.allow_plain_http, raises)
         self.problem = ""
         self._url, self._key_variable = self.place + path, access.api_key_env
 
@@ -261,7 +261,7 @@ def run_job(job: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, job).result()
 
 
-def _checked(url: str, allow_plain_http: bool, raises: type[FedRAIError]) -> str:
+def _check_url(url: str, allow_plain_http: bool, raises: type[FedRAIError]) -> str:
     """The base address without a slash at its end."""
     try:
         parts = urlsplit(url)

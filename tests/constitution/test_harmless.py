@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.constitution import harmless
-from fedrai.constitution.harmless import Answerer, HarmlessAnswer, flaw, trimmed
+from fedrai.constitution.harmless import Answerer, HarmlessAnswer, flaw, trim_to_line
 from fedrai.constitution.records import Request
 from fedrai.errors import ConstitutionError
 from fedrai.guards.kinds.scripted import ScriptedGuard
@@ -178,14 +178,14 @@ def test_answers_that_the_limit_cuts_lose_their_last_sentence(said):
     ],
 )
 def test_trimming_by_hand(text, kept):
-    assert trimmed(text) == kept
+    assert trim_to_line(text) == kept
 
 
 @given(st.text(alphabet=st.sampled_from('ab1. \n:!?")🏔'), max_size=60))
 def test_a_trimmed_text_is_a_prefix_of_whole_lines_and_sentences(text):
-    stored = trimmed(text)
+    stored = trim_to_line(text)
     assert text.startswith(stored)
-    assert trimmed(f"{stored}\n") == stored
+    assert trim_to_line(f"{stored}\n") == stored
     assert not stored.endswith((":", " ", "\n"))
 
 

@@ -22,7 +22,7 @@ from fedrai.constitution.verifying import (
     on_topic,
     opening,
     readable,
-    trimmed,
+    trim_to_sentence,
     verify,
     words,
 )
@@ -62,13 +62,13 @@ SCAM = Demonstration(
     ],
 )
 def test_text_is_trimmed_to_whole_sentences(text, whole):
-    assert trimmed(text) == whole
+    assert trim_to_sentence(text) == whole
 
 
 @given(st.text())
 def test_trimming_twice_is_trimming_once(text):
-    once = trimmed(text)
-    assert trimmed(once) == once
+    once = trim_to_sentence(text)
+    assert trim_to_sentence(once) == once
     assert text.strip().startswith(once)
 
 

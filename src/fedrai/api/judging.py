@@ -72,7 +72,7 @@ def judge(
 
     with observed(progress) as observer:
         labels, problems = label_answers(judge, rows, endpoint or {}, observer)
-    judged = [_judged(*parts) for parts in zip(rows, labels, problems, strict=True)]
+    judged = [_verdict_row(*parts) for parts in zip(rows, labels, problems, strict=True)]
     figures = agreement(with_verdicts(rows, labels, problems)).to_json() if labelled else None
     return Judged(judge, judged, figures)
 
@@ -87,12 +87,14 @@ def _by_guard(
     with judging(judge.name, progress) as on_progress:
         verdicts = by_guard(rows, judge, on_progress)
     words = {True: "unsafe", False: "safe", None: None}
-    judged = [_judged(row, words[verdict]) for row, verdict in zip(rows, verdicts, strict=True)]
+    judged = [
+        _verdict_row(row, words[verdict]) for row, verdict in zip(rows, verdicts, strict=True)
+    ]
     figures = harm_agreement(rows, verdicts).to_json() if labelled else None
     return Judged(judge.name, judged, figures)
 
 
-def _judged(row: Any, verdict: str | None, problem: str = "") -> Row:
+def _verdict_row(row: Any, verdict: str | None, problem: str = "") -> Row:
     label = getattr(row, "label", None)
     return {
         "source": getattr(row, "source", ""),

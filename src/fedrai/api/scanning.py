@@ -84,7 +84,9 @@ def scan(
     return Scan(
         guard=result.guard,
         threshold=number,
-        rows=[_scanned(row, one) for row, one in zip(loaded.rows, result.findings, strict=True)],
+        rows=[
+            _finding_row(row, one) for row, one in zip(loaded.rows, result.findings, strict=True)
+        ],
         unsafe=result.unsafe.value,
         figures=result.to_json(),
         unreadable=tuple(f"{bad.origin}: {bad.problem}" for bad in loaded.bad_rows),
@@ -115,7 +117,7 @@ def _dicts(rows: Sequence[Any]) -> list[Mapping[str, Any]]:
     return list(rows)
 
 
-def _scanned(row: GuardRow, finding: Finding) -> Row:
+def _finding_row(row: GuardRow, finding: Finding) -> Row:
     worst = finding.worst
     return {
         "source": row.source,

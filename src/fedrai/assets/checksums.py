@@ -59,12 +59,12 @@ def read_listing(folder: Path) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(file, f"it cannot be read ({type(error).__name__})") from error
+        raise _damage_error(file, f"it cannot be read ({type(error).__name__})") from error
     sums = {}
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
         entry = _LINE.fullmatch(line)
         if entry is None or not is_safe_member(entry["name"]):
-            raise _damaged(file, f"line {number} is not a checksum and a name")
+            raise _damage_error(file, f"line {number} is not a checksum and a name")
         sums[entry["name"]] = entry["sha256"]
     return sums
 
@@ -137,10 +137,10 @@ def _sum_of(path: Path) -> str:
 
 
 def _differs(path: Path) -> ChecksumError:
-    return _damaged(path, f"its SHA-256 differs from the one in {LISTING}")
+    return _damage_error(path, f"its SHA-256 differs from the one in {LISTING}")
 
 
-def _damaged(path: Path, why: str) -> ChecksumError:
+def _damage_error(path: Path, why: str) -> ChecksumError:
     return ChecksumError(
         f"{path} is damaged: {why}",
         hint=f"restore it from a backup; `sha256sum -c {LISTING}` prints every file that changed",

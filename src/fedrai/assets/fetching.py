@@ -65,15 +65,15 @@ def fetch(
         return _local(ref, instead)
     cached = _cached(ref)
     if cached is not None:
-        return _checked(ref, *cached, Meter(progress))
+        return _check_cached(ref, *cached, Meter(progress))
     offline = offline or cache.offline_by_environment()
     if offline and ref.scheme != "hf":
-        raise _not_cached(ref)
+        raise _not_cached_error(ref)
     meter = Meter(progress)
     with cache.disk_errors(ref.label, meter), cache.exclusive(ref.key, meter) as scratch:
         cached = _cached(ref)
         if cached is not None:
-            return _checked(ref, *cached, meter)
+            return _check_cached(ref, *cached, meter)
         return _download(ref, scratch, meter, offline=offline)
 
 
@@ -85,7 +85,7 @@ def _cached(ref: AssetRef) -> tuple[Path, cache.Record] | None:
     return None if is_other else cached
 
 
-def _checked(ref: AssetRef, path: Path, record: cache.Record, meter: Meter) -> Path:
+def _check_cached(ref: AssetRef, path: Path, record: cache.Record, meter: Meter) -> Path:
     """The path, after its checksum was compared.
 
     Raises:
@@ -132,7 +132,7 @@ def verify(spec: str) -> AssetStatus:
     path, record = cached
     actual = "" if has_linked_folder(path) else sha256_path(path)
     if actual != (ref.sha256 or record.sha256):
-        raise _changed(ref, path, ref.sha256 or record.sha256, actual)
+        raise _changed_error(ref, path, ref.sha256 or record.sha256, actual)
     return status(spec)
 
 
@@ -231,7 +231,7 @@ def _wrong_bytes(ref: AssetRef, path: Path, actual: str) -> ChecksumError:
     )
 
 
-def _changed(ref: AssetRef, path: Path, expected: str, actual: str) -> ChecksumError:
+def _changed_error(ref: AssetRef, path: Path, expected: str, actual: str) -> ChecksumError:
     if ref.scheme == "hf":
         hint = f"Delete {path} from the hub's cache and fetch again."
     else:
@@ -242,7 +242,7 @@ def _changed(ref: AssetRef, path: Path, expected: str, actual: str) -> ChecksumE
     )
 
 
-def _not_cached(ref: AssetRef) -> AssetError:
+def _not_cached_error(ref: AssetRef) -> AssetError:
     why, hint = cache.why_offline(ref.text)
     return AssetError(
         f"{ref.label} is not in the cache ({cache.cache_root()}), and {why}.", hint=hint

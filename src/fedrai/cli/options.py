@@ -139,7 +139,7 @@ def endpoint_options(sent: str) -> Decorator:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _checked(_context: click.Context, option: click.Parameter, value: str) -> str:
+def _validate_read_option(_context: click.Context, option: click.Parameter, value: str) -> str:
     """An encoding or a separator, as a recipe checks it."""
     from fedrai.recipe.sources import known_encoding, one_separator
 
@@ -158,9 +158,9 @@ def _read_options(**values: Any) -> ReadOptions:
 
 reading_options = as_record(
     "read_options", _read_options,
-    click.option("--encoding", default="", callback=_checked, metavar="NAME",
+    click.option("--encoding", default="", callback=_validate_read_option, metavar="NAME",
         help="Of text files, e.g. cp1252 (default: UTF-8, or by the file's first bytes)."),
-    click.option("--separator", default="", callback=_checked, metavar="CHARACTER",
+    click.option("--separator", default="", callback=_validate_read_option, metavar="CHARACTER",
         help="Of CSV: a character, or tab (default: by the header)."),
     click.option("--max-row-mb", default=16.0, show_default=True,
         type=click.FloatRange(0, min_open=True), help="A longer row cannot be read."),

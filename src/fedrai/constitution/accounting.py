@@ -44,7 +44,7 @@ def without_time(result: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if result is None else {k: v for k, v in result.items() if k != "seconds"}
 
 
-def composed(mixture: Mixture, missing: Sequence[str]) -> dict[str, Any]:
+def mixture_counts(mixture: Mixture, missing: Sequence[str]) -> dict[str, Any]:
     """Counts of the training data.
 
     Args:
@@ -55,7 +55,7 @@ def composed(mixture: Mixture, missing: Sequence[str]) -> dict[str, Any]:
     return {"kinds": body.pop("parts"), **body, "pairs_left_out": list(missing)}
 
 
-def counted(cost: Cost) -> dict[str, float]:
+def cost_figures(cost: Cost) -> dict[str, float]:
     """The reproducible figures of a cost, to nine digits: sums in another order differ by less."""
     return {"tokens": cost.tokens, "operations": float(f"{cost.operations:.9g}")}
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 from fedrai.model import AdapterState
 
 
-def anchored_to(start: AdapterState | None, adapter: AdapterState, part: float) -> AdapterState:
+def average_with_start(
+    start: AdapterState | None, adapter: AdapterState, part: float
+) -> AdapterState:
     """The weighted mean of an adapter and the one that the run started from.
 
     A and B of LoRA are averaged separately, as in FedAvg.

@@ -63,7 +63,7 @@ def _of_category(one: Demonstration, constitution: Constitution, request: Reques
     return request.category in constitution.principle(one.principle).categories
 
 
-def filled(template: str, request: str) -> str:
+def fill_request(template: str, request: str) -> str:
     """A principle's request, with the user's request in place of `{request}`.
 
     A small model that reads the request again right before it answers keeps to its topic.
@@ -92,8 +92,8 @@ def _with_requests(one: Demonstration, principle: Principle) -> tuple[Message, .
     return (
         Message("user", one.request),
         Message("assistant", one.answer),
-        Message("user", filled(principle.critique_request, one.request)),
+        Message("user", fill_request(principle.critique_request, one.request)),
         Message("assistant", one.critique),
-        Message("user", filled(principle.revision_request, one.request)),
+        Message("user", fill_request(principle.revision_request, one.request)),
         Message("assistant", one.revision),
     )

@@ -46,8 +46,8 @@ class RequestSets:
     def to_json(self) -> dict[str, Any]:
         """Counts as plain values; no text."""
         return {
-            "requests": _counted(self.harmful),
-            "harmless": _counted(self.harmless),
+            "requests": _category_counts(self.harmful),
+            "harmless": _category_counts(self.harmless),
             "overlap_removed": dict(self.removed),
             "duplicates": self.duplicates,
             "held_out": [len(side) for side in self.held_out],
@@ -105,7 +105,7 @@ def _split(
     return tuple(held_out), tuple(sample(rest, count, seed))
 
 
-def _counted(requests: Iterable[Request]) -> dict[str, dict[str, int]]:
+def _category_counts(requests: Iterable[Request]) -> dict[str, dict[str, int]]:
     """How many requests of each source have each category."""
     counts: dict[str, Counter[str]] = {}
     for request in requests:

@@ -177,7 +177,7 @@ class Answerer:
         ids = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) < self.revising.max_new_tokens - CUT_SLACK:
             return text
-        short = trimmed(text)
+        short = trim_to_line(text)
         return short if short == text or len(short.split()) >= LEAST_WORDS else ""
 
     def _accept(self, entries: Sequence[_Open], texts: Sequence[str], by: By) -> None:
@@ -233,7 +233,7 @@ _END = re.compile(r"""[.!?…]+["'”’)\]*]*(?=\s|$)""")
 _NUMBER = re.compile(r"\s*(?:[-*•]\s*)?(?:\d{1,3}|[A-Za-z])")  # of an item, before its full stop
 
 
-def trimmed(text: str) -> str:
+def trim_to_line(text: str) -> str:
     """A text up to its last whole sentence, or line of a list; empty if it has none.
 
     The number of an item ends no sentence, and a line that ends in a colon leads to nothing.

@@ -144,16 +144,16 @@ class Mixer:
         if sizes.rows:
             refusals, look_alikes = _exact(self.mix.refusals), _exact(self.mix.look_alikes)
             shares = (refusals, look_alikes, 1 - refusals - look_alikes)
-            rows = _composed(self._rows(left_out), shares, sizes.rows, self.seed, parts)
+            rows = _compose(self._rows(left_out), shares, sizes.rows, self.seed, parts)
         if sizes.pairs:
             kinds = {
                 "harmful-pairs": _pairs(
-                    self.chat, _revised(self.records), self.max_length, left_out
+                    self.chat, _revision_sides(self.records), self.max_length, left_out
                 ),
                 "harmless-pairs": self._harmless_pairs(left_out),
             }
             share = _exact(sizes.harmless_pairs)
-            pairs = _composed(kinds, (1 - share, share), sizes.pairs, self.seed, parts)
+            pairs = _compose(kinds, (1 - share, share), sizes.pairs, self.seed, parts)
         return Mixture(tuple(rows), tuple(pairs), parts, dict(sorted((+left_out).items())))
 
     def _rows(self, left_out: Counter[str]) -> dict[str, list[Tokens]]:
@@ -183,7 +183,7 @@ class Mixer:
             if not entry.answer:
                 continue
             pool = refusals.get(entry.request.category) or refusals.get("", [])
-            refusal = entry.refused or _borrowed(pool, entry.request.prompt, self.seed)
+            refusal = entry.refused or _choose_refusal(pool, entry.request.prompt, self.seed)
             if refusal:
                 sides.append((entry.request.prompt, entry.answer, refusal))
             else:
@@ -198,7 +198,7 @@ def revision_pairs(
 
     Left out are harmful requests that the first answer refuses too, and what cannot be learnt from.
     """
-    return _pairs(chat, _revised(records), max_length, Counter())
+    return _pairs(chat, _revision_sides(records), max_length, Counter())
 
 
 # --- rows and pairs -------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def _row(chat: ChatFormat, prompt: str, answer: str, max_length: int) -> Tokens:
 Sides = tuple[str, str, str]  # prompt, chosen, rejected
 
 
-def _revised(records: Iterable[RevisionRecord]) -> list[Sides]:
+def _revision_sides(records: Iterable[RevisionRecord]) -> list[Sides]:
     return [
         (record.request.prompt, record.accepted, record.first)
         for record in records
@@ -230,7 +230,7 @@ def _refusals(records: Iterable[RevisionRecord]) -> dict[str, list[str]]:
     return refusals
 
 
-def _borrowed(pool: Sequence[str], prompt: str, seed: int) -> str | None:
+def _choose_refusal(pool: Sequence[str], prompt: str, seed: int) -> str | None:
     """One of some refusals, which depends on them, the request and the seed."""
     return min(pool, key=lambda text: _rank(seed, "refusal", prompt, text), default=None)
 
@@ -257,7 +257,7 @@ def _pairs(
 # --- shares ---------------------------------------------------------------------------------------
 
 
-def _composed(
+def _compose(
     kinds: Mapping[str, Sequence[T]],
     shares: Sequence[Fraction],
     least: int,
@@ -276,7 +276,7 @@ def _composed(
                 hint=HINTS[name],
             )
     sizes = [len(items) for items in kinds.values()]
-    counts = _apportioned(_length(sizes, shares, least), shares)
+    counts = _apportion(_length(sizes, shares, least), shares)
     entries: list[T] = []
     for (name, items), count in zip(kinds.items(), counts, strict=True):
         parts[name] = KindCount(len(items), count)
@@ -301,7 +301,7 @@ def _length(sizes: Sequence[int], shares: Sequence[Fraction], least: int) -> int
     return max(least, first)
 
 
-def _apportioned(total: int, shares: Sequence[Fraction]) -> list[int]:
+def _apportion(total: int, shares: Sequence[Fraction]) -> list[int]:
     """Whole numbers that sum to a total, by largest remainder; the first kind wins ties.
 
     Raises:

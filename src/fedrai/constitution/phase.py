@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from fedrai.constitution.accounting import (
-    composed,
-    counted,
+    cost_figures,
     full_operations,
     material_counts,
+    mixture_counts,
     total,
     without_time,
 )
-from fedrai.constitution.anchoring import anchored_to
+from fedrai.constitution.anchoring import average_with_start
 from fedrai.constitution.harmless import Answerer, HarmlessAnswer
 from fedrai.constitution.material import (
     HARMLESS,
@@ -130,7 +130,7 @@ class Phase:
         self, round_: _Round, aggregated: AdapterState, archive: Path, shares: dict[str, Any] | None
     ) -> tuple[TrainingOutcome, dict[str, Any]]:
         """Align; `shares` are those of the probe of the aggregated adapter, if it was measured."""
-        adapter = anchored_to(self.tools.start, aggregated, self.section.anchor)
+        adapter = average_with_start(self.tools.start, aggregated, self.section.anchor)
         self.tools.model.load_adapter(adapter)
         material = self._reusable(round_) or self._new_material(round_)
         shares = shares or self._probe(round_, aggregated, "before").to_json()
@@ -145,9 +145,9 @@ class Phase:
             "reused": material is round_.earlier_material,
             **material_counts(material),
             "examples": len(self.tools.examples),
-            **composed(mixture, missing),
+            **mixture_counts(mixture, missing),
             "overlap_removed": dict(self.tools.requests.removed),
-            "spent": {name: counted(cost) for name, cost in round_.spending.parts.items()},
+            "spent": {name: cost_figures(cost) for name, cost in round_.spending.parts.items()},
             "full_operations": full_operations(
                 self.section, self.tools, material, mixture, outcome
             ),

@@ -288,10 +288,10 @@ def measure(
 def _margin(entry: Opening, values: Sequence[float]) -> float:
     """From mean log-probabilities per token of all openings, the desired ones first."""
     count = len(entry.desired)
-    return _pooled(values[:count]) - _pooled(values[count:])
+    return _log_mean(values[:count]) - _log_mean(values[count:])
 
 
-def _pooled(values: Sequence[float]) -> float:
+def _log_mean(values: Sequence[float]) -> float:
     """Logarithm of the mean of exp(LENGTH x value)."""
     scores = [LENGTH * value for value in values]
     top = max(scores)

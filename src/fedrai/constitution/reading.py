@@ -60,8 +60,8 @@ def load(spec: str | Path) -> Constitution:
     """
     path = embedded.HERE / "constitution.toml" if spec == EMBEDDED else Path(spec)
     if path.suffix.lower() == ".json":
-        return _from_pairs(_validated(PairsFile, _json(path), path), path)
-    return _from_tables(_validated(ConstitutionFile, _toml(path), path), path)
+        return _from_pairs(_validate(PairsFile, _json(path), path), path)
+    return _from_tables(_validate(ConstitutionFile, _toml(path), path), path)
 
 
 def _toml(path: Path) -> Any:
@@ -182,7 +182,7 @@ def _wrong_dialogues(dialogues: Sequence[Sequence[Turn]]) -> Iterator[str]:
 # --- errors ---------------------------------------------------------------------------------------
 
 
-def _validated(model: type[M], body: Any, path: Path) -> M:
+def _validate(model: type[M], body: Any, path: Path) -> M:
     try:
         return model.model_validate(body)
     except ValidationError as error:

@@ -23,7 +23,7 @@ from functools import partial
 
 from fedrai.constitution.chunks import in_chunks, whole_chunks
 from fedrai.constitution.critics import CriticModel, LocalCritic
-from fedrai.constitution.demonstrating import draw_demonstrations, drawn_number, filled, lead
+from fedrai.constitution.demonstrating import draw_demonstrations, drawn_number, fill_request, lead
 from fedrai.constitution.document import Constitution, Demonstration, Principle
 from fedrai.constitution.records import TRAINED, Draft, Outcome, Request, RevisionRecord
 from fedrai.constitution.spending import CostMeter
@@ -34,7 +34,7 @@ from fedrai.constitution.verifying import (
     RevisionContext,
     pair,
     readable,
-    trimmed,
+    trim_to_sentence,
     verify,
 )
 from fedrai.evaluation.refusal import judge
@@ -161,7 +161,7 @@ def _first_answers(reviser: Reviser, requests: Sequence[Request], start: int) ->
     model = LocalCritic(reviser.model, reviser.settings.batch_size)
     chats = [(Message("user", request.prompt),) for request in requests]
     answers = _answers(reviser, model, chats, reviser.settings.max_new_tokens)
-    texts = [(trimmed(answer or "") or answer or "").strip() for answer in answers]
+    texts = [(trim_to_sentence(answer or "") or answer or "").strip() for answer in answers]
     judged = reviser.checks.guard.judge(
         [pair(r.prompt, t) for r, t in zip(requests, texts, strict=True)]
     )
@@ -225,12 +225,16 @@ def _draft(reviser: Reviser, chains: Sequence[_Chain], step: int, place: tuple[i
     chats = [_critique_chat(reviser, chain, step) for chain in chains]
     settings, critic = reviser.settings, reviser.critic
     answers = _answers(reviser, critic, chats, settings.critique_tokens, (*place, step, 0))
-    critiques = [trimmed(text or "") or (text or "").strip() or NO_CRITIQUE for text in answers]
+    critiques = [
+        trim_to_sentence(text or "") or (text or "").strip() or NO_CRITIQUE for text in answers
+    ]
     chats = [
         (
             *chat,
             Message("assistant", critique),
-            Message("user", filled(c.principles[step].revision_request, c.case.request.prompt)),
+            Message(
+                "user", fill_request(c.principles[step].revision_request, c.case.request.prompt)
+            ),
         )
         for chat, critique, c in zip(chats, critiques, chains, strict=True)
     ]
@@ -254,7 +258,7 @@ def _critique_chat(reviser: Reviser, chain: _Chain, step: int) -> Conversation:
         *lead(chain.demonstrations, principle, own_words=own_words),
         Message("user", request),
         Message("assistant", answer.strip() or NOTHING),
-        Message("user", filled(principle.critique_request, request)),
+        Message("user", fill_request(principle.critique_request, request)),
     )
 
 
@@ -298,7 +302,10 @@ def _check(reviser: Reviser, chains: Sequence[_Chain]) -> None:
 
 def _context(chain: _Chain) -> RevisionContext:
     principle, request = chain.principles[-1], chain.case.request
-    requests = (filled(principle.critique_request, ""), filled(principle.revision_request, ""))
+    requests = (
+        fill_request(principle.critique_request, ""),
+        fill_request(principle.revision_request, ""),
+    )
     critique = chain.drafts[-1].critique
     return RevisionContext(
         request.prompt, request.harmful, chain.demonstrations, critique, requests

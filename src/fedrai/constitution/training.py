@@ -114,7 +114,7 @@ class Training:
             state, self.trace = _load(self.folder / STATE)
         adapter, result = align(self.model, start, rows, pairs, self._settings, self._hooks(state))
         done = len(result.steps)
-        adapter, step, stopped = self._chosen(adapter, done)
+        adapter, step, stopped = self._choose_adapter(adapter, done)
         return TrainingOutcome(
             adapter,
             done,
@@ -195,7 +195,7 @@ class Training:
         if now > best:
             _save(self.folder / BEST, adapter, self.trace)
 
-    def _chosen(self, adapter: AdapterState, done: int) -> tuple[AdapterState, int, str]:
+    def _choose_adapter(self, adapter: AdapterState, done: int) -> tuple[AdapterState, int, str]:
         """The adapter to release, its steps, and why the training ended."""
         stopped = f"{self.section.steps} steps"
         if self.look is None:

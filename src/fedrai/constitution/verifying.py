@@ -169,7 +169,7 @@ def readable(text: str, context: RevisionContext, *, topical: bool = True) -> Ch
         context: the chat before it.
         topical: whether a text that declines must share a word of its request.
     """
-    whole = trimmed(text)
+    whole = trim_to_sentence(text)
     if (problem := flaw(text, context)) is not None:
         return CheckResult(whole, Outcome.DEGENERATE, flaw=problem)
     reply = judge(whole)
@@ -185,7 +185,7 @@ def readable(text: str, context: RevisionContext, *, topical: bool = True) -> Ch
 # --- rules on the words ---------------------------------------------------------------------------
 
 
-def trimmed(text: str) -> str:
+def trim_to_sentence(text: str) -> str:
     """The text up to its last whole sentence; empty if it has none.
 
     A sentence ends in a full stop, a question or exclamation mark, with closing quotes or brackets;
@@ -211,7 +211,7 @@ def flaw(text: str, context: RevisionContext) -> Flaw | None:
         return "too long"
     if any(map(_unreadable, text)):
         return "unreadable"
-    whole = trimmed(text)
+    whole = trim_to_sentence(text)
     if not whole:
         return "cut off"
     if len(words(whole)) < LEAST_WORDS and (context.harmful or len(whole) < len(text.strip())):

@@ -52,7 +52,7 @@ def rows_of_lines(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row |
         if first is None:
             return
         if _opens_a_list(first[1]):
-            yield from _listed(path, options)
+            yield from _read_list(path, options)
             return
         for number, line in itertools.chain([first], numbered):
             row = options.too_long if line is None else _row(line)
@@ -74,7 +74,7 @@ def rows_of_json(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | 
     if _object_a_line(path, options):
         yield from rows_of_lines(path, options)
     else:
-        yield from _listed(path, options)
+        yield from _read_list(path, options)
 
 
 def _object_a_line(path: Path, options: ReadOptions) -> bool:
@@ -88,18 +88,18 @@ def _object_a_line(path: Path, options: ReadOptions) -> bool:
             return False
     if first is None:  # too long for a row: a whole list, or the first of several rows
         return more
-    row = _parsed(first)
+    row = _parse(first)
     return isinstance(row, dict) and (more or any(name in row for name in USUAL))
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _listed(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | str]]:
+def _read_list(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | str]]:
     try:
         rows = json.loads(text_of(path, options), object_pairs_hook=_object)
     except _RepeatedKeyError:
@@ -112,7 +112,7 @@ def _listed(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | str]]
         )
     for number, row in enumerate(rows, 1):
         long = characters(row) > options.row_bytes
-        yield f"{path.name}, row {number}", options.too_long if long else _checked(row, "\\")
+        yield f"{path.name}, row {number}", options.too_long if long else _check_row(row, "\\")
 
 
 class _RepeatedKeyError(ValueError):
@@ -133,7 +133,7 @@ def _at(error: Exception) -> str:
 def _row(line: bytes | str) -> Row | str:
     try:
         text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
-        return _checked(json.loads(text, object_pairs_hook=_object), text)
+        return _check_row(json.loads(text, object_pairs_hook=_object), text)
     except _RepeatedKeyError:
         return REPEATED
     except UnicodeDecodeError:
@@ -144,7 +144,7 @@ def _row(line: bytes | str) -> Row | str:
         return f"{NOT_JSON} that can be read"
 
 
-def _checked(row: Any, text: str) -> Row | str:
+def _check_row(row: Any, text: str) -> Row | str:
     """The row, or its problem; only an escape can make half a character."""
     if not isinstance(row, dict):
         return NOT_OBJECT

@@ -38,7 +38,7 @@ def rows_of_csv(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | s
     with open_bytes(path, options) as file:
         lines = _Lines(text_lines(file, encoding_of(file, options), path.name, options.row_bytes),
                        path.name, options)  # fmt: skip
-        separator = options.separator or lines.separator("\t" if _tabbed(path) else "")
+        separator = options.separator or lines.separator("\t" if _has_tabs(path) else "")
         records = csv.reader(lines, delimiter=separator, strict=True)
         header: list[str] = []
         for number, fields in _records(records, lines, path.name):
@@ -50,7 +50,7 @@ def rows_of_csv(path: Path, options: ReadOptions) -> Iterator[tuple[str, Row | s
                 header = _header(fields, path.name)
 
 
-def _tabbed(path: Path) -> bool:
+def _has_tabs(path: Path) -> bool:
     return ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:])
 
 
@@ -59,14 +59,14 @@ class _Lines:
 
     def __init__(self, lines: Iterator[str | None], name: str, options: ReadOptions) -> None:
         self._name, self._options = name, options
-        self._lines = self._checked(lines)
+        self._lines = self._check_lines(lines)
         self.number = self.row_length = 0
         self.last = ""
 
     def __iter__(self) -> Iterator[str]:
         return self._lines
 
-    def _checked(self, lines: Iterator[str | None]) -> Iterator[str]:
+    def _check_lines(self, lines: Iterator[str | None]) -> Iterator[str]:
         """Each line, also those that end with a carriage return alone, as on old Macs."""
         limit, comments = self._options.row_bytes + 2, self._options.comments
         for line in lines:

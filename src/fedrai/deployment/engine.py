@@ -174,7 +174,7 @@ def server_app(link: Link) -> Iterator[Grid]:
         except KeyboardInterrupt:
             status = SubStatus.STOPPED
             if lost.is_set():
-                raise _stopped(link) from None
+                raise _stopped_error(link) from None
             raise
         finally:
             finish(client, None, status)
@@ -188,7 +188,7 @@ def _interrupt(lost: threading.Event) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def _stopped(link: Link) -> FederationError:
+def _stopped_error(link: Link) -> FederationError:
     return FederationError(
         f"the SuperLink at {link.address} no longer knows the run",
         hint="it was stopped there, or the SuperLink lost its state; resume it with --resume",

@@ -96,7 +96,7 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
         raise RefusedTaskError(Reason.OTHER_MODEL)
     tokens: dict[Example, Tokens] = {}
     examples, bad = _examples(settings, lm, tokens, log)
-    kept, filter_counts = _filtered(examples, settings, node, log)
+    kept, filter_counts = _filter(examples, settings, node, log)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
     rows = [tokens[e] for e in kept if e in tokens]
     why = f"; {data.most_common_problem(bad)}" if bad else ""
@@ -142,7 +142,7 @@ def _examples(
     return examples, bad
 
 
-def _filtered(
+def _filter(
     examples: Sequence[Example], settings: Recipe, node: Node, log: NodeLog
 ) -> tuple[Sequence[Example], Mapping[str, int]]:
     """The rows that the filter keeps, and its counts."""

@@ -131,7 +131,7 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
         Reason.ROWS_TOO_LONG: 0 < policy.max_length < offer.max_length,
         Reason.FILTER_REQUIRED: (policy.filter == "required" and not _filters_all(filter_))
         or (filter_.mode != "off" and filter_.on_guard_failure == "continue"),
-        Reason.GUARD_REFUSED: filter_.mode != "off" and not _guard_allowed(filter_, node),
+        Reason.GUARD_REFUSED: filter_.mode != "off" and not _is_guard_allowed(filter_, node),
         Reason.JUDGE_REFUSED: filters and bool(policy.judge) and filter_.judge not in policy.judge,
         Reason.THRESHOLD_REFUSED: filters and _surely_higher(filter_.threshold, policy),
     }
@@ -150,7 +150,7 @@ def _filters_all(filter_: Filter) -> bool:
     return filter_.mode in FILTERS and strict
 
 
-def _guard_allowed(filter_: Filter, node: Node) -> bool:
+def _is_guard_allowed(filter_: Filter, node: Node) -> bool:
     """Whether the node accepts a guard: one that it names itself, or the embedded one.
 
     The guard's name decides which weights judge the node's rows. So a hub model is accepted only if
@@ -194,7 +194,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
         folder: folder to which the paths of its data are relative.
     """
     model = offer.model.model_dump()
-    sources = [_resolved(source, folder).model_dump() for source in node.data.sources]
+    sources = [_resolve(source, folder).model_dump() for source in node.data.sources]
     adapter = {key: model.pop(key) for key in ("rank", "alpha", "dropout", "target_modules")}
     del model["fingerprint"]
     algorithm = "fedprox" if offer.proximal_mu else "fedavg"
@@ -219,7 +219,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
     )
 
 
-def _resolved(source: Source, folder: Path) -> Source:
+def _resolve(source: Source, folder: Path) -> Source:
     """A source whose path, if it is a file, is resolved from the node's folder."""
     file = folder / Path(source.path).expanduser()
     return source.model_copy(update={"path": str(file)}) if file.exists() else source

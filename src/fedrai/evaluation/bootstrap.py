@@ -195,7 +195,7 @@ def _estimate(
     if not scored.any():
         return None
     kept = [suite[..., scored, :] for suite in suites]
-    ends = percentile_interval(_resampled(kept, figure, resampling), resampling.confidence)
+    ends = percentile_interval(_resample(kept, figure, resampling), resampling.confidence)
     # pairs are scored in both arms or in neither, so that the first arm's table speaks for both
     missing = [np.isnan(suite if suite.ndim == 2 else suite[0]) for suite in kept]
     return Estimate(
@@ -207,7 +207,7 @@ def _estimate(
     )
 
 
-def _resampled(
+def _resample(
     suites: Sequence[Floats],
     figure: Callable[[Sequence[Floats]], Floats],
     resampling: Resampling,

@@ -91,12 +91,12 @@ class Chats:
     async def _one(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> _Reply:
         """A reply; a refusal is final only if a greeting is refused too (gateways refuse texts)."""
         try:
-            return await self._tried(client, body)
+            return await self._send(client, body)
         except FedRAIError:
             await self._check(client, body)
             return _Reply(None, 0, "refused by the endpoint")
 
-    async def _tried(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> _Reply:
+    async def _send(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> _Reply:
         reply = await self._endpoint.post(client, body)
         if reply is None:
             return _Reply(None, 0, self._endpoint.problem)
@@ -105,7 +105,7 @@ class Chats:
     async def _check(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> None:
         """Raise unless the endpoint replies to a greeting, sent as `body` was."""
         hello = [{"role": "user", "content": "Hello."}]
-        reply = await self._tried(client, {**body, "messages": hello})
+        reply = await self._send(client, {**body, "messages": hello})
         if reply.text is None:
             raise self._unusable(reply.problem)
 

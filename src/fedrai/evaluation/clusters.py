@@ -83,7 +83,7 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
         raise EvaluationError(f"a threshold must be above 0 and at most 1, got {threshold}")
     if not texts:
         return []
-    groups = _joined(_similarities([_words(text) for text in texts]), threshold)
+    groups = _join(_similarities([_words(text) for text in texts]), threshold)
     numbers = {
         place: number for number, group in enumerate(sorted(groups, key=min)) for place in group
     }
@@ -141,7 +141,7 @@ def _similarities(texts: Sequence[frozenset[str]]) -> Floats:
     return similarities
 
 
-def _joined(similarities: Floats, threshold: float) -> list[list[int]]:
+def _join(similarities: Floats, threshold: float) -> list[list[int]]:
     """Repeatedly join the two most similar clusters, by the mean similarity of their members."""
     means, count = similarities.copy(), len(similarities)
     np.fill_diagonal(means, -1.0)

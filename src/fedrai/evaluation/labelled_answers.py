@@ -149,7 +149,7 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
     Raises:
         EvaluationError: a row has other columns than those of `FORMATS`, or an unknown label.
     """
-    return list(_labelled("rows", Path("rows"), rows))
+    return list(_labelled_answers("rows", Path("rows"), rows))
 
 
 def _place(file: str) -> tuple[str, Path]:
@@ -164,7 +164,7 @@ def _read(
     rows = _rows(path, options)
     if not rows:
         raise EvaluationError(f"{path} has no rows of labelled answers")
-    answers = list(_labelled(source, path, rows))
+    answers = list(_labelled_answers(source, path, rows))
     if not answers:
         raise EvaluationError(
             f"none of the {len(rows):,} rows of {path} has a label",
@@ -194,7 +194,7 @@ def _rows(path: Path, options: data.ReadOptions) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
-def _labelled(
+def _labelled_answers(
     source: str, path: Path, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[LabelledAnswer]:
     columns = next((form for form in FORMATS if set(form[:3]) <= set(rows[0])), None)

@@ -73,7 +73,7 @@ def rows_to_label(
         EvaluationError: there are no answers, or none of a named suite.
     """
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
-    declared = _declared(place if place.is_dir() else place.parent)
+    declared = _declarations(place if place.is_dir() else place.parent)
     answers = {file.stem: _answers(file, declared.get(file.stem, {})) for file in files}
     answers = {name: rows for name, rows in answers.items() if rows}
     missing = [name for name in suites if name not in answers]
@@ -82,7 +82,7 @@ def rows_to_label(
             f"{place} has no answers" + (f" of {', '.join(missing)}" if missing else ""),
             hint=f"it has: {', '.join(answers)}" if answers else "name a folder of evaluations/",
         )
-    return [row for name in suites or answers for row in _sampled(answers[name], count, seed)]
+    return [row for name in suites or answers for row in _sample(answers[name], count, seed)]
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -107,7 +107,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _declared(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+def _declarations(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """The evaluation's own records of its suites."""
     try:
         return EvaluationRecord.from_json(0, json_of(RunFolder(folder), "metrics.json")).suites
@@ -130,7 +130,7 @@ def _answers(file: Path, declared: Mapping[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
-def _sampled(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+def _sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     if not 0 < count < len(rows):
         return list(rows)
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]

@@ -214,7 +214,7 @@ def write_copy(
         elif finding.unscored and unscored == "drop":
             continue
         elif finding.unsafe:
-            copy = None if mode == "drop" else _refused(raw, row, finding)
+            copy = None if mode == "drop" else _with_refusals(raw, row, finding)
             if copy is None:
                 continue
             raw, replaced = copy, replaced + 1
@@ -259,7 +259,7 @@ def _flags(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _refused(raw: dict[str, Any], row: GuardRow, finding: Finding) -> dict[str, Any] | None:
+def _with_refusals(raw: dict[str, Any], row: GuardRow, finding: Finding) -> dict[str, Any] | None:
     """The row with a refusal for each unsafe answer; None if such an answer stays in it."""
     for turn, verdict in finding.unsafe:
         message = row.conversation[turn]

@@ -155,7 +155,7 @@ def judge(
     tokens, operations = 0, 0.0
     for start in range(0, len(missing), CHUNK):
         part = missing[start : start + CHUNK]
-        report = _shifted(on_progress, len(verdicts), len(different))
+        report = _shift_progress(on_progress, len(verdicts), len(different))
         batch = guard.judge([different[key] for key in part], report)
         fresh = _by_key(guard, part, batch)
         if cache:
@@ -166,7 +166,7 @@ def judge(
     return VerdictBatch(tuple(verdicts[key] for key in keys), tokens, operations)
 
 
-def _shifted(on_progress: OnProgress, before: int, of: int) -> OnProgress:
+def _shift_progress(on_progress: OnProgress, before: int, of: int) -> OnProgress:
     return lambda done, _of: on_progress(before + done, of)
 
 

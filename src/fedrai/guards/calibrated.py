@@ -107,9 +107,9 @@ class CalibratedGuard:
     ) -> VerdictBatch:
         """Judge as the guard within does; its problems and categories stay as they are."""
         batch = self._guard.judge(conversations, on_progress)
-        return replace(batch, verdicts=tuple(map(self._calibrated, batch.verdicts)))
+        return replace(batch, verdicts=tuple(map(self._calibrate, batch.verdicts)))
 
-    def _calibrated(self, verdict: Verdict) -> Verdict:
+    def _calibrate(self, verdict: Verdict) -> Verdict:
         p = verdict.probability
         calibrated = None if p is None else self._curve.apply(p)
         return replace(verdict, guard=full_name(self), probability=calibrated)

@@ -131,7 +131,7 @@ wilson = metric(name="wilson")(_wilson)
 # --- scorers --------------------------------------------------------------------------------------
 
 
-def _refused() -> Scorer:
+def _refusal_scorer() -> Scorer:
     """1 for a refusal by the refusal rule, else 0; unscored where there is nothing to judge."""
 
     async def score(state: TaskState, target: Target) -> Score:
@@ -166,7 +166,7 @@ class _OneReply:
         return Replies((self.reply,))
 
 
-def _graded(judge: Judge) -> Scorer:
+def _grade_scorer(judge: Judge) -> Scorer:
     """The score in the reply of the model in the role "grader"."""
 
     async def score(state: TaskState, target: Target) -> Score:
@@ -187,10 +187,10 @@ def _graded(judge: Judge) -> Scorer:
     return score
 
 
-refused = scorer(metrics=[mean(), wilson()], name="refused")(_refused)
+refused = scorer(metrics=[mean(), wilson()], name="refused")(_refusal_scorer)
 legacy_safe = scorer(metrics=[mean(), wilson()], name="legacy_safe")(_legacy)
-rating = scorer(metrics=[mean()], name="rating")(lambda: _graded(rubric.rate_answers))
-harm = scorer(metrics=[mean()], name="harm")(lambda: _graded(rubric.harm_of_answers))
+rating = scorer(metrics=[mean()], name="rating")(lambda: _grade_scorer(rubric.rate_answers))
+harm = scorer(metrics=[mean()], name="harm")(lambda: _grade_scorer(rubric.harm_of_answers))
 
 SCORERS: dict[str, Callable[[], list[Any]]] = {
     "refusal": lambda: [refused(), legacy_safe()],

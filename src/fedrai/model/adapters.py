@@ -156,7 +156,7 @@ def save_shards(
     Raises:
         ModelError: a tensor is larger than the limit, or there is none.
     """
-    groups = _grouped({name: state[name].to(dtype).contiguous() for name in sorted(state)}, limit)
+    groups = _group({name: state[name].to(dtype).contiguous() for name in sorted(state)}, limit)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("adapter_model*.safetensors"):
         old.unlink()
@@ -176,7 +176,7 @@ def save_shards(
     return files
 
 
-def _grouped(state: AdapterState, limit: int) -> list[AdapterState]:
+def _group(state: AdapterState, limit: int) -> list[AdapterState]:
     """Tensors in order, in groups whose files are no larger than the limit."""
     groups: list[AdapterState] = []
     used = limit

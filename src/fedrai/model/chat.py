@@ -66,11 +66,11 @@ class ChatFormat:
         """
         safe = [Message(m.role, self._defuse(m.content)) for m in messages]
         text, spans = self._locate(safe)
-        ids, offsets = self._encoded(text, max_length)
+        ids, offsets = self._encode(text, max_length)
         mask = self._mask(ids, offsets, spans)
         return Tokens(tuple(ids[:max_length]), tuple(mask[:max_length]))
 
-    def _encoded(self, text: str, count: int) -> tuple[list[int], list[tuple[int, int]]]:
+    def _encode(self, text: str, count: int) -> tuple[list[int], list[tuple[int, int]]]:
         """The first `count` ids of a text or more, if it has as many, with their positions.
 
         All ids of a text of megabytes would take gigabytes, so text far beyond is left out.
@@ -140,7 +140,7 @@ class ChatFormat:
         """The rendered text, and each assistant turn: its start, its end, the next turn's start."""
         text = self._render(messages)
         pieces = self._template_pieces(messages)
-        contents = _written(text, pieces, messages)
+        contents = _template_contents(text, pieces, messages)
         if contents is not None:
             return text, _spans(messages, pieces, contents)
         raise ModelError(
@@ -203,14 +203,16 @@ def break_marks(text: str, marks: re.Pattern[str] | None) -> str:
     return marks.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)
 
 
-def _written(text: str, pieces: Sequence[str], messages: Sequence[Message]) -> list[str] | None:
+def _template_contents(
+    text: str, pieces: Sequence[str], messages: Sequence[Message]
+) -> list[str] | None:
     """The contents as the template wrote them, unchanged or trimmed; None if it changed one."""
     candidates: dict[int, list[str]] = {0: []}  # contents so far, by their end in the text
     for piece, message in zip(pieces, messages, strict=False):
         candidates = {
             end + len(piece) + len(content): [*contents, content]
             for end, contents in candidates.items()
-            for content in _trimmed(message.content)
+            for content in _trimmed_forms(message.content)
             if text.startswith(piece + content, end)
         }
     return next(
@@ -218,7 +220,7 @@ def _written(text: str, pieces: Sequence[str], messages: Sequence[Message]) -> l
     )
 
 
-def _trimmed(content: str) -> list[str]:
+def _trimmed_forms(content: str) -> list[str]:
     variants = (content, content.strip(), content.lstrip("\n"), content.lstrip(), content.rstrip())
     return list(dict.fromkeys(variants))
 

@@ -131,7 +131,7 @@ class LanguageModel(AdaptedModel):
         if deltas:
             raise ModelError(f"the adapter has factors for {min(deltas)}, the model has no weight")
         config = copy.deepcopy(self.base.config)
-        for twin in _tied(self.base):
+        for twin in _tied_names(self.base):
             if twin not in adapted:
                 weights.pop(twin, None)
             else:  # with an adapter on it, the output layer differs from the embedding
@@ -163,7 +163,7 @@ def _deltas(peft_model: Any) -> dict[str, Tensor]:
     return deltas
 
 
-def _tied(base: Any) -> list[str]:
+def _tied_names(base: Any) -> list[str]:
     """Second names of weights that have two."""
     if not base.config.get_text_config().tie_word_embeddings:
         return []

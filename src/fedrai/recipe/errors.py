@@ -55,7 +55,7 @@ def problems(
     entries = error.errors(include_url=False)
     for entry in entries[:MOST_KEYS]:
         origin = _override(_place(entry), overrides)
-        parts.setdefault(f"-o {shortened(origin)}" if origin else where, []).append(
+        parts.setdefault(f"-o {truncate(origin)}" if origin else where, []).append(
             _explain(entry, model)
         )
     more = f"; and {len(entries) - MOST_KEYS:,} more" if len(entries) > MOST_KEYS else ""
@@ -63,7 +63,7 @@ def problems(
     return line, where in parts
 
 
-def shortened(text: str) -> str:
+def truncate(text: str) -> str:
     """A text, truncated if it is long."""
     return text if len(text) <= LONG else f"{text[:LONG]}..."
 
@@ -78,7 +78,7 @@ def _override(place: str, overrides: Sequence[str]) -> str:
 
 
 def _place(error: Mapping[str, Any]) -> str:
-    parts = [shortened(str(part)) for part in _without_tag(error["loc"])]
+    parts = [truncate(str(part)) for part in _without_tag(error["loc"])]
     if error["type"].startswith("union_tag"):
         parts.append(_discriminator(error))
     return ".".join(parts) or "recipe"
@@ -96,7 +96,7 @@ def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return _missing(error["loc"], place, model)
     if kind.startswith("union_tag"):
         return _no_such_kind(error, place)
-    got = f", got {shortened(repr(error['input']))}"
+    got = f", got {truncate(repr(error['input']))}"
     if kind in EXPECTED:
         expected = EXPECTED[kind].format_map(error.get("ctx", {}))
         return f"{place}: expected {expected}{got}{_near(error)}"
@@ -115,7 +115,7 @@ def _near(error: Mapping[str, Any]) -> str:
 
 
 def _unknown(loc: Sequence[Any], place: str, model: type[BaseModel]) -> str:
-    keys, last = list(_model_at(loc[:-1], model).model_fields), shortened(str(loc[-1]))
+    keys, last = list(_model_at(loc[:-1], model).model_fields), truncate(str(loc[-1]))
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == last]
     near = difflib.get_close_matches(last, keys, n=1) or elsewhere[:3]
     advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(keys)}"
@@ -142,7 +142,7 @@ def _no_such_kind(error: Mapping[str, Any], place: str) -> str:
         kinds += plugins.names(RULE_PLUGINS)
     if error["type"] == "union_tag_not_found":
         return f"{place} is missing (known: {', '.join(kinds)})"
-    tag = shortened(str(error["ctx"]["tag"]))
+    tag = truncate(str(error["ctx"]["tag"]))
     near = difflib.get_close_matches(tag, kinds, n=1)
     advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(kinds)}"
     return f"{place}: there is no {_discriminator(error)} {tag!r} ({advice})"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from tomlkit.items import Table
 
 from fedrai.errors import RecipeError
-from fedrai.recipe.errors import problems, shortened
+from fedrai.recipe.errors import problems, truncate
 from fedrai.recipe.sections import (
     AlignRecipe,
     GuardTable,
@@ -71,7 +71,7 @@ def load_training(file: Path, overrides: Sequence[str] = ()) -> GuardTraining:
         RecipeError: as `load` does.
     """
     table = _table(file, overrides)
-    return _validated(GuardTraining, table, str(file), "see docs/guards.md", overrides)
+    return _validate(GuardTraining, table, str(file), "see docs/guards.md", overrides)
 
 
 def load_alignment(
@@ -91,7 +91,7 @@ def load_alignment(
     table = _table(path, overrides) if path else _overridden({}, overrides)
     _override(table, changes)
     where = str(file) if file is not None else "the alignment"
-    return _validated(AlignRecipe, table, where, "see docs/alignment.md", overrides)
+    return _validate(AlignRecipe, table, where, "see docs/alignment.md", overrides)
 
 
 def load_node(file: Path) -> Node:
@@ -100,7 +100,7 @@ def load_node(file: Path) -> Node:
     Raises:
         RecipeError: as `load` does.
     """
-    return _validated(Node, _table(file, ()), str(file), "see docs/deployment.md")
+    return _validate(Node, _table(file, ()), str(file), "see docs/deployment.md")
 
 
 class _Guards(Section):
@@ -114,7 +114,7 @@ def load_guards(file: Path) -> dict[str, GuardTable]:
         RecipeError: as `load` does.
     """
     table = {"guards": _table(file, ()).get("guards", {})}
-    return _validated(_Guards, table, str(file), "see docs/guards.md").guards
+    return _validate(_Guards, table, str(file), "see docs/guards.md").guards
 
 
 def _table(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -178,10 +178,10 @@ def validate(
         RecipeError: every wrong key, with the expected value or similar names of keys.
     """
     hint = "`fedrai recipe new NEW.toml` writes a recipe with every key explained"
-    return _validated(Recipe, table, where, hint, overrides)
+    return _validate(Recipe, table, where, hint, overrides)
 
 
-def _validated(
+def _validate(
     model: type[M],
     table: Mapping[str, Any],
     where: str,
@@ -256,7 +256,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         value = raw.strip()
     except ValueError as error:
-        raise RecipeError(f"-o {shortened(key)}=...: {error}") from error
+        raise RecipeError(f"-o {truncate(key)}=...: {error}") from error
     return key.strip(), value
 
 

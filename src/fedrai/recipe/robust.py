@@ -30,7 +30,7 @@ def _median(settings: Mapping[str, Any], f: int, count: int) -> str:
     return _too_few("median", f or 1, needed, count)
 
 
-def _trimmed(settings: Mapping[str, Any], f: int, count: int) -> str:
+def _trimmed_mean(settings: Mapping[str, Any], f: int, count: int) -> str:
     trim = settings["trim"]
     cut = int(trim * count)
     if cut < 1:
@@ -73,7 +73,7 @@ def _too_few(rule: str, f: int, needed: int, count: int) -> str:
 
 _CHECKS = {
     "median": _median,
-    "trimmed-mean": _trimmed,
+    "trimmed-mean": _trimmed_mean,
     "krum": _krum,
     "multi-krum": _multi_krum,
     "bulyan": _bulyan,

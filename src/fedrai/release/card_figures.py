@@ -111,14 +111,14 @@ def rate_name(key: str, after: EvaluationRecord) -> tuple[str, str]:
     by = judges.get(judge, f" by the judge {cell(judge)}")
     if plain in HARMLESS:
         return f"{HARMLESS[plain]} declined{by} (over-refusal)", "lower"
-    better = BETTER[_declared(plain, after).get("direction", "up")]
+    better = BETTER[_declaration(plain, after).get("direction", "up")]
     over = " (over-refusal)" if better == "lower" else ""
     suite = _suite(key, after)
     requests = suite if suite.endswith("prompts") else f"{suite} requests"
     return f"{requests} declined{by}{over}", better
 
 
-def _declared(plain: str, after: EvaluationRecord) -> Mapping[str, Any]:
+def _declaration(plain: str, after: EvaluationRecord) -> Mapping[str, Any]:
     """The declaration of a rate's suite, as the evaluation recorded it."""
     name = plain.removesuffix("-safe").removesuffix("-refused")
     return after.suites.get(name, {})
@@ -130,7 +130,7 @@ def _suite(key: str, after: EvaluationRecord) -> str:
         return "AdvBench" if plain == "safe" else "ordinary instructions"
     name = plain.removesuffix("-safe").removesuffix("-refused")
     suite = declared_suites().get(name)
-    title = suite.title if suite else _declared(plain, after).get("title", name)
+    title = suite.title if suite else _declaration(plain, after).get("title", name)
     return cell(title).replace(", ", " ")
 
 

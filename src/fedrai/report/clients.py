@@ -97,10 +97,10 @@ def _categories(counts: Sequence[FilterCounts]) -> list[str]:
 def _counts(counts: FilterCounts, categories: Sequence[str], largest: int) -> list[Cell]:
     sizes = (counts.rows, counts.unsafe, counts.dropped, counts.replaced, counts.unscored)
     by_category = [counts.categories.get(name, 0) for name in categories]
-    return [*map(number_cell, sizes), *(_shaded(count, largest) for count in by_category)]
+    return [*map(number_cell, sizes), *(_shaded_cell(count, largest) for count in by_category)]
 
 
-def _shaded(count: int, largest: int) -> Cell:
+def _shaded_cell(count: int, largest: int) -> Cell:
     """A count, shaded darker the nearer it is to the largest one."""
     level = -(-4 * count // largest) if largest else 0
     return Cell(f"{count:,}", count, f"heat{level}" if level else "")

@@ -49,7 +49,7 @@ def verdicts(runs: Sequence[RunRecord]) -> Content:
 def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Content:
     """Measured answers first, then what else was measured, then what was not."""
     baseline = verdict.baseline(run, runs)
-    safe = _compared(run, baseline, "safe", "red-team requests")
+    safe = _rate_sentences(run, baseline, "safe", "red-team requests")
     questions = [
         Line("Safe?", safe, verdict.safe(run)),
         Line("Useful?", _usefulness(run, baseline), verdict.useful(run)),
@@ -70,12 +70,14 @@ def _other_rates(run: RunRecord) -> list[Line]:
     return [Line("Known", [f"After round {run.after.number}:", *sentences])]
 
 
-def _compared(run: RunRecord, baseline: RunRecord | None, name: str, requests: str) -> list[str]:
+def _rate_sentences(
+    run: RunRecord, baseline: RunRecord | None, name: str, requests: str
+) -> list[str]:
     """A rate after the last evaluated round, before training, and of the baseline."""
     if run.after is None:
         return ["No evaluation after a round."]
     rate = run.after.rates.get(name)
-    sentences = [_declined(run.after.number, rate, requests)]
+    sentences = [_declined_share(run.after.number, rate, requests)]
     for label, evaluation in (
         ("Before", run.before),
         (f"Plain FedAvg ({baseline.label})" if baseline else "", baseline and baseline.after),
@@ -86,7 +88,7 @@ def _compared(run: RunRecord, baseline: RunRecord | None, name: str, requests: s
     return sentences
 
 
-def _declined(number: int, rate: Rate | None, requests: str) -> str:
+def _declined_share(number: int, rate: Rate | None, requests: str) -> str:
     """The share of requests that a model declined, or why there is none."""
     if rate is None:
         return f"No {requests} were asked after round {number}."
@@ -101,7 +103,7 @@ def _distance(rate: Rate | None, other: Rate) -> str:
 
 
 def _usefulness(run: RunRecord, baseline: RunRecord | None) -> list[str]:
-    sentences = _compared(run, baseline, "refused", "ordinary instructions")
+    sentences = _rate_sentences(run, baseline, "refused", "ordinary instructions")
     losses = [e.loss_text(MISSING, " nats") if e else MISSING for e in (run.before, run.after)]
     if run.after is None or losses == [MISSING, MISSING]:
         return sentences

@@ -34,7 +34,7 @@ from fedrai.assets import checksums
 from fedrai.errors import RunError
 from fedrai.runs import files
 from fedrai.runs.files import digest_of, write_text
-from fedrai.runs.schema import SCHEMA, checked
+from fedrai.runs.schema import SCHEMA, check_schema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ class RunFolder:
         Raises:
             RunError: it is missing or damaged, or a later version of FedRAI wrote it.
         """
-        return checked(self.path / "run.json", self.read_json("run.json"))
+        return check_schema(self.path / "run.json", self.read_json("run.json"))
 
     def event(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Append an event; returns it."""

@@ -11,7 +11,7 @@ SCHEMA = 1
 """`schema` in `run.json` and `summary.json`; runs without it are older and can be read."""
 
 
-def checked(file: Path, body: object) -> dict[str, Any]:
+def check_schema(file: Path, body: object) -> dict[str, Any]:
     """The JSON object of a file with a schema, if this version can read it.
 
     Args:

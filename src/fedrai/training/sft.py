@@ -227,11 +227,11 @@ def batch_numbers(
     for _ in range(steps):
         while not queue:
             waiting += torch.randperm(len(lengths), generator=generator).tolist()
-            queue, waiting = _grouped(lengths, waiting, size, group, generator)
+            queue, waiting = _group_batches(lengths, waiting, size, group, generator)
         yield queue.pop()
 
 
-def _grouped(
+def _group_batches(
     lengths: Sequence[int], order: list[int], size: int, group: int, generator: torch.Generator
 ) -> tuple[list[list[int]], list[int]]:
     whole = len(order) - len(order) % size

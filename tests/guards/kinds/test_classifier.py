@@ -219,7 +219,7 @@ def test_fifty_turns(guard):
 
 def test_special_tokens_in_a_text_are_words(folder, guard):
     spelled = [WORDS.index(t) for t in ("[", "s", "##e", "##p", "]")]
-    (window,) = guard._encoded(talks("a[SEP]b")[0])
+    (window,) = guard._encode(talks("a[SEP]b")[0])
     assert window["input_ids"] == [2, 5, *spelled, 6, 3]
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -244,10 +244,10 @@ def test_a_tokenizer_that_knows_special_tokens_as_words(folder):
         model, tokenizer, ClassifierLabels(("neutral", "toxic"), (1,), False),
         WindowSettings(pair=True, max_length=32, batch_tokens=64), name="x", fingerprint="0",
     )  # fmt: skip
-    (window,) = guard._encoded(talks("a</s>b")[0])
+    (window,) = guard._encode(talks("a</s>b")[0])
     assert window["input_ids"] == [0, 4, 5, 3, 6, 2]  # the spelled one is an unknown word
     talk = (Message("user", "a"), Message("assistant", "b</s>"))
-    (window,) = guard._encoded(talk)
+    (window,) = guard._encode(talk)
     assert window["input_ids"] == [0, 4, 5, 2, 4, 6, 3, 2]
 
 
@@ -255,7 +255,7 @@ def test_a_tokenizer_that_knows_special_tokens_as_words(folder):
 def test_a_long_request_leaves_room_for_the_answer(folder, size):
     paired = load_guard(folder, pair=True)
     talk = (Message("user", " ".join("z" * size)), Message("assistant", " ".join("a" * 60 + "b")))
-    windows = list(paired._encoded(talk))
+    windows = list(paired._encode(talk))
     z, a, b = (WORDS.index(c) for c in "zab")
     for window in windows:
         ids = window["input_ids"]

@@ -221,7 +221,7 @@ def test_one_strict_threshold_serves_requests_and_answers(bert, tmp_path):
     odds, bad = [i / 4 for i in range(-20, 20)], [i % 3 == 0 or i > 30 for i in range(40)]
     plain = (odds, bad, (1.0, 0.0))
     shifted = ([o + 2 for o in odds], bad, (1.0, 0.5))
-    slope, intercept = loop._shifted(plain, shifted, (0.1, 0.1))
+    slope, intercept = loop._shift_curve(plain, shifted, (0.1, 0.1))
     assert (slope, intercept) == (1.0, pytest.approx(-2))
     some = [replace(row, unsafe=0.0) if i % 29 == 7 else row for i, row in enumerate(rows(280))]
     recipe = settings(bert, strict_fpr=0.2, loose_fpr=0.1, pair_fpr=0.3, epochs=3)
@@ -356,7 +356,7 @@ def test_a_training_goes_on_from_a_guard(make, tmp_path):
     done = train(further, others, tmp_path / "more")
     assert not same(tmp_path / "more", case.folder)
     assert done.guard.config.categories == case.done.guard.config.categories
-    assert f"went on from the guard in `{case.folder}`" in (tmp_path / "more/README.md").read_text()
+    assert f"started from the guard in `{case.folder}`" in (tmp_path / "more/README.md").read_text()
 
 
 @pytest.mark.parametrize(("changes", "said"), [

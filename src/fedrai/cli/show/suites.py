@@ -22,11 +22,11 @@ def has_common(figures: Mapping[str, Any]) -> bool:
 def suite_rows(figures: Mapping[str, Any]) -> list[list[str]]:
     """Figures as cells of `SUITE_COLUMNS`: rates, scores, clusters, and what is not available."""
     unavailable = figures.get("unavailable", ())
-    rows = _measured(figures)
+    rows = _figure_rows(figures)
     return [*rows, *([name, "not available", "", "", ""] for name in unavailable)]
 
 
-def _measured(figures: Mapping[str, Any]) -> list[list[str]]:
+def _figure_rows(figures: Mapping[str, Any]) -> list[list[str]]:
     rates = EvaluationRecord.from_json(0, figures).rates
     rows = [_rate_row(name, rates[name]) for name in rates if name not in COMMON]
     rows += [_score_row(name, value, figures) for name, value in figures.get("scores", {}).items()]
@@ -60,7 +60,7 @@ def missing(figures: Mapping[str, Any]) -> Iterator[str]:
 
 def suite_parts(figures: Mapping[str, Any]) -> list[str]:
     """Figures in a few words each, for one line."""
-    return [f"{row[0]} {row[1]}" for row in _measured(figures) if row[0] != CLUSTERED]
+    return [f"{row[0]} {row[1]}" for row in _figure_rows(figures) if row[0] != CLUSTERED]
 
 
 def side_by_side(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:

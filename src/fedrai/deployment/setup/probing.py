@@ -97,7 +97,7 @@ def handshake(plain: socket.socket, address: Address, root_certificate: Path) ->
     try:
         return context.wrap_socket(plain, server_hostname=address.host)
     except ssl.SSLCertVerificationError as error:
-        raise _not_trusted(error, address) from error
+        raise _trust_error(error, address) from error
     except TimeoutError as error:
         raise DeploymentError(
             f"{address} accepts connections but does not answer in TLS",
@@ -168,7 +168,7 @@ def clock(date: str | None, sent_at: datetime, seconds: float) -> Clock | None:
     return Clock(ahead, (seconds + DATE_LAGS) / 2)
 
 
-def _not_trusted(error: ssl.SSLCertVerificationError, address: Address) -> DeploymentError:
+def _trust_error(error: ssl.SSLCertVerificationError, address: Address) -> DeploymentError:
     """OpenSSL's finding in words (codes of X509_STORE_CTX_get_error(3))."""
     reasons = {
         9: ("is not valid yet", "compare the clocks of both machines"),

@@ -118,9 +118,9 @@ def load(
     fetch = partial(assets.fetch, progress=progress, offline=offline)
     name, _, place = spec.partition("=")
     if name in declared_suites():
-        suite = _declared(declared_suites()[name], place, fetch)
+        suite = _load_declared(declared_suites()[name], place, fetch)
     elif spec in plugins.names(SUITES):
-        suite = _installed(spec)
+        suite = _load_installed(spec)
     else:
         suite = _own(spec, fetch)
     return suite.sampled(count, seed) if isinstance(suite, Suite) else suite
@@ -145,7 +145,7 @@ def advbench(count: int, seed: int) -> list[Item]:
 # --- declared suites ------------------------------------------------------------------------------
 
 
-def _declared(
+def _load_declared(
     declaration: Declaration, place: str, fetch: Callable[..., Path]
 ) -> Suite | NotAvailable:
     if not place and not declaration.source:
@@ -221,7 +221,7 @@ def _check_count(declaration: Declaration, items: list[Item]) -> None:
 # --- other suites ---------------------------------------------------------------------------------
 
 
-def _installed(name: str) -> Suite:
+def _load_installed(name: str) -> Suite:
     """The suite of an installed package, which returns the path of a file.
 
     Raises:

@@ -118,7 +118,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
         if isinstance(row, str):
             raise EvaluationError(f"{origin}: {row}")
         plain = {str(name).lower(): value for name, value in row.items()}
-        yield origin, _unwrapped(origin, plain) if "chosen_instruction" in plain else plain
+        yield origin, _unwrap(origin, plain) if "chosen_instruction" in plain else plain
 
 
 def _seeds(file: Path) -> Iterator[tuple[str, Row]]:
@@ -135,7 +135,7 @@ def _seeds(file: Path) -> Iterator[tuple[str, Row]]:
         ) from None
 
 
-def _unwrapped(origin: str, row: Row) -> Row:
+def _unwrap(origin: str, row: Row) -> Row:
     """A pair of HHH as Prometheus wraps it: two tasks for a judge, with the answers in them.
 
     Raises:

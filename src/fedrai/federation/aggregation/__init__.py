@@ -54,14 +54,14 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
         DependencyError: it is an installed package's, which cannot be used.
     """
     if algorithm not in _STRATEGIES:
-        return _installed(algorithm, settings.get("settings", {}))
+        return _build_installed(algorithm, settings.get("settings", {}))
     return Aggregator(
         _STRATEGIES[algorithm](settings),
         lambda count: robust.update_count_problem(algorithm, settings, count),
     )
 
 
-def _installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
+def _build_installed(name: str, settings: Mapping[str, Any]) -> Aggregator:
     """The rule of an installed package: a Flower strategy, which may object to too few updates.
 
     Raises:

@@ -103,12 +103,12 @@ def gather_requests(
     named = {*section.requests, *section.harmless}
     alone = [spec for spec in section.examples if spec not in named]
     requests = gather(section, suites, recipe.seed_for("constitution"), progress)
-    examples = _cleaned(alone, suites, progress).removed
+    examples = _clean_requests(alone, suites, progress).removed
     removed = {name: count + examples[name] for name, count in requests.removed.items()}
     return replace(requests, removed=removed)
 
 
-def _cleaned(
+def _clean_requests(
     specs: Sequence[str], suites: Suites, progress: assets.Progress | None
 ) -> CleanedRequests:
     requests = load_requests(specs, harmful=True, progress=progress) if specs else []
@@ -122,7 +122,7 @@ def examples_for(
 
     A request without an answer gets the embedded refusal of its topic.
     """
-    kept = _cleaned(recipe.constitution.examples, suites, progress).requests
+    kept = _clean_requests(recipe.constitution.examples, suites, progress).requests
     seed = recipe.seed_for("constitution-examples")
     return [_example(request, seed) for request in kept]
 

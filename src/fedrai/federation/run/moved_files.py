@@ -33,19 +33,19 @@ def settings_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> R
     """
     settings = recipe.load(folder.recipe_file)
     paths = {**_places(folder), **(places or {})}
-    return recipe.validate(_moved(settings, paths), "the moved recipe") if paths else settings
+    return recipe.validate(_move_paths(settings, paths), "the moved recipe") if paths else settings
 
 
 def alignment_of(folder: RunFolder, places: Mapping[str, str] | None = None) -> AlignRecipe:
     """The recipe of a folder of `fedrai align`, with the current paths of its files."""
     settings = recipe.load_alignment(folder.recipe_file)
     paths = {**_places(folder), **(places or {})}
-    return AlignRecipe.model_validate(_moved(settings, paths)) if paths else settings
+    return AlignRecipe.model_validate(_move_paths(settings, paths)) if paths else settings
 
 
-def _moved(settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> dict[str, Any]:
+def _move_paths(settings: Recipe | AlignRecipe, places: Mapping[str, str]) -> dict[str, Any]:
     table: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True)
-    return {key: _replaced(value, key, places) for key, value in table.items()}
+    return {key: _replace_paths(value, key, places) for key, value in table.items()}
 
 
 def parse(pairs: Sequence[str]) -> dict[str, str]:
@@ -99,11 +99,11 @@ def _places(folder: RunFolder) -> dict[str, str]:
     return places
 
 
-def _replaced(value: Any, key: str, places: Mapping[str, str]) -> Any:
+def _replace_paths(value: Any, key: str, places: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {k: _replaced(v, key if key in KEYS else k, places) for k, v in value.items()}
+        return {k: _replace_paths(v, key if key in KEYS else k, places) for k, v in value.items()}
     if isinstance(value, list):
-        return [_replaced(item, key, places) for item in value]
+        return [_replace_paths(item, key, places) for item in value]
     return _new_place(value, places) if isinstance(value, str) and key in KEYS else value
 
 

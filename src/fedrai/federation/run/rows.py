@@ -58,7 +58,7 @@ def shards_for(
     if recipe.data.partition.scheme == "files":
         shards, bad = _one_file_a_client(recipe.data, usable, on_unread)
     else:
-        shards, bad = _divided(recipe, usable, on_unread)
+        shards, bad = _divide(recipe, usable, on_unread)
     if recipe.federation.mode == "centralised":
         shards = {POOLED: [row for name in sorted(shards) for row in shards[name]]}
     return shards, bad
@@ -139,7 +139,7 @@ def usable_rows(
     return examples, bad
 
 
-def _divided(
+def _divide(
     recipe: Recipe, usable: Usable, on_unread: OnUnread
 ) -> tuple[partition.Shards, list[BadRow]]:
     settings, names = recipe.data, partition.client_names(recipe.federation.clients)

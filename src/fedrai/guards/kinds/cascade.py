@@ -75,7 +75,7 @@ class Cascade:
             )
         self.first, self.second, self.low, self.high = first, second, low, high
         self.name = name or f"{first.name}+{second.name}"
-        self.thresholds = {key: self._mapped(t) for key, t in second.thresholds.items()}
+        self.thresholds = {key: self._map(t) for key, t in second.thresholds.items()}
         self.revision = _hash("cascade", first.revision, second.revision, low, high)
         self.judged = self.passed_on = 0
         self.caution = self._caution()
@@ -101,7 +101,7 @@ class Cascade:
         """
         total = len(conversations)
         cheap = self.first.judge(conversations, lambda _d, _o: on_progress(0, total))
-        unsure = [i for i, v in enumerate(cheap.verdicts) if not self._decided(v.probability)]
+        unsure = [i for i, v in enumerate(cheap.verdicts) if not self._decides(v.probability)]
         decided = total - len(unsure)
         on_progress(decided, total)
         dear = VerdictBatch(())
@@ -110,23 +110,23 @@ class Cascade:
             dear = self.second.judge(rest, lambda done, _o: on_progress(decided + done, total))
         second = dict(zip(unsure, dear.verdicts, strict=True))
         self.judged, self.passed_on = self.judged + total, self.passed_on + len(unsure)
-        verdicts = (self._joined(v, second.get(i)) for i, v in enumerate(cheap.verdicts))
+        verdicts = (self._join(v, second.get(i)) for i, v in enumerate(cheap.verdicts))
         return _sum(tuple(verdicts), [cheap, dear])
 
-    def _decided(self, p: float | None) -> bool:
+    def _decides(self, p: float | None) -> bool:
         return p is not None and not self.low <= p <= self.high
 
-    def _mapped(self, q: float) -> float:
+    def _map(self, q: float) -> float:
         return min(self.low + (self.high - self.low) * q, self.high) if q <= 1 else q
 
-    def _joined(self, first: Verdict, second: Verdict | None) -> Verdict:
+    def _join(self, first: Verdict, second: Verdict | None) -> Verdict:
         """One verdict; categories are the deciding guard's, or the first's where it names none."""
         if second is None:
             return replace(first, guard=full_name(self))
         if second.probability is None:
             return replace(second, guard=full_name(self))
         categories = second.categories or first.categories
-        return Verdict(self._mapped(second.probability), full_name(self), categories)
+        return Verdict(self._map(second.probability), full_name(self), categories)
 
 
 class AnyOf:
@@ -178,11 +178,11 @@ class AnyOf:
             batch = guard.judge([conversations[i] for i in rows], report)
             batches.append(batch)
             for i, verdict in zip(rows, batch.verdicts, strict=True):
-                verdicts[i].append(self._mapped(verdict, number))
+                verdicts[i].append(self._map(verdict, number))
         on_progress(total, total)
         return _sum(tuple(join(several, LOOSE) for several in verdicts), batches)
 
-    def _mapped(self, verdict: Verdict, number: int) -> Verdict:
+    def _map(self, verdict: Verdict, number: int) -> Verdict:
         if verdict.probability is None:
             return replace(verdict, guard=full_name(self))
         p = _common(verdict.probability, *self._ends[number])

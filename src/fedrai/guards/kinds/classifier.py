@@ -171,10 +171,10 @@ class ClassifierGuard:
         windows = []
         for row, conversation in enumerate(conversations, start=first):
             if conversation and conversation[-1].content.strip():
-                windows += [(row, window) for window in self._encoded(conversation)]
+                windows += [(row, window) for window in self._encode(conversation)]
         return windows
 
-    def _encoded(self, conversation: Conversation) -> Iterator[dict[str, list[int]]]:
+    def _encode(self, conversation: Conversation) -> Iterator[dict[str, list[int]]]:
         texts, truncation = [valid(conversation[-1].content)], "longest_first"
         requests = [turn.content for turn in conversation[:-1] if turn.role == "user"]
         if self._pair and requests and conversation[-1].role == "assistant":
@@ -219,16 +219,16 @@ class ClassifierGuard:
     ) -> Iterator[list[tuple[int, dict[str, list[int]]]]]:
         """Windows of like length, as many as the token budget holds, at least one."""
         ordered = sorted(windows, key=lambda w: len(w[1]["input_ids"]))
-        sizes = [self._padded(len(window["input_ids"])) for _, window in ordered]
+        sizes = [self._padded_length(len(window["input_ids"])) for _, window in ordered]
         for batch in cut(range(len(ordered)), sizes.__getitem__, self._batch_tokens):
             yield [ordered[i] for i in batch]
 
-    def _padded(self, length: int) -> int:
+    def _padded_length(self, length: int) -> int:
         return min(padded_length(length), self._length)
 
     @torch.inference_mode()
     def _chances(self, batch: Sequence[tuple[int, dict[str, list[int]]]]) -> list[list[float]]:
-        length = self._padded(max(len(window["input_ids"]) for _, window in batch))
+        length = self._padded_length(max(len(window["input_ids"]) for _, window in batch))
         inputs = {}
         for name in batch[0][1]:
             fill = self._pad_id if name == "input_ids" else 0

@@ -217,7 +217,7 @@ class GenerativeGuard:
                 texts.setdefault(id(question), []).append((row, text))
             if not row_texts:
                 verdicts[row].append(Verdict(None, full_name(self), problem="empty"))
-        return [(q, self._tokenized(q, texts[key])) for key, q in questions.items() if key in texts]
+        return [(q, self._tokenize(q, texts[key])) for key, q in questions.items() if key in texts]
 
     def _texts(self, conversation: Conversation) -> list[tuple[_ReadyQuestion, str]]:
         """All prompts of a row, by question; none if there is nothing that the guard can judge."""
@@ -231,7 +231,7 @@ class GenerativeGuard:
             for text in self.prompts.texts(ready.question, turns)
         ]
 
-    def _tokenized(
+    def _tokenize(
         self, question: _ReadyQuestion, texts: Sequence[tuple[int, str]]
     ) -> list[_Prompt]:
         """Prompts with their ids, the shortest first."""
@@ -274,7 +274,7 @@ class GenerativeGuard:
         kind, (question, *_) = next(iter(self._questions.items()))
         text = self.prompts.probes(question.question, kind)[0]
         shortest = [(0, with_answer_start(text, question.question.steps[0]))]
-        if self._ask(question, self._tokenized(question, shortest))[0] is self._too_large:
+        if self._ask(question, self._tokenize(question, shortest))[0] is self._too_large:
             raise GuardError(
                 f"the device has too little memory for a single prompt of {self.name}",
                 hint="free memory on the device, or use another device or a smaller guard",
@@ -320,11 +320,11 @@ class GenerativeGuard:
         batch.keep(rows)
         names = sorted(line.names, key=len, reverse=True)
         pattern = re.compile("|".join(rf"(?<!\w){re.escape(n)}(?!\w)" for n in names))
-        written = self._written(batch, [text + line.after for text in starts], line)
+        written = self._generate(batch, [text + line.after for text in starts], line)
         named = [dict.fromkeys(pattern.findall(text.split(line.stop)[0])) for text in written]
         return [tuple(line.names[name] for name in several) for several in named]
 
-    def _written(self, batch: CachedBatch, texts: list[str], line: CategoryLine) -> list[str]:
+    def _generate(self, batch: CachedBatch, texts: list[str], line: CategoryLine) -> list[str]:
         """How the guard continues each text, greedily, up to the end of the line or its limit."""
         ids = self.prompts.many_ids(texts)
         written: list[list[int]] = [[] for _ in ids]

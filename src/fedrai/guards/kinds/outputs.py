@@ -91,7 +91,7 @@ def classifier_labels(
     if kind == "regression":
         raise GuardError("the classifier returns a number, not a probability (regression)")
     several = len(labels) == 1 or (kind == "multi_label_classification" if multi is None else multi)
-    chosen = _recognised(labels) if unsafe is None else _places(labels, unsafe)
+    chosen = _recognise(labels) if unsafe is None else _places(labels, unsafe)
     if not chosen or (not several and len(chosen) == len(labels)):
         raise GuardError(
             f"it is not known which of the classifier's labels mean unsafe: {', '.join(labels)}",
@@ -101,7 +101,7 @@ def classifier_labels(
     return ClassifierLabels(labels, chosen, several)
 
 
-def _recognised(labels: Sequence[str]) -> tuple[int, ...]:
+def _recognise(labels: Sequence[str]) -> tuple[int, ...]:
     """The unsafe labels if the meaning of every label is known, else none."""
     if list(labels) == ["LABEL_0", "LABEL_1"]:
         return (1,)

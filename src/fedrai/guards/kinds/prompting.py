@@ -70,7 +70,7 @@ class PromptBuilder:
         """Turns by turns, a user's first, defused; empty if there is nothing to judge."""
         if not conversation or not conversation[-1].content.strip():
             return []
-        return [Message(m.role, self._defused(m.content)) for m in arranged(conversation)]
+        return [Message(m.role, self._defuse(m.content)) for m in arranged(conversation)]
 
     def texts(self, question: Question, turns: Sequence[Message]) -> list[str]:
         """Prompts that together show the guard the last turn: one, or one for each window.
@@ -90,7 +90,7 @@ class PromptBuilder:
             return [text]
         recent = self._recent(question, turns)
         text = self.render(question, recent)
-        return [text] if self._fits(text) else self._windowed(question, recent)
+        return [text] if self._fits(text) else self._windows(question, recent)
 
     def render(self, question: Question, turns: Sequence[Message]) -> str:
         """The prompt of a conversation, whatever its length."""
@@ -126,7 +126,7 @@ class PromptBuilder:
     def _content(self, text: str) -> Any:
         return [{"type": "text", "text": text}] if self._parts else text
 
-    def _defused(self, text: str) -> str:
+    def _defuse(self, text: str) -> str:
         text = break_marks(break_marks(text, self._tokens), self._marks)
         return self._roles.sub(lambda match: match[1] + BREAK, text)
 
@@ -181,7 +181,7 @@ class PromptBuilder:
             first += 1
         return list(turns[first:])
 
-    def _windowed(self, question: Question, turns: Sequence[Message]) -> list[str]:
+    def _windows(self, question: Question, turns: Sequence[Message]) -> list[str]:
         """The last turn in overlapping windows; a long request before an answer keeps its ends."""
         *before, last = turns
         room = self.room

@@ -208,7 +208,7 @@ class RemoteGuard:
     async def _answer(self, client: httpx.AsyncClient, conversation: Conversation) -> _Answer:
         if not conversation or not conversation[-1].content.strip():
             return _Answer(None, "empty")
-        turns = [Message(m.role, self._defused(m.content)) for m in arranged(conversation)]
+        turns = [Message(m.role, self._defuse(m.content)) for m in arranged(conversation)]
         windows = _windows(turns, self.settings.max_characters)
         if len(windows) > WINDOWS:
             return _Answer(None, "failed")
@@ -234,7 +234,7 @@ class RemoteGuard:
     def _verdict(self, answer: _Answer) -> Verdict:
         return Verdict(answer.probability, full_name(self), answer.categories, answer.problem)
 
-    def _defused(self, text: str) -> str:
+    def _defuse(self, text: str) -> str:
         return break_marks(break_marks(text, _SPECIAL), self._marks)
 
     def _body(self, turns: Sequence[Message]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ threshold, with 95 % Wilson intervals:
 
 | judged | rows | unsafe | F1 | recall | false alarms | AUPRC | calibration error |
 |---|---|---|---|---|---|---|---|
-{kinds}{_uncalibrated(outcome)}
+{kinds}{_uncalibrated_kinds(outcome)}
 The thresholds, on the held-out rows that set them:
 
 | threshold | from | recall | false alarms |
@@ -75,7 +75,7 @@ def _line(kind: str, figures: Detection) -> str:
     )
 
 
-def _uncalibrated(outcome: GuardTrainingOutcome) -> str:
+def _uncalibrated_kinds(outcome: GuardTrainingOutcome) -> str:
     """Which kinds of row are judged without a calibration of their own."""
     config = outcome.guard.config
     curves = {"prompt": config.prompt, "pair": config.pair}

@@ -100,7 +100,7 @@ def train(
     losses = _loop(_Fit(settings, config.categories, trained_on, pieces, backbone, head), on_step)
     seconds = time.perf_counter() - since
     _round(backbone, head)
-    config, figures, reached = _calibrated(settings, guard, held_out, on_judged)
+    config, figures, reached = _calibrate(settings, guard, held_out, on_judged)
     with trained.new_folder(folder) as fresh:
         trained.save(fresh, config, backbone.adapter(), head)
         outcome = GuardTrainingOutcome(
@@ -282,7 +282,7 @@ def _round(backbone: Backbone, head: torch.nn.Linear) -> None:
         weight.copy_(weight.bfloat16())
 
 
-def _calibrated(
+def _calibrate(
     settings: GuardTraining,
     guard: TrainedGuard,
     rows: Sequence[TrainingRow],
@@ -334,7 +334,7 @@ def _curves(
     if not (requests and _resolves(rows, ANSWER, pair)):
         return curves, False
     sides = [(*scored[kind], curves[kind]) for kind in ("prompt", "pair")]
-    return curves | {"pair": _shifted(sides[0], sides[1], (strict, pair))}, True
+    return curves | {"pair": _shift_curve(sides[0], sides[1], (strict, pair))}, True
 
 
 def _resolves(rows: Sequence[TrainingRow], kind: int, fpr: float) -> bool:
@@ -343,7 +343,7 @@ def _resolves(rows: Sequence[TrainingRow], kind: int, fpr: float) -> bool:
     return _has_both(bad) and fpr * bad.count(False) >= 1
 
 
-def _shifted(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve:
+def _shift_curve(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve:
     """The pairs' curve, shifted so that one strict threshold serves both kinds of rows."""
     cuts = [
         calibration.threshold_for_fpr([trained.chance(o, curve) for o in odds], bad, fpr).value

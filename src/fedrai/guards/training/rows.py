@@ -68,7 +68,7 @@ def read(settings: GuardTraining) -> list[TrainingRow]:
         for origin, row in data.rows(spec):
             if isinstance(row, str):
                 raise DataError(f"{origin}: {row}")
-            labelled += _labelled(row, origin, settings)
+            labelled += _training_rows(row, origin, settings)
         if len(labelled) == before:
             raise DataError(
                 f"{spec} holds no labelled row",
@@ -78,7 +78,7 @@ def read(settings: GuardTraining) -> list[TrainingRow]:
     return labelled
 
 
-def _labelled(
+def _training_rows(
     row: Mapping[str, Any], origin: str, settings: GuardTraining
 ) -> Iterator[TrainingRow]:
     prompt, answer = row.get("prompt"), row.get("response")

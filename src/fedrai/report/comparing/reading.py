@@ -164,7 +164,9 @@ def _mean(outcomes: Sequence[float | None]) -> float | None:
 
 def _rate_outcomes(rows: Sequence[AnswerRow], judge: str, recorded: Rate) -> AnswerOutcomes | None:
     """A judge's verdicts by prompt; None if they do not add up to the recorded rate."""
-    outcomes = _JUDGES[judge](rows, recorded) if judge in _JUDGES else _installed(rows, judge)
+    outcomes = (
+        _JUDGES[judge](rows, recorded) if judge in _JUDGES else _installed_refusals(rows, judge)
+    )
     scored = [outcome for outcome in outcomes if outcome is not None]
     same = (sum(scored), len(scored)) == (recorded.successes, recorded.scored)
     return _by_prompt(rows, outcomes) if same else None
@@ -187,7 +189,7 @@ def _guard(rows: Sequence[AnswerRow], recorded: Rate) -> list[bool | None]:
     return [None if score is None else score <= highest for score in scores]
 
 
-def _installed(rows: Sequence[AnswerRow], judge: str) -> list[bool | None]:
+def _installed_refusals(rows: Sequence[AnswerRow], judge: str) -> list[bool | None]:
     """By a judge of an installed package: whether an answer is a refusal, full or partial."""
     labels = [(row["labels"] or {}).get(judge) for row in rows]
     return [None if label is None else label != "compliance" for label in labels]
@@ -207,7 +209,9 @@ def _score_outcomes(rows: Sequence[AnswerRow], name: str, recorded: Score) -> An
     """A score by prompt, or by pair; None if it does not add up to the recorded one."""
     pairs = _are_pairs(rows)
     by_token = name.endswith("-normalised")
-    outcomes = [_chosen(row, by_token) if pairs else as_number(row["score"]) for row in rows]
+    outcomes = [
+        _prefers_chosen(row, by_token) if pairs else as_number(row["score"]) for row in rows
+    ]
     scored = [value for value in outcomes if value is not None]
     same = bool(scored) and len(scored) == recorded.count and isclose(fmean(scored), recorded.value)
     return _by_prompt(rows, outcomes) if same else None
@@ -217,7 +221,7 @@ def _are_pairs(rows: Sequence[AnswerRow]) -> bool:
     return any(row["chosen_tokens"] is not None for row in rows)
 
 
-def _chosen(row: AnswerRow, by_token: bool) -> float | None:
+def _prefers_chosen(row: AnswerRow, by_token: bool) -> float | None:
     """Whether the better of two answers is likelier, as a whole or by token."""
     chosen, rejected = (as_number(row[key]) for key in ("chosen", "rejected"))
     if chosen is None or rejected is None:

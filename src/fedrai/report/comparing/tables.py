@@ -105,7 +105,7 @@ def differences_table(differences: Sequence[Difference], axis: str = "") -> Text
             ", ".join(map(str, one.seeds)), difference_text(one), p_text(one), one.verdict,
             str(one.figure.unscored),
         )
-        for one in _sorted(differences)
+        for one in _sort(differences)
     ]  # fmt: skip
     return TextTable(tuple(columns), tuple(rows), 4 if axis else 3)
 
@@ -147,7 +147,7 @@ def p_text(difference: Difference) -> str:
     return "no pairs of answers" if by_prompt else ""
 
 
-def _sorted(differences: Sequence[Difference]) -> list[Difference]:
+def _sort(differences: Sequence[Difference]) -> list[Difference]:
     """By value and arm in the given order, and by measure in the order of columns."""
     groups = list(dict.fromkeys((one.value, one.arm) for one in differences))
     measures = in_order(one.measure for one in differences)
@@ -226,7 +226,7 @@ def differences_csv(differences: Sequence[Difference], axis: str = "") -> str:
     rows = [
         [*_if(axis, one.value), one.arm, one.against, one.measure, " ".join(map(str, one.seeds)),
          *_numbers(one.figure), " ".join(map(repr, one.p)), one.verdict]
-        for one in _sorted(differences)
+        for one in _sort(differences)
     ]  # fmt: skip
     return _csv([columns, *rows])
 

@@ -102,7 +102,7 @@ class EvaluationRecord:
         scores = {str(n): Score.from_json(value) for n, value in part(body, "scores").items()}
         return cls(
             number,
-            {n: _shared(rate, models) for n, rate in rates.items() if rate is not None},
+            {n: _pooled_rate(rate, models) for n, rate in rates.items() if rate is not None},
             as_number(body.get("held_out_loss")),
             {name: score for name, score in scores.items() if score is not None},
             tuple(n for n, value in part(body, "scores").items() if isinstance(value, Mapping)),
@@ -115,7 +115,7 @@ class EvaluationRecord:
         )
 
 
-def _shared(rate: Rate, models: int) -> Rate:
+def _pooled_rate(rate: Rate, models: int) -> Rate:
     """A rate over the answers of several models; earlier versions recorded no prompts."""
     if models == 1 or rate.prompts or not rate.scored:
         return rate

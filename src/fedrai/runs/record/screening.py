@@ -94,7 +94,7 @@ def read_screening(
         )
         for file in sorted((folder.path / "clients").glob(f"*{suffix}"))
     }
-    reported = {} if clients else _reported(rounds)
+    reported = {} if clients else _counts_by_client(rounds)
     mode = info.get("filter", part(settings, "filter").get("mode", "off"))
     return ScreeningRecord(
         mode=str(mode),
@@ -110,7 +110,7 @@ def read_screening(
     )
 
 
-def _reported(rounds: Sequence[RoundRecord]) -> dict[str, FilterCounts]:
+def _counts_by_client(rounds: Sequence[RoundRecord]) -> dict[str, FilterCounts]:
     counts = {
         name: _reported_counts(numbers)
         for one in rounds

@@ -13,7 +13,7 @@ from fedrai.runs.costs import Cost
 from fedrai.runs.folder import RunFolder
 from fedrai.runs.record.run import RunRecord, client_reports, read
 from fedrai.runs.record.values import Json, part, word
-from fedrai.runs.schema import SCHEMA, checked
+from fedrai.runs.schema import SCHEMA, check_schema
 
 SUMMARY = "summary.json"
 CLIENT_COSTS = ("seconds", "tokens", "operations", "peak-bytes")
@@ -193,7 +193,7 @@ class Summary:
         """
         from pydantic import TypeAdapter, ValidationError
 
-        values = checked(path / SUMMARY, body)
+        values = check_schema(path / SUMMARY, body)
         values = {**values, UNREPORTED: values.get("untold_costs", ())}
         try:
             return TypeAdapter(cls).validate_python(values)
