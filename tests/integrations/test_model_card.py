@@ -113,6 +113,7 @@ def test_nodes_need_not_report_their_filters(tmp_path: Path) -> None:
     text = card_text(summary=nothing, number=1)
     assert "which do not report its counts" in text
     assert "| rows that could not be used | not reported |" in text
+    assert "| of these known to be harmful | not known |" in text
     part = of_nodes(tmp_path / "part", unsafe=2)  # as a node of other code may: not added up
     assert filter_note(part) == "filter (drop): the nodes report no counts"
     assert "which do not report its counts" in card_text(summary=part, number=1)

@@ -165,7 +165,8 @@ def list_row(summary: Summary) -> list[str]:
         if last is None
         else evaluation_cells(summary.evaluations[last])
     )
-    harm = f"{summary.harmful_rows} of {summary.rows}"
+    known = summary.harmful_rows is not None
+    harm = f"{summary.harmful_rows if known else 'not known'} of {summary.rows}"
     outcome = summary.filter
     mode = "off" if outcome is None else NO_FILTER if outcome.skipped else outcome.mode
     sizes = [str(summary.rounds), str(summary.clients), harm,

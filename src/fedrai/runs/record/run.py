@@ -91,7 +91,7 @@ class RunRecord:
         start: adapter that training starts from; empty: a fresh one.
         seed: seed of the recipe.
         rows: rows of all clients that were trained on.
-        harmful_rows: those of them from a harmful source.
+        harmful_rows: those of them from a harmful source; None: not known, as on a deployment.
         client_rows: the same by client; empty where clients are on other machines.
         bad_rows: rows that could not be used; None: no client reported them.
         bad_rows_unreported: number of clients without such a report, on a deployment.
@@ -193,7 +193,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         start=word(info, "start"),
         seed=as_count(settings.get("seed")),
         rows=as_total(info.get("rows")),
-        harmful_rows=as_total(info.get("harmful_rows")),
+        harmful_rows=as_total(info.get("harmful_rows") or None),
         client_rows=as_counts(info.get("rows")),
         bad_rows=bad_rows,
         bad_rows_unreported=unreported,

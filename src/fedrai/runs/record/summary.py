@@ -128,7 +128,7 @@ class Summary:
     rows: int
     recipe_hash: str = ""
     start: str = ""
-    harmful_rows: int = 0
+    harmful_rows: int | None = None
     bad_rows: int | None = None
     bad_rows_unreported: int = 0
     bad_row_problems: Mapping[str, int] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class Summary:
             rounds=len(run.rounds),
             clients=len(rows),
             rows=sum(rows.values()),
-            harmful_rows=run.harmful_rows or 0,
+            harmful_rows=run.harmful_rows,
             bad_rows=run.bad_rows,
             bad_rows_unreported=run.bad_rows_unreported,
             bad_row_problems=dict(run.bad_row_problems),
