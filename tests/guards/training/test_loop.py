@@ -292,7 +292,7 @@ def trained_only(recipe: GuardTraining, some: list[TrainingRow], folder: Path) -
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_calibrated", stop)
+        patch.setattr(loop, "_calibrate", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, some, folder)
     return caught[0]
