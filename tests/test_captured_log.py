@@ -13,6 +13,8 @@ from driver import ENVIRONMENT, fill_cache, write_recipe
 from fedrai import captured_log
 from fedrai.captured_log import FILE, captured, into
 
+pytestmark = pytest.mark.slow
+
 LOUD = """
 import logging, sys, warnings
 from fedrai.cli import main

@@ -15,6 +15,8 @@ from fedrai import recipe
 from fedrai.federation.run import preparation
 from fedrai.progress import about
 
+pytestmark = pytest.mark.slow
+
 LEAN = ("-o", "federation.rounds=1", "-o", "evaluation.every=0", "-o", "evaluation.temperature=0",
         "-o", "training.local_steps=1", "-o", "evaluation.advbench=3",
         "-o", "evaluation.max_new_tokens=3")  # fmt: skip

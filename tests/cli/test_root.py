@@ -403,7 +403,7 @@ def test_a_run_with_one_model_has_no_model_of_a_client(call: Call, finished: Out
     found = call("export", "runs/tiny", "--client", "client-01")
     assert (found.code, found.err) == (
         2,
-        "error: this run has one model for all clients\n  drop --client\n",
+        "error: this run has one model for all clients\n  remove --client\n",
     )
 
 

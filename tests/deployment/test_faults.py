@@ -28,6 +28,8 @@ from flower_parts import (
 )
 from scenarios import QUICK, Place, Seen, place, set_aside, took_part
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Place]:

@@ -33,6 +33,8 @@ from flower_cluster import Cluster, certificates, cluster, key_files, register
 from replaying import Captured, last_update, replay
 from traces import found_in, hashes, traces
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("clinic-a", "clinic-b", "clinic-c")
 CANARY = "zog-7F3K-canary"  # in rows that the filter drops
 KEPT = "quib-9R2W-canary"  # in rows that are trained on

@@ -20,6 +20,8 @@ from fedrai.runs import RunFolder
 from flower_cluster import cluster, key_files, register, wait_for
 from scenarios import NODE, RECIPE, digests, seconds, took_part
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 12.0  # seconds, as in short_heartbeats
 BEAT, PAUSE, STEPS = 1.0, 0.5, 30
 CHANGES = ["federation.clients=1", "federation.rounds=1", f"training.local_steps={STEPS}"]

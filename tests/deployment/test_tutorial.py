@@ -21,6 +21,8 @@ from fedrai.deployment.setup import starting
 from fedrai.runs import RunFolder
 from flower_cluster import Cluster, free_port, wait_for
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("hospital-a", "hospital-b", "hospital-c")
 TEXT = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")
 SECTION = TEXT.partition("## Three hospitals on one laptop\n")[2].partition("\n## ")[0]

@@ -24,6 +24,8 @@ import pytest
 
 from driver import ENVIRONMENT, fill_cache, run_cases, write_recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 PROGRAMS = ("fedrai", "inspect", "lm-eval", "mlflow", "pip", "tensorboard", "trackio", "wandb")

@@ -21,6 +21,8 @@ from fedrai.runs.tracking import FigureSender
 from fedrai.runs.tracking.figures import evaluation_figures, filter_figures, round_figures, settings
 from fedrai.runs.tracking.trackers import without_secrets
 
+pytestmark = pytest.mark.slow
+
 TENSORBOARD = '\n[tracking]\nkind = "tensorboard"\n'
 
 

@@ -292,7 +292,7 @@ def test_start_adapters_of_bases_that_are_called_otherwise(
 
 def test_a_model_has_no_base(home: Path, call: Call) -> None:
     done = call("eval", "models/ward-7", "--base", "models/ward-7")
-    assert (done.code, done.err) == (2, "error: models/ward-7 is a model itself\n  drop --base\n")
+    assert (done.code, done.err) == (2, "error: models/ward-7 is itself a model\n  remove --base\n")
 
 
 def test_the_base_of_a_run_is_told(run: Path) -> None:

@@ -238,7 +238,7 @@ def test_resuming_with_another_adapter_is_refused(
     )
     run = RunFolder.open(folder / "runs" / "cut")
     plan = preparation.plan_for(recipe.load(run.path / "recipe.toml"), 3)
-    with pytest.raises(RunError, match="not the adapter that the run started from"):
+    with pytest.raises(RunError, match="no longer the adapter that the run started from"):
         load_adapters(run, tiny, plan, 0)
 
 

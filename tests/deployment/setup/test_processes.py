@@ -17,6 +17,8 @@ from fedrai.deployment.setup import certificates, probing, starting
 from fedrai.deployment.setup.settings import Address
 from fedrai.errors import DeploymentError
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 150.0  # seconds a step; a few on a machine that is not busy
 
 

@@ -21,6 +21,8 @@ from fedrai.federation.protocol import Update
 from fedrai.recipe.sections import ALGORITHMS
 from fedrai.runs.files import load_tensors, save_tensors
 
+pytestmark = pytest.mark.slow
+
 STATEFUL = ("fedavgm", "fedadam", "fedyogi", "fedadagrad")
 MEANS = ("fedavg", "fedprox", "fedavgm", "median", "trimmed-mean", "krum", "multi-krum", "bulyan")
 

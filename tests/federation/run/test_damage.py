@@ -26,6 +26,8 @@ from fedrai.model import LanguageModel
 from fedrai.runs import RunFolder, files
 from fedrai.runs.files import digest_of
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("rounds = 3", "rounds = 2"), ("local_steps = 3", "local_steps = 1"), \
     ("advbench = 6", "advbench = 2"), ("ordinary = 4", "ordinary = 2")  # fmt: skip
 FULL = "No space left on device"

@@ -12,6 +12,8 @@ import pytest
 
 from driver import fedrai, fill_cache, outcome, run_cases, write_recipe, write_rows
 
+pytestmark = pytest.mark.slow
+
 # Three rounds of two clients with three steps each; an evaluation has three batches of answers.
 KILLS: dict[str, dict[str, Any]] = {
     "second client of round 2 trains": {"kind": "step", "nth": 11},

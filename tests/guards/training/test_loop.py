@@ -337,7 +337,7 @@ def test_rows_of_which_the_tokenizer_leaves_nothing_are_left_out(bert, tmp_path)
     done = train(settings(bert, epochs=3), [*rows(160), *blind], tmp_path / "g")
     assert done.unread == 8
     assert "e" not in done.rows
-    assert "known to the tokenizer: 8." in (tmp_path / "g" / "README.md").read_text()
+    assert "the tokenizer knows nothing in them: 8." in (tmp_path / "g" / "README.md").read_text()
 
 
 # --- going on -------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_a_training_goes_on_from_a_guard(make, tmp_path):
     done = train(further, others, tmp_path / "more")
     assert not same(tmp_path / "more", case.folder)
     assert done.guard.config.categories == case.done.guard.config.categories
-    assert f"went on from the guard in `{case.folder}`" in (tmp_path / "more/README.md").read_text()
+    assert f"started from the guard in `{case.folder}`" in (tmp_path / "more/README.md").read_text()
 
 
 @pytest.mark.parametrize(("changes", "said"), [

@@ -36,7 +36,7 @@ class Engine(Protocol):
         """Load and check what a run needs."""
 
     def execute(
-        self, prepared: preparation.PreparedRun, run: RunFolder, watch: preparation.Callbacks, /
+        self, prepared: preparation.PreparedRun, run: RunFolder, callbacks: preparation.Callbacks, /
     ) -> None:
         """Run the rounds that the run folder does not hold yet."""
 

@@ -84,15 +84,15 @@ def _uncalibrated_kinds(outcome: GuardTrainingOutcome) -> str:
 
 
 def _unread(count: int) -> str:
-    return f" Rows left out, since nothing in them is known to the tokenizer: {count:,}." * bool(
-        count
-    )
+    if not count:
+        return ""
+    return f" Rows left out, since the tokenizer knows nothing in them: {count:,}."
 
 
 def _start(folder: str) -> str:
-    return f" It went on from the guard in `{folder}`, whose own rows are not counted here." * bool(
-        folder
-    )
+    if not folder:
+        return ""
+    return f" Training started from the guard in `{folder}`, whose own rows are not counted here."
 
 
 def _duration(seconds: float) -> str:
