@@ -40,7 +40,7 @@ def test_a_run_of_an_earlier_version_is_listed(tmp_path: Path) -> None:
     cells = dict(zip(LIST_COLUMNS[1:], list_row(summary), strict=True))
     assert (cells["status"], cells["rounds"], cells["clients"]) == ("finished", "2", "2")
     assert (cells["harmful rows"], cells["filter"], cells["held-out loss"]) == (
-        "0 of 7", "off", "2.500")  # fmt: skip
+        "not known of 7", "off", "2.500")  # fmt: skip
     assert figures["training_loss"] == [{"round": 1, "last": None}, {"round": 2, "last": None}]
 
 
