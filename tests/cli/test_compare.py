@@ -108,7 +108,7 @@ def test_seeds_that_ask_the_same_share_the_base(
 def test_the_table_has_a_row_an_arm(seeds: Outcome, folder: Path) -> None:
     rows = [line.split("│")[1].strip() for line in seeds.out.splitlines() if line[:1] == "│"]
     assert rows == ["base model", "fedavg", "filter"]
-    assert "filter less fedavg" in seeds.out
+    assert "filter minus fedavg" in seeds.out
     assert seeds.out.endswith("talk to one:  fedrai chat seeds/seed-8/filter\n")
     body = json.loads((folder / "seeds/comparison.json").read_text())
     assert [(arm["arm"], arm["seeds"]) for arm in body["arms"]] == [

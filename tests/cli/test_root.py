@@ -557,7 +557,7 @@ def test_eval_of_a_run_writes_what_it_shows(call: Call, finished: Outcome, folde
 def test_eval_does_not_ask_before_it_can_write(
     call: Call, finished: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "evaluate", lambda *_: pytest.fail("asked already"))
+    monkeypatch.setattr(preparation, "measure_adapters", lambda *_: pytest.fail("asked already"))
     for taken, problem in (("cache", "already holds files"), ("rows.jsonl", "is a file")):
         found = call("eval", "runs/tiny", "--advbench", "3", "--out", taken)
         assert found.code == 2
@@ -815,7 +815,7 @@ def test_compare_shares_the_base_and_goes_on(
     # and when all are finished there is nothing to do
     before = files(folder / "both")
     monkeypatch.setattr(preparation, "load_model", lambda *_: pytest.fail("loaded a model"))
-    monkeypatch.setattr(preparation, "evaluate", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr(preparation, "measure_adapters", lambda *_: pytest.fail("evaluated"))
     again = call("compare", "arms.toml", "--out", "both", *SHORT, "--json")
     assert again.code == 0
     assert list(json.loads(again.out)) == ["plain", "prox"]

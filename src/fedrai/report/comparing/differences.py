@@ -25,14 +25,14 @@ REFERENCES = ("harmful", "fedavg")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An arm less the reference arm in one measure.
+    """The difference between an arm and the reference arm in one measure.
 
     Attributes:
-        arm: ours.
-        against: theirs.
+        arm: name of the arm.
+        against: name of the reference arm.
         value: value on the axis; empty without one.
         measure: what is measured.
-        figure: ours less theirs; its interval, or the range of seeds.
+        figure: the arm's minus the reference arm's; its interval, or the range of seeds.
         seeds: shared by both arms.
         p: McNemar's exact two-sided p value of each of these seeds; empty without pairs of answers.
     """

@@ -117,7 +117,7 @@ def short_differences(differences: Sequence[Difference], axis: str = "") -> Text
     for one in differences:
         groups.setdefault((one.value, one.arm, one.against), {})[one.measure] = one
     rows = [
-        (*_if(axis, value), f"{arm} less {against}", *(_short(group.get(m)) for m in measures))
+        (*_if(axis, value), f"{arm} minus {against}", *(_short(group.get(m)) for m in measures))
         for (value, arm, against), group in groups.items()
     ]
     leading = [*_if(axis, axis), "arm"]
