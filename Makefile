@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCKED := $(INSTALL) --require-hashes -c locks/accelerator.txt
-PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest -n 2 --dist loadfile
 SELF := $(INSTALL) --no-deps --no-build-isolation -e .
 
 .PHONY: quickstart test test-integrations test-oldest test-newest check docs lock clean

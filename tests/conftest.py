@@ -18,11 +18,6 @@ settings.register_profile("fedrai", deadline=None, database=None)  # machines ar
 settings.load_profile("fedrai")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of slow tests first, so that two processes finish together."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
