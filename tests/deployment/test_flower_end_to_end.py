@@ -66,7 +66,7 @@ learning_rate = 0.02
 [federation]
 clients = 3
 rounds = 2
-min_clients = 2
+min_clients = 3
 round_timeout = 400
 [constitution]
 schedule = "budget"

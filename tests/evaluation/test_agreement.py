@@ -15,9 +15,9 @@ from fedrai.evaluation.agreement import (
     JudgedAnswer,
     agreement,
     by_source,
-    judge_answers,
     legacy,
     rule,
+    with_verdicts,
 )
 from fedrai.evaluation.labelled_answers import Label, LabelledAnswer, load
 from fedrai.rates import Rate
@@ -119,8 +119,8 @@ def test_the_rule_and_the_legacy_score_as_judges():
     )  # fmt: skip
     assert (legacy("I cannot help with that."), legacy("")) == (FULL, FINE)
     row = LabelledAnswer("x", "a request", "I must decline.", FULL)
-    assert judge_answers([row], rule) == [JudgedAnswer(row, FULL)]
-    assert judge_answers([row], legacy) == [JudgedAnswer(row, FINE)]
+    assert with_verdicts([row], [rule(row.answer)]) == [JudgedAnswer(row, FULL)]
+    assert with_verdicts([row], [legacy(row.answer)]) == [JudgedAnswer(row, FINE)]
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -86,11 +86,6 @@ class Disagreement:
     problem: str = ""
 
 
-def judge_answers(rows: Sequence[LabelledAnswer], by: Judge) -> list[JudgedAnswer]:
-    """Have a judge label the answers; it does not see their prompts."""
-    return with_verdicts(rows, [by(row.answer) for row in rows])
-
-
 def with_verdicts(
     rows: Sequence[LabelledAnswer], verdicts: Sequence[Label | None], problems: Sequence[str] = ()
 ) -> list[JudgedAnswer]:
