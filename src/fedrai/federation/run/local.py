@@ -17,7 +17,7 @@ from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
-from fedrai.federation.run import rounds
+from fedrai.federation.run import preparation, rounds
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
     LOCAL,
@@ -25,7 +25,6 @@ from fedrai.federation.run.preparation import (
     PreparedRun,
     alignment_of,
     excluded_suites,
-    load_model,
     sft_settings,
 )
 from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
@@ -60,7 +59,7 @@ def prepare(
     """
     check_files(recipe)
     alignment = alignment_of(recipe)
-    lm = loaded or load_model(recipe, progress)
+    lm = loaded or preparation.load_model(recipe, progress)
     start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     tokens: dict[Example, Tokens] = {}
     unread: Counter[str] = Counter()

@@ -63,7 +63,7 @@ INSTEAD = (
 )
 MAKERS = ("run.json", "align.json")
 Load = Callable[..., LanguageModel]
-"""Loads the model of a recipe; see `local.load_model`."""
+"""Loads the model of a recipe; see `preparation.load_model`."""
 
 
 def target(
