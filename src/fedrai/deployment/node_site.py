@@ -17,6 +17,7 @@ from fedrai.deployment.offer import (
     needs_guard,
     read_offer,
     recipe_for,
+    too_many_steps,
 )
 from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.federation.client import RefusedTaskError, describe
@@ -102,6 +103,8 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
     why = f"; {data.most_common_problem(bad)}" if bad else ""
     log.note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable"
              f"{why}")  # fmt: skip
+    if too_many_steps(preparation.local_steps(settings, len(rows)), node.policy):
+        raise RefusedTaskError(Reason.TOO_MANY_STEPS)
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     return NodeSite(node, settings, lm, rows, counts, log)
 

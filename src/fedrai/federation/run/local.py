@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flwr.app import Context
@@ -114,7 +115,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
     nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
     app = client.build_app(
         site(prepared, run, callbacks),
-        sft_settings(prepared.recipe),
+        partial(sft_settings, prepared.recipe),
         prepared.recipe.federation.rounds,
     )
     rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +200,9 @@ def load_model(
     return model.load(recipe.model.base, lora, options, progress=progress)
 
 
-def sft_settings(recipe: Recipe) -> SftSettings:
-    """The local training of a client, as the recipe sets it."""
-    steps = _steps(recipe)
+def sft_settings(recipe: Recipe, rows: int) -> SftSettings:
+    """The local training of a client with so many rows, as the recipe sets it."""
+    steps = local_steps(recipe, rows)
     training = recipe.training
     return SftSettings(
         steps=steps,
@@ -236,7 +237,6 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
         sampled=sampled,
         min_clients=min(federation.min_clients, sampled) if federated else 1,
         timeout=federation.round_timeout,
-        steps_per_round=_steps(recipe),
         local=federation.mode == "local",
         evaluate_every=recipe.evaluation.every,
         start=recipe.adapter.start,
@@ -245,10 +245,17 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
     )
 
 
-def _steps(recipe: Recipe) -> int:
-    """Steps per round: a centralised run takes those of all sampled clients together."""
-    pooled = recipe.federation.mode == "centralised"
-    return recipe.training.local_steps * (recipe.federation.sampled if pooled else 1)
+def local_steps(recipe: Recipe, rows: int) -> int:
+    """Optimiser steps in a round of a client with so many rows.
+
+    A centralised run takes those of all sampled clients together.
+    """
+    training, federation = recipe.training, recipe.federation
+    pooled = federation.mode == "centralised"
+    if not training.local_epochs:
+        return training.local_steps * (federation.sampled if pooled else 1)
+    sampled = federation.sampled / federation.clients if pooled else 1.0
+    return max(1, floor(training.local_epochs * sampled * rows / training.batch_size + 0.5))
 
 
 def measure_adapters(
