@@ -39,6 +39,25 @@ def report(folder, transcripts=0):
     return parse(build([folder], folder / "report.html", transcripts=transcripts).read_text())
 
 
+def test_what_clients_hold_by_source(tmp_path):
+    """Rows of each source by client; a second line where the filter left fewer."""
+    held = {"one": {"everyday": 17, "harmful": 11}, "two": {"everyday": 18, "harmful": 11}}
+    left = {"one": {"everyday": 17, "harmful": 2}, "two": {"everyday": 18}}
+    write_run(tmp_path / "runs/plain", info={"held_rows": held, "trained_rows": held})
+    write_run(tmp_path / "runs/filtered", info={"held_rows": held, "trained_rows": left})
+    write_run(tmp_path / "runs/earlier")
+    page = report(tmp_path / "runs")
+    heads, rows = table(page, "Rows by client and source: plain")
+    assert heads == ["client", "everyday", "harmful", "rows"]
+    assert [[cell.text for cell in row] for row in rows] == [
+        ["one", "17", "11", "28"], ["two", "18", "11", "29"], ["all clients", "35", "22", "57"],
+    ]  # fmt: skip
+    _, rows = table(page, "Rows by client and source: filtered")
+    assert [cell.text for cell in rows[1]] == ["two", "18", "11 0 left", "29 18 left"]
+    assert [cell.text for cell in rows[2]] == ["all clients", "35", "22 2 left", "57 37 left"]
+    assert "Rows by client and source: earlier" not in page.text
+
+
 def test_numbers_are_those_of_the_folder(compared):
     page = report(compared)
     rates = json.loads((compared / "safe/evaluations/0002/metrics.json").read_text())["rates"]

@@ -61,7 +61,7 @@ class Display(Live, Observer):
         self.lines.reset()
 
     def plan(self, total_steps: int, done_steps: int, summary: Summary) -> None:
-        """A run starts or resumes: what became of rows that are not trained on."""
+        """A run starts or resumes: what clients hold, and which rows are not trained on."""
         self._left, self._pace = total_steps - done_steps, 0.0
         self._judging = False
         self._missing.clear()
