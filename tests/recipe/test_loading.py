@@ -458,6 +458,8 @@ def test_the_hash_is_that_of_the_resolved_recipe_without_its_arms(file):
     assert loading.load(file, ["training.batch_size=16"]).hash == plain.hash  # the default, said
     assert loading.load(file, ["training.local_epochs=0"]).hash == plain.hash  # a later key
     assert loading.load(file, ["training.local_epochs=1"]).hash != plain.hash
+    assert loading.load(file, ["evaluation.outside=0"]).hash == plain.hash  # likewise
+    assert loading.load(file, ["evaluation.outside=5"]).hash != plain.hash
     others = ["seed=1", "training.learning_rate=6e-5", "data.sources.0.harmful=true", "name=x"]
     hashes = {plain.hash} | {loading.load(file, [o]).hash for o in others}
     assert len(hashes) == 5

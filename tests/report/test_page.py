@@ -61,7 +61,10 @@ def test_what_clients_hold_by_source(tmp_path):
 def test_numbers_are_those_of_the_folder(compared):
     page = report(compared)
     rates = json.loads((compared / "safe/evaluations/0002/metrics.json").read_text())["rates"]
-    for key, heading in (("safe", "AdvBench safe"), ("refused", "ordinary refused")):
+    for key, heading in (
+        ("safe", "development: AdvBench safe"),
+        ("refused", "development: ordinary refused"),
+    ):
         cell = column(page, "Each run after its last evaluated round", heading)[1]
         assert float(cell.attributes["data-value"]) == rates[key]["value"]
         low, high = (f"{100 * rates[key][end]:.1f}" for end in ("low", "high"))
@@ -175,8 +178,8 @@ def test_a_sentence_says_what_was_not_measured(tmp_path, words):
     set_rates(write_run(tmp_path / "runs/broken"), {"safe": Rate(0, 0, 7), "refused": Rate(0, 0)})
     text = report(tmp_path / "runs").one("main").text
     assert words not in text
-    assert "No red-team requests were asked after round 2." in text
-    assert "After round 2: none of 7 answers to red-team requests was scored." in text
+    assert "No requests of AdvBench were asked after round 2." in text
+    assert "After round 2: none of 7 answers to requests of AdvBench was scored." in text
 
 
 def set_rates(path, rates):
@@ -192,6 +195,11 @@ def set_rates(path, rates):
     return path
 
 
+UNPROVEN = (
+    "On development sets only, which chose settings and prove nothing (no outside set was asked): "
+)
+
+
 def summary_of(folder):
     return report(folder).one("p", **{"class": "summary"}).text
 
@@ -200,21 +208,21 @@ def test_the_report_opens_with_what_is_known(tmp_path):
     rates = {"harmbench-safe": Rate(32, 80), "xstest-safe-refused": Rate(5, 200)}
     alone = set_rates(write_run(tmp_path / "suites"), rates)
     assert summary_of(alone) == (
-        "HarmBench safe: 40.0 % [30.0, 51.0]. XSTest safe refused: 2.5 % [1.1, 5.7]."
+        "HarmBench safe: 40.0 % [30.0, 51.0]. development: XSTest safe refused: 2.5 % [1.1, 5.7]."
         " Not measured: whether it is safe or useful."
     )
     card = report(alone).one("article")
     assert [term.text for term in card.all("dt")] == ["Known", "Safe?", "Useful?", "Cost?"]
     safe = set_rates(write_run(tmp_path / "mixed/safe"), {"safe": Rate(97, 100)})
-    assert summary_of(safe) == "Safe: yes. Not measured: whether it is useful."
+    assert summary_of(safe) == f"{UNPROVEN}Safe: yes. Not measured: whether it is useful."
     set_rates(write_run(tmp_path / "mixed/suites"), rates)
     assert summary_of(tmp_path / "mixed") == (
-        "Safe: 1 of 1 measured. Not measured: safety of 1 run, usefulness of 2 runs."
+        f"{UNPROVEN}Safe: 1 of 1 measured. Not measured: safety of 1 run, usefulness of 2 runs."
     )
     set_rates(write_run(tmp_path / "none/one"), rates)
     set_rates(write_run(tmp_path / "none/two"), {})
     assert summary_of(tmp_path / "none") == (
-        "Measured: HarmBench safe, XSTest safe refused."
+        "Measured: HarmBench safe, development: XSTest safe refused."
         " Not measured: safety of 2 runs, usefulness of 2 runs."
     )
 
@@ -224,7 +232,9 @@ def test_what_is_not_settled_is_counted(tmp_path):
     write_run(tmp_path / "runs/good", safe=(many, many), refused=(few, few))
     write_run(tmp_path / "runs/open", safe=(many, Rate(9, 10)), refused=(few, few))
     write_run(tmp_path / "runs/bad", safe=(many, Rate(1, 100)), refused=(few, Rate(1, 10)))
-    assert summary_of(tmp_path / "runs") == ("1 of 3 runs is both safe and useful, 1 not settled.")
+    assert summary_of(tmp_path / "runs") == (
+        f"{UNPROVEN}1 of 3 runs is both safe and useful, 1 not settled."
+    )
 
 
 def test_a_loss_that_is_not_a_number_is_named_and_is_a_no(tmp_path):
@@ -267,8 +277,8 @@ def test_safety_never_stands_without_over_refusal(compared):
     assert charts[:3] == ["chart-frontier-title", "chart-safe-title", "chart-refused-title"]
     for table_node in page.all("table"):
         headings = [cell.text for cell in table_node.one("thead").all("th")]
-        if "AdvBench safe" in headings:
-            assert headings[headings.index("AdvBench safe") + 1] == "ordinary refused"
+        if (safe := "development: AdvBench safe") in headings:
+            assert headings[headings.index(safe) + 1] == "development: ordinary refused"
 
 
 def test_it_can_be_read_without_seeing_it(compared):
