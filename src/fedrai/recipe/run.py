@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
-from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.alignment import Alignment, without_later_keys
 from fedrai.recipe.base import Section
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
@@ -270,6 +270,7 @@ class Recipe(Section):
             del body["defence"]  # likewise
         if not self.training.local_epochs:
             del body["training"]["local_epochs"]  # likewise
+        body["constitution"] = without_later_keys(body["constitution"])
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:

@@ -12,7 +12,7 @@ error.
 """
 
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
-from fedrai.runs.record.rounds import AlignmentRecord, ProbeRecord, RoundRecord
+from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 from fedrai.runs.record.summary import Summary, summarise, write_summary
@@ -23,6 +23,7 @@ __all__ = [
     "ConstitutionRecord",
     "EvaluationRecord",
     "FilterCounts",
+    "MiningRecord",
     "ProbeRecord",
     "RoundRecord",
     "RunRecord",
