@@ -12,7 +12,7 @@ from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.base import Section
-from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.evaluation import Evaluation, without_added_keys
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source, as_before
 from fedrai.recipe.tracking import Tracking
@@ -280,6 +280,7 @@ class Recipe(Section):
             del body["federation"]["weight_cap"]  # added later: earlier runs keep their hash
         if self.defence == Defence():
             del body["defence"]  # likewise
+        body["evaluation"] = without_added_keys(body["evaluation"])
         if not self.training.local_epochs:
             del body["training"]["local_epochs"]  # likewise
         if not self.data.partition.by_source:

@@ -175,10 +175,10 @@ def excluded_suites(recipe: Recipe) -> dict[str, str]:
     Raises:
         EvaluationError, DataError: the file of a suite is another file.
     """
-    paths = recipe.evaluation.paths
+    paths, outside = recipe.evaluation.paths, recipe.evaluation.outside_sets
     if recipe.constitution.schedule == "off":
         return {}
-    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths))
+    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths), outside)
 
 
 def load_model(
