@@ -11,7 +11,7 @@ from pydantic import model_validator
 from fedrai.recipe import keys
 from fedrai.recipe.alignment import Alignment, without_later_keys
 from fedrai.recipe.base import Section
-from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.evaluation import Evaluation, without_added_keys
 from fedrai.recipe.run import Adapter, Model, Recipe
 from fedrai.recipe.safety import GuardTable
 from fedrai.recipe.sources import as_before
@@ -63,6 +63,8 @@ class AlignRecipe(Section):
         unset = set() if self.adapter_base else {"adapter_base"}  # a later key: earlier hashes stay
         body = as_before(self.model_dump(mode="json", exclude=unset))
         body["constitution"] = without_later_keys(body["constitution"])
+        if body["evaluation"] is not None:
+            body["evaluation"] = without_added_keys(body["evaluation"])
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def as_run(self) -> Recipe:

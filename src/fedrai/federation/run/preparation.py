@@ -54,6 +54,8 @@ class PreparedRun:
         model: the base model with a fresh adapter.
         rows: tokenized rows by client.
         harmful: number of rows from a harmful source, by client.
+        held: numbers of usable rows by client and source, before the filter; empty on a deployment.
+        trained: the same after it, with those whose answer it replaced.
         bad_rows: rows that could not be used.
         questions: questions of the evaluations.
         screening: the outcome of the safety filter.
@@ -79,6 +81,8 @@ class PreparedRun:
     excluded: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
     held_out_bad: int = 0
+    held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    trained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def clients(self) -> int:
@@ -99,6 +103,8 @@ class PreparedRun:
             "questions_fingerprint": questions_fingerprint(self.questions),
             "rows": {name: len(rows) for name, rows in self.rows.items()},
             "harmful_rows": dict(self.harmful),
+            "held_rows": {name: dict(counts) for name, counts in self.held.items()},
+            "trained_rows": {name: dict(counts) for name, counts in self.trained.items()},
             "filter": self.recipe.filter.mode,
             "filter_skipped": self.screening.skipped,
             "constitution": self.alignment and dict(self.alignment),
@@ -169,10 +175,10 @@ def excluded_suites(recipe: Recipe) -> dict[str, str]:
     Raises:
         EvaluationError, DataError: the file of a suite is another file.
     """
-    paths = recipe.evaluation.paths
+    paths, outside = recipe.evaluation.paths, recipe.evaluation.outside_sets
     if recipe.constitution.schedule == "off":
         return {}
-    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths))
+    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths), outside)
 
 
 def load_model(
