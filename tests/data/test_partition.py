@@ -172,7 +172,7 @@ def test_equal_parts_by_source():
     st.sampled_from([0.0, 1.0]),
 )  # fmt: skip
 def test_shares_by_source_hold_on_every_client(clients, a, b, c, exponent):
-    """To less than a row where all sizes are the same, and to two where they are not."""
+    """To less than a row where all sizes are the same, and to three where they are not."""
     names = partition.client_names(clients)
     totals = {"a": a + clients, "b": b, "c": c}
     drawn = [row for source, total in totals.items() for row in of(source, total)]
@@ -185,7 +185,7 @@ def test_shares_by_source_hold_on_every_client(clients, a, b, c, exponent):
     shards = divided(by_source=True)
     assert all_rows(shards) == sorted(origins(drawn))
     assert sizes(shards) == sizes(divided())
-    allowed = 1 - 1e-9 if len(set(sizes(shards))) == 1 else 2
+    allowed = 1 - 1e-9 if len(set(sizes(shards))) == 1 else 3
     for part, counts in zip(shards.values(), by_source(shards), strict=True):
         for source, total in totals.items():
             wanted = total * len(part) / len(drawn)
