@@ -263,8 +263,8 @@ def test_the_summary_names_a_few_runs_and_counts_the_others(tmp_path):
     for number in range(10):
         write_run(tmp_path / f"runs/r{number}", safe=(many, many), refused=(many, most))
     assert summary_of(tmp_path / "runs").startswith(
-        f"{UNPROVEN}0 of 10 runs are both safe and useful. Not useful: r0, r1, r2, r3, r4, r5, r6, r7,"
-        " and 2 more. Safe: at least"
+        f"{UNPROVEN}0 of 10 runs are both safe and useful. Not useful: r0, r1, r2, r3, r4, r5, r6,"
+        " r7, and 2 more. Safe: at least"
     )
 
 
