@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from commands import commands
 from driver import fill_cache, outcome, write_recipe
 
 # isort: split
@@ -18,6 +19,7 @@ from fedrai.federation.run import running, sharing
 from fedrai.federation.run.observer import Observer
 from fedrai.recipe import loading
 from fedrai.report.comparing.running import ComparisonRuns, compare
+from fedrai.report.page import page
 from fedrai.runs import RunFolder, record
 from fedrai.runs.record import shared_rounds_text
 
@@ -178,6 +180,30 @@ def test_shared_rounds_cost_what_they_cost_the_other(folder: Path, alone: Path) 
     assert ("(both: rounds 1 to 3 from filter; constitution: rounds 1 to 3 from harmful)"
             " and count in the costs of each") in table  # fmt: skip
     assert "trained once" not in (alone / "table.md").read_text()
+
+
+def test_people_are_told(folder: Path) -> None:
+    """The command prints who trained which rounds, and so does the report."""
+    arms = [word for arm in FOUR for word in ("--arm", arm)]
+    said = commands(folder)("compare", "tiny.toml", "--out", "together", *arms)
+    assert said.code == 0, said.err
+    line = "  rounds 1 to 3 from harmful: trained once, and their costs are counted here too\n"
+    assert line in said.out
+    runs = [record.read(RunFolder(folder / "together" / arm)) for arm in FOUR]
+    told = page(runs)
+    assert ("trained once, and their costs are counted in each of these runs (constitution: rounds"
+            " 1 to 3 from harmful; both: rounds 1 to 3 from filter).") in told  # fmt: skip
+    assert "rounds that another run trained" in told
+    assert "trained once" not in page(runs[:2])
+
+
+def test_the_option_makes_every_arm_by_itself(folder: Path, trained: list[int]) -> None:
+    arms = ("--arm", "harmful", "--arm", "constitution", "-o", "federation.rounds=1")
+    said = commands(folder)("compare", "tiny.toml", "--out", "none", "--no-sharing", *arms)
+    assert said.code == 0, said.err
+    assert len(trained) == 2 * 2
+    for arm in ("harmful", "constitution"):
+        assert not [kind for kind, _ in kinds(folder / "none" / arm) if kind.endswith("-shared")]
 
 
 @pytest.mark.parametrize(
