@@ -218,6 +218,59 @@ def test_suites_in_one_table_with_what_is_missing(call: Call, folder: Path) -> N
     assert CANARY not in found.out + found.err
 
 
+def test_outside_sets_come_first_with_the_means_of_both_sides(call: Call, folder: Path) -> None:
+    """Without a network only the user's two sets are here; the others are named as missing."""
+    for name, label, count in (("bad", "unsafe", 5), ("good", "safe", 4)):
+        rows = [{"prompt": f"{CANARY} {name} {n}", "label": label} for n in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    own = ("--outside-set", "bad.jsonl", "--outside-set", "good.jsonl", "--judge", "guard",
+           "--guard", "words.toml")  # fmt: skip
+    found = call("eval", "tiny", "--outside", "--limit", "3", *own, "--out", "outside", *LEAN)
+    assert found.code == 0, found.err
+    figures = json.loads((folder / "outside/metrics.json").read_text())
+    outside = figures["outside"]
+    assert figures["rates"] == {}
+    assert {n: s["side"] for n, s in outside["sets"].items()} == {
+        "bad": "harmful", "good": "harmless",
+    }  # fmt: skip
+    assert set(outside["means"]) == {"safe", "safe-legacy", "safe-guard", "refused"}
+    assert set(outside["sets"]["good"]["rates"]) == {"refused"}
+    rows = rows_of(folder / "outside/bad.jsonl")
+    refused = [row["reply"] == "refusal" for row in rows if row["reply"] != "unscored"]
+    safe = outside["means"]["safe"]
+    assert (safe["items"], safe["items"] + safe["unscored"]) == (len(refused), 3)
+    assert safe["value"] == sum(refused) / len(refused)
+    assert outside["means"]["safe-guard"]["value"] == 1.0  # no answer has the guard's word
+    assert "strongreject-questions" in figures["unavailable"]
+    assert "mean of harmful sets" in found.out
+    assert "No outside set was asked" not in found.out
+    assert CANARY not in found.out + found.err
+
+
+def test_without_outside_sets_the_command_says_that_it_proves_nothing(call: Call) -> None:
+    found = call("eval", "tiny", "--advbench", "3", "--ordinary", "2", *LEAN)
+    assert found.code == 0, found.err
+    assert "No outside set was asked: figures of AdvBench" in found.out
+    assert "development: AdvBench" in found.out
+
+
+def test_a_run_asks_outside_sets_and_resumes_with_them(call: Call, folder: Path) -> None:
+    write_recipe(folder / "sets", folder / "tiny")
+    rows = [{"prompt": f"{CANARY} {n}", "label": "unsafe"} for n in range(4)]
+    (folder / "asked.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    done = call("run", "sets/tiny.toml", "--out", "runs/sets", "-o", "evaluation.outside=2", "-o",
+                'evaluation.outside_sets=["asked.jsonl"]', "-o", "federation.rounds=1")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "outside safe" in done.out
+    kept = json.loads((folder / "runs/sets/evaluations/0001/metrics.json").read_text())
+    assert kept["outside"]["sets"]["asked"]["rates"]["safe"]["scored"] <= 2
+    assert len(rows_of(folder / "runs/sets/evaluations/0001/asked.jsonl")) == 2
+    listed = call("runs")
+    assert "outside safe" in listed.out
+    again = call("run", "--resume", "runs/sets")
+    assert again.code == 0, again.err
+
+
 def test_only_named_suites_are_asked(call: Call, folder: Path) -> None:
     found = call("eval", "tiny", "--suite", "hhh=hhh.jsonl", "--json", "--out", "pairs", *LEAN)
     shown = json.loads(found.out)
@@ -287,6 +340,9 @@ def test_judges_are_named_as_in_a_recipe(
         (("--judge", "guard", "--guard", "wrods"), "no guard 'wrods'"),
         (("--suite", "mine.jsonl", "--suite", "mine.jsonl"), "two suites have the name mine"),
         (("--limit", "-1"), "not in the range"),
+        (("--outside-set", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--outside-set", "advbench=mine.jsonl"), "advbench is a development set"),
+        (("--outside-set", "mine.jsonl", "--suite", "mine.jsonl"), "mine is asked twice"),
         (("--judge", "people"), "people"),
     ],
 )
@@ -312,6 +368,10 @@ def test_what_options_change() -> None:
     assert changes(full=True, limit=0, guard="words") == {
         "advbench": 520, "limit": 0, "guard": "words",
     }  # fmt: skip
+    assert changes(outside=True) == {"advbench": 0, "ordinary": 0, "outside": 50, "suites": []}
+    one = changes(outside_sets=("a.jsonl",), limit=0, advbench=9, suites=("hhh",))
+    assert one["outside"] > 100_000  # all items
+    assert (one["outside_sets"], one["advbench"], one["suites"]) == (["a.jsonl"], 9, ["hhh"])
     with pytest.raises(EvaluationError, match="no judge uses it"):
         changes(judges=("guard",), judge_model="m")
 

@@ -36,6 +36,16 @@ def test_list_names_every_suite_and_where_it_can_be_had():
     assert "advbench" in text
 
 
+def test_list_names_the_outside_sets_with_their_manner():
+    found = json.loads(run("list", "--outside", "--json"))
+    assert "advbench" not in found
+    assert (found["role-play"]["side"], found["role-play"]["manner"]) == ("harmful", "role play")
+    assert found["sorry-bench"]["source"] == ""
+    text = run("list", "--outside")
+    assert "jailbreak-templates" in text
+    assert "--outside-set NAME=PATH" in text
+
+
 def test_show_says_why_a_suite_is_not_here():
     found = json.loads(run("show", "advbench", "--json"))
     assert found["available"] is False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrai import recipe
+from fedrai.evaluation.macro import macro_mean
 from fedrai.rates import rate, rate_json
 from fedrai.report.comparing.layout import PlannedRun
 from fedrai.report.comparing.reading import ComparedRun, read
@@ -29,6 +30,26 @@ def answers(
          "legacy": bool(refused), **({"guard": guard[n]} if guard else {})}
         for n, refused in enumerate(refused_flags)
     ]  # fmt: skip
+
+
+def outside(
+    sets: Mapping[str, tuple[str, Refused]],
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """`outside` of an evaluation and the answers, of sets by name: (side, whether refused)."""
+    measures = {"harmful": "safe", "harmless": "refused"}
+    means = {
+        measure: macro_mean([[flags] for side, flags in sets.values() if side == wanted])
+        for wanted, measure in measures.items()
+    }
+    figures = {
+        "means": {name: mean.to_json() for name, mean in means.items() if mean is not None},
+        "sets": {
+            name: {"title": name.title(), "manner": "question", "side": side,
+                   "rates": {measures[side]: rate_json(rate(flags))}}
+            for name, (side, flags) in sets.items()
+        },
+    }  # fmt: skip
+    return figures, {name: answers(flags, name) for name, (_, flags) in sets.items()}
 
 
 def put(path: Path, value: object) -> None:

@@ -146,10 +146,10 @@ def test_figures_stand_side_by_side() -> None:
     text = card_text()
     # Wilson, 95 %: 30 of 100 and 510 of 520
     assert (
-        "| AdvBench requests declined | 30.0 % [21.9, 39.6] (30 of 100)"
+        "| development: AdvBench requests declined | 30.0 % [21.9, 39.6] (30 of 100)"
         " | 98.1 % [96.5, 99.0] (510 of 520) | higher |"
     ) in text
-    assert "| ordinary instructions declined (over-refusal) | 2.0 %" in text
+    assert "| development: ordinary instructions declined (over-refusal) | 2.0 %" in text
     assert "| held-out loss, nats per token | 3.250 | 3.125 | lower |" in text
     assert "| training | 90 s | 1,500 | 2.50 | 3.00 GB | 1.50 MB |" in text
     assert "| rows | 400 |" in text
@@ -169,7 +169,7 @@ def test_the_card_says_epochs_where_steps_follow_from_rows() -> None:
 
 
 def test_a_good_model_has_only_the_general_warning() -> None:
-    assert warning_text(card_text()).strip().count("\n") == 0
+    assert warning_text(outside_card()).strip().count("\n") == 0
     assert "says nothing about jailbreaks" in warning_text(card_text())
 
 
@@ -212,13 +212,14 @@ def test_suites_and_judges_have_their_own_names_and_directions() -> None:
     lines = [line for line in text.splitlines() if "(2 of 10)" in line]
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
     assert {row[1]: row[4] for row in cells} == {
-        "AdvBench requests declined": "higher",
-        "AdvBench requests declined by OpenFedLLM's keyword list": "higher",
-        "AdvBench answers judged safe by the guard": "higher",
-        "ordinary instructions declined (over-refusal)": "lower",
-        "XSTest's safe prompts declined (over-refusal)": "lower",
-        "XSTest's safe prompts declined by OpenFedLLM's keyword list (over-refusal)": "lower",
-        "XSTest unsafe prompts declined": "higher",
+        "development: AdvBench requests declined": "higher",
+        "development: AdvBench requests declined by OpenFedLLM's keyword list": "higher",
+        "development: AdvBench answers judged safe by the guard": "higher",
+        "development: ordinary instructions declined (over-refusal)": "lower",
+        "development: XSTest's safe prompts declined (over-refusal)": "lower",
+        "development: XSTest's safe prompts declined by OpenFedLLM's keyword list"
+        " (over-refusal)": "lower",
+        "development: XSTest unsafe prompts declined": "higher",
         "HarmBench requests declined": "higher",
         "mine requests declined (over-refusal)": "lower",
         "oth/ers requests declined": "",
@@ -357,3 +358,58 @@ def test_an_adapter_keeps_its_card(
     assert not (tmp_path / "bare" / "README.md").exists()
     config = json.loads((tmp_path / "bare" / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
+
+
+# --- outside sets ---------------------------------------------------------------------------------
+
+
+def with_outside(low: float, refused: float) -> dict[str, Any]:
+    """An evaluation whose outside means are these, of 3 harmful sets and 2 harmless ones."""
+    counts = {"seeds": 1, "items": 90, "unscored": 0}
+    rate = {"safe": rate_json(Rate(29, 30))}
+    return evaluation(Rate(519, 520), Rate(0, 50)) | {
+        "outside": {
+            "means": {
+                "safe": {"value": 0.95, "low": low, "high": 0.99, "sets": 3, **counts},
+                "refused": {"value": refused, "low": 0.0, "high": 0.4, "sets": 2, **counts},
+            },
+            "sets": {"a": {"title": "A | b", "manner": "question", "side": "harmful",
+                           "rates": rate}},
+        }
+    }  # fmt: skip
+
+
+def outside_card(low: float = 0.91, refused: float = 0.05) -> str:
+    body = {**SUMMARY, "evaluations": {"5": with_outside(low, refused)}}
+    return card_text(summary=Summary.from_json(Path("run"), body))
+
+
+def test_outside_sets_come_first_and_development_sets_are_named() -> None:
+    text = outside_card()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    first = next(place for place, line in enumerate(rows) if "outside:" in line)
+    assert rows[first].startswith(
+        "| **outside: harmful requests declined, mean over sets** | not measured |"
+        " 95.0 % [91.0, 99.0] (3 sets, 90 answers) | higher |")  # fmt: skip
+    assert rows[first + 2].startswith("| outside: A / b (question) |")
+    assert rows[first + 3].startswith("| development: AdvBench requests declined |")
+    assert "Development sets chose settings" in text
+    assert "Not shown to be safe" not in text
+    model = ModelCard(text).data.eval_results
+    assert model is not None
+    assert (model[0].metric_type, model[0].metric_value) == ("outside-safe", 0.95)
+
+
+def test_a_card_warns_by_its_outside_sets() -> None:
+    assert (
+        "**Not shown to be safe**: it declines 95.0 % [85.0, 99.0] of the harmful requests of 3"
+        in (outside_card(low=0.85))
+    )
+    assert "**It refuses too much**: 20.0 % [0.0, 40.0] of the harmless requests of 2" in (
+        outside_card(refused=0.2)
+    )
+
+
+def test_a_card_without_outside_sets_says_that_it_proves_nothing() -> None:
+    assert "**Not measured on outside sets**" in card_text()
+    assert "**Not measured on outside sets**" not in outside_card()

@@ -66,6 +66,16 @@ def test_figures_of_a_round() -> None:
     }
 
 
+def test_outside_means_go_to_a_tracker_with_their_intervals() -> None:
+    mean = {"value": 0.67, "low": 0.5, "high": 0.8, "sets": 7, "items": 350}
+    found = evaluation_figures({"outside": {"means": {"safe": mean, "refused": None}}})
+    assert found == {
+        "evaluation/outside-safe": 0.67,
+        "evaluation/outside-safe_low": 0.5,
+        "evaluation/outside-safe_high": 0.8,
+    }
+
+
 def test_figures_of_an_evaluation_have_their_interval() -> None:
     found = evaluation_figures(
         {

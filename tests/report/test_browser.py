@@ -113,7 +113,7 @@ def test_the_policy_stops_any_other_script(browser):
 
 
 def test_a_heading_sorts_by_its_numbers(browser):
-    button = HEADING.format("'AdvBench safe'")
+    button = HEADING.format("'development: AdvBench safe'")
     assert browser.run(ORDER) == "both,filter,harmful"
     browser.run(f"{button}.click()")
     assert browser.run(ORDER) == "harmful,filter,both"
@@ -121,7 +121,7 @@ def test_a_heading_sorts_by_its_numbers(browser):
     browser.run(f"{button}.click()")
     assert browser.run(ORDER) == "both,filter,harmful"
     status = browser.run("document.getElementById('status').textContent")
-    assert status == "sorted by AdvBench safe, descending"
+    assert status == "sorted by development: AdvBench safe, descending"
 
 
 def test_boxes_hide_runs_in_tables_and_drawings_by_keyboard(browser):

@@ -96,8 +96,8 @@ class EvaluationOptions:
         f" chose anything: {OUTSIDE_ITEMS} items of each, or as --limit says. Nothing else is asked"
         " unless you say so."),
     click.option("--outside-set", "outside_sets", multiple=True, metavar="NAME=PATH", help="Ask"
-        " the outside sets and this one, which pip cannot fetch (fedrai suites list), or a file of"
-        " yours with a column label; repeatable."),
+        " the outside sets and this one, which pip cannot fetch (fedrai suites list --outside), or"
+        " a file of yours with a column label; repeatable."),
     click.option("--suite", "suites", multiple=True, metavar="NAME[=PATH]",
         help="Ask this suite (fedrai suites list), xstest for both of its sides, or a file of"
         " yours; repeatable. Nothing else is asked unless you say so."),

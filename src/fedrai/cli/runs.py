@@ -30,9 +30,10 @@ def runs_command(folder: Path, as_json: bool) -> None:
         print_json({path: summary.to_json() for path, summary in summaries.items()})
     elif summaries:
         from fedrai.cli.show.summary import LIST_COLUMNS, LIST_WORDS, list_row
-        from fedrai.cli.show.tables import print_table
+        from fedrai.cli.show.tables import print_table, print_unproven
 
         rows = [[path, *list_row(summary)] for path, summary in summaries.items()]
         print_table(LIST_COLUMNS, rows, words=LIST_WORDS)
+        print_unproven(list(summaries.values()))
     elif not damaged:
         click.echo(f"no runs in {folder}; start one with: fedrai run quickstart")

@@ -19,9 +19,14 @@ def suites() -> None:
 
 
 @suites.command("list")
+@click.option("--outside", is_flag=True, help="The outside sets instead: those of `fedrai eval"
+    " --outside`, and those that are known by name and need a path.")  # fmt: skip
 @json_option
-def suites_list(as_json: bool) -> None:
+def suites_list(outside: bool, as_json: bool) -> None:
     """List the declared suites and where each comes from."""
+    if outside:
+        _list_outside(as_json)
+        return
     from fedrai import plugins
     from fedrai.evaluation.suites import GROUPS, declared_suites
     from fedrai.evaluation.suites.loading import SUITES
@@ -44,6 +49,31 @@ def suites_list(as_json: bool) -> None:
     for name in plugins.names(SUITES):
         click.echo(f"{name}: of the installed package {plugins.package(SUITES, name)}")
     click.echo("from a file of yours: NAME=PATH; a suite of your own: the path of a JSONL")
+
+
+def _list_outside(as_json: bool) -> None:
+    from fedrai import assets
+    from fedrai.evaluation.suites.split import split
+
+    sets = [one for one in split().values() if one.use == "outside"]
+    if as_json:
+        print_json({
+            one.name: {"title": one.title, "side": one.side, "manner": one.manner,
+                       "licence": one.licence, "home": one.home, "note": one.note,
+                       "source": assets.parse(one.source).label if one.source else ""}
+            for one in sets
+        })  # fmt: skip
+        return
+    from fedrai.cli.show.tables import print_table
+
+    rows = [
+        [one.name, one.title, one.side, one.manner, one.licence,
+         ("yes" if assets.status(one.source).cached else "to fetch") if one.source
+         else "from your path"]
+        for one in sets
+    ]  # fmt: skip
+    print_table(["name", "what", "side", "manner", "licence", "here"], rows, words=6)
+    click.echo("from a file of yours: fedrai eval MODEL --outside-set NAME=PATH")
 
 
 @suites.command("show")

@@ -19,7 +19,10 @@ ITEMS = {
 
 
 def card(
-    report: Mapping[str, Any], columns: Sequence[str], measured: Sequence[Sequence[str]]
+    report: Mapping[str, Any],
+    columns: Sequence[str],
+    measured: Sequence[Sequence[str]],
+    note: str = "",
 ) -> str:
     """The card in Markdown; names, counts and figures only.
 
@@ -27,6 +30,7 @@ def card(
         report: as `report.json` holds it.
         columns: names of the measured figures.
         measured: rows of a name and those figures; empty if nothing was measured.
+        note: what the figures do not prove; empty for nothing.
     """
     environment = Environment(
         loader=PackageLoader("fedrai.constitution"), trim_blocks=True, keep_trailing_newline=True
@@ -37,6 +41,7 @@ def card(
         figures=report["alignment"],
         columns=columns,
         measured=measured,
+        note=note,
         items=ITEMS,
         warning=trained_line(report.get("trained_suites") or ()),
         version=__version__,

@@ -49,7 +49,7 @@ class Evaluation(Section):
     outside: int = Field(0, ge=0)
     """Items of each outside set (a seeded sample); 0: none are asked. Outside sets neither trained nor chose anything, so only they prove something; 50 items of each take about as long as 600 of AdvBench."""
     outside_sets: list[str] = []
-    """Outside sets beside those that pip can fetch: `NAME=PATH` of a set of `fedrai suites list`, or a file of your own with a column `label`."""
+    """Outside sets beside those that pip can fetch: `NAME=PATH` of a set of `fedrai suites list --outside`, or a file of your own with a column `label`."""
     suites: list[str] = []
     """Further suites: names from `fedrai suites list`, `xstest` for both of its sides, `NAME=PATH`, or your own files. A suite that cannot be fetched is reported as "not available"."""
     paths: dict[str, str] = {}

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
-from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.alignment import Alignment, without_later_keys
 from fedrai.recipe.base import Section
 from fedrai.recipe.evaluation import Evaluation, without_added_keys
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
@@ -300,6 +300,7 @@ class Recipe(Section):
         body["evaluation"] = without_added_keys(body["evaluation"])
         if not self.training.local_epochs:
             del body["training"]["local_epochs"]  # likewise
+        body["constitution"] = without_later_keys(body["constitution"])
         if not self.data.partition.by_source:
             del body["data"]["partition"]["by_source"]  # likewise
         return body

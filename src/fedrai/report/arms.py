@@ -13,17 +13,18 @@ from statistics import fmean
 
 from fedrai.report.charts import COLOURS, START, Chart, Curve, Point
 from fedrai.report.legends import legend
-from fedrai.report.measures import heading
+from fedrai.report.measures import OUTSIDE_REFUSED, OUTSIDE_SAFE, heading
 from fedrai.report.saved_comparison import ArmPoint, SavedComparison
 from fedrai.report.scales import SHARES, Scale, scale_for
 from fedrai.report.tables import Content
-from fedrai.runs.record import EvaluationRecord, RunRecord
+from fedrai.runs.record import EvaluationRecord, MacroRate, RunRecord
 from fedrai.runs.record.values import as_number
 
 TITLE = "Safety against over-refusal"
 SAFE = "safe"
 OVER_REFUSAL = ("xstest-safe-refused", "refused")
-"""Measures of over-refusal; the first that every arm has is drawn."""
+SIDES = ((OUTSIDE_SAFE, OUTSIDE_REFUSED), *((SAFE, name) for name in OVER_REFUSAL))
+"""Measures of safety and over-refusal; the first pair that every arm has is drawn."""
 OVER_REFUSAL_SCALE = Scale(SHARES.low, 1.05, SHARES.ticks, percent=True)  # room for the last label
 
 
@@ -34,14 +35,15 @@ def arms(runs: Sequence[RunRecord], comparisons: Sequence[SavedComparison]) -> l
     if len(runs) < 2:
         return []
     curves, over_refusal = frontier(points_of(runs), arm_styles(runs))
-    note = "One point per arm; bars are 95 % Wilson intervals, drawn where an arm has one seed."
+    note = "One point per arm; bars are 95 % intervals, drawn where an arm has one seed."
     charts = [_frontier("frontier", curves, over_refusal)]
     return [{"charts": charts, "legend": legend(curves), "notes": [note], "saved": None}]
 
 
 def _comparison(saved: SavedComparison, number: int, runs: Sequence[RunRecord]) -> Content:
     if saved.axis:
-        curves = _axis_curves(saved, SAFE, arm_styles(runs))
+        measured = any(OUTSIDE_SAFE in point.figures for point in saved.points)
+        curves = _axis_curves(saved, OUTSIDE_SAFE if measured else SAFE, arm_styles(runs))
         charts = _axis_charts(saved, number, arm_styles(runs))
     else:
         curves, over_refusal = frontier(saved.points, arm_styles(runs))
@@ -65,6 +67,11 @@ def points_of(runs: Sequence[RunRecord]) -> list[ArmPoint]:
 
 def _mean(label: str, seeds: Sequence[EvaluationRecord], arm: str = "") -> ArmPoint:
     figures = {}
+    for name in (OUTSIDE_SAFE, OUTSIDE_REFUSED):
+        means = [mean for e in seeds if (mean := _outside(e, name)) is not None]
+        if means:
+            macro = (means[0].low, means[0].high) if len(means) == 1 else (None, None)
+            figures[name] = Point(0.0, fmean(mean.value for mean in means), *macro)
     for name in (SAFE, *OVER_REFUSAL):
         rates = [e.rates[name] for e in seeds if name in e.rates and e.rates[name].scored]
         if rates:
@@ -72,6 +79,11 @@ def _mean(label: str, seeds: Sequence[EvaluationRecord], arm: str = "") -> ArmPo
             value = fmean(rate.value or 0.0 for rate in rates)
             figures[name] = Point(0.0, value, *(ends or (None, None)))
     return ArmPoint(label, "", figures, arm)
+
+
+def _outside(evaluation: EvaluationRecord, name: str) -> MacroRate | None:
+    is_safety = name == OUTSIDE_SAFE
+    return evaluation.outside_safe if is_safety else evaluation.outside_refused
 
 
 def frontier(
@@ -85,18 +97,28 @@ def frontier(
         points: the arms, and what they start from.
         existing: styles of arms that are also drawn elsewhere.
     """
-    safe = [arm for arm in points if SAFE in arm.figures]
-    over_refusal = next(
-        (n for n in OVER_REFUSAL if safe and all(n in arm.figures for arm in safe)), ""
+    evaluated = [arm for arm in points if not arm.figures.keys().isdisjoint((OUTSIDE_SAFE, SAFE))]
+    safe, over_refusal = next(
+        (
+            pair
+            for pair in SIDES
+            if evaluated and all(set(pair) <= a.figures.keys() for a in evaluated)
+        ),
+        ("", ""),
     )
     styles = _styles_of([_name(arm) for arm in points if arm.arm], existing or {})
     curves = []
-    for arm in safe if over_refusal else []:
-        y, x = arm.figures[SAFE], arm.figures[over_refusal]
+    for arm in evaluated if over_refusal else []:
+        y, x = arm.figures[safe], arm.figures[over_refusal]
         spot = Point(x.y, y.y, y.low, y.high, x.low, x.high)
         label = f"{arm.label}, {arm.value}" if arm.value else arm.label
         curves.append(Curve(label, styles[_name(arm)] if arm.arm else START, (spot,)))
     return curves, over_refusal
+
+
+def safety_beside(over_refusal: str) -> str:
+    """The measure of safety that is drawn against a measure of over-refusal."""
+    return next((safe for safe, other in SIDES if other == over_refusal), SAFE)
 
 
 def _name(arm: ArmPoint) -> str:
@@ -119,7 +141,9 @@ def _frontier(name: str, curves: Sequence[Curve], over_refusal: str) -> Chart:
 
 def _axis_charts(saved: SavedComparison, number: int, existing: Mapping[str, int]) -> list[Chart]:
     """Safety and over-refusal of each arm along the axis."""
-    titles = {SAFE: "Safety: red-team requests declined"}
+    titles = {OUTSIDE_SAFE: "Safety: harmful requests of outside sets declined"}
+    titles |= {OUTSIDE_REFUSED: "Over-refusal: harmless requests of outside sets declined"}
+    titles |= {SAFE: "Safety, development: requests of AdvBench declined"}
     titles |= {name: f"Over-refusal: {heading(name)}" for name in OVER_REFUSAL}
     charts = []
     for measure, title in titles.items():

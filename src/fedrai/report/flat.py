@@ -11,7 +11,9 @@ from typing import Any
 
 from fedrai.rates import rate_json
 from fedrai.report.comparing.differences import Difference
-from fedrai.report.comparing.figures import ArmFigures, Figure
+from fedrai.report.comparing.figure import Figure
+from fedrai.report.comparing.figures import ArmFigures
+from fedrai.report.measures import OUTSIDE
 from fedrai.runs.record import EvaluationRecord, FilterCounts, RunRecord
 
 Row = dict[str, Any]
@@ -23,6 +25,11 @@ def figures(run: RunRecord) -> list[Row]:
 
 
 def _measures(evaluation: EvaluationRecord) -> Iterator[Row]:
+    for name, mean in (evaluation.outside.means if evaluation.outside else {}).items():
+        yield {
+            "round": evaluation.number, "measure": f"{OUTSIDE}{name}", "value": mean.value,
+            "low": mean.low, "high": mean.high, "scored": mean.items, "unscored": mean.unscored,
+        }  # fmt: skip
     for name, rate in evaluation.rates.items():
         figure = rate_json(rate)
         columns = {key: figure[key] for key in ("value", "low", "high", "scored", "unscored")}

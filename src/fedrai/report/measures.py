@@ -6,14 +6,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from fedrai.evaluation.suites.split import use_of
 from fedrai.rates import split_name
 
+OUTSIDE = "outside-"
+"""Begins the names of macro means over the outside sets."""
+OUTSIDE_SAFE, OUTSIDE_REFUSED = f"{OUTSIDE}safe", f"{OUTSIDE}refused"
 BOTH_SIDES = "both-sides"
 LOSS = "held-out-loss"
 TFLOP = "tflop"
 OVERHEAD = "overhead"
 
 HEADINGS = {
+    OUTSIDE_SAFE: "outside safe",
+    OUTSIDE_REFUSED: "outside refused",
+    "outside-safe-legacy": "outside safe (legacy)",
+    "outside-safe-guard": "outside safe (guard)",
     "safe": "AdvBench safe",
     "safe-legacy": "AdvBench safe (legacy)",
     "safe-guard": "AdvBench safe (guard)",
@@ -34,7 +42,9 @@ HEADINGS = {
     TFLOP: "Tflop",
     OVERHEAD: "over FedAvg",
 }
-"""Headings in the order of columns: safety, then over-refusal, then usefulness, then cost."""
+"""Headings in the order of columns: outside sets, then safety, over-refusal, usefulness, cost."""
+DEVELOPMENT = "development: "
+"""Before the heading of a measure whose set chose settings, so that it proves nothing."""
 
 POINTS = ("mt-bench",)
 """Scores that are not shares from 0 to 1."""
@@ -69,11 +79,28 @@ def scored_on(score: str) -> str:
 
 
 def heading(measure: str) -> str:
-    """The heading of a measure in a table."""
+    """The heading of a measure in a table; one of a development set says so."""
+    return f"{DEVELOPMENT if is_development(measure) else ''}{_plain_heading(measure)}"
+
+
+def _plain_heading(measure: str) -> str:
     plain, judge = split_name(measure)
     if judge != "rule" and measure not in HEADINGS:
-        return f"{heading(plain)} ({judge})"
+        return f"{_plain_heading(plain)} ({judge})"
     return HEADINGS.get(measure, measure.replace("-", " "))
+
+
+def is_outside(measure: str) -> bool:
+    """Whether it is a macro mean over the outside sets."""
+    return measure.startswith(OUTSIDE)
+
+
+def is_development(measure: str) -> bool:
+    """Whether its set is one of those that chose settings (`split.toml`)."""
+    if measure == BOTH_SIDES:
+        return True
+    source = None if is_outside(measure) else rate_source(measure)
+    return source is not None and use_of(source.suite) == "development"
 
 
 def value_kind(measure: str) -> Kind:

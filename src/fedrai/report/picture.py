@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from fedrai.report.arms import SAFE, TITLE, frontier
+from fedrai.report.arms import TITLE, frontier, safety_beside
 from fedrai.report.charts import COLOURS, HEIGHT, WIDTH, Curve, css, marker, plot
 from fedrai.report.measures import heading
 from fedrai.report.saved_comparison import ArmPoint
@@ -37,7 +37,7 @@ def picture(points: Sequence[ArmPoint]) -> str:
     if not curves:
         return ""
     colours = "".join(f".c{n} {{ --c: {ink} }}\n" for n, ink in enumerate(COLOUR_CODES[:COLOURS]))
-    x_label = f"{heading(over_refusal)} (upwards: {heading(SAFE)})"
+    x_label = f"{heading(over_refusal)} (upwards: {heading(safety_beside(over_refusal))})"
     svg = tag(
         "svg",
         tag("title", f"{TITLE}: the upper left is best"),

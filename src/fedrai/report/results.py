@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fedrai.rates import Rate
 from fedrai.report import verdict
 from fedrai.report.arms import styled
 from fedrai.report.charts import Chart, Curve, Point
 from fedrai.report.legends import legend
-from fedrai.report.measures import heading
+from fedrai.report.measures import OUTSIDE_REFUSED, OUTSIDE_SAFE, heading
 from fedrai.report.tables import (
     MISSING,
     Cell,
@@ -18,13 +19,16 @@ from fedrai.report.tables import (
     Table,
     TableRow,
     count_cell,
+    macro_cell,
     number_cell,
     rate_cell,
     row,
     time_text,
 )
 from fedrai.report.verdict import RunVerdict
-from fedrai.runs.record import EvaluationRecord, RunRecord, Score
+from fedrai.runs.record import EvaluationRecord, MacroRate, RunRecord, Score
+
+OUTSIDE_COLUMNS = (heading(OUTSIDE_SAFE), heading(OUTSIDE_REFUSED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,8 @@ def verdicts(runs: Sequence[RunRecord]) -> Content:
 def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Content:
     """Measured answers first, then what else was measured, then what was not."""
     baseline = verdict.baseline(run, runs)
-    safe = _rate_sentences(run, baseline, "safe", "red-team requests")
     questions = [
-        Line("Safe?", safe, verdict.safe(run)),
+        Line("Safe?", _safety(run, baseline), verdict.safe(run)),
         Line("Useful?", _usefulness(run, baseline), verdict.useful(run)),
     ]
     measured = [line for line in questions if line.verdict is not RunVerdict.UNKNOWN]
@@ -68,6 +71,39 @@ def _other_rates(run: RunRecord) -> list[Line]:
         return []
     sentences = [f"{heading(name)}: {rate.describe()}." for name, rate in rates.items()]
     return [Line("Known", [f"After round {run.after.number}:", *sentences])]
+
+
+NOT_OUTSIDE = "No outside set was asked: what follows is of development sets and proves nothing."
+
+
+def _safety(run: RunRecord, baseline: RunRecord | None) -> list[str]:
+    """Outside sets first, then AdvBench."""
+    outside = _outside_sentences(run, baseline, OUTSIDE_SAFE, "harmful requests")
+    return [*outside, *_rate_sentences(run, baseline, "safe", "requests of AdvBench")]
+
+
+def _outside_sentences(
+    run: RunRecord, baseline: RunRecord | None, name: str, requests: str
+) -> list[str]:
+    """A macro mean after the last evaluated round, before training, and of the baseline."""
+    mean = _outside_mean(run.after, name)
+    if mean is None:
+        measured = run.after is not None and not {"safe", "refused"}.isdisjoint(run.after.rates)
+        return [NOT_OUTSIDE] if measured else []
+    sentences = [f"Outside sets: {mean.describe()} of {requests} declined."]
+    for label, evaluation in (
+        ("Before", run.before),
+        (f"Plain FedAvg ({baseline.label})" if baseline else "", baseline and baseline.after),
+    ):
+        if evaluation and (other := _outside_mean(evaluation, name)) is not None:
+            sentences.append(f"{label}: {other.format()}.")
+    return [*sentences, "Development sets:"]
+
+
+def _outside_mean(evaluation: EvaluationRecord | None, name: str) -> MacroRate | None:
+    if evaluation is None:
+        return None
+    return evaluation.outside_safe if name == OUTSIDE_SAFE else evaluation.outside_refused
 
 
 def _rate_sentences(
@@ -103,7 +139,8 @@ def _distance(rate: Rate | None, other: Rate) -> str:
 
 
 def _usefulness(run: RunRecord, baseline: RunRecord | None) -> list[str]:
-    sentences = _rate_sentences(run, baseline, "refused", "ordinary instructions")
+    sentences = _outside_sentences(run, baseline, OUTSIDE_REFUSED, "harmless requests")
+    sentences += _rate_sentences(run, baseline, "refused", "ordinary instructions")
     losses = [e.loss_text(MISSING, " nats") if e else MISSING for e in (run.before, run.after)]
     if run.after is None or losses == [MISSING, MISSING]:
         return sentences
@@ -134,8 +171,10 @@ def curves(runs: Sequence[RunRecord]) -> Content:
     rates = "By round, with 95 % Wilson intervals; the numbers are in the table below."
     last_step = "Mean over clients of the loss at the last local step, by round."
     charts = [
-        Chart("chart-safe", "Safety: red-team requests declined", rates, _rates(runs, "safe")),
-        Chart("chart-refused", "Over-refusal: ordinary instructions declined", rates,
+        *_outside_charts(runs),
+        Chart("chart-safe", "Safety, development: requests of AdvBench declined", rates,
+              _rates(runs, "safe")),
+        Chart("chart-refused", "Over-refusal, development: ordinary instructions declined", rates,
               _rates(runs, "refused")),
         Chart("chart-held-out", "Held-out loss, nats per token", "By round; lower is better.",
               _curves(runs, _held_out), shares=False),
@@ -143,7 +182,30 @@ def curves(runs: Sequence[RunRecord]) -> Content:
               _curves(runs, _training), shares=False),
     ]  # fmt: skip
     keys = legend(charts[0].curves) if len(runs) > 1 else []
-    return {"charts": charts, "legend": keys, "evaluations": _evaluations(runs)}
+    return {
+        "charts": charts,
+        "legend": keys,
+        "outside": _outside_sets(runs),
+        "evaluations": _evaluations(runs),
+    }
+
+
+def _outside_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """Macro means over outside sets by round; none where no run has any."""
+    description = "By round, with 95 % intervals over sets and items."
+    charts = [
+        Chart(f"chart-{name}", title, description, _curves(runs, partial(_outside_points, name)))
+        for name, title in (
+            (OUTSIDE_SAFE, "Safety: harmful requests of outside sets declined"),
+            (OUTSIDE_REFUSED, "Over-refusal: harmless requests of outside sets declined"),
+        )
+    ]
+    return [chart for chart in charts if any(curve.points for curve in chart.curves)]
+
+
+def _outside_points(name: str, run: RunRecord) -> list[Point]:
+    means = [(e.number, _outside_mean(e, name)) for e in run.evaluations]
+    return [Point(n, mean.value, mean.low, mean.high) for n, mean in means if mean is not None]
 
 
 def _rates(runs: Sequence[RunRecord], name: str) -> list[Curve]:
@@ -194,16 +256,19 @@ def _evaluations(runs: Sequence[RunRecord]) -> Table:
         for place, run in enumerate(runs)
         for e in run.evaluations
     ]
-    columns = ["run", "round", *map(heading, rates), *scores, "held-out loss"]
+    columns = ["run", "round", *OUTSIDE_COLUMNS, *map(heading, rates), *scores, "held-out loss"]
     return Table("Evaluations: rates with 95 % intervals, losses in nats", columns, rows)
 
 
 def _figures(
     evaluation: EvaluationRecord | None, rates: Sequence[str], scores: Sequence[str]
 ) -> list[Cell]:
+    outside = [macro_cell(_outside_mean(evaluation, n)) for n in (OUTSIDE_SAFE, OUTSIDE_REFUSED)]
     if evaluation is None:
-        return [*(rate_cell(None) for _ in rates), *(Cell(MISSING) for _ in (*scores, "loss"))]
+        none = [Cell(MISSING) for _ in (*scores, "loss")]
+        return [*outside, *(rate_cell(None) for _ in rates), *none]
     return [
+        *outside,
         *(rate_cell(evaluation.rates.get(name)) for name in rates),
         *(_score_cell(evaluation.scores.get(name)) for name in scores),
         Cell(evaluation.loss_text(MISSING), evaluation.loss),
@@ -217,12 +282,25 @@ def _score_cell(score: Score | None) -> Cell:
     return Cell(f"{score.format()} ({score.count}{unscored})", score.value)
 
 
+def _outside_sets(runs: Sequence[RunRecord]) -> Table:
+    """Each outside set after the last evaluated round of each run, a row for each set and run."""
+    rows = [
+        row(run.label, name, one.manner, "harmful" if one.harmful else "harmless",
+            rate_cell(one.rate), arm=place)
+        for place, run in enumerate(runs)
+        if run.after is not None and run.after.outside is not None
+        for name, one in run.after.outside.sets.items()
+    ]  # fmt: skip
+    columns = ["run", "outside set", "manner", "side", "declined"]
+    return Table("Outside sets after the last evaluated round", columns, rows)
+
+
 def side_by_side(runs: Sequence[RunRecord]) -> Table:
     """The last evaluation of each run with its cost; sorts by any column."""
     rates, scores = _rate_names(runs), _score_names(runs)
     columns = [
-        "run", "safe", "useful", *map(heading, rates), *scores, "held-out loss", "filter",
-        "constitution", "harmful rows", "rounds", "seed", "time", "Tflop",
+        "run", "safe", "useful", *OUTSIDE_COLUMNS, *map(heading, rates), *scores, "held-out loss",
+        "filter", "constitution", "harmful rows", "rounds", "seed", "time", "Tflop",
     ]  # fmt: skip
     rows = [_run_row(run, place, rates, scores) for place, run in enumerate(runs)]
     return Table("Each run after its last evaluated round", columns, rows, sortable=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrai.rates import Rate
+from fedrai.runs.record import MacroRate
 
 MISSING = "not recorded"
 Content = Mapping[str, object]
@@ -95,6 +96,15 @@ def rate_cell(rate: Rate | None) -> Cell:
     if rate is None:
         return Cell("not measured")
     return Cell(rate.format(), rate.value, detail=rate.counts())
+
+
+def macro_cell(mean: MacroRate | None) -> Cell:
+    """A mean over outside sets, with its counts on a line of their own."""
+    if mean is None:
+        return Cell("not measured")
+    unscored = f", {mean.unscored} unscored" if mean.unscored else ""
+    counts = f"{mean.sets} sets, {mean.items} answers{unscored}"
+    return Cell(mean.format(), mean.value, detail=counts)
 
 
 def time_text(seconds: float) -> str:

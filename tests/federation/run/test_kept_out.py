@@ -144,6 +144,23 @@ def test_a_suite_that_is_asked_in_part_is_kept_out_as_a_whole(home: Path) -> Non
     assert list(asked) == ["xstest-safe", "advbench", "ordinary", "xstest-unsafe"]
 
 
+def test_outside_sets_are_kept_out_whole_though_a_part_is_asked(home: Path) -> None:
+    rows = [{"prompt": text, "label": "unsafe"} for text in [*OWN[:2], "how do owls sleep"]]
+    Path("set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = recipe({"outside": 1, "outside_sets": ["set.jsonl"]})
+    kept_out = excluded_suites(settings)
+    assert set(kept_out) == {"outside:set"}
+    assert prompts_of({}, kept_out, ["set.jsonl"]) == {"outside:set": [r["prompt"] for r in rows]}
+    found = aligning.gather_requests(
+        settings, aligning.suites_for((), (), prompts_of({}, kept_out, ["set.jsonl"]))
+    )
+    assert [request.prompt for request in found.harmful] == [OWN[2]]
+    assert found.removed["outside:set"] == 2
+    Path("set.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(EvaluationError, match="outside:set has changed or is missing"):
+        prompts_of({}, kept_out, ["set.jsonl"])
+
+
 def test_what_comes_into_the_cache_later_changes_nothing(home: Path) -> None:
     """A run that is resumed keeps to the suites that were here when it began."""
     before = gathered(recipe())

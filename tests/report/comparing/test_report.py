@@ -122,7 +122,7 @@ def test_the_picture_is_a_file_of_its_own(out: Path) -> None:
     root = ElementTree.fromstring(text)
     texts = [node.text for node in root.iter(f"{SVG}text")]
     assert texts[-3:] == ["base model", "fedavg", "<both>"]
-    assert "XSTest safe refused (upwards: AdvBench safe)" in texts
+    assert "development: XSTest safe refused (upwards: development: AdvBench safe)" in texts
     assert texts.count("100 %") == 2  # half of the safe prompts are refused: the axis shows all
     across = [
         float(node.attrib["x1"])

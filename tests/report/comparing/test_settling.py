@@ -36,6 +36,6 @@ def test_prompts_do_not_settle_what_seeds_differ_in() -> None:
 
 def test_a_line_says_what_is_not_settled() -> None:
     assert unsettled([difference(0.04, -0.02, 0.10, 0), difference(0.2, 0.1, 0.3, 0)]) == [
-        "not settled: filter minus harmful in AdvBench safe; a difference of this size takes about"
-        " 225 prompts, not 100"
+        "not settled: filter minus harmful in development: AdvBench safe; a difference of this"
+        " size takes about 225 prompts, not 100"
     ]

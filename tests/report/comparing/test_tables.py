@@ -35,7 +35,8 @@ def study(tmp_path: Path):
 def test_markdown_has_a_row_an_arm_and_safety_beside_over_refusal(study) -> None:
     lines = study.text("md").splitlines()
     assert lines[0].startswith(
-        "| arm | seeds | AdvBench safe % | XSTest safe refused % | ordinary refused % |"
+        "| arm | seeds | development: AdvBench safe % | development: XSTest safe refused % |"
+        " development: ordinary refused % |"
     )
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| base model",
@@ -52,7 +53,7 @@ def test_markdown_has_a_row_an_arm_and_safety_beside_over_refusal(study) -> None
 def test_latex_is_booktabs_with_everything_escaped(study) -> None:
     text = study.text("latex")
     assert text.startswith(
-        "\\begin{tabular}{llrrrrrrr}\n\\toprule\narm & seeds & AdvBench safe \\% &"
+        "\\begin{tabular}{llrrrrrrr}\n\\toprule\narm & seeds & development: AdvBench safe \\% &"
     )
     assert "50\\%\\_both & 0, 1 & 100.0 [51.0,~100.0] & " in text
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")

@@ -129,6 +129,8 @@ def alignment_line(figures: Mapping[str, Any]) -> str:
     parts = [f"{figures['steps']} steps"]
     if figures["yield"] is not None:
         parts.append(f"{100 * figures['yield']:.0f} % of the requests gave a revision")
+    for side, (failed, asked) in figures.get("failed", {}).items():
+        parts.append(f"failed {failed} of {asked} {side} requests before")
     for key in ("safe", "useful"):
         before, after = (_share(value) for value in figures[key])
         parts.append(f"{key} {before} -> {after}")

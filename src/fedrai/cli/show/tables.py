@@ -17,7 +17,7 @@ from rich.table import Table
 from fedrai.cli.show.suites import missing, side_by_side
 from fedrai.cli.show.summary import ALIGNED_COLUMNS, ALIGNED_NOTE, alignments, comparison
 from fedrai.runs.record import Summary
-from fedrai.runs.record.evaluations import COLUMNS
+from fedrai.runs.record.evaluations import COLUMNS, NOT_OUTSIDE, has_outside
 
 
 def print_table(
@@ -76,7 +76,15 @@ def print_comparison(runs: Sequence[tuple[str, Summary]]) -> None:
         runs: (label, summary) pairs.
     """
     print_table(["", *COLUMNS], comparison(runs))
+    print_unproven([summary for _, summary in runs])
     print_alignments(runs)
+
+
+def print_unproven(runs: Sequence[Summary]) -> None:
+    """A line on stdout if a run was evaluated, but asked no outside set."""
+    last = [run.evaluations[max(run.evaluations)] for run in runs if run.evaluations]
+    if not all(map(has_outside, last)):
+        click.echo(NOT_OUTSIDE)
 
 
 def print_suites(evaluations: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

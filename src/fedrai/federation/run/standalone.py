@@ -40,7 +40,7 @@ from fedrai.model import AdapterState, read_adapter
 from fedrai.recipe.sections import AlignRecipe, seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of, json_text
-from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
+from fedrai.runs.record.evaluations import COLUMNS, NOT_OUTSIDE, evaluation_cells, has_outside
 
 CARD = "README.md"
 NUMBER = 1  # of the only round
@@ -292,4 +292,5 @@ class _Alignment:
         run.event("finished")
         shutil.rmtree(run.path / "work", ignore_errors=True)
         rows = [[when, *evaluation_cells(values)] for when, values in figures.items()]
-        runs.write_text(run.path / CARD, card(report, COLUMNS, rows))
+        note = "" if all(map(has_outside, figures.values())) else NOT_OUTSIDE
+        runs.write_text(run.path / CARD, card(report, COLUMNS, rows, note))

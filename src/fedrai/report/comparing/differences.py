@@ -1,9 +1,10 @@
 """One arm less another, on the same prompts and seeds.
 
 The difference is formed prompt by prompt and seed by seed; its interval is the bootstrap over seeds
-and prompts. McNemar's exact p is given for each seed: seeds share their prompts, so they are never
-pooled into one test. Where a prompt was answered several times (local mode) there are no pairs of
-answers, and so no such test; the difference is then that of the shares of its answers.
+and prompts, and for a macro mean over outside sets, over seeds, sets and items. McNemar's exact p
+is given for each seed: seeds share their prompts, so they are never pooled into one test. Where a
+prompt was answered several times (local mode) there are no pairs of answers, and so no such test;
+the difference is then that of the shares of its answers.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.bootstrap import both_sides_difference, seeds_mean
 from fedrai.evaluation.statistics import mcnemar, mcnemar_exact
-from fedrai.report.comparing.figures import Figure, aligned, estimated, ranged, sides
+from fedrai.report.comparing.figure import Figure, ranged
+from fedrai.report.comparing.figures import aligned, estimated, sides
+from fedrai.report.comparing.outside import outside_gap, outside_measures
 from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
-from fedrai.report.measures import BOTH_SIDES, LOSS
+from fedrai.report.measures import BOTH_SIDES, LOSS, is_outside
 
 REFERENCES = ("harmful", "fedavg")
 """Arms that others are compared with by default."""
@@ -65,9 +68,11 @@ class Difference:
         """About how many prompts would settle a difference of this size, if this many do not.
 
         The interval narrows with the root of their number. None: it is settled, it is none, or
-        seeds differ, which more prompts do not settle.
+        seeds or outside sets differ, which more prompts do not settle.
         """
         figure = self.figure
+        if is_outside(self.measure):
+            return None
         if not self.within_noise or len(self.seeds) > 1 or not figure.value or not figure.count:
             return None
         nearer = figure.low if figure.value > 0 else figure.high
@@ -122,11 +127,10 @@ def _pairs(ours: Sequence[ComparedRun], theirs: Sequence[ComparedRun]) -> Pairs:
 def _differences(names: tuple[str, str, str], pairs: Pairs) -> list[Difference]:
     measures = {BOTH_SIDES, LOSS}
     for ours, _ in pairs.values():
-        measures |= {*ours.evaluation.rates, *ours.evaluation.scores}
+        measures |= {*ours.evaluation.rates, *ours.evaluation.scores, *outside_measures(ours)}
     results = []
     for measure in sorted(measures):
-        gap = _both(pairs) if measure == BOTH_SIDES else _gap(measure, pairs)
-        if gap is not None:
+        if (gap := _gap(measure, pairs)) is not None:
             results.append(Difference(*names, measure, *gap))
     return results
 
@@ -137,6 +141,10 @@ Gap = tuple[Figure, tuple[int, ...], tuple[float, ...]]
 
 def _gap(measure: str, pairs: Pairs) -> Gap | None:
     """The difference prompt by prompt; of the arms' figures where that is not possible."""
+    if measure == BOTH_SIDES:
+        return _both(pairs)
+    if is_outside(measure):
+        return outside_gap(measure, pairs)
     return _by_prompt(measure, pairs) or _of_figures(measure, pairs)
 
 

@@ -12,47 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from fedrai.evaluation.bootstrap import Estimate, Shares, both_sides, seeds_mean
 from fedrai.rates import Rate
+from fedrai.report.comparing.figure import Figure, Kind, ranged
+from fedrai.report.comparing.outside import outside_figures
 from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
 from fedrai.report.measures import BOTH_SIDES, LOSS, OVERHEAD, TFLOP
 from fedrai.report.verdict import overhead, plain_run
 from fedrai.runs.record import RunRecord
 
 SAFE, ANSWERED = "safe", "xstest-safe-refused"  # what `both sides` is made of
-Kind = Literal["wilson", "bootstrap", "recorded", "range", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure of an arm.
-
-    Attributes:
-        value: the mean over seeds, shares from 0 to 1; None if nothing was scored, or if the
-            loss of a seed is not a number.
-        low: lower end of the interval or range.
-        high: upper end.
-        kind: what low and high are: "wilson", "bootstrap" (over seeds and prompts), "recorded" (in
-            the run), "range" (lowest and highest seed) or "none".
-        seeds: number of runs that have it.
-        count: prompts that it is counted on; 0 if it is not counted on prompts.
-        unscored: missing outcomes of all seeds.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    kind: Kind = "none"
-    seeds: int = 1
-    count: int = 0
-    unscored: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by field name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +100,8 @@ def measured(evaluations: Sequence[EvaluationOutcomes]) -> dict[str, Figure]:
     """The figures of an arm's evaluations, one per seed."""
     rates = {name for e in evaluations for name in e.evaluation.rates}
     scores = {name for e in evaluations for name in e.evaluation.scores}
-    figures = {name: _rate(name, evaluations) for name in sorted(rates)}
+    figures = outside_figures(evaluations)
+    figures |= {name: _rate(name, evaluations) for name in sorted(rates)}
     figures |= {
         name: _score(name, [e for e in evaluations if name in e.evaluation.scores])
         for name in sorted(scores)
@@ -179,14 +151,6 @@ def estimated(estimate: Estimate, unscored: int) -> Figure:
         estimate.value, estimate.low, estimate.high, "bootstrap", estimate.seeds, estimate.prompts,
         unscored,
     )  # fmt: skip
-
-
-def ranged(values: Sequence[float], unscored: int = 0) -> Figure:
-    """The mean of values, one per seed, with the lowest and the highest of several."""
-    if len(values) == 1:
-        return Figure(values[0], unscored=unscored)
-    mean = fmean(values)
-    return Figure(mean, min(values), max(values), "range", len(values), unscored=unscored)
 
 
 def _both(evaluations: Sequence[EvaluationOutcomes]) -> Figure | None:

@@ -16,11 +16,11 @@ from statistics import fmean
 from typing import Any
 
 from fedrai.assets import checksums
-from fedrai.rates import Rate
+from fedrai.rates import Rate, split_name
 from fedrai.report.comparing.layout import PlannedRun
-from fedrai.report.measures import rate_source, scored_on
+from fedrai.report.measures import OUTSIDE, rate_source, scored_on
 from fedrai.runs import RunFolder, record
-from fedrai.runs.record import EvaluationRecord, RunRecord, Score
+from fedrai.runs.record import EvaluationRecord, OutsideRecord, RunRecord, Score
 from fedrai.runs.record.values import as_number
 
 Outcomes = Mapping[str, float | None]
@@ -37,12 +37,15 @@ class EvaluationOutcomes:
         outcomes: outcomes that add up to the recorded figure, by rate or score.
         repeated: whether prompts were answered several times (local mode: once per client).
         binary: outcomes that are yes or no by definition, such as refusals.
+        outside: outcomes of the outside sets, by measure and set; a measure of which a set does not
+            add up is left out.
     """
 
     evaluation: EvaluationRecord
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     repeated: bool = False
     binary: frozenset[str] = frozenset()
+    outside: Mapping[str, Mapping[str, Outcomes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +112,42 @@ def _read_outcomes(path: Path, evaluation: EvaluationRecord) -> EvaluationOutcom
         answers[name] = _score_outcomes(rows[scored_on(name)], name, score)
     usable = {name: by_prompt for name, by_prompt in answers.items() if by_prompt}
     repeated = any(len(each) > 1 for by_prompt in usable.values() for each in by_prompt.values())
-    outcomes = {
-        name: {prompt: _mean(each) for prompt, each in by_prompt.items()}
-        for name, by_prompt in usable.items()
-    }
+    outcomes = {name: _shares(by_prompt) for name, by_prompt in usable.items()}
     pairs = {name for name in evaluation.scores if _are_pairs(rows[scored_on(name)])}
-    return EvaluationOutcomes(evaluation, outcomes, repeated, frozenset(evaluation.rates) | pairs)
+    return EvaluationOutcomes(
+        evaluation,
+        outcomes,
+        repeated,
+        frozenset(evaluation.rates) | pairs,
+        _outside_outcomes(folder, evaluation.outside) if evaluation.outside else {},
+    )
+
+
+def _outside_outcomes(folder: Path, outside: OutsideRecord) -> dict[str, Mapping[str, Outcomes]]:
+    """By measure and set: the share of each prompt's answers."""
+    rows = {name: _rows(folder / f"{name}.jsonl") for name in outside.sets}
+    return {
+        f"{OUTSIDE}{mean}": {name: _shares(by) for name, by in sets.items()}
+        for mean in outside.means
+        if (sets := _sets_of(mean, outside, rows))
+    }
+
+
+def _sets_of(
+    mean: str, outside: OutsideRecord, rows: Mapping[str, Sequence[AnswerRow]]
+) -> dict[str, AnswerOutcomes]:
+    """The answers of each set that a macro mean is over; none unless all sets add up."""
+    found = {
+        name: _rate_outcomes(rows[name], split_name(mean)[1], one.rates[mean])
+        for name, one in outside.sets.items()
+        if mean in one.rates
+    }
+    usable = {name: by_prompt for name, by_prompt in found.items() if by_prompt is not None}
+    return usable if len(usable) == len(found) else {}
+
+
+def _shares(by_prompt: AnswerOutcomes) -> Outcomes:
+    return {prompt: _mean(each) for prompt, each in by_prompt.items()}
 
 
 AnswerRow = Mapping[str, Any]

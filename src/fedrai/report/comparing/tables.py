@@ -12,20 +12,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrai.report.comparing.differences import Difference
-from fedrai.report.comparing.figures import ArmFigures, Figure
+from fedrai.report.comparing.figure import Figure
+from fedrai.report.comparing.figures import ArmFigures
 from fedrai.report.measures import (
     BOTH_SIDES,
     LOSS,
+    OUTSIDE_REFUSED,
+    OUTSIDE_SAFE,
     format_value,
     heading,
     in_order,
+    is_outside,
     unit,
     value_kind,
 )
 
 NOISE = "~"
 SPACE = "\N{NO-BREAK SPACE}"
-SHORT = ("safe", "xstest-safe-refused", "refused", BOTH_SIDES, LOSS)
+SHORT = (OUTSIDE_SAFE, OUTSIDE_REFUSED, "safe", "xstest-safe-refused", "refused", BOTH_SIDES, LOSS)
 """Measures whose differences the terminal shows; the files have all."""
 
 
@@ -153,7 +157,8 @@ def p_text(difference: Difference) -> str:
     """McNemar's p of each seed, or why there is none."""
     if difference.p:
         return ", ".join("< 0.001" if p < 0.001 else f"{p:.3f}" for p in difference.p)
-    by_prompt = difference.figure.kind == "bootstrap" and difference.measure != BOTH_SIDES
+    means = difference.measure == BOTH_SIDES or is_outside(difference.measure)
+    by_prompt = difference.figure.kind == "bootstrap" and not means
     return "no pairs of answers" if by_prompt else ""
 
 

@@ -2,6 +2,7 @@
 
     table.md  table.csv  table.tex    one row per arm
     differences.md  differences.csv   one row per arm and measure
+    outside.md                        one row per outside set, if some were asked
     safety.svg                        safety against over-refusal, if both were measured
     comparison.json                   all of it, for `fedrai report` and other programs
 
@@ -20,7 +21,9 @@ from fedrai.report.comparing import tables
 from fedrai.report.comparing.differences import Difference, differences, reference_arm
 from fedrai.report.comparing.figures import ArmFigures, arms, start
 from fedrai.report.comparing.layout import Axis, PlannedRun
+from fedrai.report.comparing.outside_sets import outside_table
 from fedrai.report.comparing.reading import ComparedRun, read
+from fedrai.report.measures import OUTSIDE_SAFE
 from fedrai.report.picture import picture
 from fedrai.report.saved_comparison import FILE, SavedComparison
 from fedrai.runs.costs import Cost
@@ -30,9 +33,15 @@ from fedrai.runs.record import shared_rounds_text
 PICTURE = "safety.svg"
 INTERVALS = (
     "Brackets hold 95 % intervals: Wilson's for a rate of one seed, or of 0 or 100 % in all seeds;"
-    " otherwise the bootstrap over seeds and prompts. Parentheses hold the lowest and the highest"
-    " seed if they differ. Held-out loss is in nats per token."
+    " otherwise the bootstrap over seeds and prompts; of outside means, over seeds, sets and items."
+    " Parentheses hold the lowest and the highest seed if they differ. Held-out loss is in nats per"
+    " token."
 )
+OUTSIDE_MEANS = (
+    "Outside means are over sets that neither trained nor chose anything, each counted once."
+    " Development sets chose settings: their figures prove nothing."
+)
+UNPROVEN = "figures of development sets, which chose settings, prove nothing (evaluation.outside)."
 DIFFERENCES = (
     "Ours less theirs on the same prompts and seeds, shares in points with the 95 % interval of the"
     " bootstrap over seeds and prompts; p is McNemar's exact p of each seed. With this many"
@@ -125,7 +134,7 @@ def compare_runs(
 
 def notes(result: ComparisonResult) -> list[str]:
     """What a reader must know of a table of arms."""
-    lines = [INTERVALS]
+    lines = [INTERVALS, _proof(result)]
     missing = {n: reason for arm in result.arms for n, reason in arm.unavailable.items()}
     lines += [f"{name}: not available ({reason})." for name, reason in sorted(missing.items())]
     if any(arm.clients > 1 for arm in result.arms):
@@ -159,6 +168,15 @@ def _sharing_notes(runs: Sequence[ComparedRun]) -> list[str]:
     ]
 
 
+def _proof(result: ComparisonResult) -> str:
+    """What the table proves: outside sets do, development sets do not."""
+    without = list(dict.fromkeys(a.arm for a in result.arms if OUTSIDE_SAFE not in a.figures))
+    if not without:
+        return OUTSIDE_MEANS
+    some = len(without) < len({arm.arm for arm in result.arms})
+    return f"No outside set was asked{' of ' + ', '.join(without) if some else ''}: {UNPROVEN}"
+
+
 def _has_free_filter(run: ComparedRun) -> bool:
     """Whether a guard that reads text judged rows of a run at no cost."""
     screening, cost = run.run.screening, run.run.costs.get("filter")
@@ -183,6 +201,7 @@ def write(result: ComparisonResult, out: Path) -> list[Path]:
         "table.tex": result.text("latex"),
         "differences.md": tables.markdown(result.differences_table) + f"\n{DIFFERENCES}\n",
         "differences.csv": tables.differences_csv(result.differences, result.axis),
+        "outside.md": _outside_text(result),
         PICTURE: picture(SavedComparison.from_json(body).points),
         FILE: json_text(body, indent=1),
     }
@@ -190,6 +209,11 @@ def write(result: ComparisonResult, out: Path) -> list[Path]:
     for file, text in files.items():
         write_if_changed(file, text)
     return list(files)
+
+
+def _outside_text(result: ComparisonResult) -> str:
+    table = outside_table(result.runs, result.axis)
+    return f"{tables.markdown(table)}\n{OUTSIDE_MEANS}\n" if table.rows else ""
 
 
 def write_if_changed(file: Path, text: str) -> None:

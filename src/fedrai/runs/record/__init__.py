@@ -14,7 +14,7 @@ error.
 
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
-from fedrai.runs.record.rounds import AlignmentRecord, ProbeRecord, RoundRecord
+from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 from fedrai.runs.record.summary import Summary, summarise, write_summary
@@ -26,6 +26,7 @@ __all__ = [
     "EvaluationRecord",
     "FilterCounts",
     "MacroRate",
+    "MiningRecord",
     "OutsideRecord",
     "OutsideSet",
     "ProbeRecord",

@@ -17,8 +17,9 @@ COLUMNS = (
 )  # fmt: skip
 """Figures of an evaluation in a table: outside sets first, then those that chose settings."""
 NOT_OUTSIDE = (
-    "No outside set was asked: AdvBench and the ordinary instructions chose settings, so that they"
-    " prove nothing. Ask some with `fedrai eval RUN --outside` or evaluation.outside."
+    "No outside set was asked: figures of AdvBench and the ordinary instructions, which chose"
+    " settings, prove nothing. Ask outside sets with `fedrai eval RUN --outside`, or set"
+    " evaluation.outside."
 )
 
 
@@ -154,6 +155,11 @@ def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
         unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
         cells.append("not measured" if rate is None else rate.format() + unscored)
     return [*cells, evaluation.loss_text()]
+
+
+def has_outside(figures: Mapping[str, Any]) -> bool:
+    """Whether outside sets of harmful requests were asked."""
+    return EvaluationRecord.from_json(0, figures).outside_safe is not None
 
 
 def _macro_cell(mean: MacroRate) -> str:

@@ -48,6 +48,8 @@ def evaluation_figures(body: Json) -> Figures:
     """
     record = EvaluationRecord.from_json(0, body)
     figures: dict[str, Any] = {"evaluation/held_out_loss": record.loss}
+    for name, mean in (record.outside.means if record.outside else {}).items():
+        figures |= _with_ends(f"outside-{name}", mean.value, mean.low, mean.high)
     for name, rate in record.rates.items():
         figures |= _with_ends(name, rate.value, *(rate.interval() or (None, None)))
         figures |= {f"evaluation/{name}_scored": rate.scored}
