@@ -481,6 +481,18 @@ def test_the_hash_is_that_of_the_resolved_recipe_without_its_arms(file):
     assert len(hashes) == 5
 
 
+def test_the_hash_of_training_leaves_out_what_comes_after_it(file):
+    plain = loading.load(file)
+    after = ["name=x", "constitution.schedule=last", "constitution.steps=9", "evaluation.every=2",
+             "evaluation.advbench=7", "tracking.kind=tensorboard"]  # fmt: skip
+    assert {loading.load(file, [o]).training_hash for o in after} == {plain.training_hash}
+    before = ["seed=1", "training.local_steps=11", "filter.mode=drop", "federation.rounds=2",
+              "federation.mode=centralised", "aggregation.algorithm=fedadam", "data.max_length=99",
+              "adapter.rank=8", "model.base=other", "data.harm.malicious_clients=1"]  # fmt: skip
+    hashes = {loading.load(file, [o]).training_hash for o in before}
+    assert len(hashes | {plain.training_hash}) == 11
+
+
 def test_the_hash_does_not_depend_on_the_order_of_keys():
     shuffled = dict(reversed(table().items()))
     assert loading.validate(shuffled).hash == loading.validate(table()).hash

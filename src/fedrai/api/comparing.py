@@ -43,6 +43,7 @@ def compare(
     seeds: Sequence[int] = (),
     axis: tuple[str, Sequence[Any]] | None = None,
     against: str = "",
+    sharing: bool = True,
     progress: bool = False,
 ) -> Comparison:
     """Run every arm of a recipe, as `fedrai compare` does; finished runs are not repeated.
@@ -55,6 +56,7 @@ def compare(
         seeds: used in place of the recipe's.
         axis: a key and the values it takes, such as `("data.harm.share", [0, 0.3])`.
         against: the reference arm; empty: harmful, fedavg, or the first.
+        sharing: take over rounds and evaluations that another arm makes alike.
         progress: show the progress on stderr.
 
     Raises:
@@ -71,8 +73,9 @@ def compare(
     along = Axis.parse(f"{axis[0]}={','.join(map(_option_text, axis[1]))}") if axis else None
     with observed(progress) as observer:
         outcome = running.compare(
-            chosen, path, seeds=seeds, axis=along, against=against, observer=observer
-        )
+            chosen, path, seeds=seeds, axis=along, against=against, sharing=sharing,
+            observer=observer,
+        )  # fmt: skip
     runs = [{"arm": a.name, "seed": a.seed, "axis_value": a.value, "path": str(a.path)}
             for a in outcome.arms]  # fmt: skip
     comparison = outcome.comparison

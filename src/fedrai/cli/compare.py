@@ -32,6 +32,7 @@ class CompareOptions:
     out: Path | None
     table: str | None
     table_out: Path | None
+    no_sharing: bool
     overrides: tuple[str, ...]
 
     def seeds(self) -> tuple[int, ...]:
@@ -65,6 +66,7 @@ class CompareOptions:
         pairs = [(flag, str(value)) for flag, values in flags.items() for value in values
                  if value not in (None, "")]  # fmt: skip
         words = ["fedrai", "compare", str(self.recipe_file)]
+        words += ["--no-sharing"] * self.no_sharing
         return shlex.join([*words, *(word for pair in pairs for word in pair)])
 
 
@@ -85,6 +87,8 @@ class CompareOptions:
         help="Print the table in this format, and nothing else."),
     click.option("--table-out", type=FILE,
         help="Write the table to this file (format: --table, or by the ending)."),
+    click.option("--no-sharing", is_flag=True,
+        help="Train and evaluate every arm by itself, also where it does the same as another."),
     override_option(),
 )  # fmt: skip
 @json_option
@@ -129,8 +133,9 @@ def _compare(
     axis = Axis.parse(options.axis) if options.axis else None
     with Display() as display:
         return compare_arms(
-            settings, out, seeds=seeds, axis=axis, against=options.against, observer=display
-        )
+            settings, out, seeds=seeds, axis=axis, against=options.against,
+            sharing=not options.no_sharing, observer=display,
+        )  # fmt: skip
 
 
 def _summaries(arms: tuple[ArmRun, ...], out: Path) -> dict[str, Any]:
@@ -177,10 +182,13 @@ def _show(runs: ComparisonRuns, out: Path) -> None:
 def _show_runs(arms: tuple[ArmRun, ...]) -> None:
     """What each run took, and what its filter did."""
     from fedrai.cli.show.summary import cost_line, filter_note, rows_notes
+    from fedrai.runs.record import shared_rounds_text
 
     filtered = any(arm.summary.filter for arm in arms)
     for arm in arms:
         click.echo(f"{arm.name}: {arm.path}  ({cost_line(arm.summary)})")
+        if shared := shared_rounds_text(arm.summary.shared_rounds):
+            click.echo(f"  {shared}: trained once, and their costs are counted here too")
         if filtered:
             click.echo(f"  {filter_note(arm.summary)}")
         for line in rows_notes(arm.summary):

@@ -26,15 +26,19 @@ from fedrai.federation.clients import Clients
 from fedrai.federation.defences import Defend
 from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
 from fedrai.federation.protocol import Reason, Update
+from fedrai.federation.shared_round import FROM, EarlierRuns, SharedRound, server_state
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Ledger
-from fedrai.runs.files import json_text, load_tensors, save_tensors, write_text
+from fedrai.runs.files import json_text, save_tensors, write_text
 
 Emit = Callable[..., None]
 Align = Callable[[int, AdapterState, Path], Aligned]
 """Aligns the aggregated adapter of a round; may keep in the folder what it needs to resume."""
+
+Made = tuple[Adapters, Mapping[str, Any], Mapping[str, Any]]
+"""A round before its alignment: its adapters, its part of `round.json`, the figures to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Tools:
         emit: is told of every event (kind, fields).
         defend: changes the aggregated adapter before it is aligned; None: nothing does.
         align: aligns the aggregated adapter; None: it goes to the clients as it is.
+        earlier: runs that may have trained the same rounds already; None: there are none.
     """
 
     clients: Clients
@@ -60,6 +65,7 @@ class Tools:
     emit: Emit
     defend: Defend | None = None
     align: Align | None = None
+    earlier: EarlierRuns | None = None
 
 
 def run_rounds(plan: Plan, tools: Tools) -> None:
@@ -72,7 +78,7 @@ def run_rounds(plan: Plan, tools: Tools) -> None:
     last = tools.run.last_round()
     adapters = load_adapters(tools.run, tools.model, plan, last)
     if last:
-        tools.aggregator.restore(_server_state(tools.run, last))
+        tools.aggregator.restore(server_state(tools.run, last))
     for number in range(last):  # only those that were damaged are missing
         _evaluate_if_due(plan, tools, number)
     _evaluate_if_due(plan, tools, last, adapters)
@@ -102,6 +108,31 @@ class _Round:
         Raises:
             FederationError: too few updates are usable.
         """
+        shared = self._shared()
+        adapters, record, figures = self._take(shared) if shared else self._make()
+        adapters, report = self._align(adapters)
+        if self._tools.clients.late is not None:
+            report["late_replies"] = self._tools.clients.late.count()
+        self._commit(adapters, {**record, **report})
+        self._emit("round-finished", **figures)
+        return adapters
+
+    def _shared(self) -> SharedRound | None:
+        """The same round of another run, unless this run has begun to train it."""
+        tools = self._tools
+        if tools.earlier is None or any(tools.run.pending(self._number).glob("*.safetensors")):
+            return None
+        return tools.earlier.round(self._number, self._before, tools.aggregator.state())
+
+    def _take(self, shared: SharedRound) -> Made:
+        """Take over another run's round with its record and its costs."""
+        self._ledger.merge(Ledger(shared.costs))
+        self._tools.aggregator.restore(shared.state)
+        self._emit("round-shared", source=shared.source, **shared.sizes)
+        return shared.adapters, {**shared.record, FROM: shared.source}, shared.figures
+
+    def _make(self) -> Made:
+        """Have the clients train, and aggregate their updates."""
         self._gather()
         cap = self._plan.weight_cap
         weighted = round_record.weighted(self._updates, cap)
@@ -114,13 +145,9 @@ class _Round:
                 for name, update in self._updates.items()
             }
             adapters, change = self._defend(adapters)
-        adapters, report = self._align(adapters)
-        if self._tools.clients.late is not None:
-            report["late_replies"] = self._tools.clients.late.count()
         clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap)
-        self._commit(adapters, {**clients, **change, **report})
-        self._emit("round-finished", **round_record.round_figures(weighted, self._aside))
-        return adapters
+        figures = round_record.round_figures(weighted, self._aside)
+        return adapters, {**clients, **change}, figures
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._tools.emit(kind, round=self._number, **fields)
@@ -228,17 +255,14 @@ class _Round:
         self._tools.run.commit_round(self._number, write)
 
 
-def _server_state(run: RunFolder, number: int) -> dict[str, Any]:
-    file = run.round_folder(number) / "server.safetensors"
-    return dict(load_tensors(file)[0]) if file.is_file() else {}
-
-
 def _evaluate_if_due(plan: Plan, tools: Tools, number: int, after: Adapters | None = None) -> None:
     """Evaluate the adapters after a round, which are read unless they are given."""
     regular = plan.evaluate_every and number % plan.evaluate_every == 0
     if not (number in (0, plan.rounds) or regular) or number in tools.run.evaluations():
         return
     adapters = after or load_adapters(tools.run, tools.model, plan, number)
+    if tools.earlier is not None and tools.earlier.copy_evaluation(number, adapters):
+        return
     tools.emit("evaluation-started", round=number)
     result = tools.evaluate([adapters[name] for name in sorted(adapters)])
     write_evaluation(tools.run, tools.run.evaluation_folder(number), result)

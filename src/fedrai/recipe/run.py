@@ -17,6 +17,9 @@ from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source, as_before
 from fedrai.recipe.tracking import Tracking
 
+AFTER_TRAINING = ("name", "constitution", "evaluation")
+"""Sections that come after a round's training and aggregation, and the name."""
+
 
 class Model(Section):
     """The base model, the same on every client."""
@@ -275,6 +278,20 @@ class Recipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 in hex of the resolved recipe (canonical JSON without arms, seeds and tracking)."""
+        return _digest(self._hashed())
+
+    @property
+    def training_hash(self) -> str:
+        """The same of what decides how clients train and how their updates are aggregated.
+
+        Without the name, the constitution and the evaluation. A constitution changes what clients
+        train only through the adapter that they start from, which this hash does not cover.
+        """
+        body = self._hashed()
+        return _digest({key: body[key] for key in body if key not in AFTER_TRAINING})
+
+    def _hashed(self) -> dict[str, Any]:
+        """What `hash` covers, by section."""
         body = as_before(self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"}))
         if self.federation.weight_cap == Federation().weight_cap:
             del body["federation"]["weight_cap"]  # added later: earlier runs keep their hash
@@ -286,11 +303,15 @@ class Recipe(Section):
         body["constitution"] = without_later_keys(body["constitution"])
         if not self.data.partition.by_source:
             del body["data"]["partition"]["by_source"]  # likewise
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        return body
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:
         """The seed of one use of randomness; see `seed_for`."""
         return seed_for(self.seed, purpose, round_, client)
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def seed_for(seed: int, purpose: str, round_: int = 0, client: str = "") -> int:

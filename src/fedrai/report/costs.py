@@ -10,7 +10,7 @@ from fedrai.report.charts import Bar, BarChart
 from fedrai.report.legends import legend_of_parts
 from fedrai.report.tables import Content, Table, TableRow, number_cell, percent_cell, row, time_text
 from fedrai.runs.costs import Cost
-from fedrai.runs.record import RunRecord
+from fedrai.runs.record import RunRecord, shared_rounds_text
 
 PHASES = ("filter", "training", "aggregation", "constitution", "evaluation")
 
@@ -36,6 +36,7 @@ def costs(runs: Sequence[RunRecord]) -> Content:
         "legend": legend_of_parts(phases),
         "charts": charts,
         "overheads": _overheads(runs),
+        "shared": _shared(runs),
         "phases": Table("Cost by phase", columns, rows),
     }
 
@@ -65,6 +66,12 @@ def _phase(run: RunRecord, place: int, phase: str) -> TableRow:
         number_cell(cost.bytes_down / 1e6, ",.1f"), number_cell(cost.bytes_up / 1e6, ",.1f"),
         arm=place,
     )  # fmt: skip
+
+
+def _shared(runs: Sequence[RunRecord]) -> str:
+    """Which rounds were trained once for several runs; empty if none were."""
+    texts = [(run.label, shared_rounds_text(run.shared_rounds)) for run in runs]
+    return "; ".join(f"{label}: {text}" for label, text in texts if text)
 
 
 def _overheads(runs: Sequence[RunRecord]) -> Table:

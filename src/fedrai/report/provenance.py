@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedrai.report.tables import MISSING, Cell, Table, number_cell, row
-from fedrai.runs.record import RunRecord, skipped_rows_text
+from fedrai.runs.record import RunRecord, shared_rounds_text, skipped_rows_text
 
 
 def provenance(runs: Sequence[RunRecord]) -> Table:
@@ -22,8 +22,10 @@ def _code(value: str | None) -> Cell:
 
 
 def _sizes(run: RunRecord) -> dict[str, str]:
+    shared = shared_rounds_text(run.shared_rounds)
     return {
         "rounds done": f"{len(run.rounds)} of {number_cell(run.planned_rounds).text}",
+        "rounds that another run trained": shared or "none",
         "clients": number_cell(run.clients).text,
         "rows trained on": number_cell(run.rows).text,
         "rows not usable": skipped_rows_text(run.bad_rows, run.bad_rows_unreported),

@@ -158,6 +158,10 @@ class Display(Live, Observer):
         self.print_line(f"round {round}: {len(clients)} clients ({', '.join(clients[:6])}"
                    f"{', ...' if len(clients) > 6 else ''})")  # fmt: skip
 
+    def _on_round_shared(self, source: str, steps: int, **fields: Any) -> None:
+        self._round, self._left = f"round {fields['round']}", self._left - steps
+        self.print_line(f"{self._round}: the same as in {source}, not trained again")
+
     def _on_client_finished(self, client: str, **numbers: Any) -> None:
         timed = "tokens" in numbers and "seconds" in numbers  # a node may keep any of them
         rate = f"{numbers['tokens'] / max(numbers['seconds'], 1e-9):,.0f}" if timed else "?"

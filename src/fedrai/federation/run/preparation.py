@@ -66,6 +66,7 @@ class PreparedRun:
             when the run starts.
         held_out_bad: number of held-out rows that cannot be used for the held-out loss.
         unread: columns with further answers that are not used, with the number of their rows.
+        siblings: folders of runs whose rounds and evaluations may be taken over; see `sharing`.
     """
 
     recipe: Recipe
@@ -83,6 +84,7 @@ class PreparedRun:
     held_out_bad: int = 0
     held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    siblings: Sequence[Path] = ()
 
     @property
     def clients(self) -> int:

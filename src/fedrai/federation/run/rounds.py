@@ -12,6 +12,7 @@ from fedrai.federation.clients import Clients
 from fedrai.federation.run import aligning, preparation
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
+from fedrai.federation.run.sharing import Siblings
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import FedAvg, Recipe, Robust
@@ -82,6 +83,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             emit=emit,
             defend=defences.build(prepared.recipe.defence),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
+            earlier=Siblings(prepared, run, plan) if prepared.siblings else None,
         ),
     )
 

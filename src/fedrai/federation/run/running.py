@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedrai import assets, captured_log, recipe, runs
 from fedrai.errors import AssetError
-from fedrai.federation import round_record
 from fedrai.federation.plan import Plan
-from fedrai.federation.run import damage, local, moved_files, preparation, resuming
+from fedrai.federation.run import damage, local, moved_files, preparation, resuming, sharing
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
@@ -57,7 +57,8 @@ def run(
         settings: the resolved recipe.
         out: the run folder.
         loaded: a model that was loaded for the same settings.
-        siblings: folders of runs that may have evaluated the same base model already.
+        siblings: folders of runs that may have evaluated the same base model, or trained and
+            evaluated the same rounds, already; nothing of theirs is made again.
         engine: reaches the clients.
         observer: is told of the progress.
 
@@ -70,8 +71,8 @@ def run(
     folder = RunFolder.create(out, recipe.to_toml(settings), prepared.info())
     with folder.lock(), captured_log.into(out):
         folder.event("started", command=preparation.command_line())
-        _share_base_evaluation(folder, settings, siblings)
-        _execute(prepared, folder, engine, observer)
+        sharing.share_base_evaluation(folder, siblings)
+        _execute(replace(prepared, siblings=siblings), folder, engine, observer)
     return out
 
 
@@ -91,25 +92,12 @@ def _prepare(
     return prepared
 
 
-def _share_base_evaluation(folder: RunFolder, settings: Recipe, siblings: Sequence[Path]) -> None:
-    """Copy round 0 from a run that asked the same of the same model."""
-    for other in siblings:
-        source = RunFolder.open(other)
-        before = recipe.load(source.recipe_file)
-        keys = ("questions_fingerprint", "start_sha256", "model_fingerprint")
-        same = all(source.info.get(key) == folder.info[key] for key in keys)
-        drawn = settings.evaluation.temperature > 0 and before.seed != settings.seed
-        same_questions = same and not drawn and before.evaluation == settings.evaluation
-        if same_questions and same_model(before, settings) and 0 in source.evaluations():
-            round_record.copy_evaluation(source, folder, 0)
-            return
-
-
 def resume(
     path: Path,
     loaded: LanguageModel | None = None,
     engine: Engine = local,
     places: Mapping[str, str] | None = None,
+    siblings: Sequence[Path] = (),
     observer: Observer = SILENT,
 ) -> Path:
     """Resume a run that was stopped or killed; a finished one is left as it is.
@@ -119,6 +107,7 @@ def resume(
         loaded: a model that was loaded for the same settings.
         engine: reaches the clients; the same that the run started with.
         places: new places of the recipe's files by their old ones; see `moved_files`.
+        siblings: see `run`.
         observer: is told of the progress.
 
     Raises:
@@ -143,7 +132,8 @@ def resume(
         _check_unchanged(prepared, folder, observer)
         moved_files.record(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
-        _execute(prepared, folder, engine, observer)
+        sharing.share_base_evaluation(folder, siblings)
+        _execute(replace(prepared, siblings=siblings), folder, engine, observer)
     return path
 
 
@@ -192,15 +182,3 @@ def _planned_steps(prepared: preparation.PreparedRun, plan: Plan, last: int) -> 
         sizes = [len(prepared.rows[name]) for name in names]
         of_rounds[number - 1] = sum(preparation.local_steps(prepared.recipe, n) for n in sizes if n)
     return sum(of_rounds[:last]), sum(of_rounds)
-
-
-def same_model(one: Recipe, other: Recipe) -> bool:
-    """Whether both load the same model; they may start from different adapters of one shape."""
-    shapes = [r.adapter.model_copy(update={"start": ""}) for r in (one, other)]
-    return (
-        one.model == other.model
-        and shapes[0] == shapes[1]
-        and one.data.max_length == other.data.max_length
-        and one.training.gradient_checkpointing == other.training.gradient_checkpointing
-        and one.training.compile == other.training.compile
-    )

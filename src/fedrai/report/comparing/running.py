@@ -1,7 +1,8 @@
 """The runs of a comparison, one after the other: arms x seeds (x one axis) of a recipe.
 
 Shared work is done once: the base model stays loaded while arms agree on it, it is evaluated once
-where they ask the same questions, and the guard's verdicts are cached. Finished runs are not run
+where they ask the same questions, rounds that several arms train alike are trained by the first of
+them, and the guard's verdicts are cached. Finished runs are not run
 again, and a run that was stopped is resumed.
 """
 
@@ -16,13 +17,14 @@ from statistics import fmean
 from fedrai.errors import RunError
 from fedrai.federation.run import preparation, running
 from fedrai.federation.run.observer import SILENT, Observer
+from fedrai.federation.run.sharing import same_model
 from fedrai.model import LanguageModel
 from fedrai.progress import about
 from fedrai.recipe.sections import Recipe
 from fedrai.report.comparing.differences import reference_arm
 from fedrai.report.comparing.layout import Axis, PlannedRun, plan_runs
 from fedrai.report.comparing.writing import ComparisonResult, compare_runs, write
-from fedrai.runs import RunFolder, record
+from fedrai.runs import RunFolder, find_runs, record
 from fedrai.runs.costs import Cost
 from fedrai.runs.record import Summary, summarise
 
@@ -60,6 +62,7 @@ def compare(
     seeds: Sequence[int] = (),
     axis: Axis | None = None,
     against: str = "",
+    sharing: bool = True,
     observer: Observer = SILENT,
 ) -> ComparisonRuns:
     """Run every arm of a recipe with every seed; finished runs are not run again.
@@ -70,6 +73,7 @@ def compare(
         seeds: instead of the recipe's own.
         axis: a recipe key with its values; None: no axis.
         against: the reference arm; empty: harmful, fedavg, or the first.
+        sharing: whether a run takes rounds and evaluations from another that made the same.
         observer: is told of each run and of its progress.
 
     Raises:
@@ -85,7 +89,7 @@ def compare(
     plan = plan_runs(settings, out, seeds, axis)
     reference = reference_arm(list(dict.fromkeys(planned.arm for planned in plan)), against)
     runs = list({planned.path: planned for planned in plan}.values())
-    _run_pending(runs, observer)
+    _run_pending(runs, out if sharing else None, observer)
     result = compare_runs(plan, axis, reference)
     arms = (
         ArmRun(run.arm, run.seed, run.value, run.path, summarise(RunFolder.open(run.path)))
@@ -94,8 +98,14 @@ def compare(
     return ComparisonRuns(tuple(arms), result, tuple(write(result, out)))
 
 
-def _run_pending(runs: Sequence[PlannedRun], observer: Observer) -> None:
-    """Run or resume what is not finished; each run is announced with the time left."""
+def _run_pending(runs: Sequence[PlannedRun], out: Path | None, observer: Observer) -> None:
+    """Run or resume what is not finished; each run is announced with the time left.
+
+    Args:
+        runs: all runs of the comparison.
+        out: the folder whose runs share rounds and evaluations; None: none do.
+        observer: is told of each run and of its progress.
+    """
     pending = [run for run in runs if not _is_finished(run.path)]
     if not pending:
         observer.heading(f"all {len(runs)} runs are finished; none is run again")
@@ -110,21 +120,25 @@ def _run_pending(runs: Sequence[PlannedRun], observer: Observer) -> None:
         seed = f", seed {run.seed}" if several_seeds else ""
         left = _time_left(pending[number:], durations)
         observer.heading(f"{position}: {_name(run)}{seed}{left}")
-        durations.setdefault(run.arm, []).append(_run_one(run, runs, models, observer))
+        others = _others(run, runs, out) if out else []
+        durations.setdefault(run.arm, []).append(_run_one(run, others, models, observer))
 
 
-def _run_one(
-    run: PlannedRun, runs: Sequence[PlannedRun], models: _Models, observer: Observer
-) -> float:
-    """Run or resume one run and return its seconds."""
+def _run_one(run: PlannedRun, others: Sequence[Path], models: _Models, observer: Observer) -> float:
+    """Run or resume one run, with the folders of others to share with; returns its seconds."""
     start = time.monotonic()
     model = models.get(run.recipe)
     if _exists(run.path):
-        running.resume(run.path, model, observer=observer)
+        running.resume(run.path, model, siblings=others, observer=observer)
         return _seconds(run.path)
-    others = [other.path for other in runs if other.path != run.path and _exists(other.path)]
     running.run(run.recipe, run.path, model, others, observer=observer)
     return time.monotonic() - start
+
+
+def _others(run: PlannedRun, runs: Sequence[PlannedRun], out: Path) -> list[Path]:
+    """The folders of the other runs: those of the comparison, then what else `out` holds."""
+    paths = [*(other.path for other in runs), *(other.path for other in find_runs(out))]
+    return [path for path in dict.fromkeys(paths) if path != run.path and _exists(path)]
 
 
 def _exists(path: Path) -> bool:
@@ -163,8 +177,9 @@ def seconds_left(pending: Sequence[str], durations: Mapping[str, Sequence[float]
 
 
 def _seconds(path: Path) -> float:
-    """The recorded duration of a run, over all its processes."""
-    return sum(record.read(RunFolder.open(path)).costs.values(), Cost()).seconds
+    """The recorded duration of a run, over all its processes, without rounds that it took over."""
+    run = record.read(RunFolder.open(path))
+    return sum(run.costs.values(), Cost()).seconds - run.shared_seconds
 
 
 class _Models:
@@ -175,7 +190,7 @@ class _Models:
         self._last: tuple[Recipe, LanguageModel] | None = None
 
     def get(self, settings: Recipe) -> LanguageModel:
-        if self._last is None or not running.same_model(self._last[0], settings):
+        if self._last is None or not same_model(self._last[0], settings):
             self._last = None  # two big models at once may not fit
             self._last = (settings, preparation.load_model(settings, self._progress))
         return self._last[1]

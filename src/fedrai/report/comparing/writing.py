@@ -26,7 +26,9 @@ from fedrai.report.comparing.reading import ComparedRun, read
 from fedrai.report.measures import OUTSIDE_SAFE
 from fedrai.report.picture import picture
 from fedrai.report.saved_comparison import FILE, SavedComparison
+from fedrai.runs.costs import Cost
 from fedrai.runs.files import json_text, write_text
+from fedrai.runs.record import shared_rounds_text
 
 PICTURE = "safety.svg"
 INTERVALS = (
@@ -145,8 +147,25 @@ def notes(result: ComparisonResult) -> list[str]:
             f"The Tflop of {', '.join(cached)} include nothing for the filter: its verdicts were"
             " cached by earlier runs, or its guard counts no operations."
         )
+    lines += _sharing_notes(result.runs)
     unfinished = [run for run in result.runs if not run.run.finished]
     return lines + [f"{run.arm}, seed {run.seed}: not finished." for run in unfinished]
+
+
+def _sharing_notes(runs: Sequence[ComparedRun]) -> list[str]:
+    """Which rounds were trained once for several runs, and what all runs together really took."""
+    distinct = {run.path: run for run in runs}.values()
+    texts = {(run.arm, shared_rounds_text(run.run.shared_rounds)) for run in distinct}
+    shared = "; ".join(sorted(f"{arm}: {text}" for arm, text in texts if text))
+    if not shared:
+        return []
+    total = sum(sum(run.run.costs.values(), Cost()).seconds for run in distinct)
+    saved = sum(run.run.shared_seconds for run in distinct)
+    return [
+        f"Rounds that arms train alike were trained once ({shared}) and count in the costs of each"
+        f" of these arms: no arm is cheaper for it. All runs together took {total - saved:,.0f} s;"
+        f" training these rounds again would have taken {saved:,.0f} s more."
+    ]
 
 
 def _proof(result: ComparisonResult) -> str:

@@ -18,7 +18,7 @@ from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 from fedrai.runs.record.summary import Summary, summarise, write_summary
-from fedrai.runs.record.values import skipped_rows_text
+from fedrai.runs.record.values import shared_rounds_text, skipped_rows_text
 
 __all__ = [
     "AlignmentRecord",
@@ -37,6 +37,7 @@ __all__ = [
     "Summary",
     "read",
     "recipe_of",
+    "shared_rounds_text",
     "skipped_rows_text",
     "summarise",
     "write_summary",

@@ -146,6 +146,8 @@ class RoundRecord:
         set_aside: why clients were set aside, by name.
         alignment: None if the recipe has no constitution.
         costs: costs by phase.
+        shared_from: the run of the comparison that trained the round, as seen from the folder that
+            holds this run; empty: this run did.
     """
 
     number: int
@@ -156,6 +158,13 @@ class RoundRecord:
     set_aside: Mapping[str, str]
     alignment: AlignmentRecord | None
     costs: Mapping[str, Cost]
+    shared_from: str = ""
+
+    @property
+    def shared_seconds(self) -> float:
+        """Seconds of the costs that another run spent: all but those of the alignment."""
+        own = (c.seconds for phase, c in self.costs.items() if phase != "constitution")
+        return sum(own) if self.shared_from else 0.0
 
     @classmethod
     def from_json(cls, number: int, body: Json) -> RoundRecord:
@@ -178,6 +187,7 @@ class RoundRecord:
             if "constitution" in body
             else None,
             as_costs(body.get("costs")),
+            word(body, "shared_from"),
         )
 
 

@@ -155,6 +155,18 @@ class RunRecord:
         return sum(parts, Cost())
 
     @property
+    def shared_seconds(self) -> float:
+        """Seconds of its costs that other runs spent, whose rounds it took over."""
+        return sum(one.shared_seconds for one in self.rounds)
+
+    @property
+    def shared_rounds(self) -> dict[str, tuple[int, ...]]:
+        """Numbers of the rounds that it took over, by the run that trained them."""
+        sources = dict.fromkeys(one.shared_from for one in self.rounds if one.shared_from)
+        return {source: tuple(one.number for one in self.rounds if one.shared_from == source)
+                for source in sources}  # fmt: skip
+
+    @property
     def before(self) -> EvaluationRecord | None:
         """The evaluation before the first round."""
         return next((e for e in self.evaluations if e.number == 0), None)

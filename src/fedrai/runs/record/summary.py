@@ -136,6 +136,8 @@ class Summary:
         evaluations: figures by round, without costs; 0: before the first.
         training_loss: training loss by round.
         set_aside: updates that were not aggregated, with the reason.
+        shared_rounds: rounds that another run of the comparison trained, by that run; their costs
+            are among those of this one.
         unreported_costs: costs that some client does not report; sums are without them.
     """
 
@@ -159,6 +161,7 @@ class Summary:
     training_loss: tuple[RoundLoss, ...] = ()
     set_aside: tuple[SetAside, ...] = ()
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    shared_rounds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unreported_costs: tuple[str, ...] = ()
 
     @classmethod
@@ -192,6 +195,7 @@ class Summary:
                 for client, reason in one.set_aside.items()
             ),
             costs=run.costs,
+            shared_rounds=run.shared_rounds,
             unreported_costs=unreported,
         )
 

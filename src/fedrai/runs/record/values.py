@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrai.errors import RunError
@@ -25,6 +25,20 @@ def skipped_rows_text(rows: int | None, unreported: int) -> str:
         return "not reported" if unreported else "not recorded"
     clients = "1 client does" if unreported == 1 else f"{unreported:,} clients do"
     return f"{rows:,} ({clients} not report)" if unreported else f"{rows:,}"
+
+
+def shared_rounds_text(shared: Mapping[str, Sequence[int]]) -> str:
+    """Which rounds of a run others trained: "rounds 1 to 3 from harmful"; empty if none.
+
+    Args:
+        shared: numbers of rounds by the run that trained them.
+    """
+    parts = []
+    for source, numbers in shared.items():
+        several = len(numbers) > 1
+        which = f"rounds {numbers[0]} to {numbers[-1]}" if several else f"round {numbers[0]}"
+        parts.append(f"{which} from {source}")
+    return ", ".join(parts)
 
 
 def json_of(folder: RunFolder, name: str) -> Json:
