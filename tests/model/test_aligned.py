@@ -39,9 +39,10 @@ def test_the_quickstart_starts_from_it_with_the_same_shape():
     assert (adapter.rank, adapter.alpha) == (config["r"], config["lora_alpha"])
 
 
-def test_its_recipes_load_and_name_the_way_to_it():
+def test_the_recipe_goes_on_from_it_and_names_how_it_was_made():
     shipped = recipe.shipped(alignments=True)
-    assert set(shipped) == {"align_seed", "align_topics", "align_smollm2"}
-    for file in shipped.values():
-        assert recipe.load_alignment(file).constitution.steps > 0
+    assert set(shipped) == {"align_smollm2"}
+    further = recipe.load_alignment(shipped["align_smollm2"])
+    assert further.model.base == "fedrai:aligned"
+    assert further.constitution.steps > 0
     assert "benchmarks/aligned_adapter.py" in shipped["align_smollm2"].read_text()

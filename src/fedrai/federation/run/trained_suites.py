@@ -10,8 +10,8 @@ from fedrai import recipe as recipes
 from fedrai.evaluation import suites
 from fedrai.recipe.sections import Recipe
 
-COMES_ALONG: Mapping[str, tuple[str, ...]] = {"fedrai:aligned": ("harmbench",)}
-"""Of the package's own adapters (recipes/align_topics.toml and align_smollm2.toml)."""
+COMES_ALONG: Mapping[str, tuple[str, ...]] = {"fedrai:aligned": ("harmbench", "do-not-answer")}
+"""Of the package's own adapters (benchmarks/aligned_data.py)."""
 
 
 def of_recipe(recipe: Recipe) -> list[str]:
