@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -201,16 +202,12 @@ def test_a_card_names_the_suites_that_were_trained_on() -> None:
     assert named.replace(trained_line(["harmbench", "do-not-answer"]), "") == plain
 
 
-def test_the_adapter_that_comes_along_names_what_its_recipes_trained_on() -> None:
-    from fedrai import recipe as recipes
-
-    root = Path(__file__).parents[3] / "recipes"
-    steps = [
-        recipes.load_alignment(root / f"align_{n}.toml") for n in ("seed", "topics", "smollm2")
-    ]
-    named = {name for step in steps for name in trained_suites.of_recipe(step.as_run())}
-    assert named == set(trained_suites.of_model("fedrai:aligned")) == {"harmbench"}
-    assert trained_line(["harmbench"]).strip() in (HERE / "aligned" / "README.md").read_text()
+def test_the_adapter_that_comes_along_names_the_suites_in_its_rows() -> None:
+    script = Path(__file__).parents[3] / "benchmarks/aligned_data.py"
+    fetched = re.findall(r'assets\.fetch\("([a-z-]+)"\)', script.read_text())
+    named = trained_suites.of_model("fedrai:aligned")
+    assert sorted(fetched) == sorted(named) == ["do-not-answer", "harmbench"]
+    assert trained_line(named).strip() in (HERE / "aligned" / "README.md").read_text()
 
 
 def test_what_a_start_was_trained_on_goes_along(home: Path) -> None:
