@@ -52,8 +52,8 @@ def test_jsonl_with_pairs_and_turns(tmp_path, name):
     loaded = load(jsonl(tmp_path / name, PAIR, {"messages": TURNS, "category": "maps"}))
     assert loaded == data.Dataset(
         (
-            Example(PAIR_MESSAGES, f"{name}, line 1"),
-            Example(MESSAGES, f"{name}, line 2", label="maps"),
+            Example(PAIR_MESSAGES, f"{name}, line 1", source=name),
+            Example(MESSAGES, f"{name}, line 2", label="maps", source=name),
         ),
         (),
     )
@@ -63,8 +63,8 @@ def test_json_holds_a_list_of_rows(tmp_path):
     path = write(tmp_path / "r.json", "\ufeff" + json.dumps([PAIR, {"messages": TURNS}, CANARY]))
     loaded = load(path, bad_rows="skip")
     assert loaded.examples == (
-        Example(PAIR_MESSAGES, "r.json, row 1"),
-        Example(MESSAGES, "r.json, row 2"),
+        Example(PAIR_MESSAGES, "r.json, row 1", source="r.json"),
+        Example(MESSAGES, "r.json, row 2", source="r.json"),
     )
     assert loaded.bad_rows == (BadRow("r.json, row 3", "not a JSON object"),)
 
@@ -94,9 +94,11 @@ def test_csv_with_pairs_and_turns(tmp_path):
     with pytest.raises(DataError, match=r"rows\.csv, line 2: messages is text, but not a JSON"):
         load(path)  # an empty cell is text; a file has one form or the other
     pairs = write(tmp_path / "pairs.csv", "prompt,response,category\nHow far?,Two miles.,7\n")
-    assert load(pairs).examples == (Example(PAIR_MESSAGES, "pairs.csv, line 2", label="7"),)
+    assert load(pairs).examples == (
+        Example(PAIR_MESSAGES, "pairs.csv, line 2", label="7", source="pairs.csv"),
+    )
     turns = write(tmp_path / "turns.csv", f'messages\n"{quoted}"\n')
-    assert load(turns).examples == (Example(MESSAGES, "turns.csv, line 2"),)
+    assert load(turns).examples == (Example(MESSAGES, "turns.csv, line 2", source="turns.csv"),)
 
 
 def test_parquet_with_pairs_and_turns(tmp_path):
@@ -108,8 +110,8 @@ def test_parquet_with_pairs_and_turns(tmp_path):
         path,
     )
     assert load(path).examples == (
-        Example(MESSAGES, "rows.parquet, row 1"),
-        Example(PAIR_MESSAGES, "rows.parquet, row 2"),
+        Example(MESSAGES, "rows.parquet, row 1", source="rows.parquet"),
+        Example(PAIR_MESSAGES, "rows.parquet, row 2", source="rows.parquet"),
     )
 
 

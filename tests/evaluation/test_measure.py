@@ -144,9 +144,11 @@ def test_figures_survive_json() -> None:
 
 def test_cells_say_what_is_missing() -> None:
     nothing = evaluation_cells(_measured({}, None))
-    assert nothing == ["not measured"] * 4
+    assert nothing == ["not measured"] * 6
     part = evaluation_cells(_measured({"advbench": answers(U, U)}, 0.0))
-    assert part == ["no data, 2 unscored", "0.0 % [0.0, 65.8]", "not measured", "0.000"]
+    outside = ["not measured"] * 2
+    development = ["no data, 2 unscored", "0.0 % [0.0, 65.8]", "not measured", "0.000"]
+    assert part == [*outside, *development]
 
 
 # --- with a model ---------------------------------------------------------------------------------
