@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -86,6 +85,8 @@ class RevisionSettings(Section):
 class Mix(Section):
     """The composition of an optimiser step of the alignment."""
 
+    added_keys = ("examples",)
+
     rows: int = Field(16, ge=0)
     """Rows of a step for supervised fine-tuning."""
     pairs: int = Field(0, ge=0)
@@ -148,6 +149,8 @@ class Probe(Section):
 
 class Alignment(Section):
     """Constitutional AI on the server, after aggregation (arXiv 2212.08073)."""
+
+    added_keys = ("mined_from",)
 
     schedule: Schedule = "off"
     """`full`: an epoch each round. `budget`: `steps` each round. `every`: `steps` every `every` rounds. `last`: `steps` after the last round. `adaptive`: when the probe asks for it."""
@@ -225,13 +228,3 @@ class Alignment(Section):
         if self.mix.examples and not self.examples:
             raise ValueError("mix.examples is a share of `examples`, which is empty")
         return self
-
-
-def without_later_keys(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved `[constitution]` without keys that were added later, where they are unset.
-
-    So a recipe's hash is the same as before these keys existed.
-    """
-    mix = {k: v for k, v in section["mix"].items() if k != "examples" or v is not None}
-    rest = {k: v for k, v in section.items() if k != "mined_from" or v}
-    return rest | {"mix": mix}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import NoneType
-from typing import get_args, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,31 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+    added_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that were added after the first runs; a recipe's hash leaves out their defaults."""
+
+    def hashed_body(self) -> dict[str, Any]:
+        """Plain values without added keys that have their default.
+
+        So the hash of a recipe is the same as before these keys existed.
+        """
+        fields, body = type(self).model_fields, self.model_dump(mode="json")
+        values = {name: getattr(self, name) for name in fields}
+        left_out = {name for name in self.added_keys if values[name] == fields[name].get_default()}
+        return {
+            name: _hashed(value, body[name])
+            for name, value in values.items()
+            if name not in left_out
+        }
+
+
+def _hashed(value: object, plain: Any) -> Any:
+    """A field's plain value; that of a section, or of a list of them, without added keys."""
+    if isinstance(value, Section):
+        return value.hashed_body()
+    if isinstance(value, list):
+        return [_hashed(one, other) for one, other in zip(value, plain, strict=True)]
+    return plain
 
 
 class KindSection(Section):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,10 +13,6 @@ from fedrai.recipe.sources import Source
 
 BUILT_IN_JUDGES = ("rule", "legacy", "guard", "rubric")
 JUDGE_PLUGINS: plugins.Group = "fedrai.judges"
-
-
-ADDED_KEYS = ("outside", "outside_sets")
-"""Keys that came later; a recipe without them has the hash that it had before."""
 
 
 class JudgeEndpoint(EndpointSection):
@@ -37,6 +32,8 @@ class JudgeEndpoint(EndpointSection):
 
 class Evaluation(Section):
     """What is measured before the first round, every n rounds, and after the last."""
+
+    added_keys = ("outside", "outside_sets")
 
     every: int = Field(0, ge=0)
     """Evaluate after every n-th round; 0: only before the first and after the last, which is cheapest."""
@@ -94,10 +91,3 @@ class Evaluation(Section):
         if self.outside_sets and not self.outside:
             raise ValueError("outside_sets needs outside, the number of items of each set")
         return self
-
-
-def without_added_keys(body: dict[str, Any]) -> dict[str, Any]:
-    """A resolved `[evaluation]` without the keys that came later and have their default."""
-    fields = Evaluation.model_fields
-    added = {key: fields[key].default for key in ADDED_KEYS}
-    return {k: v for k, v in body.items() if k not in added or v != added[k]}

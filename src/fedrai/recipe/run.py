@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 
 from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
-from fedrai.recipe.alignment import Alignment, without_later_keys
+from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.base import Section
-from fedrai.recipe.evaluation import Evaluation, without_added_keys
+from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
-from fedrai.recipe.sources import Source, as_before
+from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
@@ -45,6 +45,8 @@ class Adapter(Section):
 
 class Partition(Section):
     """How rows are divided among the clients."""
+
+    added_keys = ("by_source",)
 
     scheme: Literal["equal", "dirichlet", "power-law", "files"] = "equal"
     """`equal`: random, equal sizes. `dirichlet`: skewed by label. `power-law`: random, unequal sizes. `files`: one file for each client."""
@@ -89,6 +91,8 @@ class Data(Section):
 class Training(Section):
     """Local training on a client."""
 
+    added_keys = ("local_epochs",)
+
     local_steps: int = Field(10, ge=1)
     """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
     local_epochs: float = Field(0, ge=0, le=1000)
@@ -121,6 +125,8 @@ class Training(Section):
 
 class Federation(Section):
     """Clients and rounds."""
+
+    added_keys = ("weight_cap",)
 
     mode: Literal["federated", "centralised", "local"] = "federated"
     """`federated`, or a baseline: `centralised` (all rows in one place, the same number of steps), `local` (each client alone)."""
@@ -160,6 +166,8 @@ class Federation(Section):
 
 class Recipe(Section):
     """A whole recipe."""
+
+    added_keys = ("defence",)
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -292,18 +300,8 @@ class Recipe(Section):
 
     def _hashed(self) -> dict[str, Any]:
         """What `hash` covers, by section."""
-        body = as_before(self.model_dump(mode="json", exclude={"arms", "seeds", "tracking"}))
-        if self.federation.weight_cap == Federation().weight_cap:
-            del body["federation"]["weight_cap"]  # added later: earlier runs keep their hash
-        if self.defence == Defence():
-            del body["defence"]  # likewise
-        body["evaluation"] = without_added_keys(body["evaluation"])
-        if not self.training.local_epochs:
-            del body["training"]["local_epochs"]  # likewise
-        body["constitution"] = without_later_keys(body["constitution"])
-        if not self.data.partition.by_source:
-            del body["data"]["partition"]["by_source"]  # likewise
-        return body
+        body = self.hashed_body()
+        return {key: body[key] for key in body if key not in ("arms", "seeds", "tracking")}
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:
         """The seed of one use of randomness; see `seed_for`."""

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from fedrai.recipe.base import Section
-
-ADDED_KEYS = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb", "name")
-"""Keys of a source that were added after the first runs; a recipe's hash leaves out their defaults."""
-_MISSING = object()
 
 
 def known_encoding(name: str) -> str:
@@ -60,6 +55,8 @@ class Columns(Section):
 class Source(Section):
     """One dataset."""
 
+    added_keys = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb", "name")
+
     path: str
     """JSONL, JSON, CSV or Parquet file, a dataset on the hub, or a set that FedRAI ships (`fedrai:ordinary`)."""
     name: str = Field("", max_length=40)
@@ -98,20 +95,3 @@ class Source(Section):
 
     _encoding = field_validator("encoding")(known_encoding)
     _separator = field_validator("separator")(one_separator)
-
-
-def as_before(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without the sources' added keys where they have their defaults.
-
-    So a recipe's hash is the same as before these keys existed.
-    """
-    defaults = {name: Source.model_fields[name].default for name in ADDED_KEYS}
-    source = defaults.keys() <= body.keys()
-    rest = {k: v for k, v in body.items() if not (source and defaults.get(k, _MISSING) == v)}
-    return {key: _as_before(value) for key, value in rest.items()}
-
-
-def _as_before(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return as_before(value)
-    return [_as_before(v) for v in value] if isinstance(value, list | tuple) else value

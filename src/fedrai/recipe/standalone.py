@@ -9,18 +9,19 @@ from typing import Any
 from pydantic import model_validator
 
 from fedrai.recipe import keys
-from fedrai.recipe.alignment import Alignment, without_later_keys
+from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.base import Section
-from fedrai.recipe.evaluation import Evaluation, without_added_keys
+from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.run import Adapter, Model, Recipe
 from fedrai.recipe.safety import GuardTable
-from fedrai.recipe.sources import as_before
 
 SCHEDULES = ("budget", "full")
 
 
 class AlignRecipe(Section):
     """Beside these keys: `[model]`, `[adapter]`, `[constitution]` and `[evaluation]`, as in a run."""
+
+    added_keys = ("adapter_base",)
 
     name: keys.Name = "aligned"
     """Name of the aligned model."""
@@ -60,11 +61,7 @@ class AlignRecipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of the resolved recipe (canonical JSON), in hex."""
-        unset = set() if self.adapter_base else {"adapter_base"}  # a later key: earlier hashes stay
-        body = as_before(self.model_dump(mode="json", exclude=unset))
-        body["constitution"] = without_later_keys(body["constitution"])
-        if body["evaluation"] is not None:
-            body["evaluation"] = without_added_keys(body["evaluation"])
+        body = self.hashed_body()
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def as_run(self) -> Recipe:
