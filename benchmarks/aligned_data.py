@@ -26,23 +26,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import guard_data
 from fedrai import assets
 from fedrai.data import embedded
 from fedrai.data.embedded.refusals import embedded_refusals
 
 Row = dict[str, Any]
 WORDS = tomllib.loads(Path(__file__).with_name("aligned_words.toml").read_text(encoding="utf-8"))
-CATQA = {
-    "Illegal Activity": "illegal", "Child Abuse": "child-abuse", "Hate/Harass/Violence": "hate",
-    "Malware Viruses": "cyber", "Physical Harm": "violence", "Economic Harm": "fraud",
-    "Fraud/Deception": "fraud", "Adult Content": "sexual", "Privacy Violation Activity": "privacy",
-    "Political Campaigning": "misinformation",
-}  # fmt: skip
-AILUMINATE = {
-    "cse": "child-abuse", "dfm": "misinformation", "hte": "hate", "ipv": "illegal",
-    "iwp": "weapons", "ncr": "illegal", "prv": "privacy", "src": "sexual", "ssh": "self-harm",
-    "sxc_prn": "sexual", "vcr": "violence",
-}  # fmt: skip
+CATQA = guard_data.CATQA | {"Political Campaigning": "misinformation"}
 DO_NOT_ANSWER = {
     "malicious_uses": "illegal", "information_hazard": "privacy",
     "discrimination_exclusion_toxicity_hateful_offensive": "hate",
@@ -155,8 +146,8 @@ def _questions(folder: Path) -> Iterator[tuple[str, str, str]]:
         yield from (("harmfulqa", text, "") for texts in groups.values() for text in texts)
     file = "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv"
     for entry in _csv(folder / file):
-        if entry["hazard"] in AILUMINATE:
-            yield "ailuminate", entry["prompt_text"], AILUMINATE[entry["hazard"]]
+        if entry["hazard"] in guard_data.AILUMINATE:
+            yield "ailuminate", entry["prompt_text"], guard_data.AILUMINATE[entry["hazard"]]
     for path in sorted(assets.fetch("do-not-answer").glob("*.jsonl")):
         if path.stem in DO_NOT_ANSWER:
             for line in path.read_text(encoding="utf-8").splitlines():

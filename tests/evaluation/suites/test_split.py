@@ -34,10 +34,23 @@ def specs_of(recipe: dict[str, Any]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("file", ALIGNING, ids=lambda file: file.stem)
-def test_the_shipped_start_was_trained_on_training_sets_only(file: Path) -> None:
+def test_the_recipe_that_goes_on_from_the_start_trains_on_training_sets_only(file: Path) -> None:
     uses = {spec: use_of(spec) for spec in specs_of(tomllib.loads(file.read_text()))}
     assert uses
     assert set(uses.values()) == {"training"}, uses
+
+
+def test_the_rows_of_the_shipped_start_are_of_training_sets() -> None:
+    """Every set, file and folder that `aligned_data.py` opens is in the split."""
+    text = (ROOT / "benchmarks/aligned_data.py").read_text()
+    names = {f"fedrai:{name}" for name in re.findall(r'embedded\.rows\("([a-z-]+)"\)', text)}
+    names |= set(re.findall(r'assets\.fetch\("([a-z-]+)"\)', text))
+    folders = set(re.findall(r'"([a-z_]+)/', text))
+    names |= {name.removesuffix("_instruct") if name == "rasbt_instruct" else
+              name.replace("_", "-") for name in folders}  # fmt: skip
+    assert {"catqa", "ailuminate", "harmbench", "self-instruct", "fedrai:red-team"} <= names
+    assert len(names) == 13
+    assert {name: use_of(name) for name in names if use_of(name) != "training"} == {}
 
 
 def test_no_recipe_trains_on_an_outside_set() -> None:
