@@ -103,6 +103,21 @@ class Rows:
             made.append(text.replace("{g}", group).replace("{t}", trait))
         return made
 
+    def slotted(self, section: dict[str, Any]) -> list[str]:
+        """Sentences of a section of forms whose slots name its lists of words."""
+        return [
+            re.sub(r"\{([a-z]+)\}", lambda slot: str(self.random.choice(section[slot[1]])), form)
+            for form in self.random.choices(section["forms"], k=section["count"])
+        ]
+
+    def short(self, acts: Sequence[str], count: int) -> list[str]:
+        """Each act in so many short manners."""
+        forms = WORDS["forms"]
+        plain = forms["question"] + forms["first-person"][:6] + forms["imperative"][:8]
+        return [
+            form.replace("{}", act) for act in acts for form in self.random.sample(plain, count)
+        ]
+
     def turns(self) -> list[str]:
         """One or two harmless requests with their answers."""
         count = self.random.choice([1, 1, 2])
@@ -132,6 +147,11 @@ def harmful(folder: Path, rows: Rows) -> Iterator[Row]:
             yield from (rows.declined("own", text, category) for text in rows.manners(act, 11))
     for text in rows.about("harmful-groups", WORDS["harmful-groups"]["forms"], 650):
         yield rows.declined("groups", text, "hate")
+    for source, section in WORDS["slots"]["harmful"].items():
+        for text in rows.slotted(section):
+            yield rows.declined(source, text, section["category"])
+    for text in rows.short(WORDS["verbs"]["literal"]["acts"], 5):
+        yield rows.declined("literal", text)
 
 
 def _questions(folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -183,6 +203,10 @@ def _own(rows: Rows) -> Iterator[tuple[str, str]]:
         if name != "wraps":
             for wrap in WORDS["plain"]["wraps"][1:]:
                 yield from ((f"plain-{name}", wrap.replace("{}", text)) for text in texts)
+    for source, section in WORDS["slots"]["harmless"].items():
+        yield from ((source, text) for text in rows.slotted(section))
+    figures = WORDS["verbs"]["figurative"]["acts"]
+    yield from (("figurative", text) for text in rows.short(figures, 4))
     for wrap in WORDS["messy"]["wraps"][:3]:
         yield from (("messy", wrap.replace("{}", text)) for text in WORDS["messy"]["lines"])
 

@@ -80,7 +80,7 @@ def _sections(
     transcripts: Sequence[Transcripts],
 ) -> list[PageSection]:
     return [
-        PageSection("verdict", "Verdict", "Verdict", results.verdicts(runs)),
+        PageSection("verdict", "Verdict", "Verdict", results.verdicts(runs, comparisons)),
         PageSection("over-seeds", "Arms", "Arms", arms(runs, comparisons)),
         PageSection("curves", "Safety and usefulness by round", "By round", results.curves(runs)),
         PageSection("arms", "Side by side", "Side by side", results.side_by_side(runs)),

@@ -12,6 +12,7 @@ from fedrai.report.arms import styled
 from fedrai.report.charts import Chart, Curve, Point
 from fedrai.report.legends import legend
 from fedrai.report.measures import OUTSIDE_REFUSED, OUTSIDE_SAFE, heading
+from fedrai.report.saved_comparison import Gap, SavedComparison
 from fedrai.report.tables import (
     MISSING,
     Cell,
@@ -40,14 +41,37 @@ class Line:
     verdict: RunVerdict | None = None
 
 
-def verdicts(runs: Sequence[RunRecord]) -> Content:
+def verdicts(runs: Sequence[RunRecord], comparisons: Sequence[SavedComparison] = ()) -> Content:
     """Is it safe, is it useful, what did it cost, compared with what: one card per run."""
     return {
         "summary": verdict.summary(runs),
+        "compared": [sentence for one in comparisons for sentence in compared(one)],
         "warnings": verdict.warnings(runs),
         "cards": [_card(run, runs) for run in runs],
         "criteria": verdict.CRITERIA,
     }
+
+
+def compared(comparison: SavedComparison) -> list[str]:
+    """What the arms gain and lose over the reference arm on outside sets, question by question."""
+    sides = ((OUTSIDE_SAFE, "harmful"), (OUTSIDE_REFUSED, "harmless"))
+    return [
+        f"Outside sets, of {kind} requests declined over {comparison.against}, paired by question:"
+        f" {'; '.join(map(_gap_text, gaps))}."
+        for measure, kind in sides
+        if (gaps := [gap for gap in comparison.gaps if gap.measure == measure])
+    ]
+
+
+def _gap_text(gap: Gap) -> str:
+    point = gap.difference
+    ends = (
+        ""
+        if point.low is None or point.high is None
+        else (f" [{100 * point.low:+.1f}, {100 * point.high:+.1f}]")
+    )
+    unsettled = "" if gap.is_settled else ", within noise"
+    return f"{gap.arm} {100 * point.y:+.1f} points{ends}{unsettled}"
 
 
 def _card(run: RunRecord, runs: Sequence[RunRecord]) -> Content:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrai.report.charts import Point
+from fedrai.report.measures import OUTSIDE_REFUSED, OUTSIDE_SAFE
 from fedrai.report.tables import Table, row
 from fedrai.runs import RunFolder
 from fedrai.runs.record.values import as_number, part, word
@@ -33,6 +34,27 @@ class ArmPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """How much more than the reference arm an arm declines on outside sets, paired by question.
+
+    Attributes:
+        arm: its name, with its value on the axis.
+        measure: what is declined: `outside-safe`, or `outside-refused`.
+        difference: from -1 to 1, with its 95 % interval.
+    """
+
+    arm: str
+    measure: str
+    difference: Point
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its interval leaves out 0."""
+        low, high = self.difference.low, self.difference.high
+        return low is not None and high is not None and (low > 0 or high < 0)
+
+
+@dataclass(frozen=True, slots=True)
 class SavedComparison:
     """A comparison as it was written.
 
@@ -43,6 +65,7 @@ class SavedComparison:
         arms: the table of arms.
         differences: the table of differences from the reference arm.
         notes: notes on how to read them.
+        gaps: the differences over outside sets.
     """
 
     axis: str
@@ -51,6 +74,7 @@ class SavedComparison:
     arms: Table
     differences: Table
     notes: tuple[str, ...]
+    gaps: tuple[Gap, ...] = ()
 
     @classmethod
     def from_json(cls, body: Any) -> SavedComparison:
@@ -69,6 +93,7 @@ class SavedComparison:
             arms=_table("Arms: means over seeds", content.get("table")),
             differences=_table(f"Differences from {against}", content.get("differences_table")),
             notes=tuple(str(note) for note in _list(content.get("notes"))),
+            gaps=tuple(_gaps(_list(content.get("differences")))),
         )
 
 
@@ -112,6 +137,16 @@ def _point(arm: Mapping[str, Any], is_start: bool = False) -> ArmPoint:
     name = word(arm, "arm")
     label = word(arm, "label") or name
     return ArmPoint(label, word(arm, "value"), measured, "" if is_start else name)
+
+
+def _gaps(differences: Sequence[Any]) -> Iterator[Gap]:
+    for one in differences:
+        if not isinstance(one, Mapping) or word(one, "against") == "":
+            continue
+        measure, point = word(one, "measure"), _figure(part(one, "figure"))
+        if measure in (OUTSIDE_SAFE, OUTSIDE_REFUSED) and point is not None:
+            value = word(one, "value")
+            yield Gap(word(one, "arm") + (f" at {value}" if value else ""), measure, point)
 
 
 def _figure(figure: Mapping[str, Any]) -> Point | None:

@@ -149,6 +149,28 @@ def test_without_two_sides_there_is_no_picture(out: Path) -> None:
     assert (picture(lost), picture([])) == ("", "")
 
 
+def test_the_verdict_says_what_the_pairs_settle(out: Path) -> None:
+    def gap(arm: str, measure: str, *ends: float | None) -> dict[str, object]:
+        figure = dict(zip(("value", "low", "high"), ends, strict=True))
+        return {"arm": arm, "against": "fedavg", "measure": measure, "figure": figure}
+
+    body = json.loads((out / "comparison.json").read_text())
+    body["differences"] = [
+        gap("filter", "outside-safe", -0.016, -0.164, 0.12),
+        gap("both", "outside-safe", 0.212, 0.062, 0.385),
+        gap("both", "outside-refused", -0.05, -0.09, -0.01),
+        gap("one-seed", "outside-refused", 0.25, None, None),
+        gap("both", "safe", 0.5, 0.4, 0.6), 7,
+    ]  # fmt: skip
+    (out / "comparison.json").write_text(json.dumps(body))
+    text = html.unescape(page(out))
+    start = "<p>Outside sets, of {} requests declined over fedavg, paired by question: {}.</p>"
+    harmful = "filter -1.6 points [-16.4, +12.0], within noise; both +21.2 points [+6.2, +38.5]"
+    harmless = "both -5.0 points [-9.0, -1.0]; one-seed +25.0 points, within noise"
+    assert start.format("harmful", harmful) in text
+    assert start.format("harmless", harmless) in text
+
+
 @pytest.mark.parametrize("body", [None, [], {"arms": [3, {"figures": {"safe": {"value": "x"}}}]},
                                   {"table": {"columns": ["a"], "rows": [["b", "c"], 3]}},
                                   {"start": 3, "notes": 7, "axis": "x"}])  # fmt: skip
