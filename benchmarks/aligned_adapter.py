@@ -142,7 +142,12 @@ def run(folder: Path, out: Path) -> None:
         settings = SftSettings(stage["steps"], stage["batch_size"], rate(stage))
         adapter, _ = train(lm, adapter, rows, settings, seed=number, on_step=_report)
         lm.save_adapter(out / f"stage-{number + 1}", adapter)
-    lm.save_adapter(out / "adapter", adapter)
+    lm.save_adapter(out / "adapter", scaled(adapter, STAGES["scale"]))
+
+
+def scaled(adapter: AdapterState, scale: float) -> AdapterState:
+    """An adapter whose change of the weights is multiplied: its B matrices are."""
+    return {name: v * scale if "lora_B" in name else v for name, v in adapter.items()}
 
 
 def _tokens_of(
