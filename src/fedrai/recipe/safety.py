@@ -201,6 +201,8 @@ class GuardTraining(Section):
     """Column that says whether the answer is unsafe; in rows without an answer, whether the request is."""
     held_out: float = Field(0.08, gt=0, lt=1)
     """Share of the requests, chosen by hash, that is not trained on; it calibrates and measures the guard."""
+    development: list[str] = []
+    """Files of labelled rows that calibrate and measure the guard in place of the held-out share; their requests are never trained on. Use rows of other sources than those of `rows`."""
     caps: dict[str, int] = {}
     """Most rows of a source, by the rows' `source` column."""
     weights: dict[str, float] = {}

@@ -324,6 +324,27 @@ def test_labels_that_say_little_are_not_measured_by():
     assert {row.unsafe for row in kept} == {0.0, 0.6}
 
 
+def test_rows_for_development_are_held_out_and_no_others():
+    some = rows(100)
+    aside = [replace(row, development=True) for row in rows(40, source="other")]
+    twins = [replace(row, source="twin", development=False) for row in aside]
+    kept, held_out = divide([*some, *twins, *aside], settings(Path("x"), held_out=0.9))
+    assert sorted(map(id, held_out)) == sorted(map(id, aside))
+    asked = {row.conversation[0].content for row in aside}
+    left = [row for row in some if row.conversation[0].content not in asked]
+    assert sorted(map(id, kept)) == sorted(map(id, left))  # all of these, and no twin
+    assert left
+
+
+def test_files_for_development_are_read(tmp_path):
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("rows", "development")}
+    for name, file in files.items():
+        file.write_text(json.dumps({"prompt": f"in {name}", "unsafe": 1}) + "\n")
+    found = read(settings(Path("x"), **{name: [str(file)] for name, file in files.items()}))
+    assert [(row.conversation[0].content, row.development) for row in found] == [
+        ("in rows", False), ("in development", True)]  # fmt: skip
+
+
 def test_caps():
     some = [*rows(60, source="a"), *rows(60, source="b"), *rows(60)]
     kept, aside = divide(some, settings(Path("x"), caps={"a": 30, "b": 0}))
