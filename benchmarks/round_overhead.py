@@ -22,7 +22,6 @@ from fedrai.training.sft import train
 
 def bare(prepared: preparation.PreparedRun) -> float:
     settings = prepared.recipe
-    local_settings = preparation.sft_settings(settings)
     adapter = prepared.model.fresh_adapter(0)
     start = time.perf_counter()
     for number in range(1, settings.federation.rounds + 1):
@@ -34,7 +33,7 @@ def bare(prepared: preparation.PreparedRun) -> float:
                 prepared.model,
                 adapter,
                 prepared.rows[name],
-                local_settings,
+                preparation.sft_settings(settings, len(prepared.rows[name])),
                 seed=settings.seed_for("training", number, name),
             )
     return time.perf_counter() - start

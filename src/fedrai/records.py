@@ -42,12 +42,14 @@ class Example:
         label: value of the recipe's label column, for Dirichlet partitions; empty: none.
         harmful: whether the *source* is declared harmful. Used in experiments for partitions and
             counts, never by training.
+        source: label of its source in the recipe, for partitions and counts; safe to print.
     """
 
     messages: tuple[Message, ...]
     origin: str
     label: str = ""
     harmful: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

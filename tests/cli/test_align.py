@@ -322,11 +322,26 @@ def test_dry_run_counts_and_loads_no_model(
     assert (seen["examples"], seen["steps"], seen["duplicates"]) == (2, 5, 0)
     assert seen["overlap_removed"] == {"advbench": 0, "ordinary": 0}
     assert 0 < seen["tokens"]["generation"] < seen["tokens"]["generation_most"]
+    assert (seen["mined_from"], seen["tokens"]["mining"]) == ([0, 0], 0)
     plain = call("align", "--recipe", "mine.toml", "--dry-run")
     assert "left out as repetitions: 0; examples: 2" in plain.out
     assert not (home / "never").exists()
     for prompt in ASKED.splitlines():
         assert prompt not in plain.out
+
+
+def test_dry_run_counts_what_is_mined(call: Call) -> None:
+    """Of three harmful and six harmless requests the probe holds one and two."""
+    given = ("align", "--recipe", "mine.toml", "--dry-run", "-o", "constitution.mined_from=3")
+    seen = json.loads(call(*given, "--json").out)
+    assert seen["mined_from"] == [2, 3]
+    assert sum(sum(counts.values()) for counts in seen["requests"].values()) == 2
+    assert sum(sum(counts.values()) for counts in seen["harmless"].values()) == 3
+    assert seen["tokens"]["mining"] > 5 * 24
+    said = f"roughly {seen['tokens']['mining']:,} tokens"
+    plain = call(*given).out
+    assert "mining: 2 harmful and 3 harmless requests are asked first" in plain
+    assert said in plain
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrai.constitution.harmless import HarmlessAnswer
-from fedrai.constitution.mixture import KindCount, Mixer, MixtureSizes, revision_pairs
+from fedrai.constitution.mixture import (
+    KindCount,
+    Mixer,
+    MixtureSizes,
+    epoch_steps,
+    revision_pairs,
+)
 from fedrai.constitution.records import Outcome, Request, RevisionRecord
 from fedrai.errors import DataError
 from fedrai.model.chat import ChatFormat
@@ -37,11 +43,11 @@ def harmless(number, kind="", category="", refused=None, answer="Gladly"):
     )  # fmt: skip
 
 
-def mixed(records, good, rows=1, pairs=0, max_length=200, seed=0, **shares):
+def mixed(records, good, rows=1, pairs=0, max_length=200, seed=0, examples=(), **shares):
     settings = SHARES | shares
     sizes = MixtureSizes(rows, pairs, settings.pop("harmless_pairs"))
     mix = Mix.model_construct(**settings)  # not validated: shares may be impossible
-    return Mixer(CHAT, records, good, mix, max_length, seed).compose(sizes)
+    return Mixer(CHAT, records, good, mix, max_length, seed, examples).compose(sizes)
 
 
 def said(tokens):
@@ -116,6 +122,62 @@ def test_every_revision_is_there_and_counts_differ_by_one_at_most(bad, look, pla
         if own:
             assert max(own) - (min(own) if len(own) == size else 0) <= 1
     assert sum("bad" in prompt for prompt, _ in counts) == bad
+
+
+EXAMPLES = [record(n, outcome=Outcome.ALREADY_SAFE) for n in range(100, 400)]
+
+
+def test_examples_without_a_share_drown_a_few_revisions():
+    """300 examples and 10 revisions are one kind of 310: all of them are 40 % of 775 rows."""
+    result = mixed(RECORDS, LOOK + PLAIN, rows=100, examples=EXAMPLES)
+    assert result.parts["revisions"] == KindCount(310, 310)
+    assert len(result.rows) == 775
+    assert result == mixed([*EXAMPLES, *RECORDS], LOOK + PLAIN, rows=100)
+
+
+def test_examples_with_a_share_leave_the_revisions_theirs():
+    """Of 100 rows 40 are revisions: 30 of this alignment, each three times, and 10 examples."""
+    sizes = MixtureSizes(100, 20, 0.0)
+    mix = Mix(refusals=0.4, look_alikes=0.2, examples=0.25)
+    result = Mixer(CHAT, RECORDS, LOOK + PLAIN, mix, 200, 0, EXAMPLES).compose(sizes)
+    assert result.parts == {
+        "revisions": KindCount(10, 30),
+        "examples": KindCount(300, 10),
+        "look-alikes": KindCount(3, 20),
+        "ordinary": KindCount(30, 40),
+        "harmful-pairs": KindCount(10, 20),
+        "harmless-pairs": KindCount(33, 0),
+    }
+    counts = Counter(said(row)[0] for row in result.rows if "bad" in said(row)[0])
+    assert sorted(counts.values()) == [1] * 10 + [3] * 10
+
+
+@pytest.mark.parametrize(
+    ("records", "examples", "used"),
+    [(RECORDS, [], {"revisions": 40, "examples": 0}), ([], EXAMPLES, {"revisions": 0})],
+)
+def test_where_there_are_only_examples_or_only_revisions_they_have_all_rows(
+    records, examples, used
+):
+    mix = Mix(refusals=0.4, look_alikes=0.2, examples=0.25)
+    result = Mixer(CHAT, records, LOOK + PLAIN, mix, 200, 0, examples).compose(
+        MixtureSizes(100, 0, 0.0)
+    )
+    assert {name: result.parts[name].used for name in used} == used
+    total = result.parts["revisions"].used + result.parts["examples"].used
+    assert total == 0.4 * len(result.rows)
+
+
+@pytest.mark.parametrize(
+    ("share", "revisions", "examples", "steps"),
+    [
+        # 6.4 rows of a step are revisions: 310 / 6.4; 10 / 4.8; 300 / 6.4; 300 / 6.4; 10 / 6.4
+        (None, 10, 300, 49), (0.25, 10, 300, 3), (1.0, 10, 300, 47), (0.25, 0, 300, 47),
+        (0.25, 10, 0, 2),
+    ],
+)  # fmt: skip
+def test_steps_of_an_epoch(share, revisions, examples, steps):
+    assert epoch_steps(Mix(examples=share), revisions, examples) == steps
 
 
 def test_which_records_make_rows():

@@ -1,6 +1,7 @@
 """Dividing rows over clients, by counts worked out by hand and by what must always hold."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,6 +144,52 @@ def test_every_client_gets_a_row_and_every_row_a_client(clients, spare, exponent
     ):
         assert min(sizes(shards)) >= 1
         assert all_rows(shards) == sorted(origins(given_rows))
+
+
+def by_source(shards: partition.Shards) -> list[dict[str, int]]:
+    return [dict(Counter(e.source for e in part)) for part in shards.values()]
+
+
+def of(source: str, count: int, *, harmful: bool = False) -> list[Example]:
+    """Rows of a source that has a label."""
+    return [replace(row, source=source) for row in rows(count, source, harmful=harmful)]
+
+
+def test_equal_parts_by_source():
+    """Ten everyday and six sensitive rows for four clients: 2.5 and 1.5 each, dealt in turn."""
+    drawn = partition.mix([(of("everyday", 10), None), (of("sensitive", 6), None)], 0, 5)
+    shards = partition.equal(drawn, NAMES, by_source=True)
+    assert by_source(shards) == [
+        {"everyday": 3, "sensitive": 1}, {"everyday": 3, "sensitive": 1},
+        {"everyday": 2, "sensitive": 2}, {"everyday": 2, "sensitive": 2},
+    ]  # fmt: skip
+    assert all_rows(shards) == sorted(origins(drawn))
+    assert shards == partition.equal(drawn, NAMES, by_source=True)
+
+
+@given(
+    st.integers(1, 12), st.integers(0, 40), st.integers(0, 40), st.integers(0, 40),
+    st.sampled_from([0.0, 1.0]),
+)  # fmt: skip
+def test_shares_by_source_hold_on_every_client(clients, a, b, c, exponent):
+    """To less than a row where all sizes are the same, and to three where they are not."""
+    names = partition.client_names(clients)
+    totals = {"a": a + clients, "b": b, "c": c}
+    drawn = [row for source, total in totals.items() for row in of(source, total)]
+
+    def divided(**more: bool) -> partition.Shards:
+        if exponent:
+            return partition.power_law(drawn, names, exponent, 0, **more)
+        return partition.equal(drawn, names, **more)
+
+    shards = divided(by_source=True)
+    assert all_rows(shards) == sorted(origins(drawn))
+    assert sizes(shards) == sizes(divided())
+    allowed = 1 - 1e-9 if len(set(sizes(shards))) == 1 else 3
+    for part, counts in zip(shards.values(), by_source(shards), strict=True):
+        for source, total in totals.items():
+            wanted = total * len(part) / len(drawn)
+            assert abs(counts.get(source, 0) - wanted) < allowed
 
 
 def test_fewer_rows_than_clients():

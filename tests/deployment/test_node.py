@@ -83,12 +83,12 @@ def test_it_trains_and_loads_once(node: NodeApp, tiny: LanguageModel, loads: lis
     start = tiny.fresh_adapter(1)
     shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
     for number in (1, 2):
-        content = protocol.pack_task(number, number - 1, start, document(tiny.fingerprint))
+        content = protocol.pack_task(number, start, document(tiny.fingerprint))
         found = protocol.read_reply(asked(node, content), shapes)
         assert isinstance(found, Update)
         assert found.metrics["num-examples"] == 6.0
     assert loads == ["tiny"]
-    asked(node, protocol.pack_task(3, 2, start, document(tiny.fingerprint, seed=9)))
+    asked(node, protocol.pack_task(3, start, document(tiny.fingerprint, seed=9)))
     assert loads == ["tiny", "tiny"]
 
 
@@ -98,7 +98,7 @@ def test_it_trains_in_the_rounds_of_the_offer_only(
 ) -> None:
     """The policy bounds an offer's rounds; a server that asks for more is told no."""
     offer = document(tiny.fingerprint)
-    content = protocol.pack_task(number, 0, tiny.fresh_adapter(1), offer)
+    content = protocol.pack_task(number, tiny.fresh_adapter(1), offer)
     assert reason(asked(node, content)) == Reason.TOO_MANY_ROUNDS.value
 
 
@@ -122,14 +122,14 @@ def test_it_signs_its_name_with_its_key(tmp_path: Path, node: NodeApp) -> None:
 def test_another_base_model_is_refused(
     node: NodeApp, tiny: LanguageModel, loads: list[str]
 ) -> None:
-    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1), document("0" * 64))
+    content = protocol.pack_task(1, tiny.fresh_adapter(1), document("0" * 64))
     assert reason(asked(node, content)) == "other-base-model"
 
 
 def test_without_an_offer_nothing_is_loaded(
     node: NodeApp, tiny: LanguageModel, loads: list[str]
 ) -> None:
-    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1))
+    content = protocol.pack_task(1, tiny.fresh_adapter(1))
     assert reason(asked(node, content)) == Reason.BAD_TASK.value
     assert reason(asked(node, RecordDict(), "evaluate")) == Reason.BAD_TASK.value
     assert loads == []
@@ -158,12 +158,32 @@ def test_a_row_that_breaks_something_stays_here(
     said: str,
 ) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    content = protocol.pack_task(1, 0, tiny.fresh_adapter(1), document(tiny.fingerprint, **changes))
+    content = protocol.pack_task(1, tiny.fresh_adapter(1), document(tiny.fingerprint, **changes))
     assert reason(asked(node, content)) == said
     shown = capfd.readouterr()
     log = (tmp_path / "clinic.log").read_text()
     assert "asked to train" in log
     assert CANARY not in log + shown.out + shown.err
+
+
+@pytest.mark.parametrize(("most", "refused"), [(3, False), (2, True), (0, False)])
+def test_the_limit_of_steps_holds_for_epochs(
+    tmp_path: Path, node: NodeApp, tiny: LanguageModel, loads: list[str], most: int, refused: bool
+) -> None:
+    """Six rows in batches of two are three steps an epoch, which the server cannot know."""
+    (tmp_path / "node.toml").write_text(f"{NODE}max_local_steps = {most}\n")
+    training = {"local_steps": 9, "local_epochs": 1, "batch_size": 2}
+    offer = document(tiny.fingerprint, training=training)
+    start = tiny.fresh_adapter(1)
+    content = protocol.pack_task(1, start, offer)
+    reply = asked(NodeApp(tmp_path / "node.toml"), content)
+    if refused:
+        assert reason(reply) == Reason.TOO_MANY_STEPS.value
+    else:
+        shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+        update = protocol.read_reply(reply, shapes)
+        assert isinstance(update, Update)
+        assert update.metrics["steps"] == 3
 
 
 @pytest.mark.parametrize("way", ["stop", "skip"])
@@ -174,7 +194,7 @@ def test_half_a_character_is_a_bad_row_in_the_nodes_log(
         file.write(f'{{"prompt": "{CANARY} \\ud83d", "response": "yes"}}\n')
     given = {"data": {"sources": [{"path": "x"}], "max_length": 96, "on_bad_rows": way}}
     start = tiny.fresh_adapter(1)
-    content = protocol.pack_task(1, 0, start, document(tiny.fingerprint, **given))
+    content = protocol.pack_task(1, start, document(tiny.fingerprint, **given))
     reply = asked(node, content)
     log = (tmp_path / "clinic.log").read_text()
     assert "rows.jsonl, line 7: holds half a character" in log
@@ -202,9 +222,9 @@ def test_a_full_disk_ends_nothing(
     node = NodeApp(tmp_path / "node.toml", lines.append if lost == "file" else full)
     start = tiny.fresh_adapter(1)
     shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
-    other = protocol.pack_task(1, 0, start, document("0" * 64))
+    other = protocol.pack_task(1, start, document("0" * 64))
     assert reason(asked(node, other)) == "other-base-model"
-    right = protocol.pack_task(1, 0, start, document(tiny.fingerprint))
+    right = protocol.pack_task(1, start, document(tiny.fingerprint))
     assert isinstance(protocol.read_reply(asked(node, right), shapes), Update)
     if lost == "file":
         assert "refused: other-base-model" in lines
@@ -246,7 +266,7 @@ def test_a_required_filter_is_no_weaker_than_the_guard_means_it(
     offered = document(tiny.fingerprint, filter=FILTERED | asks)
     start = tiny.fresh_adapter(1)
     reply = protocol.read_reply(
-        asked(own, protocol.pack_task(1, 0, start, offered)), protocol.shapes_of(start)
+        asked(own, protocol.pack_task(1, start, offered)), protocol.shapes_of(start)
     )
     assert isinstance(reply, Update) if not said else reply == said
 
@@ -274,7 +294,7 @@ def test_a_caution_about_the_guard_is_in_the_nodes_log(
     own = NodeApp(tmp_path / "node.toml")
     offer = document(tiny.fingerprint, filter=FILTERED)
     start = tiny.fresh_adapter(1)
-    reply = asked(own, protocol.pack_task(1, 0, start, offer))
+    reply = asked(own, protocol.pack_task(1, start, offer))
     assert isinstance(protocol.read_reply(reply, protocol.shapes_of(start)), Update)
     assert "the second guard, more, is never asked" in (tmp_path / "clinic.log").read_text()
 

@@ -77,7 +77,7 @@ def test_the_document_is_canonical_and_holds_nothing_of_the_servers() -> None:
 def test_a_client_trains_as_the_server_would() -> None:
     settings = recipe(aggregation={"algorithm": "fedprox", "proximal_mu": 0.25})
     mine = recipe_for(read_offer(make_offer(settings, "")), node(), Path("/nowhere"))
-    there, here = sft_settings(settings), sft_settings(mine)
+    there, here = sft_settings(settings, 7), sft_settings(mine, 7)
     assert [here.learning_rate(s) for s in range(20)] == [there.learning_rate(s) for s in range(20)]
     assert (here.steps, here.batch_size, here.proximal_mu) == (5, there.batch_size, 0.25)
     for purpose in ("training", "refusals"):
@@ -163,6 +163,7 @@ def test_the_version_is_looked_at_first() -> None:
         ({"base_models": ["other"]}, {}, Reason.MODEL_REFUSED),
         ({"max_local_steps": 5, "max_rounds": 4}, {}, None),
         ({"max_local_steps": 4}, {}, Reason.TOO_MANY_STEPS),
+        ({"max_local_steps": 4}, {"training": {"local_steps": 5, "local_epochs": 1}}, None),
         ({"max_rounds": 3}, {}, Reason.TOO_MANY_ROUNDS),
         ({}, {"filter": {"mode": "off"}}, Reason.FILTER_REQUIRED),
         ({}, {"filter": {"mode": "audit"}}, Reason.FILTER_REQUIRED),

@@ -95,9 +95,9 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def test_task_round_trip_to_the_bit() -> None:
-    message = sent(protocol.pack_task(3, 20, ADAPTER))
+    message = sent(protocol.pack_task(3, ADAPTER))
     task = protocol.unpack_task(message.content, SHAPES)
-    assert (task.round, task.first_step) == (3, 20)
+    assert task.round == 3
     assert {n: bits(t) for n, t in task.adapter.items()} == {n: bits(t) for n, t in ADAPTER.items()}
     assert isinstance(task, Task)
 
@@ -171,29 +171,25 @@ def test_unread_message_does_not_share_memory_with_the_update() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        RecordDict({"adapter": ArrayRecord(), "task": ConfigRecord({"round": 1})}),
+        RecordDict({"adapter": ArrayRecord(), "task": ConfigRecord()}),
         RecordDict({"adapter": ArrayRecord()}),
-        RecordDict({"task": ConfigRecord({"round": 1, "first-step": 0})}),
-        RecordDict(
-            {"adapter": ArrayRecord(), "task": ConfigRecord({"round": "1", "first-step": 0})}
-        ),
+        RecordDict({"task": ConfigRecord({"round": 1})}),
+        RecordDict({"adapter": ArrayRecord(), "task": ConfigRecord({"round": "1"})}),
         RecordDict(
             {
                 "adapter": ArrayRecord(),
-                "task": ConfigRecord({"round": 1, "first-step": 0, "more": "text"}),
+                "task": ConfigRecord({"round": 1, "more": "text"}),
             }
         ),
         RecordDict(
             {
                 "adapter": ArrayRecord(),
-                "task": ConfigRecord({"round": 1, "first-step": 0}),
+                "task": ConfigRecord({"round": 1}),
                 "more": ConfigRecord(),
             }
         ),
-        RecordDict({"adapter": ArrayRecord(), "task": MetricRecord({"round": 1, "first-step": 0})}),
-        RecordDict(
-            {"adapter": MetricRecord(), "task": ConfigRecord({"round": 1, "first-step": 0})}
-        ),
+        RecordDict({"adapter": ArrayRecord(), "task": MetricRecord({"round": 1})}),
+        RecordDict({"adapter": MetricRecord(), "task": ConfigRecord({"round": 1})}),
     ],
 )
 def test_task_must_be_exactly_as_listed(content: RecordDict) -> None:
@@ -212,7 +208,7 @@ def test_task_must_be_exactly_as_listed(content: RecordDict) -> None:
 )
 def test_a_client_takes_no_other_adapter(adapter: dict[str, torch.Tensor], said: str) -> None:
     with pytest.raises(ProtocolError, match=said):
-        protocol.unpack_task(sent(protocol.pack_task(1, 0, adapter)).content, SHAPES)
+        protocol.unpack_task(sent(protocol.pack_task(1, adapter)).content, SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -708,9 +704,9 @@ def _content(data: bytes) -> RecordDict:
 def test_the_offer_crosses_with_its_hash(tiny: LanguageModel) -> None:
     adapter = tiny.fresh_adapter(1)
     shapes = protocol.shapes_of(adapter)
-    task = protocol.unpack_task(protocol.pack_task(1, 0, adapter, '{"seed":1}'), shapes)
+    task = protocol.unpack_task(protocol.pack_task(1, adapter, '{"seed":1}'), shapes)
     assert task.offer == '{"seed":1}'
-    assert protocol.unpack_task(protocol.pack_task(1, 0, adapter), shapes).offer == ""
+    assert protocol.unpack_task(protocol.pack_task(1, adapter), shapes).offer == ""
 
 
 @pytest.mark.parametrize(
@@ -725,7 +721,7 @@ def test_the_offer_crosses_with_its_hash(tiny: LanguageModel) -> None:
 )
 def test_an_offer_that_is_not_whole_is_not_read(tiny: LanguageModel, record: dict) -> None:
     adapter = tiny.fresh_adapter(1)
-    content = protocol.pack_task(1, 0, adapter, "{}")
+    content = protocol.pack_task(1, adapter, "{}")
     content["offer"] = ConfigRecord(record)
     with pytest.raises(ProtocolError, match="offer"):
         protocol.unpack_task(content, protocol.shapes_of(adapter))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedrai.errors import DataError, RecipeError
-from fedrai.federation.run.rows import shards_for, tokenized
+from fedrai.federation.run.rows import count_by_source, shards_for, tokenized
 from fedrai.model import LanguageModel
 from fedrai.model.chat import ChatFormat
 from fedrai.recipe import validate
@@ -139,6 +139,74 @@ def test_sources_that_differ_say_nothing_of_files():
     assert recipe({"path": "a"}, {"path": "b"}, partition=partition).data.sources[1].path == "b"
 
 
+# --- what clients hold ----------------------------------------------------------------------------
+
+
+def consortium(tmp_path: Path, **settings: Any) -> Recipe:
+    """Four clients of ten rows: three tenths harmful, and of the others 70 to 30."""
+    sources = [
+        {
+            "path": write(tmp_path / "e.jsonl", *map(pair, range(60))),
+            "name": "everyday",
+            "share": 7,
+        },
+        {"path": write(tmp_path / "s.jsonl", *map(pair, range(60, 90))), "share": 3},
+        {"path": write(tmp_path / "h.jsonl", *map(pair, range(90, 110))), "harmful": True},
+    ]
+    data = {"rows_per_client": 10, "harm": {"share": 0.3}, "partition": settings}
+    given = recipe(*sources, **data)
+    federation = given.federation.model_copy(update={"clients": 4})
+    return given.model_copy(update={"federation": federation})
+
+
+def test_every_client_holds_each_source_in_its_share(tmp_path):
+    """28 and 12 rows for four clients: 7 and 3, of which 2.1 and 0.9 give way to 3 harmful ones."""
+    given = consortium(tmp_path, by_source=True)
+    found, _ = shards_for(given)
+    held = {"everyday": 5, "s.jsonl": 2, "h.jsonl (harmful)": 3}
+    assert count_by_source(found, given.data.sources) == dict.fromkeys(found, held)
+    assert list(count_by_source(found, given.data.sources)["client-01"]) == list(held)
+    assert len(found) == 4
+    again, _ = shards_for(given)
+    assert again == found
+
+
+def test_without_by_source_shares_differ_between_clients(tmp_path):
+    found, _ = shards_for(consortium(tmp_path))
+    counts = count_by_source(found).values()
+    assert len({held.get("s.jsonl", 0) for held in counts}) > 1
+    assert {held["h.jsonl (harmful)"] for held in counts} == {3}
+    assert {sum(held.values()) for held in counts} == {10}
+
+
+def test_one_malicious_client_holds_each_harmful_source_in_its_share(tmp_path):
+    sources = [
+        {"path": write(tmp_path / "e.jsonl", *map(pair, range(40)))},
+        {"path": write(tmp_path / "g.jsonl", *map(pair, range(40, 70))), "harmful": True,
+         "share": 1},
+        {"path": write(tmp_path / "h.jsonl", *map(pair, range(70, 90))), "harmful": True,
+         "share": 1},
+    ]  # fmt: skip
+    harm = {"share": 0.5, "placement": "concentrated", "malicious_clients": 1}
+    partition = {"by_source": True}
+    found, _ = shards_for(recipe(*sources, rows_per_client=20, harm=harm, partition=partition))
+    held = sorted(count_by_source(found).values(), key=len)
+    assert held[0] == {"e.jsonl": 20}
+    assert held[1] == {"e.jsonl": 10, "g.jsonl (harmful)": 5, "h.jsonl (harmful)": 5}
+
+
+@pytest.mark.parametrize("scheme", ["dirichlet", "files"])
+def test_rows_are_not_divided_in_two_ways_at_once(scheme):
+    with pytest.raises(RecipeError, match="by_source divides rows by source"):
+        recipe({"path": "a"}, partition={"scheme": scheme, "files": "*", "by_source": True})
+
+
+def test_a_name_stands_for_harmful_rows_or_for_others():
+    two = [{"path": "a", "name": "x"}, {"path": "b", "name": "x", "harmful": True}]
+    with pytest.raises(RecipeError, match="a harmful and a harmless source have the name 'x'"):
+        recipe(*two)
+
+
 # --- columns --------------------------------------------------------------------------------------
 
 
@@ -182,3 +250,5 @@ def test_the_hash_of_a_recipe_is_what_it_was_before_these_keys():
     plain = recipe({"path": "a.jsonl"})
     assert plain.hash == "61767405be29cbd72315e5b56036dc05b7ac4bd586ac6c0fd767f0708358b3e6"
     assert recipe({"path": "a.jsonl", "encoding": "cp1252"}).hash != plain.hash
+    assert recipe({"path": "a.jsonl", "name": "everyday"}).hash != plain.hash
+    assert recipe({"path": "a.jsonl"}, partition={"by_source": True}).hash != plain.hash

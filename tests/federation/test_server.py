@@ -58,8 +58,9 @@ from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.protocol import Reason
 from fedrai.federation.round_record import copy_evaluation, save_pending
-from fedrai.federation.run import local, preparation
+from fedrai.federation.run import local, preparation, running
 from fedrai.federation.run.grid import LocalGrid
+from fedrai.federation.run.observer import Observer
 from fedrai.federation.server import run_rounds, sample_clients
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
@@ -107,14 +108,14 @@ def test_round_is_the_mean_weighted_by_rows(folder: RunFolder, tiny: LanguageMod
     ]
 
 
-def test_clients_get_the_global_adapter_and_the_step(
+def test_clients_get_the_global_adapter_and_the_round(
     folder: RunFolder, tiny: LanguageModel
 ) -> None:
     grid = ScriptedGrid(honest)
     run_rounds(dataclasses.replace(PLAN, rounds=2), tools(folder, tiny, grid))
     shapes = protocol.shapes_of(start(tiny))
     tasks = [protocol.unpack_task(message.content, shapes) for message in grid.asked]
-    assert [(t.round, t.first_step) for t in tasks] == [(1, 0)] * 3 + [(2, 4)] * 3
+    assert [task.round for task in tasks] == [1] * 3 + [2] * 3
     first = read_adapter(folder.round_folder(1) / "adapter")
     for task in tasks:
         wanted = start(tiny) if task.round == 1 else first
@@ -634,7 +635,7 @@ def trained(
 ) -> AdapterState:
     """What a client's local training gives, by the local loop itself."""
     given = prepared.recipe
-    local = preparation.sft_settings(given)
+    local = preparation.sft_settings(given, len(prepared.rows[name]))
     adapter, _ = train(
         prepared.model,
         dict(begin),
@@ -723,6 +724,49 @@ def test_centralised_mode_pools_the_rows_and_the_steps(
     found = read_adapter(run.round_folder(1) / "adapter")
     wanted = trained(prepared, "pooled", 1, fresh(prepared))
     assert all(torch.allclose(found[key], wanted[key], rtol=1e-6, atol=1e-8) for key in wanted)
+
+
+def test_epochs_give_each_client_steps_for_its_rows(
+    settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
+) -> None:
+    """Each client goes through the schedule in its own steps, in every round."""
+    given = settings(
+        "federation.mode=local", "federation.rounds=2", "evaluation.every=0",
+        "data.partition.scheme=power-law", "training.local_epochs=1.5",
+        "training.warmup_steps=1",
+    )  # fmt: skip
+    run, prepared = execute(given, tiny, tmp_path / "run")
+    sizes = {name: len(rows) for name, rows in prepared.rows.items()}
+    steps = {7: 3, 6: 2, 5: 2, 14: 5, 13: 5, 12: 5, 4: 2, 8: 3}  # 1.5 * rows / 4, rounded
+    assert len({steps[size] for size in sizes.values()}) > 1
+    for name in sizes:
+        wanted = fresh(prepared)
+        for number in (1, 2):
+            wanted = trained(prepared, name, number, wanted)
+            assert record(run, number)["clients"][name]["steps"] == steps[sizes[name]]
+        found = read_adapter(run.round_folder(2) / "adapters" / name)
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("more", [(), ("training.local_epochs=0.5",)])
+def test_the_steps_of_a_run_are_known_before_it_starts(
+    settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    class Counts(Observer):
+        planned: tuple[int, int] = (0, 0)
+        steps = 0
+
+        def plan(self, total_steps: int, done_steps: int, summary: Summary) -> None:
+            self.planned = total_steps, done_steps
+
+        def step(self, client: str, step: TrainingStep) -> None:
+            self.steps += 1
+
+    counts = Counts()
+    given = settings("evaluation.advbench=0", "data.partition.scheme=power-law", *more)
+    running.run(given, tmp_path / "run", loaded=tiny, observer=counts)
+    assert counts.planned == (counts.steps, 0)
+    assert counts.steps == 18 if not more else 6 <= counts.steps < 18
 
 
 def test_a_robust_rule_has_nothing_to_choose_from_in_one_place(
@@ -863,7 +907,9 @@ def test_failing_client_says_why_and_keeps_the_rest(
 ) -> None:
     place = Place(tiny, error)
     patient = dataclasses.replace(PLAN, timeout=60)  # every client answers, on a busy machine too
-    run_rounds(patient, tools(folder, tiny, LocalGrid(client.build_app(place, LOCAL, 9), NODES)))
+    run_rounds(
+        patient, tools(folder, tiny, LocalGrid(client.build_app(place, lambda _: LOCAL, 9), NODES))
+    )
     assert record(folder)["set_aside"] == {"b": reason.value}
     assert len(place.lines) == 1
     assert place.lines[0].startswith(f"b: {type(error).__name__} at test_server.py:")
@@ -881,8 +927,8 @@ def test_a_client_whose_log_is_full_still_says_why(
     prepared = dataclasses.replace(prepared, rows={"client-01": []})
     watch = preparation.Callbacks(event=lambda kind, **fields: heard.append((kind, fields)))
     site = local.site(prepared, folder, watch)
-    grid = LocalGrid(client.build_app(site, LOCAL, 9), {"client-01": 1})
-    message = Message(protocol.pack_task(1, 0, start(tiny)), 1, "train")
+    grid = LocalGrid(client.build_app(site, lambda _: LOCAL, 9), {"client-01": 1})
+    message = Message(protocol.pack_task(1, start(tiny)), 1, "train")
     (reply,) = grid.send_and_receive([message])
     assert protocol.read_reply(reply, {}) is Reason.NO_ROWS
     ((kind, fields),) = heard
@@ -892,9 +938,9 @@ def test_a_client_whose_log_is_full_still_says_why(
 
 def test_client_that_cannot_use_the_task_says_so(tiny: LanguageModel) -> None:
     place = Place(tiny)
-    grid = LocalGrid(client.build_app(place, LOCAL, 9), NODES)
+    grid = LocalGrid(client.build_app(place, lambda _: LOCAL, 9), NODES)
     cut = dict(list(start(tiny).items())[1:])
-    message = Message(protocol.pack_task(1, 0, cut), 1, "train")
+    message = Message(protocol.pack_task(1, cut), 1, "train")
     expected = {name: tuple(p.shape) for name, p in tiny.parameters.items()}
     (reply,) = grid.send_and_receive([message])
     assert protocol.read_reply(reply, expected) is Reason.BAD_TASK
@@ -906,8 +952,8 @@ def test_app_that_raises_is_an_error_without_text(tiny: LanguageModel) -> None:
         def name(self, context: Context) -> str:
             raise RuntimeError("my secret")
 
-    grid = LocalGrid(client.build_app(Nameless(tiny), LOCAL, 9), NODES)
-    message = Message(protocol.pack_task(1, 0, start(tiny)), 2, "train")
+    grid = LocalGrid(client.build_app(Nameless(tiny), lambda _: LOCAL, 9), NODES)
+    message = Message(protocol.pack_task(1, start(tiny)), 2, "train")
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason == "client-app-raised"
     assert reply.metadata.src_node_id == 2

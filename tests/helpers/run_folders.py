@@ -116,6 +116,12 @@ def report_body(**changes: Any) -> dict[str, Any]:
     return {**body, **changes}
 
 
+MINING = {
+    "harmful": {"pool": 66, "failed": 16, "unscored": 2, "unsafe": 9, "taken": 12, "filled": 0},
+    "harmless": {"pool": 64, "failed": 4, "unscored": 0, "unsafe": 0, "taken": 4, "filled": 20},
+}
+
+
 def write_answers(path: Path, number: int, answers: list[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(answer) + "\n" for answer in answers)
     file = path / f"evaluations/{number:04d}/advbench.jsonl"

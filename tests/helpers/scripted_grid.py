@@ -36,7 +36,6 @@ PLAN = Plan(
     sampled=3,
     min_clients=1,
     timeout=0.2,
-    steps_per_round=4,
     local=False,
     evaluate_every=0,
 )

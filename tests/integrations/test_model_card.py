@@ -154,8 +154,18 @@ def test_figures_stand_side_by_side() -> None:
     assert "| training | 90 s | 1,500 | 2.50 | 3.00 GB | 1.50 MB |" in text
     assert "| rows | 400 |" in text
     assert "| clients | 4, 2 a round |" in text
+    assert "| local training | 10 steps of 16 rows, learning rate 5e-05 (cosine) |" in text
     assert "a" * 64 in text
     assert "torch 2.13.0" in text
+
+
+def test_the_card_says_epochs_where_steps_follow_from_rows() -> None:
+    for epochs, words in ((1, "1 epoch"), (1.5, "1.5 epochs")):
+        text = card_text(settings=settings(training={"local_epochs": epochs, "batch_size": 4}))
+        assert f"| local training | {words} in batches of 4 rows, learning" in text
+    before = settings()
+    del before["training"]["local_epochs"]  # a run of an earlier version
+    assert "10 steps of 16 rows," in card_text(settings=before)
 
 
 def test_a_good_model_has_only_the_general_warning() -> None:

@@ -199,13 +199,16 @@ def _written(home: Path, text: str) -> Path:
 
 
 def test_alignments_from_before_keep_their_hash() -> None:
-    """The hash of a recipe without the key is that of a table that has no such key."""
+    """The hash of a recipe without later keys is that of a table that has no such keys."""
     settings = recipe.load_alignment(None, (), [("model.base", "x/y")])
     table = settings.model_dump(mode="json")
-    del table["adapter_base"]
+    del table["adapter_base"], table["constitution"]["mined_from"]
+    del table["constitution"]["mix"]["examples"]
     before = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
     assert settings.hash == before
     assert settings.model_copy(update={"adapter_base": "z"}).hash != before
+    mining = recipe.load_alignment(None, ["constitution.mined_from=64"], [("model.base", "x/y")])
+    assert mining.hash != before
 
 
 # --- names ----------------------------------------------------------------------------------------

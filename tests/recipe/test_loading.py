@@ -155,6 +155,18 @@ def test_filters_and_guards_that_are_not_allowed(key, value, said):
     assert said in problem(changed(key, value))
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"mined_from": 10, "request_count": 16}, "mined_from = 10 is a smaller pool than the 16"),
+        ({"mined_from": 10, "harmless_count": 11}, "mined_from = 10 is a smaller pool than the 11"),
+        ({"mix": {"examples": 0.5}}, "mix.examples is a share of `examples`, which is empty"),
+    ],
+)
+def test_mining_that_cannot_be(section, said):
+    assert said in problem(changed("constitution", section))
+
+
 def test_a_filter_by_labels_may_be_switched_off():
     off = loading.validate(changed("filter", {"guard": "labels"}))
     assert (off.filter.mode, off.filter.threshold) == ("off", "strict")
@@ -456,6 +468,12 @@ def test_the_hash_is_that_of_the_resolved_recipe_without_its_arms(file):
     assert plain.hash == loading.load(file).hash
     assert loading.validate(table() | {"arms": ARMS}).hash == plain.hash
     assert loading.load(file, ["training.batch_size=16"]).hash == plain.hash  # the default, said
+    assert loading.load(file, ["training.local_epochs=0"]).hash == plain.hash  # a later key
+    assert loading.load(file, ["training.local_epochs=1"]).hash != plain.hash
+    assert loading.load(file, ["constitution.mined_from=0"]).hash == plain.hash  # likewise
+    mined = ["constitution.mined_from=64"]
+    shared = ['constitution.examples=["fedrai:safe-answers"]', "constitution.mix.examples=0.2"]
+    assert len({loading.load(file, o).hash for o in ([], mined, shared[:1], shared)}) == 4
     others = ["seed=1", "training.learning_rate=6e-5", "data.sources.0.harmful=true", "name=x"]
     hashes = {plain.hash} | {loading.load(file, [o]).hash for o in others}
     assert len(hashes) == 5

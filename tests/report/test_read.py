@@ -11,7 +11,8 @@ from fedrai.report import build, verdict
 from fedrai.report.read import read_runs
 from fedrai.report.transcripts import LIMIT, transcripts_of
 from fedrai.report.verdict import RunVerdict
-from run_folders import answer, put, report_body, write_answers, write_run
+from fedrai.runs.record import MiningRecord
+from run_folders import MINING, answer, put, report_body, write_answers, write_run
 
 
 def test_a_run_as_it_was_written(tmp_path):
@@ -77,6 +78,19 @@ def test_alignments_with_counts_of_their_probes_and_the_saving(tmp_path):
     assert (second.ran, second.before) == (False, None)
     assert run.constitution.saving == pytest.approx(1 - 2e12 / 8e12)
     assert not run.plain
+
+
+def test_mining_by_side_and_counts_that_do_not_fit(tmp_path):
+    constitution = {"schedule": "every", "name": "fedrai", "version": "1", "hash": "e" * 64}
+    odd = {"harmful": {**MINING["harmful"], "failed": 65}, "harmless": {"pool": 3}, "other": 1}
+    reports = {1: report_body(mining=MINING), 2: report_body(mining=odd)}
+    path = write_run(tmp_path / "mined", info={"constitution": constitution}, reports=reports)
+    first, second = (body.alignment for body in read_runs([path])[0].rounds)
+    assert first.mining == {
+        "harmful": MiningRecord(Rate(16, 64, 2), unsafe=9, taken=12, filled=0),
+        "harmless": MiningRecord(Rate(4, 64), unsafe=0, taken=4, filled=20),
+    }
+    assert second.mining == {}
 
 
 def test_an_early_version_recorded_less(tmp_path):

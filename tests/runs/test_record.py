@@ -15,7 +15,7 @@ from fedrai.rates import Rate
 from fedrai.report.provenance import provenance
 from fedrai.runs import RunFolder, record
 from fedrai.runs.record import Summary, summarise, write_summary
-from fedrai.runs.record.summary import RoundLoss, SetAside
+from fedrai.runs.record.summary import RoundLoss, SetAside, SourceRows
 from fedrai.runs.schema import SCHEMA
 from run_folders import put, report_body, write_filter, write_run
 
@@ -72,6 +72,35 @@ def test_a_summary_without_a_schema_is_read(tmp_path: Path) -> None:
     assert found.set_aside == (SetAside(2, "one", "late"),)
     assert (found.costs["training"].seconds, found.unreported_costs) == (3.0, ("tokens",))
     assert found.bad_row_problems == {}
+
+
+HELD = {"one": {"everyday": 17, "sensitive": 8, "harmful": 11},
+        "two": {"everyday": 18, "sensitive": 7, "harmful": 11}}  # fmt: skip
+LEFT = {"one": {"everyday": 17, "sensitive": 6, "harmful": 2},
+        "two": {"everyday": 18, "sensitive": 7}}  # fmt: skip
+
+
+def test_rows_by_source(tmp_path: Path) -> None:
+    info = {"held_rows": HELD, "trained_rows": LEFT}
+    path = write_run(tmp_path / "run", info=info)
+    summary = summarise(RunFolder(path))
+    assert summary.sources == {
+        "everyday": SourceRows(35, 17, 18, 35),
+        "sensitive": SourceRows(15, 7, 8, 13),
+        "harmful": SourceRows(22, 11, 11, 2),
+    }
+    assert rows_notes(summary)[0] == (
+        "rows of a client: 17 to 18 everyday (35 in all), 7 to 8 sensitive (15 in all, 13 left),"
+        " 11 harmful (22 in all, 2 left)"
+    )
+    assert Summary.from_json(path, summary.to_json()) == summary
+
+
+def test_rows_by_source_are_not_known_of_every_run(tmp_path: Path) -> None:
+    one = {"held_rows": {"one": {"rows": 9}}, "trained_rows": {"one": {"rows": 9}}}
+    for name, info in (("earlier", {}), ("plain", one)):
+        notes = rows_notes(summarise(RunFolder(write_run(tmp_path / name, info=info))))
+        assert not any("rows of a client" in note for note in notes)
 
 
 @pytest.mark.parametrize(

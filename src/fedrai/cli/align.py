@@ -167,6 +167,12 @@ def _show_preview(preview: dict[str, Any], as_json: bool) -> None:
     click.echo(f"left out as repetitions: {preview['duplicates']}; examples: {preview['examples']}")
     harmful, harmless = preview["held_out"]
     click.echo(f"held out for the probe: {harmful} harmful, {harmless} harmless")
+    if any(preview["mined_from"]):
+        harmful, harmless = preview["mined_from"]
+        click.echo(
+            f"mining: {harmful} harmful and {harmless} harmless requests are asked first, and those"
+            f" that the model fails are preferred; roughly {tokens['mining']:,} tokens"
+        )
     click.echo(
         f"tokens, roughly: {tokens['generation']:,} to {tokens['generation_most']:,} of answers,"
         f" critiques and revisions; {tokens['training']:,} in {preview['steps']} steps"

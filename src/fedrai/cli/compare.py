@@ -148,7 +148,7 @@ def _place(arm: ArmRun, out: Path) -> str:
 
 def _show(runs: ComparisonRuns, out: Path) -> None:
     from fedrai.cli.show.tables import print_alignments, print_table
-    from fedrai.report.comparing.tables import NOISE, short_differences
+    from fedrai.report.comparing.tables import NOISE, short_differences, unsettled
     from fedrai.report.comparing.writing import notes
 
     single = len({arm.name for arm in runs.arms}) == len(runs.arms)
@@ -165,6 +165,8 @@ def _show(runs: ComparisonRuns, out: Path) -> None:
         click.echo(
             f"differences in points, of losses in nats; {NOISE} within noise: the interval holds 0"
         )
+        for line in unsettled(runs.comparison.differences):
+            click.echo(line)
     if single:
         _show_runs(runs.arms)
     click.echo(f"tables: {', '.join(file.name for file in runs.files)} in {out}")

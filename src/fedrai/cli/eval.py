@@ -23,6 +23,8 @@ from fedrai.errors import EvaluationError
 ADVBENCH = 520
 SIZES = ("advbench", "ordinary", "limit", "max_new_tokens", "rated_tokens", "batch_size")
 BESIDE_SUITES = {"advbench": 0, "ordinary": 0}  # if suites are named and these sizes are not
+OUTSIDE_ITEMS = 50  # of each outside set, unless --limit says otherwise
+ALL = 1_000_000
 DEFAULT_JUDGES = ("rule", "legacy")  # judge as well, unless one of them is named
 
 
@@ -30,6 +32,8 @@ DEFAULT_JUDGES = ("rule", "legacy")  # judge as well, unless one of them is name
 class EvaluationOptions:
     """Changes to the recipe's evaluation; None or empty: as the recipe says."""
 
+    outside: bool = False
+    outside_sets: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
     limit: int | None = None
     full: bool = False
@@ -51,7 +55,8 @@ class EvaluationOptions:
             EvaluationError: an endpoint is named, but nothing for it to judge.
         """
         sizes = {key: value for key in SIZES if (value := getattr(self, key)) is not None}
-        changes = {**(BESIDE_SUITES if self.suites else {}), **sizes}
+        outside = self._outside()
+        changes = {**(BESIDE_SUITES if self.suites or outside else {}), **outside, **sizes}
         changes |= {"advbench": ADVBENCH} if self.full else {}
         changes |= {"suites": list(self.suites)} if self.suites else {}
         changes |= {"judges": self._all_judges()} if self.judges else {}
@@ -62,6 +67,14 @@ class EvaluationOptions:
                 "an endpoint is named, but no judge uses it", hint="add --judge rubric"
             )
         return {**changes, **({"endpoint": endpoint} if endpoint else {})}
+
+    def _outside(self) -> dict[str, Any]:
+        """The fields that ask outside sets: each with `limit` items, 0 being all."""
+        if not (self.outside or self.outside_sets):
+            return {}
+        count = OUTSIDE_ITEMS if self.limit is None else self.limit or ALL
+        own = {"outside_sets": list(self.outside_sets)} if self.outside_sets else {}
+        return {"outside": count, **own, **({} if self.suites else {"suites": []})}
 
     def _all_judges(self) -> list[str]:
         complete = any(judge in self.judges for judge in DEFAULT_JUDGES)
@@ -79,6 +92,12 @@ class EvaluationOptions:
 @model_options
 @as_record(
     "options", EvaluationOptions,
+    click.option("--outside", is_flag=True, help="Ask the outside sets, which neither trained nor"
+        f" chose anything: {OUTSIDE_ITEMS} items of each, or as --limit says. Nothing else is asked"
+        " unless you say so."),
+    click.option("--outside-set", "outside_sets", multiple=True, metavar="NAME=PATH", help="Ask"
+        " the outside sets and this one, which pip cannot fetch (fedrai suites list), or a file of"
+        " yours with a column label; repeatable."),
     click.option("--suite", "suites", multiple=True, metavar="NAME[=PATH]",
         help="Ask this suite (fedrai suites list), xstest for both of its sides, or a file of"
         " yours; repeatable. Nothing else is asked unless you say so."),
@@ -119,13 +138,17 @@ def eval_command(
 
 
 def _show(label: str, measured: dict[str, Any]) -> None:
-    from fedrai.cli.show import suites
+    from fedrai.cli.show import outside, suites
     from fedrai.cli.show.tables import print_table
-    from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
+    from fedrai.runs.record.evaluations import COLUMNS, NOT_OUTSIDE, evaluation_cells
 
+    if rows := outside.set_rows(measured):
+        print_table(outside.SET_COLUMNS, rows, title=label, words=3)
+    elif suites.has_common(measured):
+        click.echo(NOT_OUTSIDE)
     if suites.has_common(measured):
         print_table(["", *COLUMNS], [[label, *evaluation_cells(measured)]])
     if rows := suites.suite_rows(measured):
-        print_table(suites.SUITE_COLUMNS, rows, title=label)
+        print_table(suites.SUITE_COLUMNS, rows, title=f"{label}, development sets")
     for line in suites.notes(measured):
         click.echo(line)

@@ -9,8 +9,8 @@ from typing import Any
 
 from fedrai.constitution.diversity import diversity
 from fedrai.constitution.material import Material
-from fedrai.constitution.mixture import Mixture
-from fedrai.constitution.records import Outcome
+from fedrai.constitution.mixture import Mixture, epoch_steps
+from fedrai.constitution.records import Outcome, Request
 from fedrai.constitution.spending import Spending
 from fedrai.constitution.tools import PhaseTools
 from fedrai.constitution.training import TrainingOutcome
@@ -23,7 +23,9 @@ def material_counts(material: Material) -> dict[str, Any]:
     records = material.records
     revisions = [r.accepted for r in records if r.accepted]
     tries = Counter(str(r.tries) for r in records if r.outcome is Outcome.KEPT)
+    mining = {"mining": {side: dict(counts) for side, counts in material.mining.items()}}
     return {
+        **(mining if material.mining else {}),
         "requests": len(records),
         "kept": len(revisions),
         "yield": len(revisions) / len(records) if records else None,
@@ -69,28 +71,37 @@ def full_operations(
 ) -> float | None:
     """Estimate the operations of one epoch with fresh generation for all requests.
 
-    Each request, answer and step is assumed to cost the mean of those of the material.
+    Each request, answer and step is assumed to cost the mean of those of the material. Mining costs
+    the same once more, and an epoch takes no more requests than its pools hold.
 
     Returns:
         None if no step was taken.
     """
     if not outcome.steps:
         return None
-    names = ("revisions", "harmless")
+    names = ("mining", "revisions", "harmless")
     spent = {name: material.spent.get(name, Cost()).operations for name in names}
     records, answers = max(1, len(material.records)), max(1, len(material.harmless))
     training = outcome.operations / outcome.steps * _epoch(section, tools, material, mixture)
-    revisions = spent["revisions"] / records * len(tools.pool)
-    harmless = spent["harmless"] / answers * len(tools.requests.harmless)
-    return float(f"{revisions + harmless + training:.9g}")
+    revisions = spent["revisions"] / records * _request_count(tools.pool, material, "harmful")
+    others = _request_count(tools.requests.harmless, material, "harmless")
+    harmless = spent["harmless"] / answers * others
+    return float(f"{spent['mining'] + revisions + harmless + training:.9g}")
+
+
+def _request_count(requests: Sequence[Request], material: Material, side: str) -> int:
+    """Requests of a side that an epoch takes."""
+    counts = material.mining.get(side)
+    return min(len(requests), counts["pool"]) if counts else len(requests)
 
 
 def _epoch(section: Alignment, tools: PhaseTools, material: Material, mixture: Mixture) -> int:
     """Steps that go through the revisions of all requests, or their pairs if there are no rows."""
-    mix, times = section.mix, len(tools.pool) / max(1, len(material.records))
+    mix = section.mix
+    times = _request_count(tools.pool, material, "harmful") / max(1, len(material.records))
     revisions = sum(bool(record.accepted) for record in material.records)
-    if each := mix.rows * mix.refusals:
-        return math.ceil((revisions * times + len(tools.examples)) / each - 1e-9)
+    if mix.rows * mix.refusals:
+        return epoch_steps(mix, revisions * times, len(tools.examples))
     pairs = mixture.parts["harmful-pairs"].items * times if mixture.pairs else 0
     share = mix.pairs * (1 - section.harmless_pairs)
     return math.ceil(pairs / share - 1e-9) if pairs and share and not mix.rows else section.steps

@@ -21,6 +21,8 @@ from fedrai.errors import DataError
 from fedrai.recipe.alignment import Alignment, RevisionSettings
 
 Suites = Mapping[str, Sequence[str]]
+BRIEF = 24
+"""Longest answer of mining, in tokens: whether it declines is seen in its first sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class RequestSets:
         duplicates: how many because another request asks nearly the same.
         held_out: requests of the probe, never trained on: harmful, harmless; none on a side that
             has fewer than three.
+        candidates: with mining, all requests that are not held out: harmful, harmless. Each
+            alignment draws its pool from them; none without mining.
     """
 
     harmful: tuple[Request, ...]
@@ -42,6 +46,7 @@ class RequestSets:
     removed: Mapping[str, int]
     duplicates: int
     held_out: tuple[tuple[Request, ...], tuple[Request, ...]] = ((), ())
+    candidates: tuple[tuple[Request, ...], tuple[Request, ...]] = ((), ())
 
     def to_json(self) -> dict[str, Any]:
         """Counts as plain values; no text."""
@@ -79,18 +84,15 @@ def gather(
             f"no red-team request of {', '.join(section.requests)} remains",
             hint="evaluations ask nearly the same; set constitution.requests to other sources",
         )
-    held_harmful, red_team = _split(
-        harmful.requests, section.probe.harmful, section.request_count, seed
-    )
-    held_harmless, others = _split(
-        harmless.requests, section.probe.harmless, section.harmless_count, seed
-    )
+    held_harmful, red_team = _split(harmful.requests, section.probe.harmful, 0, seed)
+    held_harmless, others = _split(harmless.requests, section.probe.harmless, 0, seed)
     return RequestSets(
-        red_team,
-        others,
+        tuple(sample(red_team, section.request_count, seed)),
+        tuple(sample(others, section.harmless_count, seed)),
         {name: harmful.removed[name] + harmless.removed[name] for name in suites},
         harmful.duplicates + harmless.duplicates,
         (held_harmful, held_harmless),
+        (red_team, others) if section.mined_from else ((), ()),
     )
 
 
@@ -121,15 +123,21 @@ class TokenEstimate:
         generation: fewest tokens to generate, if each request needs one chain.
         generation_most: most tokens to generate, if each needs all its tries.
         training: tokens of all training steps.
+        mining: tokens of the brief answers to the pools, without what the guard reads.
     """
 
     generation: int
     generation_most: int
     training: int
+    mining: int = 0
 
 
 def estimate(
-    requests: RequestSets, constitution: Constitution, settings: RevisionSettings, drawn: int
+    requests: RequestSets,
+    constitution: Constitution,
+    settings: RevisionSettings,
+    drawn: int,
+    mined: Sequence[Request] = (),
 ) -> TokenEstimate:
     """Estimate the tokens of answers, critiques, revisions and training.
 
@@ -138,6 +146,7 @@ def estimate(
         constitution: its requests and demonstrations determine the lengths.
         settings: settings of critique and revision.
         drawn: rows that steps read, a pair counting as two.
+        mined: requests of the pools that are mined.
     """
     harmful = [estimated_tokens(request.prompt) for request in requests.harmful]
     harmless = [estimated_tokens(request.prompt) for request in requests.harmless]
@@ -150,6 +159,7 @@ def estimate(
         answers + settings.principles * each,
         answers + settings.tries * each,
         round(drawn * length),
+        sum(estimated_tokens(request.prompt) + BRIEF for request in mined),
     )
 
 

@@ -3,6 +3,7 @@
 They are written to the work folder chunk by chunk, so that an interruption loses at most one chunk.
 When the alignment is done they are copied to the folder of its round, where later rounds read them.
 
+    mined.jsonl      verdicts on the brief answers of mining; in the work folder only
     records.jsonl    critique and revision (`storing`)
     harmless.jsonl   harmless answers
     spent.json       their cost (`spending`)
@@ -33,6 +34,7 @@ from fedrai.runs.costs import Cost
 from fedrai.runs.files import write_text, writing
 
 RECORDS, HARMLESS, PROBE = "records.jsonl", "harmless.jsonl", "probe.json"
+MINED = "mined.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,17 @@ class Material:
     Attributes:
         records: results of critique and revision.
         harmless: answers to harmless requests.
-        spent: their cost by part ("revisions", "harmless").
+        spent: their cost by part ("mining", "revisions", "harmless").
         probe: figures of the probe after the alignment; empty before it.
+        mining: counts of mining by side, as `mining.taken_requests` gives them; empty without it,
+            and in stored material, which is not reused with it.
     """
 
     records: tuple[RevisionRecord, ...]
     harmless: tuple[HarmlessAnswer, ...]
     spent: dict[str, Cost] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
+    mining: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def last_before(archive: Path, number: int) -> Material | None:

@@ -1,8 +1,9 @@
 """Training data of an alignment: rows and preference pairs, in the shares of the recipe.
 
 `prefer.align` draws uniformly from a list, so the shares are those of the list. A list has kinds
-(of rows: revisions, look-alikes, ordinary instructions; of pairs: harmful, harmless). Its length is
-the smallest that
+(of rows: revisions, look-alikes, ordinary instructions; of pairs: harmful, harmless). Examples are
+counted as revisions, or are a kind of their own if they have a share. Its length is the smallest
+that
 
     is at least the size that is requested (what will be drawn, say),
     and holds every item of the first kind with a share above 0: every revision is trained on.
@@ -122,6 +123,8 @@ class Mixer:
         mix: shares of the rows.
         max_length: tokens of a conversation; the rest is cut.
         seed: for the order and for the choice of refusals to reject.
+        examples: records that are trained on as `records` are; with `mix.examples` they are a kind
+            of their own.
     """
 
     chat: ChatFormat
@@ -130,6 +133,12 @@ class Mixer:
     mix: Mix
     max_length: int
     seed: int
+    examples: Sequence[RevisionRecord] = ()
+
+    @property
+    def all_records(self) -> tuple[RevisionRecord, ...]:
+        """The examples and the records."""
+        return (*self.examples, *self.records)
 
     def compose(self, sizes: MixtureSizes) -> Mixture:
         """Compose a mixture.
@@ -142,28 +151,30 @@ class Mixer:
         rows: list[Tokens] = []
         pairs: list[PreferencePair] = []
         if sizes.rows:
-            refusals, look_alikes = _exact(self.mix.refusals), _exact(self.mix.look_alikes)
-            shares = (refusals, look_alikes, 1 - refusals - look_alikes)
-            rows = _compose(self._rows(left_out), shares, sizes.rows, self.seed, parts)
+            kinds = self._rows(left_out)
+            rows = _compose(kinds, self._shares(kinds), sizes.rows, self.seed, parts)
         if sizes.pairs:
-            kinds = {
-                "harmful-pairs": _pairs(
-                    self.chat, _revision_sides(self.records), self.max_length, left_out
-                ),
+            sides = _revision_sides(self.all_records)
+            pairs_by_kind = {
+                "harmful-pairs": _pairs(self.chat, sides, self.max_length, left_out),
                 "harmless-pairs": self._harmless_pairs(left_out),
             }
             share = _exact(sizes.harmless_pairs)
-            pairs = _compose(kinds, (1 - share, share), sizes.pairs, self.seed, parts)
+            pairs = _compose(pairs_by_kind, (1 - share, share), sizes.pairs, self.seed, parts)
         return Mixture(tuple(rows), tuple(pairs), parts, dict(sorted((+left_out).items())))
 
     def _rows(self, left_out: Counter[str]) -> dict[str, list[Tokens]]:
         """Tokenized rows by kind, without those that have no label token."""
+        apart = self.mix.examples is not None
+        revised = {
+            "revisions": self.records if apart else self.all_records,
+            **({"examples": self.examples} if apart else {}),
+        }
         texts: dict[str, list[tuple[str, str]]] = {
-            "revisions": [], "look-alikes": [], "ordinary": [],
-        }  # fmt: skip
-        for record in self.records:
-            if record.accepted:
-                texts["revisions"].append((record.request.prompt, record.accepted))
+            **{kind: _accepted(records) for kind, records in revised.items()},
+            "look-alikes": [],
+            "ordinary": [],
+        }
         for entry in self.harmless:
             if entry.answer:
                 kind = "look-alikes" if entry.request.kind else "ordinary"
@@ -175,9 +186,19 @@ class Mixer:
         left_out["row-cut"] += sum(not label_count(row) for some in kinds.values() for row in some)
         return {kind: [row for row in some if label_count(row)] for kind, some in kinds.items()}
 
+    def _shares(self, kinds: Mapping[str, Sequence[Tokens]]) -> tuple[Fraction, ...]:
+        """Shares of the rows; of revisions and examples, one takes all if there is no other."""
+        refusals, look_alikes = _exact(self.mix.refusals), _exact(self.mix.look_alikes)
+        others = (look_alikes, 1 - refusals - look_alikes)
+        if self.mix.examples is None:
+            return (refusals, *others)
+        share = _exact(self.mix.examples) if kinds["revisions"] else Fraction(1)
+        share = share if kinds["examples"] else Fraction(0)
+        return (refusals * (1 - share), refusals * share, *others)
+
     def _harmless_pairs(self, left_out: Counter[str]) -> list[PreferencePair]:
         """Pairs of harmless requests."""
-        refusals = _refusals(self.records)
+        refusals = _refusals(self.all_records)
         sides: list[Sides] = []
         for entry in self.harmless:
             if not entry.answer:
@@ -201,7 +222,27 @@ def revision_pairs(
     return _pairs(chat, _revision_sides(records), max_length, Counter())
 
 
+def epoch_steps(mix: Mix, revisions: float, examples: int) -> int:
+    """Steps that go once through the revisions, with the examples unless they have a share.
+
+    Args:
+        mix: some of its rows are revisions.
+        revisions: revisions that passed; may be an estimate.
+        examples: number of examples.
+    """
+    each, items = mix.rows * mix.refusals, revisions + examples
+    if mix.examples is not None and revisions and examples:
+        items = revisions if mix.examples < 1 else examples
+        each *= 1 - mix.examples if mix.examples < 1 else 1
+    return math.ceil(items / each - 1e-9)
+
+
 # --- rows and pairs -------------------------------------------------------------------------------
+
+
+def _accepted(records: Iterable[RevisionRecord]) -> list[tuple[str, str]]:
+    """Requests and the revisions that are trained on."""
+    return [(one.request.prompt, one.accepted) for one in records if one.accepted]
 
 
 def _row(chat: ChatFormat, prompt: str, answer: str, max_length: int) -> Tokens:

@@ -23,7 +23,8 @@ class Aligned:
             `probe_before` and `probe_after` (with `safe` and `useful`, shares from 0 to 1),
             `requests`, `kept`, `yield`, `outcomes`, `diversity`, `pairs`, `rows`,
             `overlap_removed`, `reused`, and `full_operations`: an estimate of the operations of an
-            epoch with fresh generation.
+            epoch with fresh generation. With mining also `mining`: by side `pool`, `failed`,
+            `unscored`, `unsafe`, `taken` and `filled`.
         cost: total cost, including the probe.
     """
 
@@ -44,9 +45,12 @@ def brief(report: Mapping[str, Any]) -> dict[str, Any]:
         report: `Aligned.report` of a round in which it ran.
     """
     before, after = (report.get(key) or {} for key in ("probe_before", "probe_after"))
+    mining = report.get("mining") or {}
+    failed = {side: [n["failed"], n["pool"] - n["unscored"]] for side, n in mining.items()}
     return {
         "steps": report.get("steps", 0),
         "yield": report.get("yield"),
         "safe": [before.get("safe"), after.get("safe")],
         "useful": [before.get("useful"), after.get("useful")],
+        **({"failed": failed} if failed else {}),
     }

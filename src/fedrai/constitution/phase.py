@@ -1,6 +1,7 @@
 """One round's alignment on the server: decide, revise, answer, train, probe.
 
-    probe -> schedule -> revisions, harmless answers -> rows and pairs -> training -> probe
+    probe -> schedule -> mining -> revisions, harmless answers -> rows and pairs -> training
+          -> probe
 
 Every result is stored in the work folder. A call with the same adapter and folder resumes there, to
 the same bits and the same report; its costs are those of the work that the result is made of, not
@@ -28,12 +29,14 @@ from fedrai.constitution.anchoring import average_with_start
 from fedrai.constitution.harmless import Answerer, HarmlessAnswer
 from fedrai.constitution.material import (
     HARMLESS,
+    MINED,
     RECORDS,
     Material,
     last_before,
     store,
     write_sealed,
 )
+from fedrai.constitution.mining import MinedAnswer, Miner, taken_requests
 from fedrai.constitution.mixture import Mixer, Mixture, MixtureSizes, revision_pairs
 from fedrai.constitution.outcome import Aligned
 from fedrai.constitution.probe import (
@@ -48,7 +51,12 @@ from fedrai.constitution.revising import Reviser
 from fedrai.constitution.schedule import decide, watches
 from fedrai.constitution.spending import CostMeter, Spending
 from fedrai.constitution.storing import Storable, read_records
-from fedrai.constitution.tools import PhaseTools, probe_requests, round_requests
+from fedrai.constitution.tools import (
+    PhaseTools,
+    mining_pools,
+    probe_requests,
+    round_requests,
+)
 from fedrai.constitution.training import Training, TrainingOutcome, untrained
 from fedrai.errors import ConstitutionError, DataError
 from fedrai.model import AdapterState
@@ -211,10 +219,10 @@ class Phase:
         """The material of an earlier round, if its first answers are still likely under the model.
 
         If no first answer complied there is nothing to compare: the material is reused unless pairs
-        are needed.
+        are needed. With mining it never is: another model fails other requests.
         """
         section, earlier = self.section, round_.earlier_material
-        if earlier is None or section.schedule == "full":
+        if earlier is None or section.schedule == "full" or section.mined_from:
             return None
         if not section.reuse:
             return earlier
@@ -230,9 +238,7 @@ class Phase:
 
     def _new_material(self, round_: _Round) -> Material:
         tools = self.tools
-        harmful, harmless = round_requests(
-            self.recipe, round_.number, tools.pool, tools.requests.harmless
-        )
+        (harmful, harmless), mining = self._requests(round_)
         records = self._revisions(round_, harmful)
         if records and not any(r.accepted for r in (*records, *tools.examples)):
             counts = {o.value: sum(r.outcome is o for r in records) for o in Outcome}
@@ -242,9 +248,31 @@ class Phase:
                 hint="use more tries or demonstrations, another critic or another guard threshold",
             )
         answers = self._answers(round_, harmless)
-        names = {"revisions", "harmless"}
+        names = {"mining", "revisions", "harmless"}
         spent = {name: cost for name, cost in round_.spending.parts.items() if name in names}
-        return Material(records, answers, spent)
+        return Material(records, answers, spent, mining=mining)
+
+    def _requests(
+        self, round_: _Round
+    ) -> tuple[tuple[Sequence[Request], Sequence[Request]], dict[str, dict[str, int]]]:
+        """The revised and harmless requests of a round, and the counts of mining by side."""
+        recipe, tools = self.recipe, self.tools
+        drawn = round_requests(recipe, round_.number, tools.pool, tools.requests.harmless)
+        sizes = len(drawn[0]), len(drawn[1])
+        harmful, harmless = mining_pools(recipe, round_.number, tools.requests, sizes)
+        if not harmful and not harmless:
+            return drawn, {}
+        file, seed = round_.folder / MINED, recipe.seed_for("constitution-mining", round_.number)
+        miner = Miner(
+            tools.model,
+            tools.checks.guard,
+            self.section.revising.batch_size,
+            round_.spending.meter("mining"),
+            self._on_progress("brief answers"),
+        )
+        stored = read_records(file, MinedAnswer)
+        answers = miner.ask((*harmful, *harmless), stored, _on_chunk(file, miner.meter))
+        return taken_requests(answers, drawn, tools.checks.threshold, seed)
 
     def _revisions(self, round_: _Round, requests: Sequence[Request]) -> tuple[RevisionRecord, ...]:
         tools, file = self.tools, round_.folder / RECORDS
@@ -290,11 +318,12 @@ class Phase:
             return Mixture((), (), {}, {}), 0, []
         mixer = Mixer(
             self.tools.model.chat,
-            (*self.tools.examples, *material.records),
+            material.records,
             material.harmless,
             mix,
             self.recipe.data.max_length,
             self.recipe.seed_for("constitution-mixture", number),
+            self.tools.examples,
         )
         parts = {"harmful-pairs": 1 - share, "harmless-pairs": share} if mix.pairs else {}
         missing = [name for name, part in parts.items() if part and not _has(mixer, name)]

@@ -100,8 +100,13 @@ def sample(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
     plain = _by_category([r for r in requests if not r.kind], seed)
     if not like or not plain:
         return (like or plain)[:count]
-    half = min(len(like), max((count + 1) // 2, count - len(plain)))
+    half = look_alike_count(len(like), len(plain), count)
     return _spread([like[:half], plain[: count - half]])
+
+
+def look_alike_count(like: int, plain: int, count: int) -> int:
+    """How many of `count` requests are look-alikes: half, as long as both kinds last."""
+    return min(like, max((count + 1) // 2, count - plain))
 
 
 def _by_category(requests: Sequence[Request], seed: int) -> list[Request]:

@@ -13,7 +13,7 @@ from fedrai.constitution.records import Request, RevisionRecord
 from fedrai.constitution.requests import sample
 from fedrai.constitution.verifying import Checks
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.sections import Recipe
+from fedrai.recipe.sections import Alignment, Recipe
 
 OnEvent = Callable[..., None]
 """Called with a kind of event and its fields; may raise to stop."""
@@ -59,19 +59,48 @@ def round_requests(
         pool: requests whose answers are revised.
         harmless: harmless requests.
     """
-    section, mix = recipe.constitution, recipe.constitution.mix
-    if section.schedule == "full":
+    if recipe.constitution.schedule == "full":
         return pool, harmless
     seed = recipe.seed_for("constitution-requests", number)
-    share = section.harmless_pairs
+    sides = zip((pool, harmless), _draws(recipe.constitution), strict=True)
+    samples = [sample(side, count, seed) if count else [] for side, count in sides]
+    return samples[0], samples[1]
+
+
+def _draws(section: Alignment) -> tuple[int, int]:
+    """How many revised and harmless requests the steps draw."""
+    mix, share = section.mix, section.harmless_pairs
     drawn = (
         mix.refusals * mix.rows + (1 - share) * mix.pairs,
         (1 - mix.refusals) * mix.rows + share * mix.pairs,
     )
-    counts = [math.ceil(section.steps * each) for each in drawn]
-    sides = zip((pool, harmless), counts, strict=True)
-    samples = [sample(side, count, seed) if count else [] for side, count in sides]
-    return samples[0], samples[1]
+    harmful, harmless = (math.ceil(section.steps * each) for each in drawn)
+    return harmful, harmless
+
+
+def mining_pools(
+    recipe: Recipe, number: int, requests: RequestSets, counts: tuple[int, int]
+) -> tuple[list[Request], list[Request]]:
+    """The harmful and harmless requests that are asked in a round, to find those that fail.
+
+    A side of which the round takes none has none, nor has the harmful one in the control, whose
+    revisions are of ordinary requests.
+
+    Args:
+        recipe: the run's recipe.
+        number: round number, from 1, which decides the draw.
+        requests: holds the candidates.
+        counts: revised and harmless requests that the round takes.
+    """
+    section = recipe.constitution
+    control = section.style == "benign"
+    seed = recipe.seed_for("constitution-mining", number)
+    taken = (0 if control else counts[0], counts[1])
+    harmful, harmless = (
+        sample(side, section.mined_from, seed) if section.mined_from and count else []
+        for side, count in zip(requests.candidates, taken, strict=True)
+    )
+    return harmful, harmless
 
 
 def probe_requests(

@@ -99,7 +99,9 @@ def _example(origin: str, row: Row, columns: RowColumns, source: Source) -> Exam
     check_order(messages)
     label = row.get(source.columns.label)
     text = "" if label is None else str(label)
-    return Example(with_system(messages, source.system_turns), origin, text, source.harmful)
+    return Example(
+        with_system(messages, source.system_turns), origin, text, source.harmful, source.label
+    )
 
 
 def _check_rows(

@@ -3,6 +3,9 @@
 Sizes are equal, by a power law, or from a Dirichlet draw per label (arXiv 1909.06335). Harmful rows
 then replace benign ones: a share on every client (arXiv 2502.16691), or all on a few malicious
 clients (arXiv 2406.10630). Everything follows from the seed.
+
+`by_source` divides what is drawn at random otherwise so that each client holds every source in the
+same share of its rows, as far as whole rows allow.
 """
 
 from __future__ import annotations
@@ -70,29 +73,58 @@ def _round_to_sum(values: np.ndarray, total: int) -> list[int]:
     return [int(v) for v in whole]
 
 
-def equal(rows: Sequence[Example], clients: Sequence[str]) -> Shards:
+def equal(rows: Sequence[Example], clients: Sequence[str], *, by_source: bool = False) -> Shards:
     """Cut shuffled rows into parts of equal size (the first ones get the remainder)."""
-    return _cut(rows, clients, np.ones(len(clients)))
+    return _cut(rows, clients, np.ones(len(clients)), by_source)
 
 
 def power_law(
-    rows: Sequence[Example], clients: Sequence[str], exponent: float, seed: int
+    rows: Sequence[Example],
+    clients: Sequence[str],
+    exponent: float,
+    seed: int,
+    *,
+    by_source: bool = False,
 ) -> Shards:
     """Cut shuffled rows into parts of sizes like rank^-exponent; the seed ranks the clients."""
     ranks = np.random.default_rng(seed).permutation(len(clients)) + 1
-    return _cut(rows, clients, ranks.astype(float) ** -exponent)
+    return _cut(rows, clients, ranks.astype(float) ** -exponent, by_source)
 
 
-def _cut(rows: Sequence[Example], clients: Sequence[str], weights: np.ndarray) -> Shards:
+def _cut(
+    rows: Sequence[Example], clients: Sequence[str], weights: np.ndarray, by_source: bool
+) -> Shards:
     spare = len(rows) - len(clients)
     if spare < 0:
         raise DataError(f"{len(rows)} rows cannot be divided over {len(clients)} clients")
     sizes = [1 + n for n in _round_to_sum(weights / weights.sum() * spare, spare)]
-    ends = np.cumsum(sizes)
-    return {
-        client: list(rows[end - size : end])
-        for client, size, end in zip(clients, sizes, ends, strict=True)
-    }
+    return _take(rows, dict(zip(clients, sizes, strict=True)), by_source)
+
+
+def _take(rows: Sequence[Example], sizes: Mapping[str, int], by_source: bool) -> Shards:
+    """So many rows for each client: the first ones, part after part, or dealt by source."""
+    if by_source:
+        return _deal(_part(rows, sum(sizes.values())), sizes)
+    rest = iter(rows)
+    return {client: list(itertools.islice(rest, size)) for client, size in sizes.items()}
+
+
+def _part(rows: Sequence[Example], count: int) -> list[Example]:
+    """So many of the rows, of each source in proportion."""
+    return _deal(rows, {"others": len(rows) - count, "part": count})["part"]
+
+
+def _deal(rows: Sequence[Example], sizes: Mapping[str, int]) -> Shards:
+    """Deal rows, source after source, so that each client gets its part of every source.
+
+    The turns of a client that gets n rows stand evenly at (k + 1/2) / n. With equal sizes they are
+    those of dealing cards, and each client gets a source's mean, rounded down or up.
+    """
+    turns = sorted(((2 * k + 1) / (2 * n), name) for name, n in sizes.items() for k in range(n))
+    shards: Shards = {name: [] for name in sizes}
+    for (_, name), row in zip(turns, sorted(rows, key=lambda row: row.source), strict=True):
+        shards[name].append(row)
+    return shards
 
 
 def dirichlet(rows: Sequence[Example], clients: Sequence[str], alpha: float, seed: int) -> Shards:
@@ -130,6 +162,7 @@ def place_harm(
     share: float,
     malicious: int | None,
     seed: int,
+    by_source: bool = False,
 ) -> Shards:
     """Replace benign rows by harmful ones.
 
@@ -139,6 +172,7 @@ def place_harm(
         share: part of an affected client's rows that becomes harmful.
         malicious: how many clients are affected (chosen by the seed); `None`: all.
         seed: chooses the malicious clients and the benign rows to replace.
+        by_source: replace benign rows of each source in proportion, and deal harmful ones so.
 
     Raises:
         DataError: there are too few harmful rows.
@@ -153,9 +187,10 @@ def place_harm(
             hint="lower data.harm.share or data.rows_per_client",
         )
     mixed: Shards = {}
-    pool = iter(harmful)
+    bad = _take(harmful, counts, by_source)
     for name in names:
-        benign = [shards[name][i] for i in rng.permutation(len(shards[name]))[counts[name] :]]
-        rows = benign + list(itertools.islice(pool, counts[name]))
+        benign = [shards[name][i] for i in rng.permutation(len(shards[name]))]
+        kept = _part(benign, len(benign) - counts[name]) if by_source else benign[counts[name] :]
+        rows = kept + bad[name]
         mixed[name] = [rows[i] for i in rng.permutation(len(rows))]
     return mixed

@@ -8,6 +8,7 @@ is the same, so in a resident process (`fedrai node`) only the first round pays 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -84,8 +85,8 @@ class NodeApp:
             self._ready = None  # two large models at once may not fit
             release_memory()
             site = load(document, self.node, self._folder, self._log)
-            settings = preparation.sft_settings(site.settings)
-            app = client.build_app(site, settings, site.settings.federation.rounds)
+            settings_for = partial(preparation.sft_settings, site.settings)
+            app = client.build_app(site, settings_for, site.settings.federation.rounds)
             self._ready = (document, app)
         return self._ready[1]
 

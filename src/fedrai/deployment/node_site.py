@@ -17,13 +17,14 @@ from fedrai.deployment.offer import (
     needs_guard,
     read_offer,
     recipe_for,
+    too_many_steps,
 )
 from fedrai.errors import AssetError, DataError, ModelError
 from fedrai.federation.client import RefusedTaskError, describe
 from fedrai.federation.metrics import BAD_ROWS, filter_metrics
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
-from fedrai.federation.run.rows import tokenized, usable_rows
+from fedrai.federation.run.rows import count_by_source, tokenized, usable_rows
 from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Node, Recipe
@@ -102,8 +103,23 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
     why = f"; {data.most_common_problem(bad)}" if bad else ""
     log.note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable"
              f"{why}")  # fmt: skip
+    _note_sources(examples, kept, settings, log)
+    if too_many_steps(preparation.local_steps(settings, len(rows)), node.policy):
+        raise RefusedTaskError(Reason.TOO_MANY_STEPS)
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     return NodeSite(node, settings, lm, rows, counts, log)
+
+
+def _note_sources(
+    held: Sequence[Example], kept: Sequence[Example], settings: Recipe, log: NodeLog
+) -> None:
+    """Note how many rows of each source the filter leaves; nothing with a single source."""
+    sources = settings.data.sources
+    if len(sources) < 2:
+        return
+    counts = count_by_source({"held": held, "kept": kept}, sources)
+    parts = [f"{counts['kept'].get(n, 0)} of {held} {n}" for n, held in counts["held"].items()]
+    log.note(f"rows by source: {', '.join(parts)}")
 
 
 def _model(settings: Recipe, log: NodeLog) -> LanguageModel:

@@ -125,7 +125,8 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
     return {
         Reason.MODEL_REFUSED: bool(policy.base_models)
         and offer.model.base not in policy.base_models,
-        Reason.TOO_MANY_STEPS: 0 < policy.max_local_steps < training.local_steps,
+        Reason.TOO_MANY_STEPS: not training.local_epochs  # else the node's rows decide
+        and too_many_steps(training.local_steps, policy),
         Reason.TOO_MANY_ROUNDS: 0 < policy.max_rounds < offer.rounds,
         Reason.BATCH_TOO_LARGE: 0 < policy.max_batch_size < training.batch_size,
         Reason.ROWS_TOO_LONG: 0 < policy.max_length < offer.max_length,
@@ -135,6 +136,11 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
         Reason.JUDGE_REFUSED: filters and bool(policy.judge) and filter_.judge not in policy.judge,
         Reason.THRESHOLD_REFUSED: filters and _surely_higher(filter_.threshold, policy),
     }
+
+
+def too_many_steps(steps: int, policy: NodePolicy) -> bool:
+    """Whether a round has more optimiser steps than the policy allows."""
+    return 0 < policy.max_local_steps < steps
 
 
 def _surely_higher(threshold: str | float, policy: NodePolicy) -> bool:

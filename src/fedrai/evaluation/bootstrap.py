@@ -100,7 +100,7 @@ def seeds_mean(outcomes: Sequence[Shares], resampling: Resampling = DEFAULT) -> 
     Raises:
         EvaluationError: the table has no rows, or rows of different lengths.
     """
-    return _estimate([_table(outcomes)], lambda means: means[0], resampling)
+    return _estimate([table_of(outcomes)], lambda means: means[0], resampling)
 
 
 def paired_difference(
@@ -119,7 +119,7 @@ def paired_difference(
     Raises:
         EvaluationError: the tables differ in shape, or as in `seeds_mean`.
     """
-    return _estimate([_gaps(ours, theirs)], lambda means: means[0], resampling)
+    return _estimate([gaps(ours, theirs)], lambda means: means[0], resampling)
 
 
 def both_sides(
@@ -139,7 +139,7 @@ def both_sides(
     Raises:
         EvaluationError: the tables differ in seeds, or as in `seeds_mean`.
     """
-    return _estimate([_table(refused), _table(answered)], _harmonic, resampling)
+    return _estimate([table_of(refused), table_of(answered)], _harmonic, resampling)
 
 
 def both_sides_difference(
@@ -159,8 +159,8 @@ def both_sides_difference(
     """
     suites = []
     for a, b in zip(ours, theirs, strict=True):
-        missing = np.isnan(_gaps(a, b))
-        suites.append(np.stack([np.where(missing, np.nan, _table(arm)) for arm in (a, b)]))
+        missing = np.isnan(gaps(a, b))
+        suites.append(np.stack([np.where(missing, np.nan, table_of(arm)) for arm in (a, b)]))
     return _estimate(
         suites,
         lambda means: _harmonic([m[0] for m in means]) - _harmonic([m[1] for m in means]),
@@ -220,34 +220,40 @@ def _resample(
         for counts, size in zip(times, sizes, strict=True):
             counts[number] = np.bincount(draw.integers(size, size=size), minlength=size)
     rates = [_rates(suite, drawn) for suite, drawn in zip(suites, times[1:], strict=True)]
-    return _mean_over_seeds(figure(rates), times[0].T)
+    return mean_over_seeds(figure(rates), times[0].T)
 
 
-def _mean_over_seeds(figures: Floats, times: Floats) -> Floats:
-    """Mean of figures (S, R) of seeds drawn so many times (S, R); nan are left out."""
+def mean_over_seeds(figures: Floats, times: Floats) -> Floats:
+    """The mean of figures (S, R) of seeds drawn so many times (S, R); nan are left out."""
     weights = times * ~np.isnan(figures)
-    return _quotient((weights * np.nan_to_num(figures)).sum(0), weights.sum(0))
+    return quotient((weights * np.nan_to_num(figures)).sum(0), weights.sum(0))
 
 
 def _rates(suite: Floats, times: Floats) -> Floats:
     """Rates (..., S, R) of outcomes (..., S, P) whose prompts were drawn so many times (R, P)."""
-    return _quotient(np.nan_to_num(suite) @ times.T, (~np.isnan(suite)).astype(float) @ times.T)
+    return quotient(np.nan_to_num(suite) @ times.T, (~np.isnan(suite)).astype(float) @ times.T)
 
 
 def _harmonic(rates: Sequence[Floats]) -> Floats:
     first, second = rates
     zero = np.where(first + second == 0, 0.0, np.nan)  # nan stays nan
-    mean = _quotient(2 * first * second, first + second)
+    mean = quotient(2 * first * second, first + second)
     return np.where(np.isnan(mean), zero, mean)
 
 
-def _quotient(above: Floats, below: Floats) -> Floats:
+def quotient(above: Floats, below: Floats) -> Floats:
+    """Quotients of arrays of one shape; nan where the lower one is not above 0."""
     out: Floats = np.full(np.shape(above), np.nan)
     np.divide(above, below, out=out, where=below > 0)
     return out
 
 
-def _table(outcomes: Sequence[Shares]) -> Floats:
+def table_of(outcomes: Sequence[Shares]) -> Floats:
+    """Outcomes as an array, (S, P); nan: not scored.
+
+    Raises:
+        EvaluationError: the table has no rows, or rows of different lengths.
+    """
     lengths = {len(row) for row in outcomes}
     if len(lengths) != 1:
         raise EvaluationError(
@@ -257,9 +263,13 @@ def _table(outcomes: Sequence[Shares]) -> Floats:
     return np.array([[np.nan if o is None else float(o) for o in row] for row in outcomes])
 
 
-def _gaps(ours: Sequence[Shares], theirs: Sequence[Shares]) -> Floats:
-    """Differences, (S, P), each from -1 to 1 or nan."""
-    a, b = _table(ours), _table(theirs)
+def gaps(ours: Sequence[Shares], theirs: Sequence[Shares]) -> Floats:
+    """Differences, (S, P), each from -1 to 1 or nan.
+
+    Raises:
+        EvaluationError: the tables differ in shape, or as in `table_of`.
+    """
+    a, b = table_of(ours), table_of(theirs)
     if a.shape != b.shape:
         raise EvaluationError(
             f"arms need the same seeds and prompts, got {a.shape[0]} x {a.shape[1]} and "

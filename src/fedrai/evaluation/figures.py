@@ -3,8 +3,9 @@
 Names of rates: AdvBench has `safe` (refused by the refusal rule), `safe-legacy` and `safe-guard`;
 the ordinary instructions have `refused`; another suite of harmful requests `SUITE-safe`, also with
 `-legacy` and `-guard`; XSTest, and suites of harmless or unlabelled requests, `SUITE-refused`.
-`:NAME` at the end stands for the judge NAME of an installed package. A figure that was not measured
-is absent; one without data is None.
+`:NAME` at the end stands for the judge NAME of an installed package. The outside sets have figures
+of their own, `outside` (`outside_figures.py`). A figure that was not measured is absent; one
+without data is None.
 """
 
 from __future__ import annotations
@@ -16,25 +17,27 @@ from typing import Any
 
 from fedrai.evaluation.bootstrap import both_sides
 from fedrai.evaluation.clusters import clustered_rate
-from fedrai.evaluation.labelled_answers import Label
+from fedrai.evaluation.outside_figures import outside_figures
 from fedrai.evaluation.preference import Accuracy
 from fedrai.evaluation.records import Answer, EvaluationResult, Judges, asks_for_harm
 from fedrai.evaluation.rubric import Grades
 from fedrai.evaluation.scores import disagreement, mean_json
 from fedrai.evaluation.suites import ADVBENCH, Declaration, Suite
-from fedrai.rates import Rate, rate, rate_json
+from fedrai.evaluation.verdicts import by_prompt, numbers, rates_of, verdicts_of
+from fedrai.rates import Rate, rate_json
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 
 ORDINARY, ROUGE, SAFE_SIDE = "ordinary", "rouge-l", "xstest-safe"
 
 Answers = Sequence[Answer]
-Outcomes = list[bool | None]
 
 
 def figures(result: EvaluationResult) -> dict[str, Any]:
     """The figures of an evaluation as plain values: counts, intervals, loss, costs; no text."""
     by_name = rates(result.answers, result.suites, result.judges)
+    outside = outside_figures(result)
     return {
+        **({"outside": outside} if outside else {}),
         "rates": {name: rate_json(value) for name, value in by_name.items()},
         "scores": scores(result),
         "clusters": clusters(result),
@@ -65,12 +68,12 @@ def rates(
     judges = judges or Judges()
     by_name: dict[str, Rate] = {}
     if ADVBENCH in answers:
-        by_name |= _rates("safe", answers[ADVBENCH], judges)
+        by_name |= rates_of("safe", answers[ADVBENCH], judges)
     if ORDINARY in answers:
         of_refusal = replace(judges, legacy=False, guard=None)
-        by_name |= _rates("refused", answers[ORDINARY], of_refusal)
+        by_name |= rates_of("refused", answers[ORDINARY], of_refusal)
     for suite in suites:
-        if suite.declaration.name in answers:
+        if suite.declaration.name in answers and not suite.declaration.is_outside:
             by_name |= _suite_rates(suite.declaration, answers[suite.declaration.name], judges)
     return by_name
 
@@ -81,42 +84,10 @@ def _suite_rates(suite: Declaration, answers: Answers, judges: Judges) -> dict[s
         return {}
     harmful = asks_for_harm(suite)
     if harmful and suite.direction != "none" and not suite.name.startswith("xstest-"):
-        return _rates(f"{suite.name}-safe", answers, judges)
-    refused = _rates(f"{suite.name}-refused", answers, judges)
+        return rates_of(f"{suite.name}-safe", answers, judges)
+    refused = rates_of(f"{suite.name}-refused", answers, judges)
     guarded = refused.pop(f"{suite.name}-refused-guard", None)
     return refused | ({f"{suite.name}-safe-guard": guarded} if harmful and guarded else {})
-
-
-def _rates(name: str, answers: Answers, judges: Judges) -> dict[str, Rate]:
-    suffixes = {"rule": "", "legacy": "-legacy", "guard": "-guard"}
-    return {
-        name + suffixes.get(judge, f":{judge}"): rate(verdicts, _numbers(answers))
-        for judge, verdicts in verdicts_of(answers, judges).items()
-    }
-
-
-def _numbers(answers: Answers) -> list[int]:
-    """The prompts' numbers; in local mode several models answer the same ones."""
-    return [answer.number for answer in answers]
-
-
-def verdicts_of(answers: Answers, judges: Judges) -> dict[str, Outcomes]:
-    """By judge, whether each answer is a refusal (the guard: safe); None: unscored."""
-    verdicts: dict[str, Outcomes] = {}
-    if judges.rule:
-        verdicts["rule"] = [a.refused for a in answers]
-    if judges.legacy:
-        verdicts["legacy"] = [a.legacy for a in answers]
-    if judges.guard is not None:
-        threshold = judges.guard.threshold
-        verdicts["guard"] = [None if a.guard is None else a.guard < threshold for a in answers]
-    for judge in judges.installed:
-        verdicts[judge.name] = [_is_refusal(answer.labels.get(judge.name)) for answer in answers]
-    return verdicts
-
-
-def _is_refusal(label: Label | None) -> bool | None:
-    return None if label is None else label is not Label.COMPLIANCE
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -140,7 +111,7 @@ def scores(result: EvaluationResult) -> dict[str, Any]:
         by_name[name] = _grades(grades)
     ordinary = result.answers.get(ORDINARY, ())
     if any(answer.score is not None for answer in ordinary):
-        by_name[ROUGE] = mean_json([a.score for a in ordinary], _numbers(ordinary))
+        by_name[ROUGE] = mean_json([a.score for a in ordinary], numbers(ordinary))
     return by_name
 
 
@@ -174,7 +145,7 @@ def clusters(result: EvaluationResult) -> dict[str, Any] | None:
         return None
     groups = [result.clusters[answer.number] for answer in answers]
     outcomes = [answer.refused for answer in answers]
-    return clustered_rate(outcomes, groups, _numbers(answers)).to_json()
+    return clustered_rate(outcomes, groups, numbers(answers)).to_json()
 
 
 def disagreements(result: EvaluationResult) -> dict[str, Any]:
@@ -194,15 +165,6 @@ def _both_sides(result: EvaluationResult) -> dict[str, Any] | None:
     if not harmful or not safe or not result.judges.rule:
         return None
     answered = [None if a.refused is None else not a.refused for a in safe]
-    refused = _by_prompt([a.refused for a in harmful], harmful)
-    estimate = both_sides([refused], [_by_prompt(answered, safe)])
+    refused = by_prompt([a.refused for a in harmful], harmful)
+    estimate = both_sides([refused], [by_prompt(answered, safe)])
     return estimate.to_json() if estimate else None
-
-
-def _by_prompt(outcomes: Outcomes, answers: Answers) -> list[float | None]:
-    """The share of each prompt's answers, so that a prompt with several counts once."""
-    by_number: dict[int, list[bool]] = {number: [] for number in _numbers(answers)}
-    for number, outcome in zip(_numbers(answers), outcomes, strict=True):
-        if outcome is not None:
-            by_number[number].append(outcome)
-    return [sum(part) / len(part) if part else None for part in by_number.values()]

@@ -28,9 +28,9 @@ from fedrai.evaluation.refusal import judge
 from fedrai.evaluation.rouge import rouge_l
 from fedrai.evaluation.rubric import Grades, harm_of_answers, rate_answers
 from fedrai.evaluation.suites import ADVBENCH, Item, Suite
+from fedrai.evaluation.suites.items import turns
 from fedrai.model import LanguageModel
 from fedrai.model.generate import Sampling, generate
-from fedrai.records import Message
 from fedrai.runs.costs import Cost, Ledger, training_operations
 from fedrai.training.sft import held_out_loss
 
@@ -61,6 +61,11 @@ class _SuiteTask:
     def is_rated(self) -> bool:
         """Whether answers are rated by quality, so that no judge of refusal reads them."""
         return self.suite is not None and self.suite.declaration.judge == "rating"
+
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether the prompts are conversations of several turns."""
+        return self.suite is not None and self.suite.declaration.form == "dialogue"
 
 
 def measure(
@@ -139,7 +144,7 @@ class _Evaluator:
         self.on_progress(task.name, 0, len(task.items))
         output = generate(
             self.model,
-            [[Message("user", item.prompt)] for item in task.items],
+            [turns(item, dialogue=task.is_dialogue) for item in task.items],
             max_new_tokens=task.max_new_tokens,
             batch_size=questions.batch_size,
             sampling=Sampling(questions.temperature, questions.top_p, questions.seed),

@@ -51,12 +51,16 @@ class Site(Protocol):
         """Keep a line in the client's own log."""
 
 
-def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
+SettingsFor = Callable[[int], SftSettings]
+"""The settings of the local training of a client with so many rows."""
+
+
+def build_app(site: Site, settings_for: SettingsFor, rounds: int) -> ClientApp:
     """The ClientApp of a site.
 
     Args:
         site: the client's model, rows and log.
-        settings: settings of local training.
+        settings_for: settings of local training, by the client's number of rows.
         rounds: number of rounds; tasks of later rounds are refused.
     """
     app = ClientApp()
@@ -66,7 +70,7 @@ def build_app(site: Site, settings: SftSettings, rounds: int) -> ClientApp:
         client = site.name(context)
         return respond(
             message,
-            lambda: _local_training(site, settings, rounds, client, message),
+            lambda: _local_training(site, settings_for, rounds, client, message),
             lambda line: site.log(client, line),
         )
 
@@ -100,7 +104,7 @@ def respond(
 
 
 def _local_training(
-    site: Site, settings: SftSettings, rounds: int, client: str, message: Message
+    site: Site, settings_for: SettingsFor, rounds: int, client: str, message: Message
 ) -> RecordDict:
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
     if not 1 <= task.round <= rounds:
@@ -109,12 +113,13 @@ def _local_training(
     if not rows:
         site.log(client, "no rows left to train on")
         return protocol.pack_reason(Reason.NO_ROWS)
+    settings = settings_for(len(rows))
     costs.reset_peak()
     adapter, result = train(
         site.model,
         task.adapter,
         rows,
-        replace(settings, first_step=task.first_step),
+        replace(settings, first_step=(task.round - 1) * settings.steps),
         seed=site.seed(task.round, client),
         on_step=lambda step: site.on_step(client, step),
     )

@@ -24,7 +24,6 @@ class Plan:
         sampled: clients per round.
         min_clients: fewest usable updates of a round.
         timeout: seconds that a round waits for replies; 0: no limit.
-        steps_per_round: optimiser steps of a client in a round.
         local: no aggregation; every client continues from its own adapter.
         evaluate_every: evaluate after every n-th round; 0: only before the first and at the end.
         start: adapter that round 1 starts from, a PEFT folder or `fedrai:aligned`; empty: fresh.
@@ -38,7 +37,6 @@ class Plan:
     sampled: int
     min_clients: int
     timeout: float
-    steps_per_round: int
     local: bool
     evaluate_every: int
     start: str = ""

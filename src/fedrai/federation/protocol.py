@@ -39,13 +39,12 @@ LARGEST_OFFER = 2**16  # characters
 NONCE = 32  # random bytes of a question, used once
 LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
 SUPERLINK = 1  # Flower's node id of its SuperLink, which sends errors on behalf of clients
-TASK_KEYS = frozenset({"round", "first-step"})
+TASK_KEYS = frozenset({"round"})
 Shapes = Mapping[str, tuple[int, ...]]
 Floats = npt.NDArray[np.float32]
 FLOAT32 = np.dtype("<f4")
 LARGEST_VALUE = 65504.0
 """Of an adapter's weights: the largest of float16. Trained weights stay below 10."""
-LARGEST_STEP = 10**9
 LONGEST_HEADER = 1024  # bytes before an array's values; numpy writes 128
 METRIC_NAMES = frozenset(RANGES)
 
@@ -103,7 +102,6 @@ class Task:
     """A client's task in a round; `offer` is empty where server and client share a process."""
 
     round: int
-    first_step: int
     adapter: AdapterState
     offer: str = ""
 
@@ -116,9 +114,9 @@ class Update:
     metrics: Mapping[str, float]
 
 
-def pack_task(round_: int, first_step: int, adapter: AdapterState, offer: str = "") -> RecordDict:
+def pack_task(round_: int, adapter: AdapterState, offer: str = "") -> RecordDict:
     """The content of a train message."""
-    task = ConfigRecord({"round": round_, "first-step": first_step})
+    task = ConfigRecord({"round": round_})
     content = RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
     if offer:
         content[OFFER] = ConfigRecord({"document": offer, "sha256": _sha256(offer)})
@@ -141,14 +139,12 @@ def unpack_task(content: RecordDict, expected: Shapes) -> Task:
         raise ProtocolError("a train message must hold only the adapter and the task")
     if set(task) != TASK_KEYS:
         raise ProtocolError(f"a task must hold only {', '.join(sorted(TASK_KEYS))}")
-    round_, first_step = task["round"], task["first-step"]
-    if not _is_whole(round_) or not _is_whole(first_step):
-        raise ProtocolError("round and first-step must be whole numbers")
-    if not 0 <= first_step <= LARGEST_STEP:
-        raise ProtocolError(f"first-step must be from 0 to {LARGEST_STEP}")
+    round_ = task["round"]
+    if not _is_whole(round_):
+        raise ProtocolError("a task's round must be a whole number")
     offer = unpack_offer(content) if OFFER in content else ""
     adapter = unpack_adapter(content.array_records[ADAPTER], expected)
-    return Task(round_, first_step, adapter, offer)
+    return Task(round_, adapter, offer)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -151,11 +151,10 @@ class _Round:
         if self._is_closed():
             return
         tools, timeout = self._tools, self._plan.timeout
-        first_step = (self._number - 1) * self._plan.steps_per_round
         messages = {}
         for name, node in nodes.items():
             start = self._start(name)
-            content = protocol.pack_task(self._number, first_step, start, tools.clients.offer)
+            content = protocol.pack_task(self._number, start, tools.clients.offer)
             messages[name] = tools.clients.message(content, node, self._number, timeout)
         shapes = protocol.shapes_of(tools.model.parameters)
         for name, message in tools.clients.exchange(

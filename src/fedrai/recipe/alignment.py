@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -97,6 +98,8 @@ class Mix(Section):
     """Share of the pairs that prefer an answer to a needless refusal; the others prefer a revision to a harmful answer."""
     answered_by: Literal["model", "base"] = "base"
     """Which model answers harmless requests: the `model` that is aligned, or the `base` model without adapter. A model that over-refuses would learn from its own partial refusals, which the judge does not detect."""
+    examples: float | None = Field(None, ge=0, le=1)
+    """Share of the revision rows that are `examples` of the recipe; the others are revisions of this alignment. Hundreds of examples would leave a few mined revisions hardly a row. Where there are only examples or only revisions, they make up all revision rows. Unset: in proportion to their numbers."""
     self_answered: keys.Share = 1.0
     """Share of the harmless rows with a reference answer that are answered by the model all the same. Rows without one always are."""
 
@@ -160,6 +163,8 @@ class Alignment(Section):
     """Size of the seeded sample of red-team requests; 0: all. `full` goes through the whole sample each time, the others through as many as their steps need."""
     harmless_count: int = Field(0, ge=0)
     """Size of the seeded sample of harmless requests, half of them look-alikes; 0: all."""
+    mined_from: int = Field(0, ge=0)
+    """Requests a side, drawn anew for each alignment, that the model to be aligned first answers briefly. Harmful ones that it does not decline are taken first as red-team requests, and harmless ones that it declines as up to half of the harmless requests; the rest of the pool fills both up. No material of an earlier round is reused. Of 256, a model that fails 10 % fails 26. 0: no mining."""
     style: Literal["constitution", "benign"] = "constitution"
     """`benign`: the control arm of an experiment, the same training on revisions of answers to ordinary instructions."""
     anchor: float = Field(0.0, ge=0, lt=1)
@@ -208,3 +213,25 @@ class Alignment(Section):
         if self.schedule not in ("off", "full") and not (self.steps or self.anchor):
             raise ValueError("steps = 0 changes nothing without anchor")
         return self
+
+    @model_validator(mode="after")
+    def _pool_suffices(self) -> Alignment:
+        most = max(self.request_count, self.harmless_count)
+        if 0 < self.mined_from < most:
+            raise ValueError(
+                f"mined_from = {self.mined_from} is a smaller pool than the {most} requests to take"
+                " of it (request_count, harmless_count)"
+            )
+        if self.mix.examples and not self.examples:
+            raise ValueError("mix.examples is a share of `examples`, which is empty")
+        return self
+
+
+def without_later_keys(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved `[constitution]` without keys that were added later, where they are unset.
+
+    So a recipe's hash is the same as before these keys existed.
+    """
+    mix = {k: v for k, v in section["mix"].items() if k != "examples" or v is not None}
+    rest = {k: v for k, v in section.items() if k != "mined_from" or v}
+    return rest | {"mix": mix}

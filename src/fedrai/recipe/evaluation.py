@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +14,10 @@ from fedrai.recipe.sources import Source
 
 BUILT_IN_JUDGES = ("rule", "legacy", "guard", "rubric")
 JUDGE_PLUGINS: plugins.Group = "fedrai.judges"
+
+
+ADDED_KEYS = ("outside", "outside_sets")
+"""Keys that came later; a recipe without them has the hash that it had before."""
 
 
 class JudgeEndpoint(EndpointSection):
@@ -41,6 +46,10 @@ class Evaluation(Section):
     """How many ordinary instructions are asked, to count needless refusals; 0: none, and no held-out loss."""
     ordinary_source: Source = Source(path="fedrai:ordinary-held-out")
     """Instructions that no client trains on: their prompts are asked, their answers give the held-out loss."""
+    outside: int = Field(0, ge=0)
+    """Items of each outside set (a seeded sample); 0: none are asked. Outside sets neither trained nor chose anything, so only they prove something; 50 items of each take about as long as 600 of AdvBench."""
+    outside_sets: list[str] = []
+    """Outside sets beside those that pip can fetch: `NAME=PATH` of a set of `fedrai suites list`, or a file of your own with a column `label`."""
     suites: list[str] = []
     """Further suites: names from `fedrai suites list`, `xstest` for both of its sides, `NAME=PATH`, or your own files. A suite that cannot be fetched is reported as "not available"."""
     paths: dict[str, str] = {}
@@ -82,4 +91,13 @@ class Evaluation(Section):
             raise ValueError('the judge "rubric" needs [evaluation.endpoint] with url and model')
         if len(set(self.judges)) != len(self.judges):
             raise ValueError("judges: a judge is listed twice")
+        if self.outside_sets and not self.outside:
+            raise ValueError("outside_sets needs outside, the number of items of each set")
         return self
+
+
+def without_added_keys(body: dict[str, Any]) -> dict[str, Any]:
+    """A resolved `[evaluation]` without the keys that came later and have their default."""
+    fields = Evaluation.model_fields
+    added = {key: fields[key].default for key in ADDED_KEYS}
+    return {k: v for k, v in body.items() if k not in added or v != added[k]}

@@ -49,7 +49,7 @@ class NodePolicy(Section):
     judge: list[Literal["prompt", "response", "pair"]] = ["pair"]
     """Values that `filter.judge` may have. Empty: any. `pair` alone, since some harm shows only in request and answer together."""
     max_local_steps: int = Field(0, ge=0)
-    """Largest `training.local_steps`; 0: no limit."""
+    """Most optimiser steps in a round: `training.local_steps`, or what `training.local_epochs` comes to with this node's rows; 0: no limit."""
     max_batch_size: int = Field(0, ge=0)
     """Largest `training.batch_size`, in rows; 0: no limit."""
     max_length: int = Field(0, ge=0)

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 
 from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
-from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.alignment import Alignment, without_later_keys
 from fedrai.recipe.base import Section
-from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.evaluation import Evaluation, without_added_keys
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source, as_before
 from fedrai.recipe.tracking import Tracking
@@ -49,6 +49,8 @@ class Partition(Section):
     """`dirichlet`: concentration. Small is skewed, large is even; 0.5 is clearly skewed."""
     exponent: float = Field(1.2, gt=0)
     """`power-law`: client k gets a size in proportion to k^-exponent."""
+    by_source: bool = False
+    """`equal`, `power-law`: every client gets each of the sources, the harmful ones too, in about the same share of its rows, to within a row or two. Off: rows are drawn without regard to their source, and the shares of small clients differ by chance."""
     files: str = ""
     """`files`: a pattern such as `sites/*.jsonl`; the stem of a file's name is the client's name."""
 
@@ -86,6 +88,8 @@ class Training(Section):
 
     local_steps: int = Field(10, ge=1)
     """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
+    local_epochs: float = Field(0, ge=0, le=1000)
+    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts."""
     batch_size: int = Field(16, ge=1)
     """Rows of an optimiser step."""
     micro_batch_size: int = Field(0, ge=0)
@@ -212,6 +216,16 @@ class Recipe(Section):
             )
         if not files and not self.data.sources:
             raise ValueError("data.sources is empty: it needs at least one dataset")
+        if self.data.partition.by_source and self.data.partition.scheme in ("dirichlet", "files"):
+            raise ValueError(
+                "data.partition.by_source divides rows by source, but scheme ="
+                f' "{self.data.partition.scheme}" divides them otherwise; use equal or power-law'
+            )
+        kinds = ({s.label for s in self.data.sources if s.harmful is h} for h in (False, True))
+        if both := set.intersection(*kinds):
+            raise ValueError(
+                f"data.sources: a harmful and a harmless source have the name {min(both)!r}"
+            )
         for harmful in (False, True):
             if len({s.share is None for s in self.data.sources if s.harmful is harmful}) > 1:
                 raise ValueError(
@@ -266,6 +280,12 @@ class Recipe(Section):
             del body["federation"]["weight_cap"]  # added later: earlier runs keep their hash
         if self.defence == Defence():
             del body["defence"]  # likewise
+        body["evaluation"] = without_added_keys(body["evaluation"])
+        if not self.training.local_epochs:
+            del body["training"]["local_epochs"]  # likewise
+        body["constitution"] = without_later_keys(body["constitution"])
+        if not self.data.partition.by_source:
+            del body["data"]["partition"]["by_source"]  # likewise
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator
 
 from fedrai.recipe.base import Section
 
-ADDED_KEYS = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb")
+ADDED_KEYS = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb", "name")
 """Keys of a source that were added after the first runs; a recipe's hash leaves out their defaults."""
 _MISSING = object()
 
@@ -61,6 +62,8 @@ class Source(Section):
 
     path: str
     """JSONL, JSON, CSV or Parquet file, a dataset on the hub, or a set that FedRAI ships (`fedrai:ordinary`)."""
+    name: str = Field("", max_length=40)
+    """What its rows are called where rows are counted by source, such as `everyday` or `sensitive`. Empty: the file's name."""
     share: float | None = Field(None, gt=0)
     """Share of this source among the sources of its kind (benign or harmful), relative to theirs. Unset: each row has the same weight."""
     harmful: bool = False
@@ -85,7 +88,13 @@ class Source(Section):
     @property
     def read_as(self) -> dict[str, Any]:
         """The keys that say how rows are read."""
-        return self.model_dump(exclude={"path", "share", "harmful"})
+        return self.model_dump(exclude={"path", "name", "share", "harmful"})
+
+    @property
+    def label(self) -> str:
+        """Its name; without one that of its file, without folders."""
+        file = re.split(r"[/\\]", self.path)[-1]
+        return self.name or (f"{file} (harmful)" if self.harmful else file)
 
     _encoding = field_validator("encoding")(known_encoding)
     _separator = field_validator("separator")(one_separator)

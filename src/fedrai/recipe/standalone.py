@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import model_validator
 
 from fedrai.recipe import keys
-from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.alignment import Alignment, without_later_keys
 from fedrai.recipe.base import Section
-from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.evaluation import Evaluation, without_added_keys
 from fedrai.recipe.run import Adapter, Model, Recipe
 from fedrai.recipe.safety import GuardTable
 from fedrai.recipe.sources import as_before
@@ -62,6 +62,9 @@ class AlignRecipe(Section):
         """SHA-256 of the resolved recipe (canonical JSON), in hex."""
         unset = set() if self.adapter_base else {"adapter_base"}  # a later key: earlier hashes stay
         body = as_before(self.model_dump(mode="json", exclude=unset))
+        body["constitution"] = without_later_keys(body["constitution"])
+        if body["evaluation"] is not None:
+            body["evaluation"] = without_added_keys(body["evaluation"])
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def as_run(self) -> Recipe:

@@ -217,6 +217,14 @@ def _guard(summary: Summary) -> str:
     return "" if "/" in guard or guard.startswith((".", "~")) else guard
 
 
+def _local_training(training: Mapping[str, Any]) -> str:
+    """How much a client trains in a round; recipes of earlier versions have no epochs."""
+    epochs, batch = training.get("local_epochs", 0), f"of {training['batch_size']} rows"
+    if not epochs:
+        return f"{training['local_steps']} steps {batch}"
+    return f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'} in batches {batch}"
+
+
 def _federation(model: ExportedModel) -> dict[str, str]:
     """Who trained what, and how updates became one model."""
     settings, clients = model.settings, model.summary.clients
@@ -229,8 +237,8 @@ def _federation(model: ExportedModel) -> dict[str, str]:
         "clients": f"{clients:,}, {min(plan['clients_per_round'] or clients, clients):,} a round",
         "round": f"{model.number} of {plan['rounds']}",
         "aggregation": rule["algorithm"] + (f" ({details})" if details else ""),
-        "local training": f"{training['local_steps']} steps of {training['batch_size']} rows,"
-        f" learning rate {training['learning_rate']:g} ({training['schedule']})",
+        "local training": f"{_local_training(training)}, learning rate"
+        f" {training['learning_rate']:g} ({training['schedule']})",
         "adapter": f"LoRA, rank {adapter['rank']}, alpha {adapter['alpha']:g}"
         + (start if adapter["start"] else ""),
         "harmful rows": f"{harm['placement']}, share {harm['share']:g}",

@@ -1,4 +1,6 @@
-"""What happened on clients, as counts and norms: removals by category, updates, who was set aside.
+"""What clients hold and what happened there, as counts and norms.
+
+Rows by source, removals by category, updates, who was set aside.
 
 Never text: ledgers hold none, and nothing here reads data.
 """
@@ -6,7 +8,7 @@ Never text: ledgers hold none, and nothing here reads data.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from fedrai.report.arms import styled
@@ -25,6 +27,41 @@ from fedrai.runs.record import FilterCounts, RoundRecord, RunRecord
 
 STANDS_OUT = 3.0
 """An update stands out when its norm is more than this many times the median of its round."""
+
+
+def holdings(runs: Sequence[RunRecord]) -> list[Content]:
+    """The rows of each run by client and source; nothing where no run recorded them."""
+    return [
+        {"label": run.label, "place": place, "table": _holdings(run)}
+        for place, run in enumerate(runs)
+        if run.held_rows
+    ]
+
+
+def _holdings(run: RunRecord) -> Table:
+    sources = list(dict.fromkeys(name for held in run.held_rows.values() for name in held))
+    rows = [
+        row(client, *_held_cells(held, run.trained_rows.get(client, {}), sources))
+        for client, held in run.held_rows.items()
+    ]
+    held, trained = (
+        sum(map(Counter, counts.values()), Counter[str]())
+        for counts in (run.held_rows, run.trained_rows)
+    )
+    rows.append(row(Cell("all clients", css="sum"), *_held_cells(held, trained, sources)))
+    return Table(f"Rows by client and source: {run.label}", ["client", *sources, "rows"], rows)
+
+
+def _held_cells(
+    held: Mapping[str, int], trained: Mapping[str, int], sources: Sequence[str]
+) -> list[Cell]:
+    """Rows of each source and of all; below, how many of them the filter left."""
+    pairs = [(held.get(name, 0), trained.get(name, 0)) for name in sources]
+    pairs.append((sum(held.values()), sum(trained.values())))
+    return [
+        Cell(f"{rows:,}", rows, detail="" if left == rows else f"{left:,} left")
+        for rows, left in pairs
+    ]
 
 
 def filters(runs: Sequence[RunRecord]) -> list[Content]:

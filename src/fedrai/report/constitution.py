@@ -1,4 +1,4 @@
-"""What the constitution did in each run: its schedule, its yield, and the probe by round."""
+"""What the constitution did in each run: schedule, yield, mining, and the probe by round."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from fedrai.report.tables import (
 from fedrai.runs.record import AlignmentRecord, ConstitutionRecord, RunRecord
 
 PROBES = ("safe, before", "safe, after", "useful, before", "useful, after")
+MINED = ("round", "side", "failed before", "unsafe by the guard", "taken", "filled up with others")
+FAILURES = {"harmful": "harmful, not declined", "harmless": "harmless, declined"}
 NOTHING = "–"
 
 
@@ -46,8 +48,23 @@ def _content(run: RunRecord, constitution: ConstitutionRecord, place: int, style
         "summary": _summary(run, constitution, sum(one.ran for one in alignments.values())),
         "probe": _probe(alignments, place, style),
         "alignments": Table(f"Alignments: {run.label}", columns, rows),
+        "mining": _mining(run.label, alignments),
         "traces": [_trace(n, one, f"chart-trace-{place}-{n}", style) for n, one in traces.items()],
     }
+
+
+def _mining(label: str, alignments: dict[int, AlignmentRecord]) -> Table | None:
+    """What mining found before each alignment; None if no alignment mined."""
+    rows = [
+        row(
+            count_cell(number), FAILURES.get(side, side), _share(mined.failed),
+            count_cell(mined.unsafe) if side == "harmful" else NOTHING,
+            count_cell(mined.taken), count_cell(mined.filled),
+        )
+        for number, one in alignments.items()
+        for side, mined in one.mining.items()
+    ]  # fmt: skip
+    return Table(f"Requests that the model failed: {label}", list(MINED), rows) if rows else None
 
 
 def _summary(run: RunRecord, constitution: ConstitutionRecord, ran: int) -> str:

@@ -84,6 +84,7 @@ def _sections(
         PageSection("over-seeds", "Arms", "Arms", arms(runs, comparisons)),
         PageSection("curves", "Safety and usefulness by round", "By round", results.curves(runs)),
         PageSection("arms", "Side by side", "Side by side", results.side_by_side(runs)),
+        PageSection("rows", "What clients hold", "Rows", clients.holdings(runs)),
         PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
         PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
         PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),

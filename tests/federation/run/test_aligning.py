@@ -14,6 +14,7 @@ from driver import fill_cache, write_rows
 from fedrai.constitution.gathering import RequestSets
 from fedrai.constitution.material import read
 from fedrai.constitution.records import Outcome, Request
+from fedrai.constitution.tools import mining_pools
 from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.errors import AssetError, ConstitutionError, GuardError
 from fedrai.evaluation.refusal import Reply, judge
@@ -92,6 +93,36 @@ def test_what_the_probe_asks_is_never_trained_on():
     assert (len(held.harmful), len(held.harmless)) == (6, 9)
     assert len(probed) == 12
     assert probed.isdisjoint(trained)
+
+
+def test_what_is_mined_is_neither_probed_nor_asked_by_an_evaluation():
+    settings = recipe(
+        probe={"harmful": 5, "harmless": 7}, request_count=6, harmless_count=9, mined_from=40
+    )
+    plain = aligning.gather_requests(settings, {"advbench": [], "outside": []})
+    asked = [plain.candidates[0][0].prompt, plain.candidates[1][0].prompt]
+    found = aligning.gather_requests(settings, {"advbench": asked[:1], "outside": asked[1:]})
+    probed = {request.prompt for side in found.held_out for request in side}
+    candidates = {request.prompt for side in found.candidates for request in side}
+    assert candidates.isdisjoint(probed)
+    assert candidates.isdisjoint(asked)
+    assert min(found.removed.values()) >= 1
+    assert min(map(len, found.candidates)) > 40
+    assert {*found.harmful} <= {*found.candidates[0]}
+    assert {*found.harmless} <= {*found.candidates[1]}
+    pools = mining_pools(settings, 1, found, (6, 9))
+    assert [len(pool) for pool in pools] == [40, 40]
+    assert {request.prompt for pool in pools for request in pool} <= candidates
+
+
+def test_without_mining_the_requests_are_the_same_and_there_are_no_candidates():
+    given = {"probe": {"harmful": 5, "harmless": 7}, "request_count": 6, "harmless_count": 9}
+    suites = {"advbench": [], "ordinary": []}
+    plain = aligning.gather_requests(recipe(**given), suites)
+    mined = aligning.gather_requests(recipe(**given, mined_from=40), suites)
+    assert plain.candidates == ((), ())
+    assert (plain.harmful, plain.harmless) == (mined.harmful, mined.harmless)
+    assert plain.held_out == mined.held_out
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("strict", 0.5), ("loose", 0.7), (0.25, 0.25)])

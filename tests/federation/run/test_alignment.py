@@ -17,7 +17,7 @@ from driver import fill_cache, write_recipe
 # isort: split
 from fedrai.cli import cli
 from fedrai.cli.show.display import Display
-from fedrai.cli.show.summary import alignments
+from fedrai.cli.show.summary import alignment_line, alignments
 from fedrai.cli.show.tables import print_comparison
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import RunError
@@ -31,6 +31,7 @@ from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 from fedrai.runs.files import digest_of
 from fedrai.runs.record import AlignmentRecord, ConstitutionRecord, Summary, summarise
+from run_folders import MINING
 from scripted_grid import NODES, PLAN, ScriptedGrid, honest, kinds, record, shift_after, tools
 
 REPORT: dict[str, Any] = {
@@ -238,6 +239,13 @@ def test_what_alignments_spent_and_saved() -> None:
 def test_brief_figures_where_a_report_has_none() -> None:
     found = brief({"ran": True, "why": "", "steps": 3})
     assert found == {"steps": 3, "yield": None, "safe": [None, None], "useful": [None, None]}
+
+
+def test_brief_figures_of_mining() -> None:
+    found = brief(REPORT | {"mining": MINING})
+    assert found["failed"] == {"harmful": [16, 64], "harmless": [4, 64]}
+    line = alignment_line(found)
+    assert "failed 16 of 64 harmful requests before, failed 4 of 64 harmless" in line
 
 
 def test_the_display_tells_of_alignments() -> None:

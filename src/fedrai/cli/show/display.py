@@ -61,7 +61,7 @@ class Display(Live, Observer):
         self.lines.reset()
 
     def plan(self, total_steps: int, done_steps: int, summary: Summary) -> None:
-        """A run starts or resumes: what became of rows that are not trained on."""
+        """A run starts or resumes: what clients hold, and which rows are not trained on."""
         self._left, self._pace = total_steps - done_steps, 0.0
         self._judging = False
         self._missing.clear()
@@ -204,11 +204,13 @@ class Display(Live, Observer):
 
     def _on_evaluation_finished(self, **figures: Any) -> None:
         record = EvaluationRecord.from_json(0, figures)
+        means = {"safe": record.outside_safe, "refused": record.outside_refused}
+        outside = [f"outside {n} {mean.format()}" for n, mean in means.items() if mean is not None]
         words = {"safe": "AdvBench safe", "safe-legacy": "(legacy)", "refused": "ordinary refused"}
         parts = [f"{words[n]} {record.rates[n].format()}" for n in words if n in record.rates]
         if record.loss is not None or record.loss_is_nan:
             parts.append(f"held-out loss {record.loss_text()}")
-        for line in (parts, suite_parts(figures)):
+        for line in (outside, parts, suite_parts(figures)):
             if line:
                 self.print_line("  " + ", ".join(line))
         self._on_suites_missing(record.unavailable)

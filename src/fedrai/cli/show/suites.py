@@ -1,4 +1,4 @@
-"""Figures of suites other than AdvBench and the ordinary instructions: table rows and notes."""
+"""Figures of suites other than AdvBench, the ordinary instructions and the outside sets."""
 
 from __future__ import annotations
 

@@ -85,10 +85,23 @@ def skipped_line(count: int | None, problems: Mapping[str, int], unreported: int
     return f"{count:,} {'row' if count == 1 else 'rows'} skipped, which cannot be used{why}"
 
 
+def held_line(summary: Summary) -> str:
+    """What clients hold by source, and what a filter leaves of it; empty with a single source."""
+    if len(summary.sources) < 2:
+        return ""
+    parts = []
+    for name, rows in summary.sources.items():
+        each = f"{rows.fewest:,}" + (f" to {rows.most:,}" if rows.most > rows.fewest else "")
+        left = "" if rows.trained == rows.held else f", {rows.trained:,} left"
+        parts.append(f"{each} {name} ({rows.held:,} in all{left})")
+    return f"rows of a client: {', '.join(parts)}"
+
+
 def rows_notes(summary: Summary) -> list[str]:
-    """Rows of a run that were not trained on, and why, a line each."""
+    """The rows of a run by source, and those that were not trained on, a line each."""
     held_out = summary.held_out_bad_rows
     lines = (
+        held_line(summary),
         skipped_line(summary.bad_rows, summary.bad_row_problems, summary.bad_rows_unreported),
         f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",
         unread_line(summary.unread_columns),
@@ -116,6 +129,8 @@ def alignment_line(figures: Mapping[str, Any]) -> str:
     parts = [f"{figures['steps']} steps"]
     if figures["yield"] is not None:
         parts.append(f"{100 * figures['yield']:.0f} % of the requests gave a revision")
+    for side, (failed, asked) in figures.get("failed", {}).items():
+        parts.append(f"failed {failed} of {asked} {side} requests before")
     for key in ("safe", "useful"):
         before, after = (_share(value) for value in figures[key])
         parts.append(f"{key} {before} -> {after}")

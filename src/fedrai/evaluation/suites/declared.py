@@ -53,6 +53,8 @@ class Declaration:
         companion: spec of a second file with reference answers; empty for none.
         companion_names: names of that file beside a file of the user's.
         file_names: names of the suite's file in a folder of the user's.
+        manner: for a set of the outside ones (`split.toml`), how its requests are put; empty: it is
+            none of them.
     """
 
     name: str
@@ -72,6 +74,12 @@ class Declaration:
     companion: str = ""
     companion_names: tuple[str, ...] = ()
     file_names: tuple[str, ...] = ()
+    manner: str = ""
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is one of the outside sets, which neither trained nor chose anything."""
+        return bool(self.manner)
 
     @property
     def sha256(self) -> str:
@@ -92,7 +100,8 @@ class Declaration:
         """Plain values."""
         plain = ("name", "title", "what", "paper", "home", "licence", "form", "judge", "metric",
                  "direction", "count", "origin", "revision", "sha256")  # fmt: skip
-        return {name: getattr(self, name) for name in plain}
+        outside = {"manner": self.manner} if self.is_outside else {}
+        return {name: getattr(self, name) for name in plain} | outside
 
 
 def _xstest(label: str, what: str, direction: Direction, count: int) -> Declaration:

@@ -1,4 +1,4 @@
-"""Declared suites on this machine: which can be read without a network, which are trained on.
+"""Declared suites and outside sets on this machine: which are readable, which trained on.
 
 Requests near any local suite are excluded from alignment data, whether or not the run asks the
 suite, so that a later evaluation measures something new. A suite whose requests the recipe names
@@ -14,7 +14,11 @@ from fedrai import assets
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.suites.declared import ADVBENCH, Declaration, declared_suites
 from fedrai.evaluation.suites.loading import Suite, load
+from fedrai.evaluation.suites.outside import outside_suites
 from fedrai.evaluation.suites.selection import GROUPS, expand
+from fedrai.evaluation.suites.split import standing
+
+OUTSIDE = "outside:"
 
 
 def trained_on(requests: Sequence[str], paths: Mapping[str, str]) -> list[str]:
@@ -25,38 +29,49 @@ def trained_on(requests: Sequence[str], paths: Mapping[str, str]) -> list[str]:
         paths: paths of suites, by suite or group (`evaluation.paths`).
     """
     sources = {_place(spec) for spec in requests} | set(requests)
-    return [
+    declared = [
         declaration.name
         for declaration in declared_suites().values()
         if sources & {declaration.name, *_places(declaration, _path(declaration.name, paths))}
     ]
+    outside = [one.name for one in standing() if sources & {one.name, _place(one.source)}]
+    return list(dict.fromkeys([*declared, *outside]))
 
 
-def local_checksums(paths: Mapping[str, str], excluded: Sequence[str] = ()) -> dict[str, str]:
-    """SHA-256 of the declared suites on this machine, by name; nothing is fetched.
+def local_checksums(
+    paths: Mapping[str, str], excluded: Sequence[str] = (), outside: Sequence[str] = ()
+) -> dict[str, str]:
+    """SHA-256 of the declared suites and outside sets on this machine; nothing is fetched.
 
     Args:
         paths: paths of suites, by suite or group; missing files are skipped.
         excluded: names to leave out. AdvBench is always left out: it is never trained on.
+        outside: outside sets of the user's (`evaluation.outside_sets`).
+
+    Returns:
+        By name; those of outside sets begin with `outside:`, since a suite may have the same name.
 
     Raises:
         EvaluationError, DataError: a file exists but is not that suite.
     """
-    return {suite.declaration.name: suite.sha256 for suite in _local(paths, excluded)}
+    return {name: suite.sha256 for name, suite in _local(paths, excluded, outside)}
 
 
-def prompts_of(paths: Mapping[str, str], pinned: Mapping[str, str]) -> dict[str, list[str]]:
-    """The prompts of suites, by name.
+def prompts_of(
+    paths: Mapping[str, str], pinned: Mapping[str, str], outside: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """The prompts of suites and outside sets, by name.
 
     Args:
         paths: as for `local_checksums`.
         pinned: the result of `local_checksums` when the run started.
+        outside: as for `local_checksums`.
 
     Raises:
         EvaluationError: a suite is gone, or its bytes have changed.
     """
     others = [name for name in declared_suites() if name not in pinned]
-    suites = {suite.declaration.name: suite for suite in _local(paths, others)} if pinned else {}
+    suites = dict(_local(paths, others, outside)) if pinned else {}
     for name, digest in pinned.items():
         if name not in suites or suites[name].sha256 != digest:
             raise EvaluationError(
@@ -66,13 +81,18 @@ def prompts_of(paths: Mapping[str, str], pinned: Mapping[str, str]) -> dict[str,
     return {name: [item.prompt for item in suites[name].items] for name in pinned}
 
 
-def _local(paths: Mapping[str, str], excluded: Sequence[str]) -> Iterator[Suite]:
+def _local(
+    paths: Mapping[str, str], excluded: Sequence[str], outside: Sequence[str]
+) -> Iterator[tuple[str, Suite]]:
     for declaration in declared_suites().values():
         name, path = declaration.name, _path(declaration.name, paths)
         if name not in (ADVBENCH, *excluded) and _is_local(declaration, path):
             suite = load(f"{name}={path}" if path else name, offline=True)
             if isinstance(suite, Suite):
-                yield suite
+                yield name, suite
+    for suite in outside_suites(outside, offline=True):
+        if isinstance(suite, Suite) and suite.declaration.name not in excluded:
+            yield f"{OUTSIDE}{suite.declaration.name}", suite
 
 
 def _path(name: str, paths: Mapping[str, str]) -> str:

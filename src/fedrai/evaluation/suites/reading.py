@@ -31,7 +31,12 @@ Row = Mapping[str, Any]
 
 
 def read(
-    path: Path, *, where: tuple[str, str] = ("", ""), references: Path | None = None
+    path: Path,
+    *,
+    where: tuple[str, str] = ("", ""),
+    references: Path | None = None,
+    column: str = "",
+    answers: str = "",
 ) -> list[Item]:
     """The items of a file, or of all files of a folder by their names.
 
@@ -39,21 +44,30 @@ def read(
         path: the file or folder.
         where: column and value; rows with another value in that column are left out.
         references: file of reference answers in MT-Bench's layout, by `question_id`.
+        column: name of the request's column; empty: one of `PROMPTS`.
+        answers: name of a column that holds each row's own reference, or a list of them; empty:
+            `reference`.
 
     Raises:
         EvaluationError: a row has no request or is malformed; the message names its place.
         DataError: the file cannot be read, or its format is unknown.
     """
-    answers = _references(references) if references else {}
-    column, value = where
+    by_question = _references(references) if references else {}
+    key, value = where
     files = sorted(path.glob("[!.]*")) if path.is_dir() else [path]
     rows = (
-        (origin, row)
+        (origin, _renamed(row, column, answers))
         for file in files
         for origin, row in _rows(file)
-        if column not in row or cell_equals(row[column], value)
+        if key not in row or cell_equals(row[key], value)
     )
-    return [_item(number, *row, answers) for number, row in enumerate(rows)]
+    return [_item(number, *row, by_question) for number, row in enumerate(rows)]
+
+
+def _renamed(row: Row, column: str, answers: str) -> Row:
+    """A row whose request and reference have the names that suites have."""
+    names = {"prompt": column, "reference": answers}
+    return {**row, **{new: _first(row[old]) for new, old in names.items() if row.get(old)}}
 
 
 def _item(number: int, origin: str, row: Row, answers: Mapping[str, str]) -> Item:

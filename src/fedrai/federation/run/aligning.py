@@ -20,6 +20,7 @@ from fedrai.endpoint import Access
 from fedrai.errors import GuardError
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.suites import ADVBENCH_SIZE, Item, Suite, advbench, prompts_of
+from fedrai.evaluation.suites.local import OUTSIDE
 from fedrai.federation.run.preparation import Callbacks, PreparedRun
 from fedrai.guards.base import Guard
 from fedrai.guards.loading import load as load_guard
@@ -66,7 +67,8 @@ def tools_for(
     recipe = prepared.recipe
     section = recipe.constitution
     guard = load_guard(section.revising.guard, tables=recipe.guards, progress=progress)
-    further = prompts_of(recipe.evaluation.paths, prepared.excluded)
+    asked = recipe.evaluation
+    further = prompts_of(asked.paths, prepared.excluded, asked.outside_sets)
     suites = suites_for(prepared.questions.ordinary, prepared.questions.suites, further)
     requests = gather_requests(recipe, suites, progress)
     probed = {request.prompt for side in requests.held_out for request in side}
@@ -147,14 +149,23 @@ def suites_for(
         suites: its other suites.
         here: all prompts of suites whose files are on this machine, used or not.
     """
-    others = {suite.declaration.name: [item.prompt for item in suite.items] for suite in suites}
     known = {name: list(prompts) for name, prompts in (here or {}).items()}
+    others = {
+        suite.declaration.name: known.pop(_name_here(suite), [item.prompt for item in suite.items])
+        for suite in suites
+    }
     return {
-        **{name: known.pop(name, prompts) for name, prompts in others.items()},
+        **others,
         "advbench": [item.prompt for item in advbench(ADVBENCH_SIZE, 0)],
         "ordinary": [item.prompt for item in ordinary],
         **known,
     }
+
+
+def _name_here(suite: Suite) -> str:
+    """Its name among the suites on this machine."""
+    outside = suite.declaration.is_outside
+    return f"{OUTSIDE if outside else ''}{suite.declaration.name}"
 
 
 def _critic(

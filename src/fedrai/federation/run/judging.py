@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedrai import assets
 from fedrai.endpoint import Access
+from fedrai.errors import EvaluationError
 from fedrai.evaluation import suites
 from fedrai.evaluation.chats import Grader, RemoteGrader
 from fedrai.evaluation.clusters import clusters
@@ -16,11 +17,14 @@ from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
 from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
 from fedrai.evaluation.suites.items import sample
+from fedrai.evaluation.suites.outside import outside_suites
+from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.guards import loading
 from fedrai.guards.base import full_name
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 from fedrai.recipe.sections import Evaluation, JudgeEndpoint, Recipe
 
+TRAINED = "the model or its start was trained on it, so that it is no outside set here"
 NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and an endpoint)'
 
 
@@ -31,7 +35,7 @@ class SuiteSelection:
     Attributes:
         harmful: items of AdvBench.
         clusters: clusters of all of AdvBench, by item number.
-        suites: the others.
+        suites: the others, the outside sets first.
         unavailable: suites that are not available, with the reason.
     """
 
@@ -43,6 +47,8 @@ class SuiteSelection:
 
 def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> SuiteSelection:
     """The suites of a recipe; `advbench` among its `suites` replaces its own number of items.
+
+    An outside set that the recipe trains on is not asked.
 
     Raises:
         EvaluationError: a name is unknown, or a file is not valid.
@@ -60,12 +66,43 @@ def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> Su
     if not whole and count and ADVBENCH not in missing:
         whole = tuple(suites.advbench(ADVBENCH_SIZE, seed))
     groups = clusters([item.prompt for item in whole])
+    outside, absent = _outside(recipe, progress)
+    others = [s.sampled(settings.limit, seed) for s in here if s.declaration.name != ADVBENCH]
+    _check_names([*outside, *others])
     return SuiteSelection(
         sample(whole, count, seed),
         {item.number: group for item, group in zip(whole, groups, strict=True)},
-        [s.sampled(settings.limit, seed) for s in here if s.declaration.name != ADVBENCH],
-        missing | unrated,
+        [*outside, *others],
+        missing | unrated | absent,
     )
+
+
+def _outside(
+    recipe: Recipe, progress: assets.Progress | None
+) -> tuple[list[Suite], dict[str, str]]:
+    """Samples of the outside sets, and why some are not available."""
+    settings, seed = recipe.evaluation, recipe.seed_for("suites")
+    if not settings.outside:
+        return [], {}
+    loaded = outside_suites(settings.outside_sets, progress=progress)
+    trained = set(of_recipe(recipe))
+    absent = {s.name: f"{s.reason}; {s.hint}".rstrip("; ") for s in loaded
+              if isinstance(s, NotAvailable)}  # fmt: skip
+    suites = [suite for suite in loaded if isinstance(suite, Suite)]
+    spoilt = {s.declaration.name: TRAINED for s in suites if s.declaration.name in trained}
+    return (
+        [s.sampled(settings.outside, seed) for s in suites if s.declaration.name not in trained],
+        absent | spoilt,
+    )
+
+
+def _check_names(selected: Sequence[Suite]) -> None:
+    names = [suite.declaration.name for suite in selected]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise EvaluationError(
+            f"{twice[0]} is asked twice: as an outside set and as a suite",
+            hint="leave it out of evaluation.suites (--suite)",
+        )
 
 
 def _has_figure(suite: Suite, settings: Evaluation) -> bool:

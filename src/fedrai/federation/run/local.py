@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flwr.app import Context
@@ -27,7 +28,13 @@ from fedrai.federation.run.preparation import (
     excluded_suites,
     sft_settings,
 )
-from fedrai.federation.run.rows import check_files, questions_for, shards_for, tokenized
+from fedrai.federation.run.rows import (
+    check_files,
+    count_by_source,
+    questions_for,
+    shards_for,
+    tokenized,
+)
 from fedrai.filter.screening import FilterOutcome, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
@@ -69,13 +76,16 @@ def prepare(
     kept, screening = screen_clients(recipe, shards, progress, tell)
     for part in kept.values():  # rows whose answer was replaced by a refusal are new
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
-    rows = {name: [tokens[e] for e in part if e in tokens] for name, part in kept.items()}
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
+    trained = {name: [e for e in part if e in tokens] for name, part in kept.items()}
+    rows = {name: [tokens[e] for e in part] for name, part in trained.items()}
     held_out: list[BadRow] = []
     questions = questions_for(recipe, lm, progress, held_out.extend)
     excluded = excluded_suites(recipe)  # after the fetch of the run's own suites
     return PreparedRun(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
-                    excluded=excluded, unread=unread, held_out_bad=len(held_out))  # fmt: skip
+                    excluded=excluded, unread=unread, held_out_bad=len(held_out),
+                    held=count_by_source(shards, recipe.data.sources),
+                    trained=count_by_source(trained, recipe.data.sources))  # fmt: skip
 
 
 def _harmful(rows: Sequence[Example], screening: FilterOutcome, client: str) -> int:
@@ -114,7 +124,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
     nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
     app = client.build_app(
         site(prepared, run, callbacks),
-        sft_settings(prepared.recipe),
+        partial(sft_settings, prepared.recipe),
         prepared.recipe.federation.rounds,
     )
     rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))

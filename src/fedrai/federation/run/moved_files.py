@@ -18,8 +18,8 @@ from fedrai.runs import RunFolder
 
 FILE = "moved.json"
 KEYS = frozenset(
-    {"base", "start", "path", "files", "suites", "paths", "guard", "calibration", "refusals",
-     "file", "requests", "harmless", "examples", "model", "prompts", "adapter_base"}
+    {"base", "start", "path", "files", "suites", "outside_sets", "paths", "guard", "calibration",
+     "refusals", "file", "requests", "harmless", "examples", "model", "prompts", "adapter_base"}
 )  # fmt: skip
 """Keys of a recipe whose values may be paths."""
 
@@ -136,4 +136,4 @@ def _paths(value: Any, key: str) -> Iterator[str]:
         for item in value:
             yield from _paths(item, key)
     elif isinstance(value, str) and value and key in KEYS:
-        yield value.rpartition("=")[2] if key == "suites" else value
+        yield value.rpartition("=")[2] if key in ("suites", "outside_sets") else value

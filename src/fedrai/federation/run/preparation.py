@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class PreparedRun:
         model: the base model with a fresh adapter.
         rows: tokenized rows by client.
         harmful: number of rows from a harmful source, by client.
+        held: numbers of usable rows by client and source, before the filter; empty on a deployment.
+        trained: the same after it, with those whose answer it replaced.
         bad_rows: rows that could not be used.
         questions: questions of the evaluations.
         screening: the outcome of the safety filter.
@@ -78,6 +81,8 @@ class PreparedRun:
     excluded: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
     held_out_bad: int = 0
+    held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    trained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def clients(self) -> int:
@@ -98,6 +103,8 @@ class PreparedRun:
             "questions_fingerprint": questions_fingerprint(self.questions),
             "rows": {name: len(rows) for name, rows in self.rows.items()},
             "harmful_rows": dict(self.harmful),
+            "held_rows": {name: dict(counts) for name, counts in self.held.items()},
+            "trained_rows": {name: dict(counts) for name, counts in self.trained.items()},
             "filter": self.recipe.filter.mode,
             "filter_skipped": self.screening.skipped,
             "constitution": self.alignment and dict(self.alignment),
@@ -168,10 +175,10 @@ def excluded_suites(recipe: Recipe) -> dict[str, str]:
     Raises:
         EvaluationError, DataError: the file of a suite is another file.
     """
-    paths = recipe.evaluation.paths
+    paths, outside = recipe.evaluation.paths, recipe.evaluation.outside_sets
     if recipe.constitution.schedule == "off":
         return {}
-    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths))
+    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths), outside)
 
 
 def load_model(
@@ -199,9 +206,9 @@ def load_model(
     return model.load(recipe.model.base, lora, options, progress=progress)
 
 
-def sft_settings(recipe: Recipe) -> SftSettings:
-    """The local training of a client, as the recipe sets it."""
-    steps = _steps(recipe)
+def sft_settings(recipe: Recipe, rows: int) -> SftSettings:
+    """The local training of a client with so many rows, as the recipe sets it."""
+    steps = local_steps(recipe, rows)
     training = recipe.training
     return SftSettings(
         steps=steps,
@@ -236,7 +243,6 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
         sampled=sampled,
         min_clients=min(federation.min_clients, sampled) if federated else 1,
         timeout=federation.round_timeout,
-        steps_per_round=_steps(recipe),
         local=federation.mode == "local",
         evaluate_every=recipe.evaluation.every,
         start=recipe.adapter.start,
@@ -245,10 +251,17 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
     )
 
 
-def _steps(recipe: Recipe) -> int:
-    """Steps per round: a centralised run takes those of all sampled clients together."""
-    pooled = recipe.federation.mode == "centralised"
-    return recipe.training.local_steps * (recipe.federation.sampled if pooled else 1)
+def local_steps(recipe: Recipe, rows: int) -> int:
+    """Optimiser steps in a round of a client with so many rows.
+
+    A centralised run takes those of all sampled clients together.
+    """
+    training, federation = recipe.training, recipe.federation
+    pooled = federation.mode == "centralised"
+    if not training.local_epochs:
+        return training.local_steps * (federation.sampled if pooled else 1)
+    sampled = federation.sampled / federation.clients if pooled else 1.0
+    return max(1, floor(training.local_epochs * sampled * rows / training.batch_size + 0.5))
 
 
 def measure_adapters(

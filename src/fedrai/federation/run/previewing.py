@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from math import ceil
 from typing import Any
 
 from fedrai import assets, data
 from fedrai.constitution import load as load_constitution
 from fedrai.constitution.gathering import estimate
-from fedrai.constitution.tools import round_requests
+from fedrai.constitution.mixture import epoch_steps
+from fedrai.constitution.tools import mining_pools, round_requests
 from fedrai.evaluation import suites
 from fedrai.federation.run import aligning
 from fedrai.federation.run.judging import select_suites
@@ -20,7 +20,8 @@ from fedrai.recipe.sections import Recipe
 def preview(recipe: Recipe) -> dict[str, Any]:
     """The requests and estimated cost of the alignment of round 1: counts, no text.
 
-    Steps of an epoch assume a revision for every request.
+    Steps of an epoch assume a revision for every request. With mining, which requests fail is not
+    known without the model; the others then take the place of some that are counted here.
 
     Raises:
         ConstitutionError, DataError, AssetError: something cannot be read.
@@ -35,17 +36,23 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     examples = len(aligning.examples_for(recipe, asked_suites, progress))
     pool = aligning.pool_for(section, requests)
     harmful, harmless = round_requests(recipe, 1, pool, requests.harmless)
+    pools = mining_pools(recipe, 1, requests, (len(harmful), len(harmless)))
+    harmful, harmless = (
+        side[: len(pool)] if pool else side
+        for side, pool in zip((harmful, harmless), pools, strict=True)
+    )
     drawn = replace(requests, harmful=tuple(harmful), harmless=tuple(harmless))
-    each = mix.rows * mix.refusals
-    epoch = section.schedule == "full" and each
-    steps = ceil((len(harmful) + examples) / each) if epoch else section.steps
+    epoch = section.schedule == "full" and mix.rows * mix.refusals
+    steps = epoch_steps(mix, len(harmful), examples) if epoch else section.steps
     rows = steps * (mix.rows + 2 * mix.pairs)
-    tokens = estimate(drawn, constitution, section.revising, rows)
+    mined = (*pools[0], *pools[1])
+    tokens = estimate(drawn, constitution, section.revising, rows, mined)
     rules = {key: getattr(constitution, key) for key in ("name", "version", "hash")}
     return {
         "model": recipe.model.base,
         "constitution": rules,
         **drawn.to_json(),
+        "mined_from": [len(pool) for pool in pools],
         "examples": examples,
         "steps": steps,
         "tokens": asdict(tokens),

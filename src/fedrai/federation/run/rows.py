@@ -109,8 +109,28 @@ def _one_file_a_client(
 
 def read_like(settings: Data, path: str) -> Source:
     """A file as a source that is read like the recipe's sources, whose options agree."""
-    first = settings.sources[0] if settings.sources else None
-    return first.model_copy(update={"path": path, "harmful": False}) if first else Source(path=path)
+    first = settings.sources[0] if settings.sources else Source(path=path)
+    name = first.name or "rows"  # one for all clients' files
+    return first.model_copy(update={"path": path, "harmful": False, "name": name})
+
+
+def count_by_source(
+    rows: Mapping[str, Sequence[Example]], sources: Sequence[Source] = ()
+) -> dict[str, dict[str, int]]:
+    """Numbers of rows by client and source.
+
+    Args:
+        rows: examples by client.
+        sources: those of the recipe, in whose order they are; other labels come last.
+    """
+    labels = [source.label for source in sources]
+    return {client: _count(part, labels) for client, part in rows.items()}
+
+
+def _count(rows: Sequence[Example], labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(row.source for row in rows)
+    ordered = dict.fromkeys([*labels, *sorted(counts)])
+    return {label: counts[label] for label in ordered if counts[label]}
 
 
 def usable_rows(
@@ -163,6 +183,7 @@ def _divide(
         share=settings.harm.share,
         malicious=settings.harm.malicious_clients if concentrated else None,
         seed=recipe.seed_for("harm"),
+        by_source=settings.partition.by_source,
     )
     return placed, bad
 
@@ -172,8 +193,10 @@ def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> parti
     if settings.scheme == "dirichlet":
         return partition.dirichlet(rows, names, settings.alpha, seed)
     if settings.scheme == "power-law":
-        return partition.power_law(rows, names, settings.exponent, seed)
-    return partition.equal(rows, names)
+        return partition.power_law(
+            rows, names, settings.exponent, seed, by_source=settings.by_source
+        )
+    return partition.equal(rows, names, by_source=settings.by_source)
 
 
 def tokenized(

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from fedrai import assets, captured_log, recipe, runs
 from fedrai.errors import AssetError
 from fedrai.federation import round_record
+from fedrai.federation.plan import Plan
 from fedrai.federation.run import damage, local, moved_files, preparation, resuming
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
+from fedrai.federation.server import sample_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder, record, tracking
@@ -161,11 +163,11 @@ def _execute(
     prepared: preparation.PreparedRun, folder: RunFolder, engine: Engine, observer: Observer
 ) -> None:
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
-    steps = plan.sampled * plan.steps_per_round
     screening = local.write_screening(prepared, folder)
     if screening is not None or prepared.screening.skipped:
         observer.event("filter-finished", **(screening or prepared.screening.to_json()))
-    observer.plan(plan.rounds * steps, folder.last_round() * steps, record.summarise(folder))
+    done, steps = _planned_steps(prepared, plan, folder.last_round())
+    observer.plan(steps, done, record.summarise(folder))
 
     def event(kind: str, **fields: Any) -> None:
         observer.event(kind, **fields)
@@ -180,6 +182,16 @@ def _execute(
             event, stop.after(observer.step), stop.after(observer.answers)
         )
         engine.execute(prepared, folder, callbacks)
+
+
+def _planned_steps(prepared: preparation.PreparedRun, plan: Plan, last: int) -> tuple[int, int]:
+    """Optimiser steps of all clients up to a round, and of the whole run; nodes count their own."""
+    of_rounds = [0] * plan.rounds
+    for number in range(1, plan.rounds + 1 if prepared.rows else 0):
+        names = sample_clients(list(prepared.rows), plan.sampled, plan.seed, number)
+        sizes = [len(prepared.rows[name]) for name in names]
+        of_rounds[number - 1] = sum(preparation.local_steps(prepared.recipe, n) for n in sizes if n)
+    return sum(of_rounds[:last]), sum(of_rounds)
 
 
 def same_model(one: Recipe, other: Recipe) -> bool:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -163,7 +163,9 @@ def _actor(folder: str) -> Actor:
     prepared = local.prepare(moved_files.settings_of(run))
     site = local.site(prepared, run, preparation.Callbacks())
     handlers = client.build_app(
-        site, preparation.sft_settings(prepared.recipe), prepared.recipe.federation.rounds
+        site,
+        partial(preparation.sft_settings, prepared.recipe),
+        prepared.recipe.federation.rounds,
     )
     return Actor(handlers, tuple(sorted(prepared.rows)), site)
 

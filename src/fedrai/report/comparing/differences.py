@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 from fedrai.errors import EvaluationError
@@ -58,6 +59,20 @@ class Difference:
     def within_noise(self) -> bool:
         """Whether the interval holds 0."""
         return self.verdict.startswith("within noise")
+
+    @property
+    def prompts_to_settle(self) -> int | None:
+        """About how many prompts would settle a difference of this size, if this many do not.
+
+        The interval narrows with the root of their number. None: it is settled, it is none, or
+        seeds differ, which more prompts do not settle.
+        """
+        figure = self.figure
+        if not self.within_noise or len(self.seeds) > 1 or not figure.value or not figure.count:
+            return None
+        nearer = figure.low if figure.value > 0 else figure.high
+        times = abs(figure.value - (nearer or 0.0)) / abs(figure.value)
+        return ceil(round(figure.count * times**2, 6))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the verdict."""

@@ -124,6 +124,16 @@ def short_differences(differences: Sequence[Difference], axis: str = "") -> Text
     return TextTable((*leading, *map(heading, measures)), tuple(rows), len(leading))
 
 
+def unsettled(differences: Sequence[Difference]) -> list[str]:
+    """A line for each main difference of one seed that its prompts do not settle."""
+    return [
+        f"not settled: {one.arm} minus {one.against} in {heading(one.measure)};"
+        f" a difference of this size takes about {needed:,} prompts, not {one.figure.count:,}"
+        for one in _sort(differences)
+        if one.measure in SHORT and (needed := one.prompts_to_settle) is not None
+    ]
+
+
 def _short(difference: Difference | None) -> str:
     if difference is None:
         return "no pairs"

@@ -4,6 +4,7 @@
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
+    outside.py       the figures of outside sets in it -> `OutsideRecord`
     summary.py       the record of a run -> `Summary`, which is summary.json
     values.py        JSON values of unknown type
 
@@ -12,7 +13,8 @@ error.
 """
 
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
-from fedrai.runs.record.rounds import AlignmentRecord, ProbeRecord, RoundRecord
+from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
+from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 from fedrai.runs.record.summary import Summary, summarise, write_summary
@@ -23,6 +25,10 @@ __all__ = [
     "ConstitutionRecord",
     "EvaluationRecord",
     "FilterCounts",
+    "MacroRate",
+    "MiningRecord",
+    "OutsideRecord",
+    "OutsideSet",
     "ProbeRecord",
     "RoundRecord",
     "RunRecord",

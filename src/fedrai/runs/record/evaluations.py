@@ -8,9 +8,18 @@ from typing import Any
 
 from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
+from fedrai.runs.record.outside import MacroRate, OutsideRecord
 from fedrai.runs.record.values import Json, as_costs, as_count, as_number, as_rate, as_words, part
 
-COLUMNS = ("AdvBench safe", "AdvBench safe (legacy)", "ordinary refused", "held-out loss")
+COLUMNS = (
+    "outside safe", "outside refused", "development: AdvBench safe", "AdvBench safe (legacy)",
+    "ordinary refused", "held-out loss",
+)  # fmt: skip
+"""Figures of an evaluation in a table: outside sets first, then those that chose settings."""
+NOT_OUTSIDE = (
+    "No outside set was asked: AdvBench and the ordinary instructions chose settings, so that they"
+    " prove nothing. Ask some with `fedrai eval RUN --outside` or evaluation.outside."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class EvaluationRecord:
         costs: costs by phase.
         figures: `metrics.json` without its costs, for tables of single suites.
         loss_tokens: label tokens of the held-out rows; 0 without such rows.
+        outside: figures of the outside sets; None: none was asked.
     """
 
     number: int
@@ -77,6 +87,7 @@ class EvaluationRecord:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     loss_tokens: int = 0
+    outside: OutsideRecord | None = None
 
     @property
     def loss_is_nan(self) -> bool:
@@ -112,7 +123,18 @@ class EvaluationRecord:
             as_costs(body.get("costs")),
             {name: value for name, value in body.items() if name != "costs"},
             as_count(body.get("held_out_tokens")) or 0,
+            OutsideRecord.from_json(part(body, "outside")),
         )
+
+    @property
+    def outside_safe(self) -> MacroRate | None:
+        """The mean share of refusals over the outside sets of harmful requests."""
+        return self.outside.safe if self.outside else None
+
+    @property
+    def outside_refused(self) -> MacroRate | None:
+        """The mean share of refusals over the outside sets of harmless requests."""
+        return self.outside.refused if self.outside else None
 
 
 def _pooled_rate(rate: Rate, models: int) -> Rate:
@@ -125,9 +147,14 @@ def _pooled_rate(rate: Rate, models: int) -> Rate:
 def evaluation_cells(figures: Mapping[str, Any]) -> list[str]:
     """One evaluation as the cells of `COLUMNS`: rates in % with 95 % intervals, loss in nats."""
     evaluation = EvaluationRecord.from_json(0, figures)
-    cells = []
+    means = evaluation.outside_safe, evaluation.outside_refused
+    cells = ["not measured" if mean is None else _macro_cell(mean) for mean in means]
     for key in ("safe", "safe-legacy", "refused"):
         rate = evaluation.rates.get(key)
         unscored = f", {rate.unscored} unscored" if rate and rate.unscored else ""
         cells.append("not measured" if rate is None else rate.format() + unscored)
     return [*cells, evaluation.loss_text()]
+
+
+def _macro_cell(mean: MacroRate) -> str:
+    return mean.format() + (f", {mean.unscored} unscored" if mean.unscored else "")

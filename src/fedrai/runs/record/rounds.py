@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
@@ -40,6 +40,35 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class MiningRecord:
+    """Mining on one side: the requests of a pool that the model failed before the alignment.
+
+    Attributes:
+        failed: harmful requests that were not declined, or harmless ones that were.
+        unsafe: failed ones whose answer the guard judged unsafe.
+        taken: failed ones that the alignment took.
+        filled: other requests that it took.
+    """
+
+    failed: Rate
+    unsafe: int
+    taken: int
+    filled: int
+
+    @classmethod
+    def from_json(cls, body: Json) -> MiningRecord | None:
+        """A side from its counts; None if one is missing or does not fit the others."""
+        names = ("pool", "failed", "unscored", "unsafe", "taken", "filled")
+        pool, failed, unscored, *rest = (as_count(body.get(name)) for name in names)
+        if pool is None or failed is None or unscored is None or failed + unscored > pool:
+            return None
+        unsafe, taken, filled = rest
+        if unsafe is None or taken is None or filled is None:
+            return None
+        return cls(Rate(failed, pool - unscored, unscored), unsafe, taken, filled)
+
+
+@dataclass(frozen=True, slots=True)
 class AlignmentRecord:
     """The alignment of one round.
 
@@ -56,6 +85,7 @@ class AlignmentRecord:
         after: the probe after.
         trace: probes during training: (step, safe, useful), shares from 0 to 1.
         full_operations: estimate for an epoch with fresh generation.
+        mining: mining by side ("harmful", "harmless"); empty without it.
     """
 
     ran: bool
@@ -70,11 +100,14 @@ class AlignmentRecord:
     after: ProbeRecord | None
     trace: tuple[tuple[int, float, float], ...]
     full_operations: float | None
+    mining: Mapping[str, MiningRecord] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, body: Json) -> AlignmentRecord:
         """An alignment from its report."""
         reused = body.get("reused")
+        mining = part(body, "mining")
+        sides = {side: MiningRecord.from_json(part(mining, side)) for side in mining}
         return cls(
             ran=bool(body.get("ran")),
             why=word(body, "why"),
@@ -88,6 +121,7 @@ class AlignmentRecord:
             after=ProbeRecord.from_json(part(body, "probe_after")),
             trace=tuple(_trace(body.get("trace"))),
             full_operations=as_number(body.get("full_operations")),
+            mining={side: counts for side, counts in sides.items() if counts},
         )
 
 

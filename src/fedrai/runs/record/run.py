@@ -92,7 +92,11 @@ class RunRecord:
         seed: seed of the recipe.
         rows: rows of all clients that were trained on.
         harmful_rows: those of them from a harmful source; None: not known, as on a deployment.
-        client_rows: the same by client; empty where clients are on other machines.
+        held_rows: usable rows by client and source, before the filter; empty where clients are on
+            other machines, and in runs of earlier versions.
+        trained_rows: the same after it, with those whose answer it replaced.
+        client_rows: rows that were trained on, by client; empty where clients are on other
+            machines.
         bad_rows: rows that could not be used; None: no client reported them.
         bad_rows_unreported: number of clients without such a report, on a deployment.
         bad_row_problems: the commonest reasons why, with their rows.
@@ -122,6 +126,8 @@ class RunRecord:
     seed: int | None
     rows: int | None
     harmful_rows: int | None
+    held_rows: Mapping[str, Mapping[str, int]]
+    trained_rows: Mapping[str, Mapping[str, int]]
     client_rows: Mapping[str, int]
     bad_rows: int | None
     bad_rows_unreported: int
@@ -194,6 +200,8 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         seed=as_count(settings.get("seed")),
         rows=as_total(info.get("rows")),
         harmful_rows=as_total(info.get("harmful_rows") or None),
+        held_rows=_counts_by_client(info, "held_rows"),
+        trained_rows=_counts_by_client(info, "trained_rows"),
         client_rows=as_counts(info.get("rows")),
         bad_rows=bad_rows,
         bad_rows_unreported=unreported,
@@ -209,6 +217,10 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         costs=costs,
         provenance=_provenance(info, settings),
     )
+
+
+def _counts_by_client(info: Json, key: str) -> dict[str, dict[str, int]]:
+    return {name: as_counts(counts) for name, counts in part(info, key).items()}
 
 
 def recipe_of(folder: RunFolder) -> Json:

@@ -106,6 +106,23 @@ class RoundLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRows:
+    """The rows of one source on all clients.
+
+    Attributes:
+        held: rows that clients hold.
+        fewest: of one client.
+        most: of one client.
+        trained: rows that the filter leaves, with those whose answer it replaced.
+    """
+
+    held: int
+    fewest: int
+    most: int
+    trained: int
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The key figures of a run; fields without a comment are those of `RunRecord`.
 
@@ -113,6 +130,7 @@ class Summary:
         status: "finished" or "unfinished".
         rounds: committed rounds.
         rows: rows of all clients that were trained on.
+        sources: rows by source; empty on a deployment, and in runs of earlier versions.
         filter: None if the run has no filter.
         constitution: None if the recipe has none.
         evaluations: figures by round, without costs; 0: before the first.
@@ -134,6 +152,7 @@ class Summary:
     bad_row_problems: Mapping[str, int] = field(default_factory=dict)
     unread_columns: Mapping[str, int] = field(default_factory=dict)
     held_out_bad_rows: int = 0
+    sources: Mapping[str, SourceRows] = field(default_factory=dict)
     filter: FilterSummary | None = None
     constitution: AlignmentSummary | None = None
     evaluations: Mapping[int, Json] = field(default_factory=dict)
@@ -162,6 +181,7 @@ class Summary:
             bad_row_problems=dict(run.bad_row_problems),
             unread_columns=dict(run.unread_columns),
             held_out_bad_rows=run.held_out_bad_rows,
+            sources=_by_source(run),
             filter=FilterSummary.of(run),
             constitution=AlignmentSummary.of(run, operations_known="operations" not in unreported),
             evaluations={one.number: one.figures for one in run.evaluations},
@@ -200,6 +220,14 @@ class Summary:
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))
             raise RunError(f"{path / SUMMARY} cannot be read (at {place})") from error
+
+
+def _by_source(run: RunRecord) -> dict[str, SourceRows]:
+    """Rows by source, in the order of the recipe."""
+    names = dict.fromkeys(name for held in run.held_rows.values() for name in held)
+    held = {name: [own.get(name, 0) for own in run.held_rows.values()] for name in names}
+    trained = {n: sum(own.get(n, 0) for own in run.trained_rows.values()) for n in names}
+    return {n: SourceRows(sum(c), min(c), max(c), trained[n]) for n, c in held.items()}
 
 
 def summarise(folder: RunFolder) -> Summary:
