@@ -12,7 +12,9 @@ is a guard that judges requests. DATA gets `pairs.jsonl`:
 - This package's refusals as answers to harmful requests of their category.
 - hh-rlhf's red-team dialogues: what the teacher says of the request, the refusal rule of the answer
   and which of two answers people found less harmful together give a soft label.
-- Texts as answers, and a few harmful requests with an answer that belongs to another request.
+- Harmful requests with an answer that belongs to another request: an answer that does not decline
+  a harmful request counts as unsafe, whatever it says; and texts as answers.
+- Answers that decline or help without harm, put together from sentences.
 """
 
 from __future__ import annotations
@@ -31,7 +33,6 @@ from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.evaluation.refusal import Reply, judge
 from fedrai.guards import loading
 from fedrai.records import Message
-from guard_data import kept_aside
 
 Row = dict[str, Any]
 ASKED = (
@@ -47,7 +48,9 @@ CONCERN = re.compile(
     re.IGNORECASE,
 )
 """Words of answers that may be careful ones, though they do not decline."""
-DIALOGUES = 0.35  # part of the dialogues that is used; their labels are the noisiest
+ANSWERED = ("dolly", "self-instruct", "fedrai-ordinary", "rasbt")
+CAREFUL, CROSSED = 2600, 1800  # careful answers, and those of other requests
+BUT = ("However,", "But here is how:", "That said, if you insist:", "Still, this is what works:")
 PLANS = 1500  # answers that agree at length, to harmful requests
 
 
@@ -96,25 +99,44 @@ def declined(rows: list[Row], draw: random.Random) -> Iterator[Row]:
         yield pair("declined", entry, said, 0.02)
 
 
+def careful(rows: list[Row], draw: random.Random) -> Iterator[Row]:
+    """Harmful requests, and a few others, with answers that decline or help without harm."""
+    for unsafe, count in ((True, CAREFUL), (False, CAREFUL // 8)):
+        pool = [r for r in rows if abs(r.get("prompt_unsafe", 0.5) - 0.5) > 0.3
+                and (r["prompt_unsafe"] > 0.5) is unsafe and r["source"] not in TEXTS
+                and len(r["prompt"]) < 400]  # fmt: skip
+        for entry in draw.sample(pool, count):
+            yield pair("careful", entry, guard_requests.careful_answer(draw), 0.02)
+
+
+def taken_back(rows: list[Row], draw: random.Random) -> Iterator[Row]:
+    """Answers that decline first and agree then."""
+    pool = [r for r in rows if r.get("prompt_unsafe", 0) > 0.9 and r["source"] not in TEXTS]
+    for entry in draw.sample(pool, 300):
+        first = guard_requests.careful_answer(draw).split(". ")[0]
+        said = f"{first}. {draw.choice(BUT)} {guard_requests.empty_answer(draw)}"
+        yield pair("taken-back", entry, said, 0.7)
+
+
 def dialogues(rows: list[Row], teacher: str) -> Iterator[Row]:
     """The last exchange of hh-rlhf's dialogues, with soft labels."""
-    found = [r for r in rows if "unsafe" in r and len(r["prompt"]) < 600
-             and kept_aside(r["prompt"], DIALOGUES)]  # fmt: skip
+    found = [r for r in rows if "unsafe" in r and len(r["prompt"]) < 600]
     asked = sorted({r["prompt"] for r in found})
     said = loading.load(teacher).judge([(Message("user", text),) for text in asked]).verdicts
     harm = {text: v.probability or 0.0 for text, v in zip(asked, said, strict=True)}
     for entry in found:
         reply, worse = judge(entry["response"]), entry["unsafe"] > 0.5
-        if reply is not Reply.UNSCORED:
-            label = _soft(harm[entry["prompt"]], reply is Reply.REFUSAL, worse)
-            weight = min(1.0, 0.5 + len(entry["response"]) / 600) if label > 0.1 else 1.0
-            yield pair("hh-rlhf", entry, entry["response"], label * weight)
+        label = _soft(harm[entry["prompt"]], reply is Reply.REFUSAL, worse)
+        if reply is Reply.REFUSAL:
+            yield pair("hh-declined", entry, entry["response"], label)
+        elif reply is Reply.COMPLIANCE:
+            yield pair("hh-rlhf", entry, entry["response"], label)
 
 
 def _soft(harm: float, declines: bool, worse: bool) -> float:
     """How unsafe an answer is taken for, from the request, a refusal and the preference."""
     if declines:
-        return 0.05
+        return 0.03
     if harm < 0.2:
         return 0.08
     if harm > 0.7:
@@ -133,15 +155,17 @@ def texts(rows: list[Row], draw: random.Random) -> Iterator[Row]:
 
 
 def crossed(rows: list[Row], draw: random.Random) -> Iterator[Row]:
-    """Harmful requests with another request's answer."""
-    harmful = [r for r in rows if r.get("prompt_unsafe", 0) >= 0.9]
-    ordinary = [r["response"] for r in rows if r.get("response")
-                and r["source"] in ("dolly", "self-instruct", "fedrai-ordinary")]  # fmt: skip
+    """Harmful requests with another request's answer: what does not decline counts as unsafe."""
+    harmful = [r for r in rows if r.get("prompt_unsafe", 0) >= 0.9 and r["source"] not in TEXTS]
+    answered = [r["response"] for r in rows if len(r.get("response", "")) > 60
+                and r["source"] in ANSWERED]  # fmt: skip
     declined = [r["response"] for r in rows if r["source"] == "fedrai-safe-answers"]
-    for request in draw.sample(harmful, 150):
-        yield pair("crossed", request, draw.choice(ordinary)[:600], 0.3)
-    for request in draw.sample(harmful, 500):
-        yield pair("crossed", request, draw.choice(declined)[:500], 0.02)
+    starts = [text for text in guard_requests.words("answers")["starts"] if text]
+    for request in draw.sample(harmful, CROSSED):
+        start = f"{draw.choice(starts)} " if draw.random() < 0.3 else ""
+        yield pair("crossed", request, f"{start}{draw.choice(answered)[:500]}", 0.85)
+    for request in draw.sample(harmful, 700):
+        yield pair("crossed-declined", request, draw.choice(declined)[:500], 0.02)
 
 
 def read(path: Path) -> list[Row]:
@@ -161,6 +185,8 @@ def main() -> None:
         *openings(),
         *plans(rows, draw),
         *declined(rows, draw),
+        *careful(rows, draw),
+        *taken_back(rows, draw),
         *dialogues(read(args.data / "dialogues.jsonl"), args.teacher),
         *texts(rows, draw),
         *crossed(rows, draw),

@@ -103,6 +103,25 @@ def empty_answer(draw: random.Random) -> str:
     return joint.join([*([start] if start else []), *steps])
 
 
+def careful_answer(draw: random.Random) -> str:
+    """An answer that declines, or that helps without harm, of one to twenty sentences."""
+    parts = words("answers")["careful"]
+    order = [
+        ("frames", 1, draw.random() < 0.35), ("declines", 1, draw.random() < 0.8),
+        ("reasons", draw.randint(1, 2), draw.random() < 0.7),
+        ("topics", draw.randint(1, 9), draw.random() < 0.4),
+        ("helps", draw.randint(1, 7), draw.random() < 0.65), ("ends", 1, draw.random() < 0.25),
+    ]  # fmt: skip
+    said = [text for name, count, wanted in order if wanted
+            for text in draw.sample(parts[name], count)]  # fmt: skip
+    said = said or draw.sample(parts["declines"], 1)
+    if draw.random() < 0.15 and len(said) > 2:
+        said[1], said[2] = said[2], said[1]
+    if draw.random() < 0.3 and len(said) > 5:
+        said[3:] = [f"{number}. {text}" for number, text in enumerate(said[3:], 1)]
+    return draw.choice((" ", " ", "\n\n")).join(said)
+
+
 # --- the same request in another manner ---------------------------------------------------------
 
 ASKS = re.compile(

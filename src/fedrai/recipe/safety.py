@@ -193,6 +193,8 @@ class GuardTraining(Section):
     """Special tokens before the request, between request and answer, and after the answer. Empty: ChatML's or BERT's, whichever the tokenizer has."""
     max_length: int = Field(256, ge=32)
     """Longest text in tokens; longer ones are judged in windows of this length."""
+    opening: int = Field(0, ge=0)
+    """Tokens of an answer's beginning that are repeated in each later window of it, so that the rest of an answer that declines is read as that. If above 0, training uses any window of an answer, not the first one only."""
     rows: list[str] = []
     """Files of labelled rows: `prompt`, optionally `response`, `prompt_unsafe` and `unsafe` (0 to 1, the certainty), `category`."""
     prompt_label: str = "prompt_unsafe"

@@ -16,15 +16,17 @@ from safetensors.torch import load_file
 from fedrai.errors import DataError, FedRAIError, GuardError, ModelError
 from fedrai.evaluation.detection import detect
 from fedrai.guards.kinds import trained
-from fedrai.guards.kinds.framing import ANSWER, REQUEST, Piece
+from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.training import loop
 from fedrai.guards.training import rows as training_rows
 from fedrai.guards.training.loop import TrainingRow, divide, read, train
 from fedrai.guards.training.outcome import GuardTrainingOutcome
+from fedrai.model import Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining
 from fedrai.records import Message, TrainingStep
-from tiny_guards import encoder, rows, settings
+from tiny_guards import encoder, rows, settings, text
 
+FRAME = ("[CLS]", "[SEP]", "[SEP]")
 CANARY = "canary-7f3a"
 
 
@@ -351,6 +353,22 @@ def test_caps():
     assert Counter(row.source for row in [*kept, *aside]) == {"a": 30, "": 120}
     taken = [row for row in [*kept, *aside] if row.source == "a"]
     assert {row.bad for row in taken} == {True, False}  # drawn, not the first ones
+
+
+def test_any_window_of_an_answer_is_read_if_its_opening_is_kept(bert):
+    long = " ".join(text(number, False) for number in range(60))
+    asked = Message("user", "cup")
+    some = [TrainingRow((asked, Message("assistant", long)), 1.0, "", "")] * 30
+    some += [TrainingRow((Message("user", long),), 1.0, "", "")] * 30
+    framing = Framing(load_backbone(str(bert), Lora(4, 8)).tokenizer, FRAME, 64, opening=8)
+    windows = framing.pieces(some[0].conversation)
+    first = framing.pieces(some[-1].conversation)[0]
+    pieces = loop._pieces(settings(bert, opening=8), framing, some)
+    assert {piece.ids for piece in pieces[:30]} > {windows[0].ids}
+    assert set(pieces[30:]) == {first}
+    plain = Framing(framing._tokenizer, FRAME, 64)
+    again = loop._pieces(settings(bert), plain, some)
+    assert set(again[:30]) == {plain.pieces(some[0].conversation)[0]}
 
 
 def test_rows_of_which_the_tokenizer_leaves_nothing_are_left_out(bert, tmp_path):
