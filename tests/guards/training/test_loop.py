@@ -16,15 +16,17 @@ from safetensors.torch import load_file
 from fedrai.errors import DataError, FedRAIError, GuardError, ModelError
 from fedrai.evaluation.detection import detect
 from fedrai.guards.kinds import trained
-from fedrai.guards.kinds.framing import ANSWER, REQUEST, Piece
+from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.training import loop
 from fedrai.guards.training import rows as training_rows
 from fedrai.guards.training.loop import TrainingRow, divide, read, train
 from fedrai.guards.training.outcome import GuardTrainingOutcome
+from fedrai.model import Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining
 from fedrai.records import Message, TrainingStep
-from tiny_guards import encoder, rows, settings
+from tiny_guards import encoder, rows, settings, text
 
+FRAME = ("[CLS]", "[SEP]", "[SEP]")
 CANARY = "canary-7f3a"
 
 
@@ -324,12 +326,49 @@ def test_labels_that_say_little_are_not_measured_by():
     assert {row.unsafe for row in kept} == {0.0, 0.6}
 
 
+def test_rows_for_development_are_held_out_and_no_others():
+    some = rows(100)
+    aside = [replace(row, development=True) for row in rows(40, source="other")]
+    twins = [replace(row, source="twin", development=False) for row in aside]
+    kept, held_out = divide([*some, *twins, *aside], settings(Path("x"), held_out=0.9))
+    assert sorted(map(id, held_out)) == sorted(map(id, aside))
+    asked = {row.conversation[0].content for row in aside}
+    left = [row for row in some if row.conversation[0].content not in asked]
+    assert sorted(map(id, kept)) == sorted(map(id, left))  # all of these, and no twin
+    assert left
+
+
+def test_files_for_development_are_read(tmp_path):
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("rows", "development")}
+    for name, file in files.items():
+        file.write_text(json.dumps({"prompt": f"in {name}", "unsafe": 1}) + "\n")
+    found = read(settings(Path("x"), **{name: [str(file)] for name, file in files.items()}))
+    assert [(row.conversation[0].content, row.development) for row in found] == [
+        ("in rows", False), ("in development", True)]  # fmt: skip
+
+
 def test_caps():
     some = [*rows(60, source="a"), *rows(60, source="b"), *rows(60)]
     kept, aside = divide(some, settings(Path("x"), caps={"a": 30, "b": 0}))
     assert Counter(row.source for row in [*kept, *aside]) == {"a": 30, "": 120}
     taken = [row for row in [*kept, *aside] if row.source == "a"]
     assert {row.bad for row in taken} == {True, False}  # drawn, not the first ones
+
+
+def test_any_window_of_an_answer_is_read_if_its_opening_is_kept(bert):
+    long = " ".join(text(number, False) for number in range(60))
+    asked = Message("user", "cup")
+    some = [TrainingRow((asked, Message("assistant", long)), 1.0, "", "")] * 30
+    some += [TrainingRow((Message("user", long),), 1.0, "", "")] * 30
+    framing = Framing(load_backbone(str(bert), Lora(4, 8)).tokenizer, FRAME, 64, opening=8)
+    windows = framing.pieces(some[0].conversation)
+    first = framing.pieces(some[-1].conversation)[0]
+    pieces = loop._pieces(settings(bert, opening=8), framing, some)
+    assert {piece.ids for piece in pieces[:30]} > {windows[0].ids}
+    assert set(pieces[30:]) == {first}
+    plain = Framing(framing._tokenizer, FRAME, 64)
+    again = loop._pieces(settings(bert), plain, some)
+    assert set(again[:30]) == {plain.pieces(some[0].conversation)[0]}
 
 
 def test_rows_of_which_the_tokenizer_leaves_nothing_are_left_out(bert, tmp_path):

@@ -49,7 +49,7 @@ KINDS = {"prompt": REQUEST, "pair": ANSWER}
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """What the loop works on; `pieces` are the first windows of `rows`."""
+    """What the loop works on; `pieces` are windows of `rows`."""
 
     settings: GuardTraining
     categories: tuple[str, ...]
@@ -87,7 +87,7 @@ def train(
     start = _start(settings, progress)
     backbone = start.backbone if start else _load(settings, progress)
     frame = start.config.frame if start else _frame(settings, backbone)
-    framing = Framing(backbone.tokenizer, frame, settings.max_length)
+    framing = Framing(backbone.tokenizer, frame, settings.max_length, settings.opening)
     usable = [row for row in rows if _is_readable(framing, row)]
     if len(usable) < len(rows):
         check(settings, usable)
@@ -95,7 +95,7 @@ def train(
     config = _config(settings, trained_on, frame, start.config.categories if start else None)
     head = start.head if start else trained.new_head(backbone, len(config.categories))
     guard = TrainedGuard(config, backbone, head, "0" * 64)
-    pieces = [framing.pieces(row.conversation)[0] for row in trained_on]
+    pieces = _pieces(settings, framing, trained_on)
     since = time.perf_counter()
     losses = _loop(_Fit(settings, config.categories, trained_on, pieces, backbone, head), on_step)
     seconds = time.perf_counter() - since
@@ -189,7 +189,18 @@ def _config(
         frame=frame,
         max_length=settings.max_length,
         categories=names if categories is None else categories,
+        opening=settings.opening,
     )
+
+
+def _pieces(settings: GuardTraining, framing: Framing, rows: Sequence[TrainingRow]) -> list[Piece]:
+    """What is read of each row: its first window; of an answer whose opening is kept, any one."""
+    draw = random.Random(seed_for(settings.seed, "guard-windows"))
+    found = (framing.pieces(row.conversation) for row in rows)
+    return [
+        draw.choice(windows) if settings.opening and windows[0].row == ANSWER else windows[0]
+        for windows in found
+    ]
 
 
 def _loop(fit: _Fit, on_step: Callable[[TrainingStep], None]) -> list[float]:
