@@ -228,5 +228,7 @@ class GuardTraining(Section):
     """False positive rate on held-out safe answers at the strict threshold; 0: as `strict_fpr`."""
     loose_fpr: float = Field(0.01, gt=0, lt=1)
     """False positive rate on held-out safe rows that sets the `loose` threshold."""
+    threshold_sources: list[str] = []
+    """Sources of the held-out safe rows whose false alarms set the thresholds; the others are only measured. Empty: all."""
     dtype: keys.DType = "auto"
     device: keys.Device = "auto"

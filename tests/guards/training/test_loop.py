@@ -24,7 +24,7 @@ from fedrai.guards.training.outcome import GuardTrainingOutcome
 from fedrai.model import Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining
 from fedrai.records import Message, TrainingStep
-from tiny_guards import encoder, rows, settings, text
+from tiny_guards import encoder, reply, request, rows, settings, text
 
 FRAME = ("[CLS]", "[SEP]", "[SEP]")
 CANARY = "canary-7f3a"
@@ -208,38 +208,6 @@ def test_a_kind_of_which_too_little_is_held_out_is_not_calibrated(bert, tmp_path
     assert "Not calibrated, since too few such rows were held out: pair." in card
 
 
-def test_curves():
-    odds, unsafe = [-1.0, 1.0] * 20, [False, True] * 20
-    slope, shift = loop._curve("pair", odds, unsafe)
-    # Platt's targets: 21/22 and 1/22 at log-odds of 1 and -1.
-    assert slope == pytest.approx(math.log(21), rel=1e-4)
-    assert shift == pytest.approx(0, abs=1e-6)
-    assert loop._curve("pair", odds[:14], unsafe[:14]) == (1.0, 0.0)  # seven of each
-    with pytest.raises(GuardError, match="did not learn to judge pair rows"):
-        loop._curve("pair", odds, [not bad for bad in unsafe])
-
-
-def test_one_strict_threshold_serves_requests_and_answers(bert, tmp_path):
-    odds, bad = [i / 4 for i in range(-20, 20)], [i % 3 == 0 or i > 30 for i in range(40)]
-    plain = (odds, bad, (1.0, 0.0))
-    shifted = ([o + 2 for o in odds], bad, (1.0, 0.5))
-    slope, intercept = loop._shift_curve(plain, shifted, (0.1, 0.1))
-    assert (slope, intercept) == (1.0, pytest.approx(-2))
-    some = [replace(row, unsafe=0.0) if i % 29 == 7 else row for i, row in enumerate(rows(280))]
-    recipe = settings(bert, strict_fpr=0.2, loose_fpr=0.1, pair_fpr=0.3, epochs=3)
-    found = train(recipe, some, tmp_path / "g").held_out
-    alarms = [found[kind].counts.false_positive_rate.value for kind in ("prompt", "pair")]
-    assert alarms == [pytest.approx(0.2, abs=0.04), pytest.approx(0.3, abs=0.04)]
-
-
-def test_how_many_rows_tell_a_rate_of_false_alarms():
-    some = [request(0.0)] * 10 + [request(1.0)] * 8 + [reply(1.0)] * 8
-    assert loop._resolves(some, REQUEST, 0.1)
-    assert not loop._resolves(some, REQUEST, 0.09)
-    assert not loop._resolves(some[:17], REQUEST, 0.1)  # seven unsafe ones
-    assert not loop._resolves(some, ANSWER, 0.9)
-
-
 # --- which rows count -----------------------------------------------------------------------------
 
 
@@ -294,7 +262,7 @@ def trained_only(recipe: GuardTraining, some: list[TrainingRow], folder: Path) -
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_calibrate", stop)
+        patch.setattr(loop, "calibrate", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, some, folder)
     return caught[0]
@@ -418,14 +386,6 @@ def test_guards_to_go_on_from_that_do_not_fit(make, tmp_path, changes, said):
 def fit(some: list[TrainingRow], **changes: Any) -> Any:
     recipe = settings(Path("x"), **changes)
     return loop._Fit(recipe, ("a", "b"), some, [], None, None)
-
-
-def request(unsafe: float, category: str = "", source: str = "") -> TrainingRow:
-    return TrainingRow((Message("user", "x"),), unsafe, category, source)
-
-
-def reply(unsafe: float) -> TrainingRow:
-    return TrainingRow((Message("user", "x"), Message("assistant", "y")), unsafe, "", "")
 
 
 def test_the_loss_by_hand():
@@ -577,6 +537,7 @@ SAFE = [TrainingRow((Message("user", f"{CANARY} {i}"),), 0.0, "", "s") for i in 
     (rows(40, pairs=False), {"held_out": 0.0001}, "0 rows are held out"),
     (rows(40, pairs=False), {"held_out": 0.9999}, "0 rows are to train on"),
     (rows(40), {"caps": {"b": 1}}, "caps names the source 'b', which no row has"),
+    (rows(40), {"threshold_sources": ["b"]}, "threshold_sources names the source 'b'"),
     (rows(40), {"weights": {"b": 1}}, "weights names the source 'b', which no row has"),
     (rows(40, source="b"), {"weights": {"b": 0}}, "0 rows are to train on"),
     (rows(40), {"strict_fpr": 0.01, "loose_fpr": 0.1}, "strict_fpr 0.01 is less than loose_fpr"),

@@ -195,6 +195,13 @@ def _is_held_out(row: TrainingRow, share: float) -> bool:
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
+def sets_thresholds(settings: GuardTraining, row: TrainingRow) -> bool:
+    """Whether a held-out row sets thresholds: every unsafe one, and the safe ones of the sources
+    that the recipe names, or all if it names none.
+    """
+    return row.bad or not settings.threshold_sources or row.source in settings.threshold_sources
+
+
 def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
     """Check that a guard can be trained and calibrated on these rows, before anything is loaded.
 
@@ -203,7 +210,12 @@ def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
             number of held-out rows, or a part has one kind of rows only.
     """
     sources = {row.source for row in rows}
-    for table, names in (("caps", settings.caps), ("weights", settings.weights)):
+    named = {
+        "caps": settings.caps,
+        "weights": settings.weights,
+        "threshold_sources": settings.threshold_sources,
+    }
+    for table, names in named.items():
         if unknown := sorted(set(names) - sources):
             raise GuardError(
                 f"{table} names the source {unknown[0]!r}, which no row has",
@@ -217,7 +229,7 @@ def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
     trained_on, held_out = divide(rows, settings)
     _check_kinds(trained_on, "to train on")
     _check_kinds(held_out, "held out")
-    safe = sum(not row.bad for row in held_out)
+    safe = sum(not row.bad and sets_thresholds(settings, row) for row in held_out)
     if safe * settings.loose_fpr < 1 - 1e-9:
         raise GuardError(
             f"{safe} safe rows are held out, too few to set a threshold for false alarms of"
