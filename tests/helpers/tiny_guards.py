@@ -61,3 +61,11 @@ def settings(base: Path, **changes: Any) -> GuardTraining:
         "held_out": 0.3, "strict_fpr": 0.1, "loose_fpr": 0.05,
     }  # fmt: skip
     return GuardTraining.model_validate(usual | changes)
+
+
+def request(unsafe: float, category: str = "", source: str = "") -> TrainingRow:
+    return TrainingRow((Message("user", "x"),), unsafe, category, source)
+
+
+def reply(unsafe: float) -> TrainingRow:
+    return TrainingRow((Message("user", "x"), Message("assistant", "y")), unsafe, "", "")

@@ -193,6 +193,8 @@ class GuardTraining(Section):
     """Special tokens before the request, between request and answer, and after the answer. Empty: ChatML's or BERT's, whichever the tokenizer has."""
     max_length: int = Field(256, ge=32)
     """Longest text in tokens; longer ones are judged in windows of this length."""
+    opening: int = Field(0, ge=0)
+    """Tokens of an answer's beginning that are repeated in each later window of it, so that the rest of an answer that declines is read as that. If above 0, training uses any window of an answer, not the first one only."""
     rows: list[str] = []
     """Files of labelled rows: `prompt`, optionally `response`, `prompt_unsafe` and `unsafe` (0 to 1, the certainty), `category`."""
     prompt_label: str = "prompt_unsafe"
@@ -201,6 +203,8 @@ class GuardTraining(Section):
     """Column that says whether the answer is unsafe; in rows without an answer, whether the request is."""
     held_out: float = Field(0.08, gt=0, lt=1)
     """Share of the requests, chosen by hash, that is not trained on; it calibrates and measures the guard."""
+    development: list[str] = []
+    """Files of labelled rows that calibrate and measure the guard in place of the held-out share; their requests are never trained on. Use rows of other sources than those of `rows`."""
     caps: dict[str, int] = {}
     """Most rows of a source, by the rows' `source` column."""
     weights: dict[str, float] = {}
@@ -224,5 +228,7 @@ class GuardTraining(Section):
     """False positive rate on held-out safe answers at the strict threshold; 0: as `strict_fpr`."""
     loose_fpr: float = Field(0.01, gt=0, lt=1)
     """False positive rate on held-out safe rows that sets the `loose` threshold."""
+    threshold_sources: list[str] = []
+    """Sources of the held-out safe rows whose false alarms set the thresholds; the others are only measured. Empty: all."""
     dtype: keys.DType = "auto"
     device: keys.Device = "auto"

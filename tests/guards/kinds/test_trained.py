@@ -18,7 +18,7 @@ from fedrai.errors import FedRAIError, GuardError, ModelError
 from fedrai.guards.kinds import framing, trained
 from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.kinds.trained import Config, TrainedGuard
-from fedrai.guards.windows import TooLongError
+from fedrai.guards.windows import TooLongError, window_starts
 from fedrai.model import Lora, load_backbone
 from fedrai.records import Message
 from fedrai.runs.costs import generation_operations
@@ -377,6 +377,23 @@ def test_the_worst_window_counts(guard):
     assert chances(guard, [answer(words(50), text)])[0] == pytest.approx(
         sigmoid(max(odds) / 2 + 1), abs=1e-6
     )
+
+
+def test_later_windows_of_an_answer_repeat_its_opening(folders):
+    tokenizer = load(folders["bert"]).backbone.tokenizer
+    frames = Framing(tokenizer, ("[CLS]", "[SEP]", "[SEP]"), 43, opening=10)  # 40 for the texts
+    plain = Framing(tokenizer, ("[CLS]", "[SEP]", "[SEP]"), 43)
+    asked, said = words(4), words(100, 5)
+    head = 1 + len(frames._text(asked)) + 1
+    ids = frames._text(said)
+    parts = [list(piece.ids[head:-1]) for piece in frames.pieces(answer(asked, said))]
+    starts = window_starts(len(ids) - 10, 40 - 4 - 10, 256)
+    assert len(starts) > 3
+    assert parts == [ids[:10] + ids[10 + start : 36 + start] for start in starts]
+    assert parts[0] == ids[:36]  # the first one is the beginning of the answer
+    assert parts[-1][-1] == ids[-1]
+    for short in (answer(asked, words(20)), ask(said)):
+        assert frames.pieces(short) == plain.pieces(short)  # one window, or no answer
 
 
 def test_a_long_request_keeps_its_ends_before_an_answer(folders):

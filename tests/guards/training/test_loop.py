@@ -16,15 +16,17 @@ from safetensors.torch import load_file
 from fedrai.errors import DataError, FedRAIError, GuardError, ModelError
 from fedrai.evaluation.detection import detect
 from fedrai.guards.kinds import trained
-from fedrai.guards.kinds.framing import ANSWER, REQUEST, Piece
+from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
 from fedrai.guards.training import loop
 from fedrai.guards.training import rows as training_rows
 from fedrai.guards.training.loop import TrainingRow, divide, read, train
 from fedrai.guards.training.outcome import GuardTrainingOutcome
+from fedrai.model import Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining
 from fedrai.records import Message, TrainingStep
-from tiny_guards import encoder, rows, settings
+from tiny_guards import encoder, reply, request, rows, settings, text
 
+FRAME = ("[CLS]", "[SEP]", "[SEP]")
 CANARY = "canary-7f3a"
 
 
@@ -206,38 +208,6 @@ def test_a_kind_of_which_too_little_is_held_out_is_not_calibrated(bert, tmp_path
     assert "Not calibrated, since too few such rows were held out: pair." in card
 
 
-def test_curves():
-    odds, unsafe = [-1.0, 1.0] * 20, [False, True] * 20
-    slope, shift = loop._curve("pair", odds, unsafe)
-    # Platt's targets: 21/22 and 1/22 at log-odds of 1 and -1.
-    assert slope == pytest.approx(math.log(21), rel=1e-4)
-    assert shift == pytest.approx(0, abs=1e-6)
-    assert loop._curve("pair", odds[:14], unsafe[:14]) == (1.0, 0.0)  # seven of each
-    with pytest.raises(GuardError, match="did not learn to judge pair rows"):
-        loop._curve("pair", odds, [not bad for bad in unsafe])
-
-
-def test_one_strict_threshold_serves_requests_and_answers(bert, tmp_path):
-    odds, bad = [i / 4 for i in range(-20, 20)], [i % 3 == 0 or i > 30 for i in range(40)]
-    plain = (odds, bad, (1.0, 0.0))
-    shifted = ([o + 2 for o in odds], bad, (1.0, 0.5))
-    slope, intercept = loop._shift_curve(plain, shifted, (0.1, 0.1))
-    assert (slope, intercept) == (1.0, pytest.approx(-2))
-    some = [replace(row, unsafe=0.0) if i % 29 == 7 else row for i, row in enumerate(rows(280))]
-    recipe = settings(bert, strict_fpr=0.2, loose_fpr=0.1, pair_fpr=0.3, epochs=3)
-    found = train(recipe, some, tmp_path / "g").held_out
-    alarms = [found[kind].counts.false_positive_rate.value for kind in ("prompt", "pair")]
-    assert alarms == [pytest.approx(0.2, abs=0.04), pytest.approx(0.3, abs=0.04)]
-
-
-def test_how_many_rows_tell_a_rate_of_false_alarms():
-    some = [request(0.0)] * 10 + [request(1.0)] * 8 + [reply(1.0)] * 8
-    assert loop._resolves(some, REQUEST, 0.1)
-    assert not loop._resolves(some, REQUEST, 0.09)
-    assert not loop._resolves(some[:17], REQUEST, 0.1)  # seven unsafe ones
-    assert not loop._resolves(some, ANSWER, 0.9)
-
-
 # --- which rows count -----------------------------------------------------------------------------
 
 
@@ -292,7 +262,7 @@ def trained_only(recipe: GuardTraining, some: list[TrainingRow], folder: Path) -
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_calibrate", stop)
+        patch.setattr(loop, "calibrate", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, some, folder)
     return caught[0]
@@ -324,12 +294,49 @@ def test_labels_that_say_little_are_not_measured_by():
     assert {row.unsafe for row in kept} == {0.0, 0.6}
 
 
+def test_rows_for_development_are_held_out_and_no_others():
+    some = rows(100)
+    aside = [replace(row, development=True) for row in rows(40, source="other")]
+    twins = [replace(row, source="twin", development=False) for row in aside]
+    kept, held_out = divide([*some, *twins, *aside], settings(Path("x"), held_out=0.9))
+    assert sorted(map(id, held_out)) == sorted(map(id, aside))
+    asked = {row.conversation[0].content for row in aside}
+    left = [row for row in some if row.conversation[0].content not in asked]
+    assert sorted(map(id, kept)) == sorted(map(id, left))  # all of these, and no twin
+    assert left
+
+
+def test_files_for_development_are_read(tmp_path):
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("rows", "development")}
+    for name, file in files.items():
+        file.write_text(json.dumps({"prompt": f"in {name}", "unsafe": 1}) + "\n")
+    found = read(settings(Path("x"), **{name: [str(file)] for name, file in files.items()}))
+    assert [(row.conversation[0].content, row.development) for row in found] == [
+        ("in rows", False), ("in development", True)]  # fmt: skip
+
+
 def test_caps():
     some = [*rows(60, source="a"), *rows(60, source="b"), *rows(60)]
     kept, aside = divide(some, settings(Path("x"), caps={"a": 30, "b": 0}))
     assert Counter(row.source for row in [*kept, *aside]) == {"a": 30, "": 120}
     taken = [row for row in [*kept, *aside] if row.source == "a"]
     assert {row.bad for row in taken} == {True, False}  # drawn, not the first ones
+
+
+def test_any_window_of_an_answer_is_read_if_its_opening_is_kept(bert):
+    long = " ".join(text(number, False) for number in range(60))
+    asked = Message("user", "cup")
+    some = [TrainingRow((asked, Message("assistant", long)), 1.0, "", "")] * 30
+    some += [TrainingRow((Message("user", long),), 1.0, "", "")] * 30
+    framing = Framing(load_backbone(str(bert), Lora(4, 8)).tokenizer, FRAME, 64, opening=8)
+    windows = framing.pieces(some[0].conversation)
+    first = framing.pieces(some[-1].conversation)[0]
+    pieces = loop._pieces(settings(bert, opening=8), framing, some)
+    assert {piece.ids for piece in pieces[:30]} > {windows[0].ids}
+    assert set(pieces[30:]) == {first}
+    plain = Framing(framing._tokenizer, FRAME, 64)
+    again = loop._pieces(settings(bert), plain, some)
+    assert set(again[:30]) == {plain.pieces(some[0].conversation)[0]}
 
 
 def test_rows_of_which_the_tokenizer_leaves_nothing_are_left_out(bert, tmp_path):
@@ -379,14 +386,6 @@ def test_guards_to_go_on_from_that_do_not_fit(make, tmp_path, changes, said):
 def fit(some: list[TrainingRow], **changes: Any) -> Any:
     recipe = settings(Path("x"), **changes)
     return loop._Fit(recipe, ("a", "b"), some, [], None, None)
-
-
-def request(unsafe: float, category: str = "", source: str = "") -> TrainingRow:
-    return TrainingRow((Message("user", "x"),), unsafe, category, source)
-
-
-def reply(unsafe: float) -> TrainingRow:
-    return TrainingRow((Message("user", "x"), Message("assistant", "y")), unsafe, "", "")
 
 
 def test_the_loss_by_hand():
@@ -538,6 +537,7 @@ SAFE = [TrainingRow((Message("user", f"{CANARY} {i}"),), 0.0, "", "s") for i in 
     (rows(40, pairs=False), {"held_out": 0.0001}, "0 rows are held out"),
     (rows(40, pairs=False), {"held_out": 0.9999}, "0 rows are to train on"),
     (rows(40), {"caps": {"b": 1}}, "caps names the source 'b', which no row has"),
+    (rows(40), {"threshold_sources": ["b"]}, "threshold_sources names the source 'b'"),
     (rows(40), {"weights": {"b": 1}}, "weights names the source 'b', which no row has"),
     (rows(40, source="b"), {"weights": {"b": 0}}, "0 rows are to train on"),
     (rows(40), {"strict_fpr": 0.01, "loose_fpr": 0.1}, "strict_fpr 0.01 is less than loose_fpr"),

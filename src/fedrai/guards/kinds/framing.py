@@ -35,12 +35,16 @@ class Framing:
         tokenizer: the body's tokenizer.
         frame: see `Config`.
         max_length: most tokens of a piece.
+        opening: tokens of an answer's beginning that are repeated in each of its later windows, so
+            that the rest of an answer that declines is read as that.
 
     Raises:
         GuardError: a part of the frame has no special token, or it leaves no room for a text.
     """
 
-    def __init__(self, tokenizer: Any, frame: Sequence[str], max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Any, frame: Sequence[str], max_length: int, opening: int = 0
+    ) -> None:
         self._tokenizer, self._unknown = tokenizer, tokenizer.unk_token_id
         special = control_tokens(tokenizer)
         self._special = set(special) - {self._unknown}
@@ -51,7 +55,7 @@ class Framing:
             raise GuardError(
                 f"max_length {max_length} leaves {room} tokens for a text; it needs 16 or more"
             )
-        self._room = room
+        self._room, self._opening = room, opening
 
     def pieces(self, conversation: Conversation) -> list[Piece]:
         """The last exchange in one piece, or in windows; empty if there is nothing to judge.
@@ -72,9 +76,17 @@ class Framing:
             return [Piece((*self._before, *p, *self._between), REQUEST) for p in parts]
         request: Sequence[int] = self._text(turns[-2].content)
         request = _ends(request, max(self._room // 3, self._room - len(text)))
-        parts = self._windows(text, self._room - len(request))
         head = (*self._before, *request, *self._between)
+        parts = self._answer_windows(text, self._room - len(request))
         return [Piece((*head, *p, *self._after), ANSWER) for p in parts]
+
+    def _answer_windows(self, ids: Sequence[int], size: int) -> list[Sequence[int]]:
+        """Windows of an answer, the later ones behind its opening."""
+        opening = ids[: min(self._opening, size // 2)]
+        if not opening or len(ids) <= size:
+            return self._windows(ids, size)
+        rest = self._windows(ids[len(opening) :], size - len(opening))
+        return [[*opening, *part] for part in rest]
 
     def _ids(self, text: str) -> list[int]:
         encoding = self._tokenizer(text, add_special_tokens=False, verbose=False)

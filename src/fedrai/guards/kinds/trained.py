@@ -65,6 +65,7 @@ class Config:
         prompt: calibration of a request's log-odds: slope and intercept.
         pair: the same for an answer's.
         thresholds: probabilities by name.
+        opening: tokens of an answer's beginning that each later window of it repeats.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -80,6 +81,7 @@ class Config:
     prompt: Curve = (1.0, 0.0)
     pair: Curve = (1.0, 0.0)
     thresholds: dict[str, Chance] | None = None
+    opening: Annotated[int, Field(ge=0)] = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -155,7 +157,7 @@ class TrainedGuard:
         self.name, self.revision = config.name, revision
         self.thresholds: dict[str, float] = dict(config.thresholds or {"strict": 0.5, "loose": 0.8})
         self.config, self.backbone, self.head = config, backbone, head
-        self.framing = Framing(backbone.tokenizer, config.frame, config.max_length)
+        self.framing = Framing(backbone.tokenizer, config.frame, config.max_length, config.opening)
 
     def judge(
         self, conversations: Sequence[Conversation], on_progress: OnProgress = lambda _d, _o: None

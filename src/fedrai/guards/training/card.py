@@ -38,8 +38,7 @@ Categories: {", ".join(config.categories) or "none"}.
 
 ## Held-out rows
 
-{100 * settings.held_out:.0f} % of the requests, chosen by their hash, were not trained on. They are
-of the same sources as the training rows: on other data the guard will do less well. At the strict
+{_held_out(settings)} At the strict
 threshold, with 95 % Wilson intervals:
 
 | judged | rows | unsafe | F1 | recall | false alarms | AUPRC | calibration error |
@@ -59,6 +58,16 @@ The thresholds, on the held-out rows that set them:
 | source | rows |
 |---|---|
 {sources}"""
+
+
+def _held_out(settings: GuardTraining) -> str:
+    """Where the rows that measure the guard come from."""
+    if settings.development:
+        return """The rows for development were not trained on, but they set the calibration and the
+thresholds: on other data the guard will do less well."""
+    return f"""{100 * settings.held_out:.0f} % of the requests, chosen by their hash, were not \
+trained on. They are
+of the same sources as the training rows: on other data the guard will do less well."""
 
 
 def _line(kind: str, figures: Detection) -> str:

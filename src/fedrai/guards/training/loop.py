@@ -11,8 +11,8 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,15 +20,13 @@ from torch import Tensor
 
 from fedrai import assets
 from fedrai.errors import GuardError
-from fedrai.evaluation.detection import Detection, detect
-from fedrai.guards import calibration
-from fedrai.guards.calibration import Threshold
 from fedrai.guards.kinds import trained
-from fedrai.guards.kinds.framing import ANSWER, REQUEST, Framing, Piece
-from fedrai.guards.kinds.trained import Config, Curve, TrainedGuard
+from fedrai.guards.kinds.framing import ANSWER, Framing, Piece
+from fedrai.guards.kinds.trained import Config, TrainedGuard
 from fedrai.guards.training.card import card
 from fedrai.guards.training.outcome import GuardTrainingOutcome
 from fedrai.guards.training.rows import TrainingRow, check, divide, read
+from fedrai.guards.training.thresholds import calibrate
 from fedrai.guards.windows import TooLongError
 from fedrai.model import Backbone, Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining, seed_for
@@ -39,17 +37,11 @@ __all__ = ["GuardTrainingOutcome", "TrainingRow", "divide", "read", "train"]
 
 CHATML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
 GROUP = 16  # batches whose rows are sorted by length together
-EDGE = 1e-6  # thresholds nearer to 0 or 1 than this count as this far from it
-FEWEST = 8  # held-out rows of each label that a calibration needs
-NEUTRAL: Curve = (1.0, 0.0)
-Scored = tuple[Sequence[float], Sequence[bool], Curve]
-"""Log-odds of rows, whether each is unsafe, and the curve to their probabilities."""
-KINDS = {"prompt": REQUEST, "pair": ANSWER}
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """What the loop works on; `pieces` are the first windows of `rows`."""
+    """What the loop works on; `pieces` are windows of `rows`."""
 
     settings: GuardTraining
     categories: tuple[str, ...]
@@ -87,7 +79,7 @@ def train(
     start = _start(settings, progress)
     backbone = start.backbone if start else _load(settings, progress)
     frame = start.config.frame if start else _frame(settings, backbone)
-    framing = Framing(backbone.tokenizer, frame, settings.max_length)
+    framing = Framing(backbone.tokenizer, frame, settings.max_length, settings.opening)
     usable = [row for row in rows if _is_readable(framing, row)]
     if len(usable) < len(rows):
         check(settings, usable)
@@ -95,12 +87,12 @@ def train(
     config = _config(settings, trained_on, frame, start.config.categories if start else None)
     head = start.head if start else trained.new_head(backbone, len(config.categories))
     guard = TrainedGuard(config, backbone, head, "0" * 64)
-    pieces = [framing.pieces(row.conversation)[0] for row in trained_on]
+    pieces = _pieces(settings, framing, trained_on)
     since = time.perf_counter()
     losses = _loop(_Fit(settings, config.categories, trained_on, pieces, backbone, head), on_step)
     seconds = time.perf_counter() - since
     _round(backbone, head)
-    config, figures, reached = _calibrate(settings, guard, held_out, on_judged)
+    config, figures, reached = calibrate(settings, guard, held_out, on_judged)
     with trained.new_folder(folder) as fresh:
         trained.save(fresh, config, backbone.adapter(), head)
         outcome = GuardTrainingOutcome(
@@ -189,7 +181,18 @@ def _config(
         frame=frame,
         max_length=settings.max_length,
         categories=names if categories is None else categories,
+        opening=settings.opening,
     )
+
+
+def _pieces(settings: GuardTraining, framing: Framing, rows: Sequence[TrainingRow]) -> list[Piece]:
+    """What is read of each row: its first window; of an answer whose opening is kept, any one."""
+    draw = random.Random(seed_for(settings.seed, "guard-windows"))
+    found = (framing.pieces(row.conversation) for row in rows)
+    return [
+        draw.choice(windows) if settings.opening and windows[0].row == ANSWER else windows[0]
+        for windows in found
+    ]
 
 
 def _loop(fit: _Fit, on_step: Callable[[TrainingStep], None]) -> list[float]:
@@ -282,111 +285,9 @@ def _round(backbone: Backbone, head: torch.nn.Linear) -> None:
         weight.copy_(weight.bfloat16())
 
 
-def _calibrate(
-    settings: GuardTraining,
-    guard: TrainedGuard,
-    rows: Sequence[TrainingRow],
-    on_judged: Callable[[int, int], None],
-) -> tuple[Config, dict[str, Detection], dict[str, Threshold]]:
-    """The guard's config with calibration and thresholds, and the figures on the held-out rows.
-
-    Thresholds are set on the requests, if there are enough of both labels; the answers' curve is
-    then shifted until the strict one stands for the wished false alarms among them.
-    """
-    odds = _odds(guard, rows, on_judged)
-    places = {kind: [i for i, row in enumerate(rows) if row.row == n] for kind, n in KINDS.items()}
-    curves, on_requests = _curves(settings, rows, odds, places)
-    chances = {i: trained.chance(odds[i], curves[kind]) for kind in places for i in places[kind]}
-    scores, unsafe = [chances[i] for i in range(len(rows))], [row.bad for row in rows]
-    decisive = places["prompt"] if on_requests else range(len(rows))
-    some = [scores[i] for i in decisive], [unsafe[i] for i in decisive]
-    rates = {"strict": settings.strict_fpr, "loose": settings.loose_fpr}
-    cuts = {name: calibration.threshold_for_fpr(*some, f).value for name, f in rates.items()}
-    counts = {name: detect(scores, unsafe, cut).counts for name, cut in cuts.items()}
-    reached = {
-        name: Threshold(cuts[name], count.recall, count.false_positive_rate)
-        for name, count in counts.items()
-    }
-    figures = {
-        kind: detect([scores[i] for i in part], [unsafe[i] for i in part], cuts["strict"])
-        for kind, part in places.items()
-        if part
-    }
-    config = replace(guard.config, thresholds=cuts, prompt=curves["prompt"], pair=curves["pair"])
-    return config, figures, reached
-
-
-def _curves(
-    settings: GuardTraining,
-    rows: Sequence[TrainingRow],
-    odds: Sequence[float],
-    places: Mapping[str, Sequence[int]],
-) -> tuple[dict[str, Curve], bool]:
-    """The curve of each kind of row, and whether the answers' one was shifted to the requests'."""
-    scored = {
-        kind: ([odds[i] for i in part], [rows[i].bad for i in part])
-        for kind, part in places.items()
-    }
-    curves = {kind: _curve(kind, *some) for kind, some in scored.items()}
-    strict = settings.strict_fpr
-    pair = settings.pair_fpr or strict
-    requests = _resolves(rows, REQUEST, min(settings.loose_fpr, strict))
-    if not (requests and _resolves(rows, ANSWER, pair)):
-        return curves, False
-    sides = [(*scored[kind], curves[kind]) for kind in ("prompt", "pair")]
-    return curves | {"pair": _shift_curve(sides[0], sides[1], (strict, pair))}, True
-
-
-def _resolves(rows: Sequence[TrainingRow], kind: int, fpr: float) -> bool:
-    """Whether enough rows of a kind are held out to measure false alarms of `fpr`."""
-    bad = [row.bad for row in rows if row.row == kind]
-    return _has_both(bad) and fpr * bad.count(False) >= 1
-
-
-def _shift_curve(prompts: Scored, pairs: Scored, wishes: tuple[float, float]) -> Curve:
-    """The pairs' curve, shifted so that one strict threshold serves both kinds of rows."""
-    cuts = [
-        calibration.threshold_for_fpr([trained.chance(o, curve) for o in odds], bad, fpr).value
-        for (odds, bad, curve), fpr in zip((prompts, pairs), wishes, strict=True)
-    ]
-    safe_cuts = (min(max(cut, EDGE), 1 - EDGE) for cut in cuts)
-    target, own = (math.log(cut / (1 - cut)) for cut in safe_cuts)
-    slope, intercept = pairs[2]
-    return slope, intercept + target - own
-
-
 def _is_readable(framing: Framing, row: TrainingRow) -> bool:
     """Whether a guard can judge a row: the tokenizer knows some of it, and it is not too long."""
     try:
         return bool(framing.pieces(row.conversation))
     except TooLongError:
         return False
-
-
-def _has_both(unsafe: Sequence[bool]) -> bool:
-    return min(sum(unsafe), len(unsafe) - sum(unsafe)) >= FEWEST
-
-
-def _odds(
-    guard: TrainedGuard, rows: Sequence[TrainingRow], on_judged: Callable[[int, int], None]
-) -> list[float]:
-    """Log-odds of the held-out rows, not calibrated."""
-    scores = guard.head_scores([row.conversation for row in rows], on_judged)
-    odds = [score.odds for score in scores if score is not None]
-    if not all(map(math.isfinite, odds)):
-        raise GuardError("the trained guard's answers are not finite", hint="lower learning_rate")
-    return odds
-
-
-def _curve(kind: str, odds: Sequence[float], unsafe: Sequence[bool]) -> Curve:
-    """Calibration of one kind of row; neutral where too few rows were held out."""
-    if not _has_both(unsafe):
-        return NEUTRAL
-    try:
-        fitted = calibration.fit([trained.chance(o, NEUTRAL) for o in odds], unsafe)
-    except GuardError as error:
-        raise GuardError(
-            f"the guard did not learn to judge {kind} rows: on those held out {error.message}",
-            hint="check the labels; if they are right, give more rows, epochs or layers",
-        ) from error
-    return fitted.slope, fitted.intercept

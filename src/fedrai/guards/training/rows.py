@@ -11,7 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedrai import data
@@ -34,12 +34,14 @@ class TrainingRow:
         unsafe: 0 (safe) to 1 (unsafe).
         category: hazard category; empty if none.
         source: where it comes from, for caps and weights.
+        development: whether it only calibrates and measures.
     """
 
     conversation: Conversation
     unsafe: float
     category: str
     source: str
+    development: bool = False
 
     @property
     def row(self) -> int:
@@ -53,7 +55,7 @@ class TrainingRow:
 
 
 def read(settings: GuardTraining) -> list[TrainingRow]:
-    """The labelled rows of a recipe.
+    """The labelled rows of a recipe, those for development last.
 
     Raises:
         DataError: a file cannot be read, or holds no labelled row.
@@ -62,8 +64,14 @@ def read(settings: GuardTraining) -> list[TrainingRow]:
         raise DataError(
             "rows is empty: name at least one file of labelled rows", hint='rows = ["rows.jsonl"]'
         )
+    labelled = _labelled(settings.rows, settings)
+    aside = _labelled(settings.development, settings)
+    return [*labelled, *(replace(row, development=True) for row in aside)]
+
+
+def _labelled(specs: Sequence[str], settings: GuardTraining) -> list[TrainingRow]:
     labelled: list[TrainingRow] = []
-    for spec in settings.rows:
+    for spec in specs:
         before = len(labelled)
         for origin, row in data.rows(spec):
             if isinstance(row, str):
@@ -142,7 +150,20 @@ def divide(
     """Rows to train on and rows held out, capped by source; a request is in one part only.
 
     Rows of weight 0 are not trained on, but may be held out; rows whose label says little are not.
+    Where there are rows for development, they are held out and no others.
     """
+    aside = [row for row in rows if row.development]
+    if aside:
+        asked = {_request(row) for row in aside}
+        kept = [row for row in rows if not row.development and _request(row) not in asked]
+        return _part(kept, settings, 0.0)[0], [row for row in aside if _is_telling(row)]
+    return _part(rows, settings, settings.held_out)
+
+
+def _part(
+    rows: Sequence[TrainingRow], settings: GuardTraining, share: float
+) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    """Rows to train on, capped, and the share that the hash of the request holds out."""
     shuffled = list(rows)
     random.Random(seed_for(settings.seed, "guard-rows")).shuffle(shuffled)
     trained_on: list[TrainingRow] = []
@@ -152,18 +173,33 @@ def divide(
         counts[row.source] += 1
         if counts[row.source] > settings.caps.get(row.source, len(shuffled)):
             continue
-        if _is_held_out(row, settings.held_out):
-            if abs(row.unsafe - 0.5) >= SURE:
+        if _is_held_out(row, share):
+            if _is_telling(row):
                 held_out.append(row)
         elif settings.weights.get(row.source, 1.0):
             trained_on.append(row)
     return trained_on, held_out
 
 
+def _is_telling(row: TrainingRow) -> bool:
+    """Whether a row's label is clear enough to measure by."""
+    return abs(row.unsafe - 0.5) >= SURE
+
+
+def _request(row: TrainingRow) -> str:
+    return " ".join(row.conversation[0].content.lower().split())
+
+
 def _is_held_out(row: TrainingRow, share: float) -> bool:
-    request = " ".join(row.conversation[0].content.lower().split())
-    digest = hashlib.sha256(f"held out {request}".encode("utf-8", "replace")).digest()
+    digest = hashlib.sha256(f"held out {_request(row)}".encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def sets_thresholds(settings: GuardTraining, row: TrainingRow) -> bool:
+    """Whether a held-out row sets thresholds: every unsafe one, and the safe ones of the sources
+    that the recipe names, or all if it names none.
+    """
+    return row.bad or not settings.threshold_sources or row.source in settings.threshold_sources
 
 
 def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
@@ -174,7 +210,12 @@ def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
             number of held-out rows, or a part has one kind of rows only.
     """
     sources = {row.source for row in rows}
-    for table, names in (("caps", settings.caps), ("weights", settings.weights)):
+    named = {
+        "caps": settings.caps,
+        "weights": settings.weights,
+        "threshold_sources": settings.threshold_sources,
+    }
+    for table, names in named.items():
         if unknown := sorted(set(names) - sources):
             raise GuardError(
                 f"{table} names the source {unknown[0]!r}, which no row has",
@@ -188,7 +229,7 @@ def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
     trained_on, held_out = divide(rows, settings)
     _check_kinds(trained_on, "to train on")
     _check_kinds(held_out, "held out")
-    safe = sum(not row.bad for row in held_out)
+    safe = sum(not row.bad and sets_thresholds(settings, row) for row in held_out)
     if safe * settings.loose_fpr < 1 - 1e-9:
         raise GuardError(
             f"{safe} safe rows are held out, too few to set a threshold for false alarms of"
