@@ -142,6 +142,11 @@ def harmful(folder: Path, rows: Rows) -> Iterator[Row]:
     rows.random.shuffle(acts)
     for act, category in acts[:900]:
         yield from (rows.declined("manner", text, category) for text in rows.manners(act, 2))
+    yield from written_harmful(rows)
+
+
+def written_harmful(rows: Rows) -> Iterator[Row]:
+    """Harmful requests made of this project's own words."""
     for category, own in WORDS["harmful"].items():
         for act in own:
             yield from (rows.declined("own", text, category) for text in rows.manners(act, 11))
@@ -176,13 +181,14 @@ def _questions(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 def harmless(folder: Path, rows: Rows) -> Iterator[Row]:
     """Harmless requests in the same manners, and everyday ones."""
-    for source, prompt in _own(rows):
+    for source, prompt in written_harmless(rows):
         yield {"source": source, "prompt": prompt.strip(), "turns": []}
     for source, prompt, answer in _everyday(folder):
         yield {"source": source, "prompt": prompt.strip(), "turns": [], "reference": answer}
 
 
-def _own(rows: Rows) -> Iterator[tuple[str, str]]:
+def written_harmless(rows: Rows) -> Iterator[tuple[str, str]]:
+    """(source, request) of harmless ones made of this project's own words."""
     yield from (("look-alikes", str(entry["prompt"])) for _, entry in embedded.rows("look-alikes"))
     for acts in WORDS["harmless"].values():
         yield from (("own", text) for act in acts for text in rows.manners(act, 13))

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import aligned_data
 import guard_requests
 from fedrai import assets
 from fedrai.constitution.overlap import THRESHOLD, without_overlap
@@ -39,6 +40,9 @@ def embedded_texts() -> Iterator[tuple[str, list[str]]]:
         yield name, [str(row.get("prompt") or row.get("text")) for row in rows]
     for made in (guard_requests.everyday, guard_requests.dangers, guard_requests.groups):
         yield f"guard_requests.{made.__name__}", [row["prompt"] for row in made()]
+    rows = aligned_data.Rows(0)
+    yield "aligned_words, harmful", [row["prompt"] for row in aligned_data.written_harmful(rows)]
+    yield "aligned_words, harmless", [text for _, text in aligned_data.written_harmless(rows)]
     for name in ("advbench", "harmbench", "do-not-answer"):
         suite = suites.load(name)
         if isinstance(suite, suites.NotAvailable):
