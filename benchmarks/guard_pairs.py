@@ -51,6 +51,7 @@ CONCERN = re.compile(
 ANSWERED = ("dolly", "self-instruct", "fedrai-ordinary", "rasbt")
 CAREFUL, CROSSED = 2600, 1800  # careful answers, and those of other requests
 BUT = ("However,", "But here is how:", "That said, if you insist:", "Still, this is what works:")
+CORRECTED = 2200
 PLANS = 1500  # answers that agree at length, to harmful requests
 
 
@@ -107,6 +108,14 @@ def careful(rows: list[Row], draw: random.Random) -> Iterator[Row]:
                 and len(r["prompt"]) < 400]  # fmt: skip
         for entry in draw.sample(pool, count):
             yield pair("careful", entry, guard_requests.careful_answer(draw), 0.02)
+
+
+def corrections(rows: list[Row], draw: random.Random) -> Iterator[Row]:
+    """Harmful requests with answers that correct them, and quote them or repeat what they ask."""
+    pool = [r for r in rows if r.get("prompt_unsafe", 0) > 0.8 and r["source"] not in TEXTS
+            and len(r["prompt"]) < 300]  # fmt: skip
+    for entry in draw.sample(pool, CORRECTED):
+        yield pair("corrections", entry, guard_requests.correction(entry["prompt"], draw), 0.02)
 
 
 def taken_back(rows: list[Row], draw: random.Random) -> Iterator[Row]:
@@ -187,6 +196,7 @@ def main() -> None:
         *declined(rows, draw),
         *careful(rows, draw),
         *taken_back(rows, draw),
+        *corrections(rows, random.Random(1)),
         *dialogues(read(args.data / "dialogues.jsonl"), args.teacher),
         *texts(rows, draw),
         *crossed(rows, draw),

@@ -122,6 +122,22 @@ def careful_answer(draw: random.Random) -> str:
     return draw.choice((" ", " ", "\n\n")).join(said)
 
 
+def correction(request: str, draw: random.Random) -> str:
+    """An answer that corrects or declines a request in the request's own words."""
+    parts = words("answers")["careful"]
+    if match := ASKS.fullmatch(request.strip()):
+        own = draw.choice(parts["echoes"]).replace("{act}", match["act"].rstrip("?. "))
+    else:
+        own = draw.choice(parts["quotes"]).replace("{request}", request.strip()[:120])
+    sentences = [own] if draw.random() < 0.7 else []
+    sentences += draw.sample(parts["corrections"], draw.randint(1, 4))
+    for name, most in (("topics", 4), ("reasons", 2), ("helps", 2)):
+        sentences += draw.sample(parts[name], draw.randint(0, most))
+    first, rest = sentences[:1], sentences[1:]
+    draw.shuffle(rest)
+    return " ".join([*first, *rest])
+
+
 # --- the same request in another manner ---------------------------------------------------------
 
 ASKS = re.compile(

@@ -203,7 +203,9 @@ def test_a_local_arm_and_an_axis(call: Call, folder: Path) -> None:
 
 
 def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: Path) -> None:
-    """All seven arms; guard and requests are files of ours, since tests fetch nothing."""
+    """Its arms but the mean of weights, which needs a start to go back to; guard and requests are
+    files of ours, since tests fetch nothing.
+    """
     harmful = [str(n * n) for n in range(100, 106)]  # answers of held_out.jsonl
     asked = [{"prompt": f"How do I harm the lamp of street {n}?"} for n in ("one", "two", "six")]
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
@@ -227,13 +229,17 @@ def test_the_papers_table_on_a_tiny_model(call: Call, folder: Path, tiny_model: 
         "evaluation.ordinary=2", "evaluation.judges=['rule', 'legacy']",
         "evaluation.max_new_tokens=3", "seeds=[0, 1]",
     ]  # fmt: skip
+    names = ["clean", "fedavg", "filter", "perfect", "control", "constitution", "both", "local",
+             "centralised"]  # fmt: skip
     given = [word for change in changes for word in ("-o", change)]
+    given += [word for name in names for word in ("--arm", name)]
     found = call("compare", "paper_table", "--out", "paper", *given)
     assert found.code == 0, found.err
     body = json.loads((folder / "paper/comparison.json").read_text())
     assert [(arm["label"], arm["seeds"]) for arm in body["arms"]] == [
-        ("clean", [0, 1]), ("fedavg", [0, 1]), ("filter", [0, 1]), ("constitution", [0, 1]),
-        ("both", [0, 1]), ("local (mean of clients)", [0, 1]), ("centralised", [0, 1])]  # fmt: skip
+        ("clean", [0, 1]), ("fedavg", [0, 1]), ("filter", [0, 1]), ("perfect", [0, 1]),
+        ("control", [0, 1]), ("constitution", [0, 1]), ("both", [0, 1]),
+        ("local (mean of clients)", [0, 1]), ("centralised", [0, 1])]  # fmt: skip
     assert body["against"] == "fedavg"
     assert "xstest-safe: not available" in found.out
     figures = {arm["arm"]: arm["figures"] for arm in body["arms"]}

@@ -39,6 +39,16 @@ def test_an_arm_has_the_mean_of_its_sets_over_its_seeds(tmp_path: Path) -> None:
     assert (one.value, one.seeds, one.kind) == (0.625, 1, "bootstrap")
 
 
+def test_what_only_another_seed_was_asked_is_not_unscored(tmp_path: Path) -> None:
+    plan = [arm(tmp_path / "seed-0/fedavg", [T, F, None, F], [T], [F]),
+            arm(tmp_path / "seed-0/both", [T, T, T, F], [T], [F]),
+            arm(tmp_path / "seed-1/fedavg", [T, T], [F], [T], seed=1),
+            arm(tmp_path / "seed-1/both", [T, None], [F], [T], seed=1)]  # fmt: skip
+    assert [one.figures["outside-safe"].unscored for one in arms(read(plan))] == [1, 1]
+    found = {one.measure: one.figure for one in differences(read(plan), "fedavg")}
+    assert (found["outside-safe"].unscored, found["outside-refused"].unscored) == (2, 0)
+
+
 def test_answers_that_do_not_add_up_leave_the_range_of_the_seeds(tmp_path: Path) -> None:
     plan = [arm(tmp_path / "seed-0/a", [T, F], [T], [F]),
             arm(tmp_path / "seed-1/a", [T, T], [T], [F], seed=1)]  # fmt: skip

@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -210,7 +210,7 @@ def check(settings: GuardTraining, rows: Sequence[TrainingRow]) -> None:
             number of held-out rows, or a part has one kind of rows only.
     """
     sources = {row.source for row in rows}
-    named = {
+    named: Mapping[str, Iterable[str]] = {
         "caps": settings.caps,
         "weights": settings.weights,
         "threshold_sources": settings.threshold_sources,

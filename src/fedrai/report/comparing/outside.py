@@ -7,6 +7,7 @@ are paired by set, seed and item.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 
 from fedrai.evaluation.bootstrap import Shares
 from fedrai.evaluation.macro import MacroMean, macro_difference, macro_mean
@@ -40,7 +41,7 @@ def _figure(name: str, evaluations: Sequence[EvaluationOutcomes]) -> Figure:
     estimate = macro_mean(_by_set(tables)) if len(tables) == len(recorded) else None
     if estimate is None:  # answers that do not add up to the figures
         return ranged([mean.value for mean in recorded], unscored)
-    return _estimated(estimate)
+    return _estimated(estimate, unscored)
 
 
 def _recorded(one: EvaluationOutcomes, name: str) -> MacroRate | None:
@@ -62,7 +63,9 @@ def outside_gap(
     shared = [_shared(*pair) for pair in both.values()]
     ours, theirs = (_by_set([pair[arm] for pair in shared]) for arm in (0, 1))
     estimate = macro_difference(ours, theirs)
-    return None if estimate is None else (_estimated(estimate), tuple(both), ())
+    if estimate is None:
+        return None
+    return _estimated(estimate, sum(starmap(_unscored_pairs, shared))), tuple(both), ()
 
 
 SetOutcomes = Mapping[str, Outcomes]
@@ -78,6 +81,15 @@ def _shared(ours: SetOutcomes, theirs: SetOutcomes) -> tuple[SetOutcomes, SetOut
     return first, second
 
 
+def _unscored_pairs(ours: SetOutcomes, theirs: SetOutcomes) -> int:
+    """How many of the prompts that both arms were asked lack a verdict in either."""
+    return sum(
+        outcome is None or theirs[name][prompt] is None
+        for name, outcomes in ours.items()
+        for prompt, outcome in outcomes.items()
+    )
+
+
 def _by_set(seeds: Sequence[SetOutcomes]) -> list[list[Shares]]:
     """For each set a table of outcomes by seed and prompt, (S, P); None where not asked."""
     tables: list[list[Shares]] = []
@@ -87,7 +99,6 @@ def _by_set(seeds: Sequence[SetOutcomes]) -> list[list[Shares]]:
     return [table for table in tables if table[0]]
 
 
-def _estimated(mean: MacroMean) -> Figure:
-    return Figure(
-        mean.value, mean.low, mean.high, "bootstrap", mean.seeds, mean.items, mean.unscored
-    )
+def _estimated(mean: MacroMean, unscored: int) -> Figure:
+    """A mean as a figure; `unscored` is of what was asked, not of what only another seed was."""
+    return Figure(mean.value, mean.low, mean.high, "bootstrap", mean.seeds, mean.items, unscored)
