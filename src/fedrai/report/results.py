@@ -54,9 +54,9 @@ def verdicts(runs: Sequence[RunRecord], comparisons: Sequence[SavedComparison] =
 
 def compared(comparison: SavedComparison) -> list[str]:
     """What the arms gain and lose over the reference arm on outside sets, question by question."""
-    sides = ((OUTSIDE_SAFE, "harmful"), (OUTSIDE_REFUSED, "harmless"))
+    sides = ((OUTSIDE_SAFE, "Harmful"), (OUTSIDE_REFUSED, "Harmless"))
     return [
-        f"Outside sets, of {kind} requests declined over {comparison.against}, paired by question:"
+        f"{kind} requests of outside sets declined, compared with {comparison.against} by question:"
         f" {'; '.join(map(_gap_text, gaps))}."
         for measure, kind in sides
         if (gaps := [gap for gap in comparison.gaps if gap.measure == measure])

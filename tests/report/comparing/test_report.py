@@ -164,11 +164,11 @@ def test_the_verdict_says_what_the_pairs_settle(out: Path) -> None:
     ]  # fmt: skip
     (out / "comparison.json").write_text(json.dumps(body))
     text = html.unescape(page(out))
-    start = "<p>Outside sets, of {} requests declined over fedavg, paired by question: {}.</p>"
+    start = "<p>{} requests of outside sets declined, compared with fedavg by question: {}.</p>"
     harmful = "filter -1.6 points [-16.4, +12.0], within noise; both +21.2 points [+6.2, +38.5]"
     harmless = "both -5.0 points [-9.0, -1.0]; one-seed +25.0 points, within noise"
-    assert start.format("harmful", harmful) in text
-    assert start.format("harmless", harmless) in text
+    assert start.format("Harmful", harmful) in text
+    assert start.format("Harmless", harmless) in text
 
 
 @pytest.mark.parametrize("body", [None, [], {"arms": [3, {"figures": {"safe": {"value": "x"}}}]},
