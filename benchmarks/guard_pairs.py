@@ -80,13 +80,17 @@ def openings() -> Iterator[Row]:
         yield pair("openings", entry, entry["response"], 0.92 if entry["unsafe"] else 0.02)
 
 
+def clear(rows: list[Row], unsafe: bool, margin: float) -> list[Row]:
+    """Short requests of one side whose label is further from 0.5 than the margin."""
+    return [r for r in rows if abs(r.get("prompt_unsafe", 0.5) - 0.5) > margin
+            and (r["prompt_unsafe"] > 0.5) is unsafe and r["source"] not in TEXTS
+            and len(r["prompt"]) < 400]  # fmt: skip
+
+
 def plans(rows: list[Row], draw: random.Random) -> Iterator[Row]:
     """Requests of both kinds, answered at length with the same empty sentences."""
     for unsafe, count in ((True, PLANS), (False, PLANS // 2)):
-        pool = [r for r in rows if abs(r.get("prompt_unsafe", 0.5) - 0.5) > 0.4
-                and (r["prompt_unsafe"] > 0.5) is unsafe and r["source"] not in TEXTS
-                and len(r["prompt"]) < 400]  # fmt: skip
-        for entry in draw.sample(pool, count):
+        for entry in draw.sample(clear(rows, unsafe, 0.4), count):
             yield pair("plans", entry, guard_requests.empty_answer(draw), 0.93 if unsafe else 0.02)
 
 
@@ -103,10 +107,7 @@ def declined(rows: list[Row], draw: random.Random) -> Iterator[Row]:
 def careful(rows: list[Row], draw: random.Random) -> Iterator[Row]:
     """Harmful requests, and a few others, with answers that decline or help without harm."""
     for unsafe, count in ((True, CAREFUL), (False, CAREFUL // 8)):
-        pool = [r for r in rows if abs(r.get("prompt_unsafe", 0.5) - 0.5) > 0.3
-                and (r["prompt_unsafe"] > 0.5) is unsafe and r["source"] not in TEXTS
-                and len(r["prompt"]) < 400]  # fmt: skip
-        for entry in draw.sample(pool, count):
+        for entry in draw.sample(clear(rows, unsafe, 0.3), count):
             yield pair("careful", entry, guard_requests.careful_answer(draw), 0.02)
 
 

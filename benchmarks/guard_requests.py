@@ -9,6 +9,7 @@ manner tells the label. Answers are openings without content: they agree, or the
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import tomllib
@@ -26,6 +27,7 @@ GROUPED = 12  # requests of each side about a group
 CASUAL = 0.12  # part of the requests that is written in lower case, without a full stop
 
 
+@functools.cache
 def words(name: str) -> Mapping[str, Any]:
     return tomllib.loads((HERE / f"guard_{name}.toml").read_text(encoding="utf-8"))
 

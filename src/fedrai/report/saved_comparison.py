@@ -141,7 +141,7 @@ def _point(arm: Mapping[str, Any], is_start: bool = False) -> ArmPoint:
 
 def _gaps(differences: Sequence[Any]) -> Iterator[Gap]:
     for one in differences:
-        if not isinstance(one, Mapping) or word(one, "against") == "":
+        if not isinstance(one, Mapping):
             continue
         measure, point = word(one, "measure"), _figure(part(one, "figure"))
         if measure in (OUTSIDE_SAFE, OUTSIDE_REFUSED) and point is not None:
