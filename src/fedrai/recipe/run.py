@@ -9,9 +9,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedrai.recipe import keys, robust
-from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
+from fedrai.recipe.aggregation import Aggregation, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.base import Section
+from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source

@@ -21,6 +21,7 @@ from fedrai.records import Message, Tokens, TrainingStep
 from fedrai.report.comparing.running import TRAININGS, compare
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
+from fedrai.training import sft
 from fedrai.training.sft import SftSettings, train
 
 ARMS = """
@@ -54,6 +55,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return train(*given, **named)
 
     monkeypatch.setattr(client, "train", counted)
+    monkeypatch.setattr(sft, "train", counted)
     return calls
 
 

@@ -41,6 +41,7 @@ from fedrai.recipe.sections import Recipe
 from fedrai.records import BadRow, Example, Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
+from fedrai.training import sft
 
 ENGINE = LOCAL
 
@@ -140,7 +141,7 @@ def _training(prepared: PreparedRun, run: RunFolder) -> client.Train | None:
     def record(steps: int) -> None:
         run.event("training-taken", steps=steps)
 
-    return kept_trainings.KeptTrainings(client.train, prepared.trainings, context, record)
+    return kept_trainings.KeptTrainings(sft.train, prepared.trainings, context, record)
 
 
 def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.Site:

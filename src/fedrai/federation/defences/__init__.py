@@ -1,7 +1,7 @@
 """Defences: what the server does to the aggregated adapter before it is aligned and sent.
 
 All of them come from installed packages; see docs/extending.md. The recipe's section `[defence]` is
-`Defence` in `recipe/aggregation.py`.
+`Defence` in `recipe/defence.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fedrai.errors import FederationError, ModelError
 from fedrai.federation.aggregation import check_values
 from fedrai.model import AdapterState
 from fedrai.model.adapters import check_adapter
-from fedrai.recipe.aggregation import DEFENCE_PLUGINS
+from fedrai.recipe.defence import DEFENCE_PLUGINS
 from fedrai.recipe.sections import Defence
 
 Defend = Callable[[int, AdapterState, AdapterState], AdapterState]
