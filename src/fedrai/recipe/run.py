@@ -21,6 +21,8 @@ from fedrai.recipe.tracking import Tracking
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
+AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack")
+"""Further sections that leave the local training of an honest client alone."""
 
 
 class Model(Section):
@@ -302,6 +304,12 @@ class Recipe(Section):
         """
         body = self._hashed()
         return _digest({key: body[key] for key in body if key not in AFTER_TRAINING})
+
+    @property
+    def clients_hash(self) -> str:
+        """The same of what decides how honest clients train from a given adapter."""
+        body = self._hashed()
+        return _digest({k: body[k] for k in body if k not in (*AFTER_TRAINING, *AFTER_REPLIES)})
 
     def _hashed(self) -> dict[str, Any]:
         """What `hash` covers, by section."""

@@ -68,6 +68,7 @@ class PreparedRun:
         held_out_bad: number of held-out rows that cannot be used for the held-out loss.
         unread: columns with further answers that are not used, with the number of their rows.
         siblings: folders of runs whose rounds and evaluations may be taken over; see `sharing`.
+        trainings: folder that keeps local trainings for other runs; None: none are kept.
     """
 
     recipe: Recipe
@@ -86,6 +87,7 @@ class PreparedRun:
     held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     siblings: Sequence[Path] = ()
+    trainings: Path | None = None
 
     @property
     def clients(self) -> int:
