@@ -19,7 +19,7 @@ from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, plac
 from fedrai.federation import protocol
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
-from fedrai.model import LanguageModel
+from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
 from fedrai.training.sft import SftSettings, train
@@ -53,15 +53,24 @@ class Site(Protocol):
 
 SettingsFor = Callable[[int], SftSettings]
 """The settings of the local training of a client with so many rows."""
+Reply = tuple[AdapterState, Mapping[str, float]]
+"""The adapter that a client sends, and its numbers."""
+TrainOn = Callable[[Sequence[Tokens], int], Reply]
+"""Local training on rows with a seed."""
+Act = Callable[[str, protocol.Task, TrainOn], Reply | None]
+"""What a malicious client of an experiment replies to a task; None: it is honest in this round."""
 
 
-def build_app(site: Site, settings_for: SettingsFor, rounds: int) -> ClientApp:
+def build_app(
+    site: Site, settings_for: SettingsFor, rounds: int, act: Act | None = None
+) -> ClientApp:
     """The ClientApp of a site.
 
     Args:
         site: the client's model, rows and log.
         settings_for: settings of local training, by the client's number of rows.
         rounds: number of rounds; tasks of later rounds are refused.
+        act: replies of malicious clients, for experiments; None: all clients are honest.
     """
     app = ClientApp()
 
@@ -70,7 +79,7 @@ def build_app(site: Site, settings_for: SettingsFor, rounds: int) -> ClientApp:
         client = site.name(context)
         return respond(
             message,
-            lambda: _local_training(site, settings_for, rounds, client, message),
+            lambda: _reply_to(site, settings_for, rounds, client, message, act),
             lambda line: site.log(client, line),
         )
 
@@ -103,16 +112,42 @@ def respond(
     return Message(content, reply_to=message)
 
 
-def _local_training(
-    site: Site, settings_for: SettingsFor, rounds: int, client: str, message: Message
+def _reply_to(
+    site: Site,
+    settings_for: SettingsFor,
+    rounds: int,
+    client: str,
+    message: Message,
+    act: Act | None,
 ) -> RecordDict:
+    """The content of the reply to a task."""
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
     if not 1 <= task.round <= rounds:
         raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
-    rows = site.rows(client)
+
+    def train_on(rows: Sequence[Tokens], seed: int) -> Reply:
+        return _local_training(site, settings_for, client, task, rows, seed)
+
+    reply = act(client, task, train_on) if act is not None else None
+    adapter, numbers = reply or train_on(site.rows(client), site.seed(task.round, client))
+    return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
+
+
+def _local_training(
+    site: Site,
+    settings_for: SettingsFor,
+    client: str,
+    task: protocol.Task,
+    rows: Sequence[Tokens],
+    seed: int,
+) -> Reply:
+    """Train from the task's adapter.
+
+    Raises:
+        RefusedTaskError: there are no rows.
+    """
     if not rows:
-        site.log(client, "no rows left to train on")
-        return protocol.pack_reason(Reason.NO_ROWS)
+        raise RefusedTaskError(Reason.NO_ROWS)
     settings = settings_for(len(rows))
     costs.reset_peak()
     adapter, result = train(
@@ -120,11 +155,10 @@ def _local_training(
         task.adapter,
         rows,
         replace(settings, first_step=(task.round - 1) * settings.steps),
-        seed=site.seed(task.round, client),
+        seed=seed,
         on_step=lambda step: site.on_step(client, step),
     )
-    numbers = _metrics(len(rows), result)
-    return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
+    return adapter, _metrics(len(rows), result)
 
 
 def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
