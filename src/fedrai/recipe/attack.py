@@ -71,6 +71,11 @@ class Attack(Section):
         return bool(self.kind) and self.share > 0
 
     @property
+    def has_trigger(self) -> bool:
+        """Whether there is a backdoor, whose trigger evaluations ask with."""
+        return self.active and self.kind == "backdoor"
+
+    @property
     def needs_harmful_rows(self) -> bool:
         """Whether the kind cannot do without rows of a harmful source."""
         return self.kind in KINDS and KINDS[self.kind].harmful

@@ -9,19 +9,16 @@ from typing import Any
 
 import pytest
 
-from driver import fill_cache, outcome, run_cases, write_recipe
+from driver import fill_cache, write_recipe
 
 # isort: split
 from fedrai import recipe
-from fedrai.errors import RecipeError
 from fedrai.federation.attacks import ATTACKS
 from fedrai.federation.metrics import WEIGHT
-from fedrai.federation.run import local, running
-from fedrai.model import LanguageModel
+from fedrai.federation.run import running
 from fedrai.recipe.attack import KINDS
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder, record
-from fedrai.runs.files import load_tensors
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,6 @@ from fedrai.recipe import loading as recipe
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
 
-
 BETWEEN = ", "  # the keys of several axes in one, and their values
 
 
