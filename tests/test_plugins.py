@@ -318,13 +318,11 @@ def test_an_attack_of_a_package(install: Install, home: Path) -> None:
     assert info["versions"]["plug-in acme-alternating"] == "acme 1.0"
     body = json.loads((home / "lied/rounds/0001/round.json").read_text())
     assert list(body["norm_capped"]) == info["malicious_clients"]
-    install(
-        "acme_nil_attack", "def make(): return 3", "fedrai.attacks", "nil = acme_nil_attack:make"
-    )
+    entry = "nil = acme_nothing:make"
+    install("acme_nothing", "def make(): return 3", "fedrai.attacks", entry, package="other")
+    nothing = {**lied, "attack.kind": "nil", "attack.settings": {}}
     with pytest.raises(FederationError, match="no method rows"):
-        fedrai.run(
-            "tiny.toml", "nil", changes={**lied, "attack.kind": "nil", "attack.settings": {}}
-        )
+        fedrai.run("tiny.toml", "nil", changes=nothing)
     with pytest.raises(RecipeError, match=r"no kind 'acme-alternatin' \(did you mean acme-altern"):
         fedrai.load_recipe("tiny.toml", {"attack.kind": "acme-alternatin"})
 
