@@ -19,7 +19,7 @@ from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, plac
 from fedrai.federation import protocol
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
-from fedrai.model import LanguageModel
+from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
 from fedrai.training.sft import SftSettings, train
@@ -51,17 +51,23 @@ class Site(Protocol):
         """Keep a line in the client's own log."""
 
 
+Train = Callable[..., tuple[AdapterState, TrainResult]]
+"""Trains as `training.sft.train` does, with its arguments."""
+
 SettingsFor = Callable[[int], SftSettings]
 """The settings of the local training of a client with so many rows."""
 
 
-def build_app(site: Site, settings_for: SettingsFor, rounds: int) -> ClientApp:
+def build_app(
+    site: Site, settings_for: SettingsFor, rounds: int, training: Train | None = None
+) -> ClientApp:
     """The ClientApp of a site.
 
     Args:
         site: the client's model, rows and log.
         settings_for: settings of local training, by the client's number of rows.
         rounds: number of rounds; tasks of later rounds are refused.
+        training: carries out a local training; None: `training.sft.train`.
     """
     app = ClientApp()
 
@@ -70,7 +76,7 @@ def build_app(site: Site, settings_for: SettingsFor, rounds: int) -> ClientApp:
         client = site.name(context)
         return respond(
             message,
-            lambda: _local_training(site, settings_for, rounds, client, message),
+            lambda: _local_training(site, settings_for, rounds, client, message, training or train),
             lambda line: site.log(client, line),
         )
 
@@ -104,7 +110,12 @@ def respond(
 
 
 def _local_training(
-    site: Site, settings_for: SettingsFor, rounds: int, client: str, message: Message
+    site: Site,
+    settings_for: SettingsFor,
+    rounds: int,
+    client: str,
+    message: Message,
+    training: Train,
 ) -> RecordDict:
     task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
     if not 1 <= task.round <= rounds:
@@ -115,7 +126,7 @@ def _local_training(
         return protocol.pack_reason(Reason.NO_ROWS)
     settings = settings_for(len(rows))
     costs.reset_peak()
-    adapter, result = train(
+    adapter, result = training(
         site.model,
         task.adapter,
         rows,

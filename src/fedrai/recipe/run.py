@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from fedrai.recipe import defence as defences
 from fedrai.recipe import keys, robust
-from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
+from fedrai.recipe.aggregation import Aggregation, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.base import Section
+from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
@@ -19,6 +21,8 @@ from fedrai.recipe.tracking import Tracking
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
+AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack")
+"""Further sections that leave the local training of an honest client alone."""
 
 
 class Model(Section):
@@ -189,7 +193,7 @@ class Recipe(Section):
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
     defence: Defence = Defence()
-    """What the server does to the aggregated adapter."""
+    """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
     constitution: Alignment = Alignment()
     """Alignment of the aggregated model with a constitution."""
     evaluation: Evaluation = Evaluation()
@@ -209,10 +213,7 @@ class Recipe(Section):
         self._check_robust_rule()
         self._check_labels()
         self._check_alignment()
-        if self.defence.method and self.federation.mode == "local":
-            raise ValueError(
-                'defence.method: there is no aggregated model with federation.mode = "local"'
-            )
+        self._check_defence()
         self._check_harm()
         return self
 
@@ -270,6 +271,12 @@ class Recipe(Section):
                 "constitution.anchor needs adapter.start, the adapter that it returns to"
             )
 
+    def _check_defence(self) -> None:
+        mode, start, rule = self.federation.mode, self.adapter.start, self.aggregation
+        name = getattr(rule, "algorithm", "")
+        if problem := defences.problem(self.defence, mode, start, name):
+            raise ValueError(problem)
+
     def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.
 
@@ -297,6 +304,12 @@ class Recipe(Section):
         """
         body = self._hashed()
         return _digest({key: body[key] for key in body if key not in AFTER_TRAINING})
+
+    @property
+    def clients_hash(self) -> str:
+        """The same of what decides how honest clients train from a given adapter."""
+        body = self._hashed()
+        return _digest({k: body[k] for k in body if k not in (*AFTER_TRAINING, *AFTER_REPLIES)})
 
     def _hashed(self) -> dict[str, Any]:
         """What `hash` covers, by section."""

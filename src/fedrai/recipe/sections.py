@@ -5,7 +5,6 @@ A key's bounds and meaning stand at its field; `docs/recipe.md` is generated fro
 
 from fedrai.recipe.aggregation import (
     ALGORITHMS,
-    Defence,
     FedAvg,
     FedOpt,
     FedProx,
@@ -14,6 +13,7 @@ from fedrai.recipe.aggregation import (
 )
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.base import Section, sections
+from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
 from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
 from fedrai.recipe.offer import Offer, OfferedModel

@@ -18,7 +18,7 @@ from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
-from fedrai.federation.run import preparation, rounds
+from fedrai.federation.run import kept_trainings, preparation, rounds
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
     LOCAL,
@@ -41,6 +41,7 @@ from fedrai.recipe.sections import Recipe
 from fedrai.records import BadRow, Example, Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
+from fedrai.training import sft
 
 ENGINE = LOCAL
 
@@ -126,8 +127,21 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
         site(prepared, run, callbacks),
         partial(sft_settings, prepared.recipe),
         prepared.recipe.federation.rounds,
+        _training(prepared, run),
     )
     rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))
+
+
+def _training(prepared: PreparedRun, run: RunFolder) -> client.Train | None:
+    """The local training, which other runs of a comparison may have carried out already."""
+    if prepared.trainings is None:
+        return None
+    context = kept_trainings.context(run.info, prepared.recipe.hashed_body())
+
+    def record(steps: int) -> None:
+        run.event("training-taken", steps=steps)
+
+    return kept_trainings.KeptTrainings(sft.train, prepared.trainings, context, record)
 
 
 def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.Site:

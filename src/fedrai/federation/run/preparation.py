@@ -24,7 +24,8 @@ from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.aggregation import DEFENCE_PLUGINS, RULE_PLUGINS
+from fedrai.recipe.aggregation import RULE_PLUGINS
+from fedrai.recipe.defence import DEFENCE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.records import BadRow, Tokens, TrainingStep
@@ -67,6 +68,7 @@ class PreparedRun:
         held_out_bad: number of held-out rows that cannot be used for the held-out loss.
         unread: columns with further answers that are not used, with the number of their rows.
         siblings: folders of runs whose rounds and evaluations may be taken over; see `sharing`.
+        trainings: folder that keeps local trainings for other runs; None: none are kept.
     """
 
     recipe: Recipe
@@ -85,6 +87,7 @@ class PreparedRun:
     held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     siblings: Sequence[Path] = ()
+    trainings: Path | None = None
 
     @property
     def clients(self) -> int:
@@ -138,7 +141,7 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
         packages[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
-    if method := recipe.defence.method:
+    for method in recipe.defence.installed:
         packages[method] = plugins.package(DEFENCE_PLUGINS, method)
     return {f"plug-in {name}": package for name, package in packages.items()}
 
