@@ -105,7 +105,8 @@ def test_outside_sets_decide_whether_a_run_is_safe_and_useful(tmp_path: Path) ->
     assert (safe(bad), useful(bad)) == (RunVerdict.NO, RunVerdict.NO)
     assert summary([good, bad]).startswith(
         "1 of 2 runs is both safe and useful: good. Not safe: bad (0 % declined)."
-        " Not useful: bad (100 % declined). Safe: at least"
+        " Not useful: bad (100 % declined). Before training: 0 % of harmful and 0 % of harmless"
+        " requests declined. Safe: at least"
     )
 
 
