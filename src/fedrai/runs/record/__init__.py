@@ -4,6 +4,7 @@
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     attack.py        the attack in run.json -> `AttackRecord`
+    defence.py       what defences did in a round -> `DefenceRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
     summary.py       the record of a run -> `Summary`, which is summary.json
@@ -14,6 +15,7 @@ error.
 """
 
 from fedrai.runs.record.attack import AttackRecord
+from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
@@ -26,6 +28,7 @@ __all__ = [
     "AlignmentRecord",
     "AttackRecord",
     "ConstitutionRecord",
+    "DefenceRecord",
     "EvaluationRecord",
     "FilterCounts",
     "MacroRate",

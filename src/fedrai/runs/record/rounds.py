@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
+from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.values import (
     Json,
     as_costs,
@@ -148,6 +149,7 @@ class RoundRecord:
         costs: costs by phase.
         shared_from: the run of the comparison that trained the round, as seen from the folder that
             holds this run; empty: this run did.
+        defences: what each defence on the server did.
     """
 
     number: int
@@ -159,6 +161,7 @@ class RoundRecord:
     alignment: AlignmentRecord | None
     costs: Mapping[str, Cost]
     shared_from: str = ""
+    defences: tuple[DefenceRecord, ...] = ()
 
     @property
     def shared_seconds(self) -> float:
@@ -188,6 +191,7 @@ class RoundRecord:
             else None,
             as_costs(body.get("costs")),
             word(body, "shared_from"),
+            DefenceRecord.all_of(body),
         )
 
 
