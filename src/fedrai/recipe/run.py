@@ -295,6 +295,11 @@ class Recipe(Section):
         name = getattr(rule, "algorithm", "")
         if problem := defences.problem(self.defence, mode, start, name):
             raise ValueError(problem)
+        anchored = self.constitution.schedule != "off" and self.constitution.anchor
+        if anchored and "mean" in self.defence.methods:
+            raise ValueError(
+                "defence.method: mean does what constitution.anchor does; set one of them"
+            )
 
     def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.
