@@ -144,7 +144,7 @@ class _Round:
                 name: update_norm(self._start(name), update.adapter)
                 for name, update in self._updates.items()
             }
-            adapters, change = self._defend(adapters)
+        adapters, change = self._defend(adapters)
         clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap)
         figures = round_record.round_figures(weighted, self._aside)
         return adapters, {**clients, **change}, figures
@@ -221,11 +221,16 @@ class _Round:
         return {GLOBAL: aggregator.aggregate(self._number, start, updates)}
 
     def _defend(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
-        """The adapters after the defence, and how far it moved the aggregated one."""
+        """The adapters after the defences, and how far they moved the aggregated one."""
         if self._tools.defend is None:
             return adapters, {}
-        adapter = self._tools.defend(self._number, self._before[GLOBAL], adapters[GLOBAL])
-        return {GLOBAL: adapter}, {"defence_norm": update_norm(adapters[GLOBAL], adapter)}
+        with self._ledger.measure("defence"):
+            done = self._tools.defend(self._number, self._before[GLOBAL], adapters[GLOBAL])
+        self._ledger.add("defence", done.cost)
+        norm = update_norm(adapters[GLOBAL], done.adapter)
+        self._emit("defence-finished", norm=norm, steps=[dict(step) for step in done.steps])
+        report = {"defence_norm": norm, "defence": [dict(step) for step in done.steps]}
+        return {GLOBAL: done.adapter}, report
 
     def _align(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
         """The adapters after the alignment, and its part of the round's record."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from fedrai.recipe import defence as defences
 from fedrai.recipe import keys, robust
 from fedrai.recipe.aggregation import Aggregation, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
@@ -192,7 +193,7 @@ class Recipe(Section):
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
     defence: Defence = Defence()
-    """What the server does to the aggregated adapter."""
+    """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
     constitution: Alignment = Alignment()
     """Alignment of the aggregated model with a constitution."""
     evaluation: Evaluation = Evaluation()
@@ -212,10 +213,7 @@ class Recipe(Section):
         self._check_robust_rule()
         self._check_labels()
         self._check_alignment()
-        if self.defence.method and self.federation.mode == "local":
-            raise ValueError(
-                'defence.method: there is no aggregated model with federation.mode = "local"'
-            )
+        self._check_defence()
         self._check_harm()
         return self
 
@@ -272,6 +270,12 @@ class Recipe(Section):
             raise ValueError(
                 "constitution.anchor needs adapter.start, the adapter that it returns to"
             )
+
+    def _check_defence(self) -> None:
+        mode, start, rule = self.federation.mode, self.adapter.start, self.aggregation
+        name = getattr(rule, "algorithm", "")
+        if problem := defences.problem(self.defence, mode, start, name):
+            raise ValueError(problem)
 
     def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.

@@ -12,7 +12,13 @@ from typing import Any, TextIO
 from fedrai.assets import RichProgress
 from fedrai.cli.show.live import Live
 from fedrai.cli.show.suites import missing, suite_parts
-from fedrai.cli.show.summary import NO_FILTER, alignment_line, filter_line, rows_notes
+from fedrai.cli.show.summary import (
+    NO_FILTER,
+    alignment_line,
+    defence_line,
+    filter_line,
+    rows_notes,
+)
 from fedrai.federation.run.observer import Observer
 from fedrai.progress import duration
 from fedrai.records import TrainingStep
@@ -132,6 +138,10 @@ class Display(Live, Observer):
     def answers(self, suite: str, done: int, of: int) -> None:
         """A batch of answers of an evaluation."""
         self.bar(f"ask {suite}", self._title(f"evaluation: {suite}"), done, of)
+
+    def _on_defence_finished(self, steps: list[dict[str, Any]], **_: Any) -> None:
+        for step in steps:
+            self.print_line(f"  defence: {defence_line(step)}")
 
     def _on_constitution_started(self, round: int, why: str) -> None:  # noqa: A002
         self._round = f"round {round}" if round else ""

@@ -141,7 +141,7 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
         packages[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
-    if method := recipe.defence.method:
+    for method in recipe.defence.installed:
         packages[method] = plugins.package(DEFENCE_PLUGINS, method)
     return {f"plug-in {name}": package for name, package in packages.items()}
 

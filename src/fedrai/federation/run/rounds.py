@@ -81,11 +81,21 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             ),
             run=run,
             emit=emit,
-            defend=defences.build(prepared.recipe.defence),
+            defend=_defender(prepared),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
             earlier=Siblings(prepared, run, plan) if prepared.siblings else None,
         ),
     )
+
+
+def _defender(prepared: PreparedRun) -> defences.Defend | None:
+    """The recipe's defences on the server; None: there are none."""
+    recipe, adapter = prepared.recipe, prepared.recipe.adapter
+    if not recipe.defence.on_server:
+        return None
+    start = model.read_start_adapter(adapter.start, prepared.model) if adapter.start else None
+    tools = defences.Tools(recipe.seed, adapter.alpha / adapter.rank, start)
+    return defences.build(recipe.defence, tools)
 
 
 def _aggregator(recipe: Recipe) -> aggregation.Aggregator:

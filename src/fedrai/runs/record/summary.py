@@ -20,7 +20,7 @@ CLIENT_COSTS = ("seconds", "tokens", "operations", "peak-bytes")
 """Costs that clients report; bytes are counted by the server."""
 UNREPORTED = "unreported_costs"  # the file has it as `untold_costs`
 TOTALS = ("rows", "unsafe", "dropped", "replaced")
-BASE_PHASES = ("filter", "training", "aggregation")  # all but alignments and evaluations
+BASE_PHASES = ("filter", "training", "aggregation", "defence")  # all but alignments and evaluations
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class AlignmentSummary:
         tokens: that went through the model, without padding.
         operations: floating-point operations, probes included.
         seconds: wall time.
-        extra: operations as a share of those of filter, training and aggregation (an estimate);
-            None if a client does not report its own.
+        extra: operations as a share of those of filter, training, aggregation and defences (an
+            estimate); None if a client does not report its own.
     """
 
     schedule: str
