@@ -310,7 +310,7 @@ def defences(install: Install) -> Path:
 
 
 def test_a_defence_changes_the_aggregated_adapter(defences: Path, home: Path) -> None:
-    from fedrai.federation.aggregation import update_norm
+    from fedrai.federation.aggregation.norms import update_norm
     from fedrai.model import read_adapter
 
     plain = {**LEAN, "federation.rounds": 2}

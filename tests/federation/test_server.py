@@ -52,7 +52,8 @@ from fedrai.cli.show.summary import LIST_COLUMNS, cost_line, filter_note, list_r
 from fedrai.errors import DataError, FederationError
 from fedrai.evaluation.records import EvaluationResult
 from fedrai.federation import client, clients, protocol
-from fedrai.federation.aggregation import build, update_norm
+from fedrai.federation.aggregation import build
+from fedrai.federation.aggregation.norms import update_norm
 from fedrai.federation.clients import LateReplies
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.plan import GLOBAL, load_adapters

@@ -21,7 +21,8 @@ from fedrai.evaluation.figures import figures
 from fedrai.evaluation.records import EvaluationResult
 from fedrai.evaluation.storing import write_evaluation
 from fedrai.federation import protocol, round_record
-from fedrai.federation.aggregation import Aggregator, update_norm
+from fedrai.federation.aggregation import Aggregator
+from fedrai.federation.aggregation.norms import update_norm
 from fedrai.federation.clients import Clients
 from fedrai.federation.defences import Defend
 from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
@@ -139,15 +140,29 @@ class _Round:
         for name, rows in round_record.capped_rows(self._updates, weighted).items():
             self._emit("weight-capped", client=name, **rows)
         with self._ledger.measure("aggregation"):
-            adapters = self._aggregate(weighted)
             norms = {
                 name: update_norm(self._start(name), update.adapter)
                 for name, update in self._updates.items()
             }
+            updates, limits = self._limit_norms(weighted, norms)
+            adapters = self._aggregate(updates)
         adapters, change = self._defend(adapters)
         clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap)
         figures = round_record.round_figures(weighted, self._aside)
-        return adapters, {**clients, **change}, figures
+        return adapters, {**clients, **limits, **change}, figures
+
+    def _limit_norms(
+        self, updates: Mapping[str, Update], norms: Mapping[str, float]
+    ) -> tuple[Mapping[str, Update], dict[str, Any]]:
+        """Updates within the limit on their norms, and its part of the round's record."""
+        cap = self._plan.norm_cap
+        if not cap:
+            return updates, {}
+        capped = round_record.capped_norms(norms, cap)
+        for name, lengths in capped.items():
+            self._emit("norm-capped", client=name, **lengths)
+        shorter = round_record.shortened(updates, capped, self._start)
+        return shorter, {"norm_cap": cap, "norm_capped": capped}
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._tools.emit(kind, round=self._number, **fields)

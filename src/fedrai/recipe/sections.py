@@ -12,6 +12,7 @@ from fedrai.recipe.aggregation import (
     Robust,
 )
 from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section, sections
 from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
@@ -30,6 +31,7 @@ __all__ = [
     "NAME_PATTERN",
     "AlignRecipe",
     "Alignment",
+    "Attack",
     "Columns",
     "Data",
     "Defence",

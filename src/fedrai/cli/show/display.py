@@ -33,6 +33,10 @@ LINES = {
         "  {client}  states {rows:,.0f} rows; they count as {counted:,.0f} (federation.weight_cap)",
         "yellow",
     ),
+    "norm-capped": (
+        "  {client}  update of norm {norm:.3g} counts as {counted:.3g} (federation.norm_cap)",
+        "yellow",
+    ),
     "filter-stopped": ("stopped before training; verdicts so far are kept", ""),
     "filter-not-kept": ("filter: {why}", "yellow"),
     "names-unproven": ("nodes have no keys here: their names are not proven", "yellow"),

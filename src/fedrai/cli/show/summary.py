@@ -98,9 +98,10 @@ def held_line(summary: Summary) -> str:
 
 
 def rows_notes(summary: Summary) -> list[str]:
-    """The rows of a run by source, and those that were not trained on, a line each."""
+    """Malicious clients, the rows of a run by source, and those not trained on, a line each."""
     held_out = summary.held_out_bad_rows
     lines = (
+        f"malicious clients: {summary.attack}" if summary.attack else "",
         held_line(summary),
         skipped_line(summary.bad_rows, summary.bad_row_problems, summary.bad_rows_unreported),
         f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",

@@ -14,7 +14,8 @@ from typing import Any
 
 from fedrai import plugins
 from fedrai.errors import FederationError, FedRAIError, ModelError
-from fedrai.federation.aggregation import check_values, update_norm
+from fedrai.federation.aggregation import check_values
+from fedrai.federation.aggregation.norms import update_norm
 from fedrai.federation.defences.base import Method, Outcome, Task, Tools
 from fedrai.federation.defences.csulora import CsuLora
 from fedrai.federation.defences.mean import MeanWithStart

@@ -68,8 +68,8 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
     if prepared.engine == preparation.LOCAL:  # a quorum would be the first clients by name
         plan = replace(plan, quorum=0)
-    if prepared.rows:  # the server knows how many each client has
-        plan = replace(plan, weight_cap=0)
+    if prepared.rows and not prepared.recipe.attack.active:  # nobody lies in one process
+        plan = replace(plan, weight_cap=0, norm_cap=0)
     server.run_rounds(
         plan,
         server.Tools(

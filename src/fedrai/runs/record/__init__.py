@@ -3,6 +3,7 @@
     run.py           a run folder -> `RunRecord`, which has all the others
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
+    attack.py        the attack in run.json -> `AttackRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
     summary.py       the record of a run -> `Summary`, which is summary.json
@@ -12,6 +13,7 @@ Earlier versions recorded less: what is missing is None, which means "not record
 error.
 """
 
+from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
@@ -22,6 +24,7 @@ from fedrai.runs.record.values import shared_rounds_text, skipped_rows_text
 
 __all__ = [
     "AlignmentRecord",
+    "AttackRecord",
     "ConstitutionRecord",
     "EvaluationRecord",
     "FilterCounts",
