@@ -39,16 +39,16 @@ class Resta(Section):
 class SafeLora(Section):
     """Projection of layers that deviate (Safe LoRA, arXiv 2405.16833)."""
 
-    threshold: float = Field(0.35, ge=0, le=1)
-    """A layer is projected if the cosine between its change and the projected change is below this."""
+    threshold: float = Field(0.55, ge=0, le=1)
+    """A layer is projected if the cosine between its change and the projected change is below this. With SmolLM2-135M and `fedrai:aligned` the median layer has 0.55 after three rounds, and none is below 0.4."""
     projection: Literal["published", "orthogonal"] = "published"
-    """`published`: C = V V^T / ||V||, whose scale depends on V. `orthogonal`: onto the columns of V, which leaves its own directions as they are."""
+    """`published`: C = V V^T / ||V||, which enlarges the change in strong directions of V and shrinks it in weak ones. `orthogonal`: onto the columns of V, with the same size."""
 
 
 class SafeMerge(Section):
     """Merging of layers that deviate with the start (SafeMERGE, arXiv 2503.17239)."""
 
-    threshold: float = Field(0.35, ge=0, le=1)
+    threshold: float = Field(0.55, ge=0, le=1)
     """A layer is merged if the cosine of Safe LoRA's test is below this."""
     share: float = Field(0.2, gt=0, le=1)
     """Weight of the start in a merged layer."""

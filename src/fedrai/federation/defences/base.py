@@ -7,12 +7,14 @@ matrix of the layer's shape (`model.products`). The scale of LoRA is left out wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from fedrai.model import AdapterState
-from fedrai.model.products import FIRST, LowRank, change, fit, layers_of, product, with_layer
+from fedrai.model.products import FIRST, Fit, common, fit, layers_of, product, with_layer
 from fedrai.runs.costs import Cost
 
 
@@ -74,31 +76,38 @@ class Tools:
         return self.start
 
 
-Correct = Callable[[str, LowRank], LowRank | None]
-"""Of a layer's name and its change: the corrected change; None: the layer stays as it is."""
+Correct = Callable[..., Tensor | None]
+"""Of what the start adds to a layer, its change, and what other adapters add: the corrected change;
+None: the layer stays as it is. The matrices are the layer's in common bases (`model.products`)."""
 
 
-def corrected(task: Task, start: AdapterState, correct: Correct) -> Outcome:
+def corrected(task: Task, start: AdapterState, correct: Correct, *others: AdapterState) -> Outcome:
     """Correct the change of each layer, and fit the adapter's factors to the result.
 
     Args:
         task: the aggregated adapter.
         start: the adapter that changes are relative to.
         correct: corrects one layer.
+        others: further adapters that it needs.
 
     Returns:
         The adapter, and in the report `layers` (corrected ones), `of` (all), and `truncation`: the
         norm of what the adapter's rank cannot hold, as a part of the norm of the corrected layers.
     """
-    adapter, layers = task.adapter, layers_of(task.adapter)
-    kept = lost = count = 0.0
+    adapter, layers, fits = dict(task.adapter), layers_of(task.adapter), list[Fit]()
     for layer in layers:
-        new = correct(layer, change(start, task.adapter, layer))
+        bases = common(*(product(one, layer) for one in (start, task.adapter, *others)))
+        first, second, *rest = bases.cores
+        new = correct(first, second - first, *rest)
         if new is None:
             continue
         rank = task.adapter[layer + FIRST].shape[0]
-        fitted = fit(product(start, layer) + new, rank)
-        adapter = with_layer(adapter, layer, fitted)
-        kept, lost, count = kept + fitted.kept, lost + fitted.lost, count + 1
-    truncation = (lost / (kept + lost)) ** 0.5 if kept + lost else 0.0
-    return Outcome(adapter, {"layers": int(count), "of": len(layers), "truncation": truncation})
+        fits.append(fit(bases.left, first + new, bases.right, rank))
+        adapter = with_layer(adapter, layer, fits[-1])
+    report = {"layers": len(fits), "of": len(layers), "truncation": _truncation(fits)}
+    return Outcome(adapter, report)
+
+
+def _truncation(fits: Sequence[Fit]) -> float:
+    kept, lost = (sum(getattr(one, name) for one in fits) for name in ("kept", "lost"))
+    return float((lost / (kept + lost)) ** 0.5) if kept + lost else 0.0

@@ -20,13 +20,15 @@ A layer to which the start adds nothing has no aligned subspace and is left alon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from fedrai.federation.defences.base import Outcome, Task, corrected
 from fedrai.model import AdapterState
-from fedrai.model.products import LowRank, product
+from fedrai.model.products import NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,52 +49,55 @@ class CsuLora:
 
     def after(self, task: Task) -> Outcome:
         """The adapter with corrected layers."""
-        energies = torch.zeros(3, dtype=torch.float64)
+        energies = []
 
-        def correct(layer: str, moved: LowRank) -> LowRank | None:
-            nonlocal energies
-            parts = split(moved, product(self.start, layer), self.energy)
+        def correct(start: Tensor, moved: Tensor) -> Tensor | None:
+            parts = split(moved, start, self.energy)
             if parts is None:
                 return None
-            energies += torch.tensor([part.norm() ** 2 for part in parts], dtype=torch.float64)
+            energies.append(torch.stack([part.square().sum() for part in parts]))
             return closest(parts, self.partial, self.outside)
 
         outcome = corrected(task, self.start, correct)
-        shares = (energies / energies.sum().clamp(min=1e-300)).tolist()
-        names = ("aligned", "partial", "outside")
-        return Outcome(outcome.adapter, {**outcome.report, **dict(zip(names, shares, strict=True))})
+        return replace(outcome, report={**outcome.report, **_shares(energies)})
 
 
-def split(
-    moved: LowRank, aligned: LowRank, energy: float
-) -> tuple[LowRank, LowRank, LowRank] | None:
+def split(moved: Tensor, aligned: Tensor, energy: float) -> tuple[Tensor, Tensor, Tensor] | None:
     """The aligned part of a change, the partial one and the one outside; None without a subspace.
 
     Args:
         moved: dW.
-        aligned: what the start adds to the layer.
+        aligned: what the start adds to the layer, of the same shape.
         energy: see `CsuLora`.
     """
-    u, values, v = aligned.svd()
-    total = float((values**2).sum())
-    if not total:
+    u, values, v = torch.linalg.svd(aligned, full_matrices=False)
+    squares = values**2
+    if not squares.sum():
         return None
-    size = int((torch.cumsum(values**2, 0) < energy * total * (1 - 1e-12)).sum()) + 1
+    reached = torch.cumsum(squares, 0) >= energy * squares.sum() * (1 - NOTHING)
+    size = int((~reached).sum()) + 1
     u, v = u[:, :size], v[:size]
-    left, right = u @ (u.T @ moved.left), (moved.right @ v.T) @ v
-    off_left, off_right = moved.left - left, moved.right - right
-    partial = LowRank(left, off_right) + LowRank(off_left, right)
-    return LowRank(left, right), partial, LowRank(off_left, off_right)
+    left, right = u @ (u.T @ moved), (moved @ v.T) @ v
+    both = (left @ v.T) @ v
+    return both, left + right - 2 * both, moved - left - right + both
 
 
-def closest(parts: tuple[LowRank, LowRank, LowRank], partial: float, outside: float) -> LowRank:
+def closest(parts: tuple[Tensor, Tensor, Tensor], partial: float, outside: float) -> Tensor:
     """The closest safe update of a change in its three parts."""
-    squares = [part.norm() ** 2 for part in parts]
-    total = sum(squares)
-    if not total:
-        return parts[0]
-    factors = (1.0, 1 / (1 + partial * squares[1] / total), 1 / (1 + outside * squares[2] / total))
-    whole, *others = (part * factor for part, factor in zip(parts, factors, strict=True))
-    for other in others:
-        whole = whole + other
-    return whole
+    squares = [float(part.square().sum()) for part in parts]
+    total = sum(squares) or 1.0
+    whole, some, none = parts
+    return (
+        whole
+        + some / (1 + partial * squares[1] / total)
+        + none / (1 + outside * squares[2] / total)
+    )
+
+
+def _shares(energies: Sequence[Tensor]) -> dict[str, float]:
+    """The parts' shares of the squared norm of all changes together."""
+    if not energies:
+        return {}
+    sums = torch.stack(list(energies)).sum(0)
+    shares = (sums / sums.sum().clamp(min=torch.finfo(torch.float64).tiny)).tolist()
+    return dict(zip(("aligned", "partial", "outside"), shares, strict=True))

@@ -3,8 +3,8 @@
     W = W_aggregated + strength (W_aligned - W_unaligned)
 
 Aligned is the adapter of the start, unaligned the base model without an adapter, so the safety
-vector is what the start adds. In the paper the unaligned model is trained on harmful data. The sum
-has twice the adapter's rank and is cut to it.
+vector is what the start adds. (In the paper the unaligned model is made by training on harmful
+data.) The sum has twice the adapter's rank and is cut to it.
 
 With `drop` the clients' change is thinned out before (DARE, Yu et al., arXiv 2311.03099): each
 element of the change of A and of B is set to zero with this probability, and the others are divided
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from fedrai.federation.defences.base import Outcome, Task, corrected
 from fedrai.model import AdapterState
-from fedrai.model.products import LowRank, product
 from fedrai.recipe.sections import seed_for
 
 
@@ -32,7 +31,7 @@ class Resta:
     Attributes:
         aligned: the adapter of the start.
         unaligned: the adapter without alignment; None: the base model.
-        strength: multiple of their difference.
+        strength: multiple of the safety vector.
         drop: share of the change's elements that is dropped.
         seed: the recipe's; it decides, with the round, what is dropped.
     """
@@ -49,14 +48,13 @@ class Resta:
         if self.drop:
             generator = torch.Generator().manual_seed(seed_for(self.seed, "dare", task.number))
             adapter = thinned(self.aligned, adapter, self.drop, generator)
-        thin = Task(task.number, task.before, adapter)
-        return corrected(thin, self.aligned, lambda layer, moved: moved + self._vector(layer))
 
-    def _vector(self, layer: str) -> LowRank:
-        vector = product(self.aligned, layer)
-        if self.unaligned is not None:
-            vector = vector + product(self.unaligned, layer) * -1.0
-        return vector * self.strength
+        def correct(aligned: Tensor, moved: Tensor, unaligned: Tensor | float = 0.0) -> Tensor:
+            return moved + self.strength * (aligned - unaligned)
+
+        others = [] if self.unaligned is None else [self.unaligned]
+        thin = Task(task.number, task.before, adapter)
+        return corrected(thin, self.aligned, correct, *others)
 
 
 def thinned(

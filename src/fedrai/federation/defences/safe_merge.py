@@ -4,19 +4,20 @@ A layer deviates if the cosine of Safe LoRA's test (see `safe_lora`) is below th
 
     W = (1 - share) W_aggregated + share W_start = W_start + (1 - share) dW
 
-and all other layers stay as they are. The published code merges the factors of a LoRA of its own
-safety training, by default with a share of 0.2 below a cosine of 0.35; here the safe adapter is the
-start, and the products are merged.
+and all other layers stay as they are. The published code merges the factors with those of a LoRA
+from a safety training, by default with a share of 0.2 below a cosine of 0.35; here the safe adapter
+is the start, and the products are merged.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from fedrai.federation.defences.base import Outcome, Task, corrected
-from fedrai.federation.defences.safe_lora import Test, cosines
+from fedrai.federation.defences.safe_lora import cosine, cosines, deviates, project
 from fedrai.model import AdapterState
-from fedrai.model.products import LowRank, layers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,11 @@ class SafeMerge:
 
     def after(self, task: Task) -> Outcome:
         """The adapter with merged layers."""
-        tests = {
-            layer: Test.of(self.start, task.adapter, layer, self.scale, "published")
-            for layer in layers_of(task.adapter)
-        }
+        values: list[float | None] = []
 
-        def correct(layer: str, moved: LowRank) -> LowRank | None:
-            return moved * (1 - self.share) if tests[layer].fails(self.threshold) else None
+        def correct(start: Tensor, moved: Tensor) -> Tensor | None:
+            values.append(cosine(project(self.scale * start, moved, "published"), moved))
+            return (1 - self.share) * moved if deviates(values[-1], self.threshold) else None
 
         outcome = corrected(task, self.start, correct)
-        return Outcome(outcome.adapter, {**outcome.report, **cosines(list(tests.values()))})
+        return replace(outcome, report={**outcome.report, **cosines(values)})

@@ -297,6 +297,7 @@ def questions_for(
         top_p=settings.top_p,
         seed=recipe.seed_for("answers"),
         rated_tokens=settings.rated_tokens,
+        batch_tokens=settings.batch_tokens,
         suites=selection.suites,
         judges=judges_for(recipe, progress),
         clusters=selection.clusters,
