@@ -15,7 +15,12 @@ from typing import Any, Literal
 from fedrai.errors import DependencyError, FedRAIError
 
 Group = Literal[
-    "fedrai.guards", "fedrai.judges", "fedrai.aggregation", "fedrai.defences", "fedrai.suites"
+    "fedrai.guards",
+    "fedrai.judges",
+    "fedrai.aggregation",
+    "fedrai.defences",
+    "fedrai.vetting",
+    "fedrai.suites",
 ]
 
 

@@ -16,6 +16,7 @@ from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
+from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
@@ -167,7 +168,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence",)
+    added_keys = ("defence", "vetting")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -188,6 +189,8 @@ class Recipe(Section):
     """Clients and rounds."""
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
+    vetting: Vetting = Vetting()
+    """The server's look at every update before it is aggregated."""
     defence: Defence = Defence()
     """What the server does to the aggregated adapter."""
     constitution: Alignment = Alignment()
@@ -212,6 +215,11 @@ class Recipe(Section):
         if self.defence.method and self.federation.mode == "local":
             raise ValueError(
                 'defence.method: there is no aggregated model with federation.mode = "local"'
+            )
+        if self.vetting.action != "off" and self.federation.mode != "federated":
+            raise ValueError(
+                "vetting.action: there are no updates of several clients to compare with"
+                f' federation.mode = "{self.federation.mode}"'
             )
         self._check_harm()
         return self

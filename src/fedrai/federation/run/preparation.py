@@ -27,6 +27,7 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.aggregation import DEFENCE_PLUGINS, RULE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
+from fedrai.recipe.vetting import SCORES, VETTING_PLUGINS
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
 
@@ -138,6 +139,8 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
         packages[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
+    packages |= {name: plugins.package(VETTING_PLUGINS, name) for name in recipe.vetting.scores
+              if name not in SCORES}  # fmt: skip
     if method := recipe.defence.method:
         packages[method] = plugins.package(DEFENCE_PLUGINS, method)
     return {f"plug-in {name}": package for name, package in packages.items()}
