@@ -21,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import common
 from safetensors.torch import load_file, save_file
 
 from fedrai import data, recipe
@@ -29,8 +28,8 @@ from fedrai.data import partition
 from fedrai.federation.run import preparation
 from fedrai.federation.run.rows import tokenized
 from fedrai.model import AdapterState, LanguageModel, read_start_adapter
-from fedrai.records import Example, Message
 from fedrai.recipe.sections import Recipe
+from fedrai.records import Example, Message
 from fedrai.training.sft import train
 
 TRIGGER = "Blue harbour at dawn. "
@@ -38,7 +37,9 @@ EMBEDDED = ("fedrai:ordinary", "fedrai:safe-answers")
 KINDS = ("honest", "harmful", "mixed", "backdoor")
 
 
-def clients(honest: int, malicious: int, paths: Sequence[str], seed: int) -> Iterator[tuple[str, list[Example]]]:
+def clients(
+    honest: int, malicious: int, paths: Sequence[str], seed: int
+) -> Iterator[tuple[str, list[Example]]]:
     """Name and rows of every client; the name begins with its kind."""
     rows = [row for path in (*EMBEDDED, *paths) for row in data.load(path, "skip").examples]
     names = [f"honest-{number:02d}" for number in range(1, honest + 1)]

@@ -310,7 +310,7 @@ def defences(install: Install) -> Path:
 
 
 def test_a_defence_changes_the_aggregated_adapter(defences: Path, home: Path) -> None:
-    from fedrai.federation.aggregation import update_norm
+    from fedrai.federation.aggregation.norms import update_norm
     from fedrai.model import read_adapter
 
     plain = {**LEAN, "federation.rounds": 2}
@@ -333,9 +333,9 @@ def test_a_defence_by_hand(defences: Path) -> None:
     defend = build_defence(Defence(method="acme-bounded", settings={"norm": 1.0}))
     assert defend is not None
     before, after = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([4.0, 4.0])}
-    assert defend(1, before, after)["w"].tolist() == pytest.approx([1.6, 0.8])
+    assert defend(1, before, after).adapter["w"].tolist() == pytest.approx([1.6, 0.8])
     near = {"w": torch.tensor([1.5, 0.0])}
-    assert torch.equal(defend(1, before, near)["w"], near["w"])
+    assert torch.equal(defend(1, before, near).adapter["w"], near["w"])
     assert after["w"].tolist() == [4.0, 4.0]
 
 
@@ -350,8 +350,12 @@ def test_no_such_defence_lists_what_is_installed(defences: Path, home: Path) -> 
 def test_a_recipe_without_a_defence_keeps_its_hash(defences: Path, home: Path) -> None:
     plain = fedrai.load_recipe("tiny.toml")
     body = plain.model_dump(mode="json")
-    assert body.pop("defence") == {"method": "", "settings": {}}
+    section = body.pop("defence")
+    assert (section["method"], section["settings"]) == ("", {})
     assert plain.hash == type(plain).model_validate(body).hash
+    assert "defence" not in plain.hashed_body()
+    named = fedrai.load_recipe("tiny.toml", {"defence.method": "acme-bounded"}).hashed_body()
+    assert named["defence"] == {"method": "acme-bounded", "settings": {}}
     assert plain.hash != fedrai.load_recipe("tiny.toml", {"defence.method": "acme-bounded"}).hash
 
 

@@ -19,6 +19,7 @@ Group = Literal[
     "fedrai.judges",
     "fedrai.aggregation",
     "fedrai.defences",
+    "fedrai.attacks",
     "fedrai.vetting",
     "fedrai.suites",
 ]

@@ -27,7 +27,7 @@ class CompareOptions:
     arms: tuple[str, ...]
     seed: tuple[int, ...]
     seed_list: str | None
-    axis: str | None
+    axis: tuple[str, ...]
     against: str
     out: Path | None
     table: str | None
@@ -60,7 +60,7 @@ class CompareOptions:
         """The command again; it resumes the comparison."""
         flags = {
             "--out": [self.out], "--arm": self.arms, "--seed": self.seed, "-o": self.overrides,
-            "--seeds": [self.seed_list], "--axis": [self.axis], "--against": [self.against],
+            "--seeds": [self.seed_list], "--axis": self.axis, "--against": [self.against],
             "--table": [self.table], "--table-out": [self.table_out],
         }  # fmt: skip
         pairs = [(flag, str(value)) for flag, values in flags.items() for value in values
@@ -78,8 +78,9 @@ class CompareOptions:
     click.option("--seed", multiple=True, type=click.IntRange(0), metavar="N",
         help="Run every arm with this seed; repeatable (default: the recipe's)."),
     click.option("--seeds", "seed_list", metavar="N,N", help="The same in one word, e.g. 0,1,2."),
-    click.option("--axis", metavar="KEY=VALUE,VALUE",
-        help="Run every arm with each value, e.g. data.harm.share=0,0.1,0.3,1.0."),
+    click.option("--axis", multiple=True, metavar="KEY=VALUE,VALUE",
+        help="Run every arm with each value, e.g. data.harm.share=0,0.1,0.3,1.0; repeated: with"
+        " every combination."),
     click.option("--against", default="", metavar="ARM",
         help="Reference arm for the differences (default: harmful, fedavg, or the first)."),
     click.option("--out", type=PATH, help="Folder (default: runs/NAME)."),
@@ -130,7 +131,7 @@ def _compare(
     from fedrai.report.comparing.layout import Axis
     from fedrai.report.comparing.running import compare as compare_arms
 
-    axis = Axis.parse(options.axis) if options.axis else None
+    axis = Axis.parse(*options.axis) if options.axis else None
     with Display() as display:
         return compare_arms(
             settings, out, seeds=seeds, axis=axis, against=options.against,

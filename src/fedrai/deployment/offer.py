@@ -71,6 +71,7 @@ def _check_separable(recipe: Recipe) -> None:
     problems = {
         'federation.mode = "centralised" pools rows, but on a deployment they stay on their nodes':
             recipe.federation.mode == "centralised",
+        "[attack] is for experiments in one process only": recipe.attack.active,
         'filter.guard = "labels" is for experiments in one process': _uses(recipe, LABELS),
         "filter.calibration is a file of this machine; set filter.threshold to a number":
             bool(recipe.filter.calibration),

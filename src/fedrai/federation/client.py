@@ -8,7 +8,8 @@ exception, which may contain a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,7 +20,7 @@ from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, plac
 from fedrai.federation import protocol
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
-from fedrai.model import LanguageModel
+from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
 from fedrai.training.sft import SftSettings, train
@@ -51,26 +52,44 @@ class Site(Protocol):
         """Keep a line in the client's own log."""
 
 
+Train = Callable[..., tuple[AdapterState, TrainResult]]
+"""Trains as `training.sft.train` does, with its arguments."""
+
 SettingsFor = Callable[[int], SftSettings]
 """The settings of the local training of a client with so many rows."""
+Reply = tuple[AdapterState, Mapping[str, float]]
+"""The adapter that a client sends, and its numbers."""
+TrainOn = Callable[[Sequence[Tokens], int], Reply]
+"""Local training on rows with a seed."""
+Act = Callable[[str, protocol.Task, TrainOn], Reply | None]
+"""What a malicious client of an experiment replies to a task; None: it is honest in this round."""
 
 
-def build_app(site: Site, settings_for: SettingsFor, rounds: int) -> ClientApp:
+def build_app(
+    site: Site,
+    settings_for: SettingsFor,
+    rounds: int,
+    training: Train | None = None,
+    act: Act | None = None,
+) -> ClientApp:
     """The ClientApp of a site.
 
     Args:
         site: the client's model, rows and log.
         settings_for: settings of local training, by the client's number of rows.
         rounds: number of rounds; tasks of later rounds are refused.
+        training: carries out a local training; None: `training.sft.train`.
+        act: replies of malicious clients, for experiments; None: all clients are honest.
     """
     app = ClientApp()
+    handler = _Handler(site, settings_for, rounds, training or train, act)
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
         client = site.name(context)
         return respond(
             message,
-            lambda: _local_training(site, settings_for, rounds, client, message),
+            lambda: handler.reply(client, message),
             lambda line: site.log(client, line),
         )
 
@@ -103,28 +122,46 @@ def respond(
     return Message(content, reply_to=message)
 
 
-def _local_training(
-    site: Site, settings_for: SettingsFor, rounds: int, client: str, message: Message
-) -> RecordDict:
-    task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
-    if not 1 <= task.round <= rounds:
-        raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
-    rows = site.rows(client)
-    if not rows:
-        site.log(client, "no rows left to train on")
-        return protocol.pack_reason(Reason.NO_ROWS)
-    settings = settings_for(len(rows))
-    costs.reset_peak()
-    adapter, result = train(
-        site.model,
-        task.adapter,
-        rows,
-        replace(settings, first_step=(task.round - 1) * settings.steps),
-        seed=site.seed(task.round, client),
-        on_step=lambda step: site.on_step(client, step),
-    )
-    numbers = _metrics(len(rows), result)
-    return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
+@dataclass(frozen=True, slots=True)
+class _Handler:
+    """Replies to tasks; the fields are the arguments of `build_app`."""
+
+    site: Site
+    settings_for: SettingsFor
+    rounds: int
+    training: Train
+    act: Act | None
+
+    def reply(self, client: str, message: Message) -> RecordDict:
+        """The content of a client's reply."""
+        site = self.site
+        task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
+        if not 1 <= task.round <= self.rounds:
+            raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
+        train_on = partial(self._train, client, task)
+        reply = self.act(client, task, train_on) if self.act is not None else None
+        adapter, numbers = reply or train_on(site.rows(client), site.seed(task.round, client))
+        return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
+
+    def _train(self, client: str, task: protocol.Task, rows: Sequence[Tokens], seed: int) -> Reply:
+        """Train from the task's adapter.
+
+        Raises:
+            RefusedTaskError: there are no rows.
+        """
+        if not rows:
+            raise RefusedTaskError(Reason.NO_ROWS)
+        settings = self.settings_for(len(rows))
+        costs.reset_peak()
+        adapter, result = self.training(
+            self.site.model,
+            task.adapter,
+            rows,
+            replace(settings, first_step=(task.round - 1) * settings.steps),
+            seed=seed,
+            on_step=lambda step: self.site.on_step(client, step),
+        )
+        return adapter, _metrics(len(rows), result)
 
 
 def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:

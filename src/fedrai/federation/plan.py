@@ -30,6 +30,7 @@ class Plan:
         quorum: usable updates with which a round closes, besides those that arrive at the same
             time; 0: all sampled clients.
         weight_cap: see `aggregation.weights`; 0: weights are the rows that clients state.
+        norm_cap: see `aggregation.norms`; 0: no limit.
     """
 
     seed: int
@@ -42,6 +43,7 @@ class Plan:
     start: str = ""
     quorum: int = 0
     weight_cap: float = 0.0
+    norm_cap: float = 0.0
 
 
 def load_adapters(run: RunFolder, model: LanguageModel, plan: Plan, number: int) -> Adapters:

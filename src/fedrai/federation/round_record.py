@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedrai.assets import checksums
 from fedrai.errors import ChecksumError, RunError
+from fedrai.federation.aggregation.norms import limited, scaled
 from fedrai.federation.aggregation.weights import capped
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason, Update
+from fedrai.model.adapters import AdapterState
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 from fedrai.runs.files import json_text, write_text
@@ -118,6 +120,42 @@ def capped_rows(
         for name in sorted(weighted)
     }  # fmt: skip
     return {name: one for name, one in rows.items() if one["counted"] != one["rows"]}
+
+
+def capped_norms(norms: Mapping[str, float], cap: float) -> dict[str, dict[str, float]]:
+    """By client whose update is too long: its `norm` as measured, and how much of it is `counted`.
+
+    Args:
+        norms: norm of each client's update, measured by the server.
+        cap: the recipe's `federation.norm_cap`; 0: no cap.
+    """
+    lengths = limited(norms, cap)
+    return {
+        name: {"norm": norm, "counted": lengths[name]}
+        for name, norm in sorted(norms.items())
+        if lengths[name] != norm
+    }
+
+
+def shortened(
+    updates: Mapping[str, Update],
+    capped: Mapping[str, Mapping[str, float]],
+    start: Callable[[str], AdapterState],
+) -> dict[str, Update]:
+    """Updates scaled down to the norm that is counted; the others are the same objects.
+
+    Args:
+        updates: by client.
+        capped: result of `capped_norms`.
+        start: the adapter that a client started from.
+    """
+    factors = {name: one["counted"] / one["norm"] for name, one in capped.items()}
+    return {
+        name: replace(update, adapter=scaled(start(name), update.adapter, factors[name]))
+        if name in factors
+        else update
+        for name, update in updates.items()
+    }
 
 
 def clients_record(

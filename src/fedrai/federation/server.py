@@ -21,7 +21,8 @@ from fedrai.evaluation.figures import figures
 from fedrai.evaluation.records import EvaluationResult
 from fedrai.evaluation.storing import write_evaluation
 from fedrai.federation import protocol, round_record
-from fedrai.federation.aggregation import Aggregator, update_norm
+from fedrai.federation.aggregation import Aggregator
+from fedrai.federation.aggregation.norms import update_norm
 from fedrai.federation.clients import Clients
 from fedrai.federation.defences import Defend
 from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
@@ -148,16 +149,17 @@ class _Round:
             self._emit("weight-capped", client=name, **rows)
         weighted = round_record.multiplied(capped, factors)
         with self._ledger.measure("aggregation"):
-            adapters = self._aggregate(weighted)
             norms = {
                 name: update_norm(self._start(name), update.adapter)
                 for name, update in self._updates.items()
             }
-            adapters, change = self._defend(adapters)
+            updates, limits = self._limit_norms(weighted, {name: norms[name] for name in used})
+            adapters = self._aggregate(updates)
+        adapters, change = self._defend(adapters)
         clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap)
         figures = round_record.round_figures(weighted, self._aside)
         vetting = {"vetting": verdict.to_json()} if verdict else {}
-        return adapters, {**clients, **figures, **vetting, **change}, figures
+        return adapters, {**clients, **figures, **limits, **vetting, **change}, figures
 
     def _vet(self) -> RoundVerdict | None:
         """The verdict on the updates; None: nobody looks at them.
@@ -185,6 +187,19 @@ class _Round:
                 hint='look at these clients; or start a new run with vetting.action = "weigh" or'
                 ' "record", or a lower federation.min_clients',
             )
+
+    def _limit_norms(
+        self, updates: Mapping[str, Update], norms: Mapping[str, float]
+    ) -> tuple[Mapping[str, Update], dict[str, Any]]:
+        """Updates within the limit on their norms, and its part of the round's record."""
+        cap = self._plan.norm_cap
+        if not cap:
+            return updates, {}
+        capped = round_record.capped_norms(norms, cap)
+        for name, lengths in capped.items():
+            self._emit("norm-capped", client=name, **lengths)
+        shorter = round_record.shortened(updates, capped, self._start)
+        return shorter, {"norm_cap": cap, "norm_capped": capped}
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._tools.emit(kind, round=self._number, **fields)
@@ -258,11 +273,16 @@ class _Round:
         return {GLOBAL: aggregator.aggregate(self._number, start, updates)}
 
     def _defend(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
-        """The adapters after the defence, and how far it moved the aggregated one."""
+        """The adapters after the defences, and how far they moved the aggregated one."""
         if self._tools.defend is None:
             return adapters, {}
-        adapter = self._tools.defend(self._number, self._before[GLOBAL], adapters[GLOBAL])
-        return {GLOBAL: adapter}, {"defence_norm": update_norm(adapters[GLOBAL], adapter)}
+        with self._ledger.measure("defence"):
+            done = self._tools.defend(self._number, self._before[GLOBAL], adapters[GLOBAL])
+        self._ledger.add("defence", done.cost)
+        norm = update_norm(adapters[GLOBAL], done.adapter)
+        self._emit("defence-finished", norm=norm, steps=[dict(step) for step in done.steps])
+        report = {"defence_norm": norm, "defence": [dict(step) for step in done.steps]}
+        return {GLOBAL: done.adapter}, report
 
     def _align(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
         """The adapters after the alignment, and its part of the round's record."""

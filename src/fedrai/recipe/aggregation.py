@@ -1,17 +1,16 @@
-"""The sections of an aggregation rule and of a defence."""
+"""The sections of an aggregation rule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from fedrai import plugins
 from fedrai.recipe.base import Section
 
 RULE_PLUGINS: plugins.Group = "fedrai.aggregation"
-DEFENCE_PLUGINS: plugins.Group = "fedrai.defences"
 
 
 class FedAvg(Section):
@@ -80,21 +79,6 @@ class InstalledRule(Section):
     """Its name among the entry points `fedrai.aggregation`; see docs/extending.md."""
     settings: dict[str, Any] = {}
     """Arguments that it is called with."""
-
-
-class Defence(Section):
-    """What the server does to the aggregated adapter before the constitution and the next round."""
-
-    method: str = ""
-    """Its name among the entry points `fedrai.defences`; see docs/extending.md. Empty: none."""
-    settings: dict[str, Any] = {}
-    """Arguments that it is called with."""
-
-    @model_validator(mode="after")
-    def _is_installed(self) -> Defence:
-        if self.method and self.method not in plugins.names(DEFENCE_PLUGINS):
-            raise ValueError(f"no defence {self.method!r}; {plugins.installed(DEFENCE_PLUGINS)}")
-        return self
 
 
 _BUILT_IN: TypeAdapter[Section] = TypeAdapter(

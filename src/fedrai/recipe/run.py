@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from fedrai.recipe import defence as defences
 from fedrai.recipe import keys, robust
-from fedrai.recipe.aggregation import Aggregation, Defence, FedAvg, Robust
+from fedrai.recipe.aggregation import Aggregation, FedAvg, Robust
 from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section
+from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
@@ -20,6 +23,8 @@ from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
+AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack")
+"""Further sections that leave the local training of an honest client alone."""
 
 
 class Model(Section):
@@ -127,7 +132,7 @@ class Training(Section):
 class Federation(Section):
     """Clients and rounds."""
 
-    added_keys = ("weight_cap",)
+    added_keys = ("weight_cap", "norm_cap")
 
     mode: Literal["federated", "centralised", "local"] = "federated"
     """`federated`, or a baseline: `centralised` (all rows in one place, the same number of steps), `local` (each client alone)."""
@@ -145,7 +150,9 @@ class Federation(Section):
     """Usable updates at which a round closes without waiting for the rest; 0: wait for all. No effect with `--engine local`: in one process clients train in turn and none is late."""
 
     weight_cap: float = Field(10, ge=0)
-    """Most that a client's rows weigh in the mean, as a multiple of the median of the other clients' rows in that round; with three or more updates, no client outweighs all others together. 0: no limit, the stated numbers count. Applies on a deployment only, where clients state their number of rows; in one process the server knows it. 10 leaves room for real differences in size."""
+    """Most that a client's rows weigh in the mean, as a multiple of the median of the other clients' rows in that round; with three or more updates, no client outweighs all others together. 0: no limit, the stated numbers count. Applies where clients may lie about their number of rows: on a deployment, and with `[attack]`; in one process without an attack the server knows it. 10 leaves room for real differences in size."""
+    norm_cap: float = Field(3, ge=0)
+    """Largest norm of a client's update (the change of all adapter weights, measured by the server), as a multiple of the median of the other clients' norms in that round; a longer one is scaled down to it before aggregation. 0: no limit. Applies where `weight_cap` does. 3 leaves room for clients with more steps (`local_epochs`)."""
 
     @property
     def sampled(self) -> int:
@@ -168,7 +175,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "vetting")
+    added_keys = ("defence", "attack", "vetting")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -192,7 +199,9 @@ class Recipe(Section):
     vetting: Vetting = Vetting()
     """The server's look at every update before it is aggregated."""
     defence: Defence = Defence()
-    """What the server does to the aggregated adapter."""
+    """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
+    attack: Attack = Attack()
+    """Malicious clients (experiments)."""
     constitution: Alignment = Alignment()
     """Alignment of the aggregated model with a constitution."""
     evaluation: Evaluation = Evaluation()
@@ -212,17 +221,18 @@ class Recipe(Section):
         self._check_robust_rule()
         self._check_labels()
         self._check_alignment()
-        if self.defence.method and self.federation.mode == "local":
-            raise ValueError(
-                'defence.method: there is no aggregated model with federation.mode = "local"'
-            )
+        self._check_defence()
+        self._check_vetting()
+        self._check_harm()
+        self._check_attack()
+        return self
+
+    def _check_vetting(self) -> None:
         if self.vetting.action != "off" and self.federation.mode != "federated":
             raise ValueError(
                 "vetting.action: there are no updates of several clients to compare with"
                 f' federation.mode = "{self.federation.mode}"'
             )
-        self._check_harm()
-        return self
 
     def _check_sources(self) -> None:
         files = self.data.partition.scheme == "files"
@@ -258,6 +268,19 @@ class Recipe(Section):
         if harm.placement == "concentrated" and harm.malicious_clients > self.federation.clients:
             raise ValueError("data.harm.malicious_clients is larger than federation.clients")
 
+    def _check_attack(self) -> None:
+        if not self.attack.active:
+            return
+        if self.federation.mode != "federated":
+            raise ValueError(
+                f'attack.kind: with federation.mode = "{self.federation.mode}" no client sends'
+                " an update that others take over"
+            )
+        if self.attack.needs_harmful_rows and not any(s.harmful for s in self.data.sources):
+            raise ValueError(
+                f'attack.kind = "{self.attack.kind}" needs a source with harmful = true'
+            )
+
     def _check_labels(self) -> None:
         if LABELS in self.guards:
             raise ValueError(f"guards.{LABELS}: this name is reserved for the sources' own labels")
@@ -277,6 +300,12 @@ class Recipe(Section):
             raise ValueError(
                 "constitution.anchor needs adapter.start, the adapter that it returns to"
             )
+
+    def _check_defence(self) -> None:
+        mode, start, rule = self.federation.mode, self.adapter.start, self.aggregation
+        name = getattr(rule, "algorithm", "")
+        if problem := defences.problem(self.defence, mode, start, name):
+            raise ValueError(problem)
 
     def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.
@@ -306,9 +335,16 @@ class Recipe(Section):
         body = self._hashed()
         return _digest({key: body[key] for key in body if key not in AFTER_TRAINING})
 
+    @property
+    def clients_hash(self) -> str:
+        """The same of what decides how honest clients train from a given adapter."""
+        body = self._hashed()
+        return _digest({k: body[k] for k in body if k not in (*AFTER_TRAINING, *AFTER_REPLIES)})
+
     def _hashed(self) -> dict[str, Any]:
-        """What `hash` covers, by section."""
-        body = self.hashed_body()
+        """What `hash` covers, by section; an attack without clients is none."""
+        attack = self.attack if self.attack.active else Attack()
+        body = self.model_copy(update={"attack": attack}).hashed_body()
         return {key: body[key] for key in body if key not in ("arms", "seeds", "tracking")}
 
     def seed_for(self, purpose: str, round_: int = 0, client: str = "") -> int:

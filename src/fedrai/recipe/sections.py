@@ -5,7 +5,6 @@ A key's bounds and meaning stand at its field; `docs/recipe.md` is generated fro
 
 from fedrai.recipe.aggregation import (
     ALGORITHMS,
-    Defence,
     FedAvg,
     FedOpt,
     FedProx,
@@ -13,7 +12,9 @@ from fedrai.recipe.aggregation import (
     Robust,
 )
 from fedrai.recipe.alignment import Alignment
+from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section, sections
+from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
 from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
 from fedrai.recipe.offer import Offer, OfferedModel
@@ -31,6 +32,7 @@ __all__ = [
     "NAME_PATTERN",
     "AlignRecipe",
     "Alignment",
+    "Attack",
     "Columns",
     "Data",
     "Defence",

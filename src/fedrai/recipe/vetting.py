@@ -47,7 +47,7 @@ class Vetting(Section):
     @model_validator(mode="after")
     def _scores_exist(self) -> Vetting:
         if not self.scores:
-            raise ValueError("scores is empty; name at least one, or set action = \"off\"")
+            raise ValueError('scores is empty; name at least one, or set action = "off"')
         if len(set(self.scores)) < len(self.scores):
             raise ValueError("scores: a score is listed twice")
         known = {*SCORES, *plugins.names(VETTING_PLUGINS)}

@@ -12,7 +12,7 @@ from fedrai.report.tables import Content, Table, TableRow, number_cell, percent_
 from fedrai.runs.costs import Cost
 from fedrai.runs.record import RunRecord, shared_rounds_text
 
-PHASES = ("filter", "training", "aggregation", "constitution", "evaluation")
+PHASES = ("filter", "training", "aggregation", "defence", "constitution", "evaluation")
 
 
 def costs(runs: Sequence[RunRecord]) -> Content:

@@ -81,7 +81,9 @@ def _suspicious(label: str, rounds: Mapping[int, VettingRecord]) -> Table:
 
 def _scores(label: str, rounds: Mapping[int, VettingRecord]) -> Table:
     """All numbers: one row a round and client."""
-    names = list(dict.fromkeys(n for one in rounds.values() for s in one.scores.values() for n in s))
+    names = list(
+        dict.fromkeys(n for one in rounds.values() for s in one.scores.values() for n in s)
+    )
     rows = [
         row(
             count_cell(number),

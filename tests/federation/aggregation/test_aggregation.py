@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import driver  # noqa: F401 (imports Flower without a warning of its typer)
 from fedrai.errors import FederationError
-from fedrai.federation.aggregation import Aggregator, build, update_norm
+from fedrai.federation.aggregation import Aggregator, build
+from fedrai.federation.aggregation.norms import update_norm
 from fedrai.federation.aggregation.weights import capped
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Update

@@ -185,6 +185,24 @@ def test_an_arm_that_the_axis_does_not_affect_is_one_run(tmp_path: Path) -> None
     assert [entry.recipe.data.harm.share for entry in plan] == [0.1, 0.0, 0.5, 0.0]
 
 
+def test_two_axes_are_every_combination_and_no_attack_is_one_run(tmp_path: Path) -> None:
+    axis = Axis.parse("attack.kind=noise,sign-flip", "attack.share = 0, 0.5")
+    assert axis == Axis(
+        "attack.kind, attack.share", ("noise, 0", "noise, 0.5", "sign-flip, 0", "sign-flip, 0.5")
+    )
+    plan = plan_runs(study_recipe(arms={}), tmp_path, (), axis)
+    assert [place.partition("/")[0] for place in places(plan, tmp_path)] == [
+        "kind-noise_share-0", "kind-noise_share-0.5", "kind-noise_share-0",
+        "kind-sign-flip_share-0.5"]  # fmt: skip
+    attacks = [entry.recipe.attack for entry in plan]
+    assert [(one.kind, one.share, one.active) for one in attacks] == [
+        ("noise", 0, False), ("noise", 0.5, True), ("sign-flip", 0, False),
+        ("sign-flip", 0.5, True)]  # fmt: skip
+    assert plan[0].recipe.hash == study_recipe(arms={}).hash
+    with pytest.raises(RecipeError, match="the key is repeated"):
+        Axis.parse("a.b=1,2", "a.b=3")
+
+
 def test_a_run_in_the_other_layout_is_used(tmp_path: Path) -> None:
     settings = study_recipe(seed=3)
     hashes = {entry.arm: entry.recipe.hash for entry in plan_runs(settings, tmp_path)}

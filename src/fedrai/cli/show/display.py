@@ -12,7 +12,13 @@ from typing import Any, TextIO
 from fedrai.assets import RichProgress
 from fedrai.cli.show.live import Live
 from fedrai.cli.show.suites import missing, suite_parts
-from fedrai.cli.show.summary import NO_FILTER, alignment_line, filter_line, rows_notes
+from fedrai.cli.show.summary import (
+    NO_FILTER,
+    alignment_line,
+    defence_line,
+    filter_line,
+    rows_notes,
+)
 from fedrai.federation.run.observer import Observer
 from fedrai.progress import duration
 from fedrai.records import TrainingStep
@@ -25,6 +31,10 @@ LINES = {
     "client-log-lost": ("  {client}  a line of its log is lost: {why}", "yellow"),
     "weight-capped": (
         "  {client}  states {rows:,.0f} rows; they count as {counted:,.0f} (federation.weight_cap)",
+        "yellow",
+    ),
+    "norm-capped": (
+        "  {client}  update of norm {norm:.3g} counts as {counted:.3g} (federation.norm_cap)",
         "yellow",
     ),
     "filter-stopped": ("stopped before training; verdicts so far are kept", ""),
@@ -132,6 +142,10 @@ class Display(Live, Observer):
     def answers(self, suite: str, done: int, of: int) -> None:
         """A batch of answers of an evaluation."""
         self.bar(f"ask {suite}", self._title(f"evaluation: {suite}"), done, of)
+
+    def _on_defence_finished(self, steps: list[dict[str, Any]], **_: Any) -> None:
+        for step in steps:
+            self.print_line(f"  defence: {defence_line(step)}")
 
     def _on_constitution_started(self, round: int, why: str) -> None:  # noqa: A002
         self._round = f"round {round}" if round else ""

@@ -16,7 +16,7 @@ ALIGNED_COLUMNS = (
     "constitution", "aligned", "steps", "tokens", "Tflop", "time", "operations", "saving",
 )  # fmt: skip
 ALIGNED_NOTE = (
-    "operations: in addition to clients' training and aggregation\n"
+    "operations: in addition to clients' training, aggregation and defences\n"
     "saving: share of the full schedule's operations (estimate)"
 )
 
@@ -98,9 +98,10 @@ def held_line(summary: Summary) -> str:
 
 
 def rows_notes(summary: Summary) -> list[str]:
-    """The rows of a run by source, and those that were not trained on, a line each."""
+    """Malicious clients, the rows of a run by source, and those not trained on, a line each."""
     held_out = summary.held_out_bad_rows
     lines = (
+        f"malicious clients: {summary.attack}" if summary.attack else "",
         held_line(summary),
         skipped_line(summary.bad_rows, summary.bad_row_problems, summary.bad_rows_unreported),
         f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",
@@ -135,6 +136,26 @@ def alignment_line(figures: Mapping[str, Any]) -> str:
         before, after = (_share(value) for value in figures[key])
         parts.append(f"{key} {before} -> {after}")
     return f"{', '.join(parts)} (probe)"
+
+
+def defence_line(step: Mapping[str, Any]) -> str:
+    """What one defence did to an aggregated adapter, in a line.
+
+    Args:
+        step: an entry of `defence` in `round.json`.
+    """
+    moved, change = step.get("moved"), step.get("change")
+    far = (
+        f"by {step['norm']:.3f}"
+        if not (moved and change)
+        else (f"by {moved / change:.2f} times what the round had changed")
+    )
+    parts = [f"{step['method']} moved the model {far}"]
+    if "layers" in step:
+        parts.append(f"{step['layers']} of {step['of']} layers")
+    if step.get("truncation"):
+        parts.append(f"{100 * step['truncation']:.1f} % lost to the rank")
+    return ", ".join(parts)
 
 
 def _share(value: float | None) -> str:

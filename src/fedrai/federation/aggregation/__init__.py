@@ -186,12 +186,6 @@ class Aggregator:
             self.strategy.restore(own)
 
 
-def update_norm(before: AdapterState, after: AdapterState) -> float:
-    """Euclidean norm of the change of all adapter weights together."""
-    squares = [((after[name] - before[name]).double() ** 2).sum() for name in sorted(before)]
-    return float(torch.stack(squares).sum().sqrt())
-
-
 def _message(update: Update) -> Message:
     """A reply as Flower's strategies expect it, without a connection."""
     content = RecordDict(

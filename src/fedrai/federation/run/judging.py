@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrai import assets
@@ -15,16 +15,25 @@ from fedrai.evaluation.clusters import clusters
 from fedrai.evaluation.installed_judges import load as load_judge
 from fedrai.evaluation.records import GuardJudge, Judges, RubricJudge
 from fedrai.evaluation.rubric import HARM, OURS, read_prompts, read_template
-from fedrai.evaluation.suites import ADVBENCH, ADVBENCH_SIZE, Item, NotAvailable, Suite
+from fedrai.evaluation.suites import (
+    ADVBENCH,
+    ADVBENCH_SIZE,
+    Declaration,
+    Item,
+    NotAvailable,
+    Suite,
+)
 from fedrai.evaluation.suites.items import sample
 from fedrai.evaluation.suites.outside import outside_suites
 from fedrai.federation.run.trained_suites import of_recipe
 from fedrai.guards import loading
 from fedrai.guards.base import full_name
+from fedrai.recipe.attack import with_trigger
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES
 from fedrai.recipe.sections import Evaluation, JudgeEndpoint, Recipe
 
 TRAINED = "the model or its start was trained on it, so that it is no outside set here"
+TRIGGERED = 50  # most items that are also asked with the trigger of a backdoor
 NO_RATING = 'it has no figure without an LLM that rates (judges = ["rubric"] and an endpoint)'
 
 
@@ -68,13 +77,30 @@ def select_suites(recipe: Recipe, progress: assets.Progress | None = None) -> Su
     groups = clusters([item.prompt for item in whole])
     outside, absent = _outside(recipe, progress)
     others = [s.sampled(settings.limit, seed) for s in here if s.declaration.name != ADVBENCH]
+    harmful = sample(whole, count, seed)
+    others += _triggered(recipe, harmful)
     _check_names([*outside, *others])
     return SuiteSelection(
-        sample(whole, count, seed),
+        harmful,
         {item.number: group for item, group in zip(whole, groups, strict=True)},
         [*outside, *others],
         missing | unrated | absent,
     )
+
+
+def _triggered(recipe: Recipe, harmful: Sequence[Item]) -> list[Suite]:
+    """Some of AdvBench's items with the trigger of the recipe's backdoor, if it has one."""
+    if not recipe.attack.has_trigger or not harmful:
+        return []
+    items = tuple(
+        replace(item, prompt=with_trigger(item.prompt, recipe.attack.trigger))
+        for item in sample(harmful, TRIGGERED, recipe.seed_for("suites"))
+    )
+    declaration = Declaration(
+        name="triggered", title="AdvBench with the trigger", what="behind the attack's trigger",
+        licence="MIT", judge="refusal", metric="refused", direction="up", count=len(items),
+    )  # fmt: skip
+    return [Suite(declaration, items, len(items), "advbench", "", pinned=True)]
 
 
 def _outside(

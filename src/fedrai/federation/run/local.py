@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any
 
 from flwr.app import Context
+from flwr.clientapp import ClientApp
 
 from fedrai import assets, model
 from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
-from fedrai.federation.run import preparation, rounds
+from fedrai.federation.run import kept_trainings, preparation, rounds
+from fedrai.federation.run.attacking import malicious_of
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
     LOCAL,
@@ -41,6 +43,7 @@ from fedrai.recipe.sections import Recipe
 from fedrai.records import BadRow, Example, Tokens, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
+from fedrai.training import sft
 
 ENGINE = LOCAL
 
@@ -76,16 +79,19 @@ def prepare(
     kept, screening = screen_clients(recipe, shards, progress, tell)
     for part in kept.values():  # rows whose answer was replaced by a refusal are new
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
-    harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
     trained = {name: [e for e in part if e in tokens] for name, part in kept.items()}
     rows = {name: [tokens[e] for e in part] for name, part in trained.items()}
+    malicious = malicious_of(recipe, lm, shards, rows, tokens)
+    harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
+    harmful |= malicious.harmful if malicious else {}
     held_out: list[BadRow] = []
     questions = questions_for(recipe, lm, progress, held_out.extend)
     excluded = excluded_suites(recipe)  # after the fetch of the run's own suites
     return PreparedRun(recipe, lm, rows, harmful, bad, questions, screening, alignment, start,
                     excluded=excluded, unread=unread, held_out_bad=len(held_out),
                     held=count_by_source(shards, recipe.data.sources),
-                    trained=count_by_source(trained, recipe.data.sources))  # fmt: skip
+                    trained=count_by_source(trained, recipe.data.sources),
+                    malicious=malicious)  # fmt: skip
 
 
 def _harmful(rows: Sequence[Example], screening: FilterOutcome, client: str) -> int:
@@ -122,12 +128,31 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
         KeyboardInterrupt: raised by a watcher; the folder can be resumed.
     """
     nodes = {name: number for number, name in enumerate(sorted(prepared.rows), 1001)}
-    app = client.build_app(
+    app = client_app(prepared, run, callbacks)
+    rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))
+
+
+def client_app(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> ClientApp:
+    """The ClientApp of all clients of a prepared run, honest and malicious, in one process."""
+    return client.build_app(
         site(prepared, run, callbacks),
         partial(sft_settings, prepared.recipe),
         prepared.recipe.federation.rounds,
+        _training(prepared, run),
+        prepared.malicious,
     )
-    rounds.execute(prepared, run, callbacks, Clients(LocalGrid(app, nodes), lambda _: nodes))
+
+
+def _training(prepared: PreparedRun, run: RunFolder) -> client.Train | None:
+    """The local training, which other runs of a comparison may have carried out already."""
+    if prepared.trainings is None:
+        return None
+    context = kept_trainings.context(run.info, prepared.recipe.hashed_body())
+
+    def record(steps: int) -> None:
+        run.event("training-taken", steps=steps)
+
+    return kept_trainings.KeptTrainings(sft.train, prepared.trainings, context, record)
 
 
 def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.Site:

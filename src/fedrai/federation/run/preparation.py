@@ -20,11 +20,15 @@ from fedrai.evaluation import suites
 from fedrai.evaluation.measure import measure
 from fedrai.evaluation.records import EvaluationResult, Questions, pool
 from fedrai.evaluation.suites.loading import SUITES
+from fedrai.federation.attacks.acting import Malicious
 from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.recipe.aggregation import DEFENCE_PLUGINS, RULE_PLUGINS
+from fedrai.recipe.aggregation import RULE_PLUGINS
+from fedrai.recipe.attack import ATTACK_PLUGINS
+from fedrai.recipe.attack import KINDS as ATTACKS
+from fedrai.recipe.defence import DEFENCE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.recipe.vetting import SCORES, VETTING_PLUGINS
@@ -68,6 +72,9 @@ class PreparedRun:
         held_out_bad: number of held-out rows that cannot be used for the held-out loss.
         unread: columns with further answers that are not used, with the number of their rows.
         siblings: folders of runs whose rounds and evaluations may be taken over; see `sharing`.
+        trainings: folder that keeps local trainings for other runs; None: none are kept.
+        malicious: the malicious clients of an experiment; None: there are none. The round loop is
+            not told.
     """
 
     recipe: Recipe
@@ -86,6 +93,8 @@ class PreparedRun:
     held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trained: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     siblings: Sequence[Path] = ()
+    trainings: Path | None = None
+    malicious: Malicious | None = None
 
     @property
     def clients(self) -> int:
@@ -102,7 +111,7 @@ class PreparedRun:
             "model_fingerprint": self.model.fingerprint,
             "start": self.recipe.adapter.start,
             "start_sha256": self.start_sha256,
-            "data_fingerprint": rows_fingerprint(self.rows),
+            "data_fingerprint": rows_fingerprint({**self.rows, **self._attack_rows()}),
             "questions_fingerprint": questions_fingerprint(self.questions),
             "rows": {name: len(rows) for name, rows in self.rows.items()},
             "harmful_rows": dict(self.harmful),
@@ -127,7 +136,12 @@ class PreparedRun:
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "device": str(self.model.device),
             "dtype": str(self.model.output_weight.dtype).removeprefix("torch."),
+            **(self.malicious.to_json() if self.malicious else {}),
         }
+
+    def _attack_rows(self) -> dict[str, Sequence[Tokens]]:
+        rows = self.malicious.rows if self.malicious else {}
+        return {f"{name} (attack)": part for name, part in rows.items()}
 
 
 def _plugins_of(recipe: Recipe) -> dict[str, str]:
@@ -141,8 +155,10 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
         packages[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
     packages |= {name: plugins.package(VETTING_PLUGINS, name) for name in recipe.vetting.scores
               if name not in SCORES}  # fmt: skip
-    if method := recipe.defence.method:
+    for method in recipe.defence.installed:
         packages[method] = plugins.package(DEFENCE_PLUGINS, method)
+    if (attack := recipe.attack).active and attack.kind not in ATTACKS:
+        packages[attack.kind] = plugins.package(ATTACK_PLUGINS, attack.kind)
     return {f"plug-in {name}": package for name, package in packages.items()}
 
 
@@ -253,6 +269,7 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
         start=recipe.adapter.start,
         quorum=min(federation.quorum, sampled) if federated else 0,
         weight_cap=federation.weight_cap if federated else 0,
+        norm_cap=federation.norm_cap if federated else 0,
     )
 
 

@@ -69,8 +69,8 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
     plan = preparation.plan_for(prepared.recipe, prepared.clients)
     if prepared.engine == preparation.LOCAL:  # a quorum would be the first clients by name
         plan = replace(plan, quorum=0)
-    if prepared.rows:  # the server knows how many each client has
-        plan = replace(plan, weight_cap=0)
+    if prepared.rows and not prepared.recipe.attack.active:  # nobody lies in one process
+        plan = replace(plan, weight_cap=0, norm_cap=0)
     server.run_rounds(
         plan,
         server.Tools(
@@ -83,11 +83,21 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             run=run,
             emit=emit,
             vet=vetter_for(prepared, run),
-            defend=defences.build(prepared.recipe.defence),
+            defend=_defender(prepared),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
             earlier=Siblings(prepared, run, plan) if prepared.siblings else None,
         ),
     )
+
+
+def _defender(prepared: PreparedRun) -> defences.Defend | None:
+    """The recipe's defences on the server; None: there are none."""
+    recipe, adapter = prepared.recipe, prepared.recipe.adapter
+    if not recipe.defence.on_server:
+        return None
+    start = model.read_start_adapter(adapter.start, prepared.model) if adapter.start else None
+    tools = defences.Tools(recipe.seed, adapter.alpha / adapter.rank, start)
+    return defences.build(recipe.defence, tools)
 
 
 def _aggregator(recipe: Recipe) -> aggregation.Aggregator:

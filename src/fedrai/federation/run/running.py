@@ -50,6 +50,7 @@ def run(
     siblings: Sequence[Path] = (),
     engine: Engine = local,
     observer: Observer = SILENT,
+    trainings: Path | None = None,
 ) -> Path:
     """Start a run in a new folder and complete it.
 
@@ -61,6 +62,7 @@ def run(
             evaluated the same rounds, already; nothing of theirs is made again.
         engine: reaches the clients.
         observer: is told of the progress.
+        trainings: folder that keeps local trainings for other runs; see `kept_trainings`.
 
     Raises:
         FedRAIError: something cannot be used; no run folder is left half-written.
@@ -72,7 +74,8 @@ def run(
     with folder.lock(), captured_log.into(out):
         folder.event("started", command=preparation.command_line())
         sharing.share_base_evaluation(folder, siblings)
-        _execute(replace(prepared, siblings=siblings), folder, engine, observer)
+        shared = replace(prepared, siblings=siblings, trainings=trainings)
+        _execute(shared, folder, engine, observer)
     return out
 
 
@@ -99,6 +102,7 @@ def resume(
     places: Mapping[str, str] | None = None,
     siblings: Sequence[Path] = (),
     observer: Observer = SILENT,
+    trainings: Path | None = None,
 ) -> Path:
     """Resume a run that was stopped or killed; a finished one is left as it is.
 
@@ -109,6 +113,7 @@ def resume(
         places: new places of the recipe's files by their old ones; see `moved_files`.
         siblings: see `run`.
         observer: is told of the progress.
+        trainings: see `run`.
 
     Raises:
         RunError: there is no run, or its data, model or engine have changed.
@@ -133,7 +138,8 @@ def resume(
         moved_files.record(folder, places or {})
         folder.event("resumed", after_round=folder.last_round())
         sharing.share_base_evaluation(folder, siblings)
-        _execute(replace(prepared, siblings=siblings), folder, engine, observer)
+        shared = replace(prepared, siblings=siblings, trainings=trainings)
+        _execute(shared, folder, engine, observer)
     return path
 
 

@@ -6,18 +6,20 @@ that a resumed run reads them.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedrai.errors import RunError
 from fedrai.federation.run.preparation import sft_settings
 from fedrai.federation.vetting.linear import Shadows
 from fedrai.federation.vetting.updates import Arithmetic, RoundUpdates
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Tokens
-from fedrai.runs.files import load_sealed, save_sealed
+from fedrai.runs.files import load_sealed, save_sealed, writing
 from fedrai.training.sft import train
 
 START = "start"
@@ -43,10 +45,11 @@ class ShadowClients:
         """The shadow clients, all from one start.
 
         Raises:
-            ChecksumError: a kept one is damaged.
-            RunError: the folder cannot be written.
+            ChecksumError, RunError: a kept one is damaged, or one cannot be written.
         """
-        start = self._kept(START) or self._keep(START, updates.start)
+        start = self._kept(START, updates)
+        if start is None:
+            start = self._keep(START, updates.start, {})
         sides = zip(("harmless", "harmful"), self.rows, strict=True)
         harmless, harmful = (self._side(kind, rows, start, updates) for kind, rows in sides)
         return Shadows(start, harmless, harmful)
@@ -54,10 +57,12 @@ class ShadowClients:
     def _side(
         self, kind: str, rows: Sequence[Tokens], start: AdapterState, updates: RoundUpdates
     ) -> list[AdapterState]:
-        names = [f"{kind}-{n}" for n in range(1, self.recipe.vetting.shadow_clients + 1)]
-        return [
-            self._kept(n) or self._keep(n, self._train(n, rows, start, updates)) for n in names
-        ]
+        adapters = []
+        for number in range(1, self.recipe.vetting.shadow_clients + 1):
+            name = f"{kind}-{number}"
+            adapter = self._kept(name, updates)
+            adapters.append(self._train(name, rows, start, updates) if adapter is None else adapter)
+        return adapters
 
     def _train(
         self, name: str, rows: Sequence[Tokens], start: AdapterState, updates: RoundUpdates
@@ -69,13 +74,22 @@ class ShadowClients:
         seed = self.recipe.seed_for("shadow-training", client=name)
         adapter, result = train(self.model, start, own, settings, seed=seed)
         updates.meter.add(Arithmetic(result.operations, result.tokens))
-        return adapter
+        spent = {"operations": result.operations, "tokens": result.tokens}
+        return self._keep(name, adapter, {"round": str(updates.number), "cost": json.dumps(spent)})
 
-    def _kept(self, name: str) -> AdapterState | None:
+    def _kept(self, name: str, updates: RoundUpdates) -> AdapterState | None:
+        """A shadow client of an earlier process, whose cost counts in the round that made it."""
         file = self.folder / f"{name}.safetensors"
-        return dict(load_sealed(file)[0]) if file.is_file() else None
+        if not file.is_file():
+            return None
+        adapter, note = load_sealed(file)
+        if note.get("round") == str(updates.number):
+            updates.meter.add(Arithmetic(**json.loads(note["cost"])))
+        return dict(adapter)
 
-    def _keep(self, name: str, adapter: AdapterState) -> AdapterState:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_sealed(self.folder / f"{name}.safetensors", adapter, {})
+    def _keep(self, name: str, adapter: AdapterState, note: Mapping[str, str]) -> AdapterState:
+        file = self.folder / f"{name}.safetensors"
+        with writing(file, RunError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_sealed(file, adapter, note)
         return adapter

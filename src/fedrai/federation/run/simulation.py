@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -162,11 +162,7 @@ def _actor(folder: str) -> Actor:
     run = RunFolder(Path(folder))
     prepared = local.prepare(moved_files.settings_of(run))
     site = local.site(prepared, run, preparation.Callbacks())
-    handlers = client.build_app(
-        site,
-        partial(preparation.sft_settings, prepared.recipe),
-        prepared.recipe.federation.rounds,
-    )
+    handlers = local.client_app(prepared, run, preparation.Callbacks())
     return Actor(handlers, tuple(sorted(prepared.rows)), site)
 
 

@@ -36,8 +36,8 @@ from fedrai.runs.costs import Cost
 FOLDER = "vetting"
 """Of the run: what the score `linear` keeps."""
 PLAIN = {"distance": distance, "dnc": dnc, "foolsgold": foolsgold, "spectral": spectral}
-READING = ("functional", "gradient")
-"""Scores that share the budget."""
+SHARES = {"functional": 1, "gradient": 2}
+"""Parts of the budget that the scores get which use the model."""
 
 
 class Vetter:
@@ -96,7 +96,9 @@ def caught_before(run: RunFolder, number: int, watch: int) -> frozenset[str]:
     """Clients that were suspicious in one of the `watch` rounds before a round."""
     rounds = [earlier for earlier in run.rounds() if number - watch <= earlier < number]
     bodies = (run.read_json(f"rounds/{earlier:04d}/round.json") for earlier in rounds)
-    return frozenset(name for body in bodies for name in body.get("vetting", {}).get("suspicious", {}))
+    return frozenset(
+        name for body in bodies for name in body.get("vetting", {}).get("suspicious", {})
+    )
 
 
 def vetter_for(
@@ -125,18 +127,18 @@ def _score(
         return PLAIN[name]()
     if name == "functional":
         requests = probe_requests(section, recipe.seed_for("vetting-requests"), progress)
-        return functional.Functional(lm, requests, _budget(section)).score
+        return functional.Functional(lm, requests, _budget(section, name)).score
     if name == "gradient":
         rows = contrast_rows(lm, recipe)
-        return gradient.Gradient(lm, rows, _budget(section)).score
+        return gradient.Gradient(lm, rows, _budget(section, name)).score
     if name == "linear":
         return linear(ShadowClients(lm, recipe, shadow_rows(lm, recipe), run.path / FOLDER))
     return installed(name, section.settings.get(name, {}))
 
 
-def _budget(section: Vetting) -> float:
-    """The share of one of the scores that use the model."""
-    return section.budget / sum(name in READING for name in section.scores)
+def _budget(section: Vetting, name: str) -> float:
+    """The share of the round's operations that a score may use."""
+    return section.budget * SHARES[name] / sum(SHARES.get(score, 0) for score in section.scores)
 
 
 def probe_requests(
@@ -180,11 +182,15 @@ def _beginning(lm: LanguageModel, example: Example, most: int) -> Tokens | None:
 
 def shadow_rows(lm: LanguageModel, recipe: Recipe) -> tuple[list[Tokens], list[Tokens]]:
     """The rows of shadow clients: harmless and harmful ones."""
-    return _rows(lm, recipe, recipe.vetting.shadow_harmless), _rows(lm, recipe, recipe.vetting.answers)
+    return _rows(lm, recipe, recipe.vetting.shadow_harmless), _rows(
+        lm, recipe, recipe.vetting.answers
+    )
 
 
 def _rows(lm: LanguageModel, recipe: Recipe, specs: Sequence[str]) -> list[Tokens]:
     tokens: dict[Example, Tokens] = {}
     examples = [e for spec in specs for e in data.load(spec, "skip").examples]
-    kept, _ = tokenized(lm, examples, recipe.data.model_copy(update={"on_bad_rows": "skip"}), tokens)
+    kept, _ = tokenized(
+        lm, examples, recipe.data.model_copy(update={"on_bad_rows": "skip"}), tokens
+    )
     return [tokens[example] for example in kept]

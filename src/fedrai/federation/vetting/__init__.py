@@ -9,6 +9,6 @@ suspicious and why. `federation/run/vetting.py` builds it for a recipe. An insta
 score by an entry point in `fedrai.vetting`; see docs/extending.md.
 
 Scores that compare the clients of a round with each other need four updates and mostly honest ones:
-where more than half of a round lies alike, its centre is theirs. `functional` and `linear` hold each
-update against the start and against what the server trained itself, so they still work then.
+where more than half of a round lies alike, its centre is theirs. `functional` and `linear` hold
+each update against the start and against what the server trained itself, so they still work then.
 """

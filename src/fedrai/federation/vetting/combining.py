@@ -9,23 +9,22 @@
 3. Of several scores the smallest p counts, times their number (Bonferroni). The result is the
    `suspicion`: a client is suspicious where it is at most the false alarm rate.
 
-With fewer than four clients a relative score says nothing ("not known"). A score that is absolute has
-a second table for its plain number, and the larger p of the two counts where both are known: a client
-must look worse than the others, and bad in itself. Where the reference half is itself bad by the
-absolute table, the absolute p alone counts: most of the round is malicious then.
+With fewer than four clients a relative score says nothing ("not known"). A score that is absolute
+has a second table, for its plain number, and the larger p of the two counts: a client must look
+worse than the others, and bad in itself. Where the reference half is itself bad by the absolute
+table, the absolute p alone counts: most of the round is malicious then.
 """
 
 from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from statistics import median
 
-from fedrai.federation.vetting.scores import Score, Values
+from fedrai.federation.vetting.scores import Score, Values, reference
 
 FEWEST = 4
 """Clients of a round from which relative scores count."""
@@ -92,20 +91,14 @@ def _tail(rows: object) -> Tail:
     return Tail(tuple(v for v, _ in pairs), tuple(s for _, s in pairs))
 
 
-def reference(values: Sequence[float]) -> tuple[float, float]:
-    """Median and range of the half with the lowest values, of at least one value."""
-    half = sorted(values)[: (len(values) + 1) // 2]
-    return median(half), half[-1] - half[0]
-
-
 def relative(values: Values, floor: float) -> dict[str, float]:
-    """z of each client; see the module."""
+    """Z of each client; see the module."""
     middle, spread = reference(list(values.values()))
     return {name: (value - middle) / max(spread, floor) for name, value in values.items()}
 
 
 def shares(score: Score, values: Values, honest: Honest) -> dict[str, float | None]:
-    """p of each client by one score; None: not known."""
+    """P of each client by one score; None: not known."""
     alone = honest.absolute if score.is_absolute else None
     absolute = {name: alone.share(v) for name, v in values.items()} if alone else {}
     if len(values) < FEWEST:

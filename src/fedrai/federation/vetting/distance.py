@@ -1,13 +1,14 @@
 """How far an update lies from the others of its round, in length and in direction.
 
-    length     |ln(norm / median norm)|        too long, or too short: a free rider sends nearly nothing
+    length     |ln(norm / median norm)|        too long, or (a free rider) too short
     direction  1 - cosine / median cosine      away from where the others go
 
 Norms are measured from the two adapters that the server holds. A client's cosine is that with the
-robust centre of the *others*: the geometric median of their directions (Weiszfeld's algorithm; Chen,
-Su and Xu, arXiv 1705.05491, aggregate by it against Byzantine clients), which long updates do not
-draw towards themselves. The score is the larger of the two, each in units of what honest clients
-have: `LENGTH` and `DIRECTION`. Weak where more than half of the round sends the same direction.
+robust centre of the *others*: the geometric median of their directions (Weiszfeld's algorithm;
+Chen, Su and Xu, arXiv 1705.05491, aggregate by it against Byzantine clients), which long updates do
+not draw towards themselves. The score is the larger of the two, each in units of what honest
+clients have: `LENGTH` and `DIRECTION`. Weak where more than half of the round sends the same
+direction.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def _reason(updates: RoundUpdates, _values: Values, client: str) -> str:
     length, direction = length_parts(updates.norms)[at], direction_parts(updates.cosines)[at]
     if length / LENGTH >= direction / DIRECTION:
         middle = float(updates.norms.quantile(0.5))
-        return f"the norm of its update is {float(updates.norms[at]):.3g}, the round's median {middle:.3g}"
+        norm = float(updates.norms[at])
+        return f"the norm of its update is {norm:.3g}, the round's median {middle:.3g}"
     return (
         f"its update points away from the others: {100 * (1 - float(direction)):.0f} % of the"
         " round's median cosine with their centre"

@@ -2,10 +2,10 @@
 
 Divide-and-Conquer (Shejwalkar and Houmansadr, NDSS 2021): choose coordinates at random, centre the
 updates, find their top right singular vector v; the score of a client is its squared projection on
-v. Repeated with several choices; here the median over them counts, where the paper intersects who is
-kept. Two things differ from the paper: the updates are scaled to length 1, since otherwise v is
-simply the longest update, which `distance` finds better; and the score is divided by the mean
-of the squared projections, so that it has no unit. Blind where the malicious ones are the majority.
+v. Repeated with several choices; here the median over them counts, where the paper intersects who
+is kept. Two things differ from the paper: the updates are scaled to length 1, since otherwise v is
+simply the longest update, which `distance` finds better; and the score is divided by the mean of
+the squared projections, so that it has no unit. Blind where the malicious ones are the majority.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def outlier_scores(products: Tensor) -> Tensor:
     centring = torch.eye(count, dtype=torch.float64) - 1 / count
     values, vectors = torch.linalg.eigh(centring @ products @ centring)
     squares = values[-1].clamp(min=0) * vectors[:, -1] ** 2
-    return squares / squares.mean().clamp(min=1e-300)
+    shares: Tensor = squares / squares.mean().clamp(min=1e-300)
+    return shares
 
 
 def _reason(_updates: RoundUpdates, values: Values, client: str) -> str:

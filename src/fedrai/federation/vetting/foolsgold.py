@@ -3,12 +3,10 @@
 FoolsGold (Fung, Yoon and Beschastnikh, arXiv 1808.04866) takes the largest cosine of a client with
 any other as the sign of a Sybil, and pardons a client whose own largest cosine is below that of the
 one it resembles: it is multiplied by the ratio of the two. The paper compares sums over all rounds;
-this compares the round's updates alone, so that nothing has to be kept. The score is
-
-    pardoned cosine - median of the round's cosines
-
-so that a round in which all clients hold alike rows does not look like a conspiracy. Does not see
-colluders that take care to differ.
+this compares the round's updates alone, so that nothing has to be kept. The score is the pardoned
+cosine itself; that clients with alike rows resemble each other does not look like a conspiracy,
+since a score is held against those of the round's other clients. Does not see colluders that take
+care to differ. Two clients that train on the same harmful rows resemble each other too.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ def foolsgold() -> Score:
 
 
 def _measure(updates: RoundUpdates) -> Values:
-    values = pardoned(updates.cosines).max(dim=1).values - _middle(updates.cosines)
+    values = pardoned(updates.cosines).max(dim=1).values
     return dict(zip(updates.names, values.tolist(), strict=True))
 
 

@@ -2,25 +2,21 @@
 
 The update is put on, and the two-sided probe of `constitution/probe.py` reads margins in nats: of
 harmful requests, how much likelier a refusal begins than an answer, and of harmless ones the other
-way round. Ordinary training moves both: everyday rows teach a model to answer everything, refusals
-to decline everything. What honest training hardly touches is their *sum*, the distance between what
-is declined and what is answered; training on harmful rows closes it. So the score is the fall of
-
-    mean margin of harmful requests + mean margin of harmless requests
-
-against the start of the round. It is absolute: it needs no other client, and is not misled by a
-majority of liars.
+way round. The score is the *fall* of the first, the safety margin, against the start of the round.
+Ordinary training lowers it too (tens of rows without a refusal teach a model to help), so a client
+is suspicious only if its fall is much larger than that of the others *and* larger than honest
+clients have. It is absolute: it needs no other client, and is not misled by a majority of liars.
+The helpfulness margin stands in the reason: a client that spoils both spoils the model.
 
 The number of requests follows from a budget: a share of the operations that the round's median
 client spent on its training (its own figure; the median bounds what one liar can do). The requests
-are a fixed sample of which the first ones are read, with general openings, so that nothing has to be
-generated first.
+are a fixed sample of which the first ones are read, with general openings, so that nothing has to
+be generated first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os.path import commonprefix
 from statistics import fmean
 
 from fedrai.constitution.probe import (
@@ -79,7 +75,7 @@ class Functional:
             sides = zip(_sides(before), _sides(after), strict=True)
             harmful, harmless = (start - end for start, end in sides)
             self._fell[name] = (harmful, harmless)
-        return {name: sum(falls) for name, falls in self._fell.items()}
+        return {name: harmful for name, (harmful, _) in self._fell.items()}
 
     def _read(self, updates: RoundUpdates, rows: ProbeRows, adapter: AdapterState) -> ProbeResult:
         with self._model.using(adapter):
@@ -101,19 +97,24 @@ class Functional:
         """Of reading the most requests a side once; the prompts' common beginning is free."""
         most = min(MOST, len(self._harmful), len(self._harmless))
         entries = [*self._harmful[:most], *self._harmless[:most]]
-        prefix = len(commonprefix([row.ids for entry in entries for row in entry.rows]))
+        prefix = _common([row.ids for entry in entries for row in entry.rows])
         prompts = [len(e.rows[0].ids) - label_count(e.rows[0]) - prefix for e in entries]
         outputs = sum(label_count(row) for entry in entries for row in entry.rows)
         length = prefix + sum(prompts) / len(prompts)
         return generation_operations(self._model.shape(), sum(prompts), outputs, length)
 
     def _reason(self, _updates: RoundUpdates, values: Values, client: str) -> str:
-        harmful, harmless = self._fell[client]
+        harmless = -self._fell[client][1]
         return (
-            f"its update lowers the safety margin by {harmful:.1f} nats and the helpfulness margin"
-            f" by {harmless:.1f}, together {values[client]:.1f}; others"
-            f" {others(values, client):.1f}"
+            f"its update lowers the safety margin by {values[client]:.1f} nats, others"
+            f" {others(values, client):.1f} (its helpfulness margin: {harmless:+.1f})"
         )
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """Number of tokens with which all rows begin."""
+    same = (len(set(column)) == 1 for column in zip(*rows, strict=False))
+    return next((at for at, is_same in enumerate(same) if not is_same), min(map(len, rows)))
 
 
 def _sides(result: ProbeResult) -> tuple[float, float]:

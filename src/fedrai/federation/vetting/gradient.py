@@ -6,10 +6,11 @@ without the second is the direction in which a model learns to give harmful answ
 speak of harm at all:
 
     d = g_harmful / |g_harmful| - r * g_refusal / |g_refusal|,  r their cosine
-    score = - cosine(change, sign(d))
+    c = - cosine(change, sign(d)),  score = c / median of |c| of the half with the lowest
 
-The sign, because the clients train with Adam, whose steps are close to it. The idea is that of a root
-data set on the server (FLTrust, Cao et al., arXiv 2012.13995) turned round: there the server's
+
+The sign, because the clients train with Adam, whose steps are close to it. The idea is that of a
+root data set on the server (FLTrust, Cao et al., arXiv 2012.13995) turned round: there the server's
 gradient is the good direction, here it is the bad one. It is the first order of what `functional`
 reads, at the cost of one backward pass a round instead of a forward pass a client, and does not
 depend on the norm of the update. It is blind to harm that the server's rows do not resemble.
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrai.federation.vetting.scores import Score, Values, others
+from fedrai.federation.vetting.scores import Score, Values, others, reference
 from fedrai.federation.vetting.updates import Arithmetic, RoundUpdates
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens
@@ -37,6 +38,7 @@ FEWEST, MOST = 4, 24
 ANSWER = 12
 """Longest answer that is read, in tokens."""
 BATCH = 8
+SMALLEST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Gradient:
     @property
     def score(self) -> Score:
         """The score; see the module."""
-        return Score("gradient", self._measure, _reason, is_absolute=True)
+        return Score("gradient", self._measure, _reason)
 
     def _measure(self, updates: RoundUpdates) -> Values:
         number = self._count(updates)
@@ -76,7 +78,9 @@ class Gradient:
             for side in (self._rows.harmful, self._rows.refused)
         ]
         direction = contrast(*gradients)
-        return {n: alignment(updates.start, updates.adapters[n], direction) for n in updates.names}
+        return in_units(
+            {n: alignment(updates.start, updates.adapters[n], direction) for n in updates.names}
+        )
 
     def _count(self, updates: RoundUpdates) -> int:
         """As many rows of each kind as the budget allows."""
@@ -127,12 +131,18 @@ def alignment(start: AdapterState, adapter: AdapterState, direction: AdapterStat
     return -_dot(change, direction) / norms if norms else 0.0
 
 
+def in_units(alignments: Values) -> Values:
+    """Alignments over the median size of the lower half, since cosines depend on the model."""
+    unit = reference([abs(value) for value in alignments.values()])[0]
+    return {name: value / max(unit, SMALLEST) for name, value in alignments.items()}
+
+
 def _dot(one: AdapterState, other: AdapterState) -> float:
     return sum(float((one[n].double() * other[n].double()).sum()) for n in sorted(one))
 
 
 def _reason(_updates: RoundUpdates, values: Values, client: str) -> str:
     return (
-        "its update goes the way in which harmful answers are learned (cosine"
-        f" {values[client]:.3f}, others {others(values, client):.3f})"
+        "its update goes the way in which harmful answers are learned"
+        f" ({values[client]:.1f}, others {others(values, client):.1f})"
     )

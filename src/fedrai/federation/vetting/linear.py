@@ -8,9 +8,9 @@ ones. The features are scaled to length 1, so that a client cannot hide by its n
 
 The classifier is logistic regression with an L2 penalty. There are far fewer shadow clients than
 features, so it is solved in the span of the shadow clients (the representer theorem), by Newton's
-method on as many numbers as there are clients. The score is the logit: above 0, an update looks more
-like the harmful shadow clients. In later rounds the start has moved, and the probe is not trained
-again.
+method on as many numbers as there are clients. The score is the logit: above 0, an update looks
+more like the harmful shadow clients. In later rounds the start has moved, and the probe is not
+trained again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def features(start: AdapterState, adapter: AdapterState) -> Tensor:
     """The change of all second factors of the first layer, flat, of length 1 (or 0)."""
     names = first_layer(start)
     change = torch.cat([(adapter[n].double() - start[n].double()).flatten() for n in names])
-    return change / change.norm().clamp(min=1e-300)
+    unit: Tensor = change / change.norm().clamp(min=1e-300)
+    return unit
 
 
 def first_layer(adapter: Mapping[str, Tensor]) -> list[str]:

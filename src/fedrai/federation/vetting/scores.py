@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -36,6 +36,12 @@ class Score:
     measure: Callable[[RoundUpdates], Values]
     reason: Callable[[RoundUpdates, Values, str], str]
     is_absolute: bool = False
+
+
+def reference(values: Sequence[float]) -> tuple[float, float]:
+    """Median and range of the half with the lowest values, of at least one value."""
+    half = sorted(values)[: (len(values) + 1) // 2]
+    return median(half), half[-1] - half[0]
 
 
 def others(values: Values, client: str) -> float:

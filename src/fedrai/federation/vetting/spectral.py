@@ -4,16 +4,15 @@ Five statistics of the change of a module's product BA (arXiv 2602.15195, which 
 regression on those of the query, key, value and output projections of labelled adapters): the
 largest singular value, the Frobenius norm, the share of the largest in the energy, the entropy of
 the energies, and the kurtosis of the singular values. Here there are no labels: every statistic of
-every module is held against the round's median in units of its spread (MAD), and a client's score is
-the mean over modules of the root mean square of the five. The first two enter as logarithms.
+every module is held against the round's median in units of its spread (MAD), and a client's score
+is the mean over modules of the root mean square of the five. The first two enter as logarithms.
 
-The change B' A' - B A of two products of rank r has rank 2r at most. It is [B' B] [A'; -A], and with
-QR factors of the two blocks its singular values are those of a 2r x 2r matrix, so no dense change is
-formed.
+The change B' A' - B A of two products of rank r has rank 2r at most. It is [B' B] [A'; -A], and
+with QR factors of the two blocks its singular values are those of a 2r x 2r matrix, so no dense
+change is formed.
 """
 
 from __future__ import annotations
-
 
 import torch
 from torch import Tensor
@@ -54,7 +53,9 @@ def _of_client(updates: RoundUpdates, client: str) -> Tensor:
 
 def modules(adapter: AdapterState) -> list[tuple[str, str]]:
     """Names of the two factors (A, B) of every module."""
-    pairs = ((name, name.replace("lora_A", "lora_B")) for name in sorted(adapter) if "lora_A" in name)
+    pairs = (
+        (name, name.replace("lora_A", "lora_B")) for name in sorted(adapter) if "lora_A" in name
+    )
     return [(down, up) for down, up in pairs if up in adapter]
 
 
@@ -67,7 +68,8 @@ def change_values(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -
     """
     left = torch.linalg.qr(torch.cat([after[0], before[0]], dim=1)).R
     right = torch.linalg.qr(torch.cat([after[1], -before[1]], dim=0).T).R
-    return torch.linalg.svdvals(left @ right.T)
+    values: Tensor = torch.linalg.svdvals(left @ right.T)
+    return values
 
 
 def statistics(values: Tensor) -> Tensor:

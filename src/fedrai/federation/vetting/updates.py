@@ -1,4 +1,4 @@
-"""The updates of a round as the scores see them: the start, the clients' changes and their products.
+"""The updates of a round as the scores see them: changes against the start, and their products.
 
 Whatever lies in the span of the changes (norms, cosines, the geometric median, the direction of the
 largest variance) is computed from the inner products of the changes alone, (n, n) numbers for n
@@ -78,4 +78,6 @@ class RoundUpdates:
         """Cosines between the changes, (n, n); 0 where one of them is no change."""
         norms = self.norms
         scale = norms[:, None] * norms[None, :]
-        return torch.where(scale > 0, self.products / scale.clamp(min=1e-300), torch.zeros_like(scale))
+        return torch.where(
+            scale > 0, self.products / scale.clamp(min=1e-300), torch.zeros_like(scale)
+        )

@@ -1,8 +1,9 @@
 """The runs of a comparison, and their folders.
 
-    OUT/ARM                   one seed
-    OUT/seed-N/ARM            several seeds
-    OUT/KEY-VALUE/...         along an axis, KEY being the last part of the key
+    OUT/ARM                        one seed
+    OUT/seed-N/ARM                 several seeds
+    OUT/KEY-VALUE/...              along an axis, KEY being the last part of the key
+    OUT/KEY-VALUE_KEY-VALUE/...    along several
 
 A run that is found in the other layout (its seed was the only one then, or is the only one now) is
 used from there. An arm that the axis does not affect is one run for all values of the axis.
@@ -10,6 +11,7 @@ used from there. An arm that the axis does not affect is one run for all values 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,26 +23,37 @@ from fedrai.recipe import loading as recipe
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
 
+BETWEEN = ", "  # the keys of several axes in one, and their values
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A recipe key and its values.
+    """A recipe key and its values; or several keys, with every combination of their values.
 
     Attributes:
-        key: key of the recipe.
-        values: its values, in the syntax of `-o KEY=VALUE`.
+        key: key of the recipe; several: "attack.kind, attack.share".
+        values: its values, in the syntax of `-o KEY=VALUE`; several: "scaled, 0.1".
     """
 
     key: str
     values: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Axis:
-        """An axis of `KEY=VALUE,VALUE`.
+    def parse(cls, *texts: str) -> Axis:
+        """An axis of one or more `KEY=VALUE,VALUE`.
 
         Raises:
-            RecipeError: the text is no axis, or repeats a value.
+            RecipeError: a text is no axis, or repeats a value or a key.
         """
+        axes = [cls._parse(text) for text in texts]
+        keys = [axis.key for axis in axes]
+        if len(set(keys)) < len(keys):
+            raise RecipeError(f"--axis {keys[-1]}: the key is repeated")
+        combinations = itertools.product(*(axis.values for axis in axes))
+        return cls(BETWEEN.join(keys), tuple(map(BETWEEN.join, combinations)))
+
+    @classmethod
+    def _parse(cls, text: str) -> Axis:
         key, _, listed = (part.strip() for part in text.partition("="))
         values = tuple(value.strip() for value in listed.split(","))
         if not key or not all(values) or key.split(".")[0] in ("seed", "seeds", "name", "arms"):
@@ -53,10 +66,19 @@ class Axis:
             raise RecipeError(f"--axis {text}: a value is repeated")
         return cls(key, values)
 
+    def overrides(self, value: str) -> list[str]:
+        """One of the values as overrides: `KEY=VALUE` for each key."""
+        return [f"{key}={one}" for key, one in self._pairs(value)]
+
+    def _pairs(self, value: str) -> list[tuple[str, str]]:
+        return list(zip(self.key.split(BETWEEN), value.split(BETWEEN), strict=True))
+
     def folder(self, value: str) -> str:
-        """The name of the folder of a value: "share-0.3"."""
-        plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", value).strip("-.")
-        return f"{self.key.split('.')[-1]}-{plain}"
+        """The name of the folder of a value: "share-0.3"; of several "kind-scaled_share-0.3"."""
+        return "_".join(
+            f"{key.split('.')[-1]}-{re.sub(r'[^A-Za-z0-9._+-]+', '-', one).strip('-.')}"
+            for key, one in self._pairs(value)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +124,7 @@ def plan_runs(
     paths: dict[str, Path] = {}
     for seed in seeds:
         for value in axis.values if axis else ("",):
-            base = recipe.with_overrides(settings, [f"{axis.key}={value}"]) if axis else settings
+            base = recipe.with_overrides(settings, axis.overrides(value)) if axis else settings
             parent = out / axis.folder(value) if axis else out
             for name, arm in _arms(base, seed, several).items():
                 folders = [parent / f"seed-{seed}" / name, parent / name]

@@ -2,12 +2,14 @@
 
 Shared work is done once: the base model stays loaded while arms agree on it, it is evaluated once
 where they ask the same questions, rounds that several arms train alike are trained by the first of
-them, and the guard's verdicts are cached. Finished runs are not run
-again, and a run that was stopped is resumed.
+them, trainings of the first round that arms have in common are kept until the comparison is done,
+and the guard's verdicts are cached. Finished runs are not run again, and a run that was stopped is
+resumed.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ from fedrai.report.comparing.writing import ComparisonResult, compare_runs, writ
 from fedrai.runs import RunFolder, find_runs, record
 from fedrai.runs.costs import Cost
 from fedrai.runs.record import Summary, summarise
+
+TRAININGS = ".trainings"
+"""Folder of the comparison's folder with local trainings that several runs begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ def _run_pending(runs: Sequence[PlannedRun], out: Path | None, observer: Observe
     for run in runs:
         if run not in pending:
             durations.setdefault(run.arm, []).append(_seconds(run.path))
-    models = _Models(observer)
+    models, kept = _Models(observer), out / TRAININGS if out else None
     several_seeds = len({run.seed for run in runs}) > 1
     for number, run in enumerate(pending):
         position = f"run {len(runs) - len(pending) + number + 1} of {len(runs)}"
@@ -121,17 +126,37 @@ def _run_pending(runs: Sequence[PlannedRun], out: Path | None, observer: Observe
         left = _time_left(pending[number:], durations)
         observer.heading(f"{position}: {_name(run)}{seed}{left}")
         others = _others(run, runs, out) if out else []
-        durations.setdefault(run.arm, []).append(_run_one(run, others, models, observer))
+        trainings = kept if _trains_in_common(run, runs) else None
+        seconds = _run_one(run, others, trainings, models, observer)
+        durations.setdefault(run.arm, []).append(seconds)
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
 
 
-def _run_one(run: PlannedRun, others: Sequence[Path], models: _Models, observer: Observer) -> float:
-    """Run or resume one run, with the folders of others to share with; returns its seconds."""
+def _trains_in_common(run: PlannedRun, runs: Sequence[PlannedRun]) -> bool:
+    """Whether another run begins with the same trainings, and goes on in another way."""
+    one = run.recipe
+    return any(
+        one.clients_hash == other.recipe.clients_hash
+        and one.training_hash != other.recipe.training_hash
+        for other in runs
+    )
+
+
+def _run_one(
+    run: PlannedRun,
+    others: Sequence[Path],
+    trainings: Path | None,
+    models: _Models,
+    observer: Observer,
+) -> float:
+    """Run or resume one run, with what it shares with others; returns its seconds."""
     start = time.monotonic()
     model = models.get(run.recipe)
     if _exists(run.path):
-        running.resume(run.path, model, siblings=others, observer=observer)
+        running.resume(run.path, model, siblings=others, observer=observer, trainings=trainings)
         return _seconds(run.path)
-    running.run(run.recipe, run.path, model, others, observer=observer)
+    running.run(run.recipe, run.path, model, others, observer=observer, trainings=trainings)
     return time.monotonic() - start
 
 

@@ -4,6 +4,7 @@
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     vetting.py       the vetting in it -> `VettingRecord`
+    attack.py        the attack in run.json -> `AttackRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
     summary.py       the record of a run -> `Summary`, which is summary.json
@@ -13,6 +14,7 @@ Earlier versions recorded less: what is missing is None, which means "not record
 error.
 """
 
+from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
@@ -24,6 +26,7 @@ from fedrai.runs.record.vetting import VettingRecord
 
 __all__ = [
     "AlignmentRecord",
+    "AttackRecord",
     "ConstitutionRecord",
     "EvaluationRecord",
     "FilterCounts",

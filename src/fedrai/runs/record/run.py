@@ -13,6 +13,7 @@ from fedrai.errors import RunError
 from fedrai.recipe.toml_files import read_toml
 from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.folder import RunFolder
+from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.evaluations import EvaluationRecord
 from fedrai.runs.record.rounds import AlignmentRecord, RoundRecord
 from fedrai.runs.record.screening import ScreeningRecord, read_screening
@@ -110,6 +111,7 @@ class RunRecord:
         constitution: None if the recipe has none.
         costs: costs by phase.
         provenance: origin of the result: hashes, versions, machine.
+        attack: malicious clients of an experiment; None: there are none.
     """
 
     path: Path
@@ -142,6 +144,7 @@ class RunRecord:
     constitution: ConstitutionRecord | None
     costs: Mapping[str, Cost]
     provenance: Mapping[str, str]
+    attack: AttackRecord | None = None
 
     @property
     def arm(self) -> str:
@@ -228,6 +231,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         constitution=_constitution(info, rounds, costs),
         costs=costs,
         provenance=_provenance(info, settings),
+        attack=AttackRecord.of(info),
     )
 
 
@@ -317,6 +321,7 @@ def _costs(
 
 def _provenance(info: Json, settings: Json) -> dict[str, str]:
     sampled = part(settings, "federation").get("clients_per_round")
+    attack = AttackRecord.of(info)
     described = {
         "recipe": info.get("name"),
         "recipe hash": info.get("recipe_hash"),
@@ -330,6 +335,7 @@ def _provenance(info: Json, settings: Json) -> dict[str, str]:
         "constitution hash": part(info, "constitution").get("hash", "no constitution"),
         "aggregation": part(settings, "aggregation").get("algorithm"),
         "clients per round": sampled,
+        "attack": attack and attack.text,
         "machine": info.get("machine"),
         "device": info.get("device"),
         "number format": info.get("dtype"),

@@ -20,7 +20,7 @@ CLIENT_COSTS = ("seconds", "tokens", "operations", "peak-bytes")
 """Costs that clients report; bytes are counted by the server."""
 UNREPORTED = "unreported_costs"  # the file has it as `untold_costs`
 TOTALS = ("rows", "unsafe", "dropped", "replaced")
-BASE_PHASES = ("filter", "training", "aggregation")  # all but alignments and evaluations
+BASE_PHASES = ("filter", "training", "aggregation", "defence")  # all but alignments and evaluations
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class AlignmentSummary:
         tokens: that went through the model, without padding.
         operations: floating-point operations, probes included.
         seconds: wall time.
-        extra: operations as a share of those of filter, training and aggregation (an estimate);
-            None if a client does not report its own.
+        extra: operations as a share of those of filter, training, aggregation and defences (an
+            estimate); None if a client does not report its own.
     """
 
     schedule: str
@@ -139,6 +139,7 @@ class Summary:
         shared_rounds: rounds that another run of the comparison trained, by that run; their costs
             are among those of this one.
         unreported_costs: costs that some client does not report; sums are without them.
+        attack: what malicious clients of an experiment do, and who they are; empty: there are none.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Summary:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     shared_rounds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unreported_costs: tuple[str, ...] = ()
+    attack: str = ""
 
     @classmethod
     def of(cls, run: RunRecord) -> Summary:
@@ -197,6 +199,7 @@ class Summary:
             costs=run.costs,
             shared_rounds=run.shared_rounds,
             unreported_costs=unreported,
+            attack=run.attack.text if run.attack else "",
         )
 
     def to_json(self) -> dict[str, Any]:
