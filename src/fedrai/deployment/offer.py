@@ -93,6 +93,8 @@ def _check_separable(recipe: Recipe) -> None:
             recipe.filter.mode != "off" and recipe.filter.on_guard_failure == "continue",
         "filter.refusals is a file of this machine, which the nodes do not have":
             bool(recipe.filter.refusals),
+        f"defence.method: {', '.join(recipe.defence.on_clients)} works in the clients' training,"
+        " with the start or rows that an offer does not hold": bool(recipe.defence.on_clients),
     }  # fmt: skip
     for problem, applies in problems.items():
         if applies:
