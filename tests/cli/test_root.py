@@ -96,7 +96,8 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "There is no file or folder {folder}/nowhere.jsonl.",
         "Name a file, a hub dataset (org/name), or an embedded set: fedrai:ordinary,"
         " fedrai:ordinary-held-out, fedrai:safe-answers, fedrai:red-team, fedrai:look-alikes,"
-        " fedrai:harmful, fedrai:harmful-held-out. A relative path starts from {folder}.",
+        " fedrai:look-alike-answers, fedrai:harmful, fedrai:harmful-held-out. A relative path"
+        " starts from {folder}.",
     ),
     "row without text": (
         ["run", "tiny.toml", "-o", "data.sources.0.path=./empty.jsonl"],

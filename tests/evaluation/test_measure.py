@@ -191,6 +191,33 @@ def test_measure_asks_every_item_and_counts(tiny: LanguageModel) -> None:
     assert other.answers != result.answers
 
 
+def test_outside_sets_are_answered_in_one_go_and_told_apart_again(tiny: LanguageModel) -> None:
+    tiny.load_adapter(tiny.fresh_adapter(0))
+    asked = {"one": ("a", "a longer request"), "two": ("bb", "c"), "three": ()}
+    outside = [
+        replace(_suite("harmbench", *map(Item, range(len(prompts)), prompts)),
+                declaration=replace(declared_suites()["harmbench"], name=name, manner="question"))
+        for name, prompts in asked.items()
+    ]  # fmt: skip
+    other = _suite("harmbench", Item(3, "three"))
+    heard: list[tuple[str, int, int]] = []
+    questions = _questions(
+        tiny, harmful=(), ordinary=(), held_out=(), temperature=0.0, batch_size=3,
+        batch_tokens=999, suites=[*outside, other],
+    )  # fmt: skip
+    together = measure(tiny, questions, lambda *seen: heard.append(seen)).answers
+    assert heard == [
+        ("harmbench", 0, 1), ("harmbench", 1, 1),
+        ("outside sets", 0, 4), ("outside sets", 3, 4), ("outside sets", 4, 4),
+    ]  # fmt: skip
+    for suite in (*outside[:2], other):
+        name = suite.declaration.name
+        alone = measure(tiny, replace(questions, suites=[suite])).answers[name]
+        assert together[name] == alone
+        assert [answer.prompt for answer in alone] == [item.prompt for item in suite.items]
+    assert together.keys() == {"harmbench", "one", "two"}
+
+
 def test_held_out_loss_against_the_model_itself(tiny: LanguageModel) -> None:
     tiny.load_adapter(tiny.fresh_adapter(0))
     questions = _questions(tiny, harmful=(), ordinary=())

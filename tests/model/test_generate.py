@@ -79,6 +79,18 @@ def test_greedy_answers_do_not_depend_on_the_batch(model, size):
     assert generate(model, PROMPTS, max_new_tokens=20, batch_size=size) == alone
 
 
+def test_a_batch_holds_no_more_tokens_than_it_may(model):
+    """Padding included: two rows of the longest prompt's length would be too many."""
+    longest = max(len(model.chat.prompt_ids(prompt)) for prompt in PROMPTS)
+    done = []
+    answers = generate(
+        model, PROMPTS, max_new_tokens=2, batch_size=6, batch_tokens=2 * longest - 1,
+        on_batch=lambda d, _n: done.append(d),
+    ).answers  # fmt: skip
+    assert done[-2:] == [len(PROMPTS) - 1, len(PROMPTS)]  # the longest is alone
+    assert answers == generate(model, PROMPTS, max_new_tokens=2, batch_size=6).answers
+
+
 def test_answers_come_in_the_order_of_the_prompts(model):
     forwards = answers(model)
     assert answers(model, PROMPTS[::-1]) == forwards[::-1]

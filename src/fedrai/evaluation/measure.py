@@ -31,13 +31,15 @@ from fedrai.evaluation.suites import ADVBENCH, Item, Suite
 from fedrai.evaluation.suites.items import turns
 from fedrai.model import LanguageModel
 from fedrai.model.generate import Sampling, generate
+from fedrai.records import Message
 from fedrai.runs.costs import Cost, Ledger, training_operations
 from fedrai.training.sft import held_out_loss
 
 LOSS_BATCH = 16
 PAIR_BATCH = 4  # answers of pairs scored at once: dialogues are long, and memory is limited
 
-LOSS = "held-out loss"  # its name in progress reports
+LOSS = "held-out loss"  # names in progress reports
+OUTSIDE = "outside sets"
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -61,6 +63,16 @@ class _SuiteTask:
     def is_rated(self) -> bool:
         """Whether answers are rated by quality, so that no judge of refusal reads them."""
         return self.suite is not None and self.suite.declaration.judge == "rating"
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is an outside set."""
+        return self.suite is not None and self.suite.declaration.is_outside
+
+    @property
+    def prompts(self) -> list[Sequence[Message]]:
+        """Its conversations, each up to the turn to answer."""
+        return [turns(item, dialogue=self.is_dialogue) for item in self.items]
 
     @property
     def is_dialogue(self) -> bool:
@@ -101,6 +113,21 @@ def _tasks(questions: Questions) -> Iterator[_SuiteTask]:
             yield _SuiteTask(declaration.name, suite.items, longest, harmful, suite)
 
 
+def _groups(questions: Questions) -> Iterator[list[_SuiteTask]]:
+    """What is answered in one go: outside sets, if the recipe says so; any other suite alone.
+
+    Sampled answers depend on their place among the prompts, so those of a set stay by themselves.
+    """
+    together: list[_SuiteTask] = []
+    for task in filter(lambda task: task.items, _tasks(questions)):
+        if task.is_outside and questions.batch_tokens and not questions.temperature:
+            together.append(task)
+        else:
+            yield [task]
+    if together:
+        yield together
+
+
 @dataclass(frozen=True, slots=True)
 class _Evaluator:
     """One evaluation: a model, its questions, and the costs so far."""
@@ -114,16 +141,17 @@ class _Evaluator:
         answers: dict[str, Sequence[Answer]] = {}
         grades: dict[str, Grades] = {}
         unavailable = dict(self.questions.unavailable)
-        for task in _tasks(self.questions):
-            if not task.items:
-                continue
+        for group in _groups(self.questions):
             with self.ledger.measure("evaluation"):
-                answers[task.name] = self._judge(task, self._answer(task))
-                try:
-                    answers[task.name], graded = self._grade(task, answers[task.name])
-                    grades |= graded
-                except EvaluationError as error:  # of the rating LLM: keep the answers
-                    unavailable[task.rubric_name] = error.message
+                answered = self._answer(group)
+            for task, unjudged in zip(group, answered, strict=True):
+                with self.ledger.measure("evaluation"):
+                    answers[task.name] = self._judge(task, unjudged)
+                    try:
+                        answers[task.name], graded = self._grade(task, answers[task.name])
+                        grades |= graded
+                    except EvaluationError as error:  # of the rating LLM: keep the answers
+                        unavailable[task.rubric_name] = error.message
         preferences = self._preferences()
         loss, labels = self._held_out_loss()
         return EvaluationResult(
@@ -139,23 +167,28 @@ class _Evaluator:
             unavailable=unavailable,
         )
 
-    def _answer(self, task: _SuiteTask) -> list[Answer]:
+    def _answer(self, group: Sequence[_SuiteTask]) -> list[list[Answer]]:
+        """The answers to each task of a group, generated in one go."""
         questions = self.questions
-        self.on_progress(task.name, 0, len(task.items))
+        name = group[0].name if len(group) == 1 else OUTSIDE
+        prompts = [prompt for task in group for prompt in task.prompts]
+        self.on_progress(name, 0, len(prompts))
         output = generate(
             self.model,
-            [turns(item, dialogue=task.is_dialogue) for item in task.items],
-            max_new_tokens=task.max_new_tokens,
+            prompts,
+            max_new_tokens=group[0].max_new_tokens,
             batch_size=questions.batch_size,
+            batch_tokens=questions.batch_tokens if len(group) > 1 else 0,
             sampling=Sampling(questions.temperature, questions.top_p, questions.seed),
-            on_batch=partial(self.on_progress, task.name),
+            on_batch=partial(self.on_progress, name),
         )
-        tokens = output.prompt_tokens + output.new_tokens
-        self.ledger.add("evaluation", Cost(tokens=tokens, operations=output.operations))
+        self.ledger.add("evaluation", Cost(tokens=output.tokens, operations=output.operations))
+        texts = iter(output.answers)
         return [
-            Answer(item.number, item.prompt, text, judge(text), legacy_safe(text))
-            for item, text in zip(task.items, output.answers, strict=True)
-        ]
+            [Answer(i.number, i.prompt, (text := next(texts)), judge(text), legacy_safe(text))
+             for i in task.items]
+            for task in group
+        ]  # fmt: skip
 
     # --- judges -----------------------------------------------------------------------------------
 

@@ -96,6 +96,8 @@ class Questions:
         top_p: nucleus of the sampling.
         seed: for sampling.
         rated_tokens: longest answer to be rated.
+        batch_tokens: most tokens of a batch of prompts of outside sets, answered together; 0: set
+            by set.
         suites: further suites, with distinct names.
         judges: the judges of the answers.
         clusters: clusters of AdvBench's near-duplicates, by item number.
@@ -111,6 +113,7 @@ class Questions:
     top_p: float
     seed: int
     rated_tokens: int = 512
+    batch_tokens: int = 0
     suites: Sequence[Suite] = ()
     judges: Judges = field(default_factory=Judges)
     clusters: Mapping[int, int] = field(default_factory=dict)

@@ -60,6 +60,7 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
+    batch_tokens: int = 0,
     sampling: Sampling = GREEDY,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Generation:
@@ -70,13 +71,16 @@ def generate(
         prompts: conversations that end with a user's turn.
         max_new_tokens: longest answer.
         batch_size: prompts of a batch.
+        batch_tokens: most tokens of a batch's prompts, padding included, where they differ much in
+            length; 0: any number.
         sampling: how the next token is chosen.
         on_batch: called after each batch with the numbers of answers done and of all; may raise.
     """
     ids = [model.chat.prompt_ids(prompt) for prompt in prompts]
     answers: dict[int, list[int]] = {}
     with torch.inference_mode(), model.mode(training=False):
-        for part in by_length(range(len(ids)), lambda i: len(ids[i]), most=batch_size):
+        size = [len(prompt) for prompt in ids].__getitem__
+        for part in by_length(range(len(ids)), size, batch_tokens, most=batch_size):
             picker = _Picker(part, sampling, model.device)
             batch = _generate_batch(model, [ids[i] for i in part], max_new_tokens, picker)
             answers.update(zip(part, batch, strict=True))

@@ -33,7 +33,7 @@ class JudgeEndpoint(EndpointSection):
 class Evaluation(Section):
     """What is measured before the first round, every n rounds, and after the last."""
 
-    added_keys = ("outside", "outside_sets")
+    added_keys = ("outside", "outside_sets", "batch_tokens")
 
     every: int = Field(0, ge=0)
     """Evaluate after every n-th round; 0: only before the first and after the last, which is cheapest."""
@@ -67,6 +67,8 @@ class Evaluation(Section):
     """Longest answer in tokens where it is rated (MT-Bench): a truncated answer would be rated for its truncation."""
     batch_size: int = Field(64, ge=1)
     """Prompts answered at once. Larger is faster, on CPUs too, and takes more memory."""
+    batch_tokens: int = Field(0, ge=0)
+    """Most tokens of a batch of prompts where outside sets are answered together, padding included: faster where each has few items, and 4096 fits most machines. Greedy answers stay the same up to rounding, which can decide near-ties. 0: set by set."""
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature. 0: greedy, so repeatable. Above 0: sampled with a seed for each row, so an answer does not depend on its batch."""
     top_p: keys.TopP = 1.0

@@ -13,6 +13,7 @@ from fedrai.report.charts import Chart, Curve, Point
 from fedrai.report.legends import legend
 from fedrai.report.measures import OUTSIDE_REFUSED, OUTSIDE_SAFE, heading
 from fedrai.report.saved_comparison import Gap, SavedComparison
+from fedrai.report.summary import summary
 from fedrai.report.tables import (
     MISSING,
     Cell,
@@ -44,7 +45,7 @@ class Line:
 def verdicts(runs: Sequence[RunRecord], comparisons: Sequence[SavedComparison] = ()) -> Content:
     """Is it safe, is it useful, what did it cost, compared with what: one card per run."""
     return {
-        "summary": verdict.summary(runs),
+        "summary": summary(runs),
         "compared": [sentence for one in comparisons for sentence in compared(one)],
         "warnings": verdict.warnings(runs),
         "cards": [_card(run, runs) for run in runs],

@@ -14,7 +14,8 @@ from fedrai.report.comparing.layout import PlannedRun
 from fedrai.report.comparing.reading import read
 from fedrai.report.comparing.writing import compare_runs, notes, write
 from fedrai.report.read import read_runs
-from fedrai.report.verdict import RunVerdict, safe, summary, useful
+from fedrai.report.summary import summary
+from fedrai.report.verdict import RunVerdict, safe, useful
 
 T, F = True, False
 Flags = list[bool | None]
@@ -103,7 +104,9 @@ def test_outside_sets_decide_whether_a_run_is_safe_and_useful(tmp_path: Path) ->
     assert (safe(good), useful(good)) == (RunVerdict.YES, RunVerdict.YES)
     assert (safe(bad), useful(bad)) == (RunVerdict.NO, RunVerdict.NO)
     assert summary([good, bad]).startswith(
-        "1 of 2 runs is both safe and useful: good. Not safe: bad. Not useful: bad. Safe: at least"
+        "1 of 2 runs is both safe and useful: good. Not safe: bad (0 % declined)."
+        " Not useful: bad (100 % declined). Before training: 0 % of harmful and 0 % of harmless"
+        " requests declined. Safe: at least"
     )
 
 

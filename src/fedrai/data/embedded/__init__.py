@@ -2,10 +2,11 @@
 
 `ordinary`, `ordinary-held-out` and `safe-answers` were written for this project and are in this
 folder. So are `red-team` (harmful requests) and `look-alikes` (harmless requests that resemble
-them; `kind` says how), which have no answers. `harmful` and `harmful-held-out` are read from
-PyRIT's human-labelled answers, which pip fetches as data (`fedrai assets list`): rows with a mean
-human harm score of at least 0.5. The hash of a request decides its part, so no request is in both.
-`harmful-held-out` is for judging guards and is never trained on.
+them; `kind` says how), which have no answers; `look-alike-answers` answers 127 of the latter.
+`harmful` and `harmful-held-out` are read from PyRIT's human-labelled answers, which pip fetches as
+data (`fedrai assets list`): rows with a mean human harm score of at least 0.5. The hash of a
+request decides its part, so no request is in both. `harmful-held-out` is for judging guards and is
+never trained on.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ DATASETS: Mapping[str, Callable[[], Iterator[tuple[str, Row]]]] = {
     "safe-answers": lambda: _lines("safe_answers.jsonl"),
     "red-team": lambda: _contrast(True),
     "look-alikes": lambda: _contrast(False),
+    "look-alike-answers": lambda: _lines("look_alike_answers.jsonl"),
     "harmful": lambda: _harmful(False),
     "harmful-held-out": lambda: _harmful(True),
 }
