@@ -19,6 +19,7 @@ from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
+from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
@@ -101,7 +102,7 @@ class Training(Section):
     local_steps: int = Field(10, ge=1)
     """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
     local_epochs: float = Field(0, ge=0, le=1000)
-    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts."""
+    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts; an override of `local_steps` sets it to 0."""
     batch_size: int = Field(16, ge=1)
     """Rows of an optimiser step."""
     micro_batch_size: int = Field(0, ge=0)
@@ -174,7 +175,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack")
+    added_keys = ("defence", "attack", "vetting")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -195,6 +196,8 @@ class Recipe(Section):
     """Clients and rounds."""
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
+    vetting: Vetting = Vetting()
+    """The server's look at every update before it is aggregated."""
     defence: Defence = Defence()
     """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
     attack: Attack = Attack()
@@ -219,9 +222,17 @@ class Recipe(Section):
         self._check_labels()
         self._check_alignment()
         self._check_defence()
+        self._check_vetting()
         self._check_harm()
         self._check_attack()
         return self
+
+    def _check_vetting(self) -> None:
+        if self.vetting.action != "off" and self.federation.mode != "federated":
+            raise ValueError(
+                "vetting.action: there are no updates of several clients to compare with"
+                f' federation.mode = "{self.federation.mode}"'
+            )
 
     def _check_sources(self) -> None:
         files = self.data.partition.scheme == "files"

@@ -26,6 +26,7 @@ from fedrai.report.saved_comparison import SavedComparison
 from fedrai.report.svg import printable
 from fedrai.report.tables import MISSING
 from fedrai.report.transcripts import LIMIT, Transcripts
+from fedrai.report.vetting import vettings
 from fedrai.runs.record import RunRecord
 
 
@@ -88,6 +89,7 @@ def _sections(
         PageSection("rows", "What clients hold", "Rows", clients.holdings(runs)),
         PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
         PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
+        PageSection("vetting", "Vetting of updates", "Vetting", vettings(runs)),
         PageSection("defences", "Defences", "Defences", defences(runs)),
         PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),
         PageSection("cost", "Cost", "Cost", costs(runs)),

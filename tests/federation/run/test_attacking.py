@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from commands import commands
-from driver import fill_cache, outcome, run_cases, write_recipe
+from driver import fill_cache, outcome, run_cases, write_recipe, write_rows
 
 # isort: split
 from fedrai import recipe
@@ -107,6 +107,18 @@ def test_honest_clients_do_as_without_an_attack(folder: Path) -> None:
     assert record.read(plain).attack is None
 
 
+def test_malicious_clients_leave_a_defence_out_of_their_training(folder: Path) -> None:
+    attack = ("attack.kind=scaled", "attack.share=0.3", "federation.norm_cap=0")
+    bare = run("bare", *attack)
+    safe = f"defence.lisa.rows={folder / 'held_out.jsonl'}"
+    defended = run("defended", *attack, "defence.method=lisa", safe)
+    norms = [updates(made)["update_norms"] for made in (bare, defended)]
+    assert [client for client in norms[0] if norms[0][client] == norms[1][client]] == (
+        bare.info["malicious_clients"]
+    )
+    assert "norm_capped" not in updates(bare)  # 0: no limit
+
+
 def test_no_malicious_client_is_no_attack_to_the_bit(folder: Path) -> None:
     none = run("none", "attack.kind=scaled", "attack.share=0", small=False)
     plain = run("all-honest", small=False)
@@ -123,6 +135,34 @@ def test_an_attack_that_begins_later_is_honest_before_to_the_bit(folder: Path) -
     same = [(late.path / f).read_bytes() == (plain.path / f).read_bytes() for f in files]
     assert same == [True, True, False]
     assert "from round 3" in record.read(late).provenance["attack"]
+
+
+def test_clients_with_a_file_each(folder: Path) -> None:
+    """Their sources say how files are read; the harmful one is for malicious clients."""
+    (folder / "sites").mkdir(exist_ok=True)
+    for site, count in (("east", 3), ("north", 4), ("west", 14)):
+        write_rows(folder / "sites" / f"{site}.jsonl", count)
+    pattern = str(folder / "sites" / "*.jsonl")
+    prepared = local.prepare(
+        load("data.partition.scheme=files", f"data.partition.files={pattern}",
+             "attack.kind=harmful-rows", "attack.share=0.5")
+    )  # fmt: skip
+    assert prepared.malicious is not None
+    (name,) = prepared.malicious.rows  # half of three, rounded down
+    held = {"east": 3, "north": 4, "west": 14}
+    assert prepared.info()["held_rows"] == {site: {"rows": n} for site, n in held.items()}
+    assert prepared.harmful == {site: n * (site == name) for site, n in held.items()}
+
+
+def test_a_malicious_client_with_more_rows_than_there_are_harmful_ones(folder: Path) -> None:
+    malicious = local.prepare(
+        load("attack.kind=harmful-rows", "federation.clients=1", "federation.min_clients=1")
+    ).malicious
+    assert malicious is not None
+    rows = malicious.rows["client-01"]
+    assert len(rows) == malicious.held["client-01"] == 25
+    assert len({row.ids for row in rows}) == 12
+    assert rows[:12] == rows[12:24]
 
 
 # --- one command, and resuming --------------------------------------------------------------------

@@ -3,6 +3,7 @@
     run.py           a run folder -> `RunRecord`, which has all the others
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
+    vetting.py       the vetting in it -> `VettingRecord`
     attack.py        the attack in run.json -> `AttackRecord`
     defence.py       what defences did in a round -> `DefenceRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
@@ -23,6 +24,7 @@ from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_o
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 from fedrai.runs.record.summary import Summary, summarise, write_summary
 from fedrai.runs.record.values import shared_rounds_text, skipped_rows_text
+from fedrai.runs.record.vetting import VettingRecord
 
 __all__ = [
     "AlignmentRecord",
@@ -41,6 +43,7 @@ __all__ = [
     "Score",
     "ScreeningRecord",
     "Summary",
+    "VettingRecord",
     "read",
     "recipe_of",
     "shared_rounds_text",

@@ -19,6 +19,7 @@ from fedrai.runs.record.values import (
     part,
     word,
 )
+from fedrai.runs.record.vetting import VettingRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ class RoundRecord:
         costs: costs by phase.
         shared_from: the run of the comparison that trained the round, as seen from the folder that
             holds this run; empty: this run did.
+        vetting: None if the recipe has none.
         defences: what each defence on the server did.
     """
 
@@ -161,6 +163,7 @@ class RoundRecord:
     alignment: AlignmentRecord | None
     costs: Mapping[str, Cost]
     shared_from: str = ""
+    vetting: VettingRecord | None = None
     defences: tuple[DefenceRecord, ...] = ()
 
     @property
@@ -191,6 +194,7 @@ class RoundRecord:
             else None,
             as_costs(body.get("costs")),
             word(body, "shared_from"),
+            VettingRecord.from_json(part(body, "vetting")),
             DefenceRecord.all_of(body),
         )
 
