@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -17,7 +18,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
-from fedrai.federation import protocol
+from fedrai.federation import protocol, variates
+from fedrai.federation.aggregation import scaffold
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
 from fedrai.model import AdapterState, LanguageModel
@@ -71,6 +73,7 @@ def build_app(
     rounds: int,
     training: Train | None = None,
     act: Act | None = None,
+    variates: Callable[[str], Path] | None = None,
 ) -> ClientApp:
     """The ClientApp of a site.
 
@@ -80,9 +83,10 @@ def build_app(
         rounds: number of rounds; tasks of later rounds are refused.
         training: carries out a local training; None: `training.sft.train`.
         act: replies of malicious clients, for experiments; None: all clients are honest.
+        variates: the folder of a client's control variates; None: the rule has none.
     """
     app = ClientApp()
-    handler = _Handler(site, settings_for, rounds, training or train, act)
+    handler = _Handler(site, settings_for, rounds, training or train, act, variates)
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
@@ -131,37 +135,92 @@ class _Handler:
     rounds: int
     training: Train
     act: Act | None
+    variates: Callable[[str], Path] | None
 
     def reply(self, client: str, message: Message) -> RecordDict:
         """The content of a client's reply."""
-        site = self.site
-        task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
+        site, shapes = self.site, protocol.shapes_of(self.site.model.parameters)
+        task = protocol.unpack_task(message.content, shapes, self.variates is not None)
         if not 1 <= task.round <= self.rounds:
             raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
-        train_on = partial(self._train, client, task)
+        own = self._variate(client, task)
+        train_on = partial(self._train, client, task, own)
         reply = self.act(client, task, train_on) if self.act is not None else None
         adapter, numbers = reply or train_on(site.rows(client), site.seed(task.round, client))
+        self._keep_variate(client, task, own, adapter, int(numbers[WEIGHT]))
         return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
 
-    def _train(self, client: str, task: protocol.Task, rows: Sequence[Tokens], seed: int) -> Reply:
-        """Train from the task's adapter.
+    def _train(
+        self,
+        client: str,
+        task: protocol.Task,
+        own: AdapterState | None,
+        rows: Sequence[Tokens],
+        seed: int,
+    ) -> Reply:
+        """Train from the task's adapter, with the client's own control variate if it has one.
 
         Raises:
             RefusedTaskError: there are no rows.
         """
         if not rows:
             raise RefusedTaskError(Reason.NO_ROWS)
-        settings = self.settings_for(len(rows))
+        settings = self._settings(task, len(rows))
+        if task.variate is not None and own is not None:
+            settings = replace(settings, correction=scaffold.correction(task.variate, own))
         costs.reset_peak()
         adapter, result = self.training(
             self.site.model,
             task.adapter,
             rows,
-            replace(settings, first_step=(task.round - 1) * settings.steps),
+            settings,
             seed=seed,
             on_step=lambda step: self.site.on_step(client, step),
         )
         return adapter, _metrics(len(rows), result)
+
+    def _settings(self, task: protocol.Task, rows: int) -> SftSettings:
+        """The settings of a round's local training of a client with so many rows."""
+        settings = self.settings_for(rows)
+        return replace(settings, first_step=(task.round - 1) * settings.steps)
+
+    def _variate(self, client: str, task: protocol.Task) -> AdapterState | None:
+        """The client's control variate; None: the rule has none.
+
+        Raises:
+            RefusedTaskError: it is lost.
+        """
+        if self.variates is None:
+            return None
+        shapes = protocol.shapes_of(task.adapter)
+        own = variates.read(self.variates(client), task.counted, shapes)
+        if own is None:
+            raise RefusedTaskError(Reason.VARIATE_LOST)
+        return own
+
+    def _keep_variate(
+        self,
+        client: str,
+        task: protocol.Task,
+        own: AdapterState | None,
+        sent: AdapterState,
+        rows: int,
+    ) -> None:
+        """Keep the client's control variate after a round in which it sends an adapter.
+
+        Args:
+            client: its name.
+            task: the round's.
+            own: its variate before; None: the rule has none.
+            sent: the adapter.
+            rows: the number that it states.
+        """
+        if self.variates is None or task.variate is None or own is None:
+            return
+        rate_sum = self._settings(task, rows).rate_sum
+        moved = scaffold.change(task.variate, task.adapter, sent, rate_sum)
+        new = {name: own[name] + moved[name] for name in own}
+        variates.write(self.variates(client), task.round, task.counted, new)
 
 
 def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:

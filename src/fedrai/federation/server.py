@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flwr.app import RecordDict
+
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
 from fedrai.evaluation.figures import figures
@@ -135,10 +137,10 @@ class _Round:
     def _make(self) -> Made:
         """Have the clients train, and aggregate their updates."""
         self._gather()
-        cap = self._plan.weight_cap
-        weighted = round_record.weighted(self._updates, cap)
-        for name, rows in round_record.capped_rows(self._updates, weighted).items():
-            self._emit("weight-capped", client=name, **rows)
+        cap, by = self._plan.weight_cap, self._plan.weights
+        weighted = round_record.weighted(self._updates, cap, by)
+        for name, counts in round_record.capped_weights(self._updates, weighted, by).items():
+            self._emit("weight-capped", client=name, **counts)
         with self._ledger.measure("aggregation"):
             norms = {
                 name: update_norm(self._start(name), update.adapter)
@@ -147,7 +149,7 @@ class _Round:
             updates, limits = self._limit_norms(weighted, norms)
             adapters = self._aggregate(updates)
         adapters, change = self._defend(adapters)
-        clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap)
+        clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap, by)
         figures = round_record.round_figures(weighted, self._aside)
         return adapters, {**clients, **limits, **change}, figures
 
@@ -193,16 +195,15 @@ class _Round:
         if self._is_closed():
             return
         tools, timeout = self._tools, self._plan.timeout
-        messages = {}
-        for name, node in nodes.items():
-            start = self._start(name)
-            content = protocol.pack_task(self._number, start, tools.clients.offer)
-            messages[name] = tools.clients.message(content, node, self._number, timeout)
+        messages = {
+            name: tools.clients.message(self._task(name), node, self._number, timeout)
+            for name, node in nodes.items()
+        }
         shapes = protocol.shapes_of(tools.model.parameters)
         for name, message in tools.clients.exchange(
             messages, timeout, self._is_closed, lambda names: tools.emit("waiting", clients=names)
         ):
-            reply = protocol.read_reply(message, shapes)
+            reply = protocol.read_reply(message, shapes, self._plan.needed)
             down = protocol.payload_bytes(messages[name].content)
             up = protocol.payload_bytes(message.content) if message.has_content() else 0
             cost = round_record.cost_of(reply, down=down, up=up)
@@ -213,6 +214,13 @@ class _Round:
             self._updates[name] = reply
             round_record.save_pending(tools.run, self._number, name, reply, cost)
             self._emit("client-finished", client=name, **round_record.event_fields(reply.metrics))
+
+    def _task(self, name: str) -> RecordDict:
+        """The content of the message that asks a client to train."""
+        start, variates = self._start(name), self._tools.aggregator.variates
+        common = None if variates is None else variates.common(start)
+        counted = 0 if variates is None else variates.counted(name)
+        return protocol.pack_task(self._number, start, self._tools.clients.offer, common, counted)
 
     def _is_closed(self) -> bool:
         return 0 < self._plan.quorum <= len(self._updates)

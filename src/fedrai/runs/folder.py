@@ -10,6 +10,7 @@
     pending/0004/         updates of the round in progress, and in constitution/ its alignment
     constitution/0003/    state that the alignment of round 3 leaves for later ones
     clients/NAME.log      the client's own log
+    variates/NAME/        the client's own control variates by round (SCAFFOLD)
     summary.json          key figures; rewritten after every round and evaluation
     damaged/              damaged files that were replaced
 
@@ -206,6 +207,10 @@ class RunFolder:
     def pending(self, number: int) -> Path:
         """The folder with the updates of a round in progress."""
         return self.path / "pending" / f"{number:04d}"
+
+    def variates(self, client: str) -> Path:
+        """The folder of a client's control variates."""
+        return self.path / "variates" / client
 
     @property
     def alignments(self) -> Path:
