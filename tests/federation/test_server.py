@@ -194,6 +194,46 @@ def test_a_claim_of_rows_does_not_own_the_mean(folder: RunFolder, tiny: Language
     )
 
 
+def test_a_long_update_is_shortened_and_that_is_said(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    """Shifts of 1, 100 and -2: the long one counts as 3 times the mean of the other two."""
+
+    def script(name: str, message: Message) -> Sequence[Message]:
+        return [answer(message, shifted(name, message, by=96 if name == "b" else 0))]
+
+    heard = io.StringIO()
+    with Display(heard) as display:
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
+        plan = dataclasses.replace(PLAN, norm_cap=3)
+        run_rounds(plan, tools(folder, tiny, ScriptedGrid(script), emit=display.event))
+    # (1 * 1 + 3 * 4.5 + 4 * -2) / 8
+    assert shift_after(folder, tiny) == pytest.approx(6.5 / 8, abs=1e-4)
+    found, size = record(folder), sum(p.numel() for p in tiny.parameters.values()) ** 0.5
+    assert found["norm_cap"] == 3
+    assert found["norm_capped"] == {
+        "b": {"norm": pytest.approx(100 * size), "counted": pytest.approx(4.5 * size)}
+    }
+    assert found["update_norms"]["b"] == found["norm_capped"]["b"]["norm"]
+    said = f"b  update of norm {100 * size:.3g} counts as {4.5 * size:.3g} (federation.norm_cap)"
+    assert said in heard.getvalue()
+
+
+def test_updates_within_the_norm_cap_give_the_bits_of_no_cap(
+    folder: RunFolder, tmp_path: Path, tiny: LanguageModel
+) -> None:
+    other = RunFolder.create(tmp_path / "other", "", {})
+    run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest)))
+    run_rounds(dataclasses.replace(PLAN, norm_cap=3), tools(other, tiny, ScriptedGrid(honest)))
+    one, two = (
+        (f.round_folder(1) / "adapter" / "adapter_model.safetensors").read_bytes()
+        for f in (folder, other)
+    )
+    assert one == two
+    assert record(other)["norm_capped"] == {}
+    assert "norm_cap" not in record(folder)
+
+
 def test_a_claim_of_rows_does_not_own_the_loss_that_is_shown(
     folder: RunFolder, tiny: LanguageModel
 ) -> None:

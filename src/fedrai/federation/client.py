@@ -18,10 +18,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
-from fedrai.federation import protocol, variates
-from fedrai.federation.aggregation import scaffold
+from fedrai.federation import protocol
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
+from fedrai.federation.variates import OwnVariate, of_task
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
@@ -143,22 +143,35 @@ class _Handler:
         task = protocol.unpack_task(message.content, shapes, self.variates is not None)
         if not 1 <= task.round <= self.rounds:
             raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
-        own = self._variate(client, task)
-        train_on = partial(self._train, client, task, own)
-        reply = self.act(client, task, train_on) if self.act is not None else None
-        adapter, numbers = reply or train_on(site.rows(client), site.seed(task.round, client))
-        self._keep_variate(client, task, own, adapter, int(numbers[WEIGHT]))
+        own, reply = self._variate(client, task), None
+        if self.act is not None:
+            train_on = partial(self._train, client, task, own, is_defended=False)
+            reply = self.act(client, task, train_on)
+        rows, seed = site.rows(client), site.seed(task.round, client)
+        adapter, numbers = reply or self._train(client, task, own, rows, seed)
+        if own is not None:
+            own.keep(adapter, self._settings(task, int(numbers[WEIGHT])).rate_sum)
         return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
 
     def _train(
         self,
         client: str,
         task: protocol.Task,
-        own: AdapterState | None,
+        own: OwnVariate | None,
         rows: Sequence[Tokens],
         seed: int,
+        *,
+        is_defended: bool = True,
     ) -> Reply:
-        """Train from the task's adapter, with the client's own control variate if it has one.
+        """Train from the task's adapter; a malicious client leaves the recipe's defence out.
+
+        Args:
+            client: its name.
+            task: the round's.
+            own: its control variate; None: the rule has none.
+            rows: the rows to train on.
+            seed: of the training.
+            is_defended: whether the recipe's defence is applied.
 
         Raises:
             RefusedTaskError: there are no rows.
@@ -166,8 +179,10 @@ class _Handler:
         if not rows:
             raise RefusedTaskError(Reason.NO_ROWS)
         settings = self._settings(task, len(rows))
-        if task.variate is not None and own is not None:
-            settings = replace(settings, correction=scaffold.correction(task.variate, own))
+        if not is_defended:
+            settings = replace(settings, defence=None)
+        if own is not None:
+            settings = replace(settings, correction=own.correction)
         costs.reset_peak()
         adapter, result = self.training(
             self.site.model,
@@ -184,7 +199,7 @@ class _Handler:
         settings = self.settings_for(rows)
         return replace(settings, first_step=(task.round - 1) * settings.steps)
 
-    def _variate(self, client: str, task: protocol.Task) -> AdapterState | None:
+    def _variate(self, client: str, task: protocol.Task) -> OwnVariate | None:
         """The client's control variate; None: the rule has none.
 
         Raises:
@@ -192,35 +207,10 @@ class _Handler:
         """
         if self.variates is None:
             return None
-        shapes = protocol.shapes_of(task.adapter)
-        own = variates.read(self.variates(client), task.counted, shapes)
+        own = of_task(self.variates(client), task)
         if own is None:
             raise RefusedTaskError(Reason.VARIATE_LOST)
         return own
-
-    def _keep_variate(
-        self,
-        client: str,
-        task: protocol.Task,
-        own: AdapterState | None,
-        sent: AdapterState,
-        rows: int,
-    ) -> None:
-        """Keep the client's control variate after a round in which it sends an adapter.
-
-        Args:
-            client: its name.
-            task: the round's.
-            own: its variate before; None: the rule has none.
-            sent: the adapter.
-            rows: the number that it states.
-        """
-        if self.variates is None or task.variate is None or own is None:
-            return
-        rate_sum = self._settings(task, rows).rate_sum
-        moved = scaffold.change(task.variate, task.adapter, sent, rate_sum)
-        new = {name: own[name] + moved[name] for name in own}
-        variates.write(self.variates(client), task.round, task.counted, new)
 
 
 def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:

@@ -9,14 +9,68 @@ whole, before the update is sent.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from fedrai.errors import ChecksumError, RunError
-from fedrai.federation.protocol import Shapes
+from fedrai.federation.aggregation.scaffold import change, correction
+from fedrai.federation.protocol import Shapes, Task, shapes_of
 from fedrai.model import AdapterState
 from fedrai.runs.files import load_sealed, save_sealed
+
+
+@dataclass(frozen=True, slots=True)
+class OwnVariate:
+    """A client's control variate in a round.
+
+    Attributes:
+        folder: where it is kept.
+        task: the round's.
+        common: the server's variate.
+        value: the client's own.
+    """
+
+    folder: Path
+    task: Task
+    common: AdapterState
+    value: AdapterState
+
+    @property
+    def correction(self) -> AdapterState | None:
+        """Of each local step; None: there is none."""
+        return correction(self.common, self.value)
+
+    def keep(self, sent: AdapterState, rate_sum: float) -> None:
+        """Keep the variate that follows from the adapter which is sent.
+
+        Args:
+            sent: the adapter.
+            rate_sum: the learning rates of the round's steps, summed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        moved = change(self.common, self.task.adapter, sent, rate_sum)
+        new = {name: self.value[name] + moved[name] for name in sorted(moved)}
+        write(self.folder, self.task.round, self.task.counted, new)
+
+
+def of_task(folder: Path, task: Task) -> OwnVariate | None:
+    """A client's variate for a task that holds the server's.
+
+    Args:
+        folder: the client's.
+        task: the task.
+
+    Returns:
+        None: it is lost.
+    """
+    value = read(folder, task.counted, shapes_of(task.adapter))
+    if value is None or task.variate is None:
+        return None
+    return OwnVariate(folder, task, task.variate, value)
 
 
 def file_of(folder: Path, number: int) -> Path:

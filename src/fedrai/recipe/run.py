@@ -356,7 +356,10 @@ class Recipe(Section):
     def clients_hash(self) -> str:
         """The same of what decides how honest clients train from a given adapter."""
         body = self._hashed()
-        return _digest({k: body[k] for k in body if k not in (*AFTER_TRAINING, *AFTER_REPLIES)})
+        kept = {k: body[k] for k in body if k not in (*AFTER_TRAINING, *AFTER_REPLIES)}
+        if names := self.defence.on_clients:
+            kept["defence"] = {n: self.defence.section(n).hashed_body() for n in names}
+        return _digest(kept)
 
     def _hashed(self) -> dict[str, Any]:
         """What `hash` covers, by section; an attack without clients is none."""

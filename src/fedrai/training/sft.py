@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.adapted import AdaptedModel
 from fedrai.model.batching import by_length, collate
 from fedrai.records import Tokens, TrainingStep, TrainResult
-from fedrai.runs.costs import release_memory, training_operations
-from fedrai.training.losses import linear_cross_entropy
+from fedrai.runs.costs import Cost, release_memory, training_operations
+from fedrai.training.losses import linear_cross_entropy, token_cross_entropy
 
+SUMMED = 100_000  # steps whose learning rates are looked up one by one for their sum
 GROUP = 16  # batches whose rows are sorted by length together
 
 
@@ -106,6 +108,10 @@ class MasterWeights:
         """Copy the master weights into the model."""
         torch._foreach_copy_(self._weights, self.copies)
 
+    def named(self) -> dict[str, Tensor]:
+        """The master weights themselves by name, with their gradients."""
+        return dict(zip(self._names, self.copies, strict=True))
+
     def adapter(self) -> AdapterState:
         """The current adapter, float32 on the CPU; shares memory with the copies there."""
         return {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
@@ -142,6 +148,32 @@ def _initial_moments(weight: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a client's defence changes in a training; None: nothing.
+
+    Attributes:
+        before_step: called with the weights and the learning rate of the next step.
+        backward: takes the place of `backward`.
+        on_gradient: called with the weights when their gradients are complete, before the step.
+        spent: cost of what the defence does besides the steps, when the training is done.
+    """
+
+    before_step: Callable[[MasterWeights, float], None] | None = None
+    backward: Callable[[Sequence[Tokens]], float] | None = None
+    on_gradient: Callable[[MasterWeights], None] | None = None
+    spent: Callable[[], Cost] | None = None
+
+
+class LocalDefence(Protocol):
+    """A defence in the training of clients."""
+
+    def begin(
+        self, model: LanguageModel, rows: Sequence[Tokens], settings: SftSettings, seed: int
+    ) -> Hooks:
+        """Prepare one training; the model's adapter is the same afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
 class SftSettings:
     """Settings of a local training.
 
@@ -156,6 +188,7 @@ class SftSettings:
         clip_norm: largest norm of the gradient.
         proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
         correction: SCAFFOLD's, by weight: every step also goes -learning rate * correction.
+        defence: changes the training; None: nothing does.
     """
 
     steps: int
@@ -168,11 +201,16 @@ class SftSettings:
     clip_norm: float = 1.0
     proximal_mu: float = 0.0
     correction: AdapterState | None = None
+    defence: LocalDefence | None = None
 
     @property
     def rate_sum(self) -> float:
-        """The sum of the learning rates of all steps."""
-        return sum(self.learning_rate(self.first_step + n) for n in range(self.steps))
+        """The learning rates of all steps, summed; of very many steps every k-th counts k times."""
+        stride = max(1, math.ceil(self.steps / SUMMED))
+        starts = range(0, self.steps, stride)
+        return sum(
+            self.learning_rate(self.first_step + n) * min(stride, self.steps - n) for n in starts
+        )
 
 
 def train(
@@ -202,6 +240,7 @@ def train(
     losses: list[float] = []
     tokens = labels = 0
     start_time = time.perf_counter()
+    hooks = settings.defence.begin(model, rows, settings, seed) if settings.defence else Hooks()
     with model.using(start), model.mode(training=True):
         master = MasterWeights(model, start, weight_decay=settings.weight_decay)
         anchor = [copy.clone() for copy in master.copies] if mu else []
@@ -209,11 +248,18 @@ def train(
         torch.manual_seed(seed)
         for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
             step_time = time.perf_counter()
-            losses.append(_accumulate(model, batch, settings.micro_batch_size or batch_size))
+            rate = settings.learning_rate(settings.first_step + number)
+            if hooks.before_step:
+                hooks.before_step(master, rate)
+            if hooks.backward:
+                losses.append(hooks.backward(batch))
+            else:
+                losses.append(backward(model, batch, settings.micro_batch_size or batch_size))
             master.collect()
             if mu:
-                _add_proximal_gradient(master.copies, anchor, mu)
-            rate = settings.learning_rate(settings.first_step + number)
+                add_proximal_gradient(master.copies, anchor, mu)
+            if hooks.on_gradient:
+                hooks.on_gradient(master)
             master.step(rate, settings.clip_norm, correction)
             counts = token_counts(batch)
             tokens, labels = tokens + counts[0], labels + counts[1]
@@ -222,6 +268,9 @@ def train(
     seconds = time.perf_counter() - start_time
     length = tokens / max(1, steps * batch_size)
     operations = training_operations(model.shape(), tokens, labels, length)
+    if hooks.spent:
+        extra = hooks.spent()
+        tokens, operations = tokens + extra.tokens, operations + extra.operations
     release_memory()
     return master.adapter(), TrainResult(tuple(losses), tokens, labels, operations, seconds)
 
@@ -280,7 +329,7 @@ def token_counts(rows: Iterable[Tokens]) -> tuple[int, int]:
     return sum(tokens for tokens, _ in counts), sum(labels for _, labels in counts)
 
 
-def _accumulate(model: LanguageModel, batch: Sequence[Tokens], size: int) -> float:
+def backward(model: LanguageModel, batch: Sequence[Tokens], size: int) -> float:
     """Backward through a batch in micro-batches; returns the mean loss per label token, in nats."""
     labels = token_counts(batch)[1]
     total = 0.0
@@ -303,6 +352,13 @@ def label_loss(model: LanguageModel, states: Tensor, targets: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(states.float(), targets, reduction="sum")
 
 
+def token_losses(model: LanguageModel, states: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each of the states and ids of `label_states`, (N,) in nats."""
+    if model.fused:
+        return token_cross_entropy(states, model.output_weight, targets, model.softcap)
+    return torch.nn.functional.cross_entropy(states.float(), targets, reduction="none")
+
+
 def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     """States that predict the label tokens of some rows, and the ids of these (N,), row after row.
 
@@ -313,7 +369,7 @@ def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, 
     return forward(ids, mask)[:, :-1][labels[:, 1:]], ids[:, 1:][labels[:, 1:]]
 
 
-def _add_proximal_gradient(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
+def add_proximal_gradient(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
     """Add mu * (w - w_start), the gradient of FedProx's proximal term."""
     for weight, origin in zip(master, anchor, strict=True):
         if weight.grad is not None:

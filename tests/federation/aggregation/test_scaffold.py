@@ -113,7 +113,7 @@ def test_a_variate_that_clients_would_refuse_is_an_error() -> None:
         aggregator.aggregate(1, state(1), {"a": update(2, 0)})
 
 
-# --- quadratics with different optima --------------------------------------------------------------
+# --- quadratics with different optima -------------------------------------------------------------
 
 RATE, STEPS = 0.1, 10
 CURVES: Mapping[str, tuple[float, float]] = {

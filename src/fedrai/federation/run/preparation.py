@@ -37,7 +37,12 @@ from fedrai.training.sft import SftSettings, learning_rates
 
 LOCAL = "local"
 PROBLEMS = 20  # kinds of bad rows that run.json lists
-UNRECORDED = ("waiting", "waiting-for-nodes", "constitution-progress")  # shown only
+UNRECORDED = (
+    "waiting",
+    "waiting-for-nodes",
+    "constitution-progress",
+    "defence-progress",
+)  # shown only
 PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "tokenizers", "numpy")
 
 
@@ -189,15 +194,19 @@ def _requests(recipe: Recipe) -> list[str]:
 
 
 def excluded_suites(recipe: Recipe) -> dict[str, str]:
-    """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
+    """Suites that are here and that the server's own training avoids; see `suites.present`.
 
     Raises:
         EvaluationError, DataError: the file of a suite is another file.
     """
     paths, outside = recipe.evaluation.paths, recipe.evaluation.outside_sets
-    if recipe.constitution.schedule == "off":
+    aligns, post_hoc = recipe.constitution.schedule != "off", recipe.defence.post_hoc
+    answers = "post-hoc" in recipe.defence.methods
+    if not (aligns or answers):
         return {}
-    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths), outside)
+    requests = _requests(recipe) if aligns else []
+    requests += [*post_hoc.harmful, *post_hoc.harmless] if answers else []
+    return suites.local_checksums(paths, suites.trained_on(requests, paths), outside)
 
 
 def load_model(
