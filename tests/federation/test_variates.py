@@ -15,7 +15,7 @@ from driver import fill_cache, write_recipe
 from scripted_grid import record
 
 # isort: split
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 
 from fedrai import recipe
 from fedrai.errors import ProtocolError, RecipeError
@@ -35,9 +35,15 @@ from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
 from fedrai.training.sft import SftSettings, label_count, train
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {"a": (2, 3), "b": (4,)}
 ADAPTER = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1.0, -2.0, 3.0, 4.0])}
 COMMON = {"a": torch.full((2, 3), 0.25), "b": torch.tensor([0.0, -1e-9, 2.0, 0.5])}
+
+
+def reply(content: RecordDict) -> Message:
+    return Message(content, metadata=Metadata(1, "r", 1, 1, "m", "1", 0.0, 60.0, "train"))
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -105,12 +111,11 @@ def test_a_reply_holds_no_variate() -> None:
     """The server derives its change, so that a client has no say in it besides its adapter."""
     content = protocol.pack_update(ADAPTER, {WEIGHT: 3})
     content["variate"] = protocol.pack_adapter(COMMON)
-    message = Message(content, 1, "train")
-    assert protocol.read_reply(message, SHAPES) is Reason.UNREADABLE
+    assert protocol.read_reply(reply(content), SHAPES) is Reason.UNREADABLE
 
 
 def test_a_number_that_the_mean_needs_is_required() -> None:
-    message = Message(protocol.pack_update(ADAPTER, {WEIGHT: 3}), 1, "train")
+    message = reply(protocol.pack_update(ADAPTER, {WEIGHT: 3}))
     assert isinstance(protocol.read_reply(message, SHAPES), protocol.Update)
     assert protocol.read_reply(message, SHAPES, {DATA_TOKENS}) is Reason.BAD_METRICS
 
@@ -389,7 +394,8 @@ def test_the_mean_weighs_by_rows_tokens_or_alike(
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (["aggregation.algorithm=median", "federation.weights=tokens"], "median does not weigh"),
+        (["aggregation.algorithm=median", "federation.weights=tokens",
+          "federation.clients_per_round=3"], "median does not weigh"),
         (["aggregation.algorithm=qfedavg", "federation.weights=tokens"], "qfedavg does not weigh"),
         (["attack.kind=false-counts", "attack.share=0.5", "federation.weights=uniform"],
          "lies about rows"),
