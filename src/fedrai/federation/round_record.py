@@ -111,6 +111,16 @@ def stated(metrics: Mapping[str, float], by: str) -> float:
     return {"rows": metrics[WEIGHT], "uniform": 1.0}.get(by) or metrics[DATA_TOKENS]
 
 
+def multiplied(updates: Mapping[str, Update], factors: Mapping[str, float]) -> dict[str, Update]:
+    """Updates with the weights of some clients multiplied by their factors."""
+    return {
+        name: replace(u, metrics={**u.metrics, WEIGHT: u.metrics[WEIGHT] * factors[name]})
+        if name in factors
+        else u
+        for name, u in updates.items()
+    }
+
+
 def capped_weights(
     updates: Mapping[str, Update], weighted: Mapping[str, Update], by: str = ROWS
 ) -> dict[str, dict[str, float]]:
@@ -123,7 +133,7 @@ def capped_weights(
     """
     weights = {
         name: {by: stated(updates[name].metrics, by), "counted": weighted[name].metrics[WEIGHT]}
-        for name in sorted(updates)
+        for name in sorted(weighted)
     }
     return {name: one for name, one in weights.items() if one["counted"] != one[by]}
 

@@ -19,6 +19,7 @@ from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
+from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
@@ -176,7 +177,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack")
+    added_keys = ("defence", "attack", "vetting")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -197,6 +198,8 @@ class Recipe(Section):
     """Clients and rounds."""
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
+    vetting: Vetting = Vetting()
+    """The server's look at every update before it is aggregated."""
     defence: Defence = Defence()
     """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
     attack: Attack = Attack()
@@ -221,10 +224,18 @@ class Recipe(Section):
         self._check_labels()
         self._check_alignment()
         self._check_defence()
+        self._check_vetting()
         self._check_harm()
         self._check_attack()
         self._check_weights()
         return self
+
+    def _check_vetting(self) -> None:
+        if self.vetting.action != "off" and self.federation.mode != "federated":
+            raise ValueError(
+                "vetting.action: there are no updates of several clients to compare with"
+                f' federation.mode = "{self.federation.mode}"'
+            )
 
     def _check_sources(self) -> None:
         files = self.data.partition.scheme == "files"

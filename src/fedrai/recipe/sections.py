@@ -24,6 +24,7 @@ from fedrai.recipe.run import Data, Recipe, seed_for
 from fedrai.recipe.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 from fedrai.recipe.sources import Columns, Source
 from fedrai.recipe.standalone import AlignRecipe
+from fedrai.recipe.vetting import Vetting
 
 __all__ = [
     "ALGORITHMS",
@@ -56,6 +57,7 @@ __all__ = [
     "Scaffold",
     "Section",
     "Source",
+    "Vetting",
     "sections",
     "seed_for",
 ]

@@ -189,6 +189,11 @@ class Display(Live, Observer):
         loss = " -> ".join(ends) or "not reported"
         self.print_line(f"  {client}  loss {loss}  {rate} tokens/s{left}")
 
+    def _on_client_suspicious(self, client: str, action: str, reason: str, **_: Any) -> None:
+        what = {"set-aside": "set aside by vetting", "weigh": "weighs less after vetting"}
+        line = f"  {client}  {what.get(action, 'suspicious (only recorded)')}: {reason}"
+        self.print_line(line, "yellow")
+
     def _on_filter_finished(
         self, total: dict[str, Any] | None, skipped: str, cost: dict[str, Any]
     ) -> None:

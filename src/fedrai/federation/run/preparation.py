@@ -32,6 +32,7 @@ from fedrai.recipe.attack import KINDS as ATTACKS
 from fedrai.recipe.defence import DEFENCE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
+from fedrai.recipe.vetting import SCORES, VETTING_PLUGINS
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
 
@@ -158,6 +159,8 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
         packages[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
+    packages |= {name: plugins.package(VETTING_PLUGINS, name) for name in recipe.vetting.scores
+              if name not in SCORES}  # fmt: skip
     for method in recipe.defence.installed:
         packages[method] = plugins.package(DEFENCE_PLUGINS, method)
     if (attack := recipe.attack).active and attack.kind not in ATTACKS:

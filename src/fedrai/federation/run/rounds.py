@@ -15,6 +15,7 @@ from fedrai.federation.run import aligning, defending, preparation
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.sharing import Siblings
+from fedrai.federation.run.vetting import vetter_for
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import FedAvg, QFedAvg, Recipe, Robust, Scaffold
@@ -86,6 +87,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             ),
             run=run,
             emit=emit,
+            vet=vetter_for(prepared, run),
             defend=defending.defender(_with_exclusions(prepared, run), run, emit),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
             earlier=Siblings(prepared, run, plan) if prepared.siblings else None,

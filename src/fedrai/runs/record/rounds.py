@@ -18,6 +18,7 @@ from fedrai.runs.record.values import (
     part,
     word,
 )
+from fedrai.runs.record.vetting import VettingRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class RoundRecord:
         costs: costs by phase.
         shared_from: the run of the comparison that trained the round, as seen from the folder that
             holds this run; empty: this run did.
+        vetting: None if the recipe has none.
     """
 
     number: int
@@ -159,6 +161,7 @@ class RoundRecord:
     alignment: AlignmentRecord | None
     costs: Mapping[str, Cost]
     shared_from: str = ""
+    vetting: VettingRecord | None = None
 
     @property
     def shared_seconds(self) -> float:
@@ -188,6 +191,7 @@ class RoundRecord:
             else None,
             as_costs(body.get("costs")),
             word(body, "shared_from"),
+            VettingRecord.from_json(part(body, "vetting")),
         )
 
 
