@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,24 @@ def test_it_trains_and_loads_once(node: NodeApp, tiny: LanguageModel, loads: lis
     assert loads == ["tiny"]
     asked(node, protocol.pack_task(3, start, document(tiny.fingerprint, seed=9)))
     assert loads == ["tiny", "tiny"]
+
+
+def test_members_can_compare_what_they_were_sent(
+    tmp_path: Path, node: NodeApp, tiny: LanguageModel, loads: list[str]
+) -> None:
+    """The log names the checksum of each adapter; one changed weight changes it."""
+    start = tiny.fresh_adapter(1)
+    name = sorted(start)[0]
+    other = {**start, name: start[name] + 1}
+    lines = []
+    for adapter in (start, start, other):
+        content = protocol.pack_task(1, adapter, document(tiny.fingerprint))
+        asked(node, content)
+        lines.append(protocol.checksum(content))
+    log = (tmp_path / "clinic.log").read_text()
+    assert lines[0] == lines[1] != lines[2]
+    assert [log.count(f"from the adapter with checksum {line}") for line in lines] == [2, 2, 1]
+    assert protocol.checksum(RecordDict()) == sha256(b"").hexdigest()
 
 
 @pytest.mark.parametrize("number", [-1, 0, 4])
@@ -210,7 +228,7 @@ def test_it_keeps_its_control_variates_by_run(
     assert reply(again, 3, 1, "other") is Reason.VARIATE_LOST
     kept = sorted(f.relative_to(tmp_path / "clinic.variates").as_posix()
                   for f in (tmp_path / "clinic.variates").rglob("*.safetensors"))  # fmt: skip
-    names = {run: hashlib.sha256(run.encode()).hexdigest() for run in ("one", "other")}
+    names = {run: sha256(run.encode()).hexdigest() for run in ("one", "other")}
     assert kept == sorted(
         [f"{names['one']}/0001.safetensors", f"{names['one']}/0002.safetensors",
          f"{names['other']}/0002.safetensors"]
@@ -233,7 +251,7 @@ def test_of_many_runs_it_keeps_the_variates_of_the_last(
     asked(node, protocol.pack_task(1, start, offer, start, 0))
     kept = {folder.name for folder in (tmp_path / "clinic.variates").iterdir()}
     newest = {f"{number:064x}" for number in range(3, KEPT_RUNS + 2)}
-    assert kept == newest | {hashlib.sha256(b"one").hexdigest()}
+    assert kept == newest | {sha256(b"one").hexdigest()}
 
 
 @pytest.mark.parametrize(
