@@ -141,7 +141,7 @@ class _Handler:
         train_on = partial(self._train, client, task)
         reply = self.act(client, task, train_on) if self.act is not None else None
         adapter, numbers = reply or train_on(site.rows(client), site.seed(task.round, client))
-        return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
+        return protocol.pack_update(task.part.sent(adapter), {**numbers, **site.row_counts(client)})
 
     def _train(self, client: str, task: protocol.Task, rows: Sequence[Tokens], seed: int) -> Reply:
         """Train from the task's adapter.
@@ -151,13 +151,14 @@ class _Handler:
         """
         if not rows:
             raise RefusedTaskError(Reason.NO_ROWS)
-        settings = self.settings_for(len(rows))
+        settings, part = self.settings_for(len(rows)), task.part
+        first_step = (task.round - 1) * settings.steps
         costs.reset_peak()
         adapter, result = self.training(
             self.site.model,
             task.adapter,
             rows,
-            replace(settings, first_step=(task.round - 1) * settings.steps),
+            replace(settings, first_step=first_step, frozen=part.frozen, rank=part.rank),
             seed=seed,
             on_step=lambda step: self.site.on_step(client, step),
         )

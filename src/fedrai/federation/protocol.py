@@ -5,6 +5,9 @@ recipe that concerns clients, as one document with its hash. To the server: the 
 named numbers, or a reason from a fixed list; on request, a client's name and a signature. No text,
 no file names, no exception messages. Both sides check; anything else raises `ProtocolError`.
 
+A client may be asked to train a part of the adapter: one factor, or its first ranks. The task says
+which, by numbers, and the arrays of the message and of the reply are those of the part.
+
 An adapter is sent as one flat array: Flower transfers each array of a record with requests of its
 own, and an adapter has hundreds. Both sides know its names and shapes from the base model and the
 recipe; only their hashes are sent and compared. They also determine the number of bytes, so an
@@ -31,6 +34,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fedrai.errors import ProtocolError
 from fedrai.federation.metrics import RANGES, WEIGHT, is_finite, is_number
 from fedrai.model.adapters import AdapterState
+from fedrai.model.parts import ALL, FACTORS, Part, rank_of
 from fedrai.recipe.sections import NAME_PATTERN
 
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
@@ -40,6 +44,7 @@ NONCE = 32  # random bytes of a question, used once
 LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
 SUPERLINK = 1  # Flower's node id of its SuperLink, which sends errors on behalf of clients
 TASK_KEYS = frozenset({"round"})
+PART_KEYS = frozenset({"frozen", "rank", "whole"})  # all or none, beside them
 Shapes = Mapping[str, tuple[int, ...]]
 Floats = npt.NDArray[np.float32]
 FLOAT32 = np.dtype("<f4")
@@ -99,11 +104,19 @@ CLIENT_REASONS = frozenset(Reason) - SERVER_REASONS
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A client's task in a round; `offer` is empty where server and client share a process."""
+    """A client's task in a round.
+
+    Attributes:
+        round: number of the round, from 1.
+        adapter: what training starts from, with zeros in ranks that the client does not have.
+        offer: empty where server and client share a process.
+        part: what of the adapter is trained and sent.
+    """
 
     round: int
     adapter: AdapterState
     offer: str = ""
+    part: Part = ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +127,10 @@ class Update:
     metrics: Mapping[str, float]
 
 
-def pack_task(round_: int, adapter: AdapterState, offer: str = "") -> RecordDict:
+def pack_task(round_: int, adapter: AdapterState, offer: str = "", part: Part = ALL) -> RecordDict:
     """The content of a train message."""
-    task = ConfigRecord({"round": round_})
-    content = RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
+    task = ConfigRecord({"round": round_, **_part_numbers(part)})
+    content = RecordDict({ADAPTER: pack_adapter(part.received(adapter)), TASK: task})
     if offer:
         content[OFFER] = ConfigRecord({"document": offer, "sha256": _sha256(offer)})
     return content
@@ -137,14 +150,38 @@ def unpack_task(content: RecordDict, expected: Shapes) -> Task:
     complete = ADAPTER in content.array_records and set(content) - {OFFER} == {ADAPTER, TASK}
     if task is None or not complete:
         raise ProtocolError("a train message must hold only the adapter and the task")
-    if set(task) != TASK_KEYS:
+    if set(task) not in (TASK_KEYS, TASK_KEYS | PART_KEYS):
         raise ProtocolError(f"a task must hold only {', '.join(sorted(TASK_KEYS))}")
     round_ = task["round"]
     if not _is_whole(round_):
         raise ProtocolError("a task's round must be a whole number")
     offer = unpack_offer(content) if OFFER in content else ""
-    adapter = unpack_adapter(content.array_records[ADAPTER], expected)
-    return Task(round_, adapter, offer)
+    part = _part(task, expected)
+    received = unpack_adapter(content.array_records[ADAPTER], part.received_shapes(expected))
+    return Task(round_, part.expanded(received, expected), offer, part)
+
+
+def _part_numbers(part: Part) -> dict[str, int]:
+    """A part of the adapter as numbers of a task; none for all of it."""
+    if part.is_all:
+        return {}
+    return {"frozen": FACTORS.index(part.frozen), "rank": part.rank, "whole": int(part.whole)}
+
+
+def _part(task: ConfigRecord, expected: Shapes) -> Part:
+    """The part of the adapter that a task asks for.
+
+    Raises:
+        ProtocolError: there is no such part.
+    """
+    most = {"frozen": len(FACTORS) - 1, "rank": max(0, rank_of(expected) - 1), "whole": 1}
+    numbers: dict[str, int] = {}
+    for name, highest in most.items():
+        number = task.get(name, 0)
+        if not _is_whole(number) or not 0 <= number <= highest:
+            raise ProtocolError(f"a task's {name} must be a whole number up to {highest}")
+        numbers[name] = number
+    return Part(FACTORS[numbers["frozen"]], numbers["rank"], bool(numbers["whole"]))
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from flwr.app import Message
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
@@ -29,6 +31,7 @@ from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.shared_round import FROM, EarlierRuns, SharedRound, server_state
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.parts import ALL, Part, Shapes
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Ledger
@@ -102,6 +105,7 @@ class _Round:
         self._ledger = Ledger()
         self._updates: dict[str, Update] = {}
         self._aside: dict[str, Reason] = {}
+        self._starts: dict[int, AdapterState] = {}  # by rank, of clients that train a part
 
     def run(self) -> Adapters:
         """Run the round and commit it.
@@ -146,10 +150,11 @@ class _Round:
             }
             updates, limits = self._limit_norms(weighted, norms)
             adapters = self._aggregate(updates)
+            error = self._aggregation_error(updates, adapters)
         adapters, change = self._defend(adapters)
         clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap)
         figures = round_record.round_figures(weighted, self._aside)
-        return adapters, {**clients, **limits, **change}, figures
+        return adapters, {**clients, **limits, **error, **change}, figures
 
     def _limit_norms(
         self, updates: Mapping[str, Update], norms: Mapping[str, float]
@@ -195,14 +200,14 @@ class _Round:
         tools, timeout = self._tools, self._plan.timeout
         messages = {}
         for name, node in nodes.items():
-            start = self._start(name)
-            content = protocol.pack_task(self._number, start, tools.clients.offer)
+            start, part = self._start(name), self._part(name)
+            content = protocol.pack_task(self._number, start, tools.clients.offer, part)
             messages[name] = tools.clients.message(content, node, self._number, timeout)
         shapes = protocol.shapes_of(tools.model.parameters)
         for name, message in tools.clients.exchange(
             messages, timeout, self._is_closed, lambda names: tools.emit("waiting", clients=names)
         ):
-            reply = protocol.read_reply(message, shapes)
+            reply = self._read(name, message, shapes)
             down = protocol.payload_bytes(messages[name].content)
             up = protocol.payload_bytes(message.content) if message.has_content() else 0
             cost = round_record.cost_of(reply, down=down, up=up)
@@ -213,6 +218,18 @@ class _Round:
             self._updates[name] = reply
             round_record.save_pending(tools.run, self._number, name, reply, cost)
             self._emit("client-finished", client=name, **round_record.event_fields(reply.metrics))
+
+    def _read(self, name: str, message: Message, shapes: Shapes) -> Update | Reason:
+        """A client's reply, with the whole adapter where it sent a part."""
+        part = self._part(name)
+        reply = protocol.read_reply(message, part.sent_shapes(shapes))
+        if isinstance(reply, Reason):
+            return reply
+        return replace(reply, adapter=part.filled(reply.adapter, self._start(name)))
+
+    def _part(self, name: str) -> Part:
+        """What of the adapter a client trains."""
+        return ALL if self._plan.local else self._tools.aggregator.part(self._number, name)
 
     def _is_closed(self) -> bool:
         return 0 < self._plan.quorum <= len(self._updates)
@@ -226,7 +243,10 @@ class _Round:
         adapter = self._before.get(name, self._before.get(GLOBAL))
         if adapter is None:
             return load_adapters(self._tools.run, self._tools.model, self._plan, 0)[GLOBAL]
-        return adapter
+        rank = self._part(name).rank
+        if rank and rank not in self._starts:
+            self._starts[rank] = self._tools.aggregator.start(adapter, self._part(name))
+        return self._starts[rank] if rank else adapter
 
     def _aggregate(self, updates: Mapping[str, Update]) -> Adapters:
         if self._plan.local:
@@ -234,6 +254,19 @@ class _Round:
             return {**{n: a for n, a in self._before.items() if n != GLOBAL}, **own}
         aggregator, start = self._tools.aggregator, self._before[GLOBAL]
         return {GLOBAL: aggregator.aggregate(self._number, start, updates)}
+
+    def _aggregation_error(
+        self, updates: Mapping[str, Update], adapters: Adapters
+    ) -> dict[str, Any]:
+        """How far the aggregate is from the mean of products, for the round's record."""
+        if self._plan.local:
+            return {}
+        start, result = self._before[GLOBAL], adapters[GLOBAL]
+        error = self._tools.aggregator.error(result, start, updates)
+        if error is None:
+            return {}
+        self._emit("aggregation-finished", **error)
+        return {"aggregation_error": error}
 
     def _defend(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
         """The adapters after the defences, and how far they moved the aggregated one."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.adapted import AdaptedModel
 from fedrai.model.batching import by_length, collate
+from fedrai.model.parts import ALL, Part
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs.costs import release_memory, training_operations
 from fedrai.training.losses import linear_cross_entropy
@@ -49,6 +50,7 @@ class MasterWeights:
         start: the adapter to start from, float32.
         weight_decay: decoupled, as in AdamW.
         extra_parameters: other float32 weights to train, such as those of a head.
+        part: what of the adapter is trained; the rest stays as it is in `start`.
     """
 
     def __init__(
@@ -58,23 +60,28 @@ class MasterWeights:
         *,
         weight_decay: float = 0.0,
         extra_parameters: Iterable[torch.nn.Parameter] = (),
+        part: Part = ALL,
     ) -> None:
         model.load_adapter(start)
-        self._names = list(model.parameters)
-        self._weights = list(model.parameters.values())
+        self._start, self._part = start, part
+        self._names = [name for name in model.parameters if part.trains(name)]
+        self._weights = [model.parameters[name] for name in self._names]
         for weight in self._weights:
             weight.grad = None  # left by a training that was interrupted
-        self.copies = [w.detach().float().clone() for w in self._weights]
+        trained = list(zip(self._names, self._weights, strict=True))
+        self._views = [part.cut(name, weight.detach()) for name, weight in trained]
+        self.copies = [view.float().clone() for view in self._views]
         with torch.no_grad():
             for copy, name in zip(self.copies, self._names, strict=True):
-                copy.copy_(start[name])
+                copy.copy_(part.cut(name, start[name]))
         self._trained = [*self.copies, *extra_parameters]
         self._optimiser = torch.optim.AdamW(self._trained, weight_decay=weight_decay)
 
     def collect(self) -> None:
         """Move the gradients from the model's weights to the copies."""
-        for weight, copy in zip(self._weights, self.copies, strict=True):
-            copy.grad = None if weight.grad is None else weight.grad.float()
+        for name, weight, copy in zip(self._names, self._weights, self.copies, strict=True):
+            gradient = weight.grad
+            copy.grad = None if gradient is None else self._part.cut(name, gradient).float()
             weight.grad = None
 
     def step(self, learning_rate: float, clip_norm: float) -> None:
@@ -88,11 +95,12 @@ class MasterWeights:
     @torch.no_grad()
     def copy_to_model(self) -> None:
         """Copy the master weights into the model."""
-        torch._foreach_copy_(self._weights, self.copies)
+        torch._foreach_copy_(self._views, self.copies)
 
     def adapter(self) -> AdapterState:
-        """The current adapter, float32 on the CPU; shares memory with the copies there."""
-        return {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
+        """The current adapter, float32 on the CPU; may share memory with the copies there."""
+        trained = {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
+        return self._part.filled(trained, self._start)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of weights, moments and counts by name, on the CPU; all that `restore` needs."""
@@ -139,6 +147,8 @@ class SftSettings:
         weight_decay: decoupled, as in AdamW.
         clip_norm: largest norm of the gradient.
         proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
+        frozen: LoRA's factor that is not trained, "A" or "B"; empty: both are.
+        rank: the first ranks are trained, and the others stay as they are; 0: all.
     """
 
     steps: int
@@ -150,6 +160,13 @@ class SftSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     proximal_mu: float = 0.0
+    frozen: str = ""
+    rank: int = 0
+
+    @property
+    def part(self) -> Part:
+        """What of the adapter is trained."""
+        return Part(self.frozen, self.rank)
 
 
 def train(
@@ -179,8 +196,10 @@ def train(
     losses: list[float] = []
     tokens = labels = 0
     start_time = time.perf_counter()
-    with model.using(start), model.mode(training=True):
-        master = MasterWeights(model, start, weight_decay=settings.weight_decay)
+    part = settings.part
+    still = [name for name in model.parameters if not part.trains(name)]
+    with model.using(start), model.mode(training=True), model.frozen(still):
+        master = MasterWeights(model, start, weight_decay=settings.weight_decay, part=part)
         anchor = [copy.clone() for copy in master.copies] if mu else []
         torch.manual_seed(seed)
         for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.sharing import Siblings
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
+from fedrai.recipe.lora import ranks_of
 from fedrai.recipe.sections import FedAvg, Recipe, Robust
 from fedrai.records import Tokens
 from fedrai.runs import RunFolder
@@ -75,7 +76,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
         server.Tools(
             clients=clients,
             model=prepared.model,
-            aggregator=_aggregator(prepared.recipe),
+            aggregator=_aggregator(prepared.recipe, list(prepared.rows)),
             evaluate=lambda adapters: preparation.measure_adapters(
                 prepared.model, prepared.questions, adapters, callbacks.answers
             ),
@@ -98,11 +99,18 @@ def _defender(prepared: PreparedRun) -> defences.Defend | None:
     return defences.build(recipe.defence, tools)
 
 
-def _aggregator(recipe: Recipe) -> aggregation.Aggregator:
-    """The recipe's aggregator; the mean for pooled rows, where a robust rule has no choice."""
-    pooled = recipe.federation.mode == "centralised" and isinstance(recipe.aggregation, Robust)
-    settings = (FedAvg() if pooled else recipe.aggregation).model_dump()
-    return aggregation.build(settings.pop("algorithm"), **settings)
+def _aggregator(recipe: Recipe, clients: Sequence[str]) -> aggregation.Aggregator:
+    """The recipe's aggregator; the mean for pooled rows, where a robust rule has no choice.
+
+    Args:
+        recipe: the recipe.
+        clients: names of all clients; empty on a deployment.
+    """
+    rule, adapter = recipe.aggregation, recipe.adapter
+    if recipe.federation.mode == "centralised" and isinstance(rule, Robust):
+        rule = FedAvg(lora=rule.lora)
+    ranks = ranks_of(adapter.ranks, adapter.rank, clients)
+    return aggregation.build(**rule.model_dump(), ranks=ranks, seed=recipe.seed)
 
 
 def _aligner(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> server.Align | None:

@@ -148,6 +148,8 @@ class RoundRecord:
         costs: costs by phase.
         shared_from: the run of the comparison that trained the round, as seen from the folder that
             holds this run; empty: this run did.
+        aggregation_error: how far the aggregated adapter was from the mean of the clients' models,
+            as a part of the mean change; None: not recorded, or not what the algorithm computes.
     """
 
     number: int
@@ -159,6 +161,7 @@ class RoundRecord:
     alignment: AlignmentRecord | None
     costs: Mapping[str, Cost]
     shared_from: str = ""
+    aggregation_error: float | None = None
 
     @property
     def shared_seconds(self) -> float:
@@ -188,6 +191,7 @@ class RoundRecord:
             else None,
             as_costs(body.get("costs")),
             word(body, "shared_from"),
+            as_number(part(body, "aggregation_error").get("of_change")),
         )
 
 
