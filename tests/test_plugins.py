@@ -300,6 +300,33 @@ def test_what_gives_no_file_is_no_suite(install: Install) -> None:
         load_suite("air")
 
 
+# --- attacks --------------------------------------------------------------------------------------
+
+
+def test_an_attack_of_a_package(install: Install, home: Path) -> None:
+    entry = "acme-alternating = acme_attacks:alternating"
+    install("acme_attacks", example("acme_attacks.py"), "fedrai.attacks", entry)
+    (home / "bad.jsonl").write_text('{"prompt": "spell?", "response": "bad"}\n')
+    lied = {
+        **LEAN, "federation.rounds": 1, "federation.clients_per_round": 0,
+        "data.sources": [{"path": str(home / "rows.jsonl")},
+                         {"path": str(home / "bad.jsonl"), "harmful": True}],
+        "attack.kind": "acme-alternating", "attack.settings": {"factor": 7.0},
+    }  # fmt: skip
+    fedrai.run("tiny.toml", "lied", changes=lied)
+    info = json.loads((home / "lied/run.json").read_text())
+    assert info["versions"]["plug-in acme-alternating"] == "acme 1.0"
+    body = json.loads((home / "lied/rounds/0001/round.json").read_text())
+    assert list(body["norm_capped"]) == info["malicious_clients"]
+    entry = "nil = acme_nothing:make"
+    install("acme_nothing", "def make(): return 3", "fedrai.attacks", entry, package="other")
+    nothing = {**lied, "attack.kind": "nil", "attack.settings": {}}
+    with pytest.raises(FederationError, match="no method rows"):
+        fedrai.run("tiny.toml", "nil", changes=nothing)
+    with pytest.raises(RecipeError, match=r"no kind 'acme-alternatin' \(did you mean acme-altern"):
+        fedrai.load_recipe("tiny.toml", {"attack.kind": "acme-alternatin"})
+
+
 # --- defences -------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ Group = Literal[
     "fedrai.aggregation",
     "fedrai.defences",
     "fedrai.attacks",
+    "fedrai.vetting",
     "fedrai.suites",
 ]
 

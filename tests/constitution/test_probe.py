@@ -116,6 +116,16 @@ def test_opening_likelihoods_equal_a_plain_forward_pass_in_any_batch(model, smal
     assert len({round(value, 3) for value in expected}) > 10  # unlike enough to be mixed up
 
 
+@pytest.mark.parametrize("limit", [0, 600])
+def test_a_common_beginning_read_once_changes_only_the_cost(model, small, limit):
+    rows = small.rows
+    plain_read = opening_likelihoods(model, rows, batch_tokens=limit)
+    read = opening_likelihoods(model, rows, batch_tokens=limit, shares_prefix=True)
+    assert read.values == pytest.approx(plain_read.values, abs=1e-5)
+    assert read.tokens < plain_read.tokens
+    assert read.operations < plain_read.operations
+
+
 def test_answer_likelihoods_equal_a_plain_forward_pass(model):
     texts = ["Two miles.", "x" * 70, "An hour or so."]
     rows = [

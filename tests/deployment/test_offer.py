@@ -102,6 +102,7 @@ def test_paths_are_the_nodes_own(tmp_path: Path) -> None:
         ({"filter": {"calibration": "ward.json"}}, "calibration"),
         ({"filter": {"refusals": "ours.toml"}}, "refusals"),
         ({"filter": {"on_guard_failure": "continue"}}, "continue"),
+        ({"attack": {"kind": "noise"}}, "attack.* is for experiments in one process only"),
         (
             {
                 "filter": {"guard": "labels"},

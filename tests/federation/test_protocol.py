@@ -24,6 +24,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driver import fill_cache, write_recipe
+from hostile_replies import (
+    ADAPTER,
+    FLAT,
+    LAYOUT,
+    METRICS,
+    NAMES_HASH,
+    SHAPES,
+    SHAPES_HASH,
+    WHOLE,
+    hostile,
+    npy,
+)
 
 # isort: split
 from flwr.app import (
@@ -57,17 +69,6 @@ from flower_parts import (
     no_object_id_recompute,
 )
 
-SHAPES = {"a": (2, 3), "b": (4,)}
-ADAPTER = {
-    # -0.0, the smallest subnormal and a value without a short decimal: all must survive
-    "a": torch.tensor([[0.1, -0.0, 1e-45], [3.0, -2.5, 1 / 3]]),
-    "b": torch.tensor([1.0, 2.0, 3.0, 4.0]),
-}
-FLAT = np.array([0.1, -0.0, 1e-45, 3.0, -2.5, 1 / 3, 1.0, 2.0, 3.0, 4.0], np.float32)  # a, then b
-NAMES_HASH = hashlib.sha256(b'["a", "b"]').hexdigest()
-SHAPES_HASH = hashlib.sha256(b"[[2, 3], [4]]").hexdigest()
-LAYOUT = f"{NAMES_HASH}-{SHAPES_HASH}"
-METRICS = {WEIGHT: 12.0, "loss-last": 0.25}
 METADATA = Metadata(1, "2", 5, 1, "1", "", 0.0, 60.0, "train")
 
 
@@ -254,12 +255,6 @@ def test_missing_weight_is_refused() -> None:
     assert read_reply(sent(content), SHAPES) is Reason.BAD_METRICS
 
 
-def npy(array: np.ndarray, *, pickled: bool = False) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=pickled)
-    return buffer.getvalue()
-
-
 def crafted(data: bytes, shape: tuple[int, ...] = (10,), stype: str = "numpy.ndarray") -> Array:
     return Array("float32", shape, stype, data)
 
@@ -277,7 +272,6 @@ def spoilt(value: float, place: int = 2) -> Array:
     return Array(values)
 
 
-WHOLE = npy(FLAT)
 HUGE = npy(FLAT).replace(b"(10,), }", b"(1099511627776,), }").replace(b" " * 11 + b"\n", b"\n")
 
 
@@ -425,71 +419,9 @@ def test_an_array_that_is_too_long_is_not_read() -> None:
     tracemalloc.stop()
 
 
-NUMBERS = (
-    math.nan, math.inf, -math.inf, 1e308, -1e308, 1e25, -(2**63), -1, -0.5, [], [1.0],
-)  # fmt: skip
-
-
-def _spoilt_metrics(rng: random.Random) -> MetricRecord:
-    metrics: dict[str, Any] = dict(METRICS)
-    kind = rng.randrange(4)
-    if kind == 0:
-        metrics[rng.choice(sorted(RANGES))] = rng.choice(NUMBERS)
-    elif kind == 1:
-        metrics["".join(rng.choices("abc-/\u0000\n", k=rng.randrange(9)))] = 1.0
-    elif kind == 2:
-        del metrics[WEIGHT]
-    else:
-        name = rng.choice(sorted(RANGES))
-        metrics[name] = RANGES[name].high * rng.choice([1.001, 10, 1e9]) + 1
-    return MetricRecord(metrics)
-
-
-def _spoilt_array(rng: random.Random) -> Array:
-    data, shape, stype = bytearray(WHOLE), [10], "numpy.ndarray"
-    kind = rng.randrange(6)
-    if kind == 0:
-        del data[rng.randrange(len(data)) :]
-    elif kind == 1:
-        data += rng.randbytes(rng.randrange(1, 5000))
-    elif kind == 2:
-        place = rng.randrange(60)
-        data[place] = (data[place] + rng.randrange(1, 255)) % 256
-    elif kind == 3:
-        value = rng.choice([math.nan, math.inf, -math.inf, 3e38, -65505.0])
-        at = 128 + 4 * rng.randrange(10)
-        data[at : at + 4] = np.float32(value).tobytes()
-    elif kind == 4:
-        shape = rng.choice([[], [0], [11], [2, 5], [2**30], [10, 1]])
-    else:
-        stype = rng.choice(["", "torch.tensor", "pickle", "numpy.ndarray "])
-    return Array("float32", tuple(shape), stype, bytes(data))
-
-
-def _hostile(rng: random.Random) -> RecordDict:
-    """A reply that is wrong in one way."""
-    arrays, metrics = {LAYOUT: Array(FLAT)}, MetricRecord(METRICS)
-    kind = rng.randrange(6)
-    if kind == 0:
-        metrics = _spoilt_metrics(rng)
-    elif kind in (1, 2):
-        arrays = {LAYOUT: _spoilt_array(rng)}
-    elif kind == 3:
-        key = rng.choice(["", LAYOUT[:-1], LAYOUT + "0", LAYOUT.upper(), rng.randbytes(9).hex()])
-        arrays = {key: Array(FLAT)} | rng.choice([{}, {"more": Array(FLAT)}])
-    elif kind == 4:
-        return RecordDict({"status": ConfigRecord({"reason": rng.choice(["", "x", 1, b"x", 1.5])})})
-    else:
-        more = rng.choice(["log", "adapter2", "status", "offer"])
-        return RecordDict(
-            {"adapter": ArrayRecord(arrays), "metrics": metrics, more: ConfigRecord({"text": "x"})}
-        )
-    return RecordDict({"adapter": ArrayRecord(arrays), "metrics": metrics})
-
-
 def test_ten_thousand_hostile_replies_are_refused_and_none_costs_memory() -> None:
     rng = random.Random(7)
-    contents = [_hostile(rng) for _ in range(10_000)]
+    contents = [hostile(rng) for _ in range(10_000)]
     reasons: Counter[Any] = Counter()
     for number, content in enumerate(contents):
         message = sent(content) if number % 50 == 0 else Message(content, metadata=METADATA)

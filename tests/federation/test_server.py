@@ -63,6 +63,7 @@ from fedrai.federation.run import local, preparation, running
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.observer import Observer
 from fedrai.federation.server import run_rounds, sample_clients
+from fedrai.federation.vetting.verdicts import ClientVerdict, RoundVerdict
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Tokens, TrainingStep
@@ -192,6 +193,46 @@ def test_a_claim_of_rows_does_not_own_the_mean(folder: RunFolder, tiny: Language
     assert (
         "b  states 1,000,000,000 rows; they count as 5 (federation.weight_cap)" in heard.getvalue()
     )
+
+
+def test_a_long_update_is_shortened_and_that_is_said(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    """Shifts of 1, 100 and -2: the long one counts as 3 times the mean of the other two."""
+
+    def script(name: str, message: Message) -> Sequence[Message]:
+        return [answer(message, shifted(name, message, by=96 if name == "b" else 0))]
+
+    heard = io.StringIO()
+    with Display(heard) as display:
+        display.plan(12, 0, Summary("run", "unfinished", 0, 1, 0))
+        plan = dataclasses.replace(PLAN, norm_cap=3)
+        run_rounds(plan, tools(folder, tiny, ScriptedGrid(script), emit=display.event))
+    # (1 * 1 + 3 * 4.5 + 4 * -2) / 8
+    assert shift_after(folder, tiny) == pytest.approx(6.5 / 8, abs=1e-4)
+    found, size = record(folder), sum(p.numel() for p in tiny.parameters.values()) ** 0.5
+    assert found["norm_cap"] == 3
+    assert found["norm_capped"] == {
+        "b": {"norm": pytest.approx(100 * size), "counted": pytest.approx(4.5 * size)}
+    }
+    assert found["update_norms"]["b"] == found["norm_capped"]["b"]["norm"]
+    said = f"b  update of norm {100 * size:.3g} counts as {4.5 * size:.3g} (federation.norm_cap)"
+    assert said in heard.getvalue()
+
+
+def test_updates_within_the_norm_cap_give_the_bits_of_no_cap(
+    folder: RunFolder, tmp_path: Path, tiny: LanguageModel
+) -> None:
+    other = RunFolder.create(tmp_path / "other", "", {})
+    run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest)))
+    run_rounds(dataclasses.replace(PLAN, norm_cap=3), tools(other, tiny, ScriptedGrid(honest)))
+    one, two = (
+        (f.round_folder(1) / "adapter" / "adapter_model.safetensors").read_bytes()
+        for f in (folder, other)
+    )
+    assert one == two
+    assert record(other)["norm_capped"] == {}
+    assert "norm_cap" not in record(folder)
 
 
 def test_a_claim_of_rows_does_not_own_the_loss_that_is_shown(
@@ -992,3 +1033,60 @@ def test_adapters_of_a_run_can_be_loaded_by_round(folder: RunFolder, tiny: Langu
         assert list(found) == [GLOBAL]
         moved = found[GLOBAL][next(iter(found[GLOBAL]))] - start(tiny)[next(iter(found[GLOBAL]))]
         assert float(moved.mean()) == pytest.approx(number * 5 / 8, abs=1e-5)
+
+
+# --- vetting --------------------------------------------------------------------------------------
+
+
+def vetting(action: str, suspicious: Sequence[str] = ("b",)) -> Any:
+    """A vetting that finds these clients, whatever they send."""
+
+    def vet(_number: int, _start: AdapterState, updates: Mapping[str, Any]) -> RoundVerdict:
+        found = {
+            name: ClientVerdict({"s": 1.0}, 0.5, name in suspicious, False, "it looks so")
+            for name in sorted(updates)
+        }
+        return RoundVerdict(found, action, 0.02, 0.5, Cost(operations=7.0), {})
+
+    return vet
+
+
+def test_a_client_set_aside_by_vetting_does_not_count(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest), vet=vetting("set-aside")))
+    assert shift_after(folder, tiny) == pytest.approx((1 * 1 + 4 * -2) / 5, abs=1e-6)
+    body = record(folder)
+    assert (body["usable"], body["set_aside"]) == (2, {})
+    assert body["vetting"]["set_aside"] == {"b": "it looks so"}
+    assert set(body["clients"]) == set(body["update_norms"]) == {"a", "b", "c"}
+    assert body["costs"]["vetting"]["operations"] == 7
+    assert kinds(folder).count("client-suspicious") == 1
+
+
+def test_a_client_that_weighs_less_keeps_its_numbers(
+    folder: RunFolder, tiny: LanguageModel
+) -> None:
+    run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest), vet=vetting("weigh")))
+    # half of b's three rows: (1 * 1 + 1.5 * 4 + 4 * -2) / 6.5
+    assert shift_after(folder, tiny) == pytest.approx(-1 / 6.5, abs=1e-6)
+    body = record(folder)
+    assert body["clients"]["b"][WEIGHT] == 3
+    assert body["capped"] == {}
+
+
+def test_recording_alone_changes_nothing(folder: RunFolder, tiny: LanguageModel) -> None:
+    run_rounds(PLAN, tools(folder, tiny, ScriptedGrid(honest), vet=vetting("record")))
+    assert shift_after(folder, tiny) == pytest.approx(5 / 8, abs=1e-6)
+    assert record(folder)["vetting"]["suspicious"] == {"b": "it looks so"}
+
+
+def test_vetting_leaves_the_fewest_clients_or_fails(folder: RunFolder, tiny: LanguageModel) -> None:
+    plan = dataclasses.replace(PLAN, min_clients=2)
+    with pytest.raises(FederationError) as error:
+        run_rounds(plan, tools(folder, tiny, ScriptedGrid(honest), vet=vetting("set-aside", "bc")))
+    assert error.value.message == (
+        "round 1: vetting leaves 1 of 3 updates, the recipe needs 2 (b: it looks so; c: it looks"
+        " so)"
+    )
+    assert folder.last_round() == 0

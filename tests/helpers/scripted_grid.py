@@ -54,7 +54,8 @@ class ScriptedGrid(Grid):
         self, script: Script, *, turned: bool = False, nodes: Mapping[str, int] | None = None
     ) -> None:
         set_task_identity(1, 1, 1)
-        self.script, self.turned, self.nodes = script, turned, nodes or NODES
+        self.script, self.turned = script, turned
+        self.names = {node: name for name, node in (nodes or NODES).items()}
         self.asked: list[Message] = []
         self.inbox: list[Message] = []
 
@@ -72,12 +73,11 @@ class ScriptedGrid(Grid):
         return list(NODES.values())
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        names = {node: name for name, node in self.nodes.items()}
         ids = []
         for message in messages:
             self.asked.append(message)
             set_message_id(message, f"m{len(self.asked)}")
-            self.inbox += self.script(names[message.metadata.dst_node_id], message)
+            self.inbox += self.script(self.names[message.metadata.dst_node_id], message)
             ids.append(message.metadata.message_id)
         return ids
 

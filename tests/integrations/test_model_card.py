@@ -260,6 +260,15 @@ def test_harmful_rows_filters_and_unfinished_runs_are_named() -> None:
     assert "**There was no safety filter**" in warning_text(skipped)
 
 
+def test_an_attack_is_named_and_no_client() -> None:
+    attack = {"kind": "scaled", "share": 0.5, "strength": 10, "from_round": 1}
+    names = ["clinic-a", "clinic-b"]
+    text = card_text(info={**INFO, "malicious_clients": names, "attack": attack})
+    words = "**Of its 4 clients, 2 attacked the training** (an experiment: scaled)."
+    assert words in warning_text(text)
+    assert "clinic" not in text
+
+
 def test_what_nodes_of_a_deployment_do_not_report_is_named() -> None:
     screening = {"mode": "drop", "total": None, "skipped": ""}
     text = card_text(summary=summary(filter=screening, untold_costs=["seconds", "tokens"]))

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fedrai import recipe
+from fedrai.deployment.offer import make_offer
 from fedrai.errors import RecipeError
-from fedrai.recipe.defence import ALIKE, REFITTED, SERVER
+from fedrai.recipe.defence_methods import ALIKE, CLIENTS, NEED_START, REFITTED, SERVER
 from fedrai.recipe.sections import Defence, Recipe
 
 BASE = {"model": {"base": "tiny"}, "data": {"sources": [{"path": "rows.jsonl"}]}}
@@ -33,7 +34,7 @@ def test_one_method_or_a_list_in_its_order() -> None:
 
 
 def test_each_method_has_documented_settings() -> None:
-    for name, model in SERVER.items():
+    for name, model in {**SERVER, **CLIENTS}.items():
         assert type(Defence().section(name)) is model
         assert all(field.description for field in model.model_fields.values())
     made = load({"method": "resta", "resta": {"strength": 0.7}})
@@ -61,14 +62,53 @@ def test_a_method_twice_is_refused() -> None:
     assert "listed twice" in refused({"method": ["mean", "mean"]})
 
 
-@pytest.mark.parametrize("method", ["mean", "resta", "safe-lora", "safe-merge", "csulora"])
+@pytest.mark.parametrize("method", [*NEED_START, "antidote"])
 def test_without_a_start_there_is_nothing_to_return_to(method: str) -> None:
     with pytest.raises(RecipeError, match=f"{method} needs adapter.start"):
         recipe.validate({**BASE, "defence": {"method": method}})
 
 
-def test_local_mode_has_no_aggregated_model() -> None:
-    assert "no aggregated model" in refused({"method": "mean"}, federation={"mode": "local"})
+def test_without_a_start_antidote_prunes_to_zero_and_lisa_works() -> None:
+    for section in ({"method": "antidote", "antidote": {"prune_to": "zero"}}, {"method": "lisa"}):
+        assert recipe.validate({**BASE, "defence": section}).defence.methods
+
+
+@pytest.mark.parametrize("method", SERVER)
+def test_local_mode_has_no_aggregated_model(method: str) -> None:
+    assert "no aggregated model" in refused({"method": method}, federation={"mode": "local"})
+
+
+@pytest.mark.parametrize("method", CLIENTS)
+def test_local_mode_has_clients(method: str) -> None:
+    made = load({"method": method}, federation={"mode": "local"})
+    assert (made.defence.on_clients, made.defence.on_server) == ([method], [])
+
+
+def test_lisa_and_fedprox_pull_to_different_weights() -> None:
+    rule = {"algorithm": "fedprox"}
+    assert "both have a proximal term" in refused({"method": "lisa"}, aggregation=rule)
+    assert load({"method": "asft"}, aggregation=rule)
+
+
+def test_server_and_client_methods_combine() -> None:
+    made = load({"method": ["asft", "constrained-sft", "safe-merge", "mean", "post-hoc"]}).defence
+    assert made.on_server == ["safe-merge", "mean", "post-hoc"]
+    assert made.on_clients == ["asft", "constrained-sft"]
+
+
+def test_a_deployment_has_no_client_side_defences() -> None:
+    with pytest.raises(RecipeError, match="asft, constrained-sft works in the clients' training"):
+        make_offer(load({"method": ["asft", "constrained-sft"]}), "")
+    assert make_offer(load({"method": "mean"}), "") == make_offer(load({}), "")
+
+
+def test_what_clients_train_depends_on_their_defence_alone() -> None:
+    plain, server = load({}), load({"method": "mean"})
+    assert plain.clients_hash == server.clients_hash
+    lisa = load({"method": "lisa"})
+    assert lisa.clients_hash == load({"method": ["lisa", "mean"]}).clients_hash
+    assert lisa.clients_hash != plain.clients_hash
+    assert lisa.clients_hash != load({"method": "lisa", "lisa": {"rho": 2}}).clients_hash
 
 
 @pytest.mark.parametrize("method", REFITTED)

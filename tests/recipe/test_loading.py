@@ -470,6 +470,8 @@ def test_the_hash_is_that_of_the_resolved_recipe_without_its_arms(file):
     assert loading.load(file, ["training.batch_size=16"]).hash == plain.hash  # the default, said
     assert loading.load(file, ["training.local_epochs=0"]).hash == plain.hash  # a later key
     assert loading.load(file, ["training.local_epochs=1"]).hash != plain.hash
+    assert loading.load(file, ['vetting.action="off"']).hash == plain.hash  # likewise
+    assert loading.load(file, ['vetting.action="record"']).hash != plain.hash
     assert loading.load(file, ["evaluation.outside=0"]).hash == plain.hash  # likewise
     assert loading.load(file, ["evaluation.outside=5"]).hash != plain.hash
     assert loading.load(file, ["constitution.mined_from=0"]).hash == plain.hash  # likewise

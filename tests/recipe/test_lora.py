@@ -82,6 +82,20 @@ def test_defences_write_all_ranks(rule: str) -> None:
     assert f'aggregation.lora = "{rule}" keeps apart those that clients train' in message
 
 
+@pytest.mark.parametrize("rule", ["ffa", "rolora", *CARRYING])
+def test_asft_needs_both_factors(rule: str) -> None:
+    adapter = {**adapter_for(rule), "start": "fedrai:aligned"}
+    message = refused({"lora": rule}, adapter, defence={"method": "asft"})
+    assert "asft penalises the product of both factors" in message
+    load({"lora": rule}, adapter, defence={"method": "lisa"})
+
+
+def test_vetting_compares_whole_updates() -> None:
+    vetting = {"action": "record"}
+    assert "clients receive or train a part" in refused({}, {"ranks": [4]}, vetting=vetting)
+    load({"lora": "ffa"}, {}, vetting=vetting)
+
+
 def test_modes_without_clients_of_their_own() -> None:
     local = {"federation": {"mode": "local"}}
     assert "nothing is aggregated" in refused({"lora": "ffa"}, {}, **local)

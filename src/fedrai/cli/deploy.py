@@ -42,10 +42,14 @@ def init_command(
     """Make a consortium's FOLDER: CA, certificate, keys, settings and services for each machine."""
     from fedrai import recipe
     from fedrai.deployment import setup as deployments
+    from fedrai.deployment.offer import check_honest
     from fedrai.deployment.setup.settings import DEFAULT_PORT, parse_address
 
     address = parse_address(server, DEFAULT_PORT)
-    models = (recipe.load(recipe_file).model.base,) if recipe_file else ()
+    settings = recipe.load(recipe_file) if recipe_file else None
+    if settings is not None:
+        check_honest(settings)
+    models = (settings.model.base,) if settings else ()
     consortium = deployments.Consortium(
         folder.resolve().name, address, nodes, days, insecure, base_models=models
     )

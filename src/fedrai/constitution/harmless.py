@@ -166,19 +166,12 @@ class Answerer:
             batch_size=self.revising.batch_size,
         )
         self.meter.add(generated)
-        texts = [self._whole(text) for text in generated.answers]
+        limit = self.revising.max_new_tokens
+        texts = [without_cut(self.model, text, limit) for text in generated.answers]
         if by == "model":
             for entry, text in zip(entries, texts, strict=True):
                 entry.refused = text if judge(text) is Reply.REFUSAL else None
         self._accept(entries, texts, by)
-
-    def _whole(self, text: str) -> str:
-        """The answer without a sentence that the token limit cut; empty if too little remains."""
-        ids = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) < self.revising.max_new_tokens - CUT_SLACK:
-            return text
-        short = trim_to_line(text)
-        return short if short == text or len(short.split()) >= LEAST_WORDS else ""
 
     def _accept(self, entries: Sequence[_Open], texts: Sequence[str], by: By) -> None:
         """Accept the texts that pass the checks as answers, and note the flaws of the others."""
@@ -203,6 +196,21 @@ class Answerer:
             elif verdict.probability >= self.threshold:
                 flaws[i] = "unsafe"
         return flaws
+
+
+def without_cut(model: LanguageModel, text: str, limit: int) -> str:
+    """The answer without a sentence that the token limit cut; empty if too little remains.
+
+    Args:
+        model: gave the answer.
+        text: the answer.
+        limit: the most tokens that it could have.
+    """
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) < limit - CUT_SLACK:
+        return text
+    short = trim_to_line(text)
+    return short if short == text or len(short.split()) >= LEAST_WORDS else ""
 
 
 def _unanswered(entries: Sequence[_Open]) -> list[_Open]:

@@ -259,6 +259,7 @@ def measure(
     probe: ProbeRows,
     batch_tokens: int = 0,
     on_batch: Callable[[int, int], None] = lambda _done, _of: None,
+    shares_prefix: bool = False,
 ) -> ProbeResult:
     """Read the margins with the adapter that is in the model.
 
@@ -267,9 +268,13 @@ def measure(
         probe: the rows.
         batch_tokens: see `likelihood.opening_likelihoods`.
         on_batch: called after each batch with (rows done, of how many); may raise to stop.
+        shares_prefix: see `likelihood.opening_likelihoods`.
     """
     start = time.perf_counter()
-    read = opening_likelihoods(model, probe.rows, batch_tokens=batch_tokens, on_batch=on_batch)
+    read = opening_likelihoods(
+        model, probe.rows, batch_tokens=batch_tokens, on_batch=on_batch,
+        shares_prefix=shares_prefix,
+    )  # fmt: skip
     values = iter(read.values)
     margins = [
         _margin(entry, [next(values) for _ in entry.rows])

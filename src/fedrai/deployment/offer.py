@@ -62,16 +62,30 @@ def make_offer(recipe: Recipe, fingerprint: str) -> str:
     return json.dumps(offer.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
+def check_honest(recipe: Recipe) -> None:
+    """Check that a recipe has no malicious clients.
+
+    Raises:
+        RecipeError: it has.
+    """
+    if recipe.attack.active:
+        raise RecipeError(
+            "[attack] is for experiments in one process only: a deployment has no malicious"
+            " clients by recipe",
+            hint="use --engine local, or remove the section",
+        )
+
+
 def _check_separable(recipe: Recipe) -> None:
     """Check that clients on their own machines can run a recipe.
 
     Raises:
         RecipeError: they cannot.
     """
+    check_honest(recipe)
     problems = {
         'federation.mode = "centralised" pools rows, but on a deployment they stay on their nodes':
             recipe.federation.mode == "centralised",
-        "[attack] is for experiments in one process only": recipe.attack.active,
         'filter.guard = "labels" is for experiments in one process': _uses(recipe, LABELS),
         "filter.calibration is a file of this machine; set filter.threshold to a number":
             bool(recipe.filter.calibration),
@@ -82,6 +96,8 @@ def _check_separable(recipe: Recipe) -> None:
             isinstance(recipe.adapter.ranks, list) and len(recipe.adapter.ranks) > 1,
         "filter.refusals is a file of this machine, which the nodes do not have":
             bool(recipe.filter.refusals),
+        f"defence.method: {', '.join(recipe.defence.on_clients)} works in the clients' training,"
+        " with the start or rows that an offer does not hold": bool(recipe.defence.on_clients),
     }  # fmt: skip
     for problem, applies in problems.items():
         if applies:

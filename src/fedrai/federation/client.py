@@ -138,13 +138,23 @@ class _Handler:
         task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
         if not 1 <= task.round <= self.rounds:
             raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
-        train_on = partial(self._train, client, task)
-        reply = self.act(client, task, train_on) if self.act is not None else None
-        adapter, numbers = reply or train_on(site.rows(client), site.seed(task.round, client))
+        reply = None
+        if self.act is not None:
+            reply = self.act(client, task, partial(self._train, client, task, is_defended=False))
+        rows, seed = site.rows(client), site.seed(task.round, client)
+        adapter, numbers = reply or self._train(client, task, rows, seed)
         return protocol.pack_update(task.part.sent(adapter), {**numbers, **site.row_counts(client)})
 
-    def _train(self, client: str, task: protocol.Task, rows: Sequence[Tokens], seed: int) -> Reply:
-        """Train from the task's adapter.
+    def _train(
+        self,
+        client: str,
+        task: protocol.Task,
+        rows: Sequence[Tokens],
+        seed: int,
+        *,
+        is_defended: bool = True,
+    ) -> Reply:
+        """Train from the task's adapter; a malicious client leaves the recipe's defence out.
 
         Raises:
             RefusedTaskError: there are no rows.
@@ -152,6 +162,8 @@ class _Handler:
         if not rows:
             raise RefusedTaskError(Reason.NO_ROWS)
         settings, part = self.settings_for(len(rows)), task.part
+        if not is_defended:
+            settings = replace(settings, defence=None)
         first_step = (task.round - 1) * settings.steps
         costs.reset_peak()
         adapter, result = self.training(

@@ -100,6 +100,16 @@ def weighted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
     }
 
 
+def multiplied(updates: Mapping[str, Update], factors: Mapping[str, float]) -> dict[str, Update]:
+    """Updates with the weights of some clients multiplied by their factors."""
+    return {
+        name: replace(u, metrics={**u.metrics, WEIGHT: u.metrics[WEIGHT] * factors[name]})
+        if name in factors
+        else u
+        for name, u in updates.items()
+    }
+
+
 def capped_rows(
     updates: Mapping[str, Update], weighted: Mapping[str, Update]
 ) -> dict[str, dict[str, float]]:
@@ -107,7 +117,7 @@ def capped_rows(
     rows = {
         name: {"rows": updates[name].metrics[WEIGHT],
                "counted": weighted[name].metrics[WEIGHT]}
-        for name in sorted(updates)
+        for name in sorted(weighted)
     }  # fmt: skip
     return {name: one for name, one in rows.items() if one["counted"] != one["rows"]}
 

@@ -30,6 +30,7 @@ from fedrai.federation.defences import Defend
 from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.shared_round import FROM, EarlierRuns, SharedRound, server_state
+from fedrai.federation.vetting.verdicts import RoundVerdict
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.parts import ALL, Part, Shapes
 from fedrai.recipe.sections import seed_for
@@ -40,6 +41,9 @@ from fedrai.runs.files import json_text, save_tensors, write_text
 Emit = Callable[..., None]
 Align = Callable[[int, AdapterState, Path], Aligned]
 """Aligns the aggregated adapter of a round; may keep in the folder what it needs to resume."""
+
+Vet = Callable[[int, AdapterState, Mapping[str, Update]], RoundVerdict]
+"""Looks at the updates of a round, which started from the adapter, before they are aggregated."""
 
 Made = tuple[Adapters, Mapping[str, Any], Mapping[str, Any]]
 """A round before its alignment: its adapters, its part of `round.json`, the figures to tell."""
@@ -56,6 +60,7 @@ class Tools:
         evaluate: measures the model with the adapters that it is given.
         run: the run folder.
         emit: is told of every event (kind, fields).
+        vet: looks at the updates before they are aggregated; None: nothing does.
         defend: changes the aggregated adapter before it is aligned; None: nothing does.
         align: aligns the aggregated adapter; None: it goes to the clients as it is.
         earlier: runs that may have trained the same rounds already; None: there are none.
@@ -67,6 +72,7 @@ class Tools:
     evaluate: Callable[[Sequence[AdapterState]], EvaluationResult]
     run: RunFolder
     emit: Emit
+    vet: Vet | None = None
     defend: Defend | None = None
     align: Align | None = None
     earlier: EarlierRuns | None = None
@@ -139,22 +145,54 @@ class _Round:
     def _make(self) -> Made:
         """Have the clients train, and aggregate their updates."""
         self._gather()
-        cap = self._plan.weight_cap
-        weighted = round_record.weighted(self._updates, cap)
-        for name, rows in round_record.capped_rows(self._updates, weighted).items():
+        cap, verdict = self._plan.weight_cap, self._vet()
+        aside, factors = (verdict.aside, verdict.factors) if verdict else ({}, {})
+        used = {name: u for name, u in self._updates.items() if name not in aside}
+        capped = round_record.weighted(used, cap)
+        for name, rows in round_record.capped_rows(used, capped).items():
             self._emit("weight-capped", client=name, **rows)
+        weighted = round_record.multiplied(capped, factors)
         with self._ledger.measure("aggregation"):
             norms = {
                 name: update_norm(self._start(name), update.adapter)
                 for name, update in self._updates.items()
             }
-            updates, limits = self._limit_norms(weighted, norms)
+            updates, limits = self._limit_norms(weighted, {name: norms[name] for name in used})
             adapters = self._aggregate(updates)
             error = self._aggregation_error(updates, adapters)
         adapters, change = self._defend(adapters)
-        clients = round_record.clients_record(self._updates, weighted, self._aside, norms, cap)
+        clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap)
         figures = round_record.round_figures(weighted, self._aside)
-        return adapters, {**clients, **limits, **error, **change}, figures
+        vetting = {"vetting": verdict.to_json()} if verdict else {}
+        record = {**clients, **figures, **limits, **vetting, **error, **change}
+        return adapters, record, figures
+
+    def _vet(self) -> RoundVerdict | None:
+        """The verdict on the updates; None: nobody looks at them.
+
+        Raises:
+            FederationError: too few updates are left.
+        """
+        if self._tools.vet is None:
+            return None
+        verdict = self._tools.vet(self._number, self._before[GLOBAL], self._updates)
+        self._ledger.add("vetting", verdict.cost)
+        for name, reason in verdict.suspicious.items():
+            self._emit("client-suspicious", client=name, action=verdict.action, reason=reason)
+        self._check_left(verdict)
+        return verdict
+
+    def _check_left(self, verdict: RoundVerdict) -> None:
+        """Raise if fewer updates than `min_clients` are left after vetting."""
+        left = len(self._updates) - len(verdict.aside)
+        if left < self._plan.min_clients:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in verdict.aside.items())
+            raise FederationError(
+                f"round {self._number}: vetting leaves {left} of {len(self._updates)} updates, the"
+                f" recipe needs {self._plan.min_clients} ({reasons})",
+                hint='look at these clients; or start a new run with vetting.action = "weigh" or'
+                ' "record", or a lower federation.min_clients',
+            )
 
     def _limit_norms(
         self, updates: Mapping[str, Update], norms: Mapping[str, float]

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from fedrai.recipe.defence import Defence
 
 LoraRule = Literal["plain", "ffa", "rolora", "flexlora", "raflora", "flora", "fedex"]
 PRODUCTS = ("flexlora", "raflora", "flora", "fedex")
 """Rules that average products and fit factors to them anew."""
+FREEZING = ("ffa", "rolora")
+"""Rules by which one factor is not trained in a round."""
 CARRYING = ("flora", "fedex")
 """Rules that keep in the ranks above those of the clients what these cannot hold."""
 MEANS = ("fedavg", "fedprox")
@@ -88,7 +93,7 @@ def ranks_problem(table: RankTable, full: int) -> str:
 
 
 def problem(
-    rule: str, algorithm: str, table: RankTable, full: int, mode: str, defences: Sequence[str]
+    rule: str, algorithm: str, table: RankTable, full: int, mode: str, defence: Defence, vets: bool
 ) -> str:
     """Why a recipe cannot have this rule with the rest of it; empty: it can.
 
@@ -98,12 +103,26 @@ def problem(
         table: `adapter.ranks`.
         full: `adapter.rank`.
         mode: `federation.mode`.
-        defences: the server's, by name.
+        defence: the section.
+        vets: whether updates are vetted.
     """
+    return (
+        _mode_problem(rule, table, mode)
+        or _algorithm_problem(rule, algorithm, table)
+        or _held_problem(rule, table, full, defence)
+        or _rest_problem(rule, table, defence, vets)
+    )
+
+
+def _mode_problem(rule: str, table: RankTable, mode: str) -> str:
     if mode == "local" and rule != "plain":
         return 'aggregation.lora: with federation.mode = "local" nothing is aggregated'
     if mode != "federated" and table:
         return f'adapter.ranks: federation.mode = "{mode}" has no clients of different ranks'
+    return ""
+
+
+def _algorithm_problem(rule: str, algorithm: str, table: RankTable) -> str:
     if rule in PRODUCTS and algorithm not in MEANS:
         return f'aggregation.lora = "{rule}" {_no_products(algorithm)}; use {_either(MEANS)}'
     if rule == "rolora" and algorithm in MOMENTS:
@@ -116,7 +135,7 @@ def problem(
             "adapter.ranks: the zeros that fill up smaller ranks are no values that clients chose,"
             f" but {algorithm} would count them as such; use {_either(MEANS)}"
         )
-    return _carrying_problem(rule, table, full, defences) if rule in CARRYING else ""
+    return ""
 
 
 def _no_products(algorithm: str) -> str:
@@ -131,17 +150,33 @@ def _no_products(algorithm: str) -> str:
     )
 
 
-def _carrying_problem(rule: str, table: RankTable, full: int, defences: Sequence[str]) -> str:
+def _held_problem(rule: str, table: RankTable, full: int, defence: Defence) -> str:
+    if rule not in CARRYING:
+        return ""
     if highest(table, full) >= full:
         return (
             f'aggregation.lora = "{rule}" keeps what the clients\' factors cannot hold in the ranks'
             f" above theirs, and there are none: set adapter.ranks below adapter.rank = {full}, for"
             f" example adapter.ranks = [{max(1, full // 4)}]"
         )
-    if defences:
+    if defence.on_server:
         return (
-            f"defence.method: {defences[0]} writes all ranks of the aggregated adapter, and"
+            f"defence.method: {defence.on_server[0]} writes all ranks of the aggregated adapter, and"
             f' aggregation.lora = "{rule}" keeps apart those that clients train'
+        )
+    return ""
+
+
+def _rest_problem(rule: str, table: RankTable, defence: Defence, vets: bool) -> str:
+    if "asft" in defence.methods and (rule in FREEZING or rule in CARRYING):
+        return (
+            "defence.method: asft penalises the product of both factors, all of which clients must"
+            f' train, and aggregation.lora = "{rule}" freezes a part'
+        )
+    if vets and table:
+        return (
+            "vetting.action: the scores compare updates with the whole global adapter, and with"
+            " adapter.ranks clients receive or train a part of it"
         )
     return ""
 

@@ -19,6 +19,7 @@ from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
+from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
@@ -184,7 +185,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack")
+    added_keys = ("defence", "attack", "vetting")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -205,6 +206,8 @@ class Recipe(Section):
     """Clients and rounds."""
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
+    vetting: Vetting = Vetting()
+    """The server's look at every update before it is aggregated."""
     defence: Defence = Defence()
     """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
     attack: Attack = Attack()
@@ -230,9 +233,17 @@ class Recipe(Section):
         self._check_alignment()
         self._check_defence()
         self._check_lora()
+        self._check_vetting()
         self._check_harm()
         self._check_attack()
         return self
+
+    def _check_vetting(self) -> None:
+        if self.vetting.action != "off" and self.federation.mode != "federated":
+            raise ValueError(
+                "vetting.action: there are no updates of several clients to compare with"
+                f' federation.mode = "{self.federation.mode}"'
+            )
 
     def _check_sources(self) -> None:
         files = self.data.partition.scheme == "files"
@@ -311,7 +322,7 @@ class Recipe(Section):
         rule, adapter = self.aggregation, self.adapter
         if problem := lora.problem(
             getattr(rule, "lora", "plain"), getattr(rule, "algorithm", ""), adapter.ranks,
-            adapter.rank, self.federation.mode, self.defence.on_server,
+            adapter.rank, self.federation.mode, self.defence, self.vetting.action != "off",
         ):  # fmt: skip
             raise ValueError(problem)
 
@@ -347,7 +358,10 @@ class Recipe(Section):
     def clients_hash(self) -> str:
         """The same of what decides how honest clients train from a given adapter."""
         body = self._hashed()
-        return _digest({k: body[k] for k in body if k not in (*AFTER_TRAINING, *AFTER_REPLIES)})
+        kept = {k: body[k] for k in body if k not in (*AFTER_TRAINING, *AFTER_REPLIES)}
+        if names := self.defence.on_clients:
+            kept["defence"] = {n: self.defence.section(n).hashed_body() for n in names}
+        return _digest(kept)
 
     def _hashed(self) -> dict[str, Any]:
         """What `hash` covers, by section; an attack without clients is none."""

@@ -22,6 +22,7 @@ from fedrai.recipe.run import Data, Recipe, seed_for
 from fedrai.recipe.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 from fedrai.recipe.sources import Columns, Source
 from fedrai.recipe.standalone import AlignRecipe
+from fedrai.recipe.vetting import Vetting
 
 __all__ = [
     "ALGORITHMS",
@@ -52,6 +53,7 @@ __all__ = [
     "Robust",
     "Section",
     "Source",
+    "Vetting",
     "sections",
     "seed_for",
 ]

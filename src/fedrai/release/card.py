@@ -196,6 +196,12 @@ def _warnings(model: ExportedModel) -> list[str]:
             f"**{model.summary.harmful_rows:,} of the {model.summary.rows:,} rows it was"
             " trained on are known to be harmful** (an experiment)."
         )
+    if attack := model.info.get("attack"):
+        liars = len(model.info["malicious_clients"])
+        lines.append(
+            f"**Of its {model.summary.clients} clients, {liars} attacked the training** (an"
+            f" experiment: {attack['kind']})."
+        )
     if model.trained_suites:
         lines.append(trained_line(model.trained_suites).strip())
     if model.client:

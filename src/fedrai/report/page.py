@@ -25,6 +25,7 @@ from fedrai.report.saved_comparison import SavedComparison
 from fedrai.report.svg import printable
 from fedrai.report.tables import MISSING
 from fedrai.report.transcripts import LIMIT, Transcripts
+from fedrai.report.vetting import vettings
 from fedrai.runs.record import RunRecord
 
 
@@ -87,6 +88,7 @@ def _sections(
         PageSection("rows", "What clients hold", "Rows", clients.holdings(runs)),
         PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
         PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
+        PageSection("vetting", "Vetting of updates", "Vetting", vettings(runs)),
         PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),
         PageSection("cost", "Cost", "Cost", costs(runs)),
         PageSection("transcripts", "Answers to red-team requests", "Answers", transcripts),

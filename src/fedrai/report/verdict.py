@@ -220,6 +220,10 @@ def _run_warnings(run: RunRecord) -> list[str]:
     if set_aside:
         what = "client update was" if set_aside == 1 else "client updates were"
         lines.append(f"{run.label}: {set_aside} {what} set aside.")
+    vetted = sum(len(one.vetting.set_aside) for one in run.rounds if one.vetting is not None)
+    if vetted:
+        what = "client update was" if vetted == 1 else "client updates were"
+        lines.append(f"{run.label}: {vetted} {what} set aside by vetting.")
     return lines
 
 

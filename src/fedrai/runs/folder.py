@@ -8,6 +8,7 @@
     rounds/0003/round.json, server.safetensors
     evaluations/0003/     answers by suite, and metrics.json
     pending/0004/         updates of the round in progress, and in constitution/ its alignment
+    defence/              what defences make once in a run
     constitution/0003/    state that the alignment of round 3 leaves for later ones
     clients/NAME.log      the client's own log
     summary.json          key figures; rewritten after every round and evaluation

@@ -108,6 +108,26 @@ def sum_by_row(values: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.stack([part.sum() for part in torch.split(values, list(counts))])
 
 
+def constrained_loss(policy: Tensor, reference: Tensor, beta: Tensor) -> Tensor:
+    """Constrained SFT (arXiv 2406.05946, equation 3): a limit on each token's drift.
+
+        -(2 / beta) log sigmoid(beta (log policy - log reference))
+
+    Its gradient is that of the cross-entropy times 2 sigmoid(-beta (log policy - log reference)): 1
+    where both agree, towards 0 once the policy gives the token a higher probability, at most 2. A
+    small beta is plain cross-entropy up to a constant.
+
+    Args:
+        policy: log-probabilities of N tokens, in nats.
+        reference: the same under the reference.
+        beta: limit of each token, above 0.
+
+    Returns:
+        (N,).
+    """
+    return -(2 / beta) * logsigmoid(beta * (policy - reference))
+
+
 def preference_loss(
     policy: Sequence[Tensor],
     reference: Sequence[Tensor],

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from fedrai.model.adapted import AdaptedModel
 from fedrai.model.batching import by_length, collate
 from fedrai.model.parts import ALL, Part
 from fedrai.records import Tokens, TrainingStep, TrainResult
-from fedrai.runs.costs import release_memory, training_operations
-from fedrai.training.losses import linear_cross_entropy
+from fedrai.runs.costs import Cost, release_memory, training_operations
+from fedrai.training.losses import linear_cross_entropy, token_cross_entropy
 
 GROUP = 16  # batches whose rows are sorted by length together
 
@@ -97,6 +98,10 @@ class MasterWeights:
         """Copy the master weights into the model."""
         torch._foreach_copy_(self._views, self.copies)
 
+    def named(self) -> dict[str, Tensor]:
+        """The master weights themselves by name, with their gradients."""
+        return dict(zip(self._names, self.copies, strict=True))
+
     def adapter(self) -> AdapterState:
         """The current adapter, float32 on the CPU; may share memory with the copies there."""
         trained = {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
@@ -134,6 +139,32 @@ def _initial_moments(weight: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a client's defence changes in a training; None: nothing.
+
+    Attributes:
+        before_step: called with the weights and the learning rate of the next step.
+        backward: takes the place of `backward`.
+        on_gradient: called with the weights when their gradients are complete, before the step.
+        spent: cost of what the defence does besides the steps, when the training is done.
+    """
+
+    before_step: Callable[[MasterWeights, float], None] | None = None
+    backward: Callable[[Sequence[Tokens]], float] | None = None
+    on_gradient: Callable[[MasterWeights], None] | None = None
+    spent: Callable[[], Cost] | None = None
+
+
+class LocalDefence(Protocol):
+    """A defence in the training of clients."""
+
+    def begin(
+        self, model: LanguageModel, rows: Sequence[Tokens], settings: SftSettings, seed: int
+    ) -> Hooks:
+        """Prepare one training; the model's adapter is the same afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
 class SftSettings:
     """Settings of a local training.
 
@@ -147,6 +178,7 @@ class SftSettings:
         weight_decay: decoupled, as in AdamW.
         clip_norm: largest norm of the gradient.
         proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
+        defence: changes the training; None: nothing does.
         frozen: LoRA's factor that is not trained, "A" or "B"; empty: both are.
         rank: the first ranks are trained, and the others stay as they are; 0: all.
     """
@@ -160,6 +192,7 @@ class SftSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     proximal_mu: float = 0.0
+    defence: LocalDefence | None = None
     frozen: str = ""
     rank: int = 0
 
@@ -196,6 +229,7 @@ def train(
     losses: list[float] = []
     tokens = labels = 0
     start_time = time.perf_counter()
+    hooks = settings.defence.begin(model, rows, settings, seed) if settings.defence else Hooks()
     part = settings.part
     still = [name for name in model.parameters if not part.trains(name)]
     with model.using(start), model.mode(training=True), model.frozen(still):
@@ -204,11 +238,19 @@ def train(
         torch.manual_seed(seed)
         for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
             step_time = time.perf_counter()
-            losses.append(_accumulate(model, batch, settings.micro_batch_size or batch_size))
+            rate = settings.learning_rate(settings.first_step + number)
+            if hooks.before_step:
+                hooks.before_step(master, rate)
+            if hooks.backward:
+                losses.append(hooks.backward(batch))
+            else:
+                losses.append(backward(model, batch, settings.micro_batch_size or batch_size))
             master.collect()
             if mu:
-                _add_proximal_gradient(master.copies, anchor, mu)
-            master.step(settings.learning_rate(settings.first_step + number), settings.clip_norm)
+                add_proximal_gradient(master.copies, anchor, mu)
+            if hooks.on_gradient:
+                hooks.on_gradient(master)
+            master.step(rate, settings.clip_norm)
             counts = token_counts(batch)
             tokens, labels = tokens + counts[0], labels + counts[1]
             seconds = time.perf_counter() - step_time
@@ -216,6 +258,9 @@ def train(
     seconds = time.perf_counter() - start_time
     length = tokens / max(1, steps * batch_size)
     operations = training_operations(model.shape(), tokens, labels, length)
+    if hooks.spent:
+        extra = hooks.spent()
+        tokens, operations = tokens + extra.tokens, operations + extra.operations
     release_memory()
     return master.adapter(), TrainResult(tuple(losses), tokens, labels, operations, seconds)
 
@@ -274,7 +319,7 @@ def token_counts(rows: Iterable[Tokens]) -> tuple[int, int]:
     return sum(tokens for tokens, _ in counts), sum(labels for _, labels in counts)
 
 
-def _accumulate(model: LanguageModel, batch: Sequence[Tokens], size: int) -> float:
+def backward(model: LanguageModel, batch: Sequence[Tokens], size: int) -> float:
     """Backward through a batch in micro-batches; returns the mean loss per label token, in nats."""
     labels = token_counts(batch)[1]
     total = 0.0
@@ -297,6 +342,13 @@ def label_loss(model: LanguageModel, states: Tensor, targets: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(states.float(), targets, reduction="sum")
 
 
+def token_losses(model: LanguageModel, states: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each of the states and ids of `label_states`, (N,) in nats."""
+    if model.fused:
+        return token_cross_entropy(states, model.output_weight, targets, model.softcap)
+    return torch.nn.functional.cross_entropy(states.float(), targets, reduction="none")
+
+
 def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     """States that predict the label tokens of some rows, and the ids of these (N,), row after row.
 
@@ -307,7 +359,7 @@ def label_states(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, 
     return forward(ids, mask)[:, :-1][labels[:, 1:]], ids[:, 1:][labels[:, 1:]]
 
 
-def _add_proximal_gradient(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
+def add_proximal_gradient(master: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
     """Add mu * (w - w_start), the gradient of FedProx's proximal term."""
     for weight, origin in zip(master, anchor, strict=True):
         if weight.grad is not None:

@@ -16,7 +16,7 @@ from fedrai.cli import cli
 from fedrai.deployment import setup
 from fedrai.deployment.setup import certificates, settings, starting
 from fedrai.deployment.setup.settings import Address
-from fedrai.errors import DeploymentError, FederationError
+from fedrai.errors import DeploymentError, FederationError, RecipeError
 
 NAMES = ("hospital-a", "hospital-b", "hospital-c")
 
@@ -307,6 +307,16 @@ def test_a_relative_base_model_is_warned_of(tmp_path):
     assert "model.base = ./models/tiny is a relative path" in run.stderr
     for name in ("/models/tiny", "hf:org/name", "smollm2-135m-instruct"):
         assert setup.relative_models(consortium(base_models=(name,))) == ()
+
+
+def test_no_deployment_is_set_up_for_a_recipe_with_an_attack(tmp_path):
+    attack = '[model]\nbase = "x"\n[[data.sources]]\npath = "y"\n[attack]\nkind = "noise"\n'
+    (tmp_path / "r.toml").write_text(attack)
+    words = ["deploy", "init", str(tmp_path / "x"), "--server", "localhost", "--node", "a"]
+    run = CliRunner().invoke(cli, [*words, "--recipe", str(tmp_path / "r.toml")])
+    assert isinstance(run.exception, RecipeError)
+    assert "[attack] is for experiments in one process only" in run.exception.message
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_recipe_names_the_base_model(tmp_path):

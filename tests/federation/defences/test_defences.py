@@ -17,6 +17,7 @@ from fedrai.federation.defences.safe_lora import SafeLora
 from fedrai.federation.defences.safe_merge import SafeMerge
 from fedrai.model import AdapterState
 from fedrai.recipe.sections import Defence
+from fedrai.runs.costs import Cost
 
 LAYERS = ("x", "y")
 OUT, IN = 6, 5
@@ -73,7 +74,9 @@ def test_resta_adds_the_safety_vector_and_cuts_to_the_rank(seed: int, strength: 
     start, unaligned = adapter(seed), adapter(seed + 1)
     aggregated = near(start, seed + 2)
     for other in (None, unaligned):
-        outcome = Resta(start, other, strength).after(task(aggregated))
+        unaligned = None if other is None else (lambda: (adapter(seed + 1), Cost(tokens=3)))
+        outcome = Resta(start, unaligned, strength).after(task(aggregated))
+        assert outcome.cost.tokens == (0 if other is None else 3)
         lost = kept = 0.0
         for layer in LAYERS:
             vector = full(start, layer) - (0 if other is None else full(other, layer))
@@ -92,7 +95,7 @@ def test_resta_by_hand() -> None:
     def one(value: float) -> AdapterState:
         return {"z.lora_A.weight": torch.ones(1, 1), "z.lora_B.weight": torch.tensor([[value]])}
 
-    for unaligned, want in ((None, 3.5), (one(1), 3.0)):
+    for unaligned, want in ((None, 3.5), (lambda: (one(1), Cost()), 3.0)):
         made = Resta(one(3), unaligned, 0.5).after(task(one(2)))
         assert float(full(made.adapter, "z")) == pytest.approx(want, rel=1e-6)
         assert made.report["truncation"] == pytest.approx(0, abs=1e-7)

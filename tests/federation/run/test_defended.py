@@ -13,7 +13,7 @@ from driver import fill_cache, outcome, run_cases, write_recipe
 
 pytestmark = pytest.mark.slow
 
-METHODS = {
+ARITHMETIC = {
     "mean": 'method = "mean"',
     "resta": 'method = "resta"\n[defence.resta]\ndrop = 0.5',
     "safe-lora": 'method = "safe-lora"\n[defence.safe_lora]\nthreshold = 1.0',
@@ -21,7 +21,24 @@ METHODS = {
     "csulora": 'method = "csulora"',
     "two": 'method = ["csulora", "mean"]',
 }
-KILL = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
+WITH_ROWS = {
+    "unaligned": 'method = "resta"\n[defence.resta]\nunaligned = "harmful"\nrows = "{rows}"\n'
+    "steps = 2",
+    "antidote": 'method = "antidote"\n[defence.antidote]\nrows = "{rows}"\ncount = 3',
+    "post-hoc": 'method = "post-hoc"\n[defence.post_hoc]\nharmful = ["{red}"]\n'
+    'harmless = ["{plain}"]\ncount = 4\nsteps = 2\nmax_new_tokens = 8',
+    "lisa": 'method = "lisa"\n[defence.lisa]\nrows = "{rows}"\nalign_steps = 1\nown_steps = 2',
+    "constrained-sft": 'method = "constrained-sft"',
+    "asft and mean": 'method = ["asft", "mean"]',
+}
+CLIENTS = ("lisa", "constrained-sft")  # the others also act on the server
+WRITING = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
+KILLS = {
+    "post-hoc": {"kind": "event", "pattern": "defence-progress"},
+    "unaligned": {"kind": "event", "pattern": "defence-progress", "nth": 2},
+    "lisa": {"kind": "step", "nth": 8},
+    "constrained-sft": {"kind": "step", "nth": 8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +48,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
-    """Whole, killed and resumed runs by method, in one process that forks."""
+    """Whole, killed and resumed runs by method, in two processes that fork."""
     cache = fill_cache(folder / "cache")
     plain = write_recipe(folder / "data", tiny_model)
     text = _lean(plain.read_text())
     plain.write_text(text)
-    cases: list[dict[str, Any]] = [{"name": "start", "argv": ["run", plain, "--out", "start"]}]
+    (folder / "red.txt").write_text("".join(f"gadget{n} wombat{n}\n" for n in range(8)))
+    (folder / "plain.txt").write_text("".join(f"teapot{n} kettle{n}\n" for n in range(8)))
+    places = {"{rows}": "data/rows.jsonl", "{red}": "red.txt", "{plain}": "plain.txt"}
     start = f'start = "{folder}/start/rounds/0002/adapter"'
     started = text.replace("[adapter]\n", f"[adapter]\n{start}\n")
-    for name, defence in {"none": "", **METHODS}.items():
-        file = folder / "data" / f"{name}.toml"
-        file.write_text(f"{started}\n[defence]\n{defence}\n")
-        cases.append({"name": name, "argv": ["run", file, "--out", name]})
-        if defence:
-            killed = f"{name}-killed"
-            cases.append({"name": killed, "argv": ["run", file, "--out", killed], "at": KILL})
-            cases.append({"name": f"{name}-resumed", "argv": ["run", "--resume", killed]})
-    return run_cases(cases, tiny_model, folder, cache)
+
+    def cases(methods: dict[str, str]) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
+        for name, defence in methods.items():
+            for mark, file in places.items():
+                defence = defence.replace(mark, f"{folder}/{file}")
+            file = folder / "data" / f"{name}.toml"
+            file.write_text(f"{started}\n[defence]\n{defence}\n")
+            killed, at = f"{name}-killed", KILLS.get(name, WRITING)
+            made.append({"name": name, "argv": ["run", file, "--out", name]})
+            made.append({"name": killed, "argv": ["run", file, "--out", killed], "at": at})
+            made.append({"name": f"{name}-resumed", "argv": ["run", "--resume", killed]})
+        return made
+
+    first = [{"name": "start", "argv": ["run", plain, "--out", "start"]}]
+    results = run_cases([*first, *cases(ARITHMETIC)], tiny_model, folder, cache)
+    (folder / "data/none.toml").write_text(started)
+    none = [{"name": "none", "argv": ["run", folder / "data/none.toml", "--out", "none"]}]
+    return results | run_cases([*none, *cases(WITH_ROWS)], tiny_model, folder, cache)
 
 
 def _lean(text: str) -> str:
@@ -60,7 +89,7 @@ def _lean(text: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*ARITHMETIC, *WITH_ROWS])
 def test_a_killed_run_resumes_to_the_same_bits(
     name: str, folder: Path, results: dict[str, Any]
 ) -> None:
@@ -71,12 +100,32 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert outcome(folder / name) != outcome(folder / "none")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n in (*ARITHMETIC, *WITH_ROWS) if n not in CLIENTS])
 def test_a_run_says_what_its_defence_did(name: str, folder: Path, results: dict[str, Any]) -> None:
     body = json.loads((folder / name / "rounds/0001/round.json").read_text())
-    assert body["defence_norm"] > 0
     for step in body["defence"]:
-        assert step["moved"] > 0
+        # a random model declines nothing, so post-hoc has no rows to train on
+        assert step["moved"] > 0 or step["method"] == "post-hoc"
         assert f"defence: {step['method']} moved the model by" in results[name]["err"]
     assert body["costs"]["defence"]["seconds"] > 0
     assert "defence" not in json.loads((folder / "none/rounds/0001/round.json").read_text())
+
+
+def test_what_is_made_once_is_kept_in_the_run(folder: Path, results: dict[str, Any]) -> None:
+    assert (folder / "unaligned/defence/unaligned.safetensors").is_file()
+    assert len((folder / "post-hoc/defence/answers.jsonl").read_text().splitlines()) == 8
+    rounds = [json.loads((folder / f"unaligned/rounds/000{n}/round.json").read_text())
+              for n in (1, 2)]  # fmt: skip
+    operations = [body["costs"]["defence"]["operations"] for body in rounds]
+    assert operations[0] > 0 == operations[1]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_defence_of_the_clients_counts_as_training(
+    name: str, folder: Path, results: dict[str, Any]
+) -> None:
+    made, plain = (
+        json.loads((folder / run / "rounds/0001/round.json").read_text()) for run in (name, "none")
+    )
+    assert "defence" not in made
+    assert made["costs"]["training"]["operations"] > plain["costs"]["training"]["operations"]

@@ -82,8 +82,8 @@ class Display(Live, Observer):
 
     def event(self, kind: str, /, **fields: Any) -> None:
         """An event of the round loop."""
-        if kind == "constitution-progress":
-            self._aligning(**fields)
+        if kind in ("constitution-progress", "defence-progress"):
+            self._working(kind.removesuffix("-progress"), **fields)
             return
         if kind in LINES:
             text, style = LINES[kind]
@@ -160,11 +160,11 @@ class Display(Live, Observer):
     def _on_constitution_finished(self, **figures: Any) -> None:
         self.print_line(f"  constitution: {alignment_line(figures)}")
 
-    def _aligning(self, phase: str, done: int, of: int) -> None:
-        """Progress of an alignment; without a terminal a line when a part is done."""
-        self.bar(f"align {phase}", self._title(f"constitution: {phase}"), done, of)
+    def _working(self, part: str, *, phase: str, done: int, of: int) -> None:
+        """Progress of long work on the server; without a terminal a line when a part is done."""
+        self.bar(f"{part} {phase}", self._title(f"{part}: {phase}"), done, of)
         if not self.live and of and done == of and phase not in ("probe", "training"):
-            self.print_line(f"  constitution: {of} {phase}")
+            self.print_line(f"  {part}: {of} {phase}")
 
     def _title(self, what: str) -> str:
         return f"  {self._round} {what}" if self._round else f"  {what}"
@@ -190,6 +190,11 @@ class Display(Live, Observer):
         ends = (f"{numbers[key]:.3f}" for key in ("loss_first", "loss_last") if reported)
         loss = " -> ".join(ends) or "not reported"
         self.print_line(f"  {client}  loss {loss}  {rate} tokens/s{left}")
+
+    def _on_client_suspicious(self, client: str, action: str, reason: str, **_: Any) -> None:
+        what = {"set-aside": "set aside by vetting", "weigh": "weighs less after vetting"}
+        line = f"  {client}  {what.get(action, 'suspicious (only recorded)')}: {reason}"
+        self.print_line(line, "yellow")
 
     def _on_filter_finished(
         self, total: dict[str, Any] | None, skipped: str, cost: dict[str, Any]

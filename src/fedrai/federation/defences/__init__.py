@@ -16,18 +16,24 @@ from fedrai import plugins
 from fedrai.errors import FederationError, FedRAIError, ModelError
 from fedrai.federation.aggregation import check_values
 from fedrai.federation.aggregation.norms import update_norm
+from fedrai.federation.defences.antidote import Antidote
 from fedrai.federation.defences.base import Method, Outcome, Task, Tools
 from fedrai.federation.defences.csulora import CsuLora
 from fedrai.federation.defences.mean import MeanWithStart
+from fedrai.federation.defences.post_hoc import PostHoc
 from fedrai.federation.defences.resta import Resta
+from fedrai.federation.defences.rows import read_rows
 from fedrai.federation.defences.safe_lora import SafeLora
 from fedrai.federation.defences.safe_merge import SafeMerge
+from fedrai.federation.defences.unaligned import Unaligned
 from fedrai.model import AdapterState
 from fedrai.model.adapters import check_adapter
 from fedrai.model.products import change_norm
+from fedrai.recipe import defence_methods as sections
 from fedrai.recipe.defence import DEFENCE_PLUGINS
-from fedrai.recipe.sections import Defence
+from fedrai.recipe.sections import Defence, seed_for
 from fedrai.runs.costs import Cost
+from fedrai.training.sft import SftSettings
 
 __all__ = ["Defend", "Defended", "Outcome", "Task", "Tools", "build"]
 
@@ -88,12 +94,46 @@ def _method(name: str, settings: Defence, tools: Tools) -> Method:
     return _BUILT_IN[name](settings.section(name), tools)
 
 
+def _antidote(section: sections.Antidote, tools: Tools) -> Method:
+    model = tools.language_model
+    rows = read_rows(model, section.rows, section.count, tools.seed, tools.max_length)
+    pruned = tools.aligned if section.prune_to == "start" else None
+    return Antidote(model, rows, section.share, pruned, tools.on_progress)
+
+
+def _resta(section: sections.Resta, tools: Tools) -> Method:
+    harmful = section.unaligned == "harmful"
+    unaligned = _unaligned(section, tools).adapter if harmful else None
+    return Resta(tools.aligned, unaligned, section.strength, section.drop, tools.seed)
+
+
+def _unaligned(section: sections.Resta, tools: Tools) -> Unaligned:
+    model, seed = tools.language_model, seed_for(tools.seed, "unaligned")
+    rows = read_rows(model, section.rows, 0, tools.seed, tools.max_length)
+    return Unaligned(
+        model, tools.aligned, rows, section.steps, section.learning_rate, seed,
+        tools.folder / "unaligned.safetensors", tools.on_progress,
+    )  # fmt: skip
+
+
+def _post_hoc(section: sections.PostHoc, tools: Tools) -> Method:
+    rate = section.learning_rate
+    return PostHoc(
+        tools.language_model, tools.aligned, tools.requests,
+        SftSettings(section.steps, section.batch_size, lambda _: rate), tools.seed,
+        section.max_new_tokens, tools.max_length, tools.folder / "answers.jsonl",
+        tools.on_progress,
+    )  # fmt: skip
+
+
 _BUILT_IN: Mapping[str, Callable[[Any, Tools], Method]] = {
     "mean": lambda s, t: MeanWithStart(t.aligned, s.share),
-    "resta": lambda s, t: Resta(t.aligned, None, s.strength, s.drop, t.seed),
+    "resta": _resta,
     "safe-lora": lambda s, t: SafeLora(t.aligned, t.scale, s.threshold, s.projection),
     "safe-merge": lambda s, t: SafeMerge(t.aligned, t.scale, s.threshold, s.share),
     "csulora": lambda s, t: CsuLora(t.aligned, s.energy, s.partial, s.outside),
+    "antidote": _antidote,
+    "post-hoc": _post_hoc,
 }
 
 

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from fedrai.model import AdapterState
+from fedrai.constitution.records import Request
+from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.products import FIRST, Fit, common, fit, layers_of, product, with_layer
 from fedrai.runs.costs import Cost
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and of how much."""
+
+
+def ignore(_what: str, _done: int, _of: int) -> None:
+    """The `OnProgress` that shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +72,27 @@ class Tools:
         seed: the recipe's.
         scale: LoRA's scale, alpha / rank.
         start: the adapter of `adapter.start`; None: there is none.
+        model: the base model; None: only defences that do not need it are built.
+        max_length: longest row, in tokens.
+        requests: requests that the start may answer for a training.
+        folder: for what is made once in a run and used in every round.
+        on_progress: told of long work; may raise to stop.
     """
 
     seed: int = 0
     scale: float = 1.0
     start: AdapterState | None = None
+    model: LanguageModel | None = None
+    max_length: int = 512
+    requests: Sequence[Request] = ()
+    folder: Path = Path()
+    on_progress: OnProgress = ignore
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The base model."""
+        assert self.model is not None
+        return self.model
 
     @property
     def aligned(self) -> AdapterState:

@@ -2,9 +2,9 @@
 
     W = W_aggregated + strength (W_aligned - W_unaligned)
 
-Aligned is the adapter of the start, unaligned the base model without an adapter, so the safety
-vector is what the start adds. (In the paper the unaligned model is made by training on harmful
-data.) The sum has twice the adapter's rank and is cut to it.
+Aligned is the adapter of the start. Unaligned is the base model without an adapter, so the safety
+vector is what the start adds; or, as in the paper, a model that was trained on harmful rows (see
+`unaligned`). The sum has two or three times the adapter's rank and is cut to it.
 
 With `drop` the clients' change is thinned out before (DARE, Yu et al., arXiv 2311.03099): each
 element of the change of A and of B is set to zero with this probability, and the others are divided
@@ -14,7 +14,8 @@ product itself would have full rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from fedrai.federation.defences.base import Outcome, Task, corrected
 from fedrai.model import AdapterState
 from fedrai.recipe.sections import seed_for
+from fedrai.runs.costs import Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,14 @@ class Resta:
 
     Attributes:
         aligned: the adapter of the start.
-        unaligned: the adapter without alignment; None: the base model.
+        unaligned: gives the adapter without alignment, and its cost; None: the base model.
         strength: multiple of the safety vector.
         drop: share of the change's elements that is dropped.
         seed: the recipe's; it decides, with the round, what is dropped.
     """
 
     aligned: AdapterState
-    unaligned: AdapterState | None
+    unaligned: Callable[[], tuple[AdapterState, Cost]] | None
     strength: float
     drop: float = 0.0
     seed: int = 0
@@ -52,9 +54,11 @@ class Resta:
         def correct(aligned: Tensor, moved: Tensor, unaligned: Tensor | float = 0.0) -> Tensor:
             return moved + self.strength * (aligned - unaligned)
 
-        others = [] if self.unaligned is None else [self.unaligned]
         thin = Task(task.number, task.before, adapter)
-        return corrected(thin, self.aligned, correct, *others)
+        if self.unaligned is None:
+            return corrected(thin, self.aligned, correct)
+        unaligned, cost = self.unaligned()
+        return replace(corrected(thin, self.aligned, correct, unaligned), cost=cost)
 
 
 def thinned(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Context
@@ -19,7 +19,7 @@ from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
-from fedrai.federation.run import kept_trainings, preparation, rounds
+from fedrai.federation.run import defending, kept_trainings, preparation, rounds
 from fedrai.federation.run.attacking import malicious_of
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
@@ -134,9 +134,10 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> None
 
 def client_app(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> ClientApp:
     """The ClientApp of all clients of a prepared run, honest and malicious, in one process."""
+    defence = defending.in_training(prepared)
     return client.build_app(
         site(prepared, run, callbacks),
-        partial(sft_settings, prepared.recipe),
+        lambda rows: replace(sft_settings(prepared.recipe, rows), defence=defence),
         prepared.recipe.federation.rounds,
         _training(prepared, run),
         prepared.malicious,

@@ -31,12 +31,18 @@ from fedrai.recipe.attack import KINDS as ATTACKS
 from fedrai.recipe.defence import DEFENCE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
+from fedrai.recipe.vetting import SCORES, VETTING_PLUGINS
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
 
 LOCAL = "local"
 PROBLEMS = 20  # kinds of bad rows that run.json lists
-UNRECORDED = ("waiting", "waiting-for-nodes", "constitution-progress")  # shown only
+UNRECORDED = (
+    "waiting",
+    "waiting-for-nodes",
+    "constitution-progress",
+    "defence-progress",
+)  # shown only
 PACKAGES = ("fedrai", "torch", "transformers", "peft", "flwr", "safetensors", "tokenizers", "numpy")
 
 
@@ -152,6 +158,8 @@ def _plugins_of(recipe: Recipe) -> dict[str, str]:
               if name not in BUILT_IN_JUDGES}  # fmt: skip
     if isinstance(rule, InstalledRule):
         packages[rule.algorithm] = plugins.package(RULE_PLUGINS, rule.algorithm)
+    packages |= {name: plugins.package(VETTING_PLUGINS, name) for name in recipe.vetting.scores
+              if name not in SCORES}  # fmt: skip
     for method in recipe.defence.installed:
         packages[method] = plugins.package(DEFENCE_PLUGINS, method)
     if (attack := recipe.attack).active and attack.kind not in ATTACKS:
@@ -188,15 +196,19 @@ def _requests(recipe: Recipe) -> list[str]:
 
 
 def excluded_suites(recipe: Recipe) -> dict[str, str]:
-    """Suites that are here and that the recipe's alignment keeps away from; see `suites.present`.
+    """Suites that are here and that the server's own training avoids; see `suites.present`.
 
     Raises:
         EvaluationError, DataError: the file of a suite is another file.
     """
     paths, outside = recipe.evaluation.paths, recipe.evaluation.outside_sets
-    if recipe.constitution.schedule == "off":
+    aligns, post_hoc = recipe.constitution.schedule != "off", recipe.defence.post_hoc
+    answers = "post-hoc" in recipe.defence.methods
+    if not (aligns or answers):
         return {}
-    return suites.local_checksums(paths, suites.trained_on(_requests(recipe), paths), outside)
+    requests = _requests(recipe) if aligns else []
+    requests += [*post_hoc.harmful, *post_hoc.harmless] if answers else []
+    return suites.local_checksums(paths, suites.trained_on(requests, paths), outside)
 
 
 def load_model(

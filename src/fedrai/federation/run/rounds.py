@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from fedrai import assets, model
-from fedrai.federation import aggregation, defences, server
+from fedrai.federation import aggregation, server
 from fedrai.federation.clients import Clients
-from fedrai.federation.run import aligning, preparation
+from fedrai.federation.run import aligning, defending, preparation
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.sharing import Siblings
+from fedrai.federation.run.vetting import vetter_for
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
 from fedrai.recipe.lora import ranks_of
@@ -82,21 +83,12 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             ),
             run=run,
             emit=emit,
-            defend=_defender(prepared),
+            vet=vetter_for(prepared, run),
+            defend=defending.defender(_with_exclusions(prepared, run), run, emit),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
             earlier=Siblings(prepared, run, plan) if prepared.siblings else None,
         ),
     )
-
-
-def _defender(prepared: PreparedRun) -> defences.Defend | None:
-    """The recipe's defences on the server; None: there are none."""
-    recipe, adapter = prepared.recipe, prepared.recipe.adapter
-    if not recipe.defence.on_server:
-        return None
-    start = model.read_start_adapter(adapter.start, prepared.model) if adapter.start else None
-    tools = defences.Tools(recipe.seed, adapter.alpha / adapter.rank, start)
-    return defences.build(recipe.defence, tools)
 
 
 def _aggregator(recipe: Recipe, clients: Sequence[str]) -> aggregation.Aggregator:
@@ -113,10 +105,14 @@ def _aggregator(recipe: Recipe, clients: Sequence[str]) -> aggregation.Aggregato
     return aggregation.build(**rule.model_dump(), ranks=ranks, seed=recipe.seed)
 
 
+def _with_exclusions(prepared: PreparedRun, run: RunFolder) -> PreparedRun:
+    """The run with the suites that were excluded when it started."""
+    return replace(prepared, excluded=run.info.get("kept_out", {}))
+
+
 def _aligner(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> server.Align | None:
     """A function that aligns the aggregated adapter of a round, if the recipe asks for it."""
-    prepared = replace(prepared, excluded=run.info.get("kept_out", {}))
-    phase = aligning.phase_for(prepared, callbacks)
+    phase = aligning.phase_for(_with_exclusions(prepared, run), callbacks)
     if phase is None:
         return None
     rounds = prepared.recipe.federation.rounds

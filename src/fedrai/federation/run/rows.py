@@ -109,7 +109,8 @@ def _one_file_a_client(
 
 def read_like(settings: Data, path: str) -> Source:
     """A file as a source that is read like the recipe's sources, whose options agree."""
-    first = settings.sources[0] if settings.sources else Source(path=path)
+    sources = [s for s in settings.sources if not s.harmful] or settings.sources
+    first = sources[0] if sources else Source(path=path)
     name = first.name or "rows"  # one for all clients' files
     return first.model_copy(update={"path": path, "harmful": False, "name": name})
 

@@ -3,6 +3,7 @@
     run.py           a run folder -> `RunRecord`, which has all the others
     screening.py     filter.json, clients/NAME.filter.json -> `ScreeningRecord`
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
+    vetting.py       the vetting in it -> `VettingRecord`
     attack.py        the attack in run.json -> `AttackRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
@@ -21,6 +22,7 @@ from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_o
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
 from fedrai.runs.record.summary import Summary, summarise, write_summary
 from fedrai.runs.record.values import shared_rounds_text, skipped_rows_text
+from fedrai.runs.record.vetting import VettingRecord
 
 __all__ = [
     "AlignmentRecord",
@@ -38,6 +40,7 @@ __all__ = [
     "Score",
     "ScreeningRecord",
     "Summary",
+    "VettingRecord",
     "read",
     "recipe_of",
     "shared_rounds_text",

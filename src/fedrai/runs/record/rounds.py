@@ -18,6 +18,7 @@ from fedrai.runs.record.values import (
     part,
     word,
 )
+from fedrai.runs.record.vetting import VettingRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class RoundRecord:
             holds this run; empty: this run did.
         aggregation_error: how far the aggregated adapter was from the mean of the clients' models,
             as a part of the mean change; None: not recorded, or not what the algorithm computes.
+        vetting: None if the recipe has none.
     """
 
     number: int
@@ -162,6 +164,7 @@ class RoundRecord:
     costs: Mapping[str, Cost]
     shared_from: str = ""
     aggregation_error: float | None = None
+    vetting: VettingRecord | None = None
 
     @property
     def shared_seconds(self) -> float:
@@ -192,6 +195,7 @@ class RoundRecord:
             as_costs(body.get("costs")),
             word(body, "shared_from"),
             as_number(part(body, "aggregation_error").get("of_change")),
+            VettingRecord.from_json(part(body, "vetting")),
         )
 
 

@@ -20,9 +20,9 @@ from fedrai.model.batching import by_length, padded_length
 from fedrai.recipe.alignment import Objective
 from fedrai.records import Tokens
 from fedrai.runs.costs import generation_operations
-from fedrai.training.losses import sum_by_row, token_cross_entropy
+from fedrai.training.losses import sum_by_row
 from fedrai.training.prefer.records import AlignSettings, PreferencePair
-from fedrai.training.sft import label_count, label_states, token_counts
+from fedrai.training.sft import label_count, label_states, token_counts, token_losses
 
 REFERENCE_BATCH = 8  # rows of a batch of the reference when tokens have no limit
 
@@ -90,10 +90,7 @@ def log_probabilities(model: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 def read_log_probabilities(model: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     """Log-probabilities of rows (B,), and the states from `label_states`."""
     states, targets = label_states(model, rows)
-    if model.fused:
-        losses = token_cross_entropy(states, model.output_weight, targets, model.softcap)
-    else:
-        losses = torch.nn.functional.cross_entropy(states.float(), targets, reduction="none")
+    losses = token_losses(model, states, targets)
     return -sum_by_row(losses, [label_count(row) for row in rows]), states
 
 

@@ -1,0 +1,148 @@
+"""How far an update goes in the direction in which harmful answers are learned.
+
+The server holds harmful requests with a harmful answer and with a refusal. One backward pass over
+each at the start of the round gives the gradients of the two losses. What is left of the first
+without the second is the direction in which a model learns to give harmful answers rather than to
+speak of harm at all:
+
+    d = g_harmful / |g_harmful| - r * g_refusal / |g_refusal|,  r their cosine
+    c = - cosine(change, sign(d)),  score = c / median of |c| of the half with the lowest
+
+
+The sign, because the clients train with Adam, whose steps are close to it. The idea is that of a
+root data set on the server (FLTrust, Cao et al., arXiv 2012.13995) turned round: there the server's
+gradient is the good direction, here it is the bad one. It is the first order of what `functional`
+reads, at the cost of one backward pass a round instead of a forward pass a client, and does not
+depend on the norm of the update. It is blind to harm that the server's rows do not resemble.
+
+Only the first tokens of an answer are read: whether it refuses is decided there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedrai.federation.vetting.scores import Score, Values, others, reference
+from fedrai.federation.vetting.updates import Arithmetic, RoundUpdates
+from fedrai.model import AdapterState, LanguageModel
+from fedrai.records import Tokens
+from fedrai.runs.costs import training_operations
+from fedrai.training.sft import summed_loss, token_counts
+
+FEWEST, MOST = 4, 24
+"""Rows of each kind."""
+ANSWER = 12
+"""Longest answer that is read, in tokens."""
+BATCH = 8
+SMALLEST = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastRows:
+    """The same requests with two answers.
+
+    Attributes:
+        harmful: with a harmful answer, cut to `ANSWER` tokens.
+        refused: with a refusal.
+    """
+
+    harmful: Sequence[Tokens]
+    refused: Sequence[Tokens]
+
+
+class Gradient:
+    """Takes the gradients of a round's start.
+
+    Args:
+        model: the base model.
+        rows: the server's rows, the first of which are read.
+        budget: share of the training's operations.
+    """
+
+    def __init__(self, model: LanguageModel, rows: ContrastRows, budget: float) -> None:
+        self._model, self._rows, self._budget = model, rows, budget
+
+    @property
+    def score(self) -> Score:
+        """The score; see the module."""
+        return Score("gradient", self._measure, _reason)
+
+    def _measure(self, updates: RoundUpdates) -> Values:
+        number = self._count(updates)
+        gradients = [
+            self._gradient(updates, side[:number])
+            for side in (self._rows.harmful, self._rows.refused)
+        ]
+        direction = contrast(*gradients)
+        return in_units(
+            {n: alignment(updates.start, updates.adapters[n], direction) for n in updates.names}
+        )
+
+    def _count(self, updates: RoundUpdates) -> int:
+        """As many rows of each kind as the budget allows."""
+        most = min(MOST, len(self._rows.harmful))
+        rows = [*self._rows.harmful[:most], *self._rows.refused[:most]]
+        allowed = self._budget * updates.training_operations * len(updates.names)
+        number = int(allowed / (self._operations(rows) / most)) if allowed else most
+        return max(min(FEWEST, most), min(most, number))
+
+    def _operations(self, rows: Sequence[Tokens]) -> float:
+        tokens, labels = token_counts(rows)
+        return training_operations(self._model.shape(), tokens, labels, tokens / len(rows))
+
+    def _gradient(self, updates: RoundUpdates, rows: Sequence[Tokens]) -> AdapterState:
+        """The gradient of the mean loss per label token at the round's start, by tensor."""
+        tokens, labels = token_counts(rows)
+        updates.meter.add(Arithmetic(self._operations(rows), tokens))
+        with self._model.using(updates.start), self._model.mode(training=False):
+            for weight in self._model.parameters.values():
+                weight.grad = None
+            for at in range(0, len(rows), BATCH):
+                loss = summed_loss(self._model, rows[at : at + BATCH]) / labels
+                loss.backward()  # type: ignore[no-untyped-call]
+            return {name: _taken(w) for name, w in self._model.parameters.items()}
+
+
+def _taken(weight: Tensor) -> Tensor:
+    """The gradient of a weight, in float32 on the CPU, which the weight does not keep."""
+    gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    weight.grad = None
+    return gradient.float().cpu()
+
+
+def contrast(harmful: AdapterState, refused: AdapterState) -> AdapterState:
+    """The signs of the part of the first gradient that is orthogonal to the second."""
+    norms = [_dot(g, g) ** 0.5 or 1.0 for g in (harmful, refused)]
+    share = _dot(harmful, refused) / (norms[0] * norms[1])
+    return {
+        name: (harmful[name] / norms[0] - share * refused[name] / norms[1]).sign()
+        for name in sorted(harmful)
+    }
+
+
+def alignment(start: AdapterState, adapter: AdapterState, direction: AdapterState) -> float:
+    """Minus the cosine between the change of an adapter and a direction; 0 without a change."""
+    change = {name: adapter[name] - start[name] for name in sorted(start)}
+    norms = (_dot(change, change) * _dot(direction, direction)) ** 0.5
+    return -_dot(change, direction) / norms if norms else 0.0
+
+
+def in_units(alignments: Values) -> Values:
+    """Alignments over the median size of the lower half, since cosines depend on the model."""
+    unit = reference([abs(value) for value in alignments.values()])[0]
+    return {name: value / max(unit, SMALLEST) for name, value in alignments.items()}
+
+
+def _dot(one: AdapterState, other: AdapterState) -> float:
+    return sum(float((one[n].double() * other[n].double()).sum()) for n in sorted(one))
+
+
+def _reason(_updates: RoundUpdates, values: Values, client: str) -> str:
+    return (
+        "its update goes the way in which harmful answers are learned"
+        f" ({values[client]:.1f}, others {others(values, client):.1f})"
+    )
