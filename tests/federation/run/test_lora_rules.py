@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,10 @@ RULES = {
     "fedex": ("ranks = [2]", 'lora = "fedex"'),
     "cut": ("ranks = { client-01 = 2 }", 'lora = "plain"'),
 }
+KILLED = ("rolora", "raflora", "flora")  # what a round does depends on its number, ranks, seed
 KILL = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
-LEAN = {"clients = 3": "clients = 2", "clients_per_round = 2": "", "every = 1": "every = 0",
+LEAN = {"clients = 3": "clients = 2", "clients_per_round = 2": "", "rounds = 3": "rounds = 2",
+        "local_steps = 3": "local_steps = 2", "every = 1": "every = 0",
         "advbench = 6": "advbench = 0", "ordinary = 4": "ordinary = 0"}  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
         made = text.replace("[adapter]\n", f"[adapter]\n{adapter}\n")
         file.write_text(f'{made}\n[aggregation]\nalgorithm = "fedavg"\n{rule}\n')
         cases.append({"name": name, "argv": ["run", file, "--out", name]})
-        if name != "plain":
+        if name in KILLED:
             killed = f"{name}-killed"
             cases.append({"name": killed, "argv": ["run", file, "--out", killed], "at": KILL})
             cases.append({"name": f"{name}-resumed", "argv": ["run", "--resume", killed]})
@@ -68,7 +69,7 @@ def round_of(run: Path, number: int = 1) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", KILLED)
 def test_a_killed_run_resumes_to_the_same_bits(
     name: str, folder: Path, results: dict[str, Any]
 ) -> None:
@@ -82,8 +83,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
 @pytest.mark.parametrize(
     ("name", "up", "down"),
     [
-        ("ffa", {1: "B", 2: "B", 3: "B"}, 4),
-        ("rolora", {1: "B", 2: "A", 3: "B"}, 4),
+        ("ffa", {1: "B", 2: "B"}, 4),
+        ("rolora", {1: "B", 2: "A"}, 4),
         ("flora", {1: "AB"}, 4),
     ],
 )
@@ -117,16 +118,16 @@ def test_a_client_of_a_smaller_rank_gets_and_sends_it_alone(
 
 
 def test_ffa_leaves_the_first_factor_alone(folder: Path, results: dict[str, Any]) -> None:
-    first, last = (read_adapter(folder / f"ffa/rounds/{n:04d}/adapter") for n in (1, 3))
+    first, last = (read_adapter(folder / f"ffa/rounds/{n:04d}/adapter") for n in (1, 2))
     for name in first:
         assert torch.equal(first[name], last[name]) == (factor_of(name) == "A")
 
 
 def test_rolora_trains_the_factors_in_turn(folder: Path, results: dict[str, Any]) -> None:
-    states = [read_adapter(folder / f"rolora/rounds/{n:04d}/adapter") for n in (1, 2, 3)]
-    for (before, after), factor in zip(pairwise(states), "AB", strict=True):
-        for name in before:
-            assert torch.equal(before[name], after[name]) == (factor_of(name) != factor)
+    """B in the first round, so A in the second."""
+    first, second = (read_adapter(folder / f"rolora/rounds/{n:04d}/adapter") for n in (1, 2))
+    for name in first:
+        assert torch.equal(first[name], second[name]) == (factor_of(name) == "B")
 
 
 def test_flora_ends_a_round_with_a_fresh_adapter(folder: Path, results: dict[str, Any]) -> None:
@@ -140,7 +141,7 @@ def test_flora_ends_a_round_with_a_fresh_adapter(folder: Path, results: dict[str
 
 @pytest.mark.parametrize("name", ["plain", *RULES])
 def test_a_round_records_its_error(name: str, folder: Path, results: dict[str, Any]) -> None:
-    errors = [round_of(folder / name, n)["aggregation_error"] for n in (1, 2, 3)]
+    errors = [round_of(folder / name, n)["aggregation_error"] for n in (1, 2)]
     assert read(folder / name).rounds[1].aggregation_error == errors[1]["of_change"]
     assert [row["aggregation_error"] for row in rounds(read(folder / name))] == [
         error["of_change"] for error in errors
@@ -164,5 +165,5 @@ def test_fedex_loses_less_than_the_plain_rule(folder: Path, results: dict[str, A
 def test_the_report_has_a_curve_of_errors(folder: Path, results: dict[str, Any]) -> None:
     charts: list[Chart] = curves([read(folder / "plain"), read(folder / "ffa")])["charts"]
     (chart,) = (chart for chart in charts if chart.name == "chart-aggregation")
-    assert [[point.x for point in curve.points] for curve in chart.curves] == [[1, 2, 3]] * 2
+    assert [[point.x for point in curve.points] for curve in chart.curves] == [[1, 2]] * 2
     assert chart.curves[0].points[0].y > 1e-4 > chart.curves[1].points[0].y
