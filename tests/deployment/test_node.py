@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,24 @@ def test_it_trains_and_loads_once(node: NodeApp, tiny: LanguageModel, loads: lis
     assert loads == ["tiny"]
     asked(node, protocol.pack_task(3, start, document(tiny.fingerprint, seed=9)))
     assert loads == ["tiny", "tiny"]
+
+
+def test_members_can_compare_what_they_were_sent(
+    tmp_path: Path, node: NodeApp, tiny: LanguageModel, loads: list[str]
+) -> None:
+    """The log names the checksum of each adapter; one changed weight changes it."""
+    start = tiny.fresh_adapter(1)
+    name = sorted(start)[0]
+    other = {**start, name: start[name] + 1}
+    lines = []
+    for adapter in (start, start, other):
+        content = protocol.pack_task(1, adapter, document(tiny.fingerprint))
+        asked(node, content)
+        lines.append(protocol.checksum(content))
+    log = (tmp_path / "clinic.log").read_text()
+    assert lines[0] == lines[1] != lines[2]
+    assert [log.count(f"from the adapter with checksum {line}") for line in lines] == [2, 2, 1]
+    assert protocol.checksum(RecordDict()) == sha256(b"").hexdigest()
 
 
 @pytest.mark.parametrize("number", [-1, 0, 4])

@@ -90,6 +90,13 @@ def test_lisa_and_fedprox_pull_to_different_weights() -> None:
     assert load({"method": "asft"}, aggregation=rule)
 
 
+def test_the_mean_with_the_start_is_taken_once() -> None:
+    anchored = {"schedule": "last", "anchor": 0.3}
+    assert "set one of them" in refused({"method": "mean"}, constitution=anchored)
+    assert load({"method": "csulora"}, constitution=anchored)
+    assert load({"method": "mean"}, constitution={"schedule": "last"})
+
+
 def test_server_and_client_methods_combine() -> None:
     made = load({"method": ["asft", "constrained-sft", "safe-merge", "mean", "post-hoc"]}).defence
     assert made.on_server == ["safe-merge", "mean", "post-hoc"]

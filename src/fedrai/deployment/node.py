@@ -75,7 +75,8 @@ class NodeApp:
         return protocol.pack_name(message.content, name, sign)
 
     def _train(self, message: Message, context: Context) -> RecordDict:
-        self.note(f"round {message.metadata.group_id[:8]}: asked to train")
+        number, digest = message.metadata.group_id[:8], protocol.checksum(message.content)
+        self.note(f"round {number}: asked to train from the adapter with checksum {digest}")
         reply = self._handlers(protocol.unpack_offer(message.content))(message, context)
         return sendable(reply.content, self.node)
 

@@ -424,6 +424,12 @@ def _split(flat: Floats, expected: Shapes) -> AdapterState:
     return adapter
 
 
+def checksum(content: RecordDict) -> str:
+    """SHA-256 of a message's adapter, in hex; members compare what they were sent by it."""
+    record = content.array_records.get(ADAPTER, {})
+    return hashlib.sha256(b"".join(record[name].data for name in sorted(record))).hexdigest()
+
+
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the arrays in a message, without Flower's envelope."""
     return sum(record.count_bytes() for record in content.array_records.values())

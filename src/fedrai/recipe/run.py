@@ -112,7 +112,7 @@ class Training(Section):
     local_steps: int = Field(10, ge=1)
     """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
     local_epochs: float = Field(0, ge=0, le=1000)
-    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts."""
+    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts; an override of `local_steps` sets it to 0."""
     batch_size: int = Field(16, ge=1)
     """Rows of an optimiser step."""
     micro_batch_size: int = Field(0, ge=0)
@@ -317,6 +317,11 @@ class Recipe(Section):
         name = getattr(rule, "algorithm", "")
         if problem := defences.problem(self.defence, mode, start, name):
             raise ValueError(problem)
+        anchored = self.constitution.schedule != "off" and self.constitution.anchor
+        if anchored and "mean" in self.defence.methods:
+            raise ValueError(
+                "defence.method: mean does what constitution.anchor does; set one of them"
+            )
 
     def _check_lora(self) -> None:
         rule, adapter = self.aggregation, self.adapter

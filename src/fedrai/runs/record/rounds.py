@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
+from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.values import (
     Json,
     as_costs,
@@ -152,6 +153,7 @@ class RoundRecord:
         aggregation_error: how far the aggregated adapter was from the mean of the clients' models,
             as a part of the mean change; None: not recorded, or not what the algorithm computes.
         vetting: None if the recipe has none.
+        defences: what each defence on the server did.
     """
 
     number: int
@@ -165,6 +167,7 @@ class RoundRecord:
     shared_from: str = ""
     aggregation_error: float | None = None
     vetting: VettingRecord | None = None
+    defences: tuple[DefenceRecord, ...] = ()
 
     @property
     def shared_seconds(self) -> float:
@@ -196,6 +199,7 @@ class RoundRecord:
             word(body, "shared_from"),
             as_number(part(body, "aggregation_error").get("of_change")),
             VettingRecord.from_json(part(body, "vetting")),
+            DefenceRecord.all_of(body),
         )
 
 
