@@ -119,11 +119,12 @@ def test_what_clients_train_depends_on_their_defence_alone() -> None:
 
 
 @pytest.mark.parametrize("method", REFITTED)
-@pytest.mark.parametrize("rule", ["fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+@pytest.mark.parametrize("rule", ["fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold"])
 def test_new_factors_do_not_fit_old_moments(method: str, rule: str) -> None:
     message = refused({"method": ["mean", method] if method != "resta" else method},
                       aggregation={"algorithm": rule})  # fmt: skip
-    assert f"the moments which {rule} keeps" in message
+    state = "control variates" if rule == "scaffold" else "moments"
+    assert f"the {state} which {rule} keeps" in message
     assert load({"method": "mean"}, aggregation={"algorithm": rule})
     assert load({"method": method}, aggregation={"algorithm": "median"})
 

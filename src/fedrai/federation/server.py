@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
@@ -145,12 +145,12 @@ class _Round:
     def _make(self) -> Made:
         """Have the clients train, and aggregate their updates."""
         self._gather()
-        cap, verdict = self._plan.weight_cap, self._vet()
+        cap, by, verdict = self._plan.weight_cap, self._plan.weights, self._vet()
         aside, factors = (verdict.aside, verdict.factors) if verdict else ({}, {})
         used = {name: u for name, u in self._updates.items() if name not in aside}
-        capped = round_record.weighted(used, cap)
-        for name, rows in round_record.capped_rows(used, capped).items():
-            self._emit("weight-capped", client=name, **rows)
+        capped = round_record.weighted(used, cap, by)
+        for name, counts in round_record.capped_weights(used, capped, by).items():
+            self._emit("weight-capped", client=name, **counts)
         weighted = round_record.multiplied(capped, factors)
         with self._ledger.measure("aggregation"):
             norms = {
@@ -161,7 +161,7 @@ class _Round:
             adapters = self._aggregate(updates)
             error = self._aggregation_error(updates, adapters)
         adapters, change = self._defend(adapters)
-        clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap)
+        clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap, by)
         figures = round_record.round_figures(weighted, self._aside)
         vetting = {"vetting": verdict.to_json()} if verdict else {}
         record = {**clients, **figures, **limits, **vetting, **error, **change}
@@ -236,11 +236,10 @@ class _Round:
         if self._is_closed():
             return
         tools, timeout = self._tools, self._plan.timeout
-        messages = {}
-        for name, node in nodes.items():
-            start, part = self._start(name), self._part(name)
-            content = protocol.pack_task(self._number, start, tools.clients.offer, part)
-            messages[name] = tools.clients.message(content, node, self._number, timeout)
+        messages = {
+            name: tools.clients.message(self._task(name), node, self._number, timeout)
+            for name, node in nodes.items()
+        }
         shapes = protocol.shapes_of(tools.model.parameters)
         for name, message in tools.clients.exchange(
             messages, timeout, self._is_closed, lambda names: tools.emit("waiting", clients=names)
@@ -257,10 +256,18 @@ class _Round:
             round_record.save_pending(tools.run, self._number, name, reply, cost)
             self._emit("client-finished", client=name, **round_record.event_fields(reply.metrics))
 
+    def _task(self, name: str) -> RecordDict:
+        """The content of the message that asks a client to train."""
+        start, variates = self._start(name), self._tools.aggregator.variates
+        common = None if variates is None else variates.common(start)
+        counted = 0 if variates is None else variates.counted(name)
+        offer, part = self._tools.clients.offer, self._part(name)
+        return protocol.pack_task(self._number, start, offer, common, counted, part)
+
     def _read(self, name: str, message: Message, shapes: Shapes) -> Update | Reason:
         """A client's reply, with the whole adapter where it sent a part."""
         part = self._part(name)
-        reply = protocol.read_reply(message, part.sent_shapes(shapes))
+        reply = protocol.read_reply(message, part.sent_shapes(shapes), self._plan.needed)
         if isinstance(reply, Reason):
             return reply
         return replace(reply, adapter=part.filled(reply.adapter, self._start(name)))

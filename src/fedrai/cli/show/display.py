@@ -31,10 +31,6 @@ LINES = {
     "client-kept": ("  {client}  kept from the interrupted round", ""),
     "client-set-aside": ("  {client}  set aside: {reason}", "yellow"),
     "client-log-lost": ("  {client}  a line of its log is lost: {why}", "yellow"),
-    "weight-capped": (
-        "  {client}  states {rows:,.0f} rows; they count as {counted:,.0f} (federation.weight_cap)",
-        "yellow",
-    ),
     "norm-capped": (
         "  {client}  update of norm {norm:.3g} counts as {counted:.3g} (federation.norm_cap)",
         "yellow",
@@ -148,6 +144,14 @@ class Display(Live, Observer):
     def _on_aggregation_finished(self, of_change: float, **_: Any) -> None:
         if of_change >= VISIBLE_ERROR:
             self.print_line(f"  aggregation: {error_text(of_change)}")
+
+    def _on_weight_capped(self, client: str, counted: float, **fields: Any) -> None:
+        unit = "tokens" if "tokens" in fields else "rows"
+        self.print_line(
+            f"  {client}  states {fields[unit]:,.0f} {unit}; they count as {counted:,.0f}"
+            " (federation.weight_cap)",
+            "yellow",
+        )
 
     def _on_defence_finished(self, steps: list[dict[str, Any]], **_: Any) -> None:
         for step in steps:

@@ -28,7 +28,9 @@ from fedrai.errors import FederationError
 from fedrai.federation import protocol
 from fedrai.federation.aggregation.aggregation_error import aggregation_error
 from fedrai.federation.aggregation.factors import Factors
-from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.aggregation.qfedavg import QFedAvg
+from fedrai.federation.aggregation.scaffold import Variates
+from fedrai.federation.metrics import FIRST_LOSS, WEIGHT
 from fedrai.federation.protocol import Update
 from fedrai.model.adapters import AdapterState
 from fedrai.model.parts import Part
@@ -38,6 +40,7 @@ from fedrai.recipe.lora import ALL_RANKS, MEANS, Ranks
 
 MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
+VARIATES = "variates"  # SCAFFOLD's, of all clients together
 OWN = "own"  # of an installed package's strategy, arrays by name
 ROBUST_HINT = (
     "`fedrai run --resume` asks the missing clients again; or start a new run with a longer"
@@ -45,12 +48,19 @@ ROBUST_HINT = (
     " trim or selected in [aggregation]"
 )
 TOO_LARGE = "a lower aggregation.eta or server_learning_rate, or a robust rule"
+VARIATES_HINT = "set federation.norm_cap; or the learning rates may be too small to divide by"
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
 def build(
-    algorithm: str, lora: str = "plain", ranks: Ranks = ALL_RANKS, seed: int = 0, **settings: Any
+    algorithm: str,
+    lora: str = "plain",
+    *,
+    ranks: Ranks = ALL_RANKS,
+    seed: int = 0,
+    variates: Variates | None = None,
+    **settings: Any,
 ) -> Aggregator:
     """An aggregator by its name in the recipe.
 
@@ -59,6 +69,7 @@ def build(
         lora: what becomes of LoRA's factors, as in the recipe.
         ranks: the ranks that clients train.
         seed: the recipe's.
+        variates: the server's control variate, which "scaffold" needs.
         settings: the fields of its section in the recipe.
 
     Raises:
@@ -70,8 +81,9 @@ def build(
     return Aggregator(
         _STRATEGIES[algorithm](settings),
         lambda count: robust.update_count_problem(algorithm, settings, count),
+        variates,
         Factors(lora, ranks, seed),
-        is_mean=algorithm in MEANS,
+        is_mean=algorithm in (*MEANS, "scaffold"),
     )
 
 
@@ -110,6 +122,8 @@ _STRATEGIES: Mapping[str, Any] = {
         eta=s["eta"], beta_1=s["beta_1"], beta_2=s["beta_2"], tau=s["tau"]
     ),
     "fedadagrad": lambda s: flower.FedAdagrad(eta=s["eta"], tau=s["tau"]),
+    "scaffold": lambda s: flower.FedAvg(),  # the rest is `Variates` and the client's
+    "qfedavg": lambda s: QFedAvg(s["q"], s["lipschitz"], s.get("cap", 0.0)),
     "median": lambda s: flower.FedMedian(),
     "trimmed-mean": lambda s: flower.FedTrimmedAvg(beta=s["trim"]),
     "krum": lambda s: flower.Krum(num_malicious_nodes=s["malicious"]),
@@ -126,6 +140,7 @@ class Aggregator:
     Args:
         strategy: Flower's.
         objection: the reason why a number of updates is too few; empty: it is enough.
+        variates: the server's control variate; None: the rule has none.
         lora: what becomes of LoRA's factors; None: each is aggregated by itself.
         is_mean: whether the result is the weighted mean of the updates.
     """
@@ -134,10 +149,11 @@ class Aggregator:
         self,
         strategy: Any,
         objection: Callable[[int], str] = lambda _count: "",
+        variates: Variates | None = None,
         lora: Factors | None = None,
         is_mean: bool = False,
     ) -> None:
-        self.strategy, self._objection = strategy, objection
+        self.strategy, self._objection, self.variates = strategy, objection, variates
         self._lora, self._is_mean = lora or Factors(), is_mean
         strategy.weighted_by_key = WEIGHT
         strategy.arrayrecord_key = protocol.ADAPTER
@@ -153,8 +169,9 @@ class Aggregator:
             updates: usable updates by client name.
 
         Raises:
-            FederationError: there is no update, there are too few for a robust rule, or the
-                strategy returns none or values that are not finite or too large to be sent.
+            FederationError: there is no update or none that weighs anything, there are too few for
+                a robust rule, or the strategy returns none or values that are not finite or too
+                large to be sent.
         """
         if not updates:
             raise FederationError(f"round {round_}: no update to aggregate")
@@ -179,7 +196,12 @@ class Aggregator:
             raise FederationError(f"round {round_}: aggregation failed: {error}") from error
         if arrays is None:
             raise FederationError(f"round {round_}: the strategy aggregated nothing")
-        return {**{name: current[name] for name in frozen}, **_to_tensors(arrays, round_)}
+        adapter = {**{name: current[name] for name in frozen}, **_to_tensors(arrays, round_)}
+        if self.variates is not None:
+            self.variates.advance(round_, current, updates)
+            place = f"round {round_}: the control variate"
+            check_values(self.variates.common(current), place, VARIATES_HINT)
+        return adapter
 
     def part(self, round_: int, client: str) -> Part:
         """What of the adapter a client trains in a round."""
@@ -204,7 +226,7 @@ class Aggregator:
 
     def _set_current(self, current: AdapterState) -> None:
         """Give the strategy the adapter that updates are relative to."""
-        if isinstance(self.strategy, flower.FedAvgM):
+        if isinstance(self.strategy, flower.FedAvgM | QFedAvg):
             self.strategy.current_arrays = _by_name(current)
         elif hasattr(self.strategy, "current_arrays"):
             self.strategy.current_arrays = {n: current[n].numpy() for n in sorted(current)}
@@ -219,6 +241,8 @@ class Aggregator:
             state[f"{VECTOR}/{number:06d}"] = torch.from_numpy(np.array(array))
         if callable(own := getattr(self.strategy, "state", None)):
             state |= {f"{OWN}/{n}": torch.from_numpy(np.array(a)) for n, a in own().items()}
+        if self.variates is not None:
+            state |= {f"{VARIATES}/{n}": part for n, part in self.variates.state().items()}
         return state
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -235,6 +259,11 @@ class Aggregator:
         own = {k.removeprefix(f"{OWN}/"): v.numpy() for k, v in state.items() if k.startswith(OWN)}
         if own:
             self.strategy.restore(own)
+        if self.variates is not None:
+            start = f"{VARIATES}/"
+            self.variates.restore(
+                {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            )
 
 
 def _without(adapter: AdapterState, names: Collection[str]) -> AdapterState:
@@ -243,12 +272,10 @@ def _without(adapter: AdapterState, names: Collection[str]) -> AdapterState:
 
 def _message(update: Update, frozen: Collection[str]) -> Message:
     """A reply without frozen tensors as Flower's strategies expect it, without a connection."""
-    content = RecordDict(
-        {
-            protocol.ADAPTER: _by_name(_without(update.adapter, frozen)),
-            protocol.METRICS: MetricRecord({WEIGHT: update.metrics[WEIGHT]}),
-        }
-    )
+    used = (WEIGHT, FIRST_LOSS)
+    numbers = {name: value for name, value in update.metrics.items() if name in used}
+    arrays = _by_name(_without(update.adapter, frozen))
+    content = RecordDict({protocol.ADAPTER: arrays, protocol.METRICS: MetricRecord(numbers)})
     nowhere = Metadata(0, "", 0, 0, "", "", 0.0, 0.0, MessageType.TRAIN)
     return Message(content, metadata=nowhere)
 

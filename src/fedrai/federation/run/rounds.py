@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fedrai import assets, model
 from fedrai.federation import aggregation, server
+from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.clients import Clients
 from fedrai.federation.run import aligning, defending, preparation
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
@@ -17,10 +19,13 @@ from fedrai.federation.run.vetting import vetter_for
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
 from fedrai.recipe.lora import ranks_of
-from fedrai.recipe.sections import FedAvg, Recipe, Robust
+from fedrai.recipe.sections import FedAvg, QFedAvg, Recipe, Robust, Scaffold
 from fedrai.records import Tokens
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
+
+COMPARING = (Robust, QFedAvg, Scaffold)
+"""Rules that need several clients of one model."""
 
 
 def prepare_server(
@@ -77,7 +82,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
         server.Tools(
             clients=clients,
             model=prepared.model,
-            aggregator=_aggregator(prepared.recipe, list(prepared.rows)),
+            aggregator=_aggregator(prepared, plan.weight_cap),
             evaluate=lambda adapters: preparation.measure_adapters(
                 prepared.model, prepared.questions, adapters, callbacks.answers
             ),
@@ -91,18 +96,24 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
     )
 
 
-def _aggregator(recipe: Recipe, clients: Sequence[str]) -> aggregation.Aggregator:
-    """The recipe's aggregator; the mean for pooled rows, where a robust rule has no choice.
+def _aggregator(prepared: PreparedRun, cap: float) -> aggregation.Aggregator:
+    """The recipe's aggregator; the mean where rules that compare clients have nothing to compare.
 
     Args:
-        recipe: the recipe.
-        clients: names of all clients; empty on a deployment.
+        prepared: the run.
+        cap: limit on stated weights; 0: none.
     """
-    rule, adapter = recipe.aggregation, recipe.adapter
-    if recipe.federation.mode == "centralised" and isinstance(rule, Robust):
-        rule = FedAvg(lora=rule.lora)
-    ranks = ranks_of(adapter.ranks, adapter.rank, clients)
-    return aggregation.build(**rule.model_dump(), ranks=ranks, seed=recipe.seed)
+    recipe, rule = prepared.recipe, prepared.recipe.aggregation
+    if recipe.federation.mode != "federated" and isinstance(rule, COMPARING):
+        rule = FedAvg(lora=getattr(rule, "lora", "plain"))
+    settings = rule.model_dump()
+    if isinstance(rule, QFedAvg):
+        settings["cap"] = cap
+    variates = None
+    if recipe.has_variates:
+        variates = Variates(prepared.clients, partial(preparation.rate_sum, recipe))
+    ranks = ranks_of(recipe.adapter.ranks, recipe.adapter.rank, list(prepared.rows))
+    return aggregation.build(**settings, ranks=ranks, seed=recipe.seed, variates=variates)
 
 
 def _with_exclusions(prepared: PreparedRun, run: RunFolder) -> PreparedRun:
