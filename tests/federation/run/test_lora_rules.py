@@ -34,6 +34,7 @@ RULES = {
 }
 KILLED = ("rolora", "raflora", "flora")  # what a round does depends on its number, ranks, seed
 KILL = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
+HEADER = 300  # bytes at most: the array's name and its format
 LEAN = {"clients = 3": "clients = 2", "clients_per_round = 2": "", "rounds = 3": "rounds = 2",
         "local_steps = 3": "local_steps = 2", "every = 1": "every = 0",
         "advbench = 6": "advbench = 0", "ordinary = 4": "ordinary = 0"}  # fmt: skip
@@ -81,17 +82,13 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    ("name", "up", "down"),
-    [
-        ("ffa", {1: "B", 2: "B"}, 4),
-        ("rolora", {1: "B", 2: "A"}, 4),
-        ("flora", {1: "AB"}, 4),
-    ],
+    ("name", "up"),
+    [("ffa", {1: "B", 2: "B"}), ("rolora", {1: "B", 2: "A"}), ("flora", {1: "AB"})],
 )
 def test_messages_hold_what_is_trained(
-    name: str, up: dict[int, str], down: int, folder: Path, results: dict[str, Any]
+    name: str, up: dict[int, str], folder: Path, results: dict[str, Any]
 ) -> None:
-    """Bytes of float32 weights, with headers of less than 200 bytes for each message."""
+    """Bytes of float32 weights, and a header for each message."""
     assert results[name]["code"] == 0, results[name]["err"]
     adapter = read_adapter(folder / name / "rounds/0001/adapter")
     trained = {"flora": (2, 1)}.get(name, (4, 4))
@@ -103,8 +100,10 @@ def test_messages_hold_what_is_trained(
             for key, tensor in adapter.items()
             if factor_of(key) in factors
         )
-        assert 0 <= cost["bytes_up"] - sent < 2 * 200
-        assert 0 <= cost["bytes_down"] - 2 * sum(4 * t.numel() for t in adapter.values()) < 2 * 200
+        assert 0 <= cost["bytes_up"] - sent < 2 * HEADER
+        assert (
+            0 <= cost["bytes_down"] - 2 * sum(4 * t.numel() for t in adapter.values()) < 2 * HEADER
+        )
 
 
 def test_a_client_of_a_smaller_rank_gets_and_sends_it_alone(
@@ -114,7 +113,7 @@ def test_a_client_of_a_smaller_rank_gets_and_sends_it_alone(
     whole = sum(4 * tensor.numel() for tensor in adapter.values())
     cost = round_of(folder / "cut")["costs"]["training"]
     for direction in ("bytes_up", "bytes_down"):
-        assert 0 <= cost[direction] - (whole + whole / 2) < 2 * 200
+        assert 0 <= cost[direction] - (whole + whole / 2) < 2 * HEADER
 
 
 def test_ffa_leaves_the_first_factor_alone(folder: Path, results: dict[str, Any]) -> None:
