@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from hashlib import sha256
@@ -230,7 +229,7 @@ def test_it_keeps_its_control_variates_by_run(
     assert reply(again, 3, 1, "other") is Reason.VARIATE_LOST
     kept = sorted(f.relative_to(tmp_path / "clinic.variates").as_posix()
                   for f in (tmp_path / "clinic.variates").rglob("*.safetensors"))  # fmt: skip
-    names = {run: hashlib.sha256(run.encode()).hexdigest() for run in ("one", "other")}
+    names = {run: sha256(run.encode()).hexdigest() for run in ("one", "other")}
     assert kept == sorted(
         [f"{names['one']}/0001.safetensors", f"{names['one']}/0002.safetensors",
          f"{names['other']}/0002.safetensors"]
@@ -253,7 +252,7 @@ def test_of_many_runs_it_keeps_the_variates_of_the_last(
     asked(node, protocol.pack_task(1, start, offer, start, 0))
     kept = {folder.name for folder in (tmp_path / "clinic.variates").iterdir()}
     newest = {f"{number:064x}" for number in range(3, KEPT_RUNS + 2)}
-    assert kept == newest | {hashlib.sha256(b"one").hexdigest()}
+    assert kept == newest | {sha256(b"one").hexdigest()}
 
 
 @pytest.mark.parametrize(

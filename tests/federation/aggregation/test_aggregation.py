@@ -33,9 +33,9 @@ MEANS = ("fedavg", "fedprox", "fedavgm", "scaffold",
 def make(algorithm: str, **changes: Any) -> Aggregator:
     if algorithm == "bulyan":
         changes.setdefault("malicious", 1)  # against 0 it is a plain mean, and refused
-    settings = ALGORITHMS[algorithm].model_validate({"algorithm": algorithm, **changes})
+    section = ALGORITHMS[algorithm].model_validate({"algorithm": algorithm, **changes})
     variates = Variates(9, lambda _round, rows: 0.1 * rows) if algorithm == "scaffold" else None
-    return build(algorithm, variates=variates, **settings.model_dump(exclude={"algorithm"}))
+    return build(algorithm, variates=variates, **section.model_dump(exclude={"algorithm"}))
 
 
 def state(values: Sequence[float]) -> dict[str, torch.Tensor]:
@@ -157,7 +157,7 @@ ENOUGH = {"multi-krum": {"malicious": 1, "selected": 3}}
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(values=VALUES, start=VALUES, weight=st.integers(1, 1000), count=st.integers(7, 12))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_equal_clients_give_what_one_gives(
     algorithm: str, values: list[float], start: list[float], weight: int, count: int
 ) -> None:
@@ -176,7 +176,7 @@ def test_equal_clients_give_what_one_gives(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(7)), extra=VALUES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_order_and_updates_without_weight_change_no_bit(
     algorithm: str, seed: int, order: list[int], extra: list[float]
 ) -> None:

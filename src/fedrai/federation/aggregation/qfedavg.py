@@ -16,7 +16,7 @@ L = 20,000 would divide the step by a thousand. Here L is a setting, 1 by defaul
 
 Bounds
     A client states its loss. Where clients may lie (`federation.weight_cap`), F_k^q is limited as
-    rows are, see `weights`, and F_k is at least the median of the others' losses divided by
+    rows are, see `weights`, and F_k is at least the lower median of the others' losses divided by
     `weight_cap`: near 0 it would make h_k, and so the model's standstill, as large as one likes.
     One client then has at most half of the mean of three or more.
 """
@@ -24,7 +24,7 @@ Bounds
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from flwr.app import Message, MetricRecord
@@ -71,7 +71,7 @@ def bounded(losses: Sequence[float], q: float, times: float) -> list[float]:
     positive = [max(loss, SMALLEST) for loss in losses]
     if not times or len(positive) < 2:
         return positive
-    others = [median([*positive[:n], *positive[n + 1 :]]) for n in range(len(positive))]
+    others = [median_low([*positive[:n], *positive[n + 1 :]]) for n in range(len(positive))]
     raised = [max(loss, other / times) for loss, other in zip(positive, others, strict=True)]
     if q == 0:
         return raised
