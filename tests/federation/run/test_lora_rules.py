@@ -19,6 +19,7 @@ from fedrai.model.products import change_norm
 from fedrai.report.charts import Chart
 from fedrai.report.flat import rounds
 from fedrai.report.results import curves
+from fedrai.runs import RunFolder
 from fedrai.runs.record import read
 
 pytestmark = pytest.mark.slow
@@ -141,8 +142,8 @@ def test_flora_ends_a_round_with_a_fresh_adapter(folder: Path, results: dict[str
 @pytest.mark.parametrize("name", ["plain", *RULES])
 def test_a_round_records_its_error(name: str, folder: Path, results: dict[str, Any]) -> None:
     errors = [round_of(folder / name, n)["aggregation_error"] for n in (1, 2)]
-    assert read(folder / name).rounds[1].aggregation_error == errors[1]["of_change"]
-    assert [row["aggregation_error"] for row in rounds(read(folder / name))] == [
+    assert read(RunFolder(folder / name)).rounds[1].aggregation_error == errors[1]["of_change"]
+    assert [row["aggregation_error"] for row in rounds(read(RunFolder(folder / name)))] == [
         error["of_change"] for error in errors
     ]
     if name in ("ffa", "rolora"):
@@ -162,7 +163,9 @@ def test_fedex_loses_less_than_the_plain_rule(folder: Path, results: dict[str, A
 
 
 def test_the_report_has_a_curve_of_errors(folder: Path, results: dict[str, Any]) -> None:
-    charts: list[Chart] = curves([read(folder / "plain"), read(folder / "ffa")])["charts"]
+    charts: list[Chart] = curves(
+        [read(RunFolder(folder / "plain")), read(RunFolder(folder / "ffa"))]
+    )["charts"]
     (chart,) = (chart for chart in charts if chart.name == "chart-aggregation")
     assert [[point.x for point in curve.points] for curve in chart.curves] == [[1, 2]] * 2
     assert chart.curves[0].points[0].y > 1e-4 > chart.curves[1].points[0].y
