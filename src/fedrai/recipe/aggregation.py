@@ -17,7 +17,7 @@ class FedAvg(Section):
     """Weighted mean (arXiv 1602.05629)."""
 
     algorithm: Literal["fedavg"] = "fedavg"
-    """Mean of the adapters, weighted by rows. The default, since it has nothing to tune."""
+    """Mean of the adapters, weighted by `federation.weights`. The default, since it has nothing to tune."""
 
 
 class FedProx(Section):
