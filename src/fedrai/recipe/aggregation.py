@@ -20,7 +20,7 @@ class FedAvg(Section):
     added_keys = ("lora",)
 
     algorithm: Literal["fedavg"] = "fedavg"
-    """Mean of the adapters, weighted by rows. The default, since it has nothing to tune."""
+    """Mean of the adapters, weighted by `federation.weights`. The default, since it has nothing to tune."""
     lora: keys.LoraRule = "plain"
 
 
