@@ -13,7 +13,7 @@ of updates that it needs in `recipe/robust.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from fedrai.errors import FederationError
 from fedrai.federation import protocol
 from fedrai.federation.aggregation.qfedavg import QFedAvg
 from fedrai.federation.aggregation.scaffold import Variates
-from fedrai.federation.metrics import FIRST_LOSS, WEIGHT
+from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Update
 from fedrai.model.adapters import AdapterState
 from fedrai.recipe import robust
@@ -160,7 +160,8 @@ class Aggregator:
                 hint=ROBUST_HINT,
             )
         self._set_current(current)
-        replies = [_message(updates[name]) for name in sorted(updates)]
+        used = [WEIGHT, *getattr(self.strategy, "numbers", ())]
+        replies = [_message(updates[name], used) for name in sorted(updates)]
         try:
             arrays, _ = self.strategy.aggregate_train(round_, replies)
         except Exception as error:
@@ -216,9 +217,13 @@ class Aggregator:
             )
 
 
-def _message(update: Update) -> Message:
-    """A reply as Flower's strategies expect it, without a connection."""
-    used = (WEIGHT, FIRST_LOSS)
+def _message(update: Update, used: Sequence[str]) -> Message:
+    """A reply as Flower's strategies expect it, without a connection.
+
+    Args:
+        update: a client's.
+        used: numbers that the strategy uses; Flower wants the same ones of all clients.
+    """
     numbers = {name: value for name, value in update.metrics.items() if name in used}
     content = RecordDict(
         {protocol.ADAPTER: _by_name(update.adapter), protocol.METRICS: MetricRecord(numbers)}
