@@ -15,7 +15,7 @@ number of updates that it needs in `recipe/robust.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from fedrai.federation.aggregation.aggregation_error import aggregation_error
 from fedrai.federation.aggregation.factors import Factors
 from fedrai.federation.aggregation.qfedavg import QFedAvg
 from fedrai.federation.aggregation.scaffold import Variates
-from fedrai.federation.metrics import FIRST_LOSS, WEIGHT
+from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Update
 from fedrai.model.adapters import AdapterState
 from fedrai.model.parts import Part
@@ -189,7 +189,8 @@ class Aggregator:
             return combined
         frozen = self._lora.frozen(round_, current)
         self._set_current(_without(current, frozen))
-        replies = [_message(updates[name], frozen) for name in sorted(updates)]
+        used = [WEIGHT, *getattr(self.strategy, "numbers", ())]
+        replies = [_message(updates[name], frozen, used) for name in sorted(updates)]
         try:
             arrays, _ = self.strategy.aggregate_train(round_, replies)
         except Exception as error:
@@ -270,9 +271,14 @@ def _without(adapter: AdapterState, names: Collection[str]) -> AdapterState:
     return {name: tensor for name, tensor in adapter.items() if name not in names}
 
 
-def _message(update: Update, frozen: Collection[str]) -> Message:
-    """A reply without frozen tensors as Flower's strategies expect it, without a connection."""
-    used = (WEIGHT, FIRST_LOSS)
+def _message(update: Update, frozen: Collection[str], used: Sequence[str]) -> Message:
+    """A reply as Flower's strategies expect it, without a connection.
+
+    Args:
+        update: a client's.
+        frozen: tensors that it did not train, which are left out.
+        used: numbers that the strategy uses; Flower wants the same ones of all clients.
+    """
     numbers = {name: value for name, value in update.metrics.items() if name in used}
     arrays = _by_name(_without(update.adapter, frozen))
     content = RecordDict({protocol.ADAPTER: arrays, protocol.METRICS: MetricRecord(numbers)})
