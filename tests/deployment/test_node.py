@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Context, Message, Metadata, MetricRecord, RecordDict
 
 from driver import write_rows
 from fedrai.deployment.node import NodeApp, sendable
+from fedrai.deployment.node_site import KEPT_RUNS
 from fedrai.deployment.offer import make_offer
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.deployment.worker import reply_of
@@ -57,7 +61,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeApp:
     return NodeApp(tmp_path / "node.toml")
 
 
-def document(fingerprint: str, **changes: Any) -> str:
+def document(fingerprint: str, run: str = "", **changes: Any) -> str:
     table = {
         "model": {"base": "tiny", "dtype": "float32"},
         "adapter": {"rank": 4},
@@ -65,7 +69,7 @@ def document(fingerprint: str, **changes: Any) -> str:
         "training": {"local_steps": 1, "batch_size": 2},
         "federation": {"rounds": 3},
     }
-    return make_offer(Recipe.model_validate(table | changes), fingerprint)
+    return make_offer(Recipe.model_validate(table | changes), fingerprint, run)
 
 
 def asked(node: NodeApp, content: RecordDict, kind: str = "train") -> Message:
@@ -90,6 +94,24 @@ def test_it_trains_and_loads_once(node: NodeApp, tiny: LanguageModel, loads: lis
     assert loads == ["tiny"]
     asked(node, protocol.pack_task(3, start, document(tiny.fingerprint, seed=9)))
     assert loads == ["tiny", "tiny"]
+
+
+def test_members_can_compare_what_they_were_sent(
+    tmp_path: Path, node: NodeApp, tiny: LanguageModel, loads: list[str]
+) -> None:
+    """The log names the checksum of each adapter; one changed weight changes it."""
+    start = tiny.fresh_adapter(1)
+    name = sorted(start)[0]
+    other = {**start, name: start[name] + 1}
+    lines = []
+    for adapter in (start, start, other):
+        content = protocol.pack_task(1, adapter, document(tiny.fingerprint))
+        asked(node, content)
+        lines.append(protocol.checksum(content))
+    log = (tmp_path / "clinic.log").read_text()
+    assert lines[0] == lines[1] != lines[2]
+    assert [log.count(f"from the adapter with checksum {line}") for line in lines] == [2, 2, 1]
+    assert protocol.checksum(RecordDict()) == sha256(b"").hexdigest()
 
 
 @pytest.mark.parametrize("number", [-1, 0, 4])
@@ -184,6 +206,76 @@ def test_the_limit_of_steps_holds_for_epochs(
         update = protocol.read_reply(reply, shapes)
         assert isinstance(update, Update)
         assert update.metrics["steps"] == 3
+
+
+def test_it_keeps_its_control_variates_by_run(
+    tmp_path: Path, node: NodeApp, tiny: LanguageModel, loads: list[str]
+) -> None:
+    start = tiny.fresh_adapter(1)
+    shapes = protocol.shapes_of(start)
+    common = {name: torch.full_like(tensor, 0.5) for name, tensor in start.items()}
+    rule = {"aggregation": {"algorithm": "scaffold"}}
+
+    def reply(owner: NodeApp, number: int, counted: int, run: str) -> Update | Reason:
+        offer = document(tiny.fingerprint, run, **rule)
+        content = protocol.pack_task(number, start, offer, common, counted)
+        return protocol.read_reply(asked(owner, content), shapes)
+
+    assert isinstance(reply(node, 1, 0, "one"), Update)
+    assert isinstance(reply(node, 2, 0, "other"), Update)
+    again = NodeApp(tmp_path / "node.toml")  # the process was started anew
+    assert isinstance(reply(again, 2, 1, "one"), Update)
+    assert reply(again, 3, 1, "other") is Reason.VARIATE_LOST
+    kept = sorted(f.relative_to(tmp_path / "clinic.variates").as_posix()
+                  for f in (tmp_path / "clinic.variates").rglob("*.safetensors"))  # fmt: skip
+    names = {run: sha256(run.encode()).hexdigest() for run in ("one", "other")}
+    assert kept == sorted(
+        [f"{names['one']}/0001.safetensors", f"{names['one']}/0002.safetensors",
+         f"{names['other']}/0002.safetensors"]
+    )  # fmt: skip
+    plain = protocol.pack_task(1, start, document(tiny.fingerprint, "one", **rule))
+    assert reason(asked(node, plain)) == Reason.BAD_TASK.value  # without the server's variate
+    unasked = protocol.pack_task(1, start, document(tiny.fingerprint), common, 0)
+    assert reason(asked(node, unasked)) == Reason.BAD_TASK.value
+
+
+def test_of_many_runs_it_keeps_the_variates_of_the_last(
+    tmp_path: Path, node: NodeApp, tiny: LanguageModel, loads: list[str]
+) -> None:
+    for number in range(KEPT_RUNS + 2):
+        place = tmp_path / "clinic.variates" / f"{number:064x}"
+        place.mkdir(parents=True)
+        os.utime(place, (number, number))
+    start = tiny.fresh_adapter(1)
+    offer = document(tiny.fingerprint, "one", aggregation={"algorithm": "scaffold"})
+    asked(node, protocol.pack_task(1, start, offer, start, 0))
+    kept = {folder.name for folder in (tmp_path / "clinic.variates").iterdir()}
+    newest = {f"{number:064x}" for number in range(3, KEPT_RUNS + 2)}
+    assert kept == newest | {sha256(b"one").hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "withheld", "needed"),
+    [
+        ({"federation": {"rounds": 3, "weights": "tokens"}}, "label-tokens", "data-label-tokens"),
+        ({"aggregation": {"algorithm": "qfedavg"}}, "losses", "loss-first"),
+    ],
+)
+def test_it_refuses_where_the_mean_needs_a_number_that_it_does_not_send(
+    tmp_path: Path, node: NodeApp, tiny: LanguageModel, loads: list[str],
+    changes: dict[str, Any], withheld: str, needed: str,
+) -> None:  # fmt: skip
+    start, offer = tiny.fresh_adapter(1), document(tiny.fingerprint, **changes)
+    content = protocol.pack_task(1, start, offer)
+    update = protocol.read_reply(asked(node, content), protocol.shapes_of(start), {needed})
+    assert isinstance(update, Update)
+    (tmp_path / "node.toml").write_text(f"{NODE}send = []\n")
+    assert reason(asked(NodeApp(tmp_path / "node.toml"), content)) == "numbers-not-sent"
+    (tmp_path / "node.toml").write_text(f'{NODE}send = ["{withheld}"]\n')
+    update = protocol.read_reply(
+        asked(NodeApp(tmp_path / "node.toml"), content), protocol.shapes_of(start), {needed}
+    )
+    assert isinstance(update, Update)
 
 
 @pytest.mark.parametrize("way", ["stop", "skip"])

@@ -52,7 +52,7 @@ from flwr.app import (
 from fedrai import recipe
 from fedrai.errors import ProtocolError
 from fedrai.federation import protocol
-from fedrai.federation.metrics import BAD_ROWS, FILTER, RANGES, WEIGHT
+from fedrai.federation.metrics import BAD_ROWS, DATA_TOKENS, FILTER, RANGES, WEIGHT
 from fedrai.federation.protocol import CLIENT_REASONS, Reason, Task, Update, read_reply
 from fedrai.federation.run import local, preparation, running
 from fedrai.federation.run.grid import LocalGrid
@@ -542,7 +542,8 @@ def test_replies_hold_nothing_but_the_list(canary_run: tuple[Path, type[_Recorde
             continue
         assert set(content) == {"adapter", "metrics"}
         plain = {n for n in protocol.METRIC_NAMES if not n.startswith(FILTER)}
-        assert set(content.metric_records["metrics"]) == plain - {BAD_ROWS}  # a node's alone
+        unsent = {BAD_ROWS, DATA_TOKENS}  # a node's alone; where the mean weighs by tokens
+        assert set(content.metric_records["metrics"]) == plain - unsent
         ((key, array),) = content.array_records["adapter"].items()
         assert re.fullmatch(r"[0-9a-f]{64}-[0-9a-f]{64}", key)
         assert len(array.data) == 4 * array.shape[0] + 128  # numpy's header, and the weights

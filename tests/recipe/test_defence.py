@@ -90,6 +90,13 @@ def test_lisa_and_fedprox_pull_to_different_weights() -> None:
     assert load({"method": "asft"}, aggregation=rule)
 
 
+def test_the_mean_with_the_start_is_taken_once() -> None:
+    anchored = {"schedule": "last", "anchor": 0.3}
+    assert "set one of them" in refused({"method": "mean"}, constitution=anchored)
+    assert load({"method": "csulora"}, constitution=anchored)
+    assert load({"method": "mean"}, constitution={"schedule": "last"})
+
+
 def test_server_and_client_methods_combine() -> None:
     made = load({"method": ["asft", "constrained-sft", "safe-merge", "mean", "post-hoc"]}).defence
     assert made.on_server == ["safe-merge", "mean", "post-hoc"]
@@ -112,11 +119,12 @@ def test_what_clients_train_depends_on_their_defence_alone() -> None:
 
 
 @pytest.mark.parametrize("method", REFITTED)
-@pytest.mark.parametrize("rule", ["fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+@pytest.mark.parametrize("rule", ["fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold"])
 def test_new_factors_do_not_fit_old_moments(method: str, rule: str) -> None:
     message = refused({"method": ["mean", method] if method != "resta" else method},
                       aggregation={"algorithm": rule})  # fmt: skip
-    assert f"the moments which {rule} keeps" in message
+    state = "control variates" if rule == "scaffold" else "moments"
+    assert f"the {state} which {rule} keeps" in message
     assert load({"method": "mean"}, aggregation={"algorithm": rule})
     assert load({"method": method}, aggregation={"algorithm": "median"})
 

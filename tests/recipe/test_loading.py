@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -385,6 +386,20 @@ def test_overrides_are_toml_values_and_bare_words_are_strings(file):
     assert loaded.adapter.target_modules == ["q_proj", "v_proj"]
     assert [s.path for s in loaded.data.sources] == ["rows.jsonl", "other.csv"]
     assert loaded.data.sources[1].columns.prompt == "question"
+
+
+def test_steps_take_the_place_of_epochs(tmp_path):
+    """With epochs, steps would have no effect; an arm's steps replace them too."""
+    file = tmp_path / "r.toml"
+    body = changed("training", {"local_epochs": 2.0, "local_steps": 10})
+    body["arms"] = {"few": {"training": {"local_steps": 3}}}
+    file.write_text(tomlkit.dumps(body))
+    training = loading.load(file, ["training.local_steps=5"]).training
+    assert (training.local_steps, training.local_epochs) == (5, 0)
+    both = loading.load(file, ["training.local_epochs=1.5", "training.local_steps=5"]).training
+    assert (both.local_steps, both.local_epochs) == (5, 1.5)
+    assert loading.load(file).training.local_epochs == 2
+    assert loading.arm(loading.load(file), "few").training.local_epochs == 0
 
 
 def test_an_override_may_contain_equal_signs_and_the_last_one_wins(file):

@@ -58,6 +58,28 @@ def test_what_clients_hold_by_source(tmp_path):
     assert "Rows by client and source: earlier" not in page.text
 
 
+def test_how_far_defences_moved_the_model(tmp_path):
+    """As a multiple of what the round had changed; only runs with a defence have a table."""
+    write_run(tmp_path / "runs/plain")
+    write_run(tmp_path / "runs/defended")
+    recipe = tmp_path / "runs/defended/recipe.toml"
+    recipe.write_text(recipe.read_text() + '[defence]\nmethod = ["safe-lora", "mean"]\n')
+    for number, moved in ((1, 1.0), (2, 4.0)):
+        file = tmp_path / f"runs/defended/rounds/{number:04d}/round.json"
+        lora = {"method": "safe-lora", "norm": 9.0, "moved": moved, "change": 4.0,
+                "layers": 3 * number, "of": 12, "truncation": 0.01 * number}  # fmt: skip
+        mean = {"method": "mean", "norm": 1.0, "moved": 2.0, "change": 4.0}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "defence": [lora, mean]}))
+    page = report(tmp_path / "runs")
+    _, rows = table(page, "Defences: defended")
+    assert [[cell.text for cell in row] for row in rows] == [
+        ["safe-lora", "2", "0.62", "1.00", "4.5 of 12", "2.0 %"],
+        ["mean", "2", "0.50", "0.50", "all", "none"],
+    ]
+    assert "Defences: plain" not in page.text
+    assert "safe-lora, mean" in page.text
+
+
 def test_numbers_are_those_of_the_folder(compared):
     page = report(compared)
     rates = json.loads((compared / "safe/evaluations/0002/metrics.json").read_text())["rates"]

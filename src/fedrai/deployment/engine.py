@@ -148,10 +148,15 @@ def run_on_grid(
         Clients(
             grid=grid,
             nodes=lambda _: roster.present(recipe.federation.min_clients),
-            offer=make_offer(recipe, prepared.model.fingerprint),
+            offer=make_offer(recipe, prepared.model.fingerprint, _identity(run)),
             late=LateReplies(grid),
         ),
     )
+
+
+def _identity(run: RunFolder) -> str:
+    """Names a run among all, and stays when it is resumed."""
+    return f"{run.info['recipe_hash']} {run.info['created']}"
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from fedrai.deployment.node_log import NodeLog
 from fedrai.deployment.node_site import load
 from fedrai.federation import client, protocol
 from fedrai.federation.client import respond
-from fedrai.federation.metrics import FILTER, WEIGHT
+from fedrai.federation.metrics import DATA_TOKENS, FILTER, WEIGHT
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import prover
 from fedrai.recipe.sections import Node
 from fedrai.runs.costs import release_memory
 
-GROUPS = {"loss-": "losses", FILTER: "filter-counts"}
+GROUPS = {"loss-": "losses", FILTER: "filter-counts", DATA_TOKENS: "label-tokens"}
 """What a policy calls metrics whose names begin so."""
 
 
@@ -75,7 +75,8 @@ class NodeApp:
         return protocol.pack_name(message.content, name, sign)
 
     def _train(self, message: Message, context: Context) -> RecordDict:
-        self.note(f"round {message.metadata.group_id[:8]}: asked to train")
+        number, digest = message.metadata.group_id[:8], protocol.checksum(message.content)
+        self.note(f"round {number}: asked to train from the adapter with checksum {digest}")
         reply = self._handlers(protocol.unpack_offer(message.content))(message, context)
         return sendable(reply.content, self.node)
 
@@ -86,7 +87,13 @@ class NodeApp:
             release_memory()
             site = load(document, self.node, self._folder, self._log)
             settings_for = partial(preparation.sft_settings, site.settings)
-            app = client.build_app(site, settings_for, site.settings.federation.rounds)
+            folder = site.variates
+            app = client.build_app(
+                site,
+                settings_for,
+                site.settings.federation.rounds,
+                variates=None if folder is None else lambda _client: folder,
+            )
             self._ready = (document, app)
         return self._ready[1]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +26,13 @@ from fedrai.federation.client import RefusedTaskError, describe
 from fedrai.federation.metrics import BAD_ROWS, filter_metrics
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
-from fedrai.federation.run.rows import count_by_source, tokenized, usable_rows
+from fedrai.federation.run.rows import count_by_source, token_metrics, tokenized, usable_rows
 from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Node, Recipe
 from fedrai.records import BadRow, Example, Tokens, TrainingStep
+
+KEPT_RUNS = 8  # runs of SCAFFOLD whose control variates a node keeps, each as large as an adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class NodeSite:
         tokens: the rows that are trained on.
         counts: rows that were filtered or could not be used, as they are sent to the server.
         notes: the node's log.
+        variates: folder of the node's control variates of the run; None: the rule has none.
     """
 
     node: Node
@@ -50,6 +55,7 @@ class NodeSite:
     tokens: Sequence[Tokens]
     counts: Mapping[str, int]
     notes: NodeLog
+    variates: Path | None = None
 
     def name(self, context: Context) -> str:
         """The node's name, whatever Flower's context says."""
@@ -107,7 +113,27 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
     if too_many_steps(preparation.local_steps(settings, len(rows)), node.policy):
         raise RefusedTaskError(Reason.TOO_MANY_STEPS)
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
-    return NodeSite(node, settings, lm, rows, counts, log)
+    counts |= token_metrics(settings, rows)
+    variates = _variates(folder / f"{node.name}.variates", offer.variates)
+    return NodeSite(node, settings, lm, rows, counts, log, variates)
+
+
+def _variates(folder: Path, run: str) -> Path | None:
+    """The folder of the node's control variates of a run, the newest; of too many the oldest goes.
+
+    Args:
+        folder: for all runs.
+        run: the offer's name for it; empty: its rule has no variates.
+    """
+    if not run:
+        return None
+    place = folder / run
+    place.mkdir(parents=True, exist_ok=True)
+    os.utime(place)
+    by_age = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in by_age[KEPT_RUNS:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
 
 
 def _note_sources(

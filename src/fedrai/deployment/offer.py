@@ -7,6 +7,7 @@ policy decides.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,12 +33,13 @@ from fedrai.recipe.sections import (
 FILTERS = ("drop", "replace")
 
 
-def make_offer(recipe: Recipe, fingerprint: str) -> str:
+def make_offer(recipe: Recipe, fingerprint: str, run: str = "") -> str:
     """The document for clients: canonical JSON, identical for identical recipes.
 
     Args:
         recipe: the recipe.
         fingerprint: fingerprint of the server's copy of the base model.
+        run: identifies the run, for clients that keep a state of it.
 
     Raises:
         RecipeError: clients on other machines cannot run the recipe.
@@ -55,6 +57,8 @@ def make_offer(recipe: Recipe, fingerprint: str) -> str:
         max_length=recipe.data.max_length,
         on_bad_rows=recipe.data.on_bad_rows,
         proximal_mu=getattr(recipe.aggregation, "proximal_mu", 0.0),
+        needs=recipe.needed_numbers,
+        variates=hashlib.sha256(run.encode()).hexdigest() if recipe.has_variates else "",
         model=model,
         training=recipe.training,
         filter=recipe.filter,
@@ -152,6 +156,7 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
         Reason.GUARD_REFUSED: filter_.mode != "off" and not _is_guard_allowed(filter_, node),
         Reason.JUDGE_REFUSED: filters and bool(policy.judge) and filter_.judge not in policy.judge,
         Reason.THRESHOLD_REFUSED: filters and _surely_higher(filter_.threshold, policy),
+        Reason.NUMBERS_REFUSED: not set(offer.needs) <= set(policy.send),
     }
 
 
@@ -220,7 +225,8 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
     sources = [_resolve(source, folder).model_dump() for source in node.data.sources]
     adapter = {key: model.pop(key) for key in ("rank", "alpha", "dropout", "target_modules")}
     del model["fingerprint"]
-    algorithm = "fedprox" if offer.proximal_mu else "fedavg"
+    algorithm = "scaffold" if offer.variates else "fedprox" if offer.proximal_mu else "fedavg"
+    weights = "tokens" if "label-tokens" in offer.needs else "rows"
     return Recipe.model_validate(
         {
             "name": node.name,
@@ -234,7 +240,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
             },
             "filter": offer.filter.model_dump(),
             "training": offer.training.model_dump(),
-            "federation": {"clients": 1, "rounds": offer.rounds},
+            "federation": {"clients": 1, "rounds": offer.rounds, "weights": weights},
             "aggregation": {"algorithm": algorithm}
             | ({"proximal_mu": offer.proximal_mu} if offer.proximal_mu else {}),
             "guards": {name: table.model_dump() for name, table in node.guards.items()},

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -20,6 +21,7 @@ from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, plac
 from fedrai.federation import protocol
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Reason
+from fedrai.federation.variates import OwnVariate, of_task
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs import costs
@@ -71,6 +73,7 @@ def build_app(
     rounds: int,
     training: Train | None = None,
     act: Act | None = None,
+    variates: Callable[[str], Path] | None = None,
 ) -> ClientApp:
     """The ClientApp of a site.
 
@@ -80,9 +83,10 @@ def build_app(
         rounds: number of rounds; tasks of later rounds are refused.
         training: carries out a local training; None: `training.sft.train`.
         act: replies of malicious clients, for experiments; None: all clients are honest.
+        variates: the folder of a client's control variates; None: the rule has none.
     """
     app = ClientApp()
-    handler = _Handler(site, settings_for, rounds, training or train, act)
+    handler = _Handler(site, settings_for, rounds, training or train, act, variates)
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
@@ -131,24 +135,29 @@ class _Handler:
     rounds: int
     training: Train
     act: Act | None
+    variates: Callable[[str], Path] | None
 
     def reply(self, client: str, message: Message) -> RecordDict:
         """The content of a client's reply."""
-        site = self.site
-        task = protocol.unpack_task(message.content, protocol.shapes_of(site.model.parameters))
+        site, shapes = self.site, protocol.shapes_of(self.site.model.parameters)
+        task = protocol.unpack_task(message.content, shapes, self.variates is not None)
         if not 1 <= task.round <= self.rounds:
             raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
-        reply = None
+        own, reply = self._variate(client, task), None
         if self.act is not None:
-            reply = self.act(client, task, partial(self._train, client, task, is_defended=False))
+            train_on = partial(self._train, client, task, own, is_defended=False)
+            reply = self.act(client, task, train_on)
         rows, seed = site.rows(client), site.seed(task.round, client)
-        adapter, numbers = reply or self._train(client, task, rows, seed)
+        adapter, numbers = reply or self._train(client, task, own, rows, seed)
+        if own is not None:
+            own.keep(adapter, self._settings(task, int(numbers[WEIGHT])).rate_sum)
         return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
 
     def _train(
         self,
         client: str,
         task: protocol.Task,
+        own: OwnVariate | None,
         rows: Sequence[Tokens],
         seed: int,
         *,
@@ -156,24 +165,52 @@ class _Handler:
     ) -> Reply:
         """Train from the task's adapter; a malicious client leaves the recipe's defence out.
 
+        Args:
+            client: its name.
+            task: the round's.
+            own: its control variate; None: the rule has none.
+            rows: the rows to train on.
+            seed: of the training.
+            is_defended: whether the recipe's defence is applied.
+
         Raises:
             RefusedTaskError: there are no rows.
         """
         if not rows:
             raise RefusedTaskError(Reason.NO_ROWS)
-        settings = self.settings_for(len(rows))
+        settings = self._settings(task, len(rows))
         if not is_defended:
             settings = replace(settings, defence=None)
+        if own is not None:
+            settings = replace(settings, correction=own.correction)
         costs.reset_peak()
         adapter, result = self.training(
             self.site.model,
             task.adapter,
             rows,
-            replace(settings, first_step=(task.round - 1) * settings.steps),
+            settings,
             seed=seed,
             on_step=lambda step: self.site.on_step(client, step),
         )
         return adapter, _metrics(len(rows), result)
+
+    def _settings(self, task: protocol.Task, rows: int) -> SftSettings:
+        """The settings of a round's local training of a client with so many rows."""
+        settings = self.settings_for(rows)
+        return replace(settings, first_step=(task.round - 1) * settings.steps)
+
+    def _variate(self, client: str, task: protocol.Task) -> OwnVariate | None:
+        """The client's control variate; None: the rule has none.
+
+        Raises:
+            RefusedTaskError: it is lost.
+        """
+        if self.variates is None:
+            return None
+        own = of_task(self.variates(client), task)
+        if own is None:
+            raise RefusedTaskError(Reason.VARIATE_LOST)
+        return own
 
 
 def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:

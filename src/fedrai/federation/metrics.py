@@ -14,6 +14,9 @@ from fedrai.filter.ledger import COUNT_NAMES
 
 FILTER = "filter-"  # prefix of the safety filter's counts
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
+ROWS = "rows"  # the server's own name for the stated rows, where the weight is another number
+DATA_TOKENS = "data-label-tokens"  # label tokens of all of a client's rows
+FIRST_LOSS = "loss-first"  # of the first batch, before the first step
 BAD_ROWS = "bad-rows"  # rows of a client that it could not use
 
 
@@ -41,11 +44,12 @@ TOKENS = Range(0, 1e15, whole=True)
 LOSS = Range(-1e-3, 1e6)  # nats per token: rounding may go below 0, and chance is 12 at most
 RANGES: Mapping[str, Range] = {
     WEIGHT: Range(1, 1e9, whole=True),
+    DATA_TOKENS: Range(1, 1e15, whole=True),
     BAD_ROWS: COUNT,
     "steps": COUNT,
     "tokens": TOKENS,
     "label-tokens": TOKENS,
-    "loss-first": LOSS,
+    FIRST_LOSS: LOSS,
     "loss-last": LOSS,
     "loss-mean": LOSS,
     "seconds": Range(0, 1e8),  # three years
@@ -54,6 +58,10 @@ RANGES: Mapping[str, Range] = {
     **{FILTER + name: COUNT for name in sorted(COUNT_NAMES)},
 }
 """Every number that may be sent, and the range in which the server accepts it."""
+
+
+NEEDED = {"label-tokens": DATA_TOKENS, "losses": FIRST_LOSS}
+"""The numbers that a mean may need besides the rows, by what a node's `policy.send` calls them."""
 
 
 def filter_metrics(counts: Mapping[str, int]) -> dict[str, int]:

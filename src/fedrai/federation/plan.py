@@ -31,6 +31,8 @@ class Plan:
             time; 0: all sampled clients.
         weight_cap: see `aggregation.weights`; 0: weights are the rows that clients state.
         norm_cap: see `aggregation.norms`; 0: no limit.
+        weights: what updates weigh in means: "rows", "tokens" or "uniform".
+        needed: names of metrics without which an update cannot be used, besides its rows.
     """
 
     seed: int
@@ -44,6 +46,8 @@ class Plan:
     quorum: int = 0
     weight_cap: float = 0.0
     norm_cap: float = 0.0
+    weights: str = "rows"
+    needed: tuple[str, ...] = ()
 
 
 def load_adapters(run: RunFolder, model: LanguageModel, plan: Plan, number: int) -> Adapters:

@@ -1,14 +1,16 @@
 """Everything that may be sent between server and clients.
 
 To a client: the adapter, a task of named integers and, over a network, the offer: the part of the
-recipe that concerns clients, as one document with its hash. To the server: the trained adapter and
-named numbers, or a reason from a fixed list; on request, a client's name and a signature. No text,
-no file names, no exception messages. Both sides check; anything else raises `ProtocolError`.
+recipe that concerns clients, as one document with its hash; with SCAFFOLD, also the server's
+control variate. To the server: the trained adapter and named numbers, or a reason from a fixed
+list; on request, a client's name and a signature. No text, no file names, no exception messages.
+Both sides check; anything else raises `ProtocolError`.
 
-An adapter is sent as one flat array: Flower transfers each array of a record with requests of its
-own, and an adapter has hundreds. Both sides know its names and shapes from the base model and the
-recipe; only their hashes are sent and compared. They also determine the number of bytes, so an
-array's length is checked before it is read or memory is allocated for it.
+An adapter, or a control variate of its shape, is sent as one flat array: Flower transfers each
+array of a record with requests of its own, and an adapter has hundreds. Both sides know its names
+and shapes from the base model and the recipe; only their hashes are sent and compared. They also
+determine the number of bytes, so an array's length is checked before it is read or memory is
+allocated for it.
 """
 
 from __future__ import annotations
@@ -18,9 +20,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeGuard
 
 import numpy as np
@@ -30,11 +31,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from fedrai.errors import ProtocolError
 from fedrai.federation.metrics import RANGES, WEIGHT, is_finite, is_number
+from fedrai.federation.reasons import CLIENT_REASONS as CLIENT_REASONS
+from fedrai.federation.reasons import SERVER_REASONS as SERVER_REASONS
+from fedrai.federation.reasons import Reason as Reason
 from fedrai.model.adapters import AdapterState
 from fedrai.recipe.sections import NAME_PATTERN
 
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
 OFFER, QUESTION, NAME = "offer", "question", "name"
+VARIATE, COUNTED = "variate", "counted"
 LARGEST_OFFER = 2**16  # characters
 NONCE = 32  # random bytes of a question, used once
 LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
@@ -49,61 +54,23 @@ LONGEST_HEADER = 1024  # bytes before an array's values; numpy writes 128
 METRIC_NAMES = frozenset(RANGES)
 
 
-class Reason(StrEnum):
-    """Why a client is set aside in a round. The first group comes from clients."""
-
-    NO_ROWS = "no-rows-left"
-    GUARD = "guard-cannot-work"
-    BAD_TASK = "task-not-understood"
-    OUT_OF_MEMORY = "out-of-memory"
-    FAILED = "training-failed"
-    BAD_DATA = "data-not-usable"
-    BAD_OFFER = "offer-not-readable"
-    OTHER_VERSION = "other-version"
-    OTHER_MODEL = "other-base-model"
-    MODEL_REFUSED = "base-model-not-allowed"
-    MODEL_FAILED = "base-model-cannot-be-loaded"
-    FILTER_REQUIRED = "filter-required"
-    GUARD_REFUSED = "guard-not-allowed"
-    THRESHOLD_REFUSED = "threshold-too-high"
-    JUDGE_REFUSED = "judged-part-not-allowed"
-    TOO_MANY_STEPS = "too-many-steps"
-    TOO_MANY_ROUNDS = "too-many-rounds"
-    BATCH_TOO_LARGE = "batch-too-large"
-    ROWS_TOO_LONG = "rows-too-long"
-
-    NO_REPLY = "no-reply-in-time"
-    UNREADABLE = "reply-not-readable"
-    WRONG_NAMES = "wrong-array-names"
-    WRONG_SHAPES = "wrong-array-shapes"
-    NOT_FINITE = "values-not-finite"
-    OUT_OF_RANGE = "numbers-out-of-range"
-    BAD_WEIGHT = "weight-not-positive"
-    BAD_METRICS = "metrics-not-allowed"
-
-
-SERVER_REASONS = frozenset(
-    {
-        Reason.NO_REPLY,
-        Reason.UNREADABLE,
-        Reason.WRONG_NAMES,
-        Reason.WRONG_SHAPES,
-        Reason.NOT_FINITE,
-        Reason.OUT_OF_RANGE,
-        Reason.BAD_WEIGHT,
-        Reason.BAD_METRICS,
-    }
-)
-CLIENT_REASONS = frozenset(Reason) - SERVER_REASONS
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A client's task in a round; `offer` is empty where server and client share a process."""
+    """A client's task in a round.
+
+    Attributes:
+        round: number of the round, from 1.
+        adapter: the adapter to start from.
+        offer: empty where server and client share a process.
+        variate: the server's control variate; None: the rule has none.
+        counted: the last round in which an update of this client was aggregated; 0: none.
+    """
 
     round: int
     adapter: AdapterState
     offer: str = ""
+    variate: AdapterState | None = None
+    counted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,37 +81,53 @@ class Update:
     metrics: Mapping[str, float]
 
 
-def pack_task(round_: int, adapter: AdapterState, offer: str = "") -> RecordDict:
-    """The content of a train message."""
+def pack_task(
+    round_: int,
+    adapter: AdapterState,
+    offer: str = "",
+    variate: AdapterState | None = None,
+    counted: int = 0,
+) -> RecordDict:
+    """The content of a train message; arguments as of `Task`."""
     task = ConfigRecord({"round": round_})
     content = RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
+    if variate is not None:
+        content[VARIATE] = pack_adapter(variate)
+        task[COUNTED] = counted
     if offer:
         content[OFFER] = ConfigRecord({"document": offer, "sha256": _sha256(offer)})
     return content
 
 
-def unpack_task(content: RecordDict, expected: Shapes) -> Task:
+def unpack_task(content: RecordDict, expected: Shapes, has_variate: bool = False) -> Task:
     """Read a train message.
 
     Args:
         content: the message's content.
         expected: names and shapes of the adapter's arrays, as the client has them.
+        has_variate: whether the rule has control variates: then the message must hold the server's,
+            otherwise it must not.
 
     Raises:
         ProtocolError: a record or key is missing or unknown, or the adapter does not fit.
     """
     task = content.config_records.get(TASK)
-    complete = ADAPTER in content.array_records and set(content) - {OFFER} == {ADAPTER, TASK}
+    arrays = [ADAPTER, VARIATE] if has_variate else [ADAPTER]
+    complete = {*arrays, TASK} == set(content) - {OFFER} and {*arrays} <= {*content.array_records}
     if task is None or not complete:
-        raise ProtocolError("a train message must hold only the adapter and the task")
-    if set(task) != TASK_KEYS:
-        raise ProtocolError(f"a task must hold only {', '.join(sorted(TASK_KEYS))}")
-    round_ = task["round"]
+        parts = ", the ".join(arrays)
+        raise ProtocolError(f"a train message must hold only the {parts} and the task")
+    keys = TASK_KEYS | {COUNTED} if has_variate else TASK_KEYS
+    if set(task) != keys:
+        raise ProtocolError(f"a task must hold only {', '.join(sorted(keys))}")
+    round_, counted = task["round"], task.get(COUNTED, 0)
     if not _is_whole(round_):
         raise ProtocolError("a task's round must be a whole number")
+    if not _is_whole(counted) or (has_variate and not 0 <= counted < round_):
+        raise ProtocolError("a task's counted must be an earlier round, or 0")
     offer = unpack_offer(content) if OFFER in content else ""
-    adapter = unpack_adapter(content.array_records[ADAPTER], expected)
-    return Task(round_, adapter, offer)
+    states = {name: unpack_adapter(content.array_records[name], expected) for name in arrays}
+    return Task(round_, states[ADAPTER], offer, states.get(VARIATE), counted)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
@@ -242,12 +225,13 @@ def pack_reason(reason: Reason) -> RecordDict:
     return RecordDict({STATUS: ConfigRecord({"reason": reason.value})})
 
 
-def read_reply(message: Message, expected: Shapes) -> Update | Reason:
+def read_reply(message: Message, expected: Shapes, needed: Collection[str] = ()) -> Update | Reason:
     """Validate a reply, which is not trusted: anything unexpected becomes a reason.
 
     Args:
         message: a client's reply.
         expected: names and shapes of the adapter's arrays.
+        needed: numbers without which it is of no use, besides the number of rows.
     """
     if message.has_error() and message.metadata.src_node_id == SUPERLINK:
         return Reason.NO_REPLY  # the node disconnected, or its reply was lost
@@ -259,7 +243,7 @@ def read_reply(message: Message, expected: Shapes) -> Update | Reason:
     whole = ADAPTER in content.array_records and METRICS in content.metric_records
     if set(content) != {ADAPTER, METRICS} or not whole:
         return Reason.UNREADABLE
-    metrics = _validated_metrics(content.metric_records[METRICS])
+    metrics = _validated_metrics(content.metric_records[METRICS], needed)
     if isinstance(metrics, Reason):
         return metrics
     adapter = _validated_adapter(content.array_records[ADAPTER], expected)
@@ -274,9 +258,9 @@ def _reported_reason(content: RecordDict) -> Reason:
     return reasons.get(reason, Reason.UNREADABLE) if isinstance(reason, str) else Reason.UNREADABLE
 
 
-def _validated_metrics(record: MetricRecord) -> dict[str, float] | Reason:
+def _validated_metrics(record: MetricRecord, needed: Collection[str]) -> dict[str, float] | Reason:
     """The numbers of a reply, or why they cannot be used."""
-    if WEIGHT not in record or set(record) - METRIC_NAMES:
+    if not {WEIGHT, *needed} <= set(record) or set(record) - METRIC_NAMES:
         return Reason.BAD_METRICS
     metrics: dict[str, float] = {}
     for name, value in record.items():
@@ -385,6 +369,12 @@ def _split(flat: Floats, expected: Shapes) -> AdapterState:
         adapter[name] = torch.from_numpy(flat[at:end].reshape(expected[name]).copy())
         at = end
     return adapter
+
+
+def checksum(content: RecordDict) -> str:
+    """SHA-256 of a message's adapter, in hex; members compare what they were sent by it."""
+    record = content.array_records.get(ADAPTER, {})
+    return hashlib.sha256(b"".join(record[name].data for name in sorted(record))).hexdigest()
 
 
 def payload_bytes(content: RecordDict) -> int:

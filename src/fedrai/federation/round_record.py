@@ -13,7 +13,7 @@ from fedrai.assets import checksums
 from fedrai.errors import ChecksumError, RunError
 from fedrai.federation.aggregation.norms import limited, scaled
 from fedrai.federation.aggregation.weights import capped
-from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.metrics import DATA_TOKENS, ROWS, WEIGHT
 from fedrai.federation.protocol import Reason, Update
 from fedrai.model.adapters import AdapterState
 from fedrai.runs import RunFolder
@@ -86,18 +86,29 @@ def _is_usable(run: RunFolder, number: int, name: str) -> bool:
     return True
 
 
-def weighted(updates: Mapping[str, Update], cap: float) -> dict[str, Update]:
-    """Updates with the number of rows that they weigh in means, instead of the number they state.
+def weighted(updates: Mapping[str, Update], cap: float, by: str = ROWS) -> dict[str, Update]:
+    """Updates with what they weigh in means, in place of the number of rows that they state.
+
+    The stated number stays as `ROWS`.
 
     Args:
         updates: usable updates by client.
         cap: the recipe's `federation.weight_cap`; 0: no cap.
+        by: the recipe's `federation.weights`.
     """
-    weights = capped({name: u.metrics[WEIGHT] for name, u in updates.items()}, cap)
+    weights = capped({name: stated(u.metrics, by) for name, u in updates.items()}, cap)
     return {
-        name: replace(update, metrics={**update.metrics, WEIGHT: weights[name]})
+        name: replace(
+            update,
+            metrics={**update.metrics, ROWS: update.metrics[WEIGHT], WEIGHT: weights[name]},
+        )
         for name, update in updates.items()
     }
+
+
+def stated(metrics: Mapping[str, float], by: str) -> float:
+    """What a client weighs by its own numbers, for a value of `federation.weights`."""
+    return {"rows": metrics[WEIGHT], "uniform": 1.0}.get(by) or metrics[DATA_TOKENS]
 
 
 def multiplied(updates: Mapping[str, Update], factors: Mapping[str, float]) -> dict[str, Update]:
@@ -110,16 +121,21 @@ def multiplied(updates: Mapping[str, Update], factors: Mapping[str, float]) -> d
     }
 
 
-def capped_rows(
-    updates: Mapping[str, Update], weighted: Mapping[str, Update]
+def capped_weights(
+    updates: Mapping[str, Update], weighted: Mapping[str, Update], by: str = ROWS
 ) -> dict[str, dict[str, float]]:
-    """By client whose weight is capped: the `rows` that it states, and how many are `counted`."""
-    rows = {
-        name: {"rows": updates[name].metrics[WEIGHT],
-               "counted": weighted[name].metrics[WEIGHT]}
+    """By client whose weight is capped: the `rows` or `tokens` that it states, and the `counted`.
+
+    Args:
+        updates: usable updates by client.
+        weighted: the same, as returned by `weighted`.
+        by: the recipe's `federation.weights`.
+    """
+    weights = {
+        name: {by: stated(updates[name].metrics, by), "counted": weighted[name].metrics[WEIGHT]}
         for name in sorted(weighted)
-    }  # fmt: skip
-    return {name: one for name, one in rows.items() if one["counted"] != one["rows"]}
+    }
+    return {name: one for name, one in weights.items() if one["counted"] != one[by]}
 
 
 def capped_norms(norms: Mapping[str, float], cap: float) -> dict[str, dict[str, float]]:
@@ -164,6 +180,7 @@ def clients_record(
     aside: Mapping[str, Reason],
     norms: Mapping[str, float],
     cap: float,
+    by: str = ROWS,
 ) -> dict[str, Any]:
     """The clients' part of `round.json`.
 
@@ -173,12 +190,13 @@ def clients_record(
         aside: the other clients, with the reason.
         norms: norm of each client's change of the adapter, measured by the server.
         cap: the recipe's `federation.weight_cap`; 0: not applied.
+        by: the recipe's `federation.weights`.
     """
     return {
         "clients": {name: dict(updates[name].metrics) for name in sorted(updates)},
         "update_norms": dict(sorted(norms.items())),
         "weight_cap": cap,
-        "capped": capped_rows(updates, weighted),
+        "capped": capped_weights(updates, weighted, by),
         "set_aside": {name: aside[name].value for name in sorted(aside)},
         **round_figures(weighted, aside),
     }

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flwr.app import RecordDict
+
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
 from fedrai.evaluation.figures import figures
@@ -141,12 +143,12 @@ class _Round:
     def _make(self) -> Made:
         """Have the clients train, and aggregate their updates."""
         self._gather()
-        cap, verdict = self._plan.weight_cap, self._vet()
+        cap, by, verdict = self._plan.weight_cap, self._plan.weights, self._vet()
         aside, factors = (verdict.aside, verdict.factors) if verdict else ({}, {})
         used = {name: u for name, u in self._updates.items() if name not in aside}
-        capped = round_record.weighted(used, cap)
-        for name, rows in round_record.capped_rows(used, capped).items():
-            self._emit("weight-capped", client=name, **rows)
+        capped = round_record.weighted(used, cap, by)
+        for name, counts in round_record.capped_weights(used, capped, by).items():
+            self._emit("weight-capped", client=name, **counts)
         weighted = round_record.multiplied(capped, factors)
         with self._ledger.measure("aggregation"):
             norms = {
@@ -156,7 +158,7 @@ class _Round:
             updates, limits = self._limit_norms(weighted, {name: norms[name] for name in used})
             adapters = self._aggregate(updates)
         adapters, change = self._defend(adapters)
-        clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap)
+        clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap, by)
         figures = round_record.round_figures(weighted, self._aside)
         vetting = {"vetting": verdict.to_json()} if verdict else {}
         return adapters, {**clients, **figures, **limits, **vetting, **change}, figures
@@ -230,16 +232,15 @@ class _Round:
         if self._is_closed():
             return
         tools, timeout = self._tools, self._plan.timeout
-        messages = {}
-        for name, node in nodes.items():
-            start = self._start(name)
-            content = protocol.pack_task(self._number, start, tools.clients.offer)
-            messages[name] = tools.clients.message(content, node, self._number, timeout)
+        messages = {
+            name: tools.clients.message(self._task(name), node, self._number, timeout)
+            for name, node in nodes.items()
+        }
         shapes = protocol.shapes_of(tools.model.parameters)
         for name, message in tools.clients.exchange(
             messages, timeout, self._is_closed, lambda names: tools.emit("waiting", clients=names)
         ):
-            reply = protocol.read_reply(message, shapes)
+            reply = protocol.read_reply(message, shapes, self._plan.needed)
             down = protocol.payload_bytes(messages[name].content)
             up = protocol.payload_bytes(message.content) if message.has_content() else 0
             cost = round_record.cost_of(reply, down=down, up=up)
@@ -250,6 +251,13 @@ class _Round:
             self._updates[name] = reply
             round_record.save_pending(tools.run, self._number, name, reply, cost)
             self._emit("client-finished", client=name, **round_record.event_fields(reply.metrics))
+
+    def _task(self, name: str) -> RecordDict:
+        """The content of the message that asks a client to train."""
+        start, variates = self._start(name), self._tools.aggregator.variates
+        common = None if variates is None else variates.common(start)
+        counted = 0 if variates is None else variates.counted(name)
+        return protocol.pack_task(self._number, start, self._tools.clients.offer, common, counted)
 
     def _is_closed(self) -> bool:
         return 0 < self._plan.quorum <= len(self._updates)

@@ -55,6 +55,24 @@ class FedOpt(Section):
     """Degree of adaptivity, added to the root of the second moment."""
 
 
+class Scaffold(Section):
+    """Control variates against client drift (arXiv 1910.06378)."""
+
+    algorithm: Literal["scaffold"]
+    """Weighted mean; each local step is corrected by what the client's own data adds to the common direction. Clients keep a state of their own; see docs/algorithms.md."""
+
+
+class QFedAvg(Section):
+    """Clients with a higher loss count more (arXiv 1905.10497)."""
+
+    algorithm: Literal["qfedavg"]
+    """Updates weighted by the client's loss, for results that differ less among clients. `federation.weights` has no effect."""
+    q: float = Field(0.1, ge=0, le=10)
+    """Exponent of the loss; 0 is the unweighted mean, larger is fairer."""
+    lipschitz: float = Field(1.0, gt=0)
+    """The paper's L, which shortens the common step: by q L |update|^2 / loss, relative to 1. The paper sets it to 1 / learning rate, which holds for plain gradient steps; with AdamW that would stop the model."""
+
+
 class Robust(Section):
     """Aggregation that withstands some malicious updates.
 
@@ -82,12 +100,15 @@ class InstalledRule(Section):
 
 
 _BUILT_IN: TypeAdapter[Section] = TypeAdapter(
-    Annotated[FedAvg | FedProx | FedAvgM | FedOpt | Robust, Field(discriminator="algorithm")]
+    Annotated[
+        FedAvg | FedProx | FedAvgM | FedOpt | Scaffold | QFedAvg | Robust,
+        Field(discriminator="algorithm"),
+    ]
 )
 
 ALGORITHMS: Mapping[str, type[Section]] = {
     name: model
-    for model in (FedAvg, FedProx, FedAvgM, FedOpt, Robust)
+    for model in (FedAvg, FedProx, FedAvgM, FedOpt, Scaffold, QFedAvg, Robust)
     for name in get_args(model.model_fields["algorithm"].annotation)
 }
 """Aggregation algorithms by name, with the section that holds their settings."""
@@ -104,7 +125,7 @@ def _rule(value: Any) -> Section:
 
 
 Aggregation = Annotated[
-    FedAvg | FedProx | FedAvgM | FedOpt | Robust | InstalledRule,
+    FedAvg | FedProx | FedAvgM | FedOpt | Scaffold | QFedAvg | Robust | InstalledRule,
     PlainValidator(_rule),
     PlainSerializer(lambda rule: rule.model_dump()),
 ]

@@ -35,6 +35,8 @@ from fedrai.recipe.defence_methods import (
 )
 
 DEFENCE_PLUGINS: plugins.Group = "fedrai.defences"
+MOMENTS = ("fedavgm", "fedadam", "fedyogi", "fedadagrad")
+"""Aggregation rules that keep moments of the adapter's weights."""
 
 
 class Defence(Section):
@@ -143,9 +145,10 @@ def problem(defence: Defence, mode: str, start: str, rule: str) -> str:
     if not start and needed:
         return f"defence.method: {needed} needs adapter.start, the aligned adapter"
     refitted = _first(defence.methods, REFITTED)
-    if refitted and rule in ("fedavgm", "fedadam", "fedyogi", "fedadagrad"):
+    if refitted and rule in (*MOMENTS, "scaffold"):
+        state = "moments" if rule in MOMENTS else "control variates"
         return (
-            f"defence.method: {refitted} writes the adapter's factors anew, so that the moments which"
+            f"defence.method: {refitted} writes the adapter's factors anew, so that the {state} which"
             f" {rule} keeps of them from round to round would no longer fit"
         )
     if "lisa" in defence.methods and rule == "fedprox":

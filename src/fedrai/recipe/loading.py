@@ -32,6 +32,7 @@ from fedrai.recipe.toml_files import check_depth, parse_toml, read_toml
 
 ALIGNMENTS = "align_"  # prefix of shipped recipes for `fedrai align`
 ALGORITHM = "aggregation.algorithm"
+STEPS = "training.local_steps"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -261,8 +262,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 
 def _override(table: dict[str, Any], changes: Sequence[tuple[str, Any]]) -> None:
-    """Set keys, the algorithm first: a new one removes the keys of the old one."""
-    for key, value in sorted(changes, key=lambda change: change[0] != ALGORITHM):
+    """Set keys; first those that remove others: an algorithm, and steps in place of epochs."""
+    for key, value in sorted(changes, key=lambda change: change[0] not in (ALGORITHM, STEPS)):
         _set(table, key, value)
 
 
@@ -280,6 +281,8 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
         raise RecipeError(f"-o {key}: {'.'.join(path)} is not a table")
     if key == ALGORITHM and here.get("algorithm") != value:
         here.clear()  # the new algorithm does not have these keys
+    if key == STEPS:
+        here.pop("local_epochs", None)  # else the steps would have no effect
     here[last] = value
 
 

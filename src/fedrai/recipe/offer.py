@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fedrai.recipe import keys
 from fedrai.recipe.base import Section
+from fedrai.recipe.node import Sendable
 from fedrai.recipe.run import Training
 from fedrai.recipe.safety import Filter
 
@@ -46,6 +47,10 @@ class Offer(Section):
     """What a client does with unusable rows."""
     proximal_mu: float = Field(ge=0)
     """Weight of FedProx's proximal term; 0: none."""
+    needs: list[Sendable] = []
+    """Numbers that the mean needs, by their names in a node's `policy.send`; a node that does not send them refuses."""
+    variates: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    """SCAFFOLD: the run, under which a node keeps its control variate; empty: the rule has none."""
     model: OfferedModel
     """The base model."""
     training: Training

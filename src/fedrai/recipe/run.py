@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from fedrai.recipe import defence as defences
 from fedrai.recipe import keys, robust
-from fedrai.recipe.aggregation import Aggregation, FedAvg, Robust
+from fedrai.recipe.aggregation import Aggregation, FedAvg, QFedAvg, Robust, Scaffold
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section
@@ -102,7 +102,7 @@ class Training(Section):
     local_steps: int = Field(10, ge=1)
     """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
     local_epochs: float = Field(0, ge=0, le=1000)
-    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts."""
+    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts; an override of `local_steps` sets it to 0."""
     batch_size: int = Field(16, ge=1)
     """Rows of an optimiser step."""
     micro_batch_size: int = Field(0, ge=0)
@@ -132,7 +132,7 @@ class Training(Section):
 class Federation(Section):
     """Clients and rounds."""
 
-    added_keys = ("weight_cap", "norm_cap")
+    added_keys = ("weights", "weight_cap", "norm_cap")
 
     mode: Literal["federated", "centralised", "local"] = "federated"
     """`federated`, or a baseline: `centralised` (all rows in one place, the same number of steps), `local` (each client alone)."""
@@ -149,8 +149,10 @@ class Federation(Section):
     quorum: int = Field(0, ge=0)
     """Usable updates at which a round closes without waiting for the rest; 0: wait for all. No effect with `--engine local`: in one process clients train in turn and none is late."""
 
+    weights: Literal["rows", "tokens", "uniform"] = "rows"
+    """What a client weighs in the mean: its rows, the tokens of its rows that count in the loss, or as much as any other. Rows and tokens are those that it trains on, after its filter."""
     weight_cap: float = Field(10, ge=0)
-    """Most that a client's rows weigh in the mean, as a multiple of the median of the other clients' rows in that round; with three or more updates, no client outweighs all others together. 0: no limit, the stated numbers count. Applies where clients may lie about their number of rows: on a deployment, and with `[attack]`; in one process without an attack the server knows it. 10 leaves room for real differences in size."""
+    """Most that a client's rows (or tokens, by `weights`) weigh in the mean, as a multiple of the median of the other clients' in that round; with three or more updates, no client outweighs all others together. 0: no limit, the stated numbers count. Applies where clients may lie about their number of rows: on a deployment, and with `[attack]`; in one process without an attack the server knows it. 10 leaves room for real differences in size."""
     norm_cap: float = Field(3, ge=0)
     """Largest norm of a client's update (the change of all adapter weights, measured by the server), as a multiple of the median of the other clients' norms in that round; a longer one is scaled down to it before aggregation. 0: no limit. Applies where `weight_cap` does. 3 leaves room for clients with more steps (`local_epochs`)."""
 
@@ -225,6 +227,7 @@ class Recipe(Section):
         self._check_vetting()
         self._check_harm()
         self._check_attack()
+        self._check_weights()
         return self
 
     def _check_vetting(self) -> None:
@@ -281,6 +284,31 @@ class Recipe(Section):
                 f'attack.kind = "{self.attack.kind}" needs a source with harmful = true'
             )
 
+    def _check_weights(self) -> None:
+        weights, rule = self.federation.weights, self.aggregation
+        if weights == "tokens" and isinstance(rule, Robust | QFedAvg):
+            raise ValueError(
+                f"federation.weights: {rule.algorithm} does not weigh clients by their data"
+            )
+        if weights != "rows" and self.attack.active and self.attack.kind == "false-counts":
+            raise ValueError(
+                'attack.kind = "false-counts" lies about rows, which do not count with'
+                f' federation.weights = "{weights}"'
+            )
+
+    @property
+    def has_variates(self) -> bool:
+        """Whether clients keep a control variate; pooled or separate clients have none to share."""
+        return isinstance(self.aggregation, Scaffold) and self.federation.mode == "federated"
+
+    @property
+    def needed_numbers(self) -> list[str]:
+        """Numbers that the mean needs of a client besides its rows, as a node's `policy.send` names them."""
+        if self.federation.mode != "federated":
+            return []
+        tokens = ["label-tokens"] * (self.federation.weights == "tokens")
+        return tokens + ["losses"] * isinstance(self.aggregation, QFedAvg)
+
     def _check_labels(self) -> None:
         if LABELS in self.guards:
             raise ValueError(f"guards.{LABELS}: this name is reserved for the sources' own labels")
@@ -306,6 +334,11 @@ class Recipe(Section):
         name = getattr(rule, "algorithm", "")
         if problem := defences.problem(self.defence, mode, start, name):
             raise ValueError(problem)
+        anchored = self.constitution.schedule != "off" and self.constitution.anchor
+        if anchored and "mean" in self.defence.methods:
+            raise ValueError(
+                "defence.method: mean does what constitution.anchor does; set one of them"
+            )
 
     def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.

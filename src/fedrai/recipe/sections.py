@@ -9,7 +9,9 @@ from fedrai.recipe.aggregation import (
     FedOpt,
     FedProx,
     InstalledRule,
+    QFedAvg,
     Robust,
+    Scaffold,
 )
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
@@ -49,8 +51,10 @@ __all__ = [
     "NodePolicy",
     "Offer",
     "OfferedModel",
+    "QFedAvg",
     "Recipe",
     "Robust",
+    "Scaffold",
     "Section",
     "Source",
     "Vetting",

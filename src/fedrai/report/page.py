@@ -19,6 +19,7 @@ from fedrai.report.arms import arms, styled
 from fedrai.report.charts import Curve
 from fedrai.report.constitution import constitutions
 from fedrai.report.costs import costs
+from fedrai.report.defences import defences
 from fedrai.report.legends import legend
 from fedrai.report.provenance import provenance
 from fedrai.report.saved_comparison import SavedComparison
@@ -89,6 +90,7 @@ def _sections(
         PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
         PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
         PageSection("vetting", "Vetting of updates", "Vetting", vettings(runs)),
+        PageSection("defences", "Defences", "Defences", defences(runs)),
         PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),
         PageSection("cost", "Cost", "Cost", costs(runs)),
         PageSection("transcripts", "Answers to red-team requests", "Answers", transcripts),

@@ -23,6 +23,7 @@ from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs.costs import Cost, release_memory, training_operations
 from fedrai.training.losses import linear_cross_entropy, token_cross_entropy
 
+SUMMED = 100_000  # steps whose learning rates are looked up one by one for their sum
 GROUP = 16  # batches whose rows are sorted by length together
 
 
@@ -78,11 +79,27 @@ class MasterWeights:
             copy.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
 
-    def step(self, learning_rate: float, clip_norm: float) -> None:
-        """One step of AdamW, with the gradient clipped to a norm."""
+    def in_order(self, state: AdapterState | None) -> list[Tensor]:
+        """Tensors by name in the order of `copies`, on their device; None: an empty list."""
+        pairs = zip(self._names, self.copies, strict=True)
+        return [] if state is None else [state[name].to(copy.device) for name, copy in pairs]
+
+    def step(
+        self, learning_rate: float, clip_norm: float, correction: Sequence[Tensor] = ()
+    ) -> None:
+        """One step of AdamW, with the gradient clipped to a norm.
+
+        Args:
+            learning_rate: of this step.
+            clip_norm: the largest norm of the gradient.
+            correction: added to AdamW's own direction, in the order of `copies`; empty: none.
+        """
         self._optimiser.param_groups[0]["lr"] = learning_rate
         torch.nn.utils.clip_grad_norm_(self._trained, clip_norm)
         self._optimiser.step()
+        if correction:
+            with torch.no_grad():
+                torch._foreach_add_(self.copies, list(correction), alpha=-learning_rate)
         self._optimiser.zero_grad()
         self.copy_to_model()
 
@@ -170,6 +187,7 @@ class SftSettings:
         weight_decay: decoupled, as in AdamW.
         clip_norm: largest norm of the gradient.
         proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
+        correction: SCAFFOLD's, by weight: every step also goes -learning rate * correction.
         defence: changes the training; None: nothing does.
     """
 
@@ -182,7 +200,17 @@ class SftSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     proximal_mu: float = 0.0
+    correction: AdapterState | None = None
     defence: LocalDefence | None = None
+
+    @property
+    def rate_sum(self) -> float:
+        """The learning rates of all steps, summed; of very many steps every k-th counts k times."""
+        stride = max(1, math.ceil(self.steps / SUMMED))
+        starts = range(0, self.steps, stride)
+        return sum(
+            self.learning_rate(self.first_step + n) * min(stride, self.steps - n) for n in starts
+        )
 
 
 def train(
@@ -216,6 +244,7 @@ def train(
     with model.using(start), model.mode(training=True):
         master = MasterWeights(model, start, weight_decay=settings.weight_decay)
         anchor = [copy.clone() for copy in master.copies] if mu else []
+        correction = master.in_order(settings.correction)
         torch.manual_seed(seed)
         for number, batch in enumerate(batches(rows, batch_size, steps, seed, group)):
             step_time = time.perf_counter()
@@ -231,7 +260,7 @@ def train(
                 add_proximal_gradient(master.copies, anchor, mu)
             if hooks.on_gradient:
                 hooks.on_gradient(master)
-            master.step(rate, settings.clip_norm)
+            master.step(rate, settings.clip_norm, correction)
             counts = token_counts(batch)
             tokens, labels = tokens + counts[0], labels + counts[1]
             seconds = time.perf_counter() - step_time

@@ -9,30 +9,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import driver  # noqa: F401 (imports Flower without a warning of its typer)
 from fedrai.errors import FederationError
 from fedrai.federation.aggregation import Aggregator, build
 from fedrai.federation.aggregation.norms import update_norm
+from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.aggregation.weights import capped
-from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.metrics import FIRST_LOSS, WEIGHT
 from fedrai.federation.protocol import Update
-from fedrai.recipe.sections import ALGORITHMS
-from fedrai.runs.files import load_tensors, save_tensors
+from fedrai.recipe.sections import ALGORITHMS, Robust
+from fedrai.runs.files import digest_of, load_tensors, save_tensors
 
 pytestmark = pytest.mark.slow
 
-STATEFUL = ("fedavgm", "fedadam", "fedyogi", "fedadagrad")
-MEANS = ("fedavg", "fedprox", "fedavgm", "median", "trimmed-mean", "krum", "multi-krum", "bulyan")
+STATEFUL = ("fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold")
+MEANS = ("fedavg", "fedprox", "fedavgm", "scaffold",
+         "median", "trimmed-mean", "krum", "multi-krum", "bulyan")  # fmt: skip
 
 
 def make(algorithm: str, **changes: Any) -> Aggregator:
     if algorithm == "bulyan":
         changes.setdefault("malicious", 1)  # against 0 it is a plain mean, and refused
-    settings = ALGORITHMS[algorithm].model_validate({"algorithm": algorithm, **changes})
-    return build(algorithm, **settings.model_dump(exclude={"algorithm"}))
+    section = ALGORITHMS[algorithm].model_validate({"algorithm": algorithm, **changes})
+    variates = Variates(9, lambda _round, rows: 0.1 * rows) if algorithm == "scaffold" else None
+    return build(algorithm, variates=variates, **section.model_dump(exclude={"algorithm"}))
 
 
 def state(values: Sequence[float]) -> dict[str, torch.Tensor]:
@@ -47,7 +50,7 @@ def flat(adapter: Mapping[str, torch.Tensor]) -> list[float]:
 
 
 def update(values: Sequence[float], weight: float = 1) -> Update:
-    return Update(state(values), {WEIGHT: weight, "loss-last": 0.5})
+    return Update(state(values), {WEIGHT: weight, FIRST_LOSS: 0.5 + weight})
 
 
 def drawn(seed: int, clients: int = 7) -> dict[str, Update]:
@@ -145,6 +148,54 @@ def test_equal_clients_give_their_adapter(algorithm: str) -> None:
     same = {f"c{n}": update(values, 2.0) for n in range(8)}
     changes = {"selected": 4} if algorithm == "multi-krum" else {}
     assert flat(make(algorithm, **changes).aggregate(1, ZERO, same)) == values
+
+
+VALUES = st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4)
+ENOUGH = {"multi-krum": {"malicious": 1, "selected": 3}}
+"""Settings with which a rule takes seven updates or more."""
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@given(values=VALUES, start=VALUES, weight=st.integers(1, 1000), count=st.integers(7, 12))
+@settings(max_examples=6, deadline=None)
+def test_equal_clients_give_what_one_gives(
+    algorithm: str, values: list[float], start: list[float], weight: int, count: int
+) -> None:
+    """The result and, over a second round, the server's state."""
+    changes = ENOUGH.get(algorithm, {})
+    needed = 7 if issubclass(ALGORITHMS[algorithm], Robust) else 1
+    one, many = make(algorithm, **changes), make(algorithm, **changes)
+    first, second = state(start), state(start)
+    for number, shift in ((1, 0.0), (2, 1.0)):
+        same = update([v + shift for v in values], weight)
+        first = one.aggregate(number, first, {f"c{n}": same for n in range(needed)})
+        second = many.aggregate(number, second, {f"c{n:02}": same for n in range(count)})
+        scale = 1 + max(map(abs, [*values, *start]))
+        np.testing.assert_allclose(flat(second), flat(first), rtol=1e-4, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@given(seed=st.integers(0, 10**6), order=st.permutations(range(7)), extra=VALUES)
+@settings(max_examples=6, deadline=None)
+def test_order_and_updates_without_weight_change_no_bit(
+    algorithm: str, seed: int, order: list[int], extra: list[float]
+) -> None:
+    changes, updates = ENOUGH.get(algorithm, {}), drawn(seed)
+    one, other = make(algorithm, **changes), make(algorithm, **changes)
+    turned = {f"c{n}": updates[f"c{n}"] for n in order} | {"nobody": update(extra, 0)}
+    first = second = state([0.1, -0.2, 0.3, -0.4])
+    for number in (1, 2):
+        first = one.aggregate(number, first, updates)
+        second = other.aggregate(number, second, turned)
+        assert digest_of(first) == digest_of(second)
+        assert digest_of(one.state()) == digest_of(other.state())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_total_weight_of_zero_is_an_error(algorithm: str) -> None:
+    updates = {name: update([1, 2, 3, 4], 0) for name in "abcdefgh"}
+    with pytest.raises(FederationError, match=r"^round 4: the total weight of the updates is 0$"):
+        make(algorithm).aggregate(4, ZERO, updates)
 
 
 HONEST = [1.0, -2.0, 0.5, 3.0]

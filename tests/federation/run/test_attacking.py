@@ -107,6 +107,18 @@ def test_honest_clients_do_as_without_an_attack(folder: Path) -> None:
     assert record.read(plain).attack is None
 
 
+def test_malicious_clients_leave_a_defence_out_of_their_training(folder: Path) -> None:
+    attack = ("attack.kind=scaled", "attack.share=0.3", "federation.norm_cap=0")
+    bare = run("bare", *attack)
+    safe = f"defence.lisa.rows={folder / 'held_out.jsonl'}"
+    defended = run("defended", *attack, "defence.method=lisa", safe)
+    norms = [updates(made)["update_norms"] for made in (bare, defended)]
+    assert [client for client in norms[0] if norms[0][client] == norms[1][client]] == (
+        bare.info["malicious_clients"]
+    )
+    assert "norm_capped" not in updates(bare)  # 0: no limit
+
+
 def test_no_malicious_client_is_no_attack_to_the_bit(folder: Path) -> None:
     none = run("none", "attack.kind=scaled", "attack.share=0", small=False)
     plain = run("all-honest", small=False)

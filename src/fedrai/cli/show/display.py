@@ -29,10 +29,6 @@ LINES = {
     "client-kept": ("  {client}  kept from the interrupted round", ""),
     "client-set-aside": ("  {client}  set aside: {reason}", "yellow"),
     "client-log-lost": ("  {client}  a line of its log is lost: {why}", "yellow"),
-    "weight-capped": (
-        "  {client}  states {rows:,.0f} rows; they count as {counted:,.0f} (federation.weight_cap)",
-        "yellow",
-    ),
     "norm-capped": (
         "  {client}  update of norm {norm:.3g} counts as {counted:.3g} (federation.norm_cap)",
         "yellow",
@@ -142,6 +138,14 @@ class Display(Live, Observer):
     def answers(self, suite: str, done: int, of: int) -> None:
         """A batch of answers of an evaluation."""
         self.bar(f"ask {suite}", self._title(f"evaluation: {suite}"), done, of)
+
+    def _on_weight_capped(self, client: str, counted: float, **fields: Any) -> None:
+        unit = "tokens" if "tokens" in fields else "rows"
+        self.print_line(
+            f"  {client}  states {fields[unit]:,.0f} {unit}; they count as {counted:,.0f}"
+            " (federation.weight_cap)",
+            "yellow",
+        )
 
     def _on_defence_finished(self, steps: list[dict[str, Any]], **_: Any) -> None:
         for step in steps:

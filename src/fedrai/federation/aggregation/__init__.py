@@ -24,7 +24,9 @@ from flwr.serverapp import strategy as flower
 from fedrai import plugins
 from fedrai.errors import FederationError
 from fedrai.federation import protocol
-from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.aggregation.qfedavg import QFedAvg
+from fedrai.federation.aggregation.scaffold import Variates
+from fedrai.federation.metrics import FIRST_LOSS, WEIGHT
 from fedrai.federation.protocol import Update
 from fedrai.model.adapters import AdapterState
 from fedrai.recipe import robust
@@ -32,21 +34,24 @@ from fedrai.recipe.aggregation import RULE_PLUGINS
 
 MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
+VARIATES = "variates"  # SCAFFOLD's, of all clients together
 OWN = "own"  # of an installed package's strategy, arrays by name
 ROBUST_HINT = (
     "`fedrai run --resume` asks the missing clients again; or start a new run with a longer"
     " federation.round_timeout, a higher federation.quorum, or other values of malicious,"
     " trim or selected in [aggregation]"
 )
+VARIATES_HINT = "set federation.norm_cap; or the learning rates may be too small to divide by"
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
-def build(algorithm: str, **settings: Any) -> Aggregator:
+def build(algorithm: str, *, variates: Variates | None = None, **settings: Any) -> Aggregator:
     """An aggregator by its name in the recipe.
 
     Args:
         algorithm: "fedavg", "fedadam", "krum" ...
+        variates: the server's control variate, which "scaffold" needs.
         settings: the fields of its section in the recipe.
 
     Raises:
@@ -58,6 +63,7 @@ def build(algorithm: str, **settings: Any) -> Aggregator:
     return Aggregator(
         _STRATEGIES[algorithm](settings),
         lambda count: robust.update_count_problem(algorithm, settings, count),
+        variates,
     )
 
 
@@ -96,6 +102,8 @@ _STRATEGIES: Mapping[str, Any] = {
         eta=s["eta"], beta_1=s["beta_1"], beta_2=s["beta_2"], tau=s["tau"]
     ),
     "fedadagrad": lambda s: flower.FedAdagrad(eta=s["eta"], tau=s["tau"]),
+    "scaffold": lambda s: flower.FedAvg(),  # the rest is `Variates` and the client's
+    "qfedavg": lambda s: QFedAvg(s["q"], s["lipschitz"], s.get("cap", 0.0)),
     "median": lambda s: flower.FedMedian(),
     "trimmed-mean": lambda s: flower.FedTrimmedAvg(beta=s["trim"]),
     "krum": lambda s: flower.Krum(num_malicious_nodes=s["malicious"]),
@@ -112,10 +120,16 @@ class Aggregator:
     Args:
         strategy: Flower's.
         objection: the reason why a number of updates is too few; empty: it is enough.
+        variates: the server's control variate; None: the rule has none.
     """
 
-    def __init__(self, strategy: Any, objection: Callable[[int], str] = lambda _count: "") -> None:
-        self.strategy, self._objection = strategy, objection
+    def __init__(
+        self,
+        strategy: Any,
+        objection: Callable[[int], str] = lambda _count: "",
+        variates: Variates | None = None,
+    ) -> None:
+        self.strategy, self._objection, self.variates = strategy, objection, variates
         strategy.weighted_by_key = WEIGHT
         strategy.arrayrecord_key = protocol.ADAPTER
 
@@ -130,11 +144,15 @@ class Aggregator:
             updates: usable updates by client name.
 
         Raises:
-            FederationError: there is no update, there are too few for a robust rule, or the
-                strategy returns none or values that are not finite or too large to be sent.
+            FederationError: there is no update or none that weighs anything, there are too few for
+                a robust rule, or the strategy returns none or values that are not finite or too
+                large to be sent.
         """
         if not updates:
             raise FederationError(f"round {round_}: no update to aggregate")
+        updates = {name: u for name, u in updates.items() if u.metrics[WEIGHT] != 0}
+        if not updates:
+            raise FederationError(f"round {round_}: the total weight of the updates is 0")
         if objection := self._objection(len(updates)):
             raise FederationError(
                 f"round {round_}: {objection}; {len(updates)} arrived"
@@ -149,11 +167,16 @@ class Aggregator:
             raise FederationError(f"round {round_}: aggregation failed: {error}") from error
         if arrays is None:
             raise FederationError(f"round {round_}: the strategy aggregated nothing")
-        return _to_tensors(arrays, round_)
+        adapter = _to_tensors(arrays, round_)
+        if self.variates is not None:
+            self.variates.advance(round_, current, updates)
+            place = f"round {round_}: the control variate"
+            check_values(self.variates.common(current), place, VARIATES_HINT)
+        return adapter
 
     def _set_current(self, current: AdapterState) -> None:
         """Give the strategy the adapter that updates are relative to."""
-        if isinstance(self.strategy, flower.FedAvgM):
+        if isinstance(self.strategy, flower.FedAvgM | QFedAvg):
             self.strategy.current_arrays = _by_name(current)
         elif hasattr(self.strategy, "current_arrays"):
             self.strategy.current_arrays = {n: current[n].numpy() for n in sorted(current)}
@@ -168,6 +191,8 @@ class Aggregator:
             state[f"{VECTOR}/{number:06d}"] = torch.from_numpy(np.array(array))
         if callable(own := getattr(self.strategy, "state", None)):
             state |= {f"{OWN}/{n}": torch.from_numpy(np.array(a)) for n, a in own().items()}
+        if self.variates is not None:
+            state |= {f"{VARIATES}/{n}": part for n, part in self.variates.state().items()}
         return state
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -184,15 +209,19 @@ class Aggregator:
         own = {k.removeprefix(f"{OWN}/"): v.numpy() for k, v in state.items() if k.startswith(OWN)}
         if own:
             self.strategy.restore(own)
+        if self.variates is not None:
+            start = f"{VARIATES}/"
+            self.variates.restore(
+                {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            )
 
 
 def _message(update: Update) -> Message:
     """A reply as Flower's strategies expect it, without a connection."""
+    used = (WEIGHT, FIRST_LOSS)
+    numbers = {name: value for name, value in update.metrics.items() if name in used}
     content = RecordDict(
-        {
-            protocol.ADAPTER: _by_name(update.adapter),
-            protocol.METRICS: MetricRecord({WEIGHT: update.metrics[WEIGHT]}),
-        }
+        {protocol.ADAPTER: _by_name(update.adapter), protocol.METRICS: MetricRecord(numbers)}
     )
     nowhere = Metadata(0, "", 0, 0, "", "", 0.0, 0.0, MessageType.TRAIN)
     return Message(content, metadata=nowhere)

@@ -35,6 +35,7 @@ from fedrai.federation.run.rows import (
     count_by_source,
     questions_for,
     shards_for,
+    token_metrics,
     tokenized,
 )
 from fedrai.filter.screening import FilterOutcome, screen_clients
@@ -141,6 +142,7 @@ def client_app(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> C
         prepared.recipe.federation.rounds,
         _training(prepared, run),
         prepared.malicious,
+        run.variates if prepared.recipe.has_variates else None,
     )
 
 
@@ -175,7 +177,8 @@ class _LocalSite:
         return self._prepared.rows[client]
 
     def row_counts(self, client: str) -> Mapping[str, int]:
-        return filter_metrics(self._prepared.screening.counts.get(client, {}))
+        counts = filter_metrics(self._prepared.screening.counts.get(client, {}))
+        return {**counts, **token_metrics(self._prepared.recipe, self.rows(client))}
 
     def seed(self, round_: int, client: str) -> int:
         return self._prepared.recipe.seed_for("training", round_, client)

@@ -21,6 +21,7 @@ from fedrai.evaluation.measure import measure
 from fedrai.evaluation.records import EvaluationResult, Questions, pool
 from fedrai.evaluation.suites.loading import SUITES
 from fedrai.federation.attacks.acting import Malicious
+from fedrai.federation.metrics import NEEDED
 from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
 from fedrai.filter.screening import FilterOutcome
@@ -257,6 +258,12 @@ def sft_settings(recipe: Recipe, rows: int) -> SftSettings:
     )
 
 
+def rate_sum(recipe: Recipe, number: int, rows: int) -> float:
+    """The learning rates of all steps of a client with so many rows in a round (from 1), summed."""
+    settings = sft_settings(recipe, rows)
+    return replace(settings, first_step=(number - 1) * settings.steps).rate_sum
+
+
 def plan_for(recipe: Recipe, clients: int) -> Plan:
     """The recipe's plan of the rounds.
 
@@ -279,6 +286,8 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
         quorum=min(federation.quorum, sampled) if federated else 0,
         weight_cap=federation.weight_cap if federated else 0,
         norm_cap=federation.norm_cap if federated else 0,
+        weights=federation.weights if federated else "rows",
+        needed=tuple(NEEDED[name] for name in recipe.needed_numbers),
     )
 
 

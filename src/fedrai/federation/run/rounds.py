@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fedrai import assets, model
 from fedrai.federation import aggregation, server
+from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.clients import Clients
 from fedrai.federation.run import aligning, defending, preparation
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
@@ -16,10 +18,13 @@ from fedrai.federation.run.sharing import Siblings
 from fedrai.federation.run.vetting import vetter_for
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
-from fedrai.recipe.sections import FedAvg, Recipe, Robust
+from fedrai.recipe.sections import FedAvg, QFedAvg, Recipe, Robust, Scaffold
 from fedrai.records import Tokens
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
+
+COMPARING = (Robust, QFedAvg, Scaffold)
+"""Rules that need several clients of one model."""
 
 
 def prepare_server(
@@ -76,7 +81,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
         server.Tools(
             clients=clients,
             model=prepared.model,
-            aggregator=_aggregator(prepared.recipe),
+            aggregator=_aggregator(prepared, plan.weight_cap),
             evaluate=lambda adapters: preparation.measure_adapters(
                 prepared.model, prepared.questions, adapters, callbacks.answers
             ),
@@ -90,11 +95,22 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
     )
 
 
-def _aggregator(recipe: Recipe) -> aggregation.Aggregator:
-    """The recipe's aggregator; the mean for pooled rows, where a robust rule has no choice."""
-    pooled = recipe.federation.mode == "centralised" and isinstance(recipe.aggregation, Robust)
+def _aggregator(prepared: PreparedRun, cap: float) -> aggregation.Aggregator:
+    """The recipe's aggregator; the mean where rules that compare clients have nothing to compare.
+
+    Args:
+        prepared: the run.
+        cap: limit on stated weights; 0: none.
+    """
+    recipe = prepared.recipe
+    pooled = recipe.federation.mode != "federated" and isinstance(recipe.aggregation, COMPARING)
     settings = (FedAvg() if pooled else recipe.aggregation).model_dump()
-    return aggregation.build(settings.pop("algorithm"), **settings)
+    if isinstance(recipe.aggregation, QFedAvg):
+        settings["cap"] = cap
+    variates = None
+    if recipe.has_variates:
+        variates = Variates(prepared.clients, partial(preparation.rate_sum, recipe))
+    return aggregation.build(settings.pop("algorithm"), variates=variates, **settings)
 
 
 def _with_exclusions(prepared: PreparedRun, run: RunFolder) -> PreparedRun:

@@ -16,6 +16,7 @@ from fedrai.data import partition
 from fedrai.errors import DataError, ModelError
 from fedrai.evaluation import suites
 from fedrai.evaluation.records import Questions
+from fedrai.federation.metrics import DATA_TOKENS
 from fedrai.federation.run.judging import judges_for, select_suites
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Data, Recipe, Source
@@ -304,6 +305,12 @@ def questions_for(
         clusters=selection.clusters,
         unavailable=selection.unavailable,
     )
+
+
+def token_metrics(recipe: Recipe, rows: Sequence[Tokens]) -> dict[str, int]:
+    """The number of label tokens of a client's rows, where the mean weighs by it; else empty."""
+    needed = rows and "label-tokens" in recipe.needed_numbers
+    return {DATA_TOKENS: sum(map(label_count, rows))} if needed else {}
 
 
 def rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:

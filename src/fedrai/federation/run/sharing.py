@@ -19,7 +19,7 @@ from torch import Tensor
 from fedrai import recipe
 from fedrai.assets import checksums
 from fedrai.errors import ChecksumError, RecipeError, RunError
-from fedrai.federation import round_record
+from fedrai.federation import protocol, round_record, variates
 from fedrai.federation.plan import Adapters, Plan, load_adapters
 from fedrai.federation.run.preparation import PreparedRun
 from fedrai.federation.shared_round import SharedRound, read_shared, same_bits
@@ -45,19 +45,34 @@ class Siblings:
 
     def __init__(self, prepared: PreparedRun, run: RunFolder, plan: Plan) -> None:
         self._model, self._run, self._plan = prepared.model, run, plan
+        self._has_variates = prepared.recipe.has_variates
         self._alike = list(_that(trains_alike, prepared.siblings, run))
 
     def round(
         self, number: int, before: Adapters, state: Mapping[str, Tensor]
     ) -> SharedRound | None:
         """The first run's round that was made of the same bits; None: no run has one."""
-        found = (
-            read_shared(
+        for other in self._alike:
+            shared = read_shared(
                 other, self._name(other), self._model, self._plan, number, before, state
             )
-            for other in self._alike
-        )  # fmt: skip
-        return next((shared for shared in found if shared is not None), None)
+            if shared is not None and self._take_variates(other, number, shared):
+                return shared
+        return None
+
+    def _take_variates(self, other: RunFolder, number: int, shared: SharedRound) -> bool:
+        """Take over the clients' control variates of a round; False: one is not kept any more."""
+        names = sorted(shared.record["clients"]) if self._has_variates else []
+        shapes = protocol.shapes_of(self._model.parameters)
+        parts = {name: variates.read(other.variates(name), number, shapes) for name in names}
+        if any(part is None for part in parts.values()):
+            return False
+        for name, part in parts.items():
+            if part is not None:
+                place = self._run.variates(name)
+                before = [n for n in variates.numbers(place) if n < number]
+                variates.write(place, number, max(before, default=0), part)
+        return True
 
     def copy_evaluation(self, number: int, after: Adapters) -> bool:
         """Copy the evaluation of the same adapters by a run that asks the same questions."""

@@ -5,6 +5,7 @@
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     vetting.py       the vetting in it -> `VettingRecord`
     attack.py        the attack in run.json -> `AttackRecord`
+    defence.py       what defences did in a round -> `DefenceRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
     summary.py       the record of a run -> `Summary`, which is summary.json
@@ -15,6 +16,7 @@ error.
 """
 
 from fedrai.runs.record.attack import AttackRecord
+from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
@@ -28,6 +30,7 @@ __all__ = [
     "AlignmentRecord",
     "AttackRecord",
     "ConstitutionRecord",
+    "DefenceRecord",
     "EvaluationRecord",
     "FilterCounts",
     "MacroRate",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
+from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.values import (
     Json,
     as_costs,
@@ -150,6 +151,7 @@ class RoundRecord:
         shared_from: the run of the comparison that trained the round, as seen from the folder that
             holds this run; empty: this run did.
         vetting: None if the recipe has none.
+        defences: what each defence on the server did.
     """
 
     number: int
@@ -162,6 +164,7 @@ class RoundRecord:
     costs: Mapping[str, Cost]
     shared_from: str = ""
     vetting: VettingRecord | None = None
+    defences: tuple[DefenceRecord, ...] = ()
 
     @property
     def shared_seconds(self) -> float:
@@ -192,6 +195,7 @@ class RoundRecord:
             as_costs(body.get("costs")),
             word(body, "shared_from"),
             VettingRecord.from_json(part(body, "vetting")),
+            DefenceRecord.all_of(body),
         )
 
 

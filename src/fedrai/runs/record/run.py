@@ -319,6 +319,11 @@ def _costs(
     return ledger.phases
 
 
+def _defence(method: object) -> str:
+    """The names of a recipe's defences, in their order."""
+    return ", ".join(map(str, method)) if isinstance(method, list) else str(method or "")
+
+
 def _provenance(info: Json, settings: Json) -> dict[str, str]:
     sampled = part(settings, "federation").get("clients_per_round")
     attack = AttackRecord.of(info)
@@ -336,6 +341,7 @@ def _provenance(info: Json, settings: Json) -> dict[str, str]:
         "aggregation": part(settings, "aggregation").get("algorithm"),
         "clients per round": sampled,
         "attack": attack and attack.text,
+        "defence": _defence(part(settings, "defence").get("method")),
         "machine": info.get("machine"),
         "device": info.get("device"),
         "number format": info.get("dtype"),

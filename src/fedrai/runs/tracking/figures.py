@@ -36,6 +36,7 @@ def round_figures(body: Json) -> Figures:
     }
     for name, numbers in record.clients.items():
         figures |= {f"client/{name}/{k.replace('-', '_')}": v for k, v in numbers.items()}
+    figures |= {f"defence/{step.method}/moved": step.relative for step in record.defences}
     figures |= {f"client/{name}/update_norm": norm for name, norm in record.update_norms.items()}
     return _numbers(figures)
 
