@@ -140,7 +140,7 @@ class Models:
     def _load(
         self, settings: Recipe, progress: assets.Progress | None, lora: Lora | None = None
     ) -> LanguageModel:
-        adapter = settings.adapter.model_dump(exclude={"start", "dropout"})
+        adapter = settings.adapter.model_dump(exclude={"start", "dropout", "ranks"})
         if isinstance(adapter["target_modules"], list):
             adapter["target_modules"] = sorted(adapter["target_modules"])
         parts = [settings.model.model_dump(), adapter, settings.data.max_length, repr(lora)]

@@ -59,12 +59,18 @@ def nodes(home: Path) -> Iterator[Nodes]:
     patch.undo()
 
 
-def serve(home: Path, nodes: Nodes, out: Path, grid: type[LocalGrid] = LocalGrid) -> None:
+def serve(
+    home: Path,
+    nodes: Nodes,
+    out: Path,
+    grid: type[LocalGrid] = LocalGrid,
+    file: str = "recipe.toml",
+) -> None:
     def answer(message: Message, context: Context) -> Message:
         return nodes[str(context.node_config["client"])].app(message, context)
 
     there = grid(answer, {name: 7 + place for place, name in enumerate(NAMES)})
-    asks = {"recipe": str(home / "recipe.toml"), "out": str(out)}
+    asks = {"recipe": str(home / file), "out": str(out)}
     app.server_app(there, Context(1, 1, {}, RecordDict(), asks))
 
 
@@ -98,6 +104,30 @@ def test_it_goes_on_to_what_a_run_in_one_process_gives(
     assert (events[0], events.count("resumed"), events[-1]) == ("started", 1, "finished")
     summary = RunFolder.open(out).read_json("summary.json")
     assert (summary["status"], summary["rounds"]) == ("finished", 2)
+
+
+@pytest.mark.parametrize("weights", ["rows", "tokens"])
+def test_scaffold_on_nodes_is_that_of_one_process(
+    home: Path, nodes: Nodes, tmp_path: Path, weights: str
+) -> None:
+    """Stopped before round 2, gone on with under another run of Flower, by the same nodes."""
+    more = f'[aggregation]\nalgorithm = "scaffold"\n[federation]\nweights = "{weights}"'
+    text = (home / "recipe.toml").read_text().replace("[federation]", more)
+    (home / "scaffold.toml").write_text(text)
+    with pytest.raises(KeyboardInterrupt):
+        serve(home, nodes, tmp_path / "run", Stopping, "scaffold.toml")
+    serve(home, nodes, tmp_path / "run", file="scaffold.toml")
+    running.run(recipe.load(home / "scaffold.toml"), tmp_path / "whole")
+    ends = [RunFolder.open(tmp_path / name) for name in ("run", "whole")]
+    adapters = [digest_of(read_adapter(run.round_folder(2) / "adapter")) for run in ends]
+    assert adapters[0] == adapters[1]
+    states = [(run.round_folder(2) / "server.safetensors").read_bytes() for run in ends]
+    assert states[0] == states[1]
+    for name in NAMES:
+        whole = (ends[1].variates(name) / "0002.safetensors").read_bytes()
+        kept = [file.read_bytes() for file in (home / name / f"{name}.variates").glob("*/0002*")]
+        assert whole in kept
+    assert not (ends[0].path / "variates").exists()
 
 
 def test_a_finished_run_is_left_as_it_is(

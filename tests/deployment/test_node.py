@@ -25,6 +25,7 @@ from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.run import preparation
 from fedrai.federation.run.proof import proves
 from fedrai.model import LanguageModel
+from fedrai.model.parts import Part
 from fedrai.recipe.sections import Node, Recipe
 
 CANARY = "canary-5Q2"
@@ -410,3 +411,18 @@ def test_what_is_sent_can_be_named_and_all_of_it_has_a_name() -> None:
     for name in ("bad-rows", "steps", "tokens", "seconds", "operations", "peak-bytes"):
         assert sent(send=[name]) == {"num-examples", name}
     assert sent(send=["update-norm"]) == {"num-examples"}  # the server measures it itself
+
+
+@pytest.mark.parametrize("part", [Part("A"), Part("B", 2), Part(rank=1, whole=True)])
+def test_it_trains_and_sends_the_part_that_the_task_names(
+    node: NodeApp, tiny: LanguageModel, loads: list[str], part: Part
+) -> None:
+    """The node knows no rule for LoRA's factors: the task says all that it needs."""
+    start = {name: t + 0.01 for name, t in tiny.fresh_adapter(1).items()}
+    shapes = protocol.shapes_of(start)
+    content = protocol.pack_task(1, start, document(tiny.fingerprint), part=part)
+    update = protocol.read_reply(asked(node, content), part.sent_shapes(shapes))
+    assert isinstance(update, Update)
+    received = part.expanded(part.received(start), shapes)
+    for name, tensor in update.adapter.items():
+        assert not torch.equal(tensor, part.cut(name, received[name]))

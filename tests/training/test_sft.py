@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fedrai.model import AdapterState, LanguageModel, LoadOptions, Lora, load
 from fedrai.model.batching import collate
+from fedrai.model.parts import Part
 from fedrai.records import Message, Tokens, TrainingStep
 from fedrai.testing import tiny_tokenizer
 from fedrai.training.sft import (
@@ -568,3 +569,55 @@ def test_batches_hold_rows_of_like_length_in_another_order_by_seed():
 def test_no_rows_is_an_error_and_not_an_endless_search():
     with pytest.raises(ValueError, match="no rows"):
         next(batches([], size=2, steps=1, seed=0))
+
+
+# --- a part of the adapter ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_a_frozen_factor_keeps_its_bits(
+    tiny: LanguageModel, start: AdapterState, rows: list[Tokens], factor: str
+) -> None:
+    trained, _ = run(tiny, start, rows, frozen=factor, weight_decay=0.1)
+    for name, tensor in trained.items():
+        assert torch.equal(tensor, start[name]) == (f"lora_{factor}" in name)
+    assert all(weight.requires_grad for weight in tiny.parameters.values())
+
+
+def test_one_step_of_a_factor_is_that_of_both(
+    tiny: LanguageModel, start: AdapterState, rows: list[Tokens]
+) -> None:
+    """The first gradient of B does not depend on what becomes of A."""
+    both, _ = run(tiny, start, rows, steps=1, clip_norm=1e9)
+    alone, _ = run(tiny, start, rows, steps=1, clip_norm=1e9, frozen="A")
+    assert all(torch.equal(alone[n], both[n]) for n in alone if "lora_B" in n)
+
+
+def test_ranks_that_a_client_lacks_stay_zero_and_change_nothing(
+    tiny: LanguageModel, start: AdapterState, rows: list[Tokens]
+) -> None:
+    """A model of rank 4 with 2 zero ranks trains as a model of rank 2 would, to rounding."""
+    part = Part(rank=2)
+    shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+    padded = part.expanded(part.received(start), shapes)
+    trained, figures = run(tiny, padded, rows, rank=2, weight_decay=0.1)
+    whole, others = run(tiny, padded, rows, weight_decay=0.1)
+    assert figures.losses == others.losses
+    assert distance(trained, whole) == 0
+    for name, tensor in trained.items():
+        other_ranks = tensor[2:] if "lora_A" in name else tensor[:, 2:]
+        assert not other_ranks.any()
+        assert not torch.equal(part.cut(name, tensor), part.cut(name, padded[name]))
+
+
+def test_ranks_that_are_held_stay_as_they_are(
+    tiny: LanguageModel, start: AdapterState, rows: list[Tokens]
+) -> None:
+    trained, _ = run(tiny, start, rows, rank=1, weight_decay=0.1, proximal_mu=0.5)
+    for name, tensor in trained.items():
+        first = Part(rank=1).cut(name, tensor)
+        assert not torch.equal(first, Part(rank=1).cut(name, start[name]))
+        held = (tensor[1:], start[name][1:]) if "lora_A" in name else (
+            tensor[:, 1:], start[name][:, 1:]
+        )  # fmt: skip
+        assert torch.equal(*held)

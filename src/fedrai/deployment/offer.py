@@ -48,7 +48,7 @@ def make_offer(recipe: Recipe, fingerprint: str, run: str = "") -> str:
     model = OfferedModel(
         fingerprint=fingerprint,
         **recipe.model.model_dump(exclude={"device"}),
-        **recipe.adapter.model_dump(exclude={"start"}),
+        **recipe.adapter.model_dump(exclude={"start", "ranks"}),
     )
     offer = Offer(
         fedrai=__version__,
@@ -95,6 +95,9 @@ def _check_separable(recipe: Recipe) -> None:
             bool(recipe.filter.calibration),
         'filter.on_guard_failure = "continue" would train without a filter, unnoticed':
             recipe.filter.mode != "off" and recipe.filter.on_guard_failure == "continue",
+        "adapter.ranks: on a deployment the order of the clients' names is not known before they"
+        " join; name them, or give one rank for all":
+            isinstance(recipe.adapter.ranks, list) and len(recipe.adapter.ranks) > 1,
         "filter.refusals is a file of this machine, which the nodes do not have":
             bool(recipe.filter.refusals),
         f"defence.method: {', '.join(recipe.defence.on_clients)} works in the clients' training,"

@@ -151,7 +151,7 @@ class _Handler:
         adapter, numbers = reply or self._train(client, task, own, rows, seed)
         if own is not None:
             own.keep(adapter, self._settings(task, int(numbers[WEIGHT])).rate_sum)
-        return protocol.pack_update(adapter, {**numbers, **site.row_counts(client)})
+        return protocol.pack_update(task.part.sent(adapter), {**numbers, **site.row_counts(client)})
 
     def _train(
         self,
@@ -196,8 +196,9 @@ class _Handler:
 
     def _settings(self, task: protocol.Task, rows: int) -> SftSettings:
         """The settings of a round's local training of a client with so many rows."""
-        settings = self.settings_for(rows)
-        return replace(settings, first_step=(task.round - 1) * settings.steps)
+        settings, part = self.settings_for(rows), task.part
+        first_step = (task.round - 1) * settings.steps
+        return replace(settings, first_step=first_step, frozen=part.frozen, rank=part.rank)
 
     def _variate(self, client: str, task: protocol.Task) -> OwnVariate | None:
         """The client's control variate; None: the rule has none.

@@ -6,6 +6,9 @@ control variate. To the server: the trained adapter and named numbers, or a reas
 list; on request, a client's name and a signature. No text, no file names, no exception messages.
 Both sides check; anything else raises `ProtocolError`.
 
+A client may be asked to train a part of the adapter: one factor, or its first ranks. The task says
+which, by numbers, and the arrays of the message and of the reply are those of the part.
+
 An adapter, or a control variate of its shape, is sent as one flat array: Flower transfers each
 array of a record with requests of its own, and an adapter has hundreds. Both sides know its names
 and shapes from the base model and the recipe; only their hashes are sent and compared. They also
@@ -22,7 +25,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +36,9 @@ from fedrai.federation.metrics import RANGES, WEIGHT, is_finite, is_number
 from fedrai.federation.reasons import CLIENT_REASONS as CLIENT_REASONS
 from fedrai.federation.reasons import SERVER_REASONS as SERVER_REASONS
 from fedrai.federation.reasons import Reason as Reason
+from fedrai.federation.task_part import PART_KEYS, is_whole, part_numbers, read_part
 from fedrai.model.adapters import AdapterState
+from fedrai.model.parts import ALL, Part
 from fedrai.recipe.sections import NAME_PATTERN
 
 ADAPTER, TASK, METRICS, STATUS = "adapter", "task", "metrics", "status"
@@ -60,10 +64,11 @@ class Task:
 
     Attributes:
         round: number of the round, from 1.
-        adapter: the adapter to start from.
+        adapter: what training starts from, with zeros in ranks that the client does not have.
         offer: empty where server and client share a process.
         variate: the server's control variate; None: the rule has none.
         counted: the last round in which an update of this client was aggregated; 0: none.
+        part: what of the adapter is trained and sent.
     """
 
     round: int
@@ -71,6 +76,7 @@ class Task:
     offer: str = ""
     variate: AdapterState | None = None
     counted: int = 0
+    part: Part = ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +93,11 @@ def pack_task(
     offer: str = "",
     variate: AdapterState | None = None,
     counted: int = 0,
+    part: Part = ALL,
 ) -> RecordDict:
     """The content of a train message; arguments as of `Task`."""
-    task = ConfigRecord({"round": round_})
-    content = RecordDict({ADAPTER: pack_adapter(adapter), TASK: task})
+    task = ConfigRecord({"round": round_, **part_numbers(part)})
+    content = RecordDict({ADAPTER: pack_adapter(part.received(adapter)), TASK: task})
     if variate is not None:
         content[VARIATE] = pack_adapter(variate)
         task[COUNTED] = counted
@@ -118,20 +125,19 @@ def unpack_task(content: RecordDict, expected: Shapes, has_variate: bool = False
         parts = ", the ".join(arrays)
         raise ProtocolError(f"a train message must hold only the {parts} and the task")
     keys = TASK_KEYS | {COUNTED} if has_variate else TASK_KEYS
-    if set(task) != keys:
+    if set(task) not in (keys, TASK_KEYS | PART_KEYS):
         raise ProtocolError(f"a task must hold only {', '.join(sorted(keys))}")
     round_, counted = task["round"], task.get(COUNTED, 0)
-    if not _is_whole(round_):
+    if not is_whole(round_):
         raise ProtocolError("a task's round must be a whole number")
-    if not _is_whole(counted) or (has_variate and not 0 <= counted < round_):
+    if not is_whole(counted) or (has_variate and not 0 <= counted < round_):
         raise ProtocolError("a task's counted must be an earlier round, or 0")
     offer = unpack_offer(content) if OFFER in content else ""
-    states = {name: unpack_adapter(content.array_records[name], expected) for name in arrays}
-    return Task(round_, states[ADAPTER], offer, states.get(VARIATE), counted)
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+    part = read_part(task, expected)
+    shapes = part.received_shapes(expected)
+    states = {name: unpack_adapter(content.array_records[name], shapes) for name in arrays}
+    adapter = part.expanded(states[ADAPTER], expected)
+    return Task(round_, adapter, offer, states.get(VARIATE), counted, part)
 
 
 def unpack_offer(content: RecordDict) -> str:

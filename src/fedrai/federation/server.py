@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
@@ -32,6 +32,7 @@ from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.shared_round import FROM, EarlierRuns, SharedRound, server_state
 from fedrai.federation.vetting.verdicts import RoundVerdict
 from fedrai.model import AdapterState, LanguageModel
+from fedrai.model.parts import ALL, Part, Shapes
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Ledger
@@ -110,6 +111,7 @@ class _Round:
         self._ledger = Ledger()
         self._updates: dict[str, Update] = {}
         self._aside: dict[str, Reason] = {}
+        self._starts: dict[int, AdapterState] = {}  # by rank, of clients that train a part
 
     def run(self) -> Adapters:
         """Run the round and commit it.
@@ -157,11 +159,13 @@ class _Round:
             }
             updates, limits = self._limit_norms(weighted, {name: norms[name] for name in used})
             adapters = self._aggregate(updates)
+            error = self._aggregation_error(updates, adapters)
         adapters, change = self._defend(adapters)
         clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap, by)
         figures = round_record.round_figures(weighted, self._aside)
         vetting = {"vetting": verdict.to_json()} if verdict else {}
-        return adapters, {**clients, **figures, **limits, **vetting, **change}, figures
+        record = {**clients, **figures, **limits, **vetting, **error, **change}
+        return adapters, record, figures
 
     def _vet(self) -> RoundVerdict | None:
         """The verdict on the updates; None: nobody looks at them.
@@ -240,7 +244,7 @@ class _Round:
         for name, message in tools.clients.exchange(
             messages, timeout, self._is_closed, lambda names: tools.emit("waiting", clients=names)
         ):
-            reply = protocol.read_reply(message, shapes, self._plan.needed)
+            reply = self._read(name, message, shapes)
             down = protocol.payload_bytes(messages[name].content)
             up = protocol.payload_bytes(message.content) if message.has_content() else 0
             cost = round_record.cost_of(reply, down=down, up=up)
@@ -257,7 +261,20 @@ class _Round:
         start, variates = self._start(name), self._tools.aggregator.variates
         common = None if variates is None else variates.common(start)
         counted = 0 if variates is None else variates.counted(name)
-        return protocol.pack_task(self._number, start, self._tools.clients.offer, common, counted)
+        offer, part = self._tools.clients.offer, self._part(name)
+        return protocol.pack_task(self._number, start, offer, common, counted, part)
+
+    def _read(self, name: str, message: Message, shapes: Shapes) -> Update | Reason:
+        """A client's reply, with the whole adapter where it sent a part."""
+        part = self._part(name)
+        reply = protocol.read_reply(message, part.sent_shapes(shapes), self._plan.needed)
+        if isinstance(reply, Reason):
+            return reply
+        return replace(reply, adapter=part.filled(reply.adapter, self._start(name)))
+
+    def _part(self, name: str) -> Part:
+        """What of the adapter a client trains."""
+        return ALL if self._plan.local else self._tools.aggregator.part(self._number, name)
 
     def _is_closed(self) -> bool:
         return 0 < self._plan.quorum <= len(self._updates)
@@ -271,7 +288,10 @@ class _Round:
         adapter = self._before.get(name, self._before.get(GLOBAL))
         if adapter is None:
             return load_adapters(self._tools.run, self._tools.model, self._plan, 0)[GLOBAL]
-        return adapter
+        rank = self._part(name).rank
+        if rank and rank not in self._starts:
+            self._starts[rank] = self._tools.aggregator.start(adapter, self._part(name))
+        return self._starts[rank] if rank else adapter
 
     def _aggregate(self, updates: Mapping[str, Update]) -> Adapters:
         if self._plan.local:
@@ -279,6 +299,19 @@ class _Round:
             return {**{n: a for n, a in self._before.items() if n != GLOBAL}, **own}
         aggregator, start = self._tools.aggregator, self._before[GLOBAL]
         return {GLOBAL: aggregator.aggregate(self._number, start, updates)}
+
+    def _aggregation_error(
+        self, updates: Mapping[str, Update], adapters: Adapters
+    ) -> dict[str, Any]:
+        """How far the aggregate is from the mean of products, for the round's record."""
+        if self._plan.local:
+            return {}
+        start, result = self._before[GLOBAL], adapters[GLOBAL]
+        error = self._tools.aggregator.error(result, start, updates)
+        if error is None:
+            return {}
+        self._emit("aggregation-finished", **error)
+        return {"aggregation_error": error}
 
     def _defend(self, adapters: Adapters) -> tuple[Adapters, dict[str, Any]]:
         """The adapters after the defences, and how far they moved the aggregated one."""

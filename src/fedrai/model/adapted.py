@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedrai.model.adapters import AdapterState, check_adapter
+from fedrai.model.parts import fresh_adapter
 from fedrai.runs.costs import Shape
 
 
@@ -68,16 +69,19 @@ class AdaptedModel:
 
     def fresh_adapter(self, seed: int) -> AdapterState:
         """A new adapter: first factors uniform in +-1/sqrt(inputs), as in peft; second: zero."""
-        generator = torch.Generator().manual_seed(seed)
-        state = {}
-        for name, parameter in self.parameters.items():
-            if "lora_A" in name:
-                bound = 1 / math.sqrt(parameter.shape[1])
-                drawn = torch.rand(parameter.shape, generator=generator)
-                state[name] = (2 * drawn - 1) * bound
-            else:
-                state[name] = torch.zeros(parameter.shape)
-        return state
+        return fresh_adapter({n: tuple(p.shape) for n, p in self.parameters.items()}, seed)
+
+    @contextlib.contextmanager
+    def frozen(self, names: Iterable[str]) -> Iterator[None]:
+        """Some of the adapter's tensors without gradients, within the block."""
+        chosen = [self.parameters[name] for name in names]
+        try:
+            for tensor in chosen:
+                tensor.requires_grad_(False)
+            yield
+        finally:
+            for tensor in chosen:
+                tensor.requires_grad_(True)
 
     @contextlib.contextmanager
     def using(self, adapter: Mapping[str, Tensor] | None) -> Iterator[None]:

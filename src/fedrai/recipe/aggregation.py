@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from fedrai import plugins
+from fedrai.recipe import keys
 from fedrai.recipe.base import Section
 
 RULE_PLUGINS: plugins.Group = "fedrai.aggregation"
@@ -16,15 +17,21 @@ RULE_PLUGINS: plugins.Group = "fedrai.aggregation"
 class FedAvg(Section):
     """Weighted mean (arXiv 1602.05629)."""
 
+    added_keys = ("lora",)
+
     algorithm: Literal["fedavg"] = "fedavg"
-    """Mean of the adapters, weighted by rows. The default, since it has nothing to tune."""
+    """Mean of the adapters, weighted by `federation.weights`. The default, since it has nothing to tune."""
+    lora: keys.LoraRule = "plain"
 
 
 class FedProx(Section):
     """FedAvg with a proximal term on the client (arXiv 1812.06127)."""
 
+    added_keys = ("lora",)
+
     algorithm: Literal["fedprox"]
     """Weighted mean; a term in the local loss keeps each client close to the global adapter."""
+    lora: keys.LoraRule = "plain"
     proximal_mu: float = Field(0.01, ge=0)
     """Weight mu of the proximal term mu/2 * ||w - w_global||^2 in the local loss; 0 is FedAvg."""
 
@@ -32,8 +39,11 @@ class FedProx(Section):
 class FedAvgM(Section):
     """Server momentum (arXiv 1909.06335)."""
 
+    added_keys = ("lora",)
+
     algorithm: Literal["fedavgm"]
     """Weighted mean with momentum on the server."""
+    lora: keys.LoraRule = "plain"
     server_learning_rate: float = Field(1.0, gt=0)
     """Server learning rate; 1 applies the mean update as it is."""
     server_momentum: float = Field(0.9, ge=0, lt=1)
@@ -43,8 +53,11 @@ class FedAvgM(Section):
 class FedOpt(Section):
     """Adaptive server optimisers (arXiv 2003.00295)."""
 
+    added_keys = ("lora",)
+
     algorithm: Literal["fedadam", "fedyogi", "fedadagrad"]
     """Adam, Yogi or Adagrad on the server, applied to the mean update."""
+    lora: keys.LoraRule = "plain"
     eta: float = Field(1e-3, gt=0)
     """Server learning rate."""
     beta_1: float = Field(0.9, ge=0, lt=1)
@@ -80,8 +93,11 @@ class Robust(Section):
     when clients are late or set aside, against the updates that arrived; with too few the run stops.
     """
 
+    added_keys = ("lora",)
+
     algorithm: Literal["median", "trimmed-mean", "krum", "multi-krum", "bulyan"]
     """Coordinate-wise median, trimmed mean (arXiv 1803.01498), Krum, Multi-Krum (NeurIPS 2017), Bulyan (arXiv 1802.07927)."""
+    lora: keys.LoraRule = "plain"
     malicious: int = Field(0, ge=0)
     """Updates of a round assumed to be malicious, f. Of n updates, Krum and Multi-Krum need n >= 2f + 3; Bulyan n >= 4f + 3 and f >= 1; the median n >= 2f + 1 and n >= 3; the trimmed mean must cut f at each end."""
     trim: float = Field(0.2, ge=0, lt=0.5)

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from fedrai.recipe import lora
+
 
 def strict_or_number(value: object) -> object:
     """A threshold: a guard's own `strict` or `loose`, or a probability.
@@ -36,6 +38,7 @@ Rank = Annotated[int, Field(ge=1, le=512, description="Rank of the two LoRA fact
 Alpha = Annotated[float, Field(gt=0, description="LoRA scale: the product of the factors is multiplied by alpha / rank.")]
 Dropout = Annotated[float, Field(ge=0, lt=1, description="Dropout probability on the LoRA branch's input, in training only.")]
 TargetModules = Annotated[Literal["all-linear"] | list[str], Field(description="Linear layers that get an adapter: `all-linear` (all but the output layer) or names of modules.")]
+LoraRule = Annotated[lora.LoraRule, Field(description="What is averaged of LoRA's factors, whose product B A is what counts. `plain` (FedIT): A and B, each by itself. `ffa`: B, with A frozen. `rolora`: B and A in turn. `flexlora`: the product, cut to `adapter.rank`. `raflora`: the same, weighted by rank. `flora`: the product of an adapter that begins anew in each round. `fedex`: A and B, with the rest of the product beside. See docs/algorithms.md.")]
 WeightDecay = Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay.")]
 ClipNorm = Annotated[float, Field(gt=0, description="Largest norm of the gradient; a larger gradient is scaled down to it.")]
 MicroBatchTokens = Annotated[int, Field(ge=64, description="Most tokens in one forward pass, with padding. Bounds memory; the result changes by rounding only.")]

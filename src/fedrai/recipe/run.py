@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedrai.recipe import defence as defences
-from fedrai.recipe import keys, robust
+from fedrai.recipe import keys, lora, robust
 from fedrai.recipe.aggregation import Aggregation, FedAvg, QFedAvg, Robust, Scaffold
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
@@ -41,12 +41,22 @@ class Model(Section):
 class Adapter(Section):
     """The LoRA adapter that is trained and averaged."""
 
+    added_keys = ("ranks",)
+
     start: str = ""
     """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Empty: a fresh one."""
     rank: keys.Rank = 16
+    ranks: list[int] | dict[str, int] = []
+    """Ranks that clients train where that is not `rank` for all: a list that is gone through in the order of the clients' names, again and again (`[8]`: 8 for all), or a table by name, in which `"*"` stands for all others. `rank` is that of the global adapter, and the scale is alpha / rank for all. Empty: all train `rank`."""
     alpha: keys.Alpha = 32
     dropout: keys.Dropout = 0.0
     target_modules: keys.TargetModules = "all-linear"
+
+    @model_validator(mode="after")
+    def _ranks_fit(self) -> Adapter:
+        if problem := lora.ranks_problem(self.ranks, self.rank):
+            raise ValueError(problem)
+        return self
 
 
 class Partition(Section):
@@ -224,6 +234,7 @@ class Recipe(Section):
         self._check_labels()
         self._check_alignment()
         self._check_defence()
+        self._check_lora()
         self._check_vetting()
         self._check_harm()
         self._check_attack()
@@ -339,6 +350,14 @@ class Recipe(Section):
             raise ValueError(
                 "defence.method: mean does what constitution.anchor does; set one of them"
             )
+
+    def _check_lora(self) -> None:
+        rule, adapter = self.aggregation, self.adapter
+        if problem := lora.problem(
+            getattr(rule, "lora", "plain"), getattr(rule, "algorithm", ""), adapter.ranks,
+            adapter.rank, self.federation.mode, self.defence, self.vetting.action != "off",
+        ):  # fmt: skip
+            raise ValueError(problem)
 
     def _check_robust_rule(self) -> None:
         """Check that a robust rule gets enough updates to be more than a mean; see `robust`.

@@ -223,6 +223,9 @@ def _guard(summary: Summary) -> str:
     return "" if "/" in guard or guard.startswith((".", "~")) else guard
 
 
+WEIGHED = {"tokens": ", weighted by tokens", "uniform": ", all clients alike"}
+
+
 def _local_training(training: Mapping[str, Any]) -> str:
     """How much a client trains in a round; recipes of earlier versions have no epochs."""
     epochs, batch = training.get("local_epochs", 0), f"of {training['batch_size']} rows"
@@ -242,7 +245,9 @@ def _federation(model: ExportedModel) -> dict[str, str]:
         "mode": plan["mode"],
         "clients": f"{clients:,}, {min(plan['clients_per_round'] or clients, clients):,} a round",
         "round": f"{model.number} of {plan['rounds']}",
-        "aggregation": rule["algorithm"] + (f" ({details})" if details else ""),
+        "aggregation": rule["algorithm"]
+        + (f" ({details})" if details else "")
+        + WEIGHED.get(plan.get("weights", "rows"), ""),
         "local training": f"{_local_training(training)}, learning rate"
         f" {training['learning_rate']:g} ({training['schedule']})",
         "adapter": f"LoRA, rank {adapter['rank']}, alpha {adapter['alpha']:g}"

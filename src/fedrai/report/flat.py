@@ -50,6 +50,7 @@ def rounds(run: RunRecord) -> list[Row]:
             "round": one.number,
             "loss_first": one.loss_first,
             "loss_last": one.loss_last,
+            "aggregation_error": one.aggregation_error,
             "updates": len(one.update_norms),
             "set_aside": len(one.set_aside),
             "aligned": one.alignment is not None and one.alignment.ran,

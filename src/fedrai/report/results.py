@@ -205,6 +205,7 @@ def curves(runs: Sequence[RunRecord]) -> Content:
               _curves(runs, _held_out), shares=False),
         Chart("chart-training", "Training loss on clients, nats per token", last_step,
               _curves(runs, _training), shares=False),
+        *_error_charts(runs),
     ]  # fmt: skip
     keys = legend(charts[0].curves) if len(runs) > 1 else []
     return {
@@ -226,6 +227,21 @@ def _outside_charts(runs: Sequence[RunRecord]) -> list[Chart]:
         )
     ]
     return [chart for chart in charts if any(curve.points for curve in chart.curves)]
+
+
+def _error_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """How far aggregates are from the mean of the clients' models; none where it is not known."""
+    description = "Of what the clients' training changed in the mean, by round; 0 is exact."
+    curves = _curves(runs, _aggregation_error)
+    if not any(curve.points for curve in curves):
+        return []
+    title = "Aggregation error, part of the mean change"
+    return [Chart("chart-aggregation", title, description, curves, shares=False)]
+
+
+def _aggregation_error(run: RunRecord) -> list[Point]:
+    errors = [(one.number, one.aggregation_error) for one in run.rounds]
+    return [Point(number, error) for number, error in errors if error is not None]
 
 
 def _outside_points(name: str, run: RunRecord) -> list[Point]:

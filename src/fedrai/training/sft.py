@@ -19,6 +19,7 @@ from torch import Tensor
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.adapted import AdaptedModel
 from fedrai.model.batching import by_length, collate
+from fedrai.model.parts import ALL, Part
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs.costs import Cost, release_memory, training_operations
 from fedrai.training.losses import linear_cross_entropy, token_cross_entropy
@@ -51,6 +52,7 @@ class MasterWeights:
         start: the adapter to start from, float32.
         weight_decay: decoupled, as in AdamW.
         extra_parameters: other float32 weights to train, such as those of a head.
+        part: what of the adapter is trained; the rest stays as it is in `start`.
     """
 
     def __init__(
@@ -60,23 +62,28 @@ class MasterWeights:
         *,
         weight_decay: float = 0.0,
         extra_parameters: Iterable[torch.nn.Parameter] = (),
+        part: Part = ALL,
     ) -> None:
         model.load_adapter(start)
-        self._names = list(model.parameters)
-        self._weights = list(model.parameters.values())
+        self._start, self._part = start, part
+        self._names = [name for name in model.parameters if part.trains(name)]
+        self._weights = [model.parameters[name] for name in self._names]
         for weight in self._weights:
             weight.grad = None  # left by a training that was interrupted
-        self.copies = [w.detach().float().clone() for w in self._weights]
+        trained = list(zip(self._names, self._weights, strict=True))
+        self._views = [part.cut(name, weight.detach()) for name, weight in trained]
+        self.copies = [view.float().clone() for view in self._views]
         with torch.no_grad():
             for copy, name in zip(self.copies, self._names, strict=True):
-                copy.copy_(start[name])
+                copy.copy_(part.cut(name, start[name]))
         self._trained = [*self.copies, *extra_parameters]
         self._optimiser = torch.optim.AdamW(self._trained, weight_decay=weight_decay)
 
     def collect(self) -> None:
         """Move the gradients from the model's weights to the copies."""
-        for weight, copy in zip(self._weights, self.copies, strict=True):
-            copy.grad = None if weight.grad is None else weight.grad.float()
+        for name, weight, copy in zip(self._names, self._weights, self.copies, strict=True):
+            gradient = weight.grad
+            copy.grad = None if gradient is None else self._part.cut(name, gradient).float()
             weight.grad = None
 
     def in_order(self, state: AdapterState | None) -> list[Tensor]:
@@ -106,15 +113,16 @@ class MasterWeights:
     @torch.no_grad()
     def copy_to_model(self) -> None:
         """Copy the master weights into the model."""
-        torch._foreach_copy_(self._weights, self.copies)
+        torch._foreach_copy_(self._views, self.copies)
 
     def named(self) -> dict[str, Tensor]:
         """The master weights themselves by name, with their gradients."""
         return dict(zip(self._names, self.copies, strict=True))
 
     def adapter(self) -> AdapterState:
-        """The current adapter, float32 on the CPU; shares memory with the copies there."""
-        return {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
+        """The current adapter, float32 on the CPU; may share memory with the copies there."""
+        trained = {n: c.detach().cpu() for n, c in zip(self._names, self.copies, strict=True)}
+        return self._part.filled(trained, self._start)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of weights, moments and counts by name, on the CPU; all that `restore` needs."""
@@ -189,6 +197,8 @@ class SftSettings:
         proximal_mu: FedProx's mu: adds mu * (w - w_start) to the gradient (arXiv 1812.06127).
         correction: SCAFFOLD's, by weight: every step also goes -learning rate * correction.
         defence: changes the training; None: nothing does.
+        frozen: LoRA's factor that is not trained, "A" or "B"; empty: both are.
+        rank: the first ranks are trained, and the others stay as they are; 0: all.
     """
 
     steps: int
@@ -202,6 +212,13 @@ class SftSettings:
     proximal_mu: float = 0.0
     correction: AdapterState | None = None
     defence: LocalDefence | None = None
+    frozen: str = ""
+    rank: int = 0
+
+    @property
+    def part(self) -> Part:
+        """What of the adapter is trained."""
+        return Part(self.frozen, self.rank)
 
     @property
     def rate_sum(self) -> float:
@@ -241,8 +258,10 @@ def train(
     tokens = labels = 0
     start_time = time.perf_counter()
     hooks = settings.defence.begin(model, rows, settings, seed) if settings.defence else Hooks()
-    with model.using(start), model.mode(training=True):
-        master = MasterWeights(model, start, weight_decay=settings.weight_decay)
+    part = settings.part
+    still = [name for name in model.parameters if not part.trains(name)]
+    with model.using(start), model.mode(training=True), model.frozen(still):
+        master = MasterWeights(model, start, weight_decay=settings.weight_decay, part=part)
         anchor = [copy.clone() for copy in master.copies] if mu else []
         correction = master.in_order(settings.correction)
         torch.manual_seed(seed)

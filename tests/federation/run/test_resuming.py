@@ -49,6 +49,19 @@ FILTER_KILLS: dict[str, dict[str, Any]] = {
 }
 ADAM = '\n[aggregation]\nalgorithm = "fedadam"\neta = 0.01\n'
 ADAM_KILLS = ["second client of round 2 trains", "round folder is being written"]
+SCAFFOLD = '\n[aggregation]\nalgorithm = "scaffold"\n'
+SCAFFOLD_KILLS: dict[str, dict[str, Any]] = {
+    "a variate of round 2 is being kept": {
+        "kind": "replace",
+        "pattern": r"variates/client-0\d/\.new-0002",
+        "nth": 2,
+    },
+    "a variate of round 2 was kept, its update not": {
+        "kind": "replace",
+        "pattern": r"variates/client-0\d/\.new-0002",
+        "when": "after",
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +110,12 @@ def results(folder: Path, whole: Path, tiny_model: Path) -> dict[str, Any]:
     for name in ADAM_KILLS:
         killed(f"adam, {name}", adam, KILLS[name])
         resumed(f"adam, {name}")
+    scaffold = folder / "data" / "scaffold.toml"
+    scaffold.write_text(plain.read_text() + SCAFFOLD)
+    cases.append({"name": "scaffold", "argv": ["run", scaffold, "--out", "scaffold"]})
+    for name, at in SCAFFOLD_KILLS.items():
+        killed(name, scaffold, at)
+        resumed(name)
     killed("twice", plain, {"kind": "step", "nth": 2})
     resumed("twice", " and killed", {"kind": "answers", "nth": 4})
     resumed("twice")
@@ -150,6 +169,18 @@ def test_server_state_survives_a_kill(name: str, folder: Path, results: dict[str
     files = outcome(folder / "adam")
     assert files["rounds/0001/server.safetensors"] != files["rounds/0003/server.safetensors"]
     assert outcome(folder / f"adam, {name}") == files
+
+
+@pytest.mark.parametrize("name", SCAFFOLD_KILLS)
+def test_control_variates_survive_a_kill(name: str, folder: Path, results: dict[str, Any]) -> None:
+    assert results["scaffold"]["code"] == 0, results["scaffold"]["err"]
+    assert results[name]["code"] == -signal.SIGKILL
+    assert results[f"{name}, resumed"]["code"] == 0, results[f"{name}, resumed"]["err"]
+    assert outcome(folder / name) == outcome(folder / "scaffold")
+    runs = [folder / name / "variates", folder / "scaffold" / "variates"]
+    kept = [{str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*.*")} for run in runs]
+    assert kept[0] == kept[1]
+    assert len(kept[1]) >= 4
 
 
 def test_run_can_be_killed_again_after_resuming(

@@ -14,8 +14,10 @@ from fedrai.cli.show.live import Live
 from fedrai.cli.show.suites import missing, suite_parts
 from fedrai.cli.show.summary import (
     NO_FILTER,
+    VISIBLE_ERROR,
     alignment_line,
     defence_line,
+    error_text,
     filter_line,
     rows_notes,
 )
@@ -138,6 +140,10 @@ class Display(Live, Observer):
     def answers(self, suite: str, done: int, of: int) -> None:
         """A batch of answers of an evaluation."""
         self.bar(f"ask {suite}", self._title(f"evaluation: {suite}"), done, of)
+
+    def _on_aggregation_finished(self, of_change: float, **_: Any) -> None:
+        if of_change >= VISIBLE_ERROR:
+            self.print_line(f"  aggregation: {error_text(of_change)}")
 
     def _on_weight_capped(self, client: str, counted: float, **fields: Any) -> None:
         unit = "tokens" if "tokens" in fields else "rows"

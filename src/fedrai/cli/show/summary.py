@@ -12,6 +12,8 @@ from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
 from fedrai.runs.record.summary import AlignmentSummary
 
 NO_FILTER = "NO SAFETY FILTER"
+VISIBLE_ERROR = 5e-4
+"""An aggregation error below this is shown as nothing: it is rounding."""
 ALIGNED_COLUMNS = (
     "constitution", "aligned", "steps", "tokens", "Tflop", "time", "operations", "saving",
 )  # fmt: skip
@@ -156,6 +158,15 @@ def defence_line(step: Mapping[str, Any]) -> str:
     if step.get("truncation"):
         parts.append(f"{100 * step['truncation']:.1f} % lost to the rank")
     return ", ".join(parts)
+
+
+def error_text(of_change: float) -> str:
+    """How far a round's aggregate is from the mean of the clients' models, in words.
+
+    Args:
+        of_change: the error as a part of the mean change.
+    """
+    return f"{100 * of_change:.1f} % of the mean change is lost or added by the rule for A and B"
 
 
 def _share(value: float | None) -> str:

@@ -5,15 +5,17 @@ round loop are in `server.py`. Updates are sorted by client name, so their order
 effect. Server state (momentum, second moments) is saved as arrays. The conditions of robust rules
 are checked against the updates that arrived, which Flower does not do.
 
-A built-in rule needs: an entry in `_STRATEGIES` (its arithmetic in a file of this package if Flower
-lacks it), a section with its settings in `recipe/aggregation.py` and, if it is robust, the number
-of updates that it needs in `recipe/robust.py`.
+Beside the algorithm a rule says what becomes of LoRA's two factors: see `lora.py`.
+
+A built-in algorithm needs: an entry in `_STRATEGIES` (its arithmetic in a file of this package if
+Flower lacks it), a section with its settings in `recipe/aggregation.py` and, if it is robust, the
+number of updates that it needs in `recipe/robust.py`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,17 @@ from flwr.serverapp import strategy as flower
 from fedrai import plugins
 from fedrai.errors import FederationError
 from fedrai.federation import protocol
+from fedrai.federation.aggregation.aggregation_error import aggregation_error
+from fedrai.federation.aggregation.factors import Factors
 from fedrai.federation.aggregation.qfedavg import QFedAvg
 from fedrai.federation.aggregation.scaffold import Variates
-from fedrai.federation.metrics import FIRST_LOSS, WEIGHT
+from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Update
 from fedrai.model.adapters import AdapterState
+from fedrai.model.parts import Part
 from fedrai.recipe import robust
 from fedrai.recipe.aggregation import RULE_PLUGINS
+from fedrai.recipe.lora import ALL_RANKS, MEANS, Ranks
 
 MOMENTS = ("m_t", "v_t")  # FedOpt's state, dicts of arrays
 VECTOR = "momentum_vector"  # FedAvgM's, a list of arrays
@@ -41,16 +47,28 @@ ROBUST_HINT = (
     " federation.round_timeout, a higher federation.quorum, or other values of malicious,"
     " trim or selected in [aggregation]"
 )
+TOO_LARGE = "a lower aggregation.eta or server_learning_rate, or a robust rule"
 VARIATES_HINT = "set federation.norm_cap; or the learning rates may be too small to divide by"
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
-def build(algorithm: str, *, variates: Variates | None = None, **settings: Any) -> Aggregator:
+def build(
+    algorithm: str,
+    lora: str = "plain",
+    *,
+    ranks: Ranks = ALL_RANKS,
+    seed: int = 0,
+    variates: Variates | None = None,
+    **settings: Any,
+) -> Aggregator:
     """An aggregator by its name in the recipe.
 
     Args:
         algorithm: "fedavg", "fedadam", "krum" ...
+        lora: what becomes of LoRA's factors, as in the recipe.
+        ranks: the ranks that clients train.
+        seed: the recipe's.
         variates: the server's control variate, which "scaffold" needs.
         settings: the fields of its section in the recipe.
 
@@ -64,6 +82,8 @@ def build(algorithm: str, *, variates: Variates | None = None, **settings: Any) 
         _STRATEGIES[algorithm](settings),
         lambda count: robust.update_count_problem(algorithm, settings, count),
         variates,
+        Factors(lora, ranks, seed),
+        is_mean=algorithm in (*MEANS, "scaffold"),
     )
 
 
@@ -121,6 +141,8 @@ class Aggregator:
         strategy: Flower's.
         objection: the reason why a number of updates is too few; empty: it is enough.
         variates: the server's control variate; None: the rule has none.
+        lora: what becomes of LoRA's factors; None: each is aggregated by itself.
+        is_mean: whether the result is the weighted mean of the updates.
     """
 
     def __init__(
@@ -128,8 +150,11 @@ class Aggregator:
         strategy: Any,
         objection: Callable[[int], str] = lambda _count: "",
         variates: Variates | None = None,
+        lora: Factors | None = None,
+        is_mean: bool = False,
     ) -> None:
         self.strategy, self._objection, self.variates = strategy, objection, variates
+        self._lora, self._is_mean = lora or Factors(), is_mean
         strategy.weighted_by_key = WEIGHT
         strategy.arrayrecord_key = protocol.ADAPTER
 
@@ -159,20 +184,46 @@ class Aggregator:
                 f" ({', '.join(sorted(updates))})",
                 hint=ROBUST_HINT,
             )
-        self._set_current(current)
-        replies = [_message(updates[name]) for name in sorted(updates)]
+        if (combined := self._lora.combine(round_, current, updates)) is not None:
+            check_values(combined, f"round {round_}: the aggregated", TOO_LARGE)
+            return combined
+        frozen = self._lora.frozen(round_, current)
+        self._set_current(_without(current, frozen))
+        used = [WEIGHT, *getattr(self.strategy, "numbers", ())]
+        replies = [_message(updates[name], frozen, used) for name in sorted(updates)]
         try:
             arrays, _ = self.strategy.aggregate_train(round_, replies)
         except Exception as error:
             raise FederationError(f"round {round_}: aggregation failed: {error}") from error
         if arrays is None:
             raise FederationError(f"round {round_}: the strategy aggregated nothing")
-        adapter = _to_tensors(arrays, round_)
+        adapter = {**{name: current[name] for name in frozen}, **_to_tensors(arrays, round_)}
         if self.variates is not None:
             self.variates.advance(round_, current, updates)
             place = f"round {round_}: the control variate"
             check_values(self.variates.common(current), place, VARIATES_HINT)
         return adapter
+
+    def part(self, round_: int, client: str) -> Part:
+        """What of the adapter a client trains in a round."""
+        return self._lora.part(round_, client)
+
+    def start(self, current: AdapterState, part: Part) -> AdapterState:
+        """What a client that trains a part starts from, of the global adapter."""
+        return self._lora.start(current, part)
+
+    def error(
+        self, aggregate: AdapterState, start: AdapterState, updates: Mapping[str, Update]
+    ) -> dict[str, float] | None:
+        """How far an aggregate is from the mean of products; see `aggregation_error`.
+
+        None where the mean is not what the algorithm computes.
+        """
+        if not self._is_mean:
+            return None
+        chosen = [updates[name] for name in sorted(updates)]
+        weights = [update.metrics[WEIGHT] for update in chosen]
+        return aggregation_error(aggregate, start, [u.adapter for u in chosen], weights)
 
     def _set_current(self, current: AdapterState) -> None:
         """Give the strategy the adapter that updates are relative to."""
@@ -216,13 +267,21 @@ class Aggregator:
             )
 
 
-def _message(update: Update) -> Message:
-    """A reply as Flower's strategies expect it, without a connection."""
-    used = (WEIGHT, FIRST_LOSS)
+def _without(adapter: AdapterState, names: Collection[str]) -> AdapterState:
+    return {name: tensor for name, tensor in adapter.items() if name not in names}
+
+
+def _message(update: Update, frozen: Collection[str], used: Sequence[str]) -> Message:
+    """A reply as Flower's strategies expect it, without a connection.
+
+    Args:
+        update: a client's.
+        frozen: tensors that it did not train, which are left out.
+        used: numbers that the strategy uses; Flower wants the same ones of all clients.
+    """
     numbers = {name: value for name, value in update.metrics.items() if name in used}
-    content = RecordDict(
-        {protocol.ADAPTER: _by_name(update.adapter), protocol.METRICS: MetricRecord(numbers)}
-    )
+    arrays = _by_name(_without(update.adapter, frozen))
+    content = RecordDict({protocol.ADAPTER: arrays, protocol.METRICS: MetricRecord(numbers)})
     nowhere = Metadata(0, "", 0, 0, "", "", 0.0, 0.0, MessageType.TRAIN)
     return Message(content, metadata=nowhere)
 
@@ -238,8 +297,7 @@ def _to_tensors(arrays: ArrayRecord, round_: int) -> AdapterState:
         name: torch.from_numpy(np.asarray(arrays[name].numpy(), dtype=np.float32).copy())
         for name in sorted(arrays)
     }
-    hint = "a lower aggregation.eta or server_learning_rate, or a robust rule"
-    check_values(adapter, f"round {round_}: the aggregated", hint)
+    check_values(adapter, f"round {round_}: the aggregated", TOO_LARGE)
     return adapter
 
 

@@ -45,6 +45,9 @@ class QFedAvg(flower.QFedAvg):  # type: ignore[misc]
         cap: the recipe's `federation.weight_cap`; 0: losses are taken as they are stated.
     """
 
+    numbers = (FIRST_LOSS,)
+    """Numbers of an update that it uses besides the weight."""
+
     def __init__(self, q: float, lipschitz: float, cap: float = 0.0) -> None:
         super().__init__(1 / lipschitz, q, FIRST_LOSS)
         self._cap = cap

@@ -18,6 +18,7 @@ from fedrai.federation.run.sharing import Siblings
 from fedrai.federation.run.vetting import vetter_for
 from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
+from fedrai.recipe.lora import ranks_of
 from fedrai.recipe.sections import FedAvg, QFedAvg, Recipe, Robust, Scaffold
 from fedrai.records import Tokens
 from fedrai.runs import RunFolder
@@ -102,15 +103,17 @@ def _aggregator(prepared: PreparedRun, cap: float) -> aggregation.Aggregator:
         prepared: the run.
         cap: limit on stated weights; 0: none.
     """
-    recipe = prepared.recipe
-    pooled = recipe.federation.mode != "federated" and isinstance(recipe.aggregation, COMPARING)
-    settings = (FedAvg() if pooled else recipe.aggregation).model_dump()
-    if isinstance(recipe.aggregation, QFedAvg):
+    recipe, rule = prepared.recipe, prepared.recipe.aggregation
+    if recipe.federation.mode != "federated" and isinstance(rule, COMPARING):
+        rule = FedAvg(lora=getattr(rule, "lora", "plain"))
+    settings = rule.model_dump()
+    if isinstance(rule, QFedAvg):
         settings["cap"] = cap
     variates = None
     if recipe.has_variates:
         variates = Variates(prepared.clients, partial(preparation.rate_sum, recipe))
-    return aggregation.build(settings.pop("algorithm"), variates=variates, **settings)
+    ranks = ranks_of(recipe.adapter.ranks, recipe.adapter.rank, list(prepared.rows))
+    return aggregation.build(**settings, ranks=ranks, seed=recipe.seed, variates=variates)
 
 
 def _with_exclusions(prepared: PreparedRun, run: RunFolder) -> PreparedRun:

@@ -150,6 +150,8 @@ class RoundRecord:
         costs: costs by phase.
         shared_from: the run of the comparison that trained the round, as seen from the folder that
             holds this run; empty: this run did.
+        aggregation_error: how far the aggregated adapter was from the mean of the clients' models,
+            as a part of the mean change; None: not recorded, or not what the algorithm computes.
         vetting: None if the recipe has none.
         defences: what each defence on the server did.
     """
@@ -163,6 +165,7 @@ class RoundRecord:
     alignment: AlignmentRecord | None
     costs: Mapping[str, Cost]
     shared_from: str = ""
+    aggregation_error: float | None = None
     vetting: VettingRecord | None = None
     defences: tuple[DefenceRecord, ...] = ()
 
@@ -194,6 +197,7 @@ class RoundRecord:
             else None,
             as_costs(body.get("costs")),
             word(body, "shared_from"),
+            as_number(part(body, "aggregation_error").get("of_change")),
             VettingRecord.from_json(part(body, "vetting")),
             DefenceRecord.all_of(body),
         )
