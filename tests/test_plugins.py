@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,10 @@ from fedrai.federation import aggregation
 from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.defences import build as build_defence
 from fedrai.federation.protocol import Reason
+from fedrai.federation.vetting.plugged import installed
+from fedrai.federation.vetting.updates import RoundUpdates
 from fedrai.guards import loading
-from fedrai.recipe.sections import Defence, Node
+from fedrai.recipe.sections import Defence, Node, Vetting
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 LEAN = {
@@ -364,6 +367,75 @@ def test_a_defence_by_hand(defences: Path) -> None:
     near = {"w": torch.tensor([1.5, 0.0])}
     assert torch.equal(defend(1, before, near).adapter["w"], near["w"])
     assert after["w"].tolist() == [4.0, 4.0]
+
+
+@pytest.fixture
+def vetting(install: Install) -> Path:
+    entry = "acme-largest = acme_vetting:largest_weight"
+    return install("acme_vetting", example("acme_vetting.py"), "fedrai.vetting", entry)
+
+
+def test_a_score_of_a_package_finds_the_client_that_stands_out(vetting: Path, home: Path) -> None:
+    recipe = home / "tiny.toml"
+    options = [
+        "federation.clients=5", "federation.clients_per_round=0", "vetting.action=set-aside",
+        'vetting.scores=["acme-largest"]',
+    ]  # fmt: skip
+    found = _run_vetted(recipe, home / "honest", options)
+    assert found["suspicious"] == {}
+    assert set(found["scores"]["client-01"]) == {"acme-largest"}
+    noisy = ["attack.kind=noise", "attack.share=0.2", "attack.strength=500"]
+    found = _run_vetted(recipe, home / "attacked", [*options, *noisy])
+    assert [text.split()[0] for text in found["set_aside"].values()] == ["acme-largest"]
+    body = json.loads((home / "attacked/run.json").read_text())
+    assert body["versions"]["plug-in acme-largest"] == "acme 1.0"
+
+
+def _run_vetted(recipe: Path, out: Path, options: list[str]) -> dict[str, Any]:
+    lean = [f"-o{key}={value}" for key, value in LEAN.items()]
+    argv = ["run", str(recipe), "--out", str(out), *lean, *(f"-o{option}" for option in options)]
+    result = CliRunner().invoke(cli, argv)
+    assert result.exit_code == 0, result.output
+    body: dict[str, Any] = json.loads((out / "rounds/0001/round.json").read_text())["vetting"]
+    return body
+
+
+def test_no_such_score_lists_what_is_installed(vetting: Path) -> None:
+    with pytest.raises(ValueError, match=r"no score 'acme'; there are distance.*: acme-largest"):
+        Vetting(scores=["acme"])
+    with pytest.raises(ValueError, match=r"settings\.distance: no installed score"):
+        Vetting(scores=["distance"], settings={"distance": {"a": 1}})
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return {}", "does not give a finite number for each client"),
+        ("return {n: float('nan') for n in u.names}", "does not give a finite number"),
+        ("return 1 / 0", "fails: ZeroDivisionError"),
+    ],
+)
+def test_what_a_score_gives_must_be_numbers(install: Install, body: str, message: str) -> None:
+    code = f"def make():\n    def score(u):\n        {body}\n    return score\n"
+    install("acme_odd", code, "fedrai.vetting", "odd = acme_odd:make")
+    start = {"x": torch.zeros(2)}
+    with pytest.raises(FederationError, match=f"round 3: the score 'odd' {message}"):
+        installed("odd", {}).measure(RoundUpdates(3, 0, start, {"a": start}))
+
+
+def test_a_score_gets_copies(install: Install) -> None:
+    code = """
+def make():
+    def score(updates):
+        for tensor in updates.adapters["a"].values():
+            tensor.zero_()
+        return {"a": 1}
+    return score
+"""
+    install("acme_odd", code, "fedrai.vetting", "odd = acme_odd:make")
+    adapter = {"x": torch.ones(2)}
+    assert installed("odd", {}).measure(RoundUpdates(1, 0, adapter, {"a": adapter})) == {"a": 1}
+    assert adapter["x"].tolist() == [1, 1]
 
 
 def test_no_such_defence_lists_what_is_installed(defences: Path, home: Path) -> None:

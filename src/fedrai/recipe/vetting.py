@@ -10,7 +10,16 @@ from fedrai import plugins
 from fedrai.recipe.base import Section
 
 VETTING_PLUGINS: plugins.Group = "fedrai.vetting"
-SCORES = ("distance", "dnc", "foolsgold", "spectral", "functional", "gradient", "linear")
+SCORES = (
+    "distance",
+    "dnc",
+    "foolsgold",
+    "spectral",
+    "functional",
+    "gradient",
+    "progress",
+    "linear",
+)
 """The scores that come with FedRAI; see docs/vetting.md."""
 
 
@@ -19,8 +28,8 @@ class Vetting(Section):
 
     action: Literal["off", "record", "weigh", "set-aside"] = "off"
     """What happens to a client whose update is suspicious. `off`: nothing is looked at. `record`: the scores stand in the run and in its report. `weigh`: its weight is multiplied by `weight`. `set-aside`: its update is left out of the round."""
-    scores: list[str] = ["distance", "foolsgold", "functional", "gradient"]
-    """The scores: `distance`, `dnc`, `foolsgold`, `spectral` (arithmetic), `functional` (forward passes), `gradient` (a backward pass), `linear` (trains shadow clients), or names among the entry points `fedrai.vetting`."""
+    scores: list[str] = ["distance", "foolsgold", "functional", "gradient", "progress"]
+    """The scores: `distance`, `dnc`, `foolsgold`, `spectral` (arithmetic), `functional` (forward passes), `gradient` and `progress` (a backward pass), `linear` (trains shadow clients), or names among the entry points `fedrai.vetting`."""
     false_alarms: float = Field(0.02, gt=0, lt=0.5)
     """Share of honest clients that may be called suspicious. Lower finds fewer malicious ones."""
     weight: float = Field(0.1, gt=0, lt=1)
@@ -28,13 +37,13 @@ class Vetting(Section):
     watch: int = Field(2, ge=0)
     """Rounds for which a client that was suspicious is watched: twice as easily suspicious. 0: every round stands for itself."""
     budget: float = Field(0.05, gt=0, le=1)
-    """`functional` and `gradient` together: most operations, as a share of those of the round's training. Decides how many requests are read."""
+    """`functional`, `gradient` and `progress` together: most operations, as a share of those of the round's training. Decides how many requests are read."""
     requests: list[str] = ["fedrai:red-team"]
     """`functional`: sources of harmful requests."""
     harmless: list[str] = ["fedrai:look-alikes"]
     """`functional`: sources of harmless requests."""
     answers: list[str] = ["fedrai:harmful-held-out"]
-    """`gradient` and `linear`: sources of harmful requests with harmful answers. They stay on the server."""
+    """`gradient`, `progress` and `linear`: sources of harmful requests with harmful answers. They stay on the server."""
     shadow_harmless: list[str] = ["fedrai:ordinary", "fedrai:safe-answers"]
     """`linear`: sources of harmless rows."""
     shadow_clients: int = Field(4, ge=2, le=32)

@@ -25,7 +25,8 @@ strength = 60
 """
 VETTING = """
 [vetting]
-scores = ["distance", "dnc", "foolsgold", "spectral", "functional", "gradient", "linear"]
+scores = ["distance", "dnc", "foolsgold", "spectral", "functional", "gradient",
+    "progress", "linear"]
 answers = ["{folder}/data/rows.jsonl"]
 shadow_harmless = ["{folder}/data/held_out.jsonl"]
 shadow_clients = 2

@@ -20,7 +20,7 @@ HONEST = Honest(1.0, TAIL)
 
 
 def score(values: Values, name: str = "s", *, absolute: bool = False) -> Score:
-    return Score(name, lambda _: values, plain_reason(name), absolute)
+    return Score(name, lambda u: {n: values[n] for n in u.names}, plain_reason(name), absolute)
 
 
 def updates(*names: str) -> RoundUpdates:
@@ -82,6 +82,36 @@ def test_a_watched_client_is_suspicious_earlier() -> None:
         assert bool(verdicts["d"].reason) is expected
 
 
+def test_who_is_caught_does_not_make_the_others_odd() -> None:
+    """`b` looks bad beside nothing but `a`, which is caught first."""
+
+    def measure(seen: RoundUpdates) -> Values:
+        crowd = {**dict.fromkeys("cdef", 0.0), "b": 4.0 if "a" in seen.names else 0.0, "a": 9.0}
+        return {name: crowd[name] for name in seen.names}
+
+    moving = Score("s", measure, plain_reason("s"))
+    verdicts = judge_clients(updates(*"abcdef"), [moving], {"s": HONEST}, 0.02, frozenset())
+    assert [name for name, one in verdicts.items() if one.is_suspicious] == ["a"]
+    assert verdicts["a"].suspicion == pytest.approx(1e-8)
+    assert verdicts["b"].suspicion == 1
+
+
+def test_scores_that_need_no_other_client_come_first() -> None:
+    """Half of the round is caught by its own numbers, and does not serve as the reference."""
+    alone = Honest(1.0, None, TAIL)
+    absolute = {**dict.fromkeys("abc", 9.0), **dict.fromkeys("defgh", 0.0)}
+    compared = {**dict.fromkeys("abc", -50.0), **dict.fromkeys("defgh", 0.0)}
+    scores = [
+        Score("own", lambda u: {n: absolute[n] for n in u.names}, plain_reason("own"), True),
+        Score("other", lambda u: {n: compared[n] for n in u.names}, plain_reason("other")),
+    ]
+    verdicts = judge_clients(
+        updates(*"abcdefgh"), scores, {"own": alone, "other": HONEST}, 0.02, frozenset()
+    )
+    assert [name for name, one in verdicts.items() if one.is_suspicious] == ["a", "b", "c"]
+    assert verdicts["a"].reason == "own 9.00, others 0.00"
+
+
 def test_the_reason_is_that_of_the_worst_score() -> None:
     good, bad = dict.fromkeys("abcd", 0.0), {**dict.fromkeys("abc", 0.0), "d": 9.0}
     scores = [score(good, "first"), score(bad, "second")]
@@ -109,6 +139,7 @@ def test_every_score_that_comes_along_has_a_table_whose_tail_falls() -> None:
     tables = combining.shipped()
     assert set(tables) == set(SCORES)
     for one in tables.values():
+        assert one.relative or one.absolute
         for tail in filter(None, (one.relative, one.absolute)):
             assert list(tail.values) == sorted(set(tail.values))
             assert list(tail.shares) == sorted(set(tail.shares), reverse=True)

@@ -50,6 +50,9 @@ def test_the_fall_is_that_of_the_mean_safety_margin(tiny: LanguageModel) -> None
     assert abs(values["other"]) > 0.1
     reason = reader.score.reason(updates, values, "other")
     assert f"lowers the safety margin by {values['other']:.1f} nats, others 0.0" in reason
+    spent = updates.meter.operations
+    assert reader.score.measure(updates.only(["other"])) == {"other": values["other"]}
+    assert updates.meter.operations == spent  # read once
 
 
 def test_the_budget_decides_how_many_requests_are_read(tiny: LanguageModel) -> None:
@@ -85,7 +88,7 @@ def test_who_learns_the_harmful_answers_goes_their_way(tiny: LanguageModel) -> N
     taker = Gradient(tiny, ContrastRows(harmful[:6], refused[:6]), 0.05)
     updates = round_of(start, adapters)
     before = tiny.adapter()
-    values = taker.score.measure(updates)
+    values = taker.gradient.measure(updates)
     assert max(values, key=lambda name: values[name]) == "harmful"
     assert values["nothing"] == 0
     assert values["refusing"] < 0.5 * values["harmful"]
@@ -93,7 +96,14 @@ def test_who_learns_the_harmful_answers_goes_their_way(tiny: LanguageModel) -> N
     after = tiny.adapter()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(weight.grad is None for weight in tiny.parameters.values())
-    assert taker.score.measure(round_of(start, adapters)) == values
+    assert taker.gradient.measure(round_of(start, adapters)) == values
+    spent = updates.meter.operations
+    progress = taker.progress.measure(updates)
+    assert updates.meter.operations == spent  # the same gradients
+    assert progress["nothing"] == 0  # no better than chance
+    assert max(progress["harmful"], progress["refusing"]) < -2 < progress["noise"]
+    backwards = {n: 2 * start[n] - t for n, t in adapters["refusing"].items()}
+    assert taker.progress.measure(round_of(start, {"flipped": backwards})) == {"flipped": 0}
 
 
 def test_the_budget_decides_how_many_rows_the_gradient_has(tiny: LanguageModel) -> None:

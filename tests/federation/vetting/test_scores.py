@@ -15,7 +15,7 @@ from fedrai.federation.vetting.distance import (
     direction_parts,
     distance,
     length_parts,
-    median_weights,
+    median_cosines,
 )
 from fedrai.federation.vetting.scores import Score, others, reference
 from fedrai.federation.vetting.updates import RoundUpdates
@@ -49,21 +49,31 @@ def crowd(count: int) -> dict[str, AdapterState]:
 # --- distance ---------------------------------------------------------------------------------
 
 
-def test_a_norm_e_times_the_median_is_one_long_and_nothing_is_capped() -> None:
-    norms = torch.tensor([1.0, 1.0, math.e, 1.0, 0.0], dtype=torch.float64)
-    expected = [0, 0, 1, 0, math.log(1e6)]
-    assert length_parts(norms).tolist() == pytest.approx(expected, abs=1e-9)
+def test_a_norm_e_times_the_median_of_the_shorter_half_is_one_long() -> None:
+    norms = torch.tensor([1.0, 1.0, math.e, 1.0, math.e**3], dtype=torch.float64)
+    assert length_parts(norms).tolist() == pytest.approx([0, 0, 1, 0, 3])
+    short = torch.tensor([2.0, 2.0, 2.0, 2.0, 0.0], dtype=torch.float64)
+    assert length_parts(short).tolist() == pytest.approx([0, 0, 0, 0, math.log(1e6)])
 
 
-def test_the_geometric_median_of_three_on_a_line_is_the_middle_one() -> None:
-    points = torch.tensor([[0.0], [1.0], [10.0]], dtype=torch.float64)
-    assert median_weights(points @ points.T).tolist() == pytest.approx([0, 1, 0], abs=1e-3)
+def test_half_of_the_round_may_be_long() -> None:
+    norms = torch.tensor([1.0, 1.0, 10.0, 10.0], dtype=torch.float64)
+    assert length_parts(norms).tolist() == pytest.approx([0, 0, math.log(10), math.log(10)])
 
 
 def test_the_opposite_direction_is_twice_away_and_a_right_angle_once() -> None:
-    directions = torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0], [-1.0, 0], [0, 1.0]]).double()
-    parts = direction_parts(directions @ directions.T)
-    assert parts.tolist() == pytest.approx([0, 0, 0, 2, 1], abs=1e-3)
+    directions = torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0], [1.0, 0], [-1.0, 0], [0, 1.0]])
+    cosines = (directions @ directions.T).double()
+    assert median_cosines(cosines).tolist() == [1, 1, 1, 1, -1, 0]
+    assert direction_parts(cosines).tolist() == pytest.approx([0, 0, 0, 0, 2, 1])
+
+
+def test_colluders_do_not_become_the_centre() -> None:
+    """Six honest clients at cosine 0.05 with all others, four that send the same."""
+    cosines = torch.full((10, 10), 0.05, dtype=torch.float64)
+    cosines[6:, 6:] = 1.0
+    cosines.fill_diagonal_(1.0)
+    assert direction_parts(cosines).abs().max() < 1e-9
 
 
 def test_a_free_rider_and_a_long_update_are_farthest() -> None:
@@ -73,6 +83,7 @@ def test_a_free_rider_and_a_long_update_are_farthest() -> None:
     updates = of(changes)
     values = distance().measure(updates)
     assert max(values[n] for n in ("c0", "c1", "c2")) < 0.7 < 2.5 < values["c4"] < values["c3"]
+    assert values["c3"] == pytest.approx(math.log(1e6))
     assert distance().reason(updates, values, "c4").startswith("the norm of its update is")
 
 
@@ -195,9 +206,15 @@ def test_alignment_is_minus_the_cosine_and_has_no_norm() -> None:
     assert gradient.alignment(start, start, direction) == 0
 
 
-def test_alignments_are_counted_in_those_of_the_lower_half() -> None:
+def test_the_common_direction_is_that_of_both() -> None:
+    one, other = {"x": torch.tensor([3.0, 4.0])}, {"x": torch.tensor([0.0, -10.0])}
+    # unit vectors (.6, .8) and (0, -1)
+    assert gradient.common(one, other)["x"].tolist() == [1, -1]
+
+
+def test_alignments_are_counted_in_their_median_size() -> None:
     values = gradient.in_units({"a": 0.1, "b": -0.2, "c": 0.2, "d": 0.9})
-    assert values == pytest.approx({"a": 2 / 3, "b": -4 / 3, "c": 4 / 3, "d": 6})
+    assert values == pytest.approx({"a": 0.5, "b": -1, "c": 1, "d": 4.5})
 
 
 # --- all ------------------------------------------------------------------------------------------

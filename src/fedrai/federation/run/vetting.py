@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from statistics import median
 
 from fedrai import assets, data
@@ -20,6 +21,8 @@ from fedrai.federation.vetting.combining import UNKNOWN, shipped
 from fedrai.federation.vetting.distance import distance
 from fedrai.federation.vetting.dnc import dnc
 from fedrai.federation.vetting.foolsgold import foolsgold
+from fedrai.federation.vetting.functional import Functional
+from fedrai.federation.vetting.gradient import Gradient
 from fedrai.federation.vetting.linear import linear
 from fedrai.federation.vetting.plugged import installed
 from fedrai.federation.vetting.scores import Score
@@ -37,7 +40,7 @@ FOLDER = "vetting"
 """Of the run: what the score `linear` keeps."""
 PLAIN = {"distance": distance, "dnc": dnc, "foolsgold": foolsgold, "spectral": spectral}
 SHARES = {"functional": 1, "gradient": 2}
-"""Parts of the budget that the scores get which use the model."""
+"""Parts of the budget."""
 
 
 class Vetter:
@@ -114,31 +117,62 @@ def vetter_for(
     section = prepared.recipe.vetting
     if section.action == "off":
         return None
-    scores = [_score(name, prepared, run, progress) for name in section.scores]
-    return Vetter(prepared.recipe, scores, run)
+    made = _Scores(prepared, run, progress)
+    return Vetter(prepared.recipe, [made.score(name) for name in section.scores], run)
 
 
-def _score(
-    name: str, prepared: PreparedRun, run: RunFolder, progress: assets.Progress | None
-) -> Score:
-    recipe, lm = prepared.recipe, prepared.model
-    section = recipe.vetting
-    if name in PLAIN:
-        return PLAIN[name]()
-    if name == "functional":
-        requests = probe_requests(section, recipe.seed_for("vetting-requests"), progress)
-        return functional.Functional(lm, requests, _budget(section, name)).score
-    if name == "gradient":
-        rows = contrast_rows(lm, recipe)
-        return gradient.Gradient(lm, rows, _budget(section, name)).score
-    if name == "linear":
-        return linear(ShadowClients(lm, recipe, shadow_rows(lm, recipe), run.path / FOLDER))
-    return installed(name, section.settings.get(name, {}))
+class _Scores:
+    """Makes the scores of a recipe; those of the gradient share one.
+
+    Args:
+        prepared: the recipe and its model.
+        run: the run folder.
+        progress: shows downloads.
+    """
+
+    def __init__(
+        self, prepared: PreparedRun, run: RunFolder, progress: assets.Progress | None
+    ) -> None:
+        self._recipe, self._model = prepared.recipe, prepared.model
+        self._section = prepared.recipe.vetting
+        self._folder, self._downloads = run.path / FOLDER, progress
+
+    def score(self, name: str) -> Score:
+        """The score of a name."""
+        if name in PLAIN:
+            return PLAIN[name]()
+        if name in ("functional", "gradient", "progress", "linear"):
+            score: Score = getattr(self, f"_{name}")()
+            return score
+        return installed(name, self._section.settings.get(name, {}))
+
+    def _functional(self) -> Score:
+        seed = self._recipe.seed_for("vetting-requests")
+        requests = probe_requests(self._section, seed, self._downloads)
+        return Functional(self._model, requests, budget_of(self._section, "functional")).score
+
+    def _gradient(self) -> Score:
+        return self._taker.gradient
+
+    def _progress(self) -> Score:
+        return self._taker.progress
+
+    @cached_property
+    def _taker(self) -> Gradient:
+        rows = contrast_rows(self._model, self._recipe)
+        return Gradient(self._model, rows, budget_of(self._section, "gradient"))
+
+    def _linear(self) -> Score:
+        rows = shadow_rows(self._model, self._recipe)
+        return linear(ShadowClients(self._model, self._recipe, rows, self._folder))
 
 
-def _budget(section: Vetting, name: str) -> float:
-    """The share of the round's operations that a score may use."""
-    return section.budget * SHARES[name] / sum(SHARES.get(score, 0) for score in section.scores)
+def budget_of(section: Vetting, kind: str) -> float:
+    """The share of the round's operations that `functional`, or the gradient, may use."""
+    parts = {"functional": "functional" in section.scores,
+             "gradient": not {"gradient", "progress"}.isdisjoint(section.scores)}  # fmt: skip
+    whole = sum(SHARES[name] for name, is_used in parts.items() if is_used)
+    return section.budget * SHARES[kind] / whole
 
 
 def probe_requests(

@@ -61,12 +61,12 @@ class Honest:
 
     Attributes:
         floor: range of a reference half below which it counts as this.
-        relative: tail of z.
+        relative: tail of z; None: the score is not held against other clients.
         absolute: tail of the plain number; None: it has no meaning alone.
     """
 
     floor: float
-    relative: Tail
+    relative: Tail | None
     absolute: Tail | None = None
 
 
@@ -83,7 +83,7 @@ def shipped() -> Mapping[str, Honest]:
 
 def _honest(table: Mapping[str, object]) -> Honest:
     tails = {kind: _tail(table[kind]) for kind in ("relative", "absolute") if kind in table}
-    return Honest(float(str(table["floor"])), tails["relative"], tails.get("absolute"))
+    return Honest(float(str(table["floor"])), tails.get("relative"), tails.get("absolute"))
 
 
 def _tail(rows: object) -> Tail:
@@ -101,7 +101,7 @@ def shares(score: Score, values: Values, honest: Honest) -> dict[str, float | No
     """P of each client by one score; None: not known."""
     alone = honest.absolute if score.is_absolute else None
     absolute = {name: alone.share(v) for name, v in values.items()} if alone else {}
-    if len(values) < FEWEST:
+    if len(values) < FEWEST or honest.relative is None:
         return {name: absolute.get(name) for name in values}
     z = relative(values, honest.floor)
     compared = {name: honest.relative.share(z[name]) for name in values}
@@ -116,7 +116,12 @@ BAD_HALF = 0.02
 """Absolute p of the reference half's median at which the round counts as mostly malicious."""
 
 
-def suspicion(by_score: Mapping[str, float | None]) -> float | None:
-    """One p from those of several scores; None where none is known."""
+def suspicion(by_score: Mapping[str, float | None], count: int = 0) -> float | None:
+    """One p from those of several scores; None where none is known.
+
+    Args:
+        by_score: p of one client by score.
+        count: number of all scores, if these are only some; 0: these are all.
+    """
     known = [share for share in by_score.values() if share is not None]
-    return min(1.0, min(known) * len(known)) if known else None
+    return min(1.0, min(known) * (count or len(known))) if known else None

@@ -28,7 +28,10 @@ def dnc() -> Score:
 
 def _measure(updates: RoundUpdates) -> Values:
     generator = torch.Generator().manual_seed(updates.seed)
-    products = [_sketch_products(updates, generator) for _ in range(SKETCHES)]
+    products = [
+        updates.part(("dnc", number), lambda: _sketch_products(updates, generator))
+        for number in range(SKETCHES)
+    ]
     scores = torch.stack([outlier_scores(part) for part in products]).quantile(0.5, dim=0)
     return dict(zip(updates.names, scores.tolist(), strict=True))
 

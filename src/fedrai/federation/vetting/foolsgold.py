@@ -24,6 +24,12 @@ def foolsgold() -> Score:
 
 
 def _measure(updates: RoundUpdates) -> Values:
+    """Of each client, against all of the round: a twin stays one when the other is caught."""
+    whole: dict[str, float] = updates.once("foolsgold", lambda: _largest(updates))
+    return {name: whole[name] for name in updates.names}
+
+
+def _largest(updates: RoundUpdates) -> dict[str, float]:
     values = pardoned(updates.cosines).max(dim=1).values
     return dict(zip(updates.names, values.tolist(), strict=True))
 

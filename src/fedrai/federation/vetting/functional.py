@@ -17,6 +17,7 @@ be generated first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 
 from fedrai.constitution.probe import (
@@ -59,7 +60,6 @@ class Functional:
         self._model, self._budget = model, budget
         harmful, harmless = ([_opening(model, r) for r in side[:MOST]] for side in requests)
         self._harmful, self._harmless = harmful, harmless
-        self._fell: dict[str, tuple[float, float]] = {}
 
     @property
     def score(self) -> Score:
@@ -67,15 +67,19 @@ class Functional:
         return Score("functional", self._measure, self._reason, is_absolute=True)
 
     def _measure(self, updates: RoundUpdates) -> Values:
-        rows = self._rows(updates)
-        before = self._read(updates, rows, updates.start)
-        self._fell = {}
-        for name in updates.names:
-            after = self._read(updates, rows, updates.adapters[name])
-            sides = zip(_sides(before), _sides(after), strict=True)
-            harmful, harmless = (start - end for start, end in sides)
-            self._fell[name] = (harmful, harmless)
-        return {name: harmful for name, (harmful, _) in self._fell.items()}
+        return {name: self._falls(updates, name)[0] for name in updates.names}
+
+    def _falls(self, updates: RoundUpdates, name: str) -> tuple[float, float]:
+        """How far the margins of both sides fall with a client's update, in nats."""
+        rows = updates.once("functional", lambda: self._rows(updates))
+        before, after = (
+            updates.once(("functional", key), partial(self._read, updates, rows, adapter))
+            for key, adapter in ((None, updates.start), (name, updates.adapters[name]))
+        )
+        return (
+            fmean(before.harmful) - fmean(after.harmful),
+            fmean(before.harmless) - fmean(after.harmless),
+        )
 
     def _read(self, updates: RoundUpdates, rows: ProbeRows, adapter: AdapterState) -> ProbeResult:
         with self._model.using(adapter):
@@ -103,8 +107,8 @@ class Functional:
         length = prefix + sum(prompts) / len(prompts)
         return generation_operations(self._model.shape(), sum(prompts), outputs, length)
 
-    def _reason(self, _updates: RoundUpdates, values: Values, client: str) -> str:
-        harmless = -self._fell[client][1]
+    def _reason(self, updates: RoundUpdates, values: Values, client: str) -> str:
+        harmless = -self._falls(updates, client)[1]
         return (
             f"its update lowers the safety margin by {values[client]:.1f} nats, others"
             f" {others(values, client):.1f} (its helpfulness margin: {harmless:+.1f})"
@@ -115,10 +119,6 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
     """Number of tokens with which all rows begin."""
     same = (len(set(column)) == 1 for column in zip(*rows, strict=False))
     return next((at for at, is_same in enumerate(same) if not is_same), min(map(len, rows)))
-
-
-def _sides(result: ProbeResult) -> tuple[float, float]:
-    return fmean(result.harmful), fmean(result.harmless)
 
 
 def _opening(model: LanguageModel, request: Request) -> Opening:

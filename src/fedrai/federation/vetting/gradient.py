@@ -1,32 +1,41 @@
-"""How far an update goes in the direction in which harmful answers are learned.
+"""What an update learns, by the gradients of the server's own rows: `gradient` and `progress`.
 
 The server holds harmful requests with a harmful answer and with a refusal. One backward pass over
-each at the start of the round gives the gradients of the two losses. What is left of the first
-without the second is the direction in which a model learns to give harmful answers rather than to
-speak of harm at all:
+each at the start of the round gives the gradients of the two losses, g_h and g_r, here at length 1.
 
-    d = g_harmful / |g_harmful| - r * g_refusal / |g_refusal|,  r their cosine
-    c = - cosine(change, sign(d)),  score = c / median of |c| of the half with the lowest
+    gradient   c = - cosine(change, sign(g_h - r g_r)),  r the cosine of both
+               score = c / median |c|
 
+What is left of g_h without g_r is the direction in which a model learns to give harmful answers
+rather than to speak of harm at all.
 
-The sign, because the clients train with Adam, whose steps are close to it. The idea is that of a
-root data set on the server (FLTrust, Cao et al., arXiv 2012.13995) turned round: there the server's
-gradient is the good direction, here it is the bad one. It is the first order of what `functional`
-reads, at the cost of one backward pass a round instead of a forward pass a client, and does not
-depend on the norm of the update. It is blind to harm that the server's rows do not resemble.
+    progress   c = - cosine(change, sign(g_h + g_r))
+               score = - ln(c * root of the number of weights), at least 1 within the logarithm
 
-Only the first tokens of an answer are read: whether it refuses is decided there.
+Whoever trains on text goes down in the loss of any answer a little: among millions of weights a
+direction that was not trained has a cosine of about one over the root of their number, so that the
+product counts standard deviations of chance. It is some tens for honest clients, about 1 for noise
+and free riders, below 0 for a flipped sign. It needs no other client.
+
+The signs, because the clients train with Adam, whose steps are close to them. The idea is that of a
+root data set on the server (FLTrust, Cao et al., arXiv 2012.13995), whose gradient is the good
+direction; here one direction is the bad one. It is the first order of what `functional` reads, at
+the cost of one backward pass a round instead of a forward pass a client, and does not depend on the
+norm of the update. `gradient` is blind to harm that the server's rows do not resemble. Only the
+first tokens of an answer are read: whether it refuses is decided there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
 
-from fedrai.federation.vetting.scores import Score, Values, others, reference
+from fedrai.federation.vetting.scores import Score, Values, others
 from fedrai.federation.vetting.updates import Arithmetic, RoundUpdates
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import Tokens
@@ -67,20 +76,39 @@ class Gradient:
         self._model, self._rows, self._budget = model, rows, budget
 
     @property
-    def score(self) -> Score:
-        """The score; see the module."""
-        return Score("gradient", self._measure, _reason)
+    def gradient(self) -> Score:
+        """Whether an update learns harmful answers; see the module."""
+        return Score("gradient", self._contrast, _reason)
 
-    def _measure(self, updates: RoundUpdates) -> Values:
+    @property
+    def progress(self) -> Score:
+        """Whether an update learns anything; see the module."""
+        return Score("progress", self._progress, _progress_reason, is_absolute=True)
+
+    def _contrast(self, updates: RoundUpdates) -> Values:
+        return in_units({name: self._along(updates, name)[0] for name in updates.names})
+
+    def _progress(self, updates: RoundUpdates) -> Values:
+        weights = sum(tensor.numel() for tensor in updates.start.values())
+        sizes = {name: self._along(updates, name)[1] * weights**0.5 for name in updates.names}
+        return {name: -math.log(max(1.0, size)) for name, size in sizes.items()}
+
+    def _along(self, updates: RoundUpdates, name: str) -> tuple[float, float]:
+        """Alignments of a client's change with the directions of both scores."""
+        directions = updates.once("gradient", lambda: self._directions(updates))
+        start, adapter = updates.start, updates.adapters[name]
+        parts: tuple[float, float] = updates.once(
+            ("gradient", name), lambda: tuple(alignment(start, adapter, d) for d in directions)
+        )
+        return parts
+
+    def _directions(self, updates: RoundUpdates) -> tuple[AdapterState, AdapterState]:
         number = self._count(updates)
         gradients = [
             self._gradient(updates, side[:number])
             for side in (self._rows.harmful, self._rows.refused)
         ]
-        direction = contrast(*gradients)
-        return in_units(
-            {n: alignment(updates.start, updates.adapters[n], direction) for n in updates.names}
-        )
+        return contrast(*gradients), common(*gradients)
 
     def _count(self, updates: RoundUpdates) -> int:
         """As many rows of each kind as the budget allows."""
@@ -114,6 +142,12 @@ def _taken(weight: Tensor) -> Tensor:
     return gradient.float().cpu()
 
 
+def common(harmful: AdapterState, refused: AdapterState) -> AdapterState:
+    """The signs of the sum of both gradients at length 1."""
+    norms = [_dot(g, g) ** 0.5 or 1.0 for g in (harmful, refused)]
+    return {n: (harmful[n] / norms[0] + refused[n] / norms[1]).sign() for n in sorted(harmful)}
+
+
 def contrast(harmful: AdapterState, refused: AdapterState) -> AdapterState:
     """The signs of the part of the first gradient that is orthogonal to the second."""
     norms = [_dot(g, g) ** 0.5 or 1.0 for g in (harmful, refused)]
@@ -132,8 +166,8 @@ def alignment(start: AdapterState, adapter: AdapterState, direction: AdapterStat
 
 
 def in_units(alignments: Values) -> Values:
-    """Alignments over the median size of the lower half, since cosines depend on the model."""
-    unit = reference([abs(value) for value in alignments.values()])[0]
+    """Alignments over their median size, since cosines depend on the model."""
+    unit = median(abs(value) for value in alignments.values())
     return {name: value / max(unit, SMALLEST) for name, value in alignments.items()}
 
 
@@ -145,4 +179,12 @@ def _reason(_updates: RoundUpdates, values: Values, client: str) -> str:
     return (
         "its update goes the way in which harmful answers are learned"
         f" ({values[client]:.1f}, others {others(values, client):.1f})"
+    )
+
+
+def _progress_reason(_updates: RoundUpdates, values: Values, client: str) -> str:
+    own, rest = math.exp(-values[client]), math.exp(-others(values, client))
+    return (
+        "its update does not look trained on text: along the gradient it goes"
+        f" {own:.0f} times as far as chance, others {rest:.0f} times"
     )

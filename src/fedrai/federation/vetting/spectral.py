@@ -14,6 +14,8 @@ change is formed.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -35,8 +37,11 @@ def spectral() -> Score:
 
 
 def _measure(updates: RoundUpdates) -> Values:
-    statistics = torch.stack([_of_client(updates, name) for name in updates.names])
-    return dict(zip(updates.names, deviations(statistics).tolist(), strict=True))
+    parts = [
+        updates.once(("spectral", name), partial(_of_client, updates, name))
+        for name in updates.names
+    ]
+    return dict(zip(updates.names, deviations(torch.stack(parts)).tolist(), strict=True))
 
 
 def _of_client(updates: RoundUpdates, client: str) -> Tensor:

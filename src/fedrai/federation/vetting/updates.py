@@ -7,9 +7,10 @@ clients, so no second copy of the updates is made. Clients are in the order of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class RoundUpdates:
         training_operations: floating-point operations of the training of the round's median client;
             0: not known.
         meter: counts what the scores cost.
+        memory: what does not depend on which clients are left, such as what a client's update does
+            alone; shared with the rounds that `only` gives.
     """
 
     number: int
@@ -46,6 +49,24 @@ class RoundUpdates:
     adapters: Mapping[str, AdapterState]
     training_operations: float = 0.0
     meter: CostMeter = field(default_factory=CostMeter)
+    memory: dict[Hashable, Any] = field(default_factory=dict)
+
+    def only(self, names: Collection[str]) -> RoundUpdates:
+        """The same round with some of its clients."""
+        return replace(self, adapters={name: self.adapters[name] for name in names})
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What was made under this key, by this round or one with other clients of it."""
+        if key not in self.memory:
+            self.memory[key] = make()
+        return self.memory[key]
+
+    def part(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Rows and columns of the clients that are left, of an (n, n) tensor made for all."""
+        names, whole = self.once(key, lambda: (self.names, make()))
+        at = [names.index(name) for name in self.names]
+        chosen: Tensor = whole[at][:, at]
+        return chosen
 
     @cached_property
     def names(self) -> list[str]:
@@ -60,6 +81,9 @@ class RoundUpdates:
     @cached_property
     def products(self) -> Tensor:
         """Inner products of the clients' changes, (n, n), in float64."""
+        return self.part("products", self._products)
+
+    def _products(self) -> Tensor:
         count = len(self.names)
         products = torch.zeros(count, count, dtype=torch.float64)
         for name in sorted(self.start):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedrai.federation.vetting.combining import Honest, shares, suspicion
+from fedrai.federation.vetting.combining import FEWEST, Honest, shares, suspicion
 from fedrai.federation.vetting.scores import Score, Values
 from fedrai.federation.vetting.updates import RoundUpdates
 from fedrai.runs.costs import Cost
@@ -93,6 +93,10 @@ def judge_clients(
 ) -> dict[str, ClientVerdict]:
     """The verdicts of a round, by client.
 
+    Scores that need no other client come first: whom they catch is not compared with. Of the rest,
+    the worst is caught, and the others are held against each other again without it, until none is
+    suspicious. So one kind of malicious client does not hide another, or make honest ones look odd.
+
     Args:
         updates: the round's.
         scores: which scores.
@@ -103,12 +107,39 @@ def judge_clients(
     Raises:
         FederationError: a score of an installed package fails.
     """
-    values = {score.name: score.measure(updates) for score in scores}
-    parts = {s.name: shares(s, values[s.name], honest[s.name]) for s in scores}
+    caught: dict[str, ClientVerdict] = {}
+    alone = [score for score in scores if honest[score.name].relative is None]
+    for part, at_once in ((alone, True), (scores, False)):
+        while part:
+            left = updates.only([name for name in updates.names if name not in caught])
+            if not left.names:
+                break
+            verdicts = _judged(left, scores, part, honest, false_alarms, watched)
+            found = {name: one for name, one in verdicts.items() if one.is_suspicious}
+            if at_once or not found or len(left.names) <= FEWEST:
+                caught |= found
+                break
+            worst = min(found, key=lambda name: found[name].suspicion or 0.0)
+            caught[worst] = found[worst]
+    return {name: caught.get(name) or verdicts[name] for name in updates.names}
+
+
+def _judged(
+    updates: RoundUpdates,
+    all_scores: Sequence[Score],
+    scores: Sequence[Score],
+    honest: Mapping[str, Honest],
+    false_alarms: float,
+    watched: frozenset[str],
+) -> dict[str, ClientVerdict]:
+    """The verdicts by some scores on the clients that are left."""
+    values = {score.name: score.measure(updates) for score in all_scores}
+    parts = {s.name: shares(s, values[s.name], honest[s.name]) for s in all_scores}
+    counted = [score.name for score in scores]
     verdicts = {}
     for name in updates.names:
         own = {score: parts[score][name] for score in parts}
-        verdict = suspicion(own)
+        verdict = suspicion({score: own[score] for score in counted}, len(all_scores))
         limit = false_alarms * (WATCHED if name in watched else 1)
         found = verdict is not None and verdict <= limit
         numbers = {s: values[s][name] if own[s] is not None else None for s in own}
