@@ -94,7 +94,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ("data.sources.0.harmfull", "data.sources.0.harmfull (did you mean harmful?)"),
         ("data.sources.1.columns.promt", "data.sources.1.columns.promt (did you mean prompt?)"),
         ("data.harm.shares", "data.harm.shares (did you mean share?)"),
-        ("adapter.xyzzy", "unknown key adapter.xyzzy (known: start, rank, alpha"),
+        ("adapter.xyzzy", "unknown key adapter.xyzzy (known: start, rank, ranks, alpha"),
     ],
 )
 def test_unknown_keys_are_named_with_a_suggestion(key, said):
@@ -105,7 +105,7 @@ def test_unknown_keys_of_an_algorithm_are_named_with_its_own_keys():
     whole = changed("aggregation", {"algorithm": "fedprox", "proximal_nu": 1})
     assert "aggregation.proximal_nu (did you mean proximal_mu?)" in problem(whole)
     whole = changed("aggregation", {"algorithm": "fedavg", "proximal_mu": 1})
-    assert "unknown key aggregation.proximal_mu (known: algorithm)" in problem(whole)
+    assert "unknown key aggregation.proximal_mu (known: algorithm, lora)" in problem(whole)
 
 
 @pytest.mark.parametrize(
