@@ -103,6 +103,7 @@ def test_round_is_the_mean_weighted_by_rows(folder: RunFolder, tiny: LanguageMod
         "client-finished",
         "client-finished",
         "client-finished",
+        "aggregation-finished",
         "round-finished",
         "evaluation-started",
         "evaluation-finished",

@@ -56,8 +56,8 @@ logging.getLogger("flwr").setLevel(logging.WARNING)
 def build(
     algorithm: str,
     lora: str = "plain",
-    *,
     ranks: Ranks = ALL_RANKS,
+    *,
     seed: int = 0,
     variates: Variates | None = None,
     **settings: Any,
