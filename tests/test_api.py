@@ -148,7 +148,8 @@ def test_a_run_is_made_read_and_printed_by_nobody(
     assert {row["round"] for row in read.figures} == {0, 1}
     assert read.rounds == [
         {"round": 1, "loss_first": read.rounds[0]["loss_first"], "updates": 2, "set_aside": 0,
-         "loss_last": read.rounds[0]["loss_last"], "aligned": False}
+         "loss_last": read.rounds[0]["loss_last"], "aligned": False,
+         "aggregation_error": read.rounds[0]["aggregation_error"]}
     ]  # fmt: skip
     assert len(read.updates) == 2
     assert all(row["update_norm"] > 0 for row in read.updates)

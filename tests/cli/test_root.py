@@ -847,7 +847,8 @@ def test_recipe_show_resolves_and_can_be_read_again(call: Call, folder: Path) ->
     assert printed == wanted.model_dump(mode="json")
     (folder / "arms.toml").write_text((folder / "tiny.toml").read_text() + ARMS)
     arm = call("recipe", "show", "arms.toml", "--arm", "prox")
-    assert tomllib.loads(arm.out)["aggregation"] == {"algorithm": "fedprox", "proximal_mu": 1.0}
+    rule = {"algorithm": "fedprox", "lora": "plain", "proximal_mu": 1.0}
+    assert tomllib.loads(arm.out)["aggregation"] == rule
 
 
 def test_recipe_new_writes_a_commented_recipe_once(call: Call, folder: Path) -> None:

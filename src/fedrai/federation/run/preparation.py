@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrai import assets, model, plugins
 from fedrai.constitution import load as load_constitution
@@ -20,7 +20,6 @@ from fedrai.evaluation import suites
 from fedrai.evaluation.measure import measure
 from fedrai.evaluation.records import EvaluationResult, Questions, pool
 from fedrai.evaluation.suites.loading import SUITES
-from fedrai.federation.attacks.acting import Malicious
 from fedrai.federation.metrics import NEEDED
 from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
@@ -35,6 +34,9 @@ from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.recipe.vetting import SCORES, VETTING_PLUGINS
 from fedrai.records import BadRow, Tokens, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
+
+if TYPE_CHECKING:  # else `fedrai eval` would import Flower
+    from fedrai.federation.attacks.acting import Malicious
 
 LOCAL = "local"
 PROBLEMS = 20  # kinds of bad rows that run.json lists
