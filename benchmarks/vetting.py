@@ -8,8 +8,10 @@ clients of all rounds, and the share of honest clients that would be set aside.
 
 Honest tails are measured on the honest clients of BANK in rounds without an attack, and nothing
 else. `--test` names a bank of other honest clients (other domains and languages), whose share set
-aside is the honest figure. The formulas were chosen on `harmful` and `scaled`; all other attacks
-are outside.
+aside is the honest figure. The formulas were chosen on `harmful` and `scaled`; a first version was
+then changed for what it missed of `noise`, `free-rider`, `sign-flip` and `colluding` in rounds with
+half of the clients malicious, and the number of tokens of the gradient was chosen with `mixed` and
+`backdoor` in sight. So no attack here is untouched ground.
 """
 
 from __future__ import annotations

@@ -61,14 +61,15 @@ def test_the_budget_decides_how_many_requests_are_read(tiny: LanguageModel) -> N
     reader = Functional(tiny, (HARMFUL, HARMLESS), 0.05)
     full = round_of(start, adapters)
     reader.score.measure(full)
-    each = full.meter.operations / 5 / 6  # four clients and the start, six requests a side
+    assert len(reader._rows(full).harmful) == 6
     for wanted in (3, 5):
-        # 5 % of the training of four clients, for five readings
-        training = wanted * each * 5 / 4 / 0.05
-        updates = round_of(start, adapters, 1.15 * training)
+        # 5 % of the training of four clients, for four readings and that of the start
+        training = 1.01 * reader._operations(reader._first(wanted)) * 5 / 4 / 0.05
+        updates = round_of(start, adapters, training)
         reader.score.measure(updates)
-        assert len(reader._rows(updates).harmful) == wanted
-        assert updates.meter.operations <= 0.05 * updates.training_operations * 4
+        rows = reader._rows(updates)
+        assert (len(rows.harmful), len(rows.harmless)) == (wanted, (wanted + 1) // 2)
+        assert 0.5 < updates.meter.operations / (0.05 * training * 4) <= 1
     assert len(reader._rows(round_of(start, adapters, 1.0)).harmful) == FEWEST
 
 

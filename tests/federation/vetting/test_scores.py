@@ -104,9 +104,11 @@ def test_colluders_are_named_with_their_twin() -> None:
     values = foolsgold.foolsgold().measure(updates)
     assert min(values["c3"], values["c4"]) > 0.99
     assert max(values[n] for n in ("c0", "c1", "c2")) < 0.8
-    assert "resembles that of c3 (cosine 1.00" in foolsgold.foolsgold().reason(
-        updates, values, "c4"
-    )
+    reason = foolsgold.foolsgold().reason
+    assert "resembles that of c3 (cosine 1.00" in reason(updates, values, "c4")
+    left = updates.only(["c0", "c1", "c2", "c4"])  # c3 was caught
+    assert foolsgold.foolsgold().measure(left)["c4"] == values["c4"]
+    assert "resembles that of c3 (cosine 1.00" in reason(left, values, "c4")
 
 
 # --- dnc ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from statistics import median
+from statistics import fmean, median
 
 from fedrai import assets, data
 from fedrai.constitution.records import Request
@@ -39,7 +39,7 @@ from fedrai.runs.costs import Cost
 FOLDER = "vetting"
 """Of the run: what the score `linear` keeps."""
 PLAIN = {"distance": distance, "dnc": dnc, "foolsgold": foolsgold, "spectral": spectral}
-SHARES = {"functional": 1, "gradient": 2}
+SHARES = {"functional": 1, "gradient": 1}
 """Parts of the budget."""
 
 
@@ -76,7 +76,7 @@ class Vetter:
             self._recipe.seed_for("vetting", number),
             start,
             {name: updates[name].adapter for name in sorted(updates)},
-            median(costs),
+            min(median(costs), fmean(costs)),
             CostMeter(store=spent.append),
         )
         watched = caught_before(self._run, number, section.watch)

@@ -25,13 +25,27 @@ def foolsgold() -> Score:
 
 def _measure(updates: RoundUpdates) -> Values:
     """Of each client, against all of the round: a twin stays one when the other is caught."""
-    whole: dict[str, float] = updates.once("foolsgold", lambda: _largest(updates))
-    return {name: whole[name] for name in updates.names}
+    values: Values = updates.once("foolsgold", lambda: _largest(updates))
+    return {name: values[name] for name in updates.names}
 
 
-def _largest(updates: RoundUpdates) -> dict[str, float]:
+def _largest(updates: RoundUpdates) -> Values:
+    updates.once("twins", lambda: _twins(updates))  # of the same clients, for reasons
     values = pardoned(updates.cosines).max(dim=1).values
     return dict(zip(updates.names, values.tolist(), strict=True))
+
+
+def _twins(updates: RoundUpdates) -> dict[str, str]:
+    """The reason of each client: whom it resembles."""
+    others, middle = updates.cosines.clone(), _middle(updates.cosines)
+    others.fill_diagonal_(-1)
+    largest = others.max(dim=1)
+    pairs = zip(updates.names, largest.values.tolist(), largest.indices.tolist(), strict=True)
+    return {
+        name: f"its update resembles that of {updates.names[twin]} (cosine {cosine:.2f}; median of"
+        f" the round {middle:.2f})"
+        for name, cosine, twin in pairs
+    }
 
 
 def pardoned(cosines: Tensor) -> Tensor:
@@ -53,11 +67,5 @@ def _middle(cosines: Tensor) -> float:
 
 
 def _reason(updates: RoundUpdates, _values: Values, client: str) -> str:
-    at = updates.names.index(client)
-    others = updates.cosines[at].clone()
-    others[at] = -1
-    twin = int(others.argmax())
-    return (
-        f"its update resembles that of {updates.names[twin]} (cosine {float(others[twin]):.2f};"
-        f" median of the round {_middle(updates.cosines):.2f})"
-    )
+    reasons: dict[str, str] = updates.once("twins", lambda: _twins(updates))
+    return reasons[client]

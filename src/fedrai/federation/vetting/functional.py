@@ -37,7 +37,7 @@ from fedrai.runs.costs import generation_operations
 from fedrai.training.sft import label_count
 
 FEWEST, MOST = 2, 32
-"""Requests a side."""
+"""Harmful requests; there are half as many harmless ones."""
 TEXTS = 2
 """General openings of each kind."""
 
@@ -88,24 +88,28 @@ class Functional:
         return result
 
     def _rows(self, updates: RoundUpdates) -> ProbeRows:
-        """As many requests a side as the budget allows for all clients and the start."""
-        most = min(MOST, len(self._harmful), len(self._harmless))
+        """As many requests as the budget allows for all clients and the start."""
+        most = min(MOST, len(self._harmful))
         count = len(updates.names)
         allowed = self._budget * updates.training_operations * count / (count + 1)
-        each = self._operations() / most
-        number = most if not updates.training_operations else int(allowed / each)
-        number = max(min(FEWEST, most), min(most, number))
-        return ProbeRows(tuple(self._harmful[:number]), tuple(self._harmless[:number]))
+        numbers = range(most, min(FEWEST, most) - 1, -1)
+        fits = (n for n in numbers if self._operations(self._first(n)) <= allowed)
+        return self._first(next(fits, numbers[-1]) if updates.training_operations else most)
 
-    def _operations(self) -> float:
-        """Of reading the most requests a side once; the prompts' common beginning is free."""
-        most = min(MOST, len(self._harmful), len(self._harmless))
-        entries = [*self._harmful[:most], *self._harmless[:most]]
-        prefix = _common([row.ids for entry in entries for row in entry.rows])
+    def _first(self, number: int) -> ProbeRows:
+        """The first harmful requests, and half as many harmless ones, which do not score."""
+        half = (number + 1) // 2
+        return ProbeRows(tuple(self._harmful[:number]), tuple(self._harmless[:half]))
+
+    def _operations(self, rows: ProbeRows) -> float:
+        """Of reading these once; the prompts' common beginning is read once for all."""
+        entries = [*rows.harmful, *rows.harmless]
+        prefix = _common([row.ids for row in rows.rows])
         prompts = [len(e.rows[0].ids) - label_count(e.rows[0]) - prefix for e in entries]
-        outputs = sum(label_count(row) for entry in entries for row in entry.rows)
+        outputs = sum(label_count(row) for row in rows.rows)
         length = prefix + sum(prompts) / len(prompts)
-        return generation_operations(self._model.shape(), sum(prompts), outputs, length)
+        tokens = prefix + sum(prompts)
+        return generation_operations(self._model.shape(), tokens, outputs, length)
 
     def _reason(self, updates: RoundUpdates, values: Values, client: str) -> str:
         harmless = -self._falls(updates, client)[1]

@@ -113,10 +113,15 @@ class Gradient:
     def _count(self, updates: RoundUpdates) -> int:
         """As many rows of each kind as the budget allows."""
         most = min(MOST, len(self._rows.harmful))
-        rows = [*self._rows.harmful[:most], *self._rows.refused[:most]]
         allowed = self._budget * updates.training_operations * len(updates.names)
-        number = int(allowed / (self._operations(rows) / most)) if allowed else most
-        return max(min(FEWEST, most), min(most, number))
+        numbers = range(most, min(FEWEST, most) - 1, -1)
+        fits = (n for n in numbers if self._both(n) <= allowed)
+        return next(fits, numbers[-1]) if allowed else most
+
+    def _both(self, number: int) -> float:
+        """Operations of the gradients of so many rows of each kind."""
+        sides = (self._rows.harmful, self._rows.refused)
+        return sum(self._operations(side[:number]) for side in sides)
 
     def _operations(self, rows: Sequence[Tokens]) -> float:
         tokens, labels = token_counts(rows)

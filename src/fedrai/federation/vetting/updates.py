@@ -36,8 +36,8 @@ class RoundUpdates:
         seed: seed of the round's vetting.
         start: the adapter that all clients of the round started from.
         adapters: the adapters that came, by client.
-        training_operations: floating-point operations of the training of the round's median client;
-            0: not known.
+        training_operations: floating-point operations of a client's training, the median or the
+            mean of the round, whichever is less; 0: not known.
         meter: counts what the scores cost.
         memory: what does not depend on which clients are left, such as what a client's update does
             alone; shared with the rounds that `only` gives.
