@@ -27,7 +27,8 @@ from fedrai.federation.metrics import BAD_ROWS, filter_metrics
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
 from fedrai.federation.run.pair_tuning import steps_of
-from fedrai.federation.run.rows import count_by_source, token_metrics, tokenized, usable_rows
+from fedrai.federation.run.rows import count_by_source, token_metrics, usable_rows
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Node, Recipe

@@ -13,8 +13,8 @@ from pydantic import Field
 from fedrai.recipe import keys
 from fedrai.recipe.base import Section
 from fedrai.recipe.node import Sendable
-from fedrai.recipe.run import Training
 from fedrai.recipe.safety import Filter
+from fedrai.recipe.training import Training
 
 
 class OfferedModel(Section):

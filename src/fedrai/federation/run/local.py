@@ -37,8 +37,8 @@ from fedrai.federation.run.rows import (
     questions_for,
     shards_for,
     token_metrics,
-    tokenized,
 )
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.filter.screening import FilterOutcome, screen_clients
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe
