@@ -52,7 +52,7 @@ from flwr.app import (
 from fedrai import recipe
 from fedrai.errors import ProtocolError
 from fedrai.federation import protocol
-from fedrai.federation.metrics import BAD_ROWS, DATA_TOKENS, FILTER, RANGES, WEIGHT
+from fedrai.federation.metrics import BAD_ROWS, DATA_TOKENS, FILTER, PAIRS, RANGES, WEIGHT
 from fedrai.federation.protocol import CLIENT_REASONS, Reason, Task, Update, read_reply
 from fedrai.federation.run import local, preparation, running
 from fedrai.federation.run.grid import LocalGrid
@@ -543,6 +543,7 @@ def test_replies_hold_nothing_but_the_list(canary_run: tuple[Path, type[_Recorde
         assert set(content) == {"adapter", "metrics"}
         plain = {n for n in protocol.METRIC_NAMES if not n.startswith(FILTER)}
         unsent = {BAD_ROWS, DATA_TOKENS}  # a node's alone; where the mean weighs by tokens
+        unsent |= {n for n in plain if n.startswith(("preference-", "reward-", PAIRS))}
         assert set(content.metric_records["metrics"]) == plain - unsent
         ((key, array),) = content.array_records["adapter"].items()
         assert re.fullmatch(r"[0-9a-f]{64}-[0-9a-f]{64}", key)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,10 +23,13 @@ from fedrai.data.columns import Cell, matches
 from fedrai.errors import DataError
 from fedrai.guards.columns import answers_of, describe_columns, holds_text, printable
 from fedrai.guards.labels import Labels, check_labels, truth_of
+from fedrai.recipe.sections import Columns
 from fedrai.records import BadRow, Message
 
 Column = Literal["messages", "prompt", "response", "text", "category"]
 
+PAIR = ("chosen", "rejected")
+"""The columns of a preference pair's answers."""
 LONGEST_CATEGORY = 60  # characters; a longer value is a text, as is one that stands in a turn
 TEXT = "(a text)"
 LABEL_HINT = (
@@ -78,6 +82,8 @@ class GuardRow:
         unsafe: the label; None where the row has none.
         raw: the row as it was read.
         not_judged: columns with text that is not in the conversation, as they may be printed.
+        rejected: of a preference pair, the conversation with the other answer; empty: it is none.
+        sides: of a pair, the columns of the preferred and of the other answer.
     """
 
     conversation: tuple[Message, ...]
@@ -87,6 +93,14 @@ class GuardRow:
     unsafe: bool | None
     raw: Mapping[str, Any]
     not_judged: tuple[str, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    sides: tuple[str, str] | None = None
+
+    @property
+    def first(self) -> int:
+        """The first turn that is judged: of a pair, where its answers begin."""
+        same = (one == other for one, other in zip(self.conversation, self.rejected, strict=False))
+        return sum(takewhile(bool, same))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +138,7 @@ def read_all(
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
     options: data.ReadOptions = data.DEFAULT_OPTIONS,
+    pairs: bool = False,
 ) -> Rows:
     """Read datasets in their order.
 
@@ -133,6 +148,7 @@ def read_all(
         split: split of hub datasets.
         where: only rows whose columns have these values.
         options: encoding, separator and limits of files.
+        pairs: whether `chosen` and `rejected` are read as the two answers of a pair.
 
     Raises:
         DataError: no such file or format, a dataset without a readable row, a column that is named
@@ -142,10 +158,11 @@ def read_all(
         check_labels(source.labels)
     where = where or {}
     count = Counter(map(name_of, dict.fromkeys(source.spec for source in sources)))
-    every = _Dataset("the datasets", columns)
+    every = _Dataset("the datasets", columns, pairs=pairs)
     for source in sources:
         name = name_of(source.spec)
-        part = _Dataset(name if count[name] == 1 else source.spec, columns, source.labels, where)
+        name = name if count[name] == 1 else source.spec
+        part = _Dataset(name, columns, source.labels, where, pairs)
         for origin, raw in data.rows(source.spec, split, options):
             part.add(origin, raw)
         every.extend(part)
@@ -164,6 +181,7 @@ def from_memory(
     columns: ColumnNames = ColumnNames(),
     labels: Labels | None = None,
     name: str = "rows",
+    pairs: bool = False,
 ) -> Rows:
     """Rows that are in memory, read as those of a file are.
 
@@ -172,11 +190,12 @@ def from_memory(
         columns: names of the columns.
         labels: how to tell whether a row is unsafe; None: rows have no label.
         name: the dataset's name; a row is named by it and its number, from 1.
+        pairs: as in `read_all`.
 
     Raises:
         DataError: no row can be read.
     """
-    dataset = _Dataset(name, columns, labels or Labels())
+    dataset = _Dataset(name, columns, labels or Labels(), pairs=pairs)
     for number, raw in enumerate(rows, 1):
         dataset.add(f"{name}, row {number}", raw)
     if not dataset.rows:
@@ -199,6 +218,7 @@ class _Dataset:
     columns: ColumnNames
     labels: Labels = field(default_factory=Labels)
     where: Mapping[str, Cell] = field(default_factory=dict)
+    pairs: bool = False
     rows: list[GuardRow] = field(default_factory=list)
     bad_rows: list[BadRow] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
@@ -225,7 +245,14 @@ class _Dataset:
     def _row(self, raw: Mapping[str, Any], origin: str) -> GuardRow:
         category_column = self.columns.find("category", raw)
         other = {*self.labels.names(), *self.where, *filter(None, [category_column])}
-        conversation, read = _RawRow(raw, self.columns, other).conversation()
+        rejected: tuple[Message, ...] = ()
+        sides = _sides(raw, self.columns) if self.pairs else None
+        if sides is None:
+            conversation, read = _RawRow(raw, self.columns, other).conversation()
+        else:
+            names = Columns(prompt=self.columns.find("prompt", raw) or "prompt")
+            conversation, rejected = data.pair_of(raw, names)
+            read = (*sides, *(n for n in data.REQUEST_COLUMNS if n in raw), names.prompt)
         category = _category(raw.get(category_column or ""))
         if category and any(category == message.content.strip() for message in conversation):
             category = TEXT
@@ -234,7 +261,18 @@ class _Dataset:
         rest = [n for n in raw if n not in {*other, *read} and _is_unread(raw[n], conversation)]
         truth = truth_of(raw, self.labels)
         unread = tuple(printable(rest, raw))
-        return GuardRow(conversation, origin, self.name, category, truth, raw, unread)
+        return GuardRow(
+            conversation, origin, self.name, category, truth, raw, unread, rejected, sides
+        )
+
+
+def _sides(raw: Mapping[str, Any], columns: ColumnNames) -> tuple[str, str] | None:
+    """The columns of a pair's answers; None if the row is no pair, or an answer is named."""
+    chosen, rejected = (raw.get(name) for name in PAIR)
+    if columns.response != "response" or columns.text != "text" or chosen == rejected:
+        return None
+    answered = any(raw.get(name) for name in (columns.messages, "messages", "response"))
+    return PAIR if chosen and rejected and not answered else None
 
 
 def _is_unread(value: object, conversation: Sequence[Message]) -> bool:

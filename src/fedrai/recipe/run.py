@@ -9,13 +9,14 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedrai.recipe import defence as defences
-from fedrai.recipe import keys, lora, robust
+from fedrai.recipe import keys, lora, preference, robust
 from fedrai.recipe.aggregation import Aggregation, FedAvg, QFedAvg, Robust, Scaffold
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section
 from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.preference import Dpo, Method
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
@@ -107,8 +108,10 @@ class Data(Section):
 class Training(Section):
     """Local training on a client."""
 
-    added_keys = ("local_epochs",)
+    added_keys = ("local_epochs", "method", "dpo")
 
+    method: Method = "sft"
+    """`sft`: supervised fine-tuning on answers. `dpo`: preference tuning on pairs (sources with `rows = "pairs"`). `sft+dpo`: in each round both on every client, first on its answers and then on its pairs. See docs/algorithms.md."""
     local_steps: int = Field(10, ge=1)
     """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
     local_epochs: float = Field(0, ge=0, le=1000)
@@ -131,6 +134,14 @@ class Training(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
     """`torch.compile` the layers: faster after a start of about half a minute; needs a C++ compiler on CPUs."""
+    dpo: Dpo = Dpo()
+    """Settings of preference tuning."""
+
+    @property
+    def round_steps(self) -> int:
+        """Most optimiser steps of a client in a round, where `local_epochs` does not count."""
+        pairs = self.dpo.local_steps or self.local_steps
+        return {"sft": self.local_steps, "dpo": pairs}.get(self.method, self.local_steps + pairs)
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> Training:
@@ -239,7 +250,16 @@ class Recipe(Section):
         self._check_harm()
         self._check_attack()
         self._check_weights()
+        self._check_method()
         return self
+
+    def _check_method(self) -> None:
+        rule, files = getattr(self.aggregation, "algorithm", ""), self.data.partition.scheme
+        parts = preference.Surroundings(
+            self.data.sources, files == "files", rule, self.defence, self.vetting, self.attack
+        )
+        if problem := preference.problem(self.training.method, parts):
+            raise ValueError(problem)
 
     def _check_vetting(self) -> None:
         if self.vetting.action != "off" and self.federation.mode != "federated":

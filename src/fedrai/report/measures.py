@@ -30,6 +30,8 @@ HEADINGS = {
     BOTH_SIDES: "both sides",
     "hhh": "HHH",
     "hhh-normalised": "HHH by length",
+    "held-out-pairs": "held-out pairs",
+    "held-out-pairs-normalised": "held-out pairs by length",
     "mt-bench": "MT-Bench",
     "strongreject": "StrongREJECT",
     "rouge-l": "ROUGE-L",

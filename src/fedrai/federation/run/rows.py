@@ -7,6 +7,7 @@ clients with `partition.py`. Clients in one process get their rows here; a node 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,18 @@ from fedrai.federation.metrics import DATA_TOKENS
 from fedrai.federation.run.judging import judges_for, select_suites
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Data, Recipe, Source
-from fedrai.records import BadRow, Example, Message, Role, Tokens
+from fedrai.records import (
+    BadRow,
+    Example,
+    Message,
+    PreferencePair,
+    Role,
+    Tokens,
+    TrainingRow,
+)
+from fedrai.training.local import labels_of
+from fedrai.training.prefer import pair_problem
+from fedrai.training.prefer.tokens import pair_tokens
 from fedrai.training.sft import label_count
 
 POOLED = "pooled"  # the one client of a centralised run
@@ -205,22 +217,37 @@ def tokenized(
     lm: LanguageModel,
     examples: Sequence[Example],
     settings: Data,
-    tokens: dict[Example, Tokens],
+    tokens: dict[Example, TrainingRow],
 ) -> tuple[list[Example], list[BadRow]]:
     """The examples that fit the model, whose tokens are added to `tokens`, and the others."""
     bad: list[BadRow] = []
     for example in examples:
-        row = _tokens(lm, example, settings.max_length)
-        if isinstance(row, Tokens):
-            tokens[example] = row
-        else:
+        row = row_of(lm, example, settings.max_length)
+        if isinstance(row, BadRow):
             bad.append(row)
+        else:
+            tokens[example] = row
     if bad and settings.on_bad_rows == "stop":
         raise DataError(
             f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
             hint=f'{_hint_for(bad)}, fix the rows, or set data.on_bad_rows = "skip"',
         )
     return [example for example in examples if example in tokens], bad
+
+
+def row_of(lm: LanguageModel, example: Example, max_length: int) -> TrainingRow | BadRow:
+    """An example as the model trains on it, or why it cannot."""
+    return _pair(lm, example, max_length) if example.rejected else _tokens(lm, example, max_length)
+
+
+def _pair(lm: LanguageModel, example: Example, max_length: int) -> PreferencePair | BadRow:
+    sides, shared = (example.messages, example.rejected), example.shared_turns
+    try:
+        pair = pair_tokens(lm.chat, *sides, shared, max_length)
+    except ModelError as error:
+        return BadRow(example.origin, _system_problem(lm, example) or error.message)
+    problem = pair_problem(pair)
+    return BadRow(example.origin, PAIR_PROBLEMS[problem].format(max_length)) if problem else pair
 
 
 def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | BadRow:
@@ -234,6 +261,12 @@ def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | Ba
 
 
 NO_ANSWER = "no answer within the first"
+ALIKE = "the two answers are the same within the first"
+PAIR_PROBLEMS = {
+    "cut": f"{NO_ANSWER} {{}} tokens",
+    "alike": f"{ALIKE} {{}} tokens",
+    "prompt": "the tokenizer joins the request and an answer",
+}
 NO_SYSTEM = "the model's chat template has no system turn"
 
 
@@ -257,7 +290,7 @@ def _hint_for(bad: Sequence[BadRow]) -> str:
     """A hint with the key that solves the most common problem."""
     problems = Counter(row.problem for row in bad)
     problem = problems.most_common(1)[0][0]
-    if problem.startswith(NO_ANSWER):
+    if problem.startswith((NO_ANSWER, ALIKE)):
         return "raise data.max_length"
     if problem == NO_SYSTEM:
         return 'set data.sources.system_turns = "prepend" (into the request) or "drop"'
@@ -288,6 +321,8 @@ def questions_for(
     held_out = loaded.examples
     tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
     on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
+    pairs, unusable = _held_out_pairs(recipe, lm)
+    on_bad(unusable)
     seed, selection = recipe.seed_for("suites"), select_suites(recipe, progress)
     return Questions(
         harmful=selection.harmful,
@@ -304,22 +339,39 @@ def questions_for(
         judges=judges_for(recipe, progress),
         clusters=selection.clusters,
         unavailable=selection.unavailable,
+        pairs=pairs,
     )
 
 
-def token_metrics(recipe: Recipe, rows: Sequence[Tokens]) -> dict[str, int]:
+def _held_out_pairs(recipe: Recipe, lm: LanguageModel) -> tuple[list[PreferencePair], list[BadRow]]:
+    """A seeded sample of the held-out pairs, and those that cannot be used."""
+    settings = recipe.evaluation
+    if settings.pair_source is None:
+        return [], []
+    loaded = data.load(settings.pair_source, "skip")
+    rows = [row_of(lm, example, recipe.data.max_length) for example in loaded.examples]
+    pairs = [row for row in rows if isinstance(row, PreferencePair)]
+    bad = [*loaded.bad_rows, *(row for row in rows if isinstance(row, BadRow))]
+    draw = random.Random(recipe.seed_for("held-out-pairs"))
+    chosen = draw.sample(range(len(pairs)), min(settings.pairs, len(pairs)))
+    return [pairs[number] for number in sorted(chosen)], bad
+
+
+def token_metrics(recipe: Recipe, rows: Sequence[TrainingRow]) -> dict[str, int]:
     """The number of label tokens of a client's rows, where the mean weighs by it; else empty."""
     needed = rows and "label-tokens" in recipe.needed_numbers
-    return {DATA_TOKENS: sum(map(label_count, rows))} if needed else {}
+    return {DATA_TOKENS: sum(map(labels_of, rows))} if needed else {}
 
 
-def rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
+def rows_fingerprint(rows: Mapping[str, Sequence[TrainingRow]]) -> str:
     """A hash of the data, checked when a run is resumed; stays in the run folder."""
     digest = hashlib.sha256()
     for name in sorted(rows):
         digest.update(f"{name} {len(rows[name])}\n".encode())
         for row in rows[name]:
-            digest.update(repr((row.ids, sum(row.mask))).encode())
+            parts = [row] if isinstance(row, Tokens) else [row.chosen, row.rejected]
+            for part in parts:
+                digest.update(repr((part.ids, sum(part.mask))).encode())
     return digest.hexdigest()
 
 
@@ -328,6 +380,8 @@ def questions_fingerprint(questions: Questions) -> str:
     held_out = rows_fingerprint({"held out": questions.held_out})
     prompts = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
     others = _other_questions(questions)
+    if questions.pairs:
+        others.append(rows_fingerprint({"held-out pairs": questions.pairs}))
     return hashlib.sha256(repr((prompts, held_out, *others)).encode()).hexdigest()
 
 
