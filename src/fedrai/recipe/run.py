@@ -45,7 +45,7 @@ class Adapter(Section):
     added_keys = ("ranks",)
 
     start: str = ""
-    """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Empty: a fresh one."""
+    """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Its rank may be lower than `rank` if alpha / rank is the same. Empty: a fresh one."""
     rank: keys.Rank = 16
     ranks: list[int] | dict[str, int] = []
     """Ranks that clients train where that is not `rank` for all: a list that is gone through in the order of the clients' names, again and again (`[8]`: 8 for all), or a table by name, in which `"*"` stands for all others. `rank` is that of the global adapter, and the scale is alpha / rank for all. Empty: all train `rank`."""
