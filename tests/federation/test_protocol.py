@@ -414,7 +414,7 @@ def test_an_array_that_lies_about_its_size_costs_nothing() -> None:
 def test_an_array_that_is_too_long_is_not_read() -> None:
     array = crafted(WHOLE + bytes(2**24))
     tracemalloc.start()
-    assert protocol._flat(array, 10) is Reason.WRONG_SHAPES
+    assert arrays._flat(array, 10, arrays.FLOAT32) is Reason.WRONG_SHAPES
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 

@@ -49,6 +49,7 @@ class NodeSite:
         counts: rows that were filtered or could not be used, as they are sent to the server.
         notes: the node's log.
         variates: folder of the node's control variates of the run; None: the rule has none.
+        residuals: folder of what its messages of the run lost; None: nothing is kept.
     """
 
     node: Node
@@ -58,6 +59,7 @@ class NodeSite:
     counts: Mapping[str, int]
     notes: NodeLog
     variates: Path | None = None
+    residuals: Path | None = None
 
     def name(self, context: Context) -> str:
         """The node's name, whatever Flower's context says."""
@@ -116,16 +118,19 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
         raise RefusedTaskError(Reason.TOO_MANY_STEPS)
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     counts |= token_metrics(settings, rows)
-    variates = _variates(folder / f"{node.name}.variates", offer.variates)
-    return NodeSite(node, settings, lm, rows, counts, log, variates)
+    variates, residuals = (
+        _state(folder / f"{node.name}.{kind}", run)
+        for kind, run in (("variates", offer.variates), ("residuals", offer.residuals))
+    )
+    return NodeSite(node, settings, lm, rows, counts, log, variates, residuals)
 
 
-def _variates(folder: Path, run: str) -> Path | None:
-    """The folder of the node's control variates of a run, the newest; of too many the oldest goes.
+def _state(folder: Path, run: str) -> Path | None:
+    """The folder of what the node keeps of a run, the newest; of too many the oldest goes.
 
     Args:
         folder: for all runs.
-        run: the offer's name for it; empty: its rule has no variates.
+        run: the offer's name for it; empty: it keeps nothing.
     """
     if not run:
         return None

@@ -47,6 +47,7 @@ def make_offer(recipe: Recipe, fingerprint: str, run: str = "") -> str:
         RecipeError: clients on other machines cannot run the recipe.
     """
     _check_separable(recipe)
+    name = hashlib.sha256(run.encode()).hexdigest()
     model = OfferedModel(
         fingerprint=fingerprint,
         **recipe.model.model_dump(exclude={"device"}),
@@ -60,7 +61,9 @@ def make_offer(recipe: Recipe, fingerprint: str, run: str = "") -> str:
         on_bad_rows=recipe.data.on_bad_rows,
         proximal_mu=getattr(recipe.aggregation, "proximal_mu", 0.0),
         needs=recipe.needed_numbers,
-        variates=hashlib.sha256(run.encode()).hexdigest() if recipe.has_variates else "",
+        variates=name if recipe.has_variates else "",
+        messages=recipe.messages,
+        residuals=name if recipe.messages.has_residuals else "",
         model=model,
         training=recipe.training,
         filter=recipe.filter,
@@ -167,6 +170,7 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
         Reason.JUDGE_REFUSED: filters and bool(policy.judge) and filter_.judge not in policy.judge,
         Reason.THRESHOLD_REFUSED: filters and _surely_higher(filter_.threshold, policy),
         Reason.NUMBERS_REFUSED: not set(offer.needs) <= set(policy.send),
+        Reason.MESSAGES_REFUSED: policy.messages == "float32" and offer.messages.is_lossy,
         Reason.OTHER_ROWS: not kinds & set(KINDS[training.method]),
     }
 
@@ -255,6 +259,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
                 "on_bad_rows": offer.on_bad_rows,
             },
             "filter": offer.filter.model_dump(),
+            "messages": offer.messages.model_dump(),
             "training": offer.training.model_dump() | {"method": method},
             "federation": {"clients": 1, "rounds": offer.rounds, "weights": weights},
             "aggregation": {"algorithm": algorithm}

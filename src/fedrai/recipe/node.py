@@ -56,6 +56,8 @@ class NodePolicy(Section):
     """Largest `data.max_length`, in tokens; 0: no limit."""
     max_rounds: int = Field(0, ge=0)
     """Largest `federation.rounds`; 0: no limit."""
+    messages: Literal["any", "float32"] = "any"
+    """Adapters' numbers on their way: `float32` refuses recipes whose `[messages]` lose some of them."""
     send: list[Sendable] = [name for name in get_args(Sendable) if name != "update-norm"]
     """Numbers that are sent to the server beside the adapter and the number of rows, which the mean needs."""
 

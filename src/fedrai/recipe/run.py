@@ -9,13 +9,15 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedrai.recipe import defence as defences
-from fedrai.recipe import keys, lora, preference, robust
+from fedrai.recipe import keys, lora, messages, preference, robust
 from fedrai.recipe.aggregation import Aggregation, FedAvg, QFedAvg, Robust, Scaffold
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section
 from fedrai.recipe.defence import Defence
+from fedrai.recipe.defence_methods import REFITTED
 from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.messages import Messages
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
@@ -24,7 +26,7 @@ from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
-AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack")
+AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack", "messages")
 """Further sections that leave the local training of an honest client alone."""
 
 
@@ -153,7 +155,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack", "vetting")
+    added_keys = ("defence", "attack", "vetting", "messages")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -174,6 +176,8 @@ class Recipe(Section):
     """Clients and rounds."""
     aggregation: Aggregation = FedAvg()
     """How updates become the next global adapter."""
+    messages: Messages = Messages()
+    """How adapters are written on their way between server and clients."""
     vetting: Vetting = Vetting()
     """The server's look at every update before it is aggregated."""
     defence: Defence = Defence()
@@ -328,6 +332,12 @@ class Recipe(Section):
 
     def _check_lora(self) -> None:
         rule, adapter = self.aggregation, self.adapter
+        refitted = next((n for n in self.defence.methods if n in REFITTED), "")
+        if problem := messages.problem(
+            self.messages, self.federation.mode, getattr(rule, "lora", "plain"),
+            bool(adapter.ranks), refitted,
+        ):  # fmt: skip
+            raise ValueError(problem)
         if problem := lora.problem(
             getattr(rule, "lora", "plain"), getattr(rule, "algorithm", ""), adapter.ranks,
             adapter.rank, self.federation.mode, self.defence, self.vetting.action != "off",
