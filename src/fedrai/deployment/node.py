@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from fedrai import recipe
 from fedrai.deployment.node_log import NodeLog
+from fedrai.deployment.node_privacy import protection
 from fedrai.deployment.node_site import load
 from fedrai.federation import client, protocol
 from fedrai.federation.client import respond
@@ -93,6 +94,7 @@ class NodeApp:
                 settings_for,
                 site.settings.federation.rounds,
                 variates=None if folder is None else lambda _client: folder,
+                protect=protection(site, self._folder),
             )
             self._ready = (document, app)
         return self._ready[1]

@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
 from fedrai.federation import protocol
 from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.privacy.on_client import Protect
 from fedrai.federation.protocol import Reason
 from fedrai.federation.variates import OwnVariate, of_task
 from fedrai.model import AdapterState, LanguageModel
@@ -74,6 +75,7 @@ def build_app(
     training: Train | None = None,
     act: Act | None = None,
     variates: Callable[[str], Path] | None = None,
+    protect: Protect | None = None,
 ) -> ClientApp:
     """The ClientApp of a site.
 
@@ -84,9 +86,10 @@ def build_app(
         training: carries out a local training; None: `training.sft.train`.
         act: replies of malicious clients, for experiments; None: all clients are honest.
         variates: the folder of a client's control variates; None: the rule has none.
+        protect: adds noise to an update and withholds numbers; None: all is sent as it is.
     """
     app = ClientApp()
-    handler = _Handler(site, settings_for, rounds, training or train, act, variates)
+    handler = _Handler(site, settings_for, rounds, training or train, act, variates, protect)
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
@@ -136,6 +139,7 @@ class _Handler:
     training: Train
     act: Act | None
     variates: Callable[[str], Path] | None
+    protect: Protect | None
 
     def reply(self, client: str, message: Message) -> RecordDict:
         """The content of a client's reply."""
@@ -151,7 +155,10 @@ class _Handler:
         adapter, numbers = reply or self._train(client, task, own, rows, seed)
         if own is not None:
             own.keep(adapter, self._settings(task, int(numbers[WEIGHT])).rate_sum)
-        return protocol.pack_update(task.part.sent(adapter), {**numbers, **site.row_counts(client)})
+        numbers = {**numbers, **site.row_counts(client)}
+        if self.protect is not None and reply is None:  # a malicious client sends what it likes
+            adapter, numbers = self.protect(client, task, adapter, numbers)
+        return protocol.pack_update(task.part.sent(adapter), numbers)
 
     def _train(
         self,

@@ -29,6 +29,8 @@ class Reason(StrEnum):
     ROWS_TOO_LONG = "rows-too-long"
     NUMBERS_REFUSED = "numbers-not-sent"
     VARIATE_LOST = "control-variate-lost"
+    PRIVACY_REFUSED = "privacy-not-enough"
+    PRIVACY_SPENT = "privacy-budget-spent"
 
     NO_REPLY = "no-reply-in-time"
     UNREADABLE = "reply-not-readable"

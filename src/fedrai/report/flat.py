@@ -51,7 +51,8 @@ def rounds(run: RunRecord) -> list[Row]:
             "loss_first": one.loss_first,
             "loss_last": one.loss_last,
             "aggregation_error": one.aggregation_error,
-            "updates": len(one.update_norms),
+            "epsilon": one.privacy.epsilon if one.privacy else None,
+            "updates": len(one.clients) or len(one.update_norms),
             "set_aside": len(one.set_aside),
             "aligned": one.alignment is not None and one.alignment.ran,
         }

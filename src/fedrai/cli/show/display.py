@@ -145,6 +145,13 @@ class Display(Live, Observer):
         if of_change >= VISIBLE_ERROR:
             self.print_line(f"  aggregation: {error_text(of_change)}")
 
+    def _on_privacy_accounted(
+        self, epsilon: float, delta: float, releases: int, secret: bool, **_: Any
+    ) -> None:
+        kind = "" if secret else " (noise from the seed: an experiment)"
+        self.print_line(f"  privacy: epsilon {epsilon:.3g}, delta {delta:g} after {releases}"
+                        f" {'round' if releases == 1 else 'rounds'} of one client{kind}")  # fmt: skip
+
     def _on_weight_capped(self, client: str, counted: float, **fields: Any) -> None:
         unit = "tokens" if "tokens" in fields else "rows"
         self.print_line(

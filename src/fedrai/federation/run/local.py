@@ -19,7 +19,7 @@ from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
-from fedrai.federation.run import defending, kept_trainings, preparation, rounds
+from fedrai.federation.run import defending, kept_trainings, preparation, private, rounds
 from fedrai.federation.run.attacking import malicious_of
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
@@ -143,6 +143,7 @@ def client_app(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> C
         _training(prepared, run),
         prepared.malicious,
         run.variates if prepared.recipe.has_variates else None,
+        private.protection(prepared, run),
     )
 
 

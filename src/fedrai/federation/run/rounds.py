@@ -11,7 +11,7 @@ from fedrai import assets, model
 from fedrai.federation import aggregation, server
 from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.clients import Clients
-from fedrai.federation.run import aligning, defending, preparation
+from fedrai.federation.run import aligning, defending, preparation, private
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.sharing import Siblings
@@ -92,6 +92,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             defend=defending.defender(_with_exclusions(prepared, run), run, emit),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
             earlier=Siblings(prepared, run, plan) if prepared.siblings else None,
+            privacy=private.guarantee(prepared, run),
         ),
     )
 

@@ -5,6 +5,7 @@
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     vetting.py       the vetting in it -> `VettingRecord`
     attack.py        the attack in run.json -> `AttackRecord`
+    privacy.py       the noise in it, and its cost -> `PrivacyRecord`
     defence.py       what defences did in a round -> `DefenceRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
@@ -19,6 +20,7 @@ from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
+from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
@@ -37,6 +39,7 @@ __all__ = [
     "MiningRecord",
     "OutsideRecord",
     "OutsideSet",
+    "PrivacyRecord",
     "ProbeRecord",
     "RoundRecord",
     "RunRecord",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
 from fedrai.runs.record.defence import DefenceRecord
+from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.values import (
     Json,
     as_costs,
@@ -154,6 +155,7 @@ class RoundRecord:
             as a part of the mean change; None: not recorded, or not what the algorithm computes.
         vetting: None if the recipe has none.
         defences: what each defence on the server did.
+        privacy: the guarantee after it; None: the run has no noise.
     """
 
     number: int
@@ -168,6 +170,7 @@ class RoundRecord:
     aggregation_error: float | None = None
     vetting: VettingRecord | None = None
     defences: tuple[DefenceRecord, ...] = ()
+    privacy: PrivacyRecord | None = None
 
     @property
     def shared_seconds(self) -> float:
@@ -200,6 +203,7 @@ class RoundRecord:
             as_number(part(body, "aggregation_error").get("of_change")),
             VettingRecord.from_json(part(body, "vetting")),
             DefenceRecord.all_of(body),
+            PrivacyRecord.from_json(part(body, "privacy")),
         )
 
 
