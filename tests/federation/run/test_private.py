@@ -90,9 +90,7 @@ def test_a_killed_run_resumes_to_the_same_bits_and_counts_them_once(
 
 
 @pytest.mark.parametrize("name", ["server", "client"])
-def test_a_round_records_the_cost_so_far(
-    name: str, folder: Path, results: dict[str, Any]
-) -> None:
+def test_a_round_records_the_cost_so_far(name: str, folder: Path, results: dict[str, Any]) -> None:
     for number in (1, 2, 3):
         made = body(folder / name, number)["privacy"]
         most = asked_most(number)
@@ -133,7 +131,9 @@ def test_noise_falls_on_what_is_trained(folder: Path, results: dict[str, Any]) -
         assert torch.equal(first[name], last[name]) == (factor_of(name) == "A")
         changes.append((last[name] - first[name]).flatten() * (factor_of(name) == "B"))
     moved = torch.cat([part for part in changes if part.any()])
-    assert float(moved.std()) == pytest.approx(body(folder / "ffa", 2)["privacy"]["deviation"], rel=0.1)
+    assert float(moved.std()) == pytest.approx(
+        body(folder / "ffa", 2)["privacy"]["deviation"], rel=0.1
+    )
 
 
 def test_noise_is_found_for_an_epsilon(folder: Path, results: dict[str, Any]) -> None:
@@ -143,9 +143,7 @@ def test_noise_is_found_for_an_epsilon(folder: Path, results: dict[str, Any]) ->
     assert made["noise_multiplier"] != 2.0
 
 
-def test_a_run_stops_before_its_budget_is_exceeded(
-    folder: Path, results: dict[str, Any]
-) -> None:
+def test_a_run_stops_before_its_budget_is_exceeded(folder: Path, results: dict[str, Any]) -> None:
     """One round of a client costs 4.4 and two 6.6; client-03 is in both of the first two."""
     assert [asked_most(n) for n in (1, 2, 3)] == [1, 2, 2]
     assert results["spent"]["code"] != 0

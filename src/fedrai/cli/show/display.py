@@ -149,8 +149,8 @@ class Display(Live, Observer):
         self, epsilon: float, delta: float, releases: int, secret: bool, **_: Any
     ) -> None:
         kind = "" if secret else " (noise from the seed: an experiment)"
-        self.print_line(f"  privacy: epsilon {epsilon:.3g}, delta {delta:g} after {releases}"
-                        f" {'round' if releases == 1 else 'rounds'} of one client{kind}")  # fmt: skip
+        after = f"{releases} round{'s' * (releases != 1)} of one client{kind}"
+        self.print_line(f"  privacy: epsilon {epsilon:.3g}, delta {delta:g} after {after}")
 
     def _on_weight_capped(self, client: str, counted: float, **fields: Any) -> None:
         unit = "tokens" if "tokens" in fields else "rows"

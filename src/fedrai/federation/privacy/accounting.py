@@ -6,7 +6,7 @@ every set S of what may be published (all rounds' models), P(S) <= e^epsilon P'(
 
 **Sensitivity.** A round publishes sum_i c_i + z C N(0, I), where |c_i| <= C is client i's clipped
 change. If client i's data is replaced, c_i moves from one point of a ball of radius C to another,
-by 2 C at most. The Gaussian mechanism's noise multiplier, deviation / sensitivity, is therefore z / 2.
+by 2 C at most. The mechanism's own noise multiplier, deviation / sensitivity, is therefore z / 2.
 (With "zero out", where a client's data is replaced by none, it would be z; that is what figures of
 federated learning often state, and it makes epsilon about half as large.) A client that was asked
 and sent nothing counts as c_i = 0, which lies in the ball: the sum's guarantee holds whether or not

@@ -1,6 +1,7 @@
 """The figures for a tracker: finite numbers by name, from the files of a run folder.
 
-Names: `loss/last`, `aggregation/error`, `privacy/epsilon`, `clients/usable`, `client/NAME/loss_last`,
+Names: `loss/last`, `aggregation/error`, `privacy/epsilon`, `clients/usable`,
+`client/NAME/loss_last`,
 `cost/PHASE/seconds`, `constitution/steps`, `filter/unsafe`, `filter/category/NAME`,
 `evaluation/safe` with `_low`, `_high` (95 % interval), `_scored` and `_unscored`,
 `evaluation/held_out_loss`. The step is the
