@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
 
-from driver import fill_cache, outcome, run_cases, write_recipe
+from driver import fill_cache, outcome, run_cases, write_recipe, write_rows
 
 # isort: split
 from fedrai.federation.privacy.accounting import epsilon_of
@@ -48,6 +48,8 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
     """Whole, killed and resumed runs, in one process that forks."""
     cache = fill_cache(folder / "cache")
     text = write_recipe(folder / "data", tiny_model).read_text()
+    text = text.replace("max_length = 96\n", "max_length = 96\nrows_per_client = 8\n")
+    write_rows(folder / "data/rows.jsonl", 60)
     for key, value in LEAN.items():
         text = text.replace(f"\n{key}\n", f"\n{value}\n")
     cases: list[dict[str, Any]] = []
@@ -60,6 +62,10 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
             killed = f"{name}-killed"
             cases.append({"name": killed, "argv": ["run", file, "--out", killed], "at": KILL})
             cases.append({"name": f"{name}-resumed", "argv": ["run", "--resume", killed]})
+    check = ["privacy", "check", "server"]
+    files = ["--members", folder / "data/rows.jsonl", "--others", folder / "data/held_out.jsonl"]
+    cases.append({"name": "check", "argv": check})
+    cases.append({"name": "too-few", "argv": [*check, *files, "--json"]})
     return run_cases(cases, tiny_model, folder, cache)
 
 
@@ -152,7 +158,26 @@ def test_a_run_stops_before_its_budget_is_exceeded(folder: Path, results: dict[s
     assert RunFolder(folder / "spent").evaluations() == [0, 1]
 
 
+def test_membership_is_checked_on_the_runs_own_rows(folder: Path, results: dict[str, Any]) -> None:
+    """3 x 8 of 60 rows went to clients; as many of the other 36 are drawn. No text is shown."""
+    assert results["check"]["code"] == 0, results["check"]["err"]
+    assert "24 rows that were trained on, 24 others" in results["check"]["out"]
+    (check,) = read(RunFolder(folder / "server")).membership
+    assert (check.number, check.own_rows, check.members, check.others) == (3, True, 24, 24)
+    for figures in (check.auroc, check.found):
+        assert set(figures) == {"loss", "ratio"}
+        assert all(0 <= low <= value <= high <= 1 for value, low, high in figures.values())
+    stored = (folder / "server/membership/0003.json").read_text()
+    assert "item" not in stored + results["check"]["out"] + results["check"]["err"]
+
+
+def test_a_membership_check_needs_rows(folder: Path, results: dict[str, Any]) -> None:
+    assert results["too-few"]["code"] != 0
+    assert "got 60 that were trained on and 6 others" in results["too-few"]["err"]
+
+
 def test_the_report_shows_the_cost(folder: Path, results: dict[str, Any]) -> None:
     page = build([folder / "server"], folder / "report.html").read_text()
     assert "Privacy by round" in page
     assert "it protects nobody" in page
+    assert "Membership inference: server" in page

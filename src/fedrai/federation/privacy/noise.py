@@ -11,6 +11,8 @@ which adds less than 2^-53 a number to delta.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -49,12 +51,10 @@ class Gaussian:
         first, second = self._uniform(2 * pairs * count).reshape(2, pairs, count)
         radius = np.sqrt(-2 * np.log1p(-first))  # of 1 - u in (0, 1]
         angle = 2 * np.pi * second
-        total: Doubles = (radius * np.cos(angle) + radius * np.sin(angle)).sum(axis=0)
-        total /= np.sqrt(TERMS)
-        return total
+        terms = radius * np.cos(angle) + radius * np.sin(angle)
+        return np.asarray(terms.sum(axis=0) / math.sqrt(TERMS), np.float64)
 
     def _uniform(self, count: int) -> Doubles:
         """Multiples of 2^-53 in [0, 1)."""
         words = np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
-        uniform: Doubles = (words >> np.uint64(11)) * 2.0**-53
-        return uniform
+        return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)

@@ -6,6 +6,7 @@
     vetting.py       the vetting in it -> `VettingRecord`
     attack.py        the attack in run.json -> `AttackRecord`
     privacy.py       the noise in it, and its cost -> `PrivacyRecord`
+    membership.py    membership/NNNN.json -> `MembershipRecord`
     defence.py       what defences did in a round -> `DefenceRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
@@ -19,6 +20,7 @@ error.
 from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
+from fedrai.runs.record.membership import MembershipRecord
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
 from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
@@ -36,6 +38,7 @@ __all__ = [
     "EvaluationRecord",
     "FilterCounts",
     "MacroRate",
+    "MembershipRecord",
     "MiningRecord",
     "OutsideRecord",
     "OutsideSet",

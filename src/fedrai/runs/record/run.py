@@ -15,6 +15,7 @@ from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.folder import RunFolder
 from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.evaluations import EvaluationRecord
+from fedrai.runs.record.membership import MembershipRecord, read_checks
 from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.rounds import AlignmentRecord, RoundRecord
 from fedrai.runs.record.screening import ScreeningRecord, read_screening
@@ -113,6 +114,7 @@ class RunRecord:
         costs: costs by phase.
         provenance: origin of the result: hashes, versions, machine.
         attack: malicious clients of an experiment; None: there are none.
+        membership: membership checks of its models, by round.
     """
 
     path: Path
@@ -146,6 +148,7 @@ class RunRecord:
     costs: Mapping[str, Cost]
     provenance: Mapping[str, str]
     attack: AttackRecord | None = None
+    membership: tuple[MembershipRecord, ...] = ()
 
     @property
     def arm(self) -> str:
@@ -238,6 +241,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         costs=costs,
         provenance=_provenance(info, settings),
         attack=AttackRecord.of(info),
+        membership=read_checks(folder),
     )
 
 
