@@ -1,5 +1,6 @@
 """What the tests share: a tiny random model, one thread, no network."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,12 @@ settings.load_profile("fedrai")
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_is_not_collected() -> None:
+    """Flower collects garbage with every adapter it converts, a second over all imports."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Frozen records that cross a boundary between stages.
 
-`Message`, `Example` and `Tokens` contain a client's text or token ids and stay on the client.
-`TrainingStep` and `TrainResult` contain numbers only.
+`Message`, `Example`, `Tokens` and `PreferencePair` contain a client's text or token ids and stay on
+the client. `TrainingStep` and `TrainResult` contain numbers only.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Example:
         harmful: whether the *source* is declared harmful. Used in experiments for partitions and
             counts, never by training.
         source: label of its source in the recipe, for partitions and counts; safe to print.
+        rejected: of a preference pair, the same conversation with the answer that is not preferred;
+            `messages` then end with the preferred one. Empty: the row is no pair.
     """
 
     messages: tuple[Message, ...]
@@ -50,6 +52,14 @@ class Example:
     label: str = ""
     harmful: bool = False
     source: str = ""
+    rejected: tuple[Message, ...] = ()
+
+    @property
+    def shared_turns(self) -> int:
+        """Of a pair: the number of turns that both conversations begin with."""
+        pairs = enumerate(zip(self.messages, self.rejected, strict=False))
+        short = min(len(self.messages), len(self.rejected))
+        return next((n for n, (one, other) in pairs if one != other), short)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,23 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two answers to one prompt, each tokenized with it; the masks mark the answers.
+
+    Attributes:
+        chosen: the prompt and the answer that is preferred.
+        rejected: the same prompt and the other answer.
+    """
+
+    chosen: Tokens
+    rejected: Tokens
+
+
+TrainingRow = Tokens | PreferencePair
+"""A tokenized row of a client: a conversation to learn from, or two answers to compare."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStep:
     """One optimiser step of local training, reported while it runs."""
 
@@ -138,6 +165,7 @@ class TrainResult:
         label_tokens: tokens that counted in the loss.
         operations: floating-point operations as `costs.training_operations` counts them.
         seconds: wall time of the loop.
+        preference: figures of the preference tuning; None: there were no pairs.
     """
 
     losses: Sequence[float]
@@ -145,3 +173,22 @@ class TrainResult:
     label_tokens: int
     operations: float
     seconds: float
+    preference: PreferenceResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceResult:
+    """The result of a preference tuning.
+
+    Margin and accuracy are means over the second half of the steps: in the first step, policy and
+    reference are often the same, and neither means anything.
+
+    Attributes:
+        losses: mean loss of the pairs of each step.
+        margin: mean of beta times the log-ratio of policy to reference, chosen minus rejected.
+        accuracy: share of pairs with a margin above 0.
+    """
+
+    losses: Sequence[float]
+    margin: float
+    accuracy: float

@@ -300,11 +300,27 @@ def test_text_that_is_not_judged_is_named(call, tmp_path):
     done = call("scan", "r.jsonl", "--guard", "words", "--json")
     assert "text that is not judged: target (1 row), column 4 (1 row); name what is" in done.err
     assert json.loads(done.out)["not_judged"] == {"target": 1, "column 4": 1}
-    two = row | {"chosen": "bad", "rejected": "odd", "response": ""}
+    two = row | {"output": "bad", "completion": "odd", "response": ""}
     (tmp_path / "two.jsonl").write_text(json.dumps(two))
     done = call("scan", "two.jsonl", "--guard", "words")
     assert done.code == 2
-    assert "the columns chosen, rejected hold answers" in done.err
+    assert "the columns output, completion hold answers" in done.err
+
+
+def test_a_scan_of_a_preference_file_counts_both_answers(call, tmp_path):
+    sides = [("bad", "ok"), ("ok", "bad"), ("bad", "bad 2"), ("ok", "ok 2")]
+    rows = [{"prompt": f"ok {n}", "chosen": c, "rejected": r} for n, (c, r) in enumerate(sides)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call("scan", "p.jsonl", "--guard", "words", "--out", "q.jsonl", "--mode", "swap")
+    assert "2 of 4 rows are unsafe" in done.out
+    assert "preference pairs: 2 of 4 chosen answers are unsafe" in done.out
+    assert "2 of 4 rejected answers are unsafe" in done.out
+    assert "both in 1; 1 could be swapped" in done.out
+    assert "copy: q.jsonl (3 rows, 1 dropped, 1 swapped)" in done.out
+    kept = [json.loads(line) for line in Path("q.jsonl").read_text().splitlines()]
+    assert [(row["chosen"], row["rejected"]) for row in kept] == [
+        ("ok", "bad"), ("ok", "bad"), ("ok", "ok 2")
+    ]  # fmt: skip
 
 
 def test_a_scan_as_json_and_its_copy(call, data):

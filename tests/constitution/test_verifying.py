@@ -177,9 +177,9 @@ HOSTILE = ["x " * 500_000, "\x00" * 10**6, "🏔️" * 5000, "." * 20_000, "1. "
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_texts_never_pass_and_cost_little(text):
-    start = time.monotonic()
+    start = time.process_time()
     assert readable(text, RevisionContext("x " * 500_000)).outcome is not Outcome.KEPT
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @given(st.text(), st.text(), st.booleans())

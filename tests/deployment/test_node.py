@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from flwr.app import Context, Message, Metadata, MetricRecord, RecordDict
 
 from driver import write_rows
 from fedrai.deployment.node import NodeApp, sendable
-from fedrai.deployment.node_site import KEPT_RUNS
+from fedrai.deployment.node_site import KEPT_RUNS, load
 from fedrai.deployment.offer import make_offer
 from fedrai.deployment.setup.certificates import make_node_key
 from fedrai.deployment.worker import reply_of
@@ -23,12 +24,15 @@ from fedrai.federation import protocol
 from fedrai.federation.flower_internals import set_task_identity
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.run import preparation
+from fedrai.federation.run.pair_tuning import pair_settings
 from fedrai.federation.run.proof import proves
 from fedrai.model import LanguageModel
 from fedrai.model.parts import Part
 from fedrai.recipe.sections import Node, Recipe
+from fedrai.training.local import train
 
 CANARY = "canary-5Q2"
+ENDS = ("loss-first", "loss-last", "loss-mean")
 NODE = """\
 name = "clinic"
 device = "cpu"
@@ -95,6 +99,50 @@ def test_it_trains_and_loads_once(node: NodeApp, tiny: LanguageModel, loads: lis
     assert loads == ["tiny"]
     asked(node, protocol.pack_task(3, start, document(tiny.fingerprint, seed=9)))
     assert loads == ["tiny", "tiny"]
+
+
+def test_a_node_trains_on_its_pairs_as_a_client_in_one_process_does(
+    tmp_path: Path, tiny: LanguageModel, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit; and it refuses a recipe for rows that it does not have."""
+    monkeypatch.setenv("FEDRAI_CACHE", str(tmp_path / "cache"))
+    set_task_identity(1, 1, 7)
+    rows = [{"prompt": f"q{n}", "chosen": "yes" * n, "rejected": "no"} for n in range(1, 5)]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", 6)
+    votes = '{path = "votes.jsonl", rows = "pairs"}'
+    (tmp_path / "node.toml").write_text(NODE.replace('{path = "rows.jsonl"}', votes))
+    start, node = tiny.fresh_adapter(1), NodeApp(tmp_path / "node.toml")
+    pairs = {"path": str(tmp_path / "votes.jsonl"), "rows": "pairs"}
+    tuning = {"method": "dpo", "local_steps": 2, "batch_size": 2}
+    given = {"data": {"sources": [pairs], "max_length": 96}, "training": tuning}
+    content = protocol.pack_task(1, start, document(tiny.fingerprint, **given))
+    found = protocol.read_reply(asked(node, content), protocol.shapes_of(start))
+    assert isinstance(found, Update)
+    assert (found.metrics["pairs"], found.metrics["steps"]) == (4.0, 2.0)
+
+    alone = Recipe.model_validate(
+        {"model": {"base": "tiny", "dtype": "float32"}, "adapter": {"rank": 4},
+         "federation": {"rounds": 3}, **given}
+    )  # fmt: skip
+    tokens = NodeApp(tmp_path / "node.toml")  # the same rows
+    site = load(document(tiny.fingerprint, **given), tokens.node, tmp_path, tokens._log)
+    settings = replace(
+        preparation.sft_settings(alone, 0), steps=0, pairs=pair_settings(alone, None, 4)
+    )
+    expected, _ = train(
+        tiny, start, site.tokens, settings, seed=alone.seed_for("training", 1, "clinic")
+    )
+    assert all(torch.equal(found.adapter[name], expected[name]) for name in expected)
+
+    plain = protocol.pack_task(1, start, document(tiny.fingerprint))
+    assert reason(asked(node, plain)) == "no-rows-of-this-kind"
+    both = f'{{path = "rows.jsonl"}}, {votes}'
+    (tmp_path / "node.toml").write_text(NODE.replace('{path = "rows.jsonl"}', both))
+    reply = asked(NodeApp(tmp_path / "node.toml"), plain)
+    update = protocol.read_reply(reply, protocol.shapes_of(start))
+    assert isinstance(update, Update)
+    assert update.metrics["num-examples"] == 6.0  # its answers alone
 
 
 def test_members_can_compare_what_they_were_sent(
@@ -404,7 +452,9 @@ def test_what_is_sent_can_be_named_and_all_of_it_has_a_name() -> None:
 
     assert sent() == protocol.METRIC_NAMES
     assert sent(send=[]) == {"num-examples"}
-    assert sent(send=["losses"]) == {"num-examples", "loss-first", "loss-last", "loss-mean"}
+    ends = {f"{kind}{end}" for kind in ("", "preference-") for end in ENDS}
+    rewards = {"pairs", "reward-margin", "reward-accuracy"}
+    assert sent(send=["losses"]) == {"num-examples", *ends, *rewards}
     assert sent(send=["filter-counts"]) == {"num-examples"} | {
         name for name in protocol.METRIC_NAMES if name.startswith("filter-")
     }

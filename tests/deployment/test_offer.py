@@ -54,6 +54,25 @@ def offer(**changes: Any) -> Offer:
     return read_offer(make_offer(recipe(**changes), "f" * 8))
 
 
+def test_the_start_as_reference_is_not_in_an_offer() -> None:
+    """That of a fresh adapter is the base model, which every node has."""
+    pairs = {"sources": [{"path": "p.jsonl", "rows": "pairs"}]}
+    tuning = {"method": "dpo", "dpo": {"reference": "start"}}
+    assert offer(data=pairs, training=tuning).training.dpo.reference == "start"
+    with pytest.raises(RecipeError, match="which an offer does not hold"):
+        offer(data=pairs, training=tuning, adapter={"start": "fedrai:aligned"})
+
+
+@pytest.mark.parametrize(("most", "refused"), [(6, True), (7, False)])
+def test_the_steps_of_both_trainings_count_together(most: int, refused: bool) -> None:
+    both = {"sources": [{"path": "a.jsonl"}, {"path": "p.jsonl", "rows": "pairs"}]}
+    asked = offer(data=both, training={"method": "sft+dpo", "dpo": {"local_steps": 2}})
+    owner = node({"filter": "any", "max_local_steps": most}, data=both)
+    assert refusal(asked, owner) is (Reason.TOO_MANY_STEPS if refused else None)
+    settings = recipe_for(asked, node(data=both | {"sources": both["sources"][1:]}), Path())
+    assert settings.training.method == "dpo"  # what it has rows for
+
+
 def refusal(asked: Offer, owner: Node) -> Reason | None:
     try:
         check_offer(asked, owner)

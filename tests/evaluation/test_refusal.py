@@ -191,6 +191,6 @@ def test_what_follows_two_sentences_does_not_matter(answer, rest):
     "piece", ["right ", "everyone ", "i ", '"', "illegal and ", "i can't ", "a:"]
 )
 def test_long_text_costs_little(piece):
-    started = time.perf_counter()
+    started = time.process_time()
     judge("Well then " + piece * 50_000)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

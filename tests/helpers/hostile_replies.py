@@ -40,11 +40,17 @@ NUMBERS = (
 )  # fmt: skip
 
 
+def _holds(name: str, number: float) -> bool:
+    return math.isfinite(number) and RANGES[name].holds(number)
+
+
 def spoilt_metrics(rng: random.Random) -> MetricRecord:
     metrics: dict[str, Any] = dict(METRICS)
     kind = rng.randrange(4)
     if kind == 0:
-        metrics[rng.choice(sorted(RANGES))] = rng.choice(NUMBERS)
+        number = rng.choice(NUMBERS)  # of a loss of pairs, -1 is no attack
+        hostile = [n for n in sorted(RANGES) if isinstance(number, list) or not _holds(n, number)]
+        metrics[rng.choice(hostile)] = number
     elif kind == 1:
         metrics["".join(rng.choices("abc-/\u0000\n", k=rng.randrange(9)))] = 1.0
     elif kind == 2:

@@ -117,6 +117,24 @@ def test_a_config_that_does_not_fit(
     assert error.value.hint.startswith(hint)
 
 
+def test_a_start_of_fewer_ranks_keeps_its_product(
+    folder: Path, tiny_model: Path, whole: AdapterState
+) -> None:
+    """Rules that add up products need ranks above those of the start (`adapter.ranks`)."""
+    wide = load(str(tiny_model), Lora(rank=6, alpha=48), LoadOptions(dtype="float32"))
+    start = read_start_adapter(str(folder / "aligned"), wide)  # rank 4, alpha 32
+    assert digest_of(start) == digest_of(read_start_adapter(str(folder / "aligned"), wide))
+    for layer in {name.rsplit(".lora_", 1)[0] for name in whole}:
+        first, second = start[f"{layer}.lora_A.weight"], start[f"{layer}.lora_B.weight"]
+        torch.testing.assert_close(
+            second @ first, whole[f"{layer}.lora_B.weight"] @ whole[f"{layer}.lora_A.weight"]
+        )
+        assert first[4:].abs().min() > 0  # a row of zeros could learn nothing
+    other = load(str(tiny_model), Lora(rank=6, alpha=32), LoadOptions(dtype="float32"))
+    with pytest.raises(ModelError, match=r"has rank 4, \[adapter\] has 6"):  # another scale
+        read_start_adapter(str(folder / "aligned"), other)
+
+
 @pytest.mark.parametrize("name", ["tiny", "org/Tiny", "some/where/tiny/", "org/tiny@v2", "", None])
 def test_names_of_the_same_base(
     name: str | None, tiny: LanguageModel, folder: Path, whole: AdapterState, tmp_path: Path

@@ -103,8 +103,9 @@ def _rows(data: Any, columns: Mapping[str, str]) -> Rows:
         raise DataError(f"columns: there is no role {min(unknown)!r}", hint=f"roles are {roles}")
     listed = [data] if isinstance(data, str | Path) else list(data)
     if listed and all(isinstance(one, str | Path) for one in listed):
-        return read_rows(DataSpec(tuple(map(str, listed)), columns=ColumnNames(**columns)))
-    return from_memory(_dicts(listed), columns=ColumnNames(**columns))
+        specs = tuple(map(str, listed))
+        return read_rows(DataSpec(specs, columns=ColumnNames(**columns), pairs=True))
+    return from_memory(_dicts(listed), columns=ColumnNames(**columns), pairs=True)
 
 
 def _dicts(rows: Sequence[Any]) -> list[Mapping[str, Any]]:

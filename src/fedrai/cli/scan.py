@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,7 +33,7 @@ class CopyOptions:
     """The filtered copy."""
 
     out: Path | None
-    mode: Literal["drop", "replace", "flag"]
+    mode: Literal["drop", "replace", "flag", "swap"]
 
     def check(self, specs: tuple[str, ...]) -> None:
         """Refuse a copy that would overwrite something, and options without a copy."""
@@ -66,8 +66,9 @@ class CopyOptions:
     click.option("--out", type=FILE, metavar="FILE",
         help="Write a filtered copy, as JSONL or CSV."),
     click.option("--mode", default="drop", show_default=True,
-        type=click.Choice(["drop", "replace", "flag"]),
-        help="The copy: drop unsafe rows, replace their answers by refusals, or add columns."),
+        type=click.Choice(["drop", "replace", "flag", "swap"]),
+        help="The copy: drop unsafe rows, replace their answers by refusals, add columns, or swap"
+        " the answers of preference pairs if only the chosen one is unsafe."),
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="End with an error if a row cannot be read.")
 @json_option
@@ -81,12 +82,15 @@ def scan(
 ) -> None:
     """Judge datasets and count their unsafe rows; on request, write a copy without them.
 
+    Of preference pairs (prompt, chosen, rejected) both answers are judged and counted; a pair is
+    unsafe if its chosen answer is.
+
     DATA: a file (JSONL, JSON, CSV, TSV, also gzipped; Parquet), a hub dataset or fedrai:NAME.
     """
     from fedrai.filter import scan as scanning
     from fedrai.filter.guard_evaluation import threshold_of
 
-    spec = data.spec(read_options)
+    spec = replace(data.spec(read_options), pairs=True)
     copy.check(spec.specs)
     rows = read(spec, strict=strict)
     guard = options.open()
@@ -98,7 +102,9 @@ def scan(
         )  # fmt: skip
     counts = None
     if copy.out is not None:
-        counts = scanning.write_copy(rows.rows, result.findings, copy.out, copy.mode)
+        counts = scanning.write_copy(
+            rows.rows, result.findings, copy.out, copy.mode, rejected=result.rejected
+        )
     if as_json:
         summary = {"unreadable": len(rows.bad_rows), "not_judged": rows.not_judged()}
         print_json(result.to_json() | summary | {"copy": _copy_json(copy, counts, rows)})
@@ -128,7 +134,8 @@ def _copy_json(
 def _copy_line(copy: CopyOptions, counts: CopyCounts, rows: Rows) -> str:
     from fedrai.cli.show.guards import plural
 
-    replaced = f", {counts.replaced:,} replaced" if copy.mode == "replace" else ""
+    words = {"replace": "replaced", "swap": "swapped"}
+    replaced = f", {counts.replaced:,} {words[copy.mode]}" if copy.mode in words else ""
     lost = len(rows.bad_rows)
     unread = f"; without {plural(lost, 'row')} that could not be read" if lost else ""
     return (

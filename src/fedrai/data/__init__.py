@@ -7,6 +7,7 @@ makes examples of a dataset, and `partition` divides them over clients.
 
 from fedrai.data.columns import (
     ANSWERS,
+    REQUEST_COLUMNS,
     USUAL,
     RowColumns,
     answer_columns,
@@ -25,6 +26,7 @@ from fedrai.data.loading import (
     rows,
 )
 from fedrai.data.opening import DEFAULT_OPTIONS, ReadOptions, check_regular, text_of
+from fedrai.data.pairs import pair_of
 from fedrai.data.tables import rows_of_csv
 from fedrai.data.texts import ROLES, as_text, encodable, is_conversation, turns_of
 
@@ -33,6 +35,7 @@ __all__ = [
     "DATASET_HINT",
     "DEFAULT_OPTIONS",
     "EMBEDDED",
+    "REQUEST_COLUMNS",
     "ROLES",
     "SUFFIXES",
     "USUAL",
@@ -52,6 +55,7 @@ __all__ = [
     "lines_of",
     "load",
     "most_common_problem",
+    "pair_of",
     "printable_names",
     "read_file",
     "rows",

@@ -21,6 +21,7 @@ CONVERSATIONS = ("messages", "conversations", "conversation")
 REQUESTS = ("prompt", "instruction", "question", "query", "request")
 """Columns that hold a request; if there is none of these, `input` does."""
 CONTEXT = "input"
+REQUEST_COLUMNS = (*REQUESTS, CONTEXT)
 ANSWERS = ("response", "completion", "output", "answer", "reply", "generated_text", "chosen",
            "rejected")  # fmt: skip
 """Columns that hold an answer."""
@@ -84,6 +85,20 @@ def find_columns(row: Row, columns: Columns) -> RowColumns:
         )
     prompt, context = _request(row, columns)
     return RowColumns(None, prompt, context, response, _others(row, {prompt, context, response}))
+
+
+def find_request(row: Row, columns: Columns) -> tuple[str, str | None]:
+    """The columns of a pair's request and of its input, by the rules of `find_columns`.
+
+    Raises:
+        ValueError: there is none, or more than one possibility.
+    """
+    prompt, context = _request(row, columns)
+    if prompt not in row:
+        raise ValueError(
+            f"no column {prompt!r}, and {columns.chosen!r} is an answer alone, not a conversation"
+        )
+    return prompt, context
 
 
 def answer_columns(row: Row) -> tuple[str, ...]:

@@ -17,16 +17,18 @@ from fedrai.data.columns import RowColumns, find_columns, matches, printable_nam
 from fedrai.data.formats import SUFFIXES, Row, format_of, read_file
 from fedrai.data.lists import FORMAT_HINT, NOT_JSON, NOT_OBJECT
 from fedrai.data.opening import DEFAULT_OPTIONS, ENCODING_HINT, ReadOptions
+from fedrai.data.pairs import pair_of
 from fedrai.data.texts import (
     as_text,
     characters,
     check_order,
     is_conversation,
+    request_of,
     turns_of,
     with_system,
 )
 from fedrai.errors import DataError, DependencyError
-from fedrai.recipe.sections import Columns, Source
+from fedrai.recipe.sections import Source
 from fedrai.records import BadRow, Example, Message
 
 EMBEDDED = "fedrai:"
@@ -76,9 +78,9 @@ def load(source: str | Source, bad_rows: str = "stop") -> Dataset:
         elif matches(row, source.where):
             names.update(row.keys())
             try:
-                columns = find_columns(row, source.columns)
-                good.append(_example(origin, row, columns, source))
-                unread.update(columns.unread)
+                example, other = _example(origin, row, source)
+                good.append(example)
+                unread.update(other)
             except ValueError as error:
                 bad.append(BadRow(origin, str(error)))
     _check_rows(source, good, bad, names, stop=bad_rows == "stop")
@@ -89,19 +91,24 @@ def _read_options(source: Source) -> ReadOptions:
     return ReadOptions(source.encoding, source.separator, source.max_row_mb, source.max_unpacked_mb)
 
 
-def _example(origin: str, row: Row, columns: RowColumns, source: Source) -> Example:
-    """A usable row.
+def _example(origin: str, row: Row, source: Source) -> tuple[Example, tuple[str, ...]]:
+    """A usable row, and its columns with answers that are not read.
 
     Raises:
         ValueError: a text is missing or cannot be read, or turns are in another order.
     """
-    messages = _pair(row, columns) if columns.messages is None else turns_of(row[columns.messages])
-    check_order(messages)
     label = row.get(source.columns.label)
     text = "" if label is None else str(label)
-    return Example(
-        with_system(messages, source.system_turns), origin, text, source.harmful, source.label
-    )
+    if source.rows == "pairs":
+        chosen, rejected = (
+            with_system(turns, source.system_turns) for turns in pair_of(row, source.columns)
+        )
+        return Example(chosen, origin, text, source.harmful, source.label, rejected), ()
+    columns = find_columns(row, source.columns)
+    messages = _pair(row, columns) if columns.messages is None else turns_of(row[columns.messages])
+    check_order(messages)
+    turns = with_system(messages, source.system_turns)
+    return Example(turns, origin, text, source.harmful, source.label), columns.unread
 
 
 def _check_rows(
@@ -113,7 +120,7 @@ def _check_rows(
     stop: bool,
 ) -> None:
     """Raise if a bad row stops the loading, or no row is usable."""
-    hints = _hints(bad, names, source.columns)
+    hints = _hints(bad, names, source)
     if bad and stop:
         raise DataError(summary(bad), hint="; or ".join([SKIP, *hints]))
     if not good:
@@ -150,11 +157,14 @@ def most_common_problem(bad: Sequence[BadRow]) -> str:
     return f"{first.origin}: {problem}{others}"
 
 
-def _hints(bad: Sequence[BadRow], counts: Mapping[str, int], columns: Columns) -> list[str]:
+def _hints(bad: Sequence[BadRow], counts: Mapping[str, int], source: Source) -> list[str]:
     """Hints for bad rows: the encoding, the format, or the columns of the file."""
+    columns = source.columns
     if hint := encoding_hint(bad, is_whole=not counts):
         return [hint]
     pair = {columns.prompt, columns.response}
+    if source.rows == "pairs":
+        pair = {columns.chosen, columns.rejected}
     names = printable_names(counts)
     if columns.messages in counts or pair <= counts.keys() or not names:
         return []
@@ -229,7 +239,7 @@ def _pair(row: Row, columns: RowColumns) -> tuple[Message, ...]:
     """Request and answer; either may be a list of turns, as in TRL."""
     prompt, response = columns.prompt or "", columns.response or ""
     request, answer = row.get(prompt), row.get(response)
-    before = turns_of(request) if _is_list(request) else (_user(row, prompt, columns.context),)
+    before = turns_of(request) if _is_list(request) else request_of(row, prompt, columns.context)
     if _is_list(answer):
         return (*before, *turns_of(answer))
     return (*before, Message("assistant", as_text(answer, response)))
@@ -238,9 +248,3 @@ def _pair(row: Row, columns: RowColumns) -> tuple[Message, ...]:
 def _is_list(value: object) -> bool:
     """Whether a value is a list of turns, and not one as text."""
     return not isinstance(value, str) and is_conversation(value)
-
-
-def _user(row: Row, prompt: str, context: str | None) -> Message:
-    text = as_text(row.get(prompt), prompt)
-    more = as_text(row.get(context), context, blank=True) if context else ""
-    return Message("user", f"{text}\n\n{more}" if more.strip() else text)

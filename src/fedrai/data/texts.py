@@ -90,6 +90,17 @@ def as_text(value: object, name: str, *, blank: bool = False) -> str:
     return value
 
 
+def request_of(row: Mapping[str, Any], prompt: str, context: str | None) -> tuple[Message, ...]:
+    """The turn of the user: the text in a column, and that in a column with its input.
+
+    Raises:
+        ValueError: the text is missing, or one cannot be read.
+    """
+    text = as_text(row.get(prompt), prompt)
+    more = as_text(row.get(context), context, blank=True) if context else ""
+    return (Message("user", f"{text}\n\n{more}" if more.strip() else text),)
+
+
 def turns_of(value: object, *, blank: bool = False) -> tuple[Message, ...]:
     """The turns of a conversation, in any order.
 

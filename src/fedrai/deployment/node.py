@@ -20,13 +20,20 @@ from fedrai.deployment.node_privacy import protection
 from fedrai.deployment.node_site import load
 from fedrai.federation import client, protocol
 from fedrai.federation.client import respond
-from fedrai.federation.metrics import DATA_TOKENS, FILTER, WEIGHT
-from fedrai.federation.run import preparation
+from fedrai.federation.metrics import DATA_TOKENS, FILTER, PAIRS, WEIGHT
+from fedrai.federation.run import pair_tuning, preparation
 from fedrai.federation.run.proof import prover
 from fedrai.recipe.sections import Node
 from fedrai.runs.costs import release_memory
 
-GROUPS = {"loss-": "losses", FILTER: "filter-counts", DATA_TOKENS: "label-tokens"}
+GROUPS = {
+    "loss-": "losses",
+    "preference-": "losses",
+    "reward-": "losses",
+    PAIRS: "losses",
+    FILTER: "filter-counts",
+    DATA_TOKENS: "label-tokens",
+}
 """What a policy calls metrics whose names begin so."""
 
 
@@ -88,12 +95,14 @@ class NodeApp:
             release_memory()
             site = load(document, self.node, self._folder, self._log)
             settings_for = partial(preparation.sft_settings, site.settings)
+            pairs_for = partial(pair_tuning.pair_settings, site.settings, None)
             folder = site.variates
             app = client.build_app(
                 site,
                 settings_for,
                 site.settings.federation.rounds,
                 variates=None if folder is None else lambda _client: folder,
+                pairs_for=pairs_for,
                 protect=protection(site, self._folder),
             )
             self._ready = (document, app)

@@ -26,11 +26,13 @@ from fedrai.federation.client import RefusedTaskError, describe
 from fedrai.federation.metrics import BAD_ROWS, filter_metrics
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
-from fedrai.federation.run.rows import count_by_source, token_metrics, tokenized, usable_rows
+from fedrai.federation.run.pair_tuning import steps_of
+from fedrai.federation.run.rows import count_by_source, token_metrics, usable_rows
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Node, Recipe
-from fedrai.records import BadRow, Example, Tokens, TrainingStep
+from fedrai.records import BadRow, Example, TrainingRow, TrainingStep
 
 KEPT_RUNS = 8  # runs of SCAFFOLD whose control variates a node keeps, each as large as an adapter
 
@@ -53,7 +55,7 @@ class NodeSite:
     node: Node
     settings: Recipe
     model: LanguageModel
-    tokens: Sequence[Tokens]
+    tokens: Sequence[TrainingRow]
     counts: Mapping[str, int]
     notes: NodeLog
     variates: Path | None = None
@@ -63,7 +65,7 @@ class NodeSite:
         """The node's name, whatever Flower's context says."""
         return self.node.name
 
-    def rows(self, client: str) -> Sequence[Tokens]:
+    def rows(self, client: str) -> Sequence[TrainingRow]:
         """The node's rows."""
         return self.tokens
 
@@ -103,7 +105,7 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
     lm = _model(settings, log)
     if lm.fingerprint != offer.model.fingerprint:
         raise RefusedTaskError(Reason.OTHER_MODEL)
-    tokens: dict[Example, Tokens] = {}
+    tokens: dict[Example, TrainingRow] = {}
     examples, bad = _examples(settings, lm, tokens, log)
     kept, filter_counts = _filter(examples, settings, node, log)
     bad += tokenized(lm, [e for e in kept if e not in tokens], settings.data, tokens)[1]
@@ -112,7 +114,7 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
     log.note(f"ready: {len(rows)} of {len(examples)} rows after the filter, {len(bad)} not usable"
              f"{why}")  # fmt: skip
     _note_sources(examples, kept, settings, log)
-    if too_many_steps(preparation.local_steps(settings, len(rows)), node.policy):
+    if too_many_steps(steps_of(settings, rows), node.policy):
         raise RefusedTaskError(Reason.TOO_MANY_STEPS)
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     counts |= token_metrics(settings, rows)
@@ -160,7 +162,7 @@ def _model(settings: Recipe, log: NodeLog) -> LanguageModel:
 
 
 def _examples(
-    settings: Recipe, lm: LanguageModel, tokens: dict[Example, Tokens], log: NodeLog
+    settings: Recipe, lm: LanguageModel, tokens: dict[Example, TrainingRow], log: NodeLog
 ) -> tuple[list[Example], list[BadRow]]:
     """The node's usable rows, in the order of its sources, and the others."""
 

@@ -20,6 +20,7 @@ from fedrai.errors import RecipeError
 from fedrai.federation.client import RefusedTaskError
 from fedrai.federation.privacy.accounting import epsilon_of
 from fedrai.federation.protocol import Reason
+from fedrai.recipe.preference import KINDS, Method
 from fedrai.recipe.sections import (
     LABELS,
     Filter,
@@ -31,6 +32,7 @@ from fedrai.recipe.sections import (
     Recipe,
     Source,
 )
+from fedrai.recipe.sources import RowKind
 
 FILTERS = ("drop", "replace")
 
@@ -119,6 +121,10 @@ def _check_separable(recipe: Recipe) -> None:
             isinstance(recipe.adapter.ranks, list) and len(recipe.adapter.ranks) > 1,
         "filter.refusals is a file of this machine, which the nodes do not have":
             bool(recipe.filter.refusals),
+        'training.dpo.reference = "start" is adapter.start, which an offer does not hold; use'
+        ' "round"':
+            recipe.training.method != "sft" and recipe.training.dpo.reference == "start"
+            and bool(recipe.adapter.start),
         f"defence.method: {', '.join(recipe.defence.on_clients)} works in the clients' training,"
         " with the start or rows that an offer does not hold": bool(recipe.defence.on_clients),
     }  # fmt: skip
@@ -165,11 +171,12 @@ def check_offer(offer: Offer, node: Node) -> None:
 def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
     policy, filter_ = node.policy, offer.filter
     training, filters = offer.training, filter_.mode in FILTERS
+    kinds = {source.rows for source in node.data.sources}
     return {
         Reason.MODEL_REFUSED: bool(policy.base_models)
         and offer.model.base not in policy.base_models,
         Reason.TOO_MANY_STEPS: not training.local_epochs  # else the node's rows decide
-        and too_many_steps(training.local_steps, policy),
+        and too_many_steps(training.round_steps, policy),
         Reason.TOO_MANY_ROUNDS: 0 < policy.max_rounds < offer.rounds,
         Reason.BATCH_TOO_LARGE: 0 < policy.max_batch_size < training.batch_size,
         Reason.ROWS_TOO_LONG: 0 < policy.max_length < offer.max_length,
@@ -179,6 +186,7 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
         Reason.JUDGE_REFUSED: filters and bool(policy.judge) and filter_.judge not in policy.judge,
         Reason.THRESHOLD_REFUSED: filters and _surely_higher(filter_.threshold, policy),
         Reason.NUMBERS_REFUSED: not set(offer.needs) <= set(policy.send),
+        Reason.OTHER_ROWS: not kinds & set(KINDS[training.method]),
         Reason.PRIVACY_REFUSED: not is_private_enough(offer, policy),
     }
 
@@ -264,7 +272,12 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
         folder: folder to which the paths of its data are relative.
     """
     model = offer.model.model_dump()
-    sources = [_resolve(source, folder).model_dump() for source in node.data.sources]
+    method, kinds = _method_for(offer, node)
+    sources = [
+        _resolve(source, folder).model_dump()
+        for source in node.data.sources
+        if source.rows in kinds
+    ]
     adapter = {key: model.pop(key) for key in ("rank", "alpha", "dropout", "target_modules")}
     del model["fingerprint"]
     algorithm = "scaffold" if offer.variates else "fedprox" if offer.proximal_mu else "fedavg"
@@ -283,13 +296,21 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
             },
             "filter": offer.filter.model_dump(),
             "privacy": offer.privacy.model_dump(),
-            "training": offer.training.model_dump(),
+            "training": offer.training.model_dump() | {"method": method},
             "federation": {"clients": 1, "rounds": offer.rounds, "weights": weights},
             "aggregation": {"algorithm": algorithm}
             | ({"proximal_mu": offer.proximal_mu} if offer.proximal_mu else {}),
             "guards": {name: table.model_dump() for name, table in node.guards.items()},
         }
     )
+
+
+def _method_for(offer: Offer, node: Node) -> tuple[Method, tuple[RowKind, ...]]:
+    """The offer's method as far as the node has rows for it, and the kinds of these rows."""
+    held = {source.rows for source in node.data.sources}
+    kinds = tuple(kind for kind in KINDS[offer.training.method] if kind in held)
+    method = next(method for method, needed in KINDS.items() if needed == kinds)
+    return method, kinds
 
 
 def _resolve(source: Source, folder: Path) -> Source:

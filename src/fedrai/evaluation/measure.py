@@ -15,8 +15,9 @@ from functools import partial
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.figures import ORDINARY
 from fedrai.evaluation.legacy import legacy_safe
-from fedrai.evaluation.preference import Preferences, prefer
+from fedrai.evaluation.preference import Preferences, compare_pairs, prefer
 from fedrai.evaluation.records import (
+    PAIRS,
     Answer,
     EvaluationResult,
     Questions,
@@ -254,6 +255,15 @@ class _Evaluator:
                     on_batch=partial(self.on_progress, name),
                 )
                 self.ledger.merge(preferences[name].costs)
+        if pairs := self.questions.pairs:
+            self.on_progress(PAIRS, 0, 2 * len(pairs))
+            preferences[PAIRS] = compare_pairs(
+                self.model,
+                pairs,
+                batch_size=min(LOSS_BATCH, self.questions.batch_size),
+                on_batch=partial(self.on_progress, PAIRS),
+            )
+            self.ledger.merge(preferences[PAIRS].costs)
         return preferences
 
     def _held_out_loss(self) -> tuple[float | None, int]:

@@ -8,7 +8,6 @@ pair that does not fit the model's context is unscored, never truncated.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,9 +17,10 @@ from fedrai.evaluation.suites import Item
 from fedrai.evaluation.suites.items import turns
 from fedrai.model import LanguageModel
 from fedrai.rates import Rate, rate, rate_json
-from fedrai.records import Message, OnProgress, Tokens, ignore
+from fedrai.records import Message, OnProgress, PreferencePair, Tokens, ignore
 from fedrai.runs.costs import Cost, Ledger, generation_operations
 from fedrai.training.likelihood import answer_log_probabilities
+from fedrai.training.prefer.tokens import pair_tokens
 from fedrai.training.sft import label_count, token_counts
 
 
@@ -149,19 +149,36 @@ def _rows(model: LanguageModel, item: Item, dialogue: bool, limit: int) -> tuple
     if not (item.chosen and item.rejected):
         raise EvaluationError(f"item {item.number} does not have two answers to compare")
     request = turns(item, dialogue=dialogue)
-    earlier = sum(model.chat.train_tokens(request, limit + 1).mask) if len(request) > 1 else 0
-    one, other = (
-        model.chat.train_tokens([*request, Message("assistant", answer)], limit + 1)
-        for answer in (item.chosen, item.rejected)
-    )
-    return _answer_only(one, earlier), _answer_only(other, earlier)
+    one, other = ((*request, Message("assistant", text)) for text in (item.chosen, item.rejected))
+    pair = pair_tokens(model.chat, one, other, len(request), limit + 1)
+    return pair.chosen, pair.rejected
 
 
-def _answer_only(row: Tokens, earlier: int) -> Tokens:
-    """The row with its last turn as the only labels; `earlier` labels precede it."""
-    counts = itertools.accumulate(row.mask)
-    mask = tuple(label and n > earlier for label, n in zip(row.mask, counts, strict=True))
-    return Tokens(row.ids, mask)
+def compare_pairs(
+    model: LanguageModel,
+    pairs: Sequence[PreferencePair],
+    *,
+    batch_size: int = 16,
+    on_batch: OnProgress = ignore,
+) -> Preferences:
+    """Compare the answers of tokenized pairs with the model as it stands, as `prefer` does.
+
+    Args:
+        model: the model, its adapter on or off.
+        pairs: the pairs; each answer has a label token.
+        batch_size: answers scored at once.
+        on_batch: called after each batch with (answers done, total); may raise to stop.
+    """
+    answers = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+    ledger = Ledger()
+    with ledger.measure("evaluation"):
+        values = answer_log_probabilities(model, answers, batch_size=batch_size, on_batch=on_batch)
+    ledger.add("evaluation", _cost(model, answers))
+    choices = [
+        Choice(n, "", one, other, label_count(pair.chosen), label_count(pair.rejected))
+        for n, (pair, one, other) in enumerate(zip(pairs, values[::2], values[1::2], strict=True))
+    ]
+    return Preferences(tuple(choices), ledger)
 
 
 def _fits(row: Tokens, limit: int) -> bool:

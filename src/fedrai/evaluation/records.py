@@ -13,8 +13,18 @@ from fedrai.evaluation.preference import Preferences
 from fedrai.evaluation.refusal import Reply
 from fedrai.evaluation.rubric import HARM, OURS, Grades, RatingPrompts
 from fedrai.evaluation.suites import Declaration, Item, Suite
-from fedrai.records import Conversation, Message, OnProgress, Tokens, VerdictBatch
+from fedrai.records import (
+    Conversation,
+    Message,
+    OnProgress,
+    PreferencePair,
+    Tokens,
+    VerdictBatch,
+)
 from fedrai.runs.costs import Ledger
+
+PAIRS = "held-out-pairs"
+"""The name of the recipe's held-out pairs among the suites of pairs."""
 
 
 def exchange(row: PromptAndAnswer) -> Conversation:
@@ -102,6 +112,7 @@ class Questions:
         judges: the judges of the answers.
         clusters: clusters of AdvBench's near-duplicates, by item number.
         unavailable: why a requested suite is not available, by name.
+        pairs: held-out preference pairs; empty: none are compared.
     """
 
     harmful: Sequence[Item]
@@ -118,6 +129,7 @@ class Questions:
     judges: Judges = field(default_factory=Judges)
     clusters: Mapping[int, int] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    pairs: Sequence[PreferencePair] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +176,7 @@ class EvaluationResult:
         held_out_loss: mean cross-entropy per label token, in nats; `None` without held-out rows.
         held_out_tokens: label tokens of the held-out rows.
         costs: costs by phase.
-        preferences: results of the suites of pairs, by suite.
+        preferences: results of the suites of pairs, by suite; `PAIRS` stands for the recipe's own.
         grades: grades of the LLM that rates, by suite.
         suites: suites other than AdvBench and the ordinary instructions.
         judges: the judges of the answers.

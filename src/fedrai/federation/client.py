@@ -19,14 +19,16 @@ from flwr.clientapp import ClientApp
 
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
 from fedrai.federation import protocol
-from fedrai.federation.metrics import WEIGHT
+from fedrai.federation.metrics import PAIRS, WEIGHT
 from fedrai.federation.privacy.on_client import Protect
 from fedrai.federation.protocol import Reason
 from fedrai.federation.variates import OwnVariate, of_task
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.records import Tokens, TrainingStep, TrainResult
+from fedrai.records import PreferenceResult, TrainingRow, TrainingStep, TrainResult
 from fedrai.runs import costs
-from fedrai.training.sft import SftSettings, train
+from fedrai.training.local import split, train
+from fedrai.training.pair_settings import PairSettings
+from fedrai.training.sft import SftSettings
 
 
 class Site(Protocol):
@@ -39,8 +41,8 @@ class Site(Protocol):
     def name(self, context: Context) -> str:
         """The client's name."""
 
-    def rows(self, client: str) -> Sequence[Tokens]:
-        """The client's tokenized rows, each with at least one label token."""
+    def rows(self, client: str) -> Sequence[TrainingRow]:
+        """The client's tokenized rows, each answer with at least one label token."""
 
     def row_counts(self, client: str) -> Mapping[str, int]:
         """Counts of filtered and unusable rows, by the names in `metrics.RANGES`."""
@@ -56,13 +58,15 @@ class Site(Protocol):
 
 
 Train = Callable[..., tuple[AdapterState, TrainResult]]
-"""Trains as `training.sft.train` does, with its arguments."""
+"""Trains as `training.local.train` does, with its arguments."""
 
 SettingsFor = Callable[[int], SftSettings]
-"""The settings of the local training of a client with so many rows."""
+"""The settings of the local training of a client with so many answers."""
+PairSettingsFor = Callable[[int], PairSettings]
+"""The settings of the preference tuning of a client with so many pairs."""
 Reply = tuple[AdapterState, Mapping[str, float]]
 """The adapter that a client sends, and its numbers."""
-TrainOn = Callable[[Sequence[Tokens], int], Reply]
+TrainOn = Callable[[Sequence[TrainingRow], int], Reply]
 """Local training on rows with a seed."""
 Act = Callable[[str, protocol.Task, TrainOn], Reply | None]
 """What a malicious client of an experiment replies to a task; None: it is honest in this round."""
@@ -75,21 +79,26 @@ def build_app(
     training: Train | None = None,
     act: Act | None = None,
     variates: Callable[[str], Path] | None = None,
+    pairs_for: PairSettingsFor | None = None,
     protect: Protect | None = None,
 ) -> ClientApp:
     """The ClientApp of a site.
 
     Args:
         site: the client's model, rows and log.
-        settings_for: settings of local training, by the client's number of rows.
+        settings_for: settings of local training, by the client's number of answers.
         rounds: number of rounds; tasks of later rounds are refused.
-        training: carries out a local training; None: `training.sft.train`.
+        training: carries out a local training; None: `training.local.train`.
         act: replies of malicious clients, for experiments; None: all clients are honest.
         variates: the folder of a client's control variates; None: the rule has none.
+        pairs_for: settings of preference tuning, by the client's number of pairs; None: clients
+            have no pairs.
         protect: adds noise to an update and withholds numbers; None: all is sent as it is.
     """
     app = ClientApp()
-    handler = _Handler(site, settings_for, rounds, training or train, act, variates, protect)
+    handler = _Handler(
+        site, settings_for, rounds, training or train, act, variates, pairs_for, protect
+    )
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
@@ -139,6 +148,7 @@ class _Handler:
     training: Train
     act: Act | None
     variates: Callable[[str], Path] | None
+    pairs_for: PairSettingsFor | None
     protect: Protect | None
 
     def reply(self, client: str, message: Message) -> RecordDict:
@@ -154,7 +164,9 @@ class _Handler:
         rows, seed = site.rows(client), site.seed(task.round, client)
         adapter, numbers = reply or self._train(client, task, own, rows, seed)
         if own is not None:
-            own.keep(adapter, self._settings(task, int(numbers[WEIGHT])).rate_sum)
+            stated = int(numbers[WEIGHT])
+            counts = (0, stated) if split(rows)[1] else (stated, 0)  # they are of one kind
+            own.keep(adapter, self._settings(task, *counts).rate_sum)
         numbers = {**numbers, **site.row_counts(client)}
         if self.protect is not None and reply is None:  # a malicious client sends what it likes
             adapter, numbers = self.protect(client, task, adapter, numbers)
@@ -165,7 +177,7 @@ class _Handler:
         client: str,
         task: protocol.Task,
         own: OwnVariate | None,
-        rows: Sequence[Tokens],
+        rows: Sequence[TrainingRow],
         seed: int,
         *,
         is_defended: bool = True,
@@ -185,7 +197,8 @@ class _Handler:
         """
         if not rows:
             raise RefusedTaskError(Reason.NO_ROWS)
-        settings = self._settings(task, len(rows))
+        answers, pairs = split(rows)
+        settings = self._settings(task, len(answers), len(pairs))
         if not is_defended:
             settings = replace(settings, defence=None)
         if own is not None:
@@ -199,13 +212,21 @@ class _Handler:
             seed=seed,
             on_step=lambda step: self.site.on_step(client, step),
         )
-        return adapter, _metrics(len(rows), result)
+        numbers = _metrics(len(rows), result)
+        if result.preference is not None:
+            numbers |= _preference_metrics(len(pairs), result.preference)
+        return adapter, numbers
 
-    def _settings(self, task: protocol.Task, rows: int) -> SftSettings:
+    def _settings(self, task: protocol.Task, answers: int, pairs: int) -> SftSettings:
         """The settings of a round's local training of a client with so many rows."""
-        settings, part = self.settings_for(rows), task.part
-        first_step = (task.round - 1) * settings.steps
-        return replace(settings, first_step=first_step, frozen=part.frozen, rank=part.rank)
+        settings, part, before = self.settings_for(answers), task.part, task.round - 1
+        first_step = before * settings.steps
+        settings = replace(settings, first_step=first_step, frozen=part.frozen, rank=part.rank)
+        if not pairs or self.pairs_for is None:
+            return settings
+        goal = self.pairs_for(pairs)
+        goal = replace(goal, first_step=before * goal.steps)
+        return replace(settings, steps=settings.steps if answers else 0, pairs=goal)
 
     def _variate(self, client: str, task: protocol.Task) -> OwnVariate | None:
         """The client's control variate; None: the rule has none.
@@ -221,19 +242,35 @@ class _Handler:
         return own
 
 
-def _metrics(rows: int, result: TrainResult) -> Mapping[str, float]:
+def _metrics(rows: int, result: TrainResult) -> dict[str, float]:
+    more = result.preference.losses if result.preference else ()
     return {
         WEIGHT: rows,
-        "steps": len(result.losses),
+        "steps": len(result.losses) + len(more),
         "tokens": result.tokens,
         "label-tokens": result.label_tokens,
-        "loss-first": result.losses[0],
-        "loss-last": result.losses[-1],
-        "loss-mean": sum(result.losses) / len(result.losses),
+        **_ends("loss", result.losses),
         "seconds": result.seconds,
         "operations": result.operations,
         "peak-bytes": costs.peak_bytes(),
     }
+
+
+def _preference_metrics(pairs: int, result: PreferenceResult) -> dict[str, float]:
+    return {
+        PAIRS: pairs,
+        **_ends("preference-loss", result.losses),
+        "reward-margin": result.margin,
+        "reward-accuracy": result.accuracy,
+    }
+
+
+def _ends(name: str, losses: Sequence[float]) -> dict[str, float]:
+    """The first, the last and the mean of some losses; none of none."""
+    if not losses:
+        return {}
+    mean = sum(losses) / len(losses)
+    return {f"{name}-first": losses[0], f"{name}-last": losses[-1], f"{name}-mean": mean}
 
 
 def _reason(error: Exception) -> Reason:

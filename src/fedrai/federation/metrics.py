@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedrai.filter.ledger import COUNT_NAMES
+from fedrai.filter.ledger import COUNT_NAMES, SWAPPED
 
 FILTER = "filter-"  # prefix of the safety filter's counts
 WEIGHT = "num-examples"  # Flower's own name for the weight in the mean
@@ -18,6 +18,7 @@ ROWS = "rows"  # the server's own name for the stated rows, where the weight is 
 DATA_TOKENS = "data-label-tokens"  # label tokens of all of a client's rows
 FIRST_LOSS = "loss-first"  # of the first batch, before the first step
 BAD_ROWS = "bad-rows"  # rows of a client that it could not use
+PAIRS = "pairs"  # preference pairs among the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Range:
 COUNT = Range(0, 1e9, whole=True)
 TOKENS = Range(0, 1e15, whole=True)
 LOSS = Range(-1e-3, 1e6)  # nats per token: rounding may go below 0, and chance is 12 at most
+PREFERENCE = Range(-1e6, 1e6)  # the robust loss has no lower bound
 RANGES: Mapping[str, Range] = {
     WEIGHT: Range(1, 1e9, whole=True),
     DATA_TOKENS: Range(1, 1e15, whole=True),
@@ -52,10 +54,16 @@ RANGES: Mapping[str, Range] = {
     FIRST_LOSS: LOSS,
     "loss-last": LOSS,
     "loss-mean": LOSS,
+    PAIRS: COUNT,
+    "preference-loss-first": PREFERENCE,
+    "preference-loss-last": PREFERENCE,
+    "preference-loss-mean": PREFERENCE,
+    "reward-margin": PREFERENCE,
+    "reward-accuracy": Range(0, 1),
     "seconds": Range(0, 1e8),  # three years
     "operations": Range(0, 1e24),  # of a large cluster in two weeks
     "peak-bytes": Range(0, 1e15, whole=True),
-    **{FILTER + name: COUNT for name in sorted(COUNT_NAMES)},
+    **{FILTER + name: COUNT for name in sorted({*COUNT_NAMES, SWAPPED})},
 }
 """Every number that may be sent, and the range in which the server accepts it."""
 

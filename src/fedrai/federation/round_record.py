@@ -20,6 +20,14 @@ from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
 from fedrai.runs.files import json_text, write_text
 
+PREFERENCE_KEYS = {
+    "loss_first": "preference-loss-first",
+    "loss_last": "preference-loss-last",
+    "margin": "reward-margin",
+    "accuracy": "reward-accuracy",
+}
+"""Figures of a round's preference tuning, and the clients' numbers that they are means of."""
+
 
 def cost_of(reply: Update | Reason, *, down: int, up: int) -> Cost:
     """The cost of one client's part of a round, as far as it reports it.
@@ -203,9 +211,19 @@ def clients_record(
 
 
 def round_figures(updates: Mapping[str, Update], aside: Mapping[str, Reason]) -> dict[str, Any]:
-    """The number of usable updates, and their weighted mean losses, in nats per token."""
+    """The number of usable updates, and their weighted mean losses, in nats per token.
+
+    Where clients have preference pairs, also the means of `preference_figures`.
+    """
     first, last = (_mean(updates.values(), key) for key in ("loss-first", "loss-last"))
-    return {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
+    figures = {"usable": len(updates), "aside": len(aside), "loss_first": first, "loss_last": last}
+    return figures | preference_figures(updates)
+
+
+def preference_figures(updates: Mapping[str, Update]) -> dict[str, Any]:
+    """The weighted means of the clients' preference tuning, as `preference`; empty without it."""
+    means = {name: _mean(updates.values(), key) for name, key in PREFERENCE_KEYS.items()}
+    return {"preference": means} if any(value is not None for value in means.values()) else {}
 
 
 def _mean(updates: Iterable[Update], key: str) -> float | None:

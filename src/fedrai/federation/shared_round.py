@@ -48,7 +48,9 @@ class SharedRound:
     @property
     def figures(self) -> dict[str, Any]:
         """The figures of `round_record.round_figures`."""
-        return {key: self.record.get(key) for key in FIGURES}
+        figures = {key: self.record.get(key) for key in FIGURES}
+        tuned = self.record.get("preference")
+        return figures | ({"preference": tuned} if tuned else {})
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class DataSpec:
         split: split of hub datasets.
         where: only rows whose columns have these values.
         options: encoding, separator and limits of files.
+        pairs: whether `chosen` and `rejected` are read as the two answers of a pair.
     """
 
     specs: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class DataSpec:
     split: str = "train"
     where: Mapping[str, Cell] = field(default_factory=dict)
     options: ReadOptions = DEFAULT_OPTIONS
+    pairs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def read_rows(data: DataSpec) -> Rows:
     sources += [LabelledSource(spec, Labels(whole=True)) for spec in data.unsafe]
     sources += [LabelledSource(spec, Labels(whole=False)) for spec in data.safe]
     return read_all(sources, columns=data.columns, split=data.split, where=data.where,
-                    options=data.options)  # fmt: skip
+                    options=data.options, pairs=data.pairs)  # fmt: skip
 
 
 def labelled_rows(rows: Rows) -> tuple[GuardRow, ...]:

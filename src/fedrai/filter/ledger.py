@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from fedrai.data.embedded.refusals import OTHER
 from fedrai.errors import RecipeError
+from fedrai.filter.pairs import PairCounts
 from fedrai.rates import Rate
 from fedrai.records import Problem
 
@@ -27,6 +28,7 @@ CATEGORIES = (
 text can enter as the name of a category, and a missing category reveals nothing."""
 
 BINS = 10  # of the histogram
+SWAPPED = "swapped"  # counted where there are pairs
 COUNT_NAMES = frozenset(
     ["rows", "unsafe", "dropped", "replaced"]
     + [f"unscored-{problem}" for problem in PROBLEMS]
@@ -34,7 +36,8 @@ COUNT_NAMES = frozenset(
 )
 ROW_CHANGES = 4
 """Of these counts, so many change by one when a row comes or goes: `rows`; then for an unsafe row
-`unsafe`, one category, and `dropped` or `replaced`; for an unscored one its problem and `dropped`.
+`unsafe`, one category, and `dropped`, `replaced` or `swapped`; for an unscored one its problem and
+`dropped`.
 (The rows kept are rows - dropped.)"""
 
 
@@ -77,6 +80,7 @@ class FilterLedger:
         histogram: examples by probability, in ten bins: [0, 0.1), ... [0.9, 1].
         removed: salted hashes of dropped and replaced examples, sorted; empty for several clients.
         confusion: None outside experiments.
+        pairs: counts of the preference pairs among the examples; None: there are none.
     """
 
     guard: str
@@ -93,10 +97,16 @@ class FilterLedger:
     histogram: tuple[int, ...]
     removed: tuple[str, ...] = ()
     confusion: DeclaredHarm | None = None
+    pairs: PairCounts | None = None
 
     def counts(self) -> dict[str, int]:
-        """What may cross the wire: numbers by the names in `COUNT_NAMES`, always all of them."""
+        """What may cross the wire: numbers by the names in `COUNT_NAMES`, always all of them.
+
+        Where there are pairs, also `SWAPPED`.
+        """
         counts = {name: getattr(self, name) for name in ("rows", "unsafe", "dropped", "replaced")}
+        if self.pairs is not None:
+            counts[SWAPPED] = self.pairs.swapped
         counts |= {f"unscored-{problem}": self.unscored.get(problem, 0) for problem in PROBLEMS}
         return counts | {f"category-{name}": self.categories.get(name, 0) for name in CATEGORIES}
 
@@ -110,15 +120,17 @@ class FilterLedger:
         return Rate(c.benign_removed, c.benign_in) if c else None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by field name."""
-        return asdict(self)
+        """Plain values by field name; without `pairs` where there are none."""
+        body = asdict(self)
+        return body if self.pairs else {k: v for k, v in body.items() if k != "pairs"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FilterLedger:
         """The ledger that `to_json` gave."""
         confusion = DeclaredHarm(**value["confusion"]) if value["confusion"] else None
+        pairs = PairCounts(**value["pairs"]) if value.get("pairs") else None
         lists = {name: tuple(value[name]) for name in ("histogram", "removed")}
-        return cls(**{**value, **lists, "confusion": confusion})
+        return cls(**{**value, **lists, "confusion": confusion, "pairs": pairs})
 
 
 def total(ledgers: Sequence[FilterLedger]) -> FilterLedger:
@@ -131,6 +143,7 @@ def total(ledgers: Sequence[FilterLedger]) -> FilterLedger:
         raise ValueError("no ledger to add up")
     thresholds = {ledger.threshold for ledger in ledgers}
     harm = [ledger.confusion for ledger in ledgers if ledger.confusion is not None]
+    pairs = [ledger.pairs for ledger in ledgers if ledger.pairs is not None]
 
     def column(name: str) -> list[Any]:
         return [getattr(ledger, name) for ledger in ledgers]
@@ -149,6 +162,7 @@ def total(ledgers: Sequence[FilterLedger]) -> FilterLedger:
         categories=sums("categories"),
         histogram=tuple(map(sum, zip(*column("histogram"), strict=True))),
         confusion=sum(harm[1:], harm[0]) if len(harm) == len(ledgers) else None,
+        pairs=sum(pairs[1:], pairs[0]) if pairs else None,
     )
 
 

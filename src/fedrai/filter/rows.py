@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Literal
 
 from fedrai.data.embedded.refusals import OTHER, Refusals, embedded_refusals
 from fedrai.errors import GuardError
 from fedrai.filter.ledger import BINS, CATEGORIES, PROBLEMS, DeclaredHarm, FilterLedger
+from fedrai.filter.pairs import PairMode, counts_of, first_judged, swapped
 from fedrai.guards.base import (
     Conversation,
     Guard,
@@ -49,6 +51,7 @@ class Policy:
         replaced: "replace": part of the unsafe rows that get refusals, 0 to 1; others are dropped.
         refusals: "replace": the answers that take their place; None: those of the package.
         experiment: whether `Example.harmful` is known, so that the ledger can count by it.
+        pairs: "drop" and "replace": what becomes of a pair whose chosen answer is unsafe.
     """
 
     threshold: float
@@ -58,6 +61,7 @@ class Policy:
     replaced: float = 1.0
     refusals: Refusals | None = None
     experiment: bool = False
+    pairs: PairMode = "drop"
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:  # nor NaN, under which nothing would be unsafe
@@ -145,15 +149,43 @@ class SafetyFilter:
         """
         started = time.perf_counter()
         policy = self._policy
-        talks = [example.messages for example in examples]
-        findings, cost = find(
-            talks, self._guard, policy.part, policy.threshold, self._cache, on_progress
-        )
+        findings, cost = self._find(examples, on_progress)
         outcomes = [decide(e, f, policy, seed) for e, f in zip(examples, findings, strict=True)]
+        if policy.pairs == "swap" and policy.mode != "audit":
+            more = self._swap(examples, findings, outcomes, on_progress)
+            cost = replace(
+                cost, tokens=cost.tokens + more.tokens, operations=cost.operations + more.operations
+            )
         ledger = self._ledger(examples, findings, outcomes)
         kept = tuple(example for example in outcomes if example is not None)
         seconds = time.perf_counter() - started
         return FilterResult(kept, ledger, cost.tokens, cost.operations, seconds)
+
+    def _find(
+        self, examples: Sequence[Example], on_progress: OnProgress
+    ) -> tuple[list[Finding], VerdictBatch]:
+        policy = self._policy
+        return find(
+            [example.messages for example in examples],
+            self._guard, policy.part, policy.threshold, self._cache, on_progress,
+            [first_judged(example) for example in examples],
+        )  # fmt: skip
+
+    def _swap(
+        self,
+        examples: Sequence[Example],
+        findings: Sequence[Finding],
+        outcomes: list[Example | None],
+        on_progress: OnProgress,
+    ) -> VerdictBatch:
+        """Give back pairs whose chosen answer is unsafe and whose rejected answer is safe."""
+        unsafe = [n for n, e in enumerate(examples) if e.rejected and findings[n].unsafe]
+        turned = [swapped(examples[n]) for n in unsafe]
+        others, cost = self._find(turned, on_progress)
+        for number, pair, finding in zip(unsafe, turned, others, strict=True):
+            if finding.is_unsafe is False:
+                outcomes[number] = pair
+        return cost
 
     def _ledger(
         self,
@@ -163,6 +195,8 @@ class SafetyFilter:
     ) -> FilterLedger:
         changed = [e for e, outcome in zip(examples, outcomes, strict=True) if outcome is not e]
         dropped = sum(outcome is None for outcome in outcomes)
+        pairs = counts_of(examples, (bool(f.unsafe) for f in findings), outcomes)
+        turned = pairs.swapped if pairs else 0
         worst = [finding.worst for finding in findings]
         unsafe = [finding.worst for finding in findings if finding.unsafe]
         unscored = Counter(v.problem for v in worst if v.problem is not None)
@@ -177,13 +211,14 @@ class SafetyFilter:
             rows=len(examples),
             kept=len(examples) - dropped,
             dropped=dropped,
-            replaced=len(changed) - dropped,
+            replaced=len(changed) - dropped - turned,
             unsafe=len(unsafe),
             unscored={problem: unscored[problem] for problem in PROBLEMS},
             categories={name: by_category[name] for name in CATEGORIES},
             histogram=tuple(bins[i] for i in range(BINS)),
             removed=tuple(sorted(conversation_key(self._salt, e.messages)[:16] for e in changed)),
             confusion=_declared_harm(examples, changed) if self._policy.experiment else None,
+            pairs=pairs,
         )
 
 
@@ -194,13 +229,26 @@ def find(
     threshold: float,
     cache: VerdictCache | None,
     on_progress: OnProgress,
+    firsts: Sequence[int] = (),
 ) -> tuple[list[Finding], VerdictBatch]:
     """One finding a conversation, and the verdicts on all its answers with their cost.
+
+    Args:
+        conversations: the conversations.
+        guard: the guard.
+        part: what it reads; see `part_of`.
+        threshold: probability from which an answer is unsafe.
+        cache: verdicts of earlier times.
+        on_progress: called with (texts judged, of how many).
+        firsts: the first turn of each that is judged; empty: all turns are.
 
     Raises:
         GuardError: the guard as a whole cannot work.
     """
-    views = [answers(conversation, part) for conversation in conversations]
+    views = [
+        [view for view in answers(conversation, part) if view[0] >= first]
+        for conversation, first in zip(conversations, firsts or repeat(0), strict=False)
+    ]
     batch = judge(guard, [talk for view in views for _, talk in view], cache, on_progress)
     return weigh(views, batch.verdicts, threshold, full_name(guard)), batch
 
@@ -255,8 +303,10 @@ def decide(example: Example, finding: Finding, policy: Policy, seed: int) -> Exa
         return None
     if not finding.unsafe:
         return example
-    if not _gets_refusals(example, policy, seed) or any(
-        example.messages[turn].role != "assistant" for turn, _ in finding.unsafe
+    if (
+        example.rejected
+        or not _gets_refusals(example, policy, seed)
+        or any(example.messages[turn].role != "assistant" for turn, _ in finding.unsafe)
     ):
         return None
     messages = list(example.messages)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from datetime import time as time_of_day
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from fedrai.data import encodable
 from fedrai.errors import DataError
 from fedrai.filter.ledger import CATEGORIES, PROBLEMS
 from fedrai.filter.rows import Finding, answers, category_of, find, refusal_at
+from fedrai.filter.scanned_pairs import PairScan, pair_scan, swapped_columns
 from fedrai.guards.base import Guard, OnProgress, Part, full_name
 from fedrai.guards.cache import VerdictCache
 from fedrai.guards.rows import GuardRow
@@ -34,7 +36,7 @@ from fedrai.rates import Rate, rate, rate_json
 from fedrai.records import Verdict
 from fedrai.runs.files import new_file, writing
 
-CopyMode = Literal["drop", "replace", "flag"]
+CopyMode = Literal["drop", "replace", "flag", "swap"]
 NAMES = 100  # rows of a table; the rarest names beyond that stand together
 NAME_CHARACTERS = 60  # a longer "category" is not a name
 MORE, LONG, NONE = "(more)", "(too long)", "(none)"
@@ -60,6 +62,8 @@ class ScanResult:
         operations: floating-point operations of the guard now.
         seconds: wall time.
         findings: one for every row, bad rows too, in their order; not in `to_json`.
+        rejected: those on the rejected answers of pairs, None for rows that are none; likewise.
+        pairs: figures of the preference pairs; None: there are none.
     """
 
     guard: str
@@ -76,6 +80,8 @@ class ScanResult:
     operations: float
     seconds: float
     findings: tuple[Finding, ...] = field(repr=False)
+    rejected: tuple[Finding | None, ...] = field(default=(), repr=False)
+    pairs: PairScan | None = None
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -93,6 +99,7 @@ class ScanResult:
             "by_category": {name: rate_json(r) for name, r in self.by_category.items()},
             "by_source": {name: rate_json(r) for name, r in self.by_source.items()},
             "found": dict(self.found),
+            **({"pairs": self.pairs.to_json()} if self.pairs else {}),
         }
 
 
@@ -107,6 +114,8 @@ def scan(
 ) -> ScanResult:
     """Judge a dataset: every answer of a row, and its last request if that has no answer.
 
+    Of a preference pair both answers are judged; the row is as unsafe as the chosen one.
+
     Args:
         rows: what to scan.
         guard: the guard.
@@ -120,8 +129,12 @@ def scan(
     """
     started = time.perf_counter()
     rows = tuple(rows)
-    talks = [row.conversation for row in rows]
-    findings, cost = find(talks, guard, part, threshold, cache, on_progress)
+    twins = [row for row in rows if row.rejected]
+    talks = [row.conversation for row in rows] + [row.rejected for row in twins]
+    firsts = [row.first for row in (*rows, *twins)]
+    every, cost = find(talks, guard, part, threshold, cache, on_progress, firsts)
+    findings, others = every[: len(rows)], iter(every[len(rows) :])
+    rejected = tuple(next(others) if row.rejected else None for row in rows)
     pairs = zip(rows, findings, strict=True)
     good = [(row, finding) for row, finding in pairs if answers(row.conversation, part)]
     unscored = Counter(finding.worst.problem for _, finding in good)
@@ -141,6 +154,8 @@ def scan(
         operations=cost.operations,
         seconds=time.perf_counter() - started,
         findings=tuple(findings),
+        rejected=rejected,
+        pairs=pair_scan(findings, rejected),
     )
 
 
@@ -168,6 +183,8 @@ def _name(name: str, row: GuardRow) -> str:
 class CopyCounts:
     """What a filtered copy holds: `written` rows, `replaced` ones among them, without `dropped`.
 
+    In the mode "swap", `replaced` are the pairs whose answers changed places.
+
     Rows that could not be read are in neither.
     """
 
@@ -183,6 +200,7 @@ def write_copy(
     mode: CopyMode = "drop",
     *,
     unscored: Literal["drop", "keep"] = "drop",
+    rejected: Sequence[Finding | None] = (),
 ) -> CopyCounts:
     """Write the rows with their columns as they were, whole or not at all.
 
@@ -191,6 +209,8 @@ def write_copy(
 
     "drop" leaves unsafe rows out. "replace" puts a refusal in the place of each unsafe answer; a
     row leaves if that answer is not found in its columns, or would still stand elsewhere in them.
+    "swap" exchanges the answers of a pair whose chosen one is unsafe and whose rejected one is
+    safe; other unsafe rows leave.
     "flag" keeps every row and adds `fedrai_unsafe` (null: not scored), `fedrai_probability` and
     `fedrai_categories`. Unscored and bad rows leave unless `unscored` is "keep".
 
@@ -200,21 +220,22 @@ def write_copy(
         path: the file.
         mode: what to do with unsafe rows.
         unscored: what to do with rows that are neither safe nor unsafe; not for "flag".
+        rejected: `ScanResult.rejected`; empty: no row is a pair.
 
     Raises:
         DataError: a column holds a value that JSON cannot hold, or the file cannot be written.
     """
     copies: list[dict[str, Any]] = []
     count = replaced = 0
-    for row, finding in zip(rows, findings, strict=True):
+    for row, finding, other in zip(rows, findings, rejected or repeat(None), strict=False):
         count += 1
         raw = _plain(row.raw, row.origin)
         if mode == "flag":
-            raw = raw | _flags(finding)
+            raw = raw | _flags(finding, other)
         elif finding.unscored and unscored == "drop":
             continue
         elif finding.unsafe:
-            copy = None if mode == "drop" else _with_refusals(raw, row, finding)
+            copy = _mended(raw, row, finding, other, mode)
             if copy is None:
                 continue
             raw, replaced = copy, replaced + 1
@@ -251,12 +272,22 @@ def _field(value: Any) -> str:
     return str(value) if plain else json.dumps(value, ensure_ascii=not encodable(value))
 
 
-def _flags(finding: Finding) -> dict[str, Any]:
-    return {
+def _mended(
+    raw: dict[str, Any], row: GuardRow, finding: Finding, other: Finding | None, mode: CopyMode
+) -> dict[str, Any] | None:
+    """An unsafe row as the copy holds it; None: it leaves."""
+    if mode == "swap":
+        return swapped_columns(raw, row, other)
+    return _with_refusals(raw, row, finding) if mode == "replace" else None
+
+
+def _flags(finding: Finding, other: Finding | None) -> dict[str, Any]:
+    flags = {
         "fedrai_unsafe": finding.is_unsafe,
         "fedrai_probability": finding.worst.probability,
         "fedrai_categories": list(finding.worst.categories),
     }
+    return flags if other is None else {**flags, "fedrai_rejected_unsafe": other.is_unsafe}
 
 
 def _with_refusals(raw: dict[str, Any], row: GuardRow, finding: Finding) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from fedrai.data.embedded.refusals import load_refusals
 from fedrai.data.partition import Shards
 from fedrai.errors import DataError, FedRAIError, GuardError, place_of
 from fedrai.filter.ledger import FilterLedger, add_noise, total
+from fedrai.filter.pairs import first_judged
 from fedrai.filter.rows import FilterResult, Policy, SafetyFilter, answers
 from fedrai.guards.base import Conversation, Guard, OnProgress, VerdictBatch, caution_of, full_name
 from fedrai.guards.cache import VerdictCache
@@ -81,7 +82,9 @@ class LabelGuard:
         self.thresholds = {"strict": 0.5, "loose": 0.5}
         parts: dict[bool, set[Conversation]] = {False: set(), True: set()}
         for example in examples:
-            parts[example.harmful] |= {talk for _, talk in answers(example.messages, "pair")}
+            first = first_judged(example)
+            talks = answers(example.messages, "pair")
+            parts[example.harmful] |= {talk for turn, talk in talks if turn >= first}
         whole = {example.messages for example in examples if example.harmful}
         self._unsafe = (parts[True] - parts[False]) | whole
 
@@ -227,7 +230,8 @@ def policy_of(settings: Filter, guard: Guard) -> Policy:
             hint="set filter.threshold to a number from 0 to 1",
         )
     part = "pair" if settings.guard == LABELS else settings.judge
-    return Policy(number, settings.mode, part, settings.unscored, settings.replaced)
+    return Policy(number, settings.mode, part, settings.unscored, settings.replaced,
+                  pairs=settings.pairs)  # fmt: skip
 
 
 def _check_rows_left(ledgers: Sequence[FilterLedger]) -> None:

@@ -22,6 +22,8 @@ from fedrai.data.columns import Cell, matches
 from fedrai.errors import DataError
 from fedrai.guards.columns import answers_of, describe_columns, holds_text, printable
 from fedrai.guards.labels import Labels, check_labels, truth_of
+from fedrai.guards.pairs import Pair, read_pair
+from fedrai.guards.row import GuardRow as GuardRow
 from fedrai.records import BadRow, Message
 
 Column = Literal["messages", "prompt", "response", "text", "category"]
@@ -67,29 +69,6 @@ class ColumnNames:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardRow:
-    """One row to judge.
-
-    Attributes:
-        conversation: its turns; no message, or blank ones, where it has no text.
-        origin: file and line of the row; safe to print.
-        source: short name of its dataset.
-        category: value of the category column; empty if none.
-        unsafe: the label; None where the row has none.
-        raw: the row as it was read.
-        not_judged: columns with text that is not in the conversation, as they may be printed.
-    """
-
-    conversation: tuple[Message, ...]
-    origin: str
-    source: str
-    category: str
-    unsafe: bool | None
-    raw: Mapping[str, Any]
-    not_judged: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of datasets in their order, and the rows that could not be read."""
 
@@ -124,6 +103,7 @@ def read_all(
     split: str = "train",
     where: Mapping[str, Cell] | None = None,
     options: data.ReadOptions = data.DEFAULT_OPTIONS,
+    pairs: bool = False,
 ) -> Rows:
     """Read datasets in their order.
 
@@ -133,6 +113,7 @@ def read_all(
         split: split of hub datasets.
         where: only rows whose columns have these values.
         options: encoding, separator and limits of files.
+        pairs: whether `chosen` and `rejected` are read as the two answers of a pair.
 
     Raises:
         DataError: no such file or format, a dataset without a readable row, a column that is named
@@ -142,10 +123,11 @@ def read_all(
         check_labels(source.labels)
     where = where or {}
     count = Counter(map(name_of, dict.fromkeys(source.spec for source in sources)))
-    every = _Dataset("the datasets", columns)
+    every = _Dataset("the datasets", columns, pairs=pairs)
     for source in sources:
         name = name_of(source.spec)
-        part = _Dataset(name if count[name] == 1 else source.spec, columns, source.labels, where)
+        name = name if count[name] == 1 else source.spec
+        part = _Dataset(name, columns, source.labels, where, pairs)
         for origin, raw in data.rows(source.spec, split, options):
             part.add(origin, raw)
         every.extend(part)
@@ -164,6 +146,7 @@ def from_memory(
     columns: ColumnNames = ColumnNames(),
     labels: Labels | None = None,
     name: str = "rows",
+    pairs: bool = False,
 ) -> Rows:
     """Rows that are in memory, read as those of a file are.
 
@@ -172,11 +155,12 @@ def from_memory(
         columns: names of the columns.
         labels: how to tell whether a row is unsafe; None: rows have no label.
         name: the dataset's name; a row is named by it and its number, from 1.
+        pairs: as in `read_all`.
 
     Raises:
         DataError: no row can be read.
     """
-    dataset = _Dataset(name, columns, labels or Labels())
+    dataset = _Dataset(name, columns, labels or Labels(), pairs=pairs)
     for number, raw in enumerate(rows, 1):
         dataset.add(f"{name}, row {number}", raw)
     if not dataset.rows:
@@ -199,6 +183,7 @@ class _Dataset:
     columns: ColumnNames
     labels: Labels = field(default_factory=Labels)
     where: Mapping[str, Cell] = field(default_factory=dict)
+    pairs: bool = False
     rows: list[GuardRow] = field(default_factory=list)
     bad_rows: list[BadRow] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
@@ -225,7 +210,11 @@ class _Dataset:
     def _row(self, raw: Mapping[str, Any], origin: str) -> GuardRow:
         category_column = self.columns.find("category", raw)
         other = {*self.labels.names(), *self.where, *filter(None, [category_column])}
-        conversation, read = _RawRow(raw, self.columns, other).conversation()
+        pair = self._pair(raw) if self.pairs else None
+        if pair is None:
+            conversation, read = _RawRow(raw, self.columns, other).conversation()
+        else:
+            conversation, read = pair.chosen, pair.columns
         category = _category(raw.get(category_column or ""))
         if category and any(category == message.content.strip() for message in conversation):
             category = TEXT
@@ -234,7 +223,18 @@ class _Dataset:
         rest = [n for n in raw if n not in {*other, *read} and _is_unread(raw[n], conversation)]
         truth = truth_of(raw, self.labels)
         unread = tuple(printable(rest, raw))
-        return GuardRow(conversation, origin, self.name, category, truth, raw, unread)
+        rejected, sides = (pair.rejected, pair.sides) if pair else ((), None)
+        return GuardRow(
+            conversation, origin, self.name, category, truth, raw, unread, rejected, sides
+        )
+
+    def _pair(self, raw: Mapping[str, Any]) -> Pair | None:
+        """The pair that a row holds; None if it is none, or an answer or a text is named."""
+        names = self.columns
+        if names.response != "response" or names.text != "text":
+            return None
+        answered = (names.messages, "messages", "response")
+        return read_pair(raw, names.find("prompt", raw) or "prompt", answered)
 
 
 def _is_unread(value: object, conversation: Sequence[Message]) -> bool:

@@ -12,9 +12,11 @@ from fedrai.model.adapters import AdapterState, check_adapter, read_adapter, rea
 from fedrai.model.bases import read_base_record
 from fedrai.model.language import LanguageModel
 from fedrai.model.lora import RESCALING, Lora, read_lora
+from fedrai.model.parts import Part, fresh_adapter
 
 EMBEDDED = {"fedrai:aligned": embedded.HERE / "aligned"}
 _BASE_COPY = ".base_layer.weight"  # PEFT stores one for an output layer with an adapter
+_WIDENING_SEED = 0  # of the ranks that a start lacks: the same adapter wherever it is read
 
 
 def is_adapter(spec: str) -> bool:
@@ -52,6 +54,9 @@ def adapter_folder(spec: str) -> Path:
 def read_start_adapter(spec: str, model: LanguageModel) -> AdapterState:
     """The adapter that training of a model starts from, in float32.
 
+    Where it has fewer ranks than the model's and the same scale (alpha / rank), the others are
+    fresh, with a second factor of zero: the product is that of the adapter.
+
     Args:
         spec: a PEFT folder, or `fedrai:aligned`.
         model: the model, with an adapter as in `[adapter]`.
@@ -60,31 +65,36 @@ def read_start_adapter(spec: str, model: LanguageModel) -> AdapterState:
         AssetError, ModelError: there is none, or it does not fit the model or `[adapter]`.
     """
     folder = adapter_folder(spec)
-    _check_config(spec, folder, model)
+    rank = _check_config(spec, folder, model)
     try:
-        return read_matching_adapter(folder, spec, model)
+        return read_matching_adapter(folder, spec, model, rank)
     except ModelError as error:
         hint = "set adapter.target_modules and model.base to those of that adapter"
         raise ModelError(f"adapter.start: {error.message}", hint=error.hint or hint) from error
 
 
-def read_matching_adapter(folder: Path, name: str, model: LanguageModel) -> AdapterState:
+def read_matching_adapter(
+    folder: Path, name: str, model: LanguageModel, rank: int = 0
+) -> AdapterState:
     """The tensors of a PEFT folder in float32, checked against a model's adapter.
 
     Args:
         folder: the adapter's folder.
         name: the adapter's name, for errors.
         model: the model, with an adapter of the same settings.
+        rank: ranks that the folder has, where these are fewer than the model's; 0: all.
 
     Raises:
         ModelError: there are none, or they do not fit.
     """
     state = _without_copies(read_adapter(folder), name, model)
+    shapes = {key: tuple(p.shape) for key, p in model.parameters.items()}
+    part = Part(rank=rank)
     try:
-        check_adapter(state, {name: tuple(p.shape) for name, p in model.parameters.items()})
+        check_adapter(state, part.sent_shapes(shapes))
     except ModelError as error:
         raise ModelError(f"{name}: {error.message}") from error
-    return state
+    return part.filled(state, fresh_adapter(shapes, _WIDENING_SEED)) if rank else state
 
 
 def _without_copies(state: AdapterState, name: str, model: LanguageModel) -> AdapterState:
@@ -104,8 +114,12 @@ def _is_copy(key: str) -> bool:
     return key.endswith(_BASE_COPY)
 
 
-def _check_config(spec: str, folder: Path, model: LanguageModel) -> None:
-    """Check the settings that names and shapes of tensors do not show."""
+def _check_config(spec: str, folder: Path, model: LanguageModel) -> int:
+    """The adapter's rank if it is lower than the model's, else 0.
+
+    Raises:
+        ModelError: a setting that names and shapes of tensors do not show is another one.
+    """
     config = read_adapter_config(folder)
     base, digest = str(config.get("base_model_name_or_path") or ""), read_base_record(folder)
     same = digest == model.fingerprint or _short(base) in ("", _short(model.name))
@@ -117,6 +131,8 @@ def _check_config(spec: str, folder: Path, model: LanguageModel) -> None:
     ours = model.peft.peft_config["default"]
     theirs = read_lora(config, f"adapter.start = {spec!r}")
     _check_plain(spec, theirs)
+    if theirs.rank < ours.r and theirs.alpha * ours.r == ours.lora_alpha * theirs.rank:
+        return theirs.rank
     for name, value, expected in (("rank", theirs.rank, ours.r),
                                   ("alpha", theirs.alpha, ours.lora_alpha)):  # fmt: skip
         if value != expected:
@@ -124,6 +140,7 @@ def _check_config(spec: str, folder: Path, model: LanguageModel) -> None:
                 f"adapter.start = {spec!r} has {name} {value}, [adapter] has {expected}",
                 hint=f"set adapter.{name} = {value}",
             )
+    return 0
 
 
 def _is_foreign_path(base: str) -> bool:

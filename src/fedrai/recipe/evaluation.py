@@ -33,7 +33,7 @@ class JudgeEndpoint(EndpointSection):
 class Evaluation(Section):
     """What is measured before the first round, every n rounds, and after the last."""
 
-    added_keys = ("outside", "outside_sets", "batch_tokens")
+    added_keys = ("outside", "outside_sets", "batch_tokens", "pairs", "pair_source")
 
     every: int = Field(0, ge=0)
     """Evaluate after every n-th round; 0: only before the first and after the last, which is cheapest."""
@@ -43,6 +43,10 @@ class Evaluation(Section):
     """How many ordinary instructions are asked, to count needless refusals; 0: none, and no held-out loss."""
     ordinary_source: Source = Source(path="fedrai:ordinary-held-out")
     """Instructions that no client trains on: their prompts are asked, their answers give the held-out loss."""
+    pairs: int = Field(200, ge=1)
+    """How many held-out preference pairs are compared, a seeded sample; needs `pair_source`."""
+    pair_source: Source | None = None
+    """Preference pairs that no client trains on: how often the model finds the chosen answer likelier than the rejected one. Unset: none are compared."""
     outside: int = Field(0, ge=0)
     """Items of each outside set (a seeded sample); 0: none are asked. Outside sets neither trained nor chose anything, so only they prove something; 50 items of each take about as long as 600 of AdvBench."""
     outside_sets: list[str] = []
@@ -90,6 +94,10 @@ class Evaluation(Section):
             raise ValueError('the judge "rubric" needs [evaluation.endpoint] with url and model')
         if len(set(self.judges)) != len(self.judges):
             raise ValueError("judges: a judge is listed twice")
+        if self.ordinary_source.rows == "pairs":
+            raise ValueError("ordinary_source holds answers; pairs belong to pair_source")
+        if self.pair_source is not None and self.pair_source.rows != "pairs":
+            raise ValueError('pair_source holds pairs: set rows = "pairs" on it')
         if self.outside_sets and not self.outside:
             raise ValueError("outside_sets needs outside, the number of items of each set")
         return self

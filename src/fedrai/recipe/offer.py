@@ -14,8 +14,8 @@ from fedrai.recipe import keys
 from fedrai.recipe.base import Section
 from fedrai.recipe.node import Sendable
 from fedrai.recipe.privacy import Privacy
-from fedrai.recipe.run import Training
 from fedrai.recipe.safety import Filter
+from fedrai.recipe.training import Training
 
 
 class OfferedModel(Section):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedrai.recipe import defence as defences
-from fedrai.recipe import keys, lora, robust
+from fedrai.recipe import keys, lora, preference, robust
 from fedrai.recipe import privacy as private
 from fedrai.recipe.aggregation import Aggregation, FedAvg, QFedAvg, Robust, Scaffold
 from fedrai.recipe.alignment import Alignment
@@ -21,6 +21,7 @@ from fedrai.recipe.privacy import Privacy
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
+from fedrai.recipe.training import Training
 from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
@@ -46,7 +47,7 @@ class Adapter(Section):
     added_keys = ("ranks",)
 
     start: str = ""
-    """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Empty: a fresh one."""
+    """Adapter to start from: a PEFT folder, or `fedrai:aligned` (shipped: SmolLM2-135M-Instruct made safe). Its rank may be lower than `rank` if alpha / rank is the same. Empty: a fresh one."""
     rank: keys.Rank = 16
     ranks: list[int] | dict[str, int] = []
     """Ranks that clients train where that is not `rank` for all: a list that is gone through in the order of the clients' names, again and again (`[8]`: 8 for all), or a table by name, in which `"*"` stands for all others. `rank` is that of the global adapter, and the scale is alpha / rank for all. Empty: all train `rank`."""
@@ -104,41 +105,6 @@ class Data(Section):
     """How rows are divided among the clients."""
     harm: Harm = Harm()
     """Which clients get the harmful rows."""
-
-
-class Training(Section):
-    """Local training on a client."""
-
-    added_keys = ("local_epochs",)
-
-    local_steps: int = Field(10, ge=1)
-    """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
-    local_epochs: float = Field(0, ge=0, le=1000)
-    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts; an override of `local_steps` sets it to 0."""
-    batch_size: int = Field(16, ge=1)
-    """Rows of an optimiser step."""
-    micro_batch_size: int = Field(0, ge=0)
-    """Rows in one forward pass; gradients are accumulated up to `batch_size`. 0: the whole batch. Smaller saves memory."""
-    group_by_length: bool = True
-    """Fill batches with rows of similar length: up to a fifth faster. Off: random batches, which mix kinds of rows better."""
-    learning_rate: float = Field(5e-5, gt=0)
-    """Peak learning rate of AdamW."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the steps of the whole run, after the warm-up."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps (of the whole run) over which the learning rate rises from 0."""
-    weight_decay: keys.WeightDecay = 0.0
-    clip_norm: keys.ClipNorm = 1.0
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    compile: bool = False
-    """`torch.compile` the layers: faster after a start of about half a minute; needs a C++ compiler on CPUs."""
-
-    @model_validator(mode="after")
-    def _micro_batch_fits(self) -> Training:
-        if self.micro_batch_size > self.batch_size:
-            raise ValueError("micro_batch_size must not be larger than batch_size")
-        return self
 
 
 class Federation(Section):
@@ -243,6 +209,7 @@ class Recipe(Section):
         self._check_harm()
         self._check_attack()
         self._check_weights()
+        self._check_method()
         self._check_privacy()
         return self
 
@@ -259,6 +226,14 @@ class Recipe(Section):
             vetting=self.vetting.action,
             waits=not (federation.quorum or federation.round_timeout),
         ):
+            raise ValueError(problem)
+
+    def _check_method(self) -> None:
+        rule, files = getattr(self.aggregation, "algorithm", ""), self.data.partition.scheme
+        parts = preference.Surroundings(
+            self.data.sources, files == "files", rule, self.defence, self.vetting, self.attack
+        )
+        if problem := preference.problem(self.training.method, parts):
             raise ValueError(problem)
 
     def _check_vetting(self) -> None:

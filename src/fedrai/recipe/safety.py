@@ -18,10 +18,14 @@ LEAST_EPSILON = 2.0**-20  # finer noise is not drawn
 class Filter(Section):
     """The safety filter: a guard judges every row of a client before the first step."""
 
+    added_keys = ("pairs",)
+
     mode: Literal["off", "audit", "drop", "replace"] = "off"
     """`off`: no guard is loaded. `audit`: count only. `drop`: unsafe rows are left out. `replace`: an unsafe answer is replaced by a refusal that fits its request."""
     replaced: keys.Share = 1.0
     """`replace`: share of the unsafe rows that get a refusal, drawn by the seed; the others are dropped. A few refusals preserve the model's own; many teach it to refuse harmless requests."""
+    pairs: Literal["drop", "swap"] = "drop"
+    """What `drop` and `replace` do with a preference pair whose chosen answer is unsafe; an unsafe rejected answer is as it should be. `drop`: the pair is left out. `swap`: the two answers change places if the rejected one is judged safe; else the pair is left out."""
     guard: str = "embedded"
     """A name from `fedrai guard list` or `[guards]`, a folder that `fedrai guard train` wrote, a hub id, or `labels` (the sources' own `harmful`: a perfect filter, for experiments)."""
     judge: Literal["prompt", "response", "pair"] = "pair"

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from fedrai.recipe.base import Section
 
+RowKind = Literal["answers", "pairs"]
+
 
 def known_encoding(name: str) -> str:
     """The name of a text encoding, unchanged.
@@ -42,12 +44,18 @@ def one_separator(name: str) -> str:
 class Columns(Section):
     """Column names, for files that do not use the usual ones."""
 
+    added_keys = ("chosen", "rejected")
+
     messages: str = "messages"
     """Column with a list of `{role, content}` turns."""
     prompt: str = "prompt"
     """Column with the request."""
     response: str = "response"
     """Column with the answer."""
+    chosen: str = "chosen"
+    """`rows = "pairs"`: column with the preferred answer, or with the whole conversation that ends with it."""
+    rejected: str = "rejected"
+    """`rows = "pairs"`: column with the other answer, or with its whole conversation."""
     label: str = "category"
     """Column whose values a Dirichlet partition divides by; a file without it counts as one label."""
 
@@ -55,7 +63,8 @@ class Columns(Section):
 class Source(Section):
     """One dataset."""
 
-    added_keys = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb", "name")
+    added_keys = ("encoding", "separator", "system_turns", "max_row_mb", "max_unpacked_mb", "name",
+                  "rows")  # fmt: skip
 
     path: str
     """JSONL, JSON, CSV or Parquet file, a dataset on the hub, or a set that FedRAI ships (`fedrai:ordinary`)."""
@@ -65,6 +74,8 @@ class Source(Section):
     """Share of this source among the sources of its kind (benign or harmful), relative to theirs. Unset: each row has the same weight."""
     harmful: bool = False
     """Whether the rows are known to be harmful. For experiments: `data.harm` decides which clients get them."""
+    rows: RowKind = "answers"
+    """`answers`: conversations to learn from. `pairs`: two answers to one request, `chosen` and `rejected`, for `training.method = "dpo"`: TRL's columns `prompt`, `chosen` and `rejected` as texts or turns, or whole conversations without `prompt`, as turns or as Anthropic's marked text."""
     split: str = "train"
     """Split of a hub dataset; ignored for files."""
     where: dict[str, str | bool | int | float] = {}

@@ -91,9 +91,10 @@ def _sentences(run: RunRecord) -> list[str]:
 def _total(total: FilterCounts | None) -> str:
     if total is None:
         return f"Total: {MISSING}."
+    swapped = "" if total.swapped is None else f", {total.swapped} pairs swapped"
     return (
         f"{total.unsafe} of {total.rows} rows unsafe, {total.dropped} dropped, {total.replaced}"
-        f" answers replaced, {total.unscored} not scored."
+        f" answers replaced{swapped}, {total.unscored} not scored."
     )
 
 

@@ -7,6 +7,7 @@ None, never 0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fedrai.rates import rate_json
@@ -14,7 +15,7 @@ from fedrai.report.comparing.differences import Difference
 from fedrai.report.comparing.figure import Figure
 from fedrai.report.comparing.figures import ArmFigures
 from fedrai.report.measures import OUTSIDE
-from fedrai.runs.record import EvaluationRecord, FilterCounts, RunRecord
+from fedrai.runs.record import EvaluationRecord, FilterCounts, RoundRecord, RunRecord
 
 Row = dict[str, Any]
 
@@ -51,6 +52,7 @@ def rounds(run: RunRecord) -> list[Row]:
             "loss_first": one.loss_first,
             "loss_last": one.loss_last,
             "aggregation_error": one.aggregation_error,
+            **_preference(one),
             "epsilon": one.privacy.epsilon if one.privacy else None,
             "updates": len(one.clients) or len(one.update_norms),
             "set_aside": len(one.set_aside),
@@ -58,6 +60,13 @@ def rounds(run: RunRecord) -> list[Row]:
         }
         for one in run.rounds
     ]
+
+
+def _preference(one: RoundRecord) -> Row:
+    """The figures of a round's preference tuning; none without it."""
+    if one.preference is None:
+        return {}
+    return {f"preference_{name}": value for name, value in asdict(one.preference).items()}
 
 
 def updates(run: RunRecord) -> list[Row]:

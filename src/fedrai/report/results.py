@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedrai.rates import Rate
-from fedrai.report import verdict
+from fedrai.report import preference, verdict
 from fedrai.report.arms import styled
 from fedrai.report.charts import Chart, Curve, Point
 from fedrai.report.legends import legend
@@ -205,6 +205,7 @@ def curves(runs: Sequence[RunRecord]) -> Content:
               _curves(runs, _held_out), shares=False),
         Chart("chart-training", "Training loss on clients, nats per token", last_step,
               _curves(runs, _training), shares=False),
+        *preference.charts(runs),
         *_error_charts(runs),
     ]  # fmt: skip
     keys = legend(charts[0].curves) if len(runs) > 1 else []
@@ -213,6 +214,7 @@ def curves(runs: Sequence[RunRecord]) -> Content:
         "legend": keys,
         "outside": _outside_sets(runs),
         "evaluations": _evaluations(runs),
+        "preference": preference.table(runs),
     }
 
 

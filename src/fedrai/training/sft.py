@@ -23,8 +23,8 @@ from fedrai.model.parts import ALL, Part
 from fedrai.records import Tokens, TrainingStep, TrainResult
 from fedrai.runs.costs import Cost, release_memory, training_operations
 from fedrai.training.losses import linear_cross_entropy, token_cross_entropy
+from fedrai.training.pair_settings import PairSettings, summed_rates
 
-SUMMED = 100_000  # steps whose learning rates are looked up one by one for their sum
 GROUP = 16  # batches whose rows are sorted by length together
 
 
@@ -87,9 +87,11 @@ class MasterWeights:
             weight.grad = None
 
     def in_order(self, state: AdapterState | None) -> list[Tensor]:
-        """Tensors by name in the order of `copies`, on their device; None: an empty list."""
+        """The trained part of a state in the order of `copies`, on their device; None: empty."""
         pairs = zip(self._names, self.copies, strict=True)
-        return [] if state is None else [state[name].to(copy.device) for name, copy in pairs]
+        return [] if state is None else [
+            self._part.cut(name, state[name]).to(copy.device) for name, copy in pairs
+        ]  # fmt: skip
 
     def step(
         self, learning_rate: float, clip_norm: float, correction: Sequence[Tensor] = ()
@@ -199,6 +201,7 @@ class SftSettings:
         defence: changes the training; None: nothing does.
         frozen: LoRA's factor that is not trained, "A" or "B"; empty: both are.
         rank: the first ranks are trained, and the others stay as they are; 0: all.
+        pairs: how pairs are trained on afterwards, by `local.train`; None: there are none.
     """
 
     steps: int
@@ -214,6 +217,7 @@ class SftSettings:
     defence: LocalDefence | None = None
     frozen: str = ""
     rank: int = 0
+    pairs: PairSettings | None = None
 
     @property
     def part(self) -> Part:
@@ -223,11 +227,8 @@ class SftSettings:
     @property
     def rate_sum(self) -> float:
         """The learning rates of all steps, summed; of very many steps every k-th counts k times."""
-        stride = max(1, math.ceil(self.steps / SUMMED))
-        starts = range(0, self.steps, stride)
-        return sum(
-            self.learning_rate(self.first_step + n) * min(stride, self.steps - n) for n in starts
-        )
+        own = summed_rates(self.learning_rate, self.first_step, self.steps)
+        return own + self.pairs.rate_sum if self.pairs else own
 
 
 def train(

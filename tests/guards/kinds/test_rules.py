@@ -66,10 +66,10 @@ def test_scripts_without_spaces_match_within_a_sentence():
 
 def test_many_words_are_found_in_one_pass():
     guard = RulesGuard(words=[f"word{i} tail" for i in range(50_000)])
-    start = time.perf_counter()
+    start = time.process_time()
     text = "word " * 20_000 + "word49999 tail"
     assert flags(guard, text, "word " * 20_000) == [True, False]
-    assert time.perf_counter() - start < 5  # an alternation of 50,000 would take minutes
+    assert time.process_time() - start < 5  # an alternation of 50,000 would take minutes
 
 
 # --- patterns -------------------------------------------------------------------------------------
@@ -113,15 +113,15 @@ def test_patterns_that_can_take_forever_are_refused(pattern):
     ],
 )  # fmt: skip
 def test_patterns_that_cannot_take_forever_are_taken(pattern):
-    start = time.perf_counter()
+    start = time.process_time()
     assert flags(RulesGuard([pattern]), "a" * 200 + "c") == [False]
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_slow_pattern_is_bounded_by_the_windows():
-    start = time.perf_counter()
+    start = time.process_time()
     assert flags(RulesGuard([r"x+!"]), "x" * 100_000) == [False]
-    assert time.perf_counter() - start < 20  # 11 windows; over the whole text it would be 100 times
+    assert time.process_time() - start < 20  # 11 windows; over the whole text it would be 100 times
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fedrai.cli.show.summary import (
     error_text,
     filter_line,
     rows_notes,
+    tuning_text,
 )
 from fedrai.federation.run.observer import Observer
 from fedrai.progress import duration
@@ -199,8 +200,10 @@ class Display(Live, Observer):
         left = f"  {self._time_left()}" if self._pace else ""
         reported = "loss_first" in numbers and "loss_last" in numbers
         ends = (f"{numbers[key]:.3f}" for key in ("loss_first", "loss_last") if reported)
-        loss = " -> ".join(ends) or "not reported"
-        self.print_line(f"  {client}  loss {loss}  {rate} tokens/s{left}")
+        parts = [f"loss {' -> '.join(ends)}"] if reported else []
+        parts += filter(None, [tuning_text(numbers)])
+        losses = ", ".join(parts) or "loss not reported"
+        self.print_line(f"  {client}  {losses}  {rate} tokens/s{left}")
 
     def _on_client_suspicious(self, client: str, action: str, reason: str, **_: Any) -> None:
         what = {"set-aside": "set aside by vetting", "weigh": "weighs less after vetting"}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedrai.evaluation.detection import Confusion, Detection
     from fedrai.filter.guard_evaluation import GuardEvaluation
     from fedrai.filter.scan import ScanResult
+    from fedrai.filter.scanned_pairs import PairScan
     from fedrai.guards.calibrated import CalibrationFile
     from fedrai.guards.training.outcome import GuardTrainingOutcome
 
@@ -43,12 +44,27 @@ def show_scan(result: ScanResult, threshold: str) -> None:
     click.echo(f"{rate.successes:,} of {rate.scored:,} rows are unsafe: {rate.format()}"
                f"  (95 % Wilson interval)")  # fmt: skip
     for line in (
+        pairs_line(result.pairs),
         problems_line(result.unscored),
         f"{plural(result.bad_rows, 'row')} had nothing to judge" if result.bad_rows else "",
         f"guard: {result.guard}, {_from(threshold, result.threshold)}, judged: {result.part}",
     ):
         if line:
             click.echo(line)
+
+
+def pairs_line(pairs: PairScan | None) -> str:
+    """How many answers of preference pairs are unsafe; empty without pairs."""
+    if pairs is None:
+        return ""
+    sides = (
+        f"{rate.successes:,} of {rate.scored:,} {name} answers are unsafe: {rate.format()}"
+        for name, rate in (("chosen", pairs.chosen), ("rejected", pairs.rejected))
+    )
+    return (
+        f"preference pairs: {'; '.join(sides)}; both in {pairs.both:,};"
+        f" {pairs.swappable:,} could be swapped"
+    )
 
 
 def show_training(outcome: GuardTrainingOutcome, out: Path) -> None:

@@ -9,6 +9,7 @@ from fedrai.data.columns import unread_line
 from fedrai.runs.costs import Cost
 from fedrai.runs.record import Summary, skipped_rows_text
 from fedrai.runs.record.evaluations import COLUMNS, evaluation_cells
+from fedrai.runs.record.preference import PreferenceRecord
 from fedrai.runs.record.summary import AlignmentSummary
 
 NO_FILTER = "NO SAFETY FILTER"
@@ -57,6 +58,8 @@ def filter_line(ledger: Mapping[str, Any]) -> str:
     """
     parts = [f"{ledger['unsafe']} of {ledger['rows']} rows unsafe"]
     parts += [f"{ledger[k]} {k}" for k in ("dropped", "replaced") if ledger[k]]
+    if (pairs := ledger.get("pairs")) and pairs["swapped"]:
+        parts.append(f"{pairs['swapped']} pairs swapped")
     unscored = sum(ledger["unscored"].values())
     if unscored:
         parts.append(f"{unscored} not scored")
@@ -67,6 +70,15 @@ def filter_line(ledger: Mapping[str, Any]) -> str:
             f" {truth['benign_removed']} of {truth['benign_in']} harmless ones lost"
         )
     return ", ".join(parts)
+
+
+def tuning_text(numbers: Mapping[str, float]) -> str:
+    """A client's preference tuning in a few words; empty without it.
+
+    Args:
+        numbers: the client's, under the names of events.
+    """
+    return PreferenceRecord.of_client(numbers).format()
 
 
 def skipped_line(count: int | None, problems: Mapping[str, int], unreported: int) -> str:

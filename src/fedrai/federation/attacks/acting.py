@@ -19,7 +19,7 @@ from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.protocol import Task
 from fedrai.recipe.sections import Attack as Settings
 from fedrai.recipe.sections import seed_for
-from fedrai.records import Tokens
+from fedrai.records import TrainingRow
 
 
 def choose(names: Collection[str], count: int, seed: int) -> list[str]:
@@ -52,8 +52,8 @@ class Malicious:
     attack: Attack
     settings: Settings
     seed: int
-    rows: Mapping[str, Sequence[Tokens]]
-    honest_rows: Mapping[str, Sequence[Tokens]]
+    rows: Mapping[str, Sequence[TrainingRow]]
+    honest_rows: Mapping[str, Sequence[TrainingRow]]
     held: Mapping[str, int]
     harmful: Mapping[str, int]
 
@@ -62,7 +62,7 @@ class Malicious:
         if client not in self.rows or task.round < self.settings.from_round:
             return None
 
-        def train(rows: Sequence[Tokens], seed: int) -> Reply:
+        def train(rows: Sequence[TrainingRow], seed: int) -> Reply:
             adapter, numbers = train_on(rows, seed)
             return adapter, {**numbers, WEIGHT: self.held[client]}
 

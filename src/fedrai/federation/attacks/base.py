@@ -15,7 +15,7 @@ import torch
 
 from fedrai.federation.client import Reply, TrainOn
 from fedrai.model import AdapterState
-from fedrai.records import Example, Tokens
+from fedrai.records import Example, TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Turn:
     """
 
     start: AdapterState
-    rows: Sequence[Tokens]
-    honest_rows: Sequence[Tokens]
+    rows: Sequence[TrainingRow]
+    honest_rows: Sequence[TrainingRow]
     held: int
     train: TrainOn
     seed: int

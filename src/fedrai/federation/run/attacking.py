@@ -14,10 +14,11 @@ from fedrai.data import partition
 from fedrai.federation import attacks
 from fedrai.federation.attacks.acting import Malicious, choose
 from fedrai.federation.attacks.base import Holdings
-from fedrai.federation.run.rows import tokenized, usable_rows
+from fedrai.federation.run.rows import usable_rows
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
-from fedrai.records import Example, Tokens
+from fedrai.records import Example, TrainingRow
 
 Shards = Mapping[str, Sequence[Example]]
 
@@ -26,8 +27,8 @@ def malicious_of(
     recipe: Recipe,
     lm: LanguageModel,
     shards: Shards,
-    honest_rows: Mapping[str, Sequence[Tokens]],
-    tokens: dict[Example, Tokens],
+    honest_rows: Mapping[str, Sequence[TrainingRow]],
+    tokens: dict[Example, TrainingRow],
 ) -> Malicious | None:
     """The malicious clients of a recipe; None if it has none.
 
@@ -61,7 +62,9 @@ def malicious_of(
     )
 
 
-def _harmful(recipe: Recipe, lm: LanguageModel, tokens: dict[Example, Tokens]) -> list[Example]:
+def _harmful(
+    recipe: Recipe, lm: LanguageModel, tokens: dict[Example, TrainingRow]
+) -> list[Example]:
     """The usable rows of all harmful sources, shuffled; none where the attack needs none."""
     if not recipe.attack.uses_harmful_rows:
         return []
@@ -86,8 +89,8 @@ def _holdings(recipe: Recipe, shards: Shards, harmful: Sequence[Example]) -> dic
 
 
 def _tokens(
-    recipe: Recipe, lm: LanguageModel, rows: Sequence[Example], tokens: dict[Example, Tokens]
-) -> list[Tokens]:
+    recipe: Recipe, lm: LanguageModel, rows: Sequence[Example], tokens: dict[Example, TrainingRow]
+) -> list[TrainingRow]:
     """The tokens of rows, some of which the attack may have made up."""
     tokenized(lm, [row for row in rows if row not in tokens], recipe.data, tokens)
     return [tokens[row] for row in rows if row in tokens]

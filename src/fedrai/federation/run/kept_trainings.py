@@ -19,8 +19,9 @@ from typing import Any
 
 from fedrai.errors import ChecksumError, RunError
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.records import Tokens, TrainingStep, TrainResult
+from fedrai.records import TrainingRow, TrainingStep, TrainResult
 from fedrai.runs.files import digest_of, load_sealed, save_sealed
+from fedrai.training.local import split
 from fedrai.training.sft import SftSettings
 
 MODEL_KEYS = ("model_fingerprint", "dtype", "device", "machine", "versions")
@@ -32,7 +33,7 @@ class KeptTrainings:
     """Trains, or takes over what the folder has.
 
     Attributes:
-        train: carries out a training: `training.sft.train`.
+        train: carries out a training: `training.local.train`.
         folder: holds one file a training; made when it is needed.
         context: what decides the result besides the arguments of a training.
         on_taken: called with the number of steps of each training that is taken over.
@@ -47,13 +48,13 @@ class KeptTrainings:
         self,
         model: LanguageModel,
         start: AdapterState,
-        rows: Sequence[Tokens],
+        rows: Sequence[TrainingRow],
         settings: SftSettings,
         *,
         seed: int,
         on_step: Callable[[TrainingStep], None] = lambda _: None,
     ) -> tuple[AdapterState, TrainResult]:
-        """The adapter and the figures of a training; arguments as of `training.sft.train`."""
+        """The adapter and the figures of a training; arguments as of `training.local.train`."""
         if settings.first_step or not is_plain(settings):
             return self.train(model, start, rows, settings, seed=seed, on_step=on_step)
         file = self.folder / f"{_key(self.context, start, rows, settings, seed)}.safetensors"
@@ -85,14 +86,14 @@ def is_plain(settings: SftSettings) -> bool:
 
 
 def _key(
-    context: str, start: AdapterState, rows: Sequence[Tokens], settings: SftSettings, seed: int
+    context: str, start: AdapterState, rows: Sequence[TrainingRow], settings: SftSettings, seed: int
 ) -> str:
     plain = {f.name: getattr(settings, f.name) for f in fields(settings)}
     plain["learning_rate"] = [settings.learning_rate(step) for step in range(settings.steps)]
     digest = hashlib.sha256()
     for part in (context, digest_of(start), json.dumps(plain, sort_keys=True), str(seed)):
         digest.update(f"{part}\n".encode())
-    for row in rows:
+    for row in split(rows)[0]:  # settings with pairs are not plain
         digest.update(f"{list(row.ids)} {list(row.mask)}\n".encode())
     return digest.hexdigest()
 

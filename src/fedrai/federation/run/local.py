@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flwr.app import Context
@@ -19,7 +20,14 @@ from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
-from fedrai.federation.run import defending, kept_trainings, preparation, private, rounds
+from fedrai.federation.run import (
+    defending,
+    kept_trainings,
+    pair_tuning,
+    preparation,
+    private,
+    rounds,
+)
 from fedrai.federation.run.attacking import malicious_of
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
@@ -36,15 +44,15 @@ from fedrai.federation.run.rows import (
     questions_for,
     shards_for,
     token_metrics,
-    tokenized,
 )
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.filter.screening import FilterOutcome, screen_clients
-from fedrai.model import LanguageModel
+from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe
-from fedrai.records import BadRow, Example, Tokens, TrainingStep
+from fedrai.records import BadRow, Example, TrainingRow, TrainingStep
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
-from fedrai.training import sft
+from fedrai.training import local
 
 ENGINE = LOCAL
 
@@ -72,7 +80,7 @@ def prepare(
     alignment = alignment_of(recipe)
     lm = loaded or preparation.load_model(recipe, progress)
     start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
-    tokens: dict[Example, Tokens] = {}
+    tokens: dict[Example, TrainingRow] = {}
     unread: Counter[str] = Counter()
     shards, bad = shards_for(
         recipe, lambda part: tokenized(lm, part, recipe.data, tokens), unread.update
@@ -143,8 +151,15 @@ def client_app(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> C
         _training(prepared, run),
         prepared.malicious,
         run.variates if prepared.recipe.has_variates else None,
+        partial(pair_tuning.pair_settings, prepared.recipe, _reference(prepared)),
         private.protection(prepared, run),
     )
+
+
+def _reference(prepared: PreparedRun) -> AdapterState | None:
+    """The adapter that preference tuning refers to, where it is the run's start."""
+    from_start = prepared.recipe.training.dpo.reference == "start"
+    return defending.start_of(prepared) if from_start else None
 
 
 def _training(prepared: PreparedRun, run: RunFolder) -> client.Train | None:
@@ -156,7 +171,7 @@ def _training(prepared: PreparedRun, run: RunFolder) -> client.Train | None:
     def record(steps: int) -> None:
         run.event("training-taken", steps=steps)
 
-    return kept_trainings.KeptTrainings(sft.train, prepared.trainings, context, record)
+    return kept_trainings.KeptTrainings(local.train, prepared.trainings, context, record)
 
 
 def site(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> client.Site:
@@ -174,7 +189,7 @@ class _LocalSite:
     def name(self, context: Context) -> str:
         return str(context.node_config["client"])
 
-    def rows(self, client: str) -> Sequence[Tokens]:
+    def rows(self, client: str) -> Sequence[TrainingRow]:
         return self._prepared.rows[client]
 
     def row_counts(self, client: str) -> Mapping[str, int]:

@@ -15,13 +15,14 @@ from fedrai import data, model
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.membership import Membership, membership
 from fedrai.federation.run.observer import SILENT, Observer
-from fedrai.federation.run.rows import shards_for, tokenized, usable_rows
+from fedrai.federation.run.rows import shards_for, usable_rows
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.targets import Target, target
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.filter.screening import screen_clients
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe, Source, seed_for
-from fedrai.records import Example, Message, Tokens
+from fedrai.records import Example, Message, PreferencePair, Tokens, TrainingRow
 from fedrai.runs import RunFolder
 from fedrai.training.likelihood import answer_log_probabilities
 from fedrai.training.sft import label_count
@@ -106,12 +107,17 @@ def _draw(rows: Sequence[Tokens], limit: int, seed: int) -> Sequence[Tokens]:
     return random.Random(seed_for(seed, "membership-rows")).sample(list(rows), limit)
 
 
+def _answer(row: TrainingRow) -> Tokens:
+    """The conversation of a row; of a pair that with the chosen answer."""
+    return row.chosen if isinstance(row, PreferencePair) else row
+
+
 def _rows_of(file: Path, chosen: Target) -> list[Tokens]:
-    tokens: dict[Example, Tokens] = {}
+    tokens: dict[Example, TrainingRow] = {}
     skipping = chosen.recipe.data.model_copy(update={"on_bad_rows": "skip"})
     loaded = data.load(Source(path=str(file)), "skip")
     usable, _ = tokenized(chosen.model, loaded.examples, skipping, tokens)
-    return [tokens[example] for example in usable]
+    return [_answer(tokens[example]) for example in usable]
 
 
 def _own_rows(run: RunFolder, chosen: Target, observer: Observer) -> Sides:
@@ -120,7 +126,7 @@ def _own_rows(run: RunFolder, chosen: Target, observer: Observer) -> Sides:
     Raises:
         EvaluationError: they are on other machines, or every row went to a client.
     """
-    settings, tokens = chosen.recipe, dict[Example, Tokens]()
+    settings, tokens = chosen.recipe, dict[Example, TrainingRow]()
     if run.info.get("engine") == "flower":
         raise EvaluationError("the rows of a deployment lie on its nodes", hint=FILES)
     shards, _ = shards_for(
@@ -146,7 +152,7 @@ def _left(
     source: Source,
     settings: Recipe,
     lm: LanguageModel,
-    tokens: dict[Example, Tokens],
+    tokens: dict[Example, TrainingRow],
     given: set[tuple[Message, ...]],
 ) -> list[Example]:
     """The rows of a source that no client got, under any origin."""
@@ -162,7 +168,7 @@ def _left(
 def _matched(
     trained: Sequence[Example],
     left: Mapping[str, Sequence[Example]],
-    tokens: Mapping[Example, Tokens],
+    tokens: Mapping[Example, TrainingRow],
     seed: int,
 ) -> Sides:
     """As many rows of each source on both sides, so that it is not the sources that are told."""
@@ -172,5 +178,5 @@ def _matched(
         own = [row for row in trained if row.source == source]
         count = min(len(own), len(others))
         for side, rows in zip(sides, (own, list(others)), strict=True):
-            side += [tokens[row] for row in draws.sample(rows, count)]
+            side += [_answer(tokens[row]) for row in draws.sample(rows, count)]
     return sides

@@ -32,7 +32,7 @@ from fedrai.recipe.defence import DEFENCE_PLUGINS
 from fedrai.recipe.evaluation import BUILT_IN_JUDGES, JUDGE_PLUGINS
 from fedrai.recipe.sections import InstalledRule, Recipe
 from fedrai.recipe.vetting import SCORES, VETTING_PLUGINS
-from fedrai.records import BadRow, Tokens, TrainingStep
+from fedrai.records import BadRow, TrainingRow, TrainingStep
 from fedrai.training.sft import SftSettings, learning_rates
 
 if TYPE_CHECKING:  # else `fedrai eval` would import Flower
@@ -87,7 +87,7 @@ class PreparedRun:
 
     recipe: Recipe
     model: LanguageModel
-    rows: Mapping[str, Sequence[Tokens]]
+    rows: Mapping[str, Sequence[TrainingRow]]
     harmful: Mapping[str, int]
     bad_rows: Sequence[BadRow]
     questions: Questions
@@ -147,7 +147,7 @@ class PreparedRun:
             **(self.malicious.to_json() if self.malicious else {}),
         }
 
-    def _attack_rows(self) -> dict[str, Sequence[Tokens]]:
+    def _attack_rows(self) -> dict[str, Sequence[TrainingRow]]:
         rows = self.malicious.rows if self.malicious else {}
         return {f"{name} (attack)": part for name, part in rows.items()}
 
@@ -260,12 +260,6 @@ def sft_settings(recipe: Recipe, rows: int) -> SftSettings:
     )
 
 
-def rate_sum(recipe: Recipe, number: int, rows: int) -> float:
-    """The learning rates of all steps of a client with so many rows in a round (from 1), summed."""
-    settings = sft_settings(recipe, rows)
-    return replace(settings, first_step=(number - 1) * settings.steps).rate_sum
-
-
 def plan_for(recipe: Recipe, clients: int) -> Plan:
     """The recipe's plan of the rounds.
 
@@ -294,15 +288,20 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
     )
 
 
-def local_steps(recipe: Recipe, rows: int) -> int:
+def local_steps(recipe: Recipe, rows: int, fixed: int = 0) -> int:
     """Optimiser steps in a round of a client with so many rows.
 
     A centralised run takes those of all sampled clients together.
+
+    Args:
+        recipe: the recipe.
+        rows: number of rows.
+        fixed: steps where epochs do not count; 0: the recipe's.
     """
     training, federation = recipe.training, recipe.federation
     pooled = federation.mode == "centralised"
     if not training.local_epochs:
-        return training.local_steps * (federation.sampled if pooled else 1)
+        return (fixed or training.local_steps) * (federation.sampled if pooled else 1)
     sampled = federation.sampled / federation.clients if pooled else 1.0
     return max(1, floor(training.local_epochs * sampled * rows / training.batch_size + 0.5))
 

@@ -11,7 +11,7 @@ from fedrai import assets, model
 from fedrai.federation import aggregation, server
 from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.clients import Clients
-from fedrai.federation.run import aligning, defending, preparation, private
+from fedrai.federation.run import aligning, defending, pair_tuning, preparation, private
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.sharing import Siblings
@@ -20,7 +20,7 @@ from fedrai.filter.screening import FilterOutcome
 from fedrai.model import LanguageModel
 from fedrai.recipe.lora import ranks_of
 from fedrai.recipe.sections import FedAvg, QFedAvg, Recipe, Robust, Scaffold
-from fedrai.records import Tokens
+from fedrai.records import TrainingRow
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
 
@@ -45,7 +45,7 @@ def prepare_server(
     lm = loaded or preparation.load_model(recipe, progress)
     start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
     questions = questions_for(recipe, lm, progress)
-    rows: dict[str, list[Tokens]] = {}
+    rows: dict[str, list[TrainingRow]] = {}
     return PreparedRun(
         recipe, lm, rows, {}, [], questions, FilterOutcome(), alignment, start, engine="flower",
         excluded=preparation.excluded_suites(recipe),
@@ -112,7 +112,7 @@ def _aggregator(prepared: PreparedRun, cap: float) -> aggregation.Aggregator:
         settings["cap"] = cap
     variates = None
     if recipe.has_variates:
-        variates = Variates(prepared.clients, partial(preparation.rate_sum, recipe))
+        variates = Variates(prepared.clients, partial(pair_tuning.rate_sum, recipe))
     ranks = ranks_of(recipe.adapter.ranks, recipe.adapter.rank, list(prepared.rows))
     return aggregation.build(**settings, ranks=ranks, seed=recipe.seed, variates=variates)
 

@@ -7,21 +7,23 @@ clients with `partition.py`. Clients in one process get their rows here; a node 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedrai import assets, data
 from fedrai.data import partition
-from fedrai.errors import DataError, ModelError
+from fedrai.errors import DataError
 from fedrai.evaluation import suites
 from fedrai.evaluation.records import Questions
 from fedrai.federation.metrics import DATA_TOKENS
 from fedrai.federation.run.judging import judges_for, select_suites
+from fedrai.federation.run.tokenizing import hint_for, row_of
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Data, Recipe, Source
-from fedrai.records import BadRow, Example, Message, Role, Tokens
-from fedrai.training.sft import label_count
+from fedrai.records import BadRow, Example, PreferencePair, Tokens, TrainingRow
+from fedrai.training.local import labels_of
 
 POOLED = "pooled"  # the one client of a centralised run
 
@@ -35,8 +37,9 @@ def check_files(recipe: Recipe) -> None:
     if recipe.data.partition.scheme == "files":
         _matching_files(recipe.data)
         return
-    for source in (*recipe.data.sources, recipe.evaluation.ordinary_source):
-        if data.is_local(source.path):
+    asked = recipe.evaluation
+    for source in (*recipe.data.sources, asked.ordinary_source, asked.pair_source):
+        if source is not None and data.is_local(source.path):
             assets.fetch(source.path, instead=data.DATASET_HINT)
 
 
@@ -156,7 +159,7 @@ def usable_rows(
     if not examples:
         raise DataError(
             f"{source.path} holds no usable row; {data.most_common_problem(bad)}",
-            hint=_hint_for(bad),
+            hint=hint_for(bad),
         )
     return examples, bad
 
@@ -201,69 +204,6 @@ def _cut(rows: Sequence[Example], names: Sequence[str], recipe: Recipe) -> parti
     return partition.equal(rows, names, by_source=settings.by_source)
 
 
-def tokenized(
-    lm: LanguageModel,
-    examples: Sequence[Example],
-    settings: Data,
-    tokens: dict[Example, Tokens],
-) -> tuple[list[Example], list[BadRow]]:
-    """The examples that fit the model, whose tokens are added to `tokens`, and the others."""
-    bad: list[BadRow] = []
-    for example in examples:
-        row = _tokens(lm, example, settings.max_length)
-        if isinstance(row, Tokens):
-            tokens[example] = row
-        else:
-            bad.append(row)
-    if bad and settings.on_bad_rows == "stop":
-        raise DataError(
-            f"{bad[0].origin}: {bad[0].problem} ({len(bad)} such rows)",
-            hint=f'{_hint_for(bad)}, fix the rows, or set data.on_bad_rows = "skip"',
-        )
-    return [example for example in examples if example in tokens], bad
-
-
-def _tokens(lm: LanguageModel, example: Example, max_length: int) -> Tokens | BadRow:
-    try:
-        row = lm.chat.train_tokens(example.messages, max_length)
-    except ModelError as error:
-        return BadRow(example.origin, _system_problem(lm, example) or error.message)
-    if not label_count(row):
-        return BadRow(example.origin, f"{NO_ANSWER} {max_length} tokens")
-    return row
-
-
-NO_ANSWER = "no answer within the first"
-NO_SYSTEM = "the model's chat template has no system turn"
-
-
-def _system_problem(lm: LanguageModel, example: Example) -> str:
-    """`NO_SYSTEM` if the template refuses the system turn alone; else empty."""
-    if example.messages[0].role != "system" or not _accepts(lm, ["user", "assistant"]):
-        return ""
-    return "" if _accepts(lm, ["system", "user", "assistant"]) else NO_SYSTEM
-
-
-def _accepts(lm: LanguageModel, roles: Sequence[Role]) -> bool:
-    """Whether the chat template accepts turns of these roles."""
-    try:
-        lm.chat.train_tokens([Message(role, "a") for role in roles], 1)
-    except ModelError:
-        return False
-    return True
-
-
-def _hint_for(bad: Sequence[BadRow]) -> str:
-    """A hint with the key that solves the most common problem."""
-    problems = Counter(row.problem for row in bad)
-    problem = problems.most_common(1)[0][0]
-    if problem.startswith(NO_ANSWER):
-        return "raise data.max_length"
-    if problem == NO_SYSTEM:
-        return 'set data.sources.system_turns = "prepend" (into the request) or "drop"'
-    return "see which turns the model's chat template accepts"
-
-
 def questions_for(
     recipe: Recipe,
     lm: LanguageModel,
@@ -286,8 +226,10 @@ def questions_for(
     ordinary = settings.ordinary_source
     loaded = data.load(ordinary, "skip") if settings.ordinary else data.Dataset((), ())
     held_out = loaded.examples
-    tokens = [_tokens(lm, example, recipe.data.max_length) for example in held_out]
+    tokens = [row_of(lm, example, recipe.data.max_length) for example in held_out]
     on_bad([*loaded.bad_rows, *(row for row in tokens if isinstance(row, BadRow))])
+    pairs, unusable = _held_out_pairs(recipe, lm)
+    on_bad(unusable)
     seed, selection = recipe.seed_for("suites"), select_suites(recipe, progress)
     return Questions(
         harmful=selection.harmful,
@@ -304,22 +246,39 @@ def questions_for(
         judges=judges_for(recipe, progress),
         clusters=selection.clusters,
         unavailable=selection.unavailable,
+        pairs=pairs,
     )
 
 
-def token_metrics(recipe: Recipe, rows: Sequence[Tokens]) -> dict[str, int]:
+def _held_out_pairs(recipe: Recipe, lm: LanguageModel) -> tuple[list[PreferencePair], list[BadRow]]:
+    """A seeded sample of the held-out pairs, and those that cannot be used."""
+    settings = recipe.evaluation
+    if settings.pair_source is None:
+        return [], []
+    loaded = data.load(settings.pair_source, "skip")
+    rows = [row_of(lm, example, recipe.data.max_length) for example in loaded.examples]
+    pairs = [row for row in rows if isinstance(row, PreferencePair)]
+    bad = [*loaded.bad_rows, *(row for row in rows if isinstance(row, BadRow))]
+    draw = random.Random(recipe.seed_for("held-out-pairs"))
+    chosen = draw.sample(range(len(pairs)), min(settings.pairs, len(pairs)))
+    return [pairs[number] for number in sorted(chosen)], bad
+
+
+def token_metrics(recipe: Recipe, rows: Sequence[TrainingRow]) -> dict[str, int]:
     """The number of label tokens of a client's rows, where the mean weighs by it; else empty."""
     needed = rows and "label-tokens" in recipe.needed_numbers
-    return {DATA_TOKENS: sum(map(label_count, rows))} if needed else {}
+    return {DATA_TOKENS: sum(map(labels_of, rows))} if needed else {}
 
 
-def rows_fingerprint(rows: Mapping[str, Sequence[Tokens]]) -> str:
+def rows_fingerprint(rows: Mapping[str, Sequence[TrainingRow]]) -> str:
     """A hash of the data, checked when a run is resumed; stays in the run folder."""
     digest = hashlib.sha256()
     for name in sorted(rows):
         digest.update(f"{name} {len(rows[name])}\n".encode())
         for row in rows[name]:
-            digest.update(repr((row.ids, sum(row.mask))).encode())
+            parts = [row] if isinstance(row, Tokens) else [row.chosen, row.rejected]
+            for part in parts:
+                digest.update(repr((part.ids, sum(part.mask))).encode())
     return digest.hexdigest()
 
 
@@ -328,6 +287,8 @@ def questions_fingerprint(questions: Questions) -> str:
     held_out = rows_fingerprint({"held out": questions.held_out})
     prompts = [(item.number, item.prompt) for item in (*questions.harmful, *questions.ordinary)]
     others = _other_questions(questions)
+    if questions.pairs:
+        others.append(rows_fingerprint({"held-out pairs": questions.pairs}))
     return hashlib.sha256(repr((prompts, held_out, *others)).encode()).hexdigest()
 
 

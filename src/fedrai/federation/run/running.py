@@ -12,6 +12,7 @@ from fedrai.errors import AssetError
 from fedrai.federation.plan import Plan
 from fedrai.federation.run import damage, local, moved_files, preparation, resuming, sharing
 from fedrai.federation.run.observer import SILENT, Observer
+from fedrai.federation.run.pair_tuning import steps_of
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
 from fedrai.federation.server import sample_clients
@@ -185,6 +186,5 @@ def _planned_steps(prepared: preparation.PreparedRun, plan: Plan, last: int) -> 
     of_rounds = [0] * plan.rounds
     for number in range(1, plan.rounds + 1 if prepared.rows else 0):
         names = sample_clients(list(prepared.rows), plan.sampled, plan.seed, number)
-        sizes = [len(prepared.rows[name]) for name in names]
-        of_rounds[number - 1] = sum(preparation.local_steps(prepared.recipe, n) for n in sizes if n)
+        of_rounds[number - 1] = sum(steps_of(prepared.recipe, prepared.rows[n]) for n in names)
     return sum(of_rounds[:last]), sum(of_rounds)

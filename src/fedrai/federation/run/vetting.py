@@ -14,8 +14,8 @@ from fedrai.constitution.spending import CostMeter
 from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.federation.protocol import Update
 from fedrai.federation.run.preparation import PreparedRun
-from fedrai.federation.run.rows import tokenized
 from fedrai.federation.run.shadows import ShadowClients
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.federation.vetting import functional, gradient
 from fedrai.federation.vetting.combining import UNKNOWN, shipped
 from fedrai.federation.vetting.distance import distance
@@ -32,9 +32,10 @@ from fedrai.federation.vetting.verdicts import RoundVerdict, judge_clients
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.recipe.vetting import Vetting
-from fedrai.records import Example, Message, Tokens
+from fedrai.records import Example, Message, Tokens, TrainingRow
 from fedrai.runs import RunFolder
 from fedrai.runs.costs import Cost
+from fedrai.training.local import split
 
 FOLDER = "vetting"
 """Of the run: what the score `linear` keeps."""
@@ -222,9 +223,9 @@ def shadow_rows(lm: LanguageModel, recipe: Recipe) -> tuple[list[Tokens], list[T
 
 
 def _rows(lm: LanguageModel, recipe: Recipe, specs: Sequence[str]) -> list[Tokens]:
-    tokens: dict[Example, Tokens] = {}
+    tokens: dict[Example, TrainingRow] = {}
     examples = [e for spec in specs for e in data.load(spec, "skip").examples]
     kept, _ = tokenized(
         lm, examples, recipe.data.model_copy(update={"on_bad_rows": "skip"}), tokens
     )
-    return [tokens[example] for example in kept]
+    return split([tokens[example] for example in kept])[0]

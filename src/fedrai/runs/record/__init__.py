@@ -5,6 +5,7 @@
     rounds.py        rounds/NNNN/round.json -> `RoundRecord`
     vetting.py       the vetting in it -> `VettingRecord`
     attack.py        the attack in run.json -> `AttackRecord`
+    preference.py    the preference tuning in it -> `PreferenceRecord`
     privacy.py       the noise in it, and its cost -> `PrivacyRecord`
     membership.py    membership/NNNN.json -> `MembershipRecord`
     defence.py       what defences did in a round -> `DefenceRecord`
@@ -22,6 +23,7 @@ from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
 from fedrai.runs.record.membership import MembershipRecord
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
+from fedrai.runs.record.preference import PreferenceRecord
 from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
@@ -42,6 +44,7 @@ __all__ = [
     "MiningRecord",
     "OutsideRecord",
     "OutsideSet",
+    "PreferenceRecord",
     "PrivacyRecord",
     "ProbeRecord",
     "RoundRecord",

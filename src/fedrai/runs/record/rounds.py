@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
 from fedrai.runs.record.defence import DefenceRecord
+from fedrai.runs.record.preference import PreferenceRecord
 from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.values import (
     Json,
@@ -155,6 +156,7 @@ class RoundRecord:
             as a part of the mean change; None: not recorded, or not what the algorithm computes.
         vetting: None if the recipe has none.
         defences: what each defence on the server did.
+        preference: weighted means of the clients' preference tuning; None: there was none.
         privacy: the guarantee after it; None: the run has no noise.
     """
 
@@ -170,6 +172,7 @@ class RoundRecord:
     aggregation_error: float | None = None
     vetting: VettingRecord | None = None
     defences: tuple[DefenceRecord, ...] = ()
+    preference: PreferenceRecord | None = None
     privacy: PrivacyRecord | None = None
 
     @property
@@ -203,6 +206,7 @@ class RoundRecord:
             as_number(part(body, "aggregation_error").get("of_change")),
             VettingRecord.from_json(part(body, "vetting")),
             DefenceRecord.all_of(body),
+            PreferenceRecord.from_json(part(body, "preference")),
             PrivacyRecord.from_json(part(body, "privacy")),
         )
 

@@ -33,6 +33,7 @@ class FilterCounts:
         replaced: rows whose answer was replaced by a refusal.
         unscored: rows without a verdict.
         categories: unsafe rows by hazard.
+        swapped: pairs whose answers changed places; None: the rows are no pairs.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class FilterCounts:
     replaced: int
     unscored: int
     categories: Mapping[str, int]
+    swapped: int | None = None
 
     @classmethod
     def from_json(cls, body: Json) -> FilterCounts:
@@ -49,7 +51,9 @@ class FilterCounts:
             as_count(body.get(key)) or 0 for key in ("rows", "unsafe", "dropped", "replaced")
         )
         unscored = sum(as_counts(body.get("unscored")).values())
-        return cls(rows, unsafe, dropped, replaced, unscored, as_counts(body.get("categories")))
+        swapped = as_count(part(body, "pairs").get("swapped", body.get("swapped")))
+        categories = as_counts(body.get("categories"))
+        return cls(rows, unsafe, dropped, replaced, unscored, categories, swapped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,16 @@
 """The figures for a tracker: finite numbers by name, from the files of a run folder.
 
-Names: `loss/last`, `aggregation/error`, `privacy/epsilon`, `clients/usable`,
-`client/NAME/loss_last`,
-`cost/PHASE/seconds`, `constitution/steps`, `filter/unsafe`, `filter/category/NAME`,
-`evaluation/safe` with `_low`, `_high` (95 % interval), `_scored` and `_unscored`,
-`evaluation/held_out_loss`. The step is the
+Names: `loss/last`, `preference/accuracy`, `aggregation/error`, `privacy/epsilon`,
+`clients/usable`, `client/NAME/loss_last`, `cost/PHASE/seconds`, `constitution/steps`,
+`filter/unsafe`, `filter/category/NAME`, `evaluation/safe` with `_low`, `_high` (95 % interval), `_scored` and
+`_unscored`, `evaluation/held_out_loss`. The step is the
 round; 0 is before the first. Units are those of the files: nats, seconds, bytes, shares of 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fedrai.runs.record import EvaluationRecord, RoundRecord
@@ -38,6 +38,8 @@ def round_figures(body: Json) -> Figures:
         **_costs(part(body, "costs")),
         **_alignment(part(body, "constitution")),
     }
+    if (tuned := record.preference) is not None:
+        figures |= {f"preference/{name}": value for name, value in asdict(tuned).items()}
     for name, numbers in record.clients.items():
         figures |= {f"client/{name}/{k.replace('-', '_')}": v for k, v in numbers.items()}
     figures |= {f"defence/{step.method}/moved": step.relative for step in record.defences}

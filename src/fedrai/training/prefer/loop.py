@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fedrai.errors import DataError, ModelError, RunError
 from fedrai.model import AdapterState, LanguageModel
-from fedrai.records import Tokens
+from fedrai.records import PreferencePair, Tokens
 from fedrai.runs.costs import release_memory, training_operations
 from fedrai.training.losses import kl_to_reference, preference_loss
 from fedrai.training.prefer.records import (
@@ -24,7 +25,6 @@ from fedrai.training.prefer.records import (
     AlignResult,
     AlignSettings,
     AlignStep,
-    PreferencePair,
     check,
 )
 from fedrai.training.prefer.reference import (
@@ -39,6 +39,7 @@ from fedrai.training.prefer.reference import (
 )
 from fedrai.training.sft import (
     MasterWeights,
+    add_proximal_gradient,
     batch_numbers,
     label_count,
     label_loss,
@@ -47,6 +48,7 @@ from fedrai.training.sft import (
 )
 
 HISTORY = "history"  # the part of a state that does not belong to the optimiser
+Origin = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(slots=True)
@@ -70,16 +72,19 @@ def align(
     pairs: Sequence[PreferencePair],
     settings: AlignSettings,
     hooks: AlignHooks,
+    origin: Origin = nullcontext,
 ) -> tuple[AdapterState, AlignResult]:
     """Train the adapter on rows and preference pairs together, for some steps of AdamW.
 
     Args:
         model: the shared base model; its adapter is the same afterwards.
-        start: the adapter that training starts from, and the reference; float32.
+        start: the adapter that training starts from; float32.
         rows: tokenized rows; may be empty if `rows_per_step` is 0.
         pairs: preference pairs; may be empty if `pairs_per_step` is 0.
         settings: losses, sizes and rates.
         hooks: functions to call, and the state to resume from.
+        origin: puts the reference's adapter into the model, within a block; by default the
+            reference is `start`.
 
     Returns:
         The trained adapter (float32, CPU) and the figures of the alignment.
@@ -92,9 +97,14 @@ def align(
     _check_counts(rows, pairs, settings)
     data = AlignmentData(model, rows, pairs, settings)
     plan = _plan(data)
-    with model.using(start):
-        master = MasterWeights(model, start, weight_decay=settings.weight_decay)
-        reference = read_reference(data, plan)
+    part, mu = settings.part, settings.proximal_mu
+    still = [name for name in model.parameters if not part.trains(name)]
+    with model.using(start), model.frozen(still):
+        master = MasterWeights(model, start, weight_decay=settings.weight_decay, part=part)
+        anchor = master.in_order(settings.anchor or start) if mu else []
+        correction = master.in_order(settings.correction)
+        with origin():
+            reference = read_reference(data, plan)
         steps = settings.steps
         done = [] if hooks.resume is None else _restore(master, hooks.resume, steps)
         while len(done) < steps:
@@ -104,7 +114,10 @@ def align(
             master.copy_to_model()
             report = _gradients(data, reference, plan[len(done)], len(done) + 1)
             master.collect()
-            master.step(settings.learning_rate(len(done)), settings.clip_norm)
+            if mu:
+                add_proximal_gradient(master.copies, anchor, mu)
+            rate = settings.learning_rate(settings.first_step + len(done))
+            master.step(rate, settings.clip_norm, correction)
             done.append(replace(report, seconds=time.perf_counter() - since))
             hooks.on_step(done[-1])
             if hooks.every and len(done) % hooks.every == 0:

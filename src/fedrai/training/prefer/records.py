@@ -1,6 +1,6 @@
 """Inputs of an alignment and its reports.
 
-`PreferencePair` holds token ids of texts; `AlignStep` and `AlignResult` hold numbers only.
+`AlignStep` and `AlignResult` hold numbers only.
 """
 
 from __future__ import annotations
@@ -11,24 +11,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedrai.errors import DataError
+from fedrai.model import AdapterState
+from fedrai.model.parts import ALL, Part
 from fedrai.recipe.alignment import Objective
-from fedrai.records import Tokens
+from fedrai.records import PreferencePair, Tokens
 from fedrai.training.sft import GROUP, label_count
 
 NO_LABEL_HINT = "leave it out; a prompt as long as max_length leaves no room for the answer"
-
-
-@dataclass(frozen=True, slots=True)
-class PreferencePair:
-    """Two answers to one prompt, each tokenized with it; the masks mark the answers.
-
-    Attributes:
-        chosen: the prompt and the answer that is preferred.
-        rejected: the same prompt and the other answer.
-    """
-
-    chosen: Tokens
-    rejected: Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +37,12 @@ class AlignSettings:
             that has more goes alone. 0: the rows of a step together, then its pairs.
         group: steps whose rows are sorted by length together; 1: random steps, which mix kinds of
             rows evenly, where length tells the kind.
+        micro_batch_pairs: pairs that go through the model at once; 0: no limit but that of tokens.
+        first_step: the step of `learning_rate` at which this training begins.
+        proximal_mu: as in `SftSettings`, but for `anchor` in the place of w_start.
+        anchor: the adapter that `proximal_mu` pulls to; None: the one that training starts from.
+        correction: as in `SftSettings`.
+        part: what of the adapter is trained.
     """
 
     objective: Objective
@@ -60,6 +55,12 @@ class AlignSettings:
     weight_decay: float = 0.0
     micro_batch_tokens: int = 0
     group: int = GROUP
+    micro_batch_pairs: int = 0
+    first_step: int = 0
+    proximal_mu: float = 0.0
+    anchor: AdapterState | None = None
+    correction: AdapterState | None = None
+    part: Part = ALL
 
 
 @dataclass(frozen=True, slots=True)

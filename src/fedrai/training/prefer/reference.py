@@ -1,4 +1,4 @@
-"""Log-probabilities of answers, and the reference of an alignment: the model as it starts.
+"""Log-probabilities of answers, and the values of an alignment's reference.
 
 Hidden states are stored for the KL divergence only: N label tokens take N x D numbers in the
 model's format, on the CPU (100,000 tokens of SmolLM2-135M in bfloat16: 115 MB).
@@ -18,10 +18,10 @@ from fedrai.errors import ModelError
 from fedrai.model import LanguageModel
 from fedrai.model.batching import by_length, padded_length
 from fedrai.recipe.alignment import Objective
-from fedrai.records import Tokens
+from fedrai.records import PreferencePair, Tokens
 from fedrai.runs.costs import generation_operations
 from fedrai.training.losses import sum_by_row
-from fedrai.training.prefer.records import AlignSettings, PreferencePair
+from fedrai.training.prefer.records import AlignSettings
 from fedrai.training.sft import label_count, label_states, token_counts, token_losses
 
 REFERENCE_BATCH = 8  # rows of a batch of the reference when tokens have no limit
@@ -50,6 +50,7 @@ class AlignmentData:
 
     def pair_parts(self, numbers: Sequence[int], most: int = 0) -> Iterator[list[int]]:
         """The same for pairs, whose two answers share a micro-batch."""
+        most = most or self.settings.micro_batch_pairs
         return self._parts(numbers, lambda i: 2 * width(self.pairs[i]), most)
 
     def _parts(
