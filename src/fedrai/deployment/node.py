@@ -21,6 +21,7 @@ from fedrai.deployment.node_site import load
 from fedrai.federation import client, protocol
 from fedrai.federation.client import respond
 from fedrai.federation.metrics import DATA_TOKENS, FILTER, PAIRS, WEIGHT
+from fedrai.federation.privacy import accounting
 from fedrai.federation.run import pair_tuning, preparation
 from fedrai.federation.run.proof import prover
 from fedrai.recipe.sections import Node
@@ -48,6 +49,7 @@ class NodeApp:
     Raises:
         RecipeError: `file` cannot be used.
         FederationError: `key` cannot be used.
+        DependencyError: the policy limits epsilon, and dp-accounting is missing.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class NodeApp:
         key: Path | None = None,
     ) -> None:
         self.node = recipe.load_node(file)
+        if self.node.policy.max_epsilon:
+            accounting.load()
         self._folder = file.resolve().parent
         self._log = NodeLog(self._folder / f"{self.node.name}.log", write)
         self.note = self._log.note

@@ -2,8 +2,8 @@
 
 Names: `loss/last`, `preference/accuracy`, `aggregation/error`, `privacy/epsilon`,
 `clients/usable`, `client/NAME/loss_last`, `cost/PHASE/seconds`, `constitution/steps`,
-`filter/unsafe`, `filter/category/NAME`, `evaluation/safe` with `_low`, `_high` (95 % interval), `_scored` and
-`_unscored`, `evaluation/held_out_loss`. The step is the
+`filter/unsafe`, `filter/category/NAME`, `evaluation/safe` with `_low`, `_high` (95 % interval),
+`_scored` and `_unscored`, `evaluation/held_out_loss`. The step is the
 round; 0 is before the first. Units are those of the files: nats, seconds, bytes, shares of 1.
 """
 
