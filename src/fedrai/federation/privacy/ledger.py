@@ -39,9 +39,9 @@ class Release:
     present: int = 0
 
     @property
-    def identity(self) -> tuple[str, int, str]:
-        """The same for the same bits."""
-        return self.run, self.round, self.digest
+    def identity(self) -> tuple[object, ...]:
+        """The same for the same bits of the same clients."""
+        return self.run, self.round, self.digest, self.asked
 
 
 class Releases:

@@ -75,6 +75,7 @@ def prepare(
         ConstitutionError: the constitution cannot be read.
         GuardError: the safety filter cannot work.
         AssetError, ModelError, DataError, EvaluationError: something cannot be used.
+        DependencyError, RecipeError: the noise of `[privacy]` cannot be counted.
     """
     check_files(recipe)
     alignment = alignment_of(recipe)
@@ -90,6 +91,7 @@ def prepare(
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     trained = {name: [e for e in part if e in tokens] for name, part in kept.items()}
     rows = {name: [tokens[e] for e in part] for name, part in trained.items()}
+    private.check(recipe, rows)
     malicious = malicious_of(recipe, lm, shards, rows, tokens)
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
     harmful |= malicious.harmful if malicious else {}

@@ -27,16 +27,30 @@ def guarantee(prepared: PreparedRun, run: RunFolder) -> Guarantee | None:
     """The server's part; None: the recipe has no noise.
 
     Raises:
-        DependencyError: dp-accounting is missing.
         RunError: the run's account or secret cannot be used.
     """
     settings = prepared.recipe.privacy
     if not settings.active:
         return None
-    accounting.load()
     releases = Releases(run.path / RELEASES)
     source = _secret(prepared, run)
     return Guarantee(settings, releases, multiplier_of(prepared, releases), source)
+
+
+def check(recipe: Recipe, clients: Collection[str] = ()) -> None:
+    """Check before a run starts that its noise can be found and counted.
+
+    Args:
+        recipe: its recipe.
+        clients: names of all clients; empty: not known.
+
+    Raises:
+        DependencyError: dp-accounting is missing.
+        RecipeError: delta is too large for so many clients.
+    """
+    if recipe.privacy.active:
+        accounting.load()
+        planned_multiplier(recipe, clients)
 
 
 def _secret(prepared: PreparedRun, run: RunFolder) -> Secret:

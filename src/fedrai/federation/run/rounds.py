@@ -40,7 +40,9 @@ def prepare_server(
 
     Raises:
         ConstitutionError, AssetError, ModelError, EvaluationError: something cannot be used.
+        DependencyError, RecipeError: the noise of `[privacy]` cannot be counted.
     """
+    private.check(recipe)
     alignment = preparation.alignment_of(recipe)
     lm = loaded or preparation.load_model(recipe, progress)
     start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
