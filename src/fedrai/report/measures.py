@@ -34,6 +34,8 @@ HEADINGS = {
     "hhh-normalised": "HHH by length",
     "held-out-pairs": "held-out pairs",
     "held-out-pairs-normalised": "held-out pairs by length",
+    "held-out-rewards": "held-out rewards",
+    "held-out-rewards-normalised": "held-out rewards by length",
     "mt-bench": "MT-Bench",
     "strongreject": "StrongREJECT",
     "rouge-l": "ROUGE-L",

@@ -126,8 +126,14 @@ def test_both_trainings_are_recorded_and_a_killed_run_ends_in_the_same_bits(
     sizes = {name: numbers["num-examples"] for name, numbers in body["clients"].items()}
     mean = sum(n * body["clients"][name]["reward-margin"] for name, n in sizes.items())
     assert body["preference"]["margin"] == pytest.approx(mean / sum(sizes.values()))
-    score = json.loads((whole.path / "evaluations/0002/metrics.json").read_text())["scores"]
-    assert score["held-out-pairs"]["count"] == score["held-out-pairs-normalised"]["count"] == 4
+    before, after = (
+        json.loads((whole.path / f"evaluations/{n:04d}/metrics.json").read_text())["scores"]
+        for n in (0, 2)
+    )
+    for name in ("held-out-pairs", "held-out-pairs-normalised", "held-out-rewards"):
+        assert after[name]["count"] == 4
+    assert "held-out-pairs" in before
+    assert "held-out-rewards" not in before  # a fresh adapter is the base model
     _shown(read(whole), body)
     html = report.build([whole.path], tmp_path / "report.html").read_text()
     assert html.count("Preference tuning by round and client") == 2  # the table and its frame
