@@ -50,6 +50,7 @@ class NodeSite:
         notes: the node's log.
         variates: folder of the node's control variates of the run; None: the rule has none.
         residuals: folder of what its messages of the run lost; None: nothing is kept.
+        run: the offer's name for the run; empty: it has none.
     """
 
     node: Node
@@ -60,6 +61,7 @@ class NodeSite:
     notes: NodeLog
     variates: Path | None = None
     residuals: Path | None = None
+    run: str = ""
 
     def name(self, context: Context) -> str:
         """The node's name, whatever Flower's context says."""
@@ -118,11 +120,10 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
         raise RefusedTaskError(Reason.TOO_MANY_STEPS)
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     counts |= token_metrics(settings, rows)
-    variates, residuals = (
-        _state(folder / f"{node.name}.{kind}", run)
-        for kind, run in (("variates", offer.variates), ("residuals", offer.residuals))
-    )
-    return NodeSite(node, settings, lm, rows, counts, log, variates, residuals)
+    variates = _state(folder / f"{node.name}.variates", offer.variates)
+    run = offer.run if offer.messages.has_residuals else ""
+    residuals = _state(folder / f"{node.name}.residuals", run)
+    return NodeSite(node, settings, lm, rows, counts, log, variates, residuals, offer.run)
 
 
 def _state(folder: Path, run: str) -> Path | None:

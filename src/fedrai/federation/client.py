@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
 from fedrai.federation import protocol
 from fedrai.federation.metrics import PAIRS, WEIGHT
+from fedrai.federation.privacy.on_client import Protect
 from fedrai.federation.protocol import Reason
 from fedrai.federation.uplink import Uplink
 from fedrai.federation.variates import OwnVariate, of_task
@@ -82,6 +83,7 @@ def build_app(
     act: Act | None = None,
     variates: Callable[[str], Path] | None = None,
     pairs_for: PairSettingsFor | None = None,
+    protect: Protect | None = None,
     uplink: Uplink = PLAIN,
 ) -> ClientApp:
     """The ClientApp of a site.
@@ -95,11 +97,12 @@ def build_app(
         variates: the folder of a client's control variates; None: the rule has none.
         pairs_for: settings of preference tuning, by the client's number of pairs; None: clients
             have no pairs.
+        protect: adds noise to an update and withholds numbers; None: all is sent as it is.
         uplink: how adapters are written.
     """
     app = ClientApp()
     handler = _Handler(
-        site, settings_for, rounds, training or train, act, variates, pairs_for, uplink
+        site, settings_for, rounds, training or train, act, variates, pairs_for, protect, uplink
     )
 
     @app.train()  # type: ignore[untyped-decorator]
@@ -151,6 +154,7 @@ class _Handler:
     act: Act | None
     variates: Callable[[str], Path] | None
     pairs_for: PairSettingsFor | None
+    protect: Protect | None
     uplink: Uplink
 
     def reply(self, client: str, message: Message) -> RecordDict:
@@ -166,12 +170,14 @@ class _Handler:
             reply = self.act(client, task, train_on)
         rows, seed = site.rows(client), site.seed(task.round, client)
         adapter, numbers = reply or self._train(client, task, own, rows, seed)
+        numbers = {**numbers, **site.row_counts(client)}
+        stated = int(numbers[WEIGHT])
+        if self.protect is not None and reply is None:  # a malicious client sends what it likes
+            adapter, numbers = self.protect(client, task, adapter, numbers)
         adapter, arrays = self.uplink.pack(client, task, adapter)
         if own is not None:
-            stated = int(numbers[WEIGHT])
             counts = (0, stated) if split(rows)[1] else (stated, 0)  # they are of one kind
             own.keep(adapter, self._settings(task, *counts).rate_sum)
-        numbers = {**numbers, **site.row_counts(client)}
         return protocol.pack_update(task.part.sent(adapter), numbers, arrays)
 
     def _train(

@@ -31,6 +31,8 @@ class Reason(StrEnum):
     VARIATE_LOST = "control-variate-lost"
     MESSAGES_REFUSED = "lossy-messages-not-allowed"
     OTHER_ROWS = "no-rows-of-this-kind"
+    PRIVACY_REFUSED = "privacy-not-enough"
+    PRIVACY_SPENT = "privacy-budget-spent"
 
     NO_REPLY = "no-reply-in-time"
     UNREADABLE = "reply-not-readable"

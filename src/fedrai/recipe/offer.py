@@ -14,6 +14,7 @@ from fedrai.recipe import keys
 from fedrai.recipe.base import Section
 from fedrai.recipe.messages import Messages
 from fedrai.recipe.node import Sendable
+from fedrai.recipe.privacy import Privacy
 from fedrai.recipe.safety import Filter
 from fedrai.recipe.training import Training
 
@@ -54,8 +55,10 @@ class Offer(Section):
     """SCAFFOLD: the run, under which a node keeps its control variate; empty: the rule has none."""
     messages: Messages = Messages()
     """How adapters are written."""
-    residuals: str = Field("", pattern=r"^([0-9a-f]{64})?$")
-    """The run, under which a node keeps what its lossy messages lost; empty: it keeps nothing."""
+    run: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    """The run, under which a node counts what its noise has hidden and keeps what its lossy messages lost; empty: there is no noise and no loss."""
+    privacy: Privacy = Privacy()
+    """Differential privacy, with the noise multiplier that the run uses."""
     model: OfferedModel
     """The base model."""
     training: Training
