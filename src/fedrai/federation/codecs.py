@@ -178,7 +178,7 @@ def _from_nibbles(data: Bytes) -> npt.NDArray[np.int8]:
 
 def _largest(numbers: Floats, most: int) -> npt.NDArray[np.uint32]:
     """Rising places of the numbers that are largest in size; of equal ones the first."""
-    sizes = np.abs(numbers)
+    sizes = np.where(np.isnan(numbers), np.float32(np.inf), np.abs(numbers))
     limit = np.partition(sizes, len(sizes) - most)[len(sizes) - most] if most else np.inf
     above, equal = np.flatnonzero(sizes > limit), np.flatnonzero(sizes == limit)
     chosen = np.concatenate([above, equal[: most - len(above)]])

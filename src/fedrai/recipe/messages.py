@@ -25,7 +25,7 @@ class Messages(Section):
     kept: float = Field(0.05, gt=0, le=0.5)
     """Share of the weights that `top-k` sends, with six bytes each."""
     error_feedback: bool = True
-    """A client keeps what its message lost and adds it to the next one; see `[federation] clients_per_round` for how old that may be. Only lossy messages up have it."""
+    """A client keeps what its message lost and adds it to the next one; docs/algorithms.md says what follows where clients are not asked in every round."""
 
     @model_validator(mode="after")
     def _check_sparse(self) -> Messages:
