@@ -10,12 +10,14 @@ from pydantic import Field, model_validator
 
 from fedrai.recipe import defence as defences
 from fedrai.recipe import keys, lora, preference, robust
+from fedrai.recipe import privacy as private
 from fedrai.recipe.aggregation import Aggregation, FedAvg, QFedAvg, Robust, Scaffold
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section
 from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation
+from fedrai.recipe.privacy import Privacy
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
@@ -24,7 +26,7 @@ from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation")
 """Sections that come after a round's training and aggregation, and the name."""
-AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack")
+AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack", "privacy")
 """Further sections that leave the local training of an honest client alone."""
 
 
@@ -153,7 +155,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack", "vetting")
+    added_keys = ("defence", "attack", "vetting", "privacy")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -176,6 +178,8 @@ class Recipe(Section):
     """How updates become the next global adapter."""
     vetting: Vetting = Vetting()
     """The server's look at every update before it is aggregated."""
+    privacy: Privacy = Privacy()
+    """Differential privacy of the clients; see docs/privacy.md."""
     defence: Defence = Defence()
     """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
     attack: Attack = Attack()
@@ -206,7 +210,23 @@ class Recipe(Section):
         self._check_attack()
         self._check_weights()
         self._check_method()
+        self._check_privacy()
         return self
+
+    def _check_privacy(self) -> None:
+        federation, rule = self.federation, self.aggregation
+        if problem := private.problem(
+            self.privacy,
+            mode=federation.mode,
+            weights=federation.weights,
+            clients=0 if self.data.partition.scheme == "files" else federation.clients,
+            algorithm=getattr(rule, "algorithm", ""),
+            lora=getattr(rule, "lora", "plain"),
+            ranks=bool(self.adapter.ranks),
+            vetting=self.vetting.action,
+            waits=not (federation.quorum or federation.round_timeout),
+        ):
+            raise ValueError(problem)
 
     def _check_method(self) -> None:
         rule, files = getattr(self.aggregation, "algorithm", ""), self.data.partition.scheme

@@ -268,5 +268,6 @@ def _federation(model: ExportedModel) -> dict[str, str]:
         "adapter": f"LoRA, rank {adapter['rank']}, alpha {adapter['alpha']:g}"
         + (start if adapter["start"] else ""),
         "harmful rows": f"{harm['placement']}, share {harm['share']:g}",
+        **({"differential privacy": model.summary.privacy} if model.summary.privacy else {}),
         "updates set aside": f"{len(model.summary.set_aside):,}",
     }
