@@ -21,6 +21,7 @@ from fedrai.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 
+FLEXLORA = 'aggregation={algorithm="fedavg", lora="flexlora"}'
 MESSAGES = {
     "plain": "",
     "int8": 'up = "int8"\ndown = "int8"',
@@ -100,7 +101,7 @@ def test_clients_keep_what_their_messages_lost(folder: Path, results: dict[str, 
     [
         (
             'up = "int4"',
-            'aggregation={algorithm="fedavg",lora="flexlora"}',
+            'aggregation={algorithm="fedavg", lora="flexlora"}',
             "fits the factors anew",
         ),
         ('up = "int4"', "defence.method=resta", "fits the factors anew"),
