@@ -17,12 +17,13 @@ from fedrai.recipe.base import Section
 from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.preference import Dpo, Method
+from fedrai.recipe.release import Release
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
 from fedrai.recipe.vetting import Vetting
 
-AFTER_TRAINING = ("name", "constitution", "evaluation")
+AFTER_TRAINING = ("name", "constitution", "evaluation", "release")
 """Sections that come after a round's training and aggregation, and the name."""
 AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack")
 """Further sections that leave the local training of an honest client alone."""
@@ -198,7 +199,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack", "vetting")
+    added_keys = ("defence", "attack", "vetting", "release")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -229,6 +230,8 @@ class Recipe(Section):
     """Alignment of the aggregated model with a constitution."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
+    release: Release = Release()
+    """The bars that the model has to meet before `fedrai release` hands it out."""
     tracking: Tracking = Tracking()
     """Tracker that also receives the figures."""
     guards: dict[str, GuardTable] = {}

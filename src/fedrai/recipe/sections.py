@@ -20,6 +20,7 @@ from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
 from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
 from fedrai.recipe.offer import Offer, OfferedModel
+from fedrai.recipe.release import Release
 from fedrai.recipe.run import Data, Recipe, seed_for
 from fedrai.recipe.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 from fedrai.recipe.sources import Columns, Source
@@ -53,6 +54,7 @@ __all__ = [
     "OfferedModel",
     "QFedAvg",
     "Recipe",
+    "Release",
     "Robust",
     "Scaffold",
     "Section",
