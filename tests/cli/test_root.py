@@ -741,7 +741,8 @@ def test_merged_model_loads_with_transformers(
     again = call("export", "runs/tiny", "--unreleased", "--merged")
     assert again.code == 2
     assert again.err == (
-        "error: runs/tiny-unreleased-merged already holds files\n  choose another folder with --out\n"
+        "error: runs/tiny-unreleased-merged already holds files\n"
+        "  choose another folder with --out\n"
     )
     assert weights.read_bytes() == kept
 
