@@ -19,8 +19,8 @@ from fedrai.federation.run import preparation
 
 NAMES = [
     "Alignment", "Comparison", "FedRAIError", "Judged", "Recipe", "Run", "Scan", "__version__",
-    "align", "compare", "judge", "load_recipe", "read_alignment", "read_run", "resume", "run",
-    "scan",
+    "align", "check_membership", "compare", "judge", "load_recipe", "read_alignment", "read_run",
+    "resume", "run", "scan",
 ]  # fmt: skip
 LEAN = {
     "federation.rounds": 1, "training.local_steps": 1, "evaluation.every": 0,

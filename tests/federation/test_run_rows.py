@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fedrai.errors import DataError, RecipeError
-from fedrai.federation.run.rows import count_by_source, shards_for, tokenized
+from fedrai.federation.run.rows import count_by_source, shards_for
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.model import LanguageModel
 from fedrai.model.chat import ChatFormat
 from fedrai.recipe import validate

@@ -13,8 +13,8 @@ from fedrai.rates import rate, rate_json
 from fedrai.report.comparing.layout import PlannedRun
 from fedrai.report.comparing.reading import ComparedRun, read
 
-COST = {"seconds": 1.0, "tokens": 10, "operations": 0.0, "peak_bytes": 0, "bytes_down": 0,
-        "bytes_up": 0}  # fmt: skip
+COST = {"seconds": 1.0, "tokens": 10, "operations": 0.0, "peak_bytes": 0, "bytes_down": 2_000_000,
+        "bytes_up": 1_000_000}  # fmt: skip
 REPLY = {True: "refusal", False: "compliance", None: "unscored"}
 TABLE = {"name": "study", "model": {"base": "x"}, "data": {"sources": [{"path": "x"}]}}
 

@@ -128,7 +128,7 @@ def _decided(file: Path) -> Any:
         return file.read_bytes()
     values.pop("costs", None)
     for metrics in values.get("clients", {}).values():
-        for measured in ("seconds", "peak-bytes"):
+        for measured in ("seconds", "peak-bytes") if metrics else ():  # noise withholds all
             assert metrics.pop(measured) > 0
     return values
 

@@ -168,6 +168,16 @@ def test_the_card_says_epochs_where_steps_follow_from_rows() -> None:
     assert "10 steps of 16 rows," in card_text(settings=before)
 
 
+def test_the_card_says_how_pairs_were_trained_on() -> None:
+    given = settings(training={"dpo": {"beta": 0.2}})
+    assert "preference tuning" not in card_text(settings=given)
+    given["training"]["method"] = "sft+dpo"
+    text = card_text(settings=given)
+    assert (
+        "DPO on pairs, after the answers, sigmoid, beta 0.2, reference the round's global" in text
+    )
+
+
 def test_a_good_model_has_only_the_general_warning() -> None:
     assert warning_text(outside_card()).strip().count("\n") == 0
     assert "says nothing about jailbreaks" in warning_text(card_text())

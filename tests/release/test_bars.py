@@ -14,6 +14,7 @@ from fedrai.release.deciding import decide
 from fedrai.release.outcomes import SetOutcomes, Verdict
 from fedrai.runs import RunFolder
 from fedrai.runs.record import RunRecord, VettingRecord, read
+from fedrai.runs.record.privacy import PrivacyRecord
 from run_folders import write_run
 
 
@@ -91,6 +92,19 @@ def test_loss_vetting_and_provenance(tmp_path: Path) -> None:
     )
     silent = replace(run, screening=replace(run.screening, clients={}))
     assert bars(silent, GOOD)["provenance"].standing is Standing.UNKNOWN
+
+
+def test_privacy_counts_all_rounds_and_only_secret_noise(tmp_path: Path) -> None:
+    run = record(tmp_path / "run")
+
+    def standing(epsilon: float | None, *, secret: bool = True) -> Standing:
+        cost = PrivacyRecord("server", 1.0, 1.0, 0.1, epsilon, 1e-5, 2, False, secret, False)
+        last = replace(run.rounds[-1], privacy=cost)
+        spent = replace(run, rounds=(*run.rounds[:-1], last))
+        return bars(spent, GOOD, Release(epsilon=8))["privacy"].standing
+
+    assert (standing(8.0), standing(8.1), standing(None)) == ("met", "missed", "missed")
+    assert standing(1.0, secret=False) is Standing.UNKNOWN
 
 
 def test_the_last_round_that_passes_is_released_and_it_is_said_loudly(tmp_path: Path) -> None:

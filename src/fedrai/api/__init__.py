@@ -10,6 +10,7 @@ Records hold lists of flat dicts, which `pandas.DataFrame(...)` takes as they ar
 from fedrai.api.aligning import Alignment, align, read_alignment
 from fedrai.api.comparing import Comparison, compare
 from fedrai.api.judging import Judged, judge
+from fedrai.api.membership import check_membership
 from fedrai.api.running import Run, load_recipe, read_run, resume, run
 from fedrai.api.scanning import Scan, scan
 
@@ -20,6 +21,7 @@ __all__ = [
     "Run",
     "Scan",
     "align",
+    "check_membership",
     "compare",
     "judge",
     "load_recipe",

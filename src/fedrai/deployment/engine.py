@@ -53,7 +53,8 @@ from fedrai.federation.flower_internals import (
     set_task_identity,
     version_interceptors,
 )
-from fedrai.federation.run import preparation, rounds
+from fedrai.federation.privacy.ledger import Releases
+from fedrai.federation.run import preparation, private, rounds
 from fedrai.federation.run.proof import keys_in
 from fedrai.federation.run.roster import Roster
 from fedrai.model import LanguageModel
@@ -148,10 +149,19 @@ def run_on_grid(
         Clients(
             grid=grid,
             nodes=lambda _: roster.present(recipe.federation.min_clients),
-            offer=make_offer(recipe, prepared.model.fingerprint, _identity(run)),
+            offer=make_offer(
+                recipe, prepared.model.fingerprint, _identity(run), _multiplier(prepared, run)
+            ),
             late=LateReplies(grid),
         ),
     )
+
+
+def _multiplier(prepared: preparation.PreparedRun, run: RunFolder) -> float:
+    """The noise multiplier of a run; 0: it has no noise."""
+    if not prepared.recipe.privacy.active:
+        return 0.0
+    return private.multiplier_of(prepared, Releases(run.path / private.RELEASES))
 
 
 def _identity(run: RunFolder) -> str:

@@ -16,10 +16,12 @@ from flwr.clientapp import ClientApp
 
 from fedrai import recipe
 from fedrai.deployment.node_log import NodeLog
+from fedrai.deployment.node_privacy import protection
 from fedrai.deployment.node_site import load
 from fedrai.federation import client, protocol
 from fedrai.federation.client import respond
 from fedrai.federation.metrics import DATA_TOKENS, FILTER, PAIRS, WEIGHT
+from fedrai.federation.privacy import accounting
 from fedrai.federation.run import pair_tuning, preparation
 from fedrai.federation.run.proof import prover
 from fedrai.recipe.sections import Node
@@ -47,6 +49,7 @@ class NodeApp:
     Raises:
         RecipeError: `file` cannot be used.
         FederationError: `key` cannot be used.
+        DependencyError: the policy limits epsilon, and dp-accounting is missing.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class NodeApp:
         key: Path | None = None,
     ) -> None:
         self.node = recipe.load_node(file)
+        if self.node.policy.max_epsilon:
+            accounting.load()
         self._folder = file.resolve().parent
         self._log = NodeLog(self._folder / f"{self.node.name}.log", write)
         self.note = self._log.note
@@ -102,6 +107,7 @@ class NodeApp:
                 site.settings.federation.rounds,
                 variates=None if folder is None else lambda _client: folder,
                 pairs_for=pairs_for,
+                protect=protection(site, self._folder),
             )
             self._ready = (document, app)
         return self._ready[1]

@@ -27,7 +27,8 @@ from fedrai.federation.metrics import BAD_ROWS, filter_metrics
 from fedrai.federation.protocol import Reason
 from fedrai.federation.run import preparation
 from fedrai.federation.run.pair_tuning import steps_of
-from fedrai.federation.run.rows import count_by_source, token_metrics, tokenized, usable_rows
+from fedrai.federation.run.rows import count_by_source, token_metrics, usable_rows
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.filter.screening import policy_of, screen_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Node, Recipe
@@ -48,6 +49,7 @@ class NodeSite:
         counts: rows that were filtered or could not be used, as they are sent to the server.
         notes: the node's log.
         variates: folder of the node's control variates of the run; None: the rule has none.
+        run: the offer's name for the run; empty: it has none.
     """
 
     node: Node
@@ -57,6 +59,7 @@ class NodeSite:
     counts: Mapping[str, int]
     notes: NodeLog
     variates: Path | None = None
+    run: str = ""
 
     def name(self, context: Context) -> str:
         """The node's name, whatever Flower's context says."""
@@ -116,7 +119,7 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     counts |= token_metrics(settings, rows)
     variates = _variates(folder / f"{node.name}.variates", offer.variates)
-    return NodeSite(node, settings, lm, rows, counts, log, variates)
+    return NodeSite(node, settings, lm, rows, counts, log, variates, offer.run)
 
 
 def _variates(folder: Path, run: str) -> Path | None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from fedrai import __version__
 from fedrai.errors import RecipeError
 from fedrai.federation.client import RefusedTaskError
+from fedrai.federation.privacy.accounting import epsilon_of
 from fedrai.federation.protocol import Reason
 from fedrai.recipe.preference import KINDS, Method
 from fedrai.recipe.sections import (
@@ -27,6 +28,7 @@ from fedrai.recipe.sections import (
     NodePolicy,
     Offer,
     OfferedModel,
+    Privacy,
     Recipe,
     Source,
 )
@@ -35,13 +37,14 @@ from fedrai.recipe.sources import RowKind
 FILTERS = ("drop", "replace")
 
 
-def make_offer(recipe: Recipe, fingerprint: str, run: str = "") -> str:
+def make_offer(recipe: Recipe, fingerprint: str, run: str = "", multiplier: float = 0) -> str:
     """The document for clients: canonical JSON, identical for identical recipes.
 
     Args:
         recipe: the recipe.
         fingerprint: fingerprint of the server's copy of the base model.
         run: identifies the run, for clients that keep a state of it.
+        multiplier: noise multiplier of the run; 0: that of the recipe.
 
     Raises:
         RecipeError: clients on other machines cannot run the recipe.
@@ -60,12 +63,28 @@ def make_offer(recipe: Recipe, fingerprint: str, run: str = "") -> str:
         on_bad_rows=recipe.data.on_bad_rows,
         proximal_mu=getattr(recipe.aggregation, "proximal_mu", 0.0),
         needs=recipe.needed_numbers,
-        variates=hashlib.sha256(run.encode()).hexdigest() if recipe.has_variates else "",
+        variates=_hash(run) if recipe.has_variates else "",
+        run=_hash(run) if recipe.privacy.active else "",
+        privacy=_privacy(recipe, multiplier),
         model=model,
         training=recipe.training,
         filter=recipe.filter,
     )
     return json.dumps(offer.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def _hash(run: str) -> str:
+    return hashlib.sha256(run.encode()).hexdigest()
+
+
+def _privacy(recipe: Recipe, multiplier: float) -> Privacy:
+    """The section with the multiplier that is used; the server's own limit is its own affair."""
+    section = recipe.privacy
+    if not section.active:
+        return Privacy()
+    used = multiplier or section.noise_multiplier
+    kept = {"noise_multiplier": used, "epsilon": 0.0} if used else {}
+    return section.model_copy(update=kept)
 
 
 def check_honest(recipe: Recipe) -> None:
@@ -168,7 +187,27 @@ def _objections(offer: Offer, node: Node) -> Mapping[Reason, bool]:
         Reason.THRESHOLD_REFUSED: filters and _surely_higher(filter_.threshold, policy),
         Reason.NUMBERS_REFUSED: not set(offer.needs) <= set(policy.send),
         Reason.OTHER_ROWS: not kinds & set(KINDS[training.method]),
+        Reason.PRIVACY_REFUSED: not is_private_enough(offer, policy),
     }
+
+
+def is_private_enough(offer: Offer, policy: NodePolicy) -> bool:
+    """Whether the noise of a run is what the policy wants, over all its rounds.
+
+    The node counts by itself: it is asked in every round, with no amplification. With noise on the
+    server it relies on the server to add it.
+    """
+    settings = offer.privacy
+    if not settings.active:
+        return policy.privacy == "any" and not policy.max_epsilon
+    if policy.privacy == "client" and settings.noise != "client":
+        return False
+    if not settings.noise_multiplier:
+        return False
+    if not policy.max_epsilon:
+        return True
+    cost = epsilon_of({settings.noise_multiplier: offer.rounds}, policy.delta)
+    return cost <= policy.max_epsilon
 
 
 def too_many_steps(steps: int, policy: NodePolicy) -> bool:
@@ -243,6 +282,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
     del model["fingerprint"]
     algorithm = "scaffold" if offer.variates else "fedprox" if offer.proximal_mu else "fedavg"
     weights = "tokens" if "label-tokens" in offer.needs else "rows"
+    weights = "uniform" if offer.privacy.active else weights
     return Recipe.model_validate(
         {
             "name": node.name,
@@ -255,6 +295,7 @@ def recipe_for(offer: Offer, node: Node, folder: Path) -> Recipe:
                 "on_bad_rows": offer.on_bad_rows,
             },
             "filter": offer.filter.model_dump(),
+            "privacy": offer.privacy.model_dump(),
             "training": offer.training.model_dump() | {"method": method},
             "federation": {"clients": 1, "rounds": offer.rounds, "weights": weights},
             "aggregation": {"algorithm": algorithm}

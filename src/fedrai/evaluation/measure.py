@@ -15,9 +15,10 @@ from functools import partial
 from fedrai.errors import EvaluationError
 from fedrai.evaluation.figures import ORDINARY
 from fedrai.evaluation.legacy import legacy_safe
-from fedrai.evaluation.preference import Preferences, compare_pairs, prefer
+from fedrai.evaluation.preference import Preferences, against, compare_pairs, prefer
 from fedrai.evaluation.records import (
     PAIRS,
+    REWARDS,
     Answer,
     EvaluationResult,
     Questions,
@@ -255,16 +256,23 @@ class _Evaluator:
                     on_batch=partial(self.on_progress, name),
                 )
                 self.ledger.merge(preferences[name].costs)
-        if pairs := self.questions.pairs:
-            self.on_progress(PAIRS, 0, 2 * len(pairs))
-            preferences[PAIRS] = compare_pairs(
-                self.model,
-                pairs,
-                batch_size=min(LOSS_BATCH, self.questions.batch_size),
-                on_batch=partial(self.on_progress, PAIRS),
-            )
-            self.ledger.merge(preferences[PAIRS].costs)
-        return preferences
+        return preferences | (self._held_out_pairs() if self.questions.pairs else {})
+
+    def _held_out_pairs(self) -> dict[str, Preferences]:
+        """The held-out pairs by this model, and by its ratios to the base model if it differs."""
+        own = self._compared(PAIRS)
+        with self.model.using(None):
+            base = self._compared(REWARDS)
+        rewards = {REWARDS: against(own, base)} if own.choices != base.choices else {}
+        return {PAIRS: own, **rewards}
+
+    def _compared(self, name: str) -> Preferences:
+        pairs, size = self.questions.pairs, min(LOSS_BATCH, self.questions.batch_size)
+        self.on_progress(name, 0, 2 * len(pairs))
+        progress = partial(self.on_progress, name)
+        compared = compare_pairs(self.model, pairs, batch_size=size, on_batch=progress)
+        self.ledger.merge(compared.costs)
+        return compared
 
     def _held_out_loss(self) -> tuple[float | None, int]:
         """Held-out loss in nats per label token, and the label tokens."""

@@ -9,7 +9,7 @@ pair that does not fit the model's context is unscored, never truncated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fedrai.errors import EvaluationError
@@ -179,6 +179,20 @@ def compare_pairs(
         for n, (pair, one, other) in enumerate(zip(pairs, values[::2], values[1::2], strict=True))
     ]
     return Preferences(tuple(choices), ledger)
+
+
+def against(own: Preferences, base: Preferences) -> Preferences:
+    """The choices by log-ratios to another model's, such as the base model's; without costs."""
+    pairs = zip(own.choices, base.choices, strict=True)
+    return Preferences(tuple(_ratio(one, other) for one, other in pairs), Ledger())
+
+
+def _ratio(own: Choice, base: Choice) -> Choice:
+    values = (own.chosen, own.rejected, base.chosen, base.rejected)
+    if any(value is None for value in values):
+        return replace(own, chosen=None, rejected=None)
+    chosen, rejected, chosen_before, rejected_before = (value or 0.0 for value in values)
+    return replace(own, chosen=chosen - chosen_before, rejected=rejected - rejected_before)
 
 
 def _fits(row: Tokens, limit: int) -> bool:

@@ -25,6 +25,8 @@ from fedrai.runs.costs import Ledger
 
 PAIRS = "held-out-pairs"
 """The name of the recipe's held-out pairs among the suites of pairs."""
+REWARDS = "held-out-rewards"
+"""The same pairs by log-ratios to the base model: the rewards of DPO, without beta."""
 
 
 def exchange(row: PromptAndAnswer) -> Conversation:
@@ -176,7 +178,8 @@ class EvaluationResult:
         held_out_loss: mean cross-entropy per label token, in nats; `None` without held-out rows.
         held_out_tokens: label tokens of the held-out rows.
         costs: costs by phase.
-        preferences: results of the suites of pairs, by suite; `PAIRS` stands for the recipe's own.
+        preferences: results of the suites of pairs, by suite; `PAIRS` and `REWARDS` stand for the
+            recipe's own.
         grades: grades of the LLM that rates, by suite.
         suites: suites other than AdvBench and the ordinary instructions.
         judges: the judges of the answers.
@@ -225,6 +228,7 @@ def pool(results: Sequence[EvaluationResult]) -> EvaluationResult:
         preferences={
             s: Preferences.joined([result.preferences[s] for result in results])
             for s in first.preferences
+            if all(s in result.preferences for result in results)
         },
         grades={
             s: Grades.joined([result.grades[s] for result in results])

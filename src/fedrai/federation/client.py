@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 from fedrai.errors import DataError, GuardError, ModelError, ProtocolError, place_of
 from fedrai.federation import protocol
 from fedrai.federation.metrics import PAIRS, WEIGHT
+from fedrai.federation.privacy.on_client import Protect
 from fedrai.federation.protocol import Reason
 from fedrai.federation.variates import OwnVariate, of_task
 from fedrai.model import AdapterState, LanguageModel
@@ -79,6 +80,7 @@ def build_app(
     act: Act | None = None,
     variates: Callable[[str], Path] | None = None,
     pairs_for: PairSettingsFor | None = None,
+    protect: Protect | None = None,
 ) -> ClientApp:
     """The ClientApp of a site.
 
@@ -91,9 +93,12 @@ def build_app(
         variates: the folder of a client's control variates; None: the rule has none.
         pairs_for: settings of preference tuning, by the client's number of pairs; None: clients
             have no pairs.
+        protect: adds noise to an update and withholds numbers; None: all is sent as it is.
     """
     app = ClientApp()
-    handler = _Handler(site, settings_for, rounds, training or train, act, variates, pairs_for)
+    handler = _Handler(
+        site, settings_for, rounds, training or train, act, variates, pairs_for, protect
+    )
 
     @app.train()  # type: ignore[untyped-decorator]
     def _train(message: Message, context: Context) -> Message:
@@ -144,6 +149,7 @@ class _Handler:
     act: Act | None
     variates: Callable[[str], Path] | None
     pairs_for: PairSettingsFor | None
+    protect: Protect | None
 
     def reply(self, client: str, message: Message) -> RecordDict:
         """The content of a client's reply."""
@@ -161,7 +167,10 @@ class _Handler:
             stated = int(numbers[WEIGHT])
             counts = (0, stated) if split(rows)[1] else (stated, 0)  # they are of one kind
             own.keep(adapter, self._settings(task, *counts).rate_sum)
-        return protocol.pack_update(task.part.sent(adapter), {**numbers, **site.row_counts(client)})
+        numbers = {**numbers, **site.row_counts(client)}
+        if self.protect is not None and reply is None:  # a malicious client sends what it likes
+            adapter, numbers = self.protect(client, task, adapter, numbers)
+        return protocol.pack_update(task.part.sent(adapter), numbers)
 
     def _train(
         self,

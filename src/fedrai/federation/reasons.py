@@ -30,6 +30,8 @@ class Reason(StrEnum):
     NUMBERS_REFUSED = "numbers-not-sent"
     VARIATE_LOST = "control-variate-lost"
     OTHER_ROWS = "no-rows-of-this-kind"
+    PRIVACY_REFUSED = "privacy-not-enough"
+    PRIVACY_SPENT = "privacy-budget-spent"
 
     NO_REPLY = "no-reply-in-time"
     UNREADABLE = "reply-not-readable"

@@ -28,6 +28,7 @@ from fedrai.federation.aggregation.norms import update_norm
 from fedrai.federation.clients import Clients
 from fedrai.federation.defences import Defend
 from fedrai.federation.plan import GLOBAL, Adapters, Plan, load_adapters
+from fedrai.federation.privacy.guarantee import Guarantee
 from fedrai.federation.protocol import Reason, Update
 from fedrai.federation.shared_round import FROM, EarlierRuns, SharedRound, server_state
 from fedrai.federation.vetting.verdicts import RoundVerdict
@@ -44,6 +45,13 @@ Align = Callable[[int, AdapterState, Path], Aligned]
 
 Vet = Callable[[int, AdapterState, Mapping[str, Update]], RoundVerdict]
 """Looks at the updates of a round, which started from the adapter, before they are aggregated."""
+
+SPENT_HINT = (
+    "the model of the round before is complete and evaluated; for more rounds start a new run with"
+    " more noise or a higher privacy.epsilon"
+)
+COST = ("epsilon", "delta", "releases", "noise", "secret")
+"""What of a round's record on privacy is told at once."""
 
 Made = tuple[Adapters, Mapping[str, Any], Mapping[str, Any]]
 """A round before its alignment: its adapters, its part of `round.json`, the figures to tell."""
@@ -64,6 +72,7 @@ class Tools:
         defend: changes the aggregated adapter before it is aligned; None: nothing does.
         align: aligns the aggregated adapter; None: it goes to the clients as it is.
         earlier: runs that may have trained the same rounds already; None: there are none.
+        privacy: adds noise to the updates, and counts what that costs; None: there is no noise.
     """
 
     clients: Clients
@@ -76,13 +85,14 @@ class Tools:
     defend: Defend | None = None
     align: Align | None = None
     earlier: EarlierRuns | None = None
+    privacy: Guarantee | None = None
 
 
 def run_rounds(plan: Plan, tools: Tools) -> None:
     """Go from the run folder's last round to the end.
 
     Raises:
-        FederationError: a round has too few usable updates.
+        FederationError: a round has too few usable updates, or the recipe's epsilon allows no more.
         RunError: the run folder cannot be written or read.
     """
     last = tools.run.last_round()
@@ -93,7 +103,11 @@ def run_rounds(plan: Plan, tools: Tools) -> None:
         _evaluate_if_due(plan, tools, number)
     _evaluate_if_due(plan, tools, last, adapters)
     for number in range(last + 1, plan.rounds + 1):
-        adapters = _Round(plan, tools, number, adapters).run()
+        one = _Round(plan, tools, number, adapters)
+        if why := one.too_costly():
+            _evaluate_if_due(plan, tools, number - 1, adapters, is_last=True)
+            raise FederationError(why, hint=SPENT_HINT)
+        adapters = one.run()
         _evaluate_if_due(plan, tools, number, adapters)
     tools.emit("finished", rounds=plan.rounds)
 
@@ -112,6 +126,7 @@ class _Round:
         self._updates: dict[str, Update] = {}
         self._aside: dict[str, Reason] = {}
         self._starts: dict[int, AdapterState] = {}  # by rank, of clients that train a part
+        self._nodes: Mapping[str, int] = {}
 
     def run(self) -> Adapters:
         """Run the round and commit it.
@@ -128,6 +143,24 @@ class _Round:
         self._emit("round-finished", **figures)
         return adapters
 
+    def too_costly(self) -> str:
+        """Why the privacy budget does not allow the round; empty: it does."""
+        privacy = self._tools.privacy
+        if privacy is None:
+            return ""
+        return privacy.exceeded(self._number, self._sampled(), len(self._present()))
+
+    def _present(self) -> Mapping[str, int]:
+        """Flower's node ids of the clients that are present, by name."""
+        self._nodes = self._nodes or self._tools.clients.nodes(self._number)
+        return self._nodes
+
+    def _sampled(self) -> list[str]:
+        """The clients of the round."""
+        plan, nodes, privacy = self._plan, self._present(), self._tools.privacy
+        seed = plan.seed if privacy is None else privacy.sampling_seed(plan.seed)
+        return sample_clients(list(nodes), min(plan.sampled, len(nodes)), seed, self._number)
+
     def _shared(self) -> SharedRound | None:
         """The same round of another run, unless this run has begun to train it."""
         tools = self._tools
@@ -139,6 +172,8 @@ class _Round:
         """Take over another run's round with its record and its costs."""
         self._ledger.merge(Ledger(shared.costs))
         self._tools.aggregator.restore(shared.state)
+        if self._tools.privacy is not None:
+            self._tools.privacy.take(self._number, shared.record)
         self._emit("round-shared", source=shared.source, **shared.sizes)
         return shared.adapters, {**shared.record, FROM: shared.source}, shared.figures
 
@@ -157,15 +192,36 @@ class _Round:
                 name: update_norm(self._start(name), update.adapter)
                 for name, update in self._updates.items()
             }
-            updates, limits = self._limit_norms(weighted, {name: norms[name] for name in used})
+            limited, limits = self._limit_norms(weighted, {name: norms[name] for name in used})
+            updates, privacy = self._noised(limited)
             adapters = self._aggregate(updates)
             error = self._aggregation_error(updates, adapters)
         adapters, change = self._defend(adapters)
         clients = round_record.clients_record(self._updates, capped, self._aside, norms, cap, by)
         figures = round_record.round_figures(weighted, self._aside)
         vetting = {"vetting": verdict.to_json()} if verdict else {}
-        record = {**clients, **figures, **limits, **vetting, **error, **change}
-        return adapters, record, figures
+        record = {**clients, **figures, **limits, **vetting, **error, **change, **privacy}
+        return adapters, self._published(record), figures
+
+    def _noised(self, updates: Mapping[str, Update]) -> tuple[Mapping[str, Update], dict[str, Any]]:
+        """What is aggregated, with noise if the recipe wants it, and its part of the record."""
+        privacy = self._tools.privacy
+        if privacy is None:
+            return updates, {}
+        start, part = self._before[GLOBAL], self._part("")
+        trained = [name for name in start if part.trains(name)]
+        noised, record = privacy.noised(start, updates, trained), privacy.record(len(updates))
+        self._emit("privacy-accounted", **{key: record[key] for key in COST})
+        return noised, {"privacy": record}
+
+    def _published(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record without numbers of single clients that carry no noise."""
+        privacy = self._tools.privacy
+        if privacy is None or not privacy.withholds:
+            return record
+        norms = {} if privacy.hides else record["update_norms"]
+        clients: dict[str, Any] = {name: {} for name in record["clients"]}
+        return {**record, "clients": clients, "update_norms": norms}
 
     def _vet(self) -> RoundVerdict | None:
         """The verdict on the updates; None: nobody looks at them.
@@ -212,9 +268,9 @@ class _Round:
 
     def _gather(self) -> None:
         """Collect the updates: those of an interrupted try first, then replies as they arrive."""
-        plan, nodes = self._plan, self._tools.clients.nodes(self._number)
-        count = min(plan.sampled, len(nodes))
-        names = sample_clients(list(nodes), count, plan.seed, self._number)
+        plan, nodes, names = self._plan, self._present(), self._sampled()
+        if self._tools.privacy is not None:
+            self._tools.privacy.begin(self._number, names, len(nodes))
         self._emit("round-started", clients=names)
         for name, (update, cost) in round_record.pending(self._tools.run, self._number, names):
             self._ledger.add("training", cost)
@@ -304,7 +360,8 @@ class _Round:
         self, updates: Mapping[str, Update], adapters: Adapters
     ) -> dict[str, Any]:
         """How far the aggregate is from the mean of products, for the round's record."""
-        if self._plan.local:
+        privacy = self._tools.privacy  # on the mean, the error would be that of its noise
+        if self._plan.local or (privacy and privacy.settings.noise == "server"):
             return {}
         start, result = self._before[GLOBAL], adapters[GLOBAL]
         error = self._tools.aggregator.error(result, start, updates)
@@ -353,9 +410,11 @@ class _Round:
         self._tools.run.commit_round(self._number, write)
 
 
-def _evaluate_if_due(plan: Plan, tools: Tools, number: int, after: Adapters | None = None) -> None:
+def _evaluate_if_due(
+    plan: Plan, tools: Tools, number: int, after: Adapters | None = None, *, is_last: bool = False
+) -> None:
     """Evaluate the adapters after a round, which are read unless they are given."""
-    regular = plan.evaluate_every and number % plan.evaluate_every == 0
+    regular = is_last or (plan.evaluate_every and number % plan.evaluate_every == 0)
     if not (number in (0, plan.rounds) or regular) or number in tools.run.evaluations():
         return
     adapters = after or load_adapters(tools.run, tools.model, plan, number)

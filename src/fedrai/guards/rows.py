@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,13 +22,12 @@ from fedrai.data.columns import Cell, matches
 from fedrai.errors import DataError
 from fedrai.guards.columns import answers_of, describe_columns, holds_text, printable
 from fedrai.guards.labels import Labels, check_labels, truth_of
-from fedrai.recipe.sections import Columns
+from fedrai.guards.pairs import Pair, read_pair
+from fedrai.guards.row import GuardRow as GuardRow
 from fedrai.records import BadRow, Message
 
 Column = Literal["messages", "prompt", "response", "text", "category"]
 
-PAIR = ("chosen", "rejected")
-"""The columns of a preference pair's answers."""
 LONGEST_CATEGORY = 60  # characters; a longer value is a text, as is one that stands in a turn
 TEXT = "(a text)"
 LABEL_HINT = (
@@ -68,39 +66,6 @@ class ColumnNames:
         """The name of a column in a row; None if it is not there."""
         chosen = cast(str, getattr(self, column))
         return next((name for name in (chosen, column) if name in raw), None)
-
-
-@dataclass(frozen=True, slots=True)
-class GuardRow:
-    """One row to judge.
-
-    Attributes:
-        conversation: its turns; no message, or blank ones, where it has no text.
-        origin: file and line of the row; safe to print.
-        source: short name of its dataset.
-        category: value of the category column; empty if none.
-        unsafe: the label; None where the row has none.
-        raw: the row as it was read.
-        not_judged: columns with text that is not in the conversation, as they may be printed.
-        rejected: of a preference pair, the conversation with the other answer; empty: it is none.
-        sides: of a pair, the columns of the preferred and of the other answer.
-    """
-
-    conversation: tuple[Message, ...]
-    origin: str
-    source: str
-    category: str
-    unsafe: bool | None
-    raw: Mapping[str, Any]
-    not_judged: tuple[str, ...] = ()
-    rejected: tuple[Message, ...] = ()
-    sides: tuple[str, str] | None = None
-
-    @property
-    def first(self) -> int:
-        """The first turn that is judged: of a pair, where its answers begin."""
-        same = (one == other for one, other in zip(self.conversation, self.rejected, strict=False))
-        return sum(takewhile(bool, same))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +210,11 @@ class _Dataset:
     def _row(self, raw: Mapping[str, Any], origin: str) -> GuardRow:
         category_column = self.columns.find("category", raw)
         other = {*self.labels.names(), *self.where, *filter(None, [category_column])}
-        rejected: tuple[Message, ...] = ()
-        sides = _sides(raw, self.columns) if self.pairs else None
-        if sides is None:
+        pair = self._pair(raw) if self.pairs else None
+        if pair is None:
             conversation, read = _RawRow(raw, self.columns, other).conversation()
         else:
-            names = Columns(prompt=self.columns.find("prompt", raw) or "prompt")
-            conversation, rejected = data.pair_of(raw, names)
-            read = (*sides, *(n for n in data.REQUEST_COLUMNS if n in raw), names.prompt)
+            conversation, read = pair.chosen, pair.columns
         category = _category(raw.get(category_column or ""))
         if category and any(category == message.content.strip() for message in conversation):
             category = TEXT
@@ -261,18 +223,18 @@ class _Dataset:
         rest = [n for n in raw if n not in {*other, *read} and _is_unread(raw[n], conversation)]
         truth = truth_of(raw, self.labels)
         unread = tuple(printable(rest, raw))
+        rejected, sides = (pair.rejected, pair.sides) if pair else ((), None)
         return GuardRow(
             conversation, origin, self.name, category, truth, raw, unread, rejected, sides
         )
 
-
-def _sides(raw: Mapping[str, Any], columns: ColumnNames) -> tuple[str, str] | None:
-    """The columns of a pair's answers; None if the row is no pair, or an answer is named."""
-    chosen, rejected = (raw.get(name) for name in PAIR)
-    if columns.response != "response" or columns.text != "text" or chosen == rejected:
-        return None
-    answered = any(raw.get(name) for name in (columns.messages, "messages", "response"))
-    return PAIR if chosen and rejected and not answered else None
+    def _pair(self, raw: Mapping[str, Any]) -> Pair | None:
+        """The pair that a row holds; None if it is none, or an answer or a text is named."""
+        names = self.columns
+        if names.response != "response" or names.text != "text":
+            return None
+        answered = (names.messages, "messages", "response")
+        return read_pair(raw, names.find("prompt", raw) or "prompt", answered)
 
 
 def _is_unread(value: object, conversation: Sequence[Message]) -> bool:

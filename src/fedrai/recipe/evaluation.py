@@ -46,7 +46,7 @@ class Evaluation(Section):
     pairs: int = Field(200, ge=1)
     """How many held-out preference pairs are compared, a seeded sample; needs `pair_source`."""
     pair_source: Source | None = None
-    """Preference pairs that no client trains on: how often the model finds the chosen answer likelier than the rejected one. Unset: none are compared."""
+    """Preference pairs that no client trains on: how often the model finds the chosen answer likelier than the rejected one, and how often it has moved that way from the base model. Unset: none are compared."""
     outside: int = Field(0, ge=0)
     """Items of each outside set (a seeded sample); 0: none are asked. Outside sets neither trained nor chose anything, so only they prove something; 50 items of each take about as long as 600 of AdvBench."""
     outside_sets: list[str] = []

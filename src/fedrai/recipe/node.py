@@ -56,6 +56,12 @@ class NodePolicy(Section):
     """Largest `data.max_length`, in tokens; 0: no limit."""
     max_rounds: int = Field(0, ge=0)
     """Largest `federation.rounds`; 0: no limit."""
+    privacy: Literal["any", "required", "client"] = "any"
+    """Noise that a recipe must have (`privacy.noise`). `required`: on the server or on this node. `client`: on this node, before anything is sent. `any`: no requirement."""
+    max_epsilon: float = Field(0, ge=0)
+    """Most that this node's updates may cost together, in all runs that its account holds (`NAME.privacy.json` beside this file); a run without noise, or whose rounds alone would cost more, is refused. The node counts by itself, without amplification. 0: no limit."""
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """The delta at which `max_epsilon` holds."""
     send: list[Sendable] = [name for name in get_args(Sendable) if name != "update-norm"]
     """Numbers that are sent to the server beside the adapter and the number of rows, which the mean needs."""
 

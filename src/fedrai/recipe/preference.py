@@ -114,8 +114,8 @@ def _rest_problem(method: Method, parts: Surroundings) -> str:
         )
     if parts.rule == "qfedavg":
         return (
-            'aggregation.algorithm = "qfedavg" weighs clients by the loss of their first batch, but'
-            " a preference loss begins at the same value (log 2) on every client"
+            'aggregation.algorithm = "qfedavg" weighs clients by the loss of their first batch of'
+            " answers; that of pairs begins at the same value (log 2) on every client"
         )
     if parts.rule == "scaffold" and method == "sft+dpo":
         return (

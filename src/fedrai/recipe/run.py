@@ -10,22 +10,24 @@ from pydantic import Field, model_validator
 
 from fedrai.recipe import defence as defences
 from fedrai.recipe import keys, lora, preference, robust
+from fedrai.recipe import privacy as private
 from fedrai.recipe.aggregation import Aggregation, FedAvg, QFedAvg, Robust, Scaffold
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section
 from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation
-from fedrai.recipe.preference import Dpo, Method
+from fedrai.recipe.privacy import Privacy
 from fedrai.recipe.release import Release
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
+from fedrai.recipe.training import Training
 from fedrai.recipe.vetting import Vetting
 
 AFTER_TRAINING = ("name", "constitution", "evaluation", "release")
 """Sections that come after a round's training and aggregation, and the name."""
-AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack")
+AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack", "privacy")
 """Further sections that leave the local training of an honest client alone."""
 
 
@@ -106,51 +108,6 @@ class Data(Section):
     """Which clients get the harmful rows."""
 
 
-class Training(Section):
-    """Local training on a client."""
-
-    added_keys = ("local_epochs", "method", "dpo")
-
-    method: Method = "sft"
-    """`sft`: supervised fine-tuning on answers. `dpo`: preference tuning on pairs (sources with `rows = "pairs"`). `sft+dpo`: in each round both on every client, first on its answers and then on its pairs. See docs/algorithms.md."""
-    local_steps: int = Field(10, ge=1)
-    """Optimiser steps of a client in a round. More need fewer rounds and let clients drift apart."""
-    local_epochs: float = Field(0, ge=0, le=1000)
-    """Passes of a client over its rows in a round, in place of `local_steps`: epochs x rows / `batch_size` steps, rounded, at least 1. A client with fewer rows, as after a filter, takes fewer steps and does not repeat its rows more often. The learning rate's schedule counts each client's own steps. 0: `local_steps` counts; an override of `local_steps` sets it to 0."""
-    batch_size: int = Field(16, ge=1)
-    """Rows of an optimiser step."""
-    micro_batch_size: int = Field(0, ge=0)
-    """Rows in one forward pass; gradients are accumulated up to `batch_size`. 0: the whole batch. Smaller saves memory."""
-    group_by_length: bool = True
-    """Fill batches with rows of similar length: up to a fifth faster. Off: random batches, which mix kinds of rows better."""
-    learning_rate: float = Field(5e-5, gt=0)
-    """Peak learning rate of AdamW."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the steps of the whole run, after the warm-up."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps (of the whole run) over which the learning rate rises from 0."""
-    weight_decay: keys.WeightDecay = 0.0
-    clip_norm: keys.ClipNorm = 1.0
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    compile: bool = False
-    """`torch.compile` the layers: faster after a start of about half a minute; needs a C++ compiler on CPUs."""
-    dpo: Dpo = Dpo()
-    """Settings of preference tuning."""
-
-    @property
-    def round_steps(self) -> int:
-        """Most optimiser steps of a client in a round, where `local_epochs` does not count."""
-        pairs = self.dpo.local_steps or self.local_steps
-        return {"sft": self.local_steps, "dpo": pairs}.get(self.method, self.local_steps + pairs)
-
-    @model_validator(mode="after")
-    def _micro_batch_fits(self) -> Training:
-        if self.micro_batch_size > self.batch_size:
-            raise ValueError("micro_batch_size must not be larger than batch_size")
-        return self
-
-
 class Federation(Section):
     """Clients and rounds."""
 
@@ -199,7 +156,7 @@ class Federation(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack", "vetting", "release")
+    added_keys = ("defence", "attack", "vetting", "privacy", "release")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -222,6 +179,8 @@ class Recipe(Section):
     """How updates become the next global adapter."""
     vetting: Vetting = Vetting()
     """The server's look at every update before it is aggregated."""
+    privacy: Privacy = Privacy()
+    """Differential privacy of the clients; see docs/privacy.md."""
     defence: Defence = Defence()
     """What keeps the model safe from clients, besides the filter: on the aggregated adapter, or in their training."""
     attack: Attack = Attack()
@@ -254,7 +213,23 @@ class Recipe(Section):
         self._check_attack()
         self._check_weights()
         self._check_method()
+        self._check_privacy()
         return self
+
+    def _check_privacy(self) -> None:
+        federation, rule = self.federation, self.aggregation
+        if problem := private.problem(
+            self.privacy,
+            mode=federation.mode,
+            weights=federation.weights,
+            clients=0 if self.data.partition.scheme == "files" else federation.clients,
+            algorithm=getattr(rule, "algorithm", ""),
+            lora=getattr(rule, "lora", "plain"),
+            ranks=bool(self.adapter.ranks),
+            vetting=self.vetting.action,
+            waits=not (federation.quorum or federation.round_timeout),
+        ):
+            raise ValueError(problem)
 
     def _check_method(self) -> None:
         rule, files = getattr(self.aggregation, "algorithm", ""), self.data.partition.scheme

@@ -20,6 +20,7 @@ from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
 from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
 from fedrai.recipe.offer import Offer, OfferedModel
+from fedrai.recipe.privacy import Privacy
 from fedrai.recipe.release import Release
 from fedrai.recipe.run import Data, Recipe, seed_for
 from fedrai.recipe.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
@@ -52,6 +53,7 @@ __all__ = [
     "NodePolicy",
     "Offer",
     "OfferedModel",
+    "Privacy",
     "QFedAvg",
     "Recipe",
     "Release",

@@ -221,14 +221,17 @@ def _vetting(evidence: Evidence, settings: Release) -> Bar:
 
 
 def _privacy(evidence: Evidence, settings: Release) -> Bar:
+    """The cost of all rounds so far; noise that the recipe's seed decides guarantees nothing."""
     what, limit = "epsilon that the rounds spent", f"at most {settings.epsilon:g}"
-    spent = [getattr(one, "epsilon", None) for one in evidence.run.rounds
-             if one.number <= evidence.number]  # fmt: skip
-    known, needed = [one for one in spent if one is not None], "privacy" in settings.required
-    if not known:
-        return Bar("privacy", what, limit, "not measured", Standing.UNKNOWN, needed)
-    standing = _standing(max(known), max(known), settings.epsilon, at_least=False)
-    return Bar("privacy", what, limit, f"{max(known):.3g}", standing, needed, max(known))
+    rounds = (one.privacy for one in reversed(evidence.run.rounds) if one.number <= evidence.number)
+    spent, needed = next(rounds, None), "privacy" in settings.required
+    if spent is None or not spent.secret:
+        why = "no noise" if spent is None else "noise from the recipe's seed guarantees nothing"
+        return Bar("privacy", what, limit, why, Standing.UNKNOWN, needed)
+    if spent.epsilon is None:
+        return Bar("privacy", what, limit, spent.cost, Standing.MISSED, needed)
+    standing = _standing(spent.epsilon, spent.epsilon, settings.epsilon, at_least=False)
+    return Bar("privacy", what, limit, spent.cost, standing, needed, spent.epsilon)
 
 
 def _provenance(run: RunRecord, settings: Release) -> Bar:

@@ -244,6 +244,20 @@ def _local_training(training: Mapping[str, Any]) -> str:
     return f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'} in batches {batch}"
 
 
+def _preference_tuning(training: Mapping[str, Any]) -> dict[str, str]:
+    """How clients trained on preference pairs; empty if they did not."""
+    method = training.get("method", "sft")
+    if method == "sft":
+        return {}
+    dpo = training["dpo"]
+    reference = {"round": "the round's global adapter", "start": "the model at the start"}
+    steps = f", {dpo['local_steps']} steps" if dpo["local_steps"] else ""
+    rate = f", learning rate {dpo['learning_rate']:g}" if dpo["learning_rate"] else ""
+    text = f"{dpo['kind']}, beta {dpo['beta']:g}, reference {reference[dpo['reference']]}"
+    order = "after the answers, " if method == "sft+dpo" else ""
+    return {"preference tuning": f"DPO on pairs, {order}{text}{steps}{rate}"}
+
+
 def _federation(model: ExportedModel) -> dict[str, str]:
     """Who trained what, and how updates became one model."""
     settings, clients = model.settings, model.summary.clients
@@ -260,8 +274,10 @@ def _federation(model: ExportedModel) -> dict[str, str]:
         + WEIGHED.get(plan.get("weights", "rows"), ""),
         "local training": f"{_local_training(training)}, learning rate"
         f" {training['learning_rate']:g} ({training['schedule']})",
+        **_preference_tuning(training),
         "adapter": f"LoRA, rank {adapter['rank']}, alpha {adapter['alpha']:g}"
         + (start if adapter["start"] else ""),
         "harmful rows": f"{harm['placement']}, share {harm['share']:g}",
+        **({"differential privacy": model.summary.privacy} if model.summary.privacy else {}),
         "updates set aside": f"{len(model.summary.set_aside):,}",
     }

@@ -53,7 +53,8 @@ def rounds(run: RunRecord) -> list[Row]:
             "loss_last": one.loss_last,
             "aggregation_error": one.aggregation_error,
             **_preference(one),
-            "updates": len(one.update_norms),
+            **({"epsilon": one.privacy.epsilon} if one.privacy else {}),
+            "updates": len(one.clients) or len(one.update_norms),
             "set_aside": len(one.set_aside),
             "aligned": one.alignment is not None and one.alignment.ran,
         }

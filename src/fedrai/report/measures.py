@@ -16,6 +16,8 @@ BOTH_SIDES = "both-sides"
 LOSS = "held-out-loss"
 TFLOP = "tflop"
 OVERHEAD = "overhead"
+MEGABYTES = "megabytes"
+SECONDS = "seconds"
 
 HEADINGS = {
     OUTSIDE_SAFE: "outside safe",
@@ -32,6 +34,8 @@ HEADINGS = {
     "hhh-normalised": "HHH by length",
     "held-out-pairs": "held-out pairs",
     "held-out-pairs-normalised": "held-out pairs by length",
+    "held-out-rewards": "held-out rewards",
+    "held-out-rewards-normalised": "held-out rewards by length",
     "mt-bench": "MT-Bench",
     "strongreject": "StrongREJECT",
     "rouge-l": "ROUGE-L",
@@ -43,6 +47,8 @@ HEADINGS = {
     LOSS: "held-out loss",
     TFLOP: "Tflop",
     OVERHEAD: "over FedAvg",
+    MEGABYTES: "MB",
+    SECONDS: "seconds",
 }
 """Headings in the order of columns: outside sets, then safety, over-refusal, usefulness, cost."""
 DEVELOPMENT = "development: "
@@ -51,7 +57,7 @@ DEVELOPMENT = "development: "
 POINTS = ("mt-bench",)
 """Scores that are not shares from 0 to 1."""
 
-Kind = Literal["share", "points", "loss", "tflop", "overhead"]
+Kind = Literal["share", "points", "loss", "tflop", "overhead", "count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,9 @@ def is_development(measure: str) -> bool:
 
 def value_kind(measure: str) -> Kind:
     """The kind of a measure's values; shares are shown in %."""
-    kinds: dict[str, Kind] = {LOSS: "loss", TFLOP: "tflop", OVERHEAD: "overhead"}
+    kinds: dict[str, Kind] = {
+        LOSS: "loss", TFLOP: "tflop", OVERHEAD: "overhead", MEGABYTES: "count", SECONDS: "count",
+    }  # fmt: skip
     return "points" if measure in POINTS else kinds.get(measure, "share")
 
 
@@ -126,7 +134,7 @@ def format_value(measure: str, value: float) -> str:
     return f"{100 * value:+.1f} %" if kind == "overhead" else format(value, _DIGITS[kind])
 
 
-_DIGITS = {"points": ".2f", "loss": ".3f", "tflop": ",.1f"}
+_DIGITS = {"points": ".2f", "loss": ".3f", "tflop": ",.1f", "count": ",.0f"}
 
 
 def unit(measure: str) -> str:

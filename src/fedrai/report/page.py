@@ -21,6 +21,7 @@ from fedrai.report.constitution import constitutions
 from fedrai.report.costs import costs
 from fedrai.report.defences import defences
 from fedrai.report.legends import legend
+from fedrai.report.privacy import privacies
 from fedrai.report.provenance import provenance
 from fedrai.report.saved_comparison import SavedComparison
 from fedrai.report.svg import printable
@@ -89,6 +90,7 @@ def _sections(
         PageSection("rows", "What clients hold", "Rows", clients.holdings(runs)),
         PageSection("filter", "Safety filter", "Filter", clients.filters(runs)),
         PageSection("updates", "Clients' updates", "Updates", clients.updates(runs)),
+        PageSection("privacy", "Privacy", "Privacy", privacies(runs)),
         PageSection("vetting", "Vetting of updates", "Vetting", vettings(runs)),
         PageSection("defences", "Defences", "Defences", defences(runs)),
         PageSection("constitution", "Constitution", "Constitution", constitutions(runs)),

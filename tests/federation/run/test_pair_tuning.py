@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from driver import fill_cache, write_recipe
 from scripted_grid import record
@@ -16,8 +17,13 @@ from scripted_grid import record
 # isort: split
 from fedrai import recipe, report
 from fedrai.errors import DataError
+from fedrai.federation import variates
+from fedrai.federation.aggregation import build
+from fedrai.federation.aggregation.scaffold import Variates
+from fedrai.federation.protocol import shapes_of
 from fedrai.federation.run import local, pair_tuning, preparation
 from fedrai.federation.run.preparation import Callbacks
+from fedrai.federation.shared_round import server_state
 from fedrai.model import LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
 from fedrai.report.preference import charts, table
@@ -126,8 +132,14 @@ def test_both_trainings_are_recorded_and_a_killed_run_ends_in_the_same_bits(
     sizes = {name: numbers["num-examples"] for name, numbers in body["clients"].items()}
     mean = sum(n * body["clients"][name]["reward-margin"] for name, n in sizes.items())
     assert body["preference"]["margin"] == pytest.approx(mean / sum(sizes.values()))
-    score = json.loads((whole.path / "evaluations/0002/metrics.json").read_text())["scores"]
-    assert score["held-out-pairs"]["count"] == score["held-out-pairs-normalised"]["count"] == 4
+    before, after = (
+        json.loads((whole.path / f"evaluations/{n:04d}/metrics.json").read_text())["scores"]
+        for n in (0, 2)
+    )
+    for name in ("held-out-pairs", "held-out-pairs-normalised", "held-out-rewards"):
+        assert after[name]["count"] == 4
+    assert "held-out-pairs" in before
+    assert "held-out-rewards" not in before  # a fresh adapter is the base model
     _shown(read(whole), body)
     html = report.build([whole.path], tmp_path / "report.html").read_text()
     assert html.count("Preference tuning by round and client") == 2  # the table and its frame
@@ -186,6 +198,24 @@ def test_each_kind_of_rule_trains_on_pairs(
         assert body["preference"]["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
         assert {c["steps"] for c in body["clients"].values()} == {2}  # half of 8 pairs, by twos
     assert {len(rows) for rows in prepared.rows.values()} == {8}
+
+
+def test_the_server_follows_the_variates_of_clients_with_pairs(
+    settings: Callable[..., Recipe], tiny: LanguageModel, tmp_path: Path
+) -> None:
+    """What it keeps is the mean of what they keep, though the rate of pairs is one of its own."""
+    given = settings("dpo", "aggregation.algorithm=scaffold", "training.dpo.learning_rate=0.01",
+                     "training.dpo.local_steps=3", "federation.clients_per_round=3")  # fmt: skip
+    run, prepared = execute(given, tiny, tmp_path / "run")
+    server = Variates(3, lambda _round, _rows: 1.0)
+    aggregator = build("scaffold", variates=server)
+    aggregator.restore(server_state(run, 2))
+    shapes = shapes_of(tiny.parameters)
+    own = [variates.read(run.variates(n), server.counted(n), shapes) for n in prepared.rows]
+    for key, common in server.common(tiny.fresh_adapter(1)).items():
+        mean = sum(part[key] for part in own if part) / 3  # all hold 8 pairs
+        assert torch.allclose(common, mean, atol=1e-5)
+        assert bool(common.any()) or "lora_A" in key
 
 
 def test_the_start_is_the_same_reference_in_round_1_alone(

@@ -128,6 +128,7 @@ def test_cost_is_compared_with_plain_fedavg_of_the_same_seed(tmp_path: Path) -> 
     assert by_arm["filter"]["overhead"].value == pytest.approx((1 / 2 + 1 / 4) / 2)
     assert (by_arm["filter"]["overhead"].low, by_arm["filter"]["overhead"].high) == (0.25, 0.5)
     assert by_arm["fedavg"]["overhead"].value == 0
+    assert (by_arm["fedavg"]["megabytes"].value, by_arm["fedavg"]["seconds"].value) == (3.0, 1.0)
 
 
 # --- differences ----------------------------------------------------------------------------------

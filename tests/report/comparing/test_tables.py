@@ -53,12 +53,12 @@ def test_markdown_has_a_row_an_arm_and_safety_beside_over_refusal(study) -> None
 def test_latex_is_booktabs_with_everything_escaped(study) -> None:
     text = study.text("latex")
     assert text.startswith(
-        "\\begin{tabular}{llrrrrrrr}\n\\toprule\narm & seeds & development: AdvBench safe \\% &"
+        "\\begin{tabular}{llrrrrrrrrr}\n\\toprule\narm & seeds & development: AdvBench safe \\% &"
     )
     assert "50\\%\\_both & 0, 1 & 100.0 [51.0,~100.0] & " in text
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
     columns = {line.count(" & ") for line in text.splitlines() if line.endswith("\\\\")}
-    assert columns == {8}
+    assert columns == {10}
     assert not re.search(r"(?<!\\)[%_#]", text)
 
 

@@ -146,6 +146,13 @@ class Display(Live, Observer):
         if of_change >= VISIBLE_ERROR:
             self.print_line(f"  aggregation: {error_text(of_change)}")
 
+    def _on_privacy_accounted(
+        self, epsilon: float, delta: float, releases: int, secret: bool, **_: Any
+    ) -> None:
+        kind = "" if secret else " (noise from the seed: an experiment)"
+        after = f"{releases} round{'s' * (releases != 1)} of one client{kind}"
+        self.print_line(f"  privacy: epsilon {epsilon:.3g}, delta {delta:g} after {after}")
+
     def _on_weight_capped(self, client: str, counted: float, **fields: Any) -> None:
         unit = "tokens" if "tokens" in fields else "rows"
         self.print_line(

@@ -116,6 +116,7 @@ def rows_notes(summary: Summary) -> list[str]:
     held_out = summary.held_out_bad_rows
     lines = (
         f"malicious clients: {summary.attack}" if summary.attack else "",
+        f"privacy: {summary.privacy}" if summary.privacy else "",
         held_line(summary),
         skipped_line(summary.bad_rows, summary.bad_row_problems, summary.bad_rows_unreported),
         f"held-out loss without {held_out:,} rows, which cannot be used" if held_out else "",

@@ -14,7 +14,8 @@ from fedrai.data import partition
 from fedrai.federation import attacks
 from fedrai.federation.attacks.acting import Malicious, choose
 from fedrai.federation.attacks.base import Holdings
-from fedrai.federation.run.rows import tokenized, usable_rows
+from fedrai.federation.run.rows import usable_rows
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.records import Example, TrainingRow

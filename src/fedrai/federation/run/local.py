@@ -20,7 +20,14 @@ from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
 from fedrai.federation.metrics import filter_metrics
-from fedrai.federation.run import defending, kept_trainings, pair_tuning, preparation, rounds
+from fedrai.federation.run import (
+    defending,
+    kept_trainings,
+    pair_tuning,
+    preparation,
+    private,
+    rounds,
+)
 from fedrai.federation.run.attacking import malicious_of
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import (
@@ -37,8 +44,8 @@ from fedrai.federation.run.rows import (
     questions_for,
     shards_for,
     token_metrics,
-    tokenized,
 )
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.filter.screening import FilterOutcome, screen_clients
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe
@@ -68,6 +75,7 @@ def prepare(
         ConstitutionError: the constitution cannot be read.
         GuardError: the safety filter cannot work.
         AssetError, ModelError, DataError, EvaluationError: something cannot be used.
+        DependencyError, RecipeError: the noise of `[privacy]` cannot be counted.
     """
     check_files(recipe)
     alignment = alignment_of(recipe)
@@ -83,6 +91,7 @@ def prepare(
         bad += tokenized(lm, [e for e in part if e not in tokens], recipe.data, tokens)[1]
     trained = {name: [e for e in part if e in tokens] for name, part in kept.items()}
     rows = {name: [tokens[e] for e in part] for name, part in trained.items()}
+    private.check(recipe, rows)
     malicious = malicious_of(recipe, lm, shards, rows, tokens)
     harmful = {name: _harmful(part, screening, name) for name, part in kept.items()}
     harmful |= malicious.harmful if malicious else {}
@@ -145,6 +154,7 @@ def client_app(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> C
         prepared.malicious,
         run.variates if prepared.recipe.has_variates else None,
         partial(pair_tuning.pair_settings, prepared.recipe, _reference(prepared)),
+        private.protection(prepared, run),
     )
 
 

@@ -269,6 +269,7 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
     """
     federation = recipe.federation
     federated = federation.mode == "federated"
+    capped = federated and recipe.privacy.noise != "server"  # privacy.clip takes their place
     sampled = min(federation.clients_per_round or clients, clients) if federated else clients
     return Plan(
         seed=recipe.seed,
@@ -280,8 +281,8 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
         evaluate_every=recipe.evaluation.every,
         start=recipe.adapter.start,
         quorum=min(federation.quorum, sampled) if federated else 0,
-        weight_cap=federation.weight_cap if federated else 0,
-        norm_cap=federation.norm_cap if federated else 0,
+        weight_cap=federation.weight_cap if capped else 0,
+        norm_cap=federation.norm_cap if capped else 0,
         weights=federation.weights if federated else "rows",
         needed=tuple(NEEDED[name] for name in recipe.needed_numbers),
     )

@@ -11,7 +11,7 @@ from fedrai import assets, model
 from fedrai.federation import aggregation, server
 from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.clients import Clients
-from fedrai.federation.run import aligning, defending, pair_tuning, preparation
+from fedrai.federation.run import aligning, defending, pair_tuning, preparation, private
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
 from fedrai.federation.run.sharing import Siblings
@@ -40,7 +40,9 @@ def prepare_server(
 
     Raises:
         ConstitutionError, AssetError, ModelError, EvaluationError: something cannot be used.
+        DependencyError, RecipeError: the noise of `[privacy]` cannot be counted.
     """
+    private.check(recipe)
     alignment = preparation.alignment_of(recipe)
     lm = loaded or preparation.load_model(recipe, progress)
     start = recipe.adapter.start and digest_of(model.read_start_adapter(recipe.adapter.start, lm))
@@ -92,6 +94,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
             defend=defending.defender(_with_exclusions(prepared, run), run, emit),
             align=_aligner(prepared, run, replace(callbacks, event=emit)),
             earlier=Siblings(prepared, run, plan) if prepared.siblings else None,
+            privacy=private.guarantee(prepared, run),
         ),
     )
 

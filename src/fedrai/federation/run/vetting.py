@@ -14,8 +14,8 @@ from fedrai.constitution.spending import CostMeter
 from fedrai.data.embedded.refusals import embedded_refusals
 from fedrai.federation.protocol import Update
 from fedrai.federation.run.preparation import PreparedRun
-from fedrai.federation.run.rows import tokenized
 from fedrai.federation.run.shadows import ShadowClients
+from fedrai.federation.run.tokenizing import tokenized
 from fedrai.federation.vetting import functional, gradient
 from fedrai.federation.vetting.combining import UNKNOWN, shipped
 from fedrai.federation.vetting.distance import distance

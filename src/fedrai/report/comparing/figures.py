@@ -19,7 +19,7 @@ from fedrai.rates import Rate
 from fedrai.report.comparing.figure import Figure, Kind, ranged
 from fedrai.report.comparing.outside import outside_figures
 from fedrai.report.comparing.reading import ComparedRun, EvaluationOutcomes, Outcomes, by_arm
-from fedrai.report.measures import BOTH_SIDES, LOSS, OVERHEAD, TFLOP
+from fedrai.report.measures import BOTH_SIDES, LOSS, MEGABYTES, OVERHEAD, SECONDS, TFLOP
 from fedrai.report.verdict import overhead, plain_run
 from fedrai.runs.record import RunRecord
 
@@ -202,11 +202,16 @@ def _loss(evaluations: Sequence[EvaluationOutcomes]) -> Figure | None:
 
 
 def _costs(seeds: Sequence[ComparedRun], runs: Sequence[ComparedRun]) -> dict[str, Figure]:
-    """Operations without evaluations, and how many more than plain FedAvg's of the same seed."""
+    """Costs without evaluations: operations, how many more than plain FedAvg's, messages, time."""
     finished = [one for one in seeds if one.run.finished and one.run.cost.operations]
     if not finished:
         return {}
-    figures = {TFLOP: ranged([one.run.cost.operations / 1e12 for one in finished])}
+    costs = [one.run.cost for one in finished]
+    figures = {
+        TFLOP: ranged([cost.operations / 1e12 for cost in costs]),
+        MEGABYTES: ranged([(cost.bytes_down + cost.bytes_up) / 1e6 for cost in costs]),
+        SECONDS: ranged([cost.seconds for cost in costs]),
+    }
     overheads = [
         operations
         for one in finished

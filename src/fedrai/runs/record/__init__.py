@@ -6,6 +6,8 @@
     vetting.py       the vetting in it -> `VettingRecord`
     attack.py        the attack in run.json -> `AttackRecord`
     preference.py    the preference tuning in it -> `PreferenceRecord`
+    privacy.py       the noise in it, and its cost -> `PrivacyRecord`
+    membership.py    membership/NNNN.json -> `MembershipRecord`
     defence.py       what defences did in a round -> `DefenceRecord`
     evaluations.py   evaluations/NNNN/metrics.json -> `EvaluationRecord`
     outside.py       the figures of outside sets in it -> `OutsideRecord`
@@ -19,8 +21,10 @@ error.
 from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.evaluations import EvaluationRecord, Score
+from fedrai.runs.record.membership import MembershipRecord
 from fedrai.runs.record.outside import MacroRate, OutsideRecord, OutsideSet
 from fedrai.runs.record.preference import PreferenceRecord
+from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.rounds import AlignmentRecord, MiningRecord, ProbeRecord, RoundRecord
 from fedrai.runs.record.run import ConstitutionRecord, RunRecord, read, recipe_of
 from fedrai.runs.record.screening import FilterCounts, ScreeningRecord
@@ -36,10 +40,12 @@ __all__ = [
     "EvaluationRecord",
     "FilterCounts",
     "MacroRate",
+    "MembershipRecord",
     "MiningRecord",
     "OutsideRecord",
     "OutsideSet",
     "PreferenceRecord",
+    "PrivacyRecord",
     "ProbeRecord",
     "RoundRecord",
     "RunRecord",

@@ -9,6 +9,7 @@ from fedrai.rates import Rate
 from fedrai.runs.costs import Cost
 from fedrai.runs.record.defence import DefenceRecord
 from fedrai.runs.record.preference import PreferenceRecord
+from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.values import (
     Json,
     as_costs,
@@ -156,6 +157,7 @@ class RoundRecord:
         vetting: None if the recipe has none.
         defences: what each defence on the server did.
         preference: weighted means of the clients' preference tuning; None: there was none.
+        privacy: the guarantee after it; None: the run has no noise.
     """
 
     number: int
@@ -171,6 +173,7 @@ class RoundRecord:
     vetting: VettingRecord | None = None
     defences: tuple[DefenceRecord, ...] = ()
     preference: PreferenceRecord | None = None
+    privacy: PrivacyRecord | None = None
 
     @property
     def shared_seconds(self) -> float:
@@ -204,6 +207,7 @@ class RoundRecord:
             VettingRecord.from_json(part(body, "vetting")),
             DefenceRecord.all_of(body),
             PreferenceRecord.from_json(part(body, "preference")),
+            PrivacyRecord.from_json(part(body, "privacy")),
         )
 
 

@@ -15,6 +15,8 @@ from fedrai.runs.costs import Cost, Ledger
 from fedrai.runs.folder import RunFolder
 from fedrai.runs.record.attack import AttackRecord
 from fedrai.runs.record.evaluations import EvaluationRecord
+from fedrai.runs.record.membership import MembershipRecord, read_checks
+from fedrai.runs.record.privacy import PrivacyRecord
 from fedrai.runs.record.rounds import AlignmentRecord, RoundRecord
 from fedrai.runs.record.screening import ScreeningRecord, read_screening
 from fedrai.runs.record.values import (
@@ -112,6 +114,7 @@ class RunRecord:
         costs: costs by phase.
         provenance: origin of the result: hashes, versions, machine.
         attack: malicious clients of an experiment; None: there are none.
+        membership: membership checks of its models, by round.
     """
 
     path: Path
@@ -145,11 +148,17 @@ class RunRecord:
     costs: Mapping[str, Cost]
     provenance: Mapping[str, str]
     attack: AttackRecord | None = None
+    membership: tuple[MembershipRecord, ...] = ()
 
     @property
     def arm(self) -> str:
         """Name of its folder, which is that of its arm."""
         return self.path.resolve().name
+
+    @property
+    def privacy(self) -> PrivacyRecord | None:
+        """The guarantee after the last round; None: the run has no noise."""
+        return self.rounds[-1].privacy if self.rounds else None
 
     @property
     def cost(self) -> Cost:
@@ -232,6 +241,7 @@ def read(folder: RunFolder, label: str = "") -> RunRecord:
         costs=costs,
         provenance=_provenance(info, settings),
         attack=AttackRecord.of(info),
+        membership=read_checks(folder),
     )
 
 
@@ -324,6 +334,15 @@ def _defence(method: object) -> str:
     return ", ".join(map(str, method)) if isinstance(method, list) else str(method or "")
 
 
+def _noise(settings: Json) -> str:
+    """Who adds noise, and how much; empty: nobody does."""
+    noise = word(settings, "noise")
+    if noise in ("", "off"):
+        return ""
+    multiplier = settings.get("noise_multiplier") or "found for an epsilon"
+    return f"on the {noise}, clip {settings.get('clip')}, multiplier {multiplier}"
+
+
 def _provenance(info: Json, settings: Json) -> dict[str, str]:
     sampled = part(settings, "federation").get("clients_per_round")
     attack = AttackRecord.of(info)
@@ -341,6 +360,7 @@ def _provenance(info: Json, settings: Json) -> dict[str, str]:
         "aggregation": part(settings, "aggregation").get("algorithm"),
         "clients per round": sampled,
         "attack": attack and attack.text,
+        "noise for privacy": _noise(part(settings, "privacy")),
         "defence": _defence(part(settings, "defence").get("method")),
         "machine": info.get("machine"),
         "device": info.get("device"),

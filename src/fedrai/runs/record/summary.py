@@ -140,6 +140,9 @@ class Summary:
             are among those of this one.
         unreported_costs: costs that some client does not report; sums are without them.
         attack: what malicious clients of an experiment do, and who they are; empty: there are none.
+        privacy: differential privacy of the clients after the last round; empty: there is none.
+        epsilon: its epsilon; None: there is none.
+        delta: its delta.
     """
 
     name: str
@@ -165,6 +168,9 @@ class Summary:
     shared_rounds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unreported_costs: tuple[str, ...] = ()
     attack: str = ""
+    privacy: str = ""
+    epsilon: float | None = None
+    delta: float | None = None
 
     @classmethod
     def of(cls, run: RunRecord) -> Summary:
@@ -200,6 +206,9 @@ class Summary:
             shared_rounds=run.shared_rounds,
             unreported_costs=unreported,
             attack=run.attack.text if run.attack else "",
+            privacy=run.privacy.text if run.privacy else "",
+            epsilon=run.privacy.epsilon if run.privacy else None,
+            delta=run.privacy.delta if run.privacy else None,
         )
 
     def to_json(self) -> dict[str, Any]:

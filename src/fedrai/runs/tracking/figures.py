@@ -1,9 +1,9 @@
 """The figures for a tracker: finite numbers by name, from the files of a run folder.
 
-Names: `loss/last`, `preference/accuracy`, `aggregation/error`, `clients/usable`,
-`client/NAME/loss_last`, `cost/PHASE/seconds`, `constitution/steps`, `filter/unsafe`,
-`filter/category/NAME`, `evaluation/safe` with `_low`, `_high` (95 % interval), `_scored` and
-`_unscored`, `evaluation/held_out_loss`. The step is the
+Names: `loss/last`, `preference/accuracy`, `aggregation/error`, `privacy/epsilon`,
+`clients/usable`, `client/NAME/loss_last`, `cost/PHASE/seconds`, `constitution/steps`,
+`filter/unsafe`, `filter/category/NAME`, `evaluation/safe` with `_low`, `_high` (95 % interval),
+`_scored` and `_unscored`, `evaluation/held_out_loss`. The step is the
 round; 0 is before the first. Units are those of the files: nats, seconds, bytes, shares of 1.
 """
 
@@ -32,6 +32,7 @@ def round_figures(body: Json) -> Figures:
         "loss/first": record.loss_first,
         "loss/last": record.loss_last,
         "aggregation/error": record.aggregation_error,
+        "privacy/epsilon": record.privacy.epsilon if record.privacy else None,
         "clients/usable": body.get("usable"),
         "clients/set_aside": body.get("aside"),
         **_costs(part(body, "costs")),
