@@ -13,6 +13,7 @@
     ├── RunError          a run folder cannot be written, read or resumed
     ├── EvaluationError   a suite or judge cannot be used
     ├── DeploymentError   a consortium's folder, certificate or key cannot be created or used
+    ├── ReleaseError      a model is not released, or a release cannot be made or verified
     └── DependencyError   an optional package is missing
 
 An error says what was expected, what was found and where; `hint` is the next step. It never
@@ -86,6 +87,10 @@ class EvaluationError(FedRAIError):
 
 class DeploymentError(FedRAIError):
     """A consortium's folder, certificate or key cannot be created or used."""
+
+
+class ReleaseError(FedRAIError):
+    """A model is not released, or a release cannot be made or verified."""
 
 
 class DependencyError(FedRAIError):

@@ -265,7 +265,7 @@ def test_run_prints_plain_lines_and_what_to_do_next(finished: Outcome, folder: P
     assert "after round 2" in finished.out
     assert finished.out.endswith(
         "run: runs/tiny\n  talk to it:  fedrai chat runs/tiny\n"
-        "  export it:   fedrai export runs/tiny\n"
+        "  release it:  fedrai release runs/tiny\n"
     )
     run = folder / "runs" / "tiny"
     written = tomllib.loads((run / "recipe.toml").read_text())
@@ -401,7 +401,7 @@ def test_a_shell_completes_commands() -> None:
 
 
 def test_a_run_with_one_model_has_no_model_of_a_client(call: Call, finished: Outcome) -> None:
-    found = call("export", "runs/tiny", "--client", "client-01")
+    found = call("export", "runs/tiny", "--unreleased", "--client", "client-01")
     assert (found.code, found.err) == (
         2,
         "error: this run has one model for all clients\n  remove --client\n",
@@ -574,7 +574,7 @@ def test_eval_of_a_model_and_of_an_adapter_folder(
     assert shown.code == 0, shown.err
     assert "│ tiny " in shown.out
     model = json.loads(call("eval", "tiny", *sizes, "--json").out)
-    assert call("export", "runs/tiny", "--out", "taken").code == 0
+    assert call("export", "runs/tiny", "--unreleased", "--out", "taken").code == 0
     config = json.loads((folder / "taken" / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(folder / "tiny")
     (folder / "taken" / "adapter_config.json").write_text(json.dumps(config))
@@ -703,11 +703,12 @@ def test_exported_adapter_loads_with_peft(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    found = call("export", "runs/tiny")
-    assert (found.code, found.out) == (0, "adapter: runs/tiny-adapter\n")
-    target = folder / "runs" / "tiny-adapter"
+    found = call("export", "runs/tiny", "--unreleased")
+    assert (found.code, found.out) == (0, "adapter: runs/tiny-unreleased-adapter\n")
+    target = folder / "runs" / "tiny-unreleased-adapter"
     assert sorted(f.name for f in target.iterdir()) == [
         "README.md",
+        "UNRELEASED.txt",
         "adapter_config.json",
         "adapter_model.safetensors",
         "base.json",
@@ -727,9 +728,9 @@ def test_merged_model_loads_with_transformers(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = call("export", "runs/tiny", "--merged", "--round", "1")
-    assert (found.code, found.out) == (0, "merged: runs/tiny-merged\n")
-    target = folder / "runs" / "tiny-merged"
+    found = call("export", "runs/tiny", "--unreleased", "--merged", "--round", "1")
+    assert (found.code, found.out) == (0, "merged: runs/tiny-unreleased-merged\n")
+    target = folder / "runs" / "tiny-unreleased-merged"
     merged = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     tiny.load_adapter(read_adapter(folder / "runs/tiny/rounds/0001/adapter"))
     with torch.no_grad():
@@ -737,24 +738,25 @@ def test_merged_model_loads_with_transformers(
     assert AutoTokenizer.from_pretrained(target).chat_template == tiny.tokenizer.chat_template
     weights = target / "model.safetensors"
     kept = weights.read_bytes()
-    again = call("export", "runs/tiny", "--merged")
+    again = call("export", "runs/tiny", "--unreleased", "--merged")
     assert again.code == 2
     assert again.err == (
-        "error: runs/tiny-merged already holds files\n  choose another folder with --out\n"
+        "error: runs/tiny-unreleased-merged already holds files\n"
+        "  choose another folder with --out\n"
     )
     assert weights.read_bytes() == kept
 
 
 def test_export_into_a_file_or_of_this_folder(call: Call, finished: Outcome, folder: Path) -> None:
-    found = call("export", "runs/tiny", "--out", "rows.jsonl")
+    found = call("export", "runs/tiny", "--unreleased", "--out", "rows.jsonl")
     assert (found.code, found.err) == (
         2,
         "error: rows.jsonl is a file; expected a folder\n  choose another folder with --out\n",
     )
     shutil.copytree(folder / "runs" / "tiny", folder / "alone" / "here")
-    here = call("export", ".", cwd=folder / "alone" / "here")
+    here = call("export", ".", "--unreleased", cwd=folder / "alone" / "here")
     assert here.code == 0, here.err
-    assert (folder / "alone" / "here-adapter" / "adapter_config.json").is_file()
+    assert (folder / "alone" / "here-unreleased-adapter" / "adapter_config.json").is_file()
 
 
 # --- compare --------------------------------------------------------------------------------------

@@ -339,7 +339,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 def test_export_writes_the_card_of_a_run(trained: Path, merged: bool) -> None:
     out = trained / f"out-{merged}"
     flags = ["--merged"] if merged else []
-    done = CliRunner().invoke(cli, ["export", str(trained / "run"), "--out", str(out), *flags])
+    done = CliRunner().invoke(
+        cli, ["export", str(trained / "run"), "--unreleased", "--out", str(out), *flags]
+    )
     assert done.exit_code == 0, done.output
     written = ModelCard.load(out / "README.md")
     assert written.data.to_dict()["library_name"] == ("transformers" if merged else "peft")

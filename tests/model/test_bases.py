@@ -71,8 +71,9 @@ def texts(folder: Path) -> str:
 def test_an_export_of_a_local_base_is_read_by_every_command(
     home: Path, call: Call, run: Path, figures: dict[str, object]
 ) -> None:
-    assert call("export", run, "--out", "plain").code == 0
-    wanted = ["README.md", "adapter_config.json", "adapter_model.safetensors", "base.json"]
+    assert call("export", run, "--unreleased", "--out", "plain").code == 0
+    adapter = ["adapter_config.json", "adapter_model.safetensors", "base.json"]
+    wanted = ["README.md", "UNRELEASED.txt", *adapter]
     assert names(home / "plain") == wanted
     assert str(home) not in texts(home / "plain")  # no path of this machine
     assert measured(call("eval", "plain", *SIZES)) == figures
@@ -94,7 +95,7 @@ def test_an_adapter_in_its_run_is_read_by_the_runs_own_recipe(
 def test_on_another_machine_the_base_is_named(
     home: Path, call: Call, run: Path, figures: dict[str, object], tmp_path: Path
 ) -> None:
-    call("export", run, "--out", "away")
+    call("export", run, "--unreleased", "--out", "away")
     (home / "cache" / PLACES).unlink()
     for command in (("eval", "away"), ("chat", "away", "--prompt", "a"),
                     ("align", "away", "--out", "no"), ("export", "away", "--merged", "--out", "no"),
@@ -123,7 +124,7 @@ def test_another_base_is_used_with_a_word(
     home: Path, call: Call, run: Path, figures: dict[str, object]
 ) -> None:
     make_tiny_model(home / "other", seed=4)
-    call("export", run, "--out", "stranger")
+    call("export", run, "--unreleased", "--out", "stranger")
     for what in ("stranger", run):
         done = call("eval", what, "--base", "other", *SIZES)
         assert measured(done) != figures
@@ -133,7 +134,7 @@ def test_another_base_is_used_with_a_word(
 def test_a_folder_of_the_same_name_is_not_taken_for_the_base(
     home: Path, call: Call, run: Path, tmp_path: Path
 ) -> None:
-    call("export", run, "--out", "named")
+    call("export", run, "--unreleased", "--out", "named")
     (home / "cache" / PLACES).unlink()
     make_tiny_model(tmp_path / "ward-7", seed=9)
     done = call("eval", home / "named", *SIZES, cwd=tmp_path)
@@ -146,7 +147,7 @@ def test_a_folder_of_the_same_name_is_not_taken_for_the_base(
 def test_the_base_comes_along(
     home: Path, call: Call, run: Path, figures: dict[str, object], tmp_path: Path
 ) -> None:
-    assert call("export", run, "--with-base", "--out", "kit").code == 0
+    assert call("export", run, "--unreleased", "--with-base", "--out", "kit").code == 0
     kit = home / "kit"
     assert "base" in names(kit)
     assert 'from_pretrained("PATH/OF/THIS/FOLDER/base")' in (kit / "README.md").read_text()
@@ -165,13 +166,13 @@ def test_the_base_comes_along(
     finally:
         hidden.rename(home / "models")
     assert names(home / "second" / "base") == names(kit / "base")
-    done = call("export", run, "--merged", "--with-base", "--out", "no")
+    done = call("export", run, "--unreleased", "--merged", "--with-base", "--out", "no")
     assert done.code == 2
     assert "give --merged or --with-base" in done.err
 
 
 def test_an_alignment_takes_the_base_and_keeps_it(home: Path, call: Call, run: Path) -> None:
-    call("export", run, "--out", "unsafe")
+    call("export", run, "--unreleased", "--out", "unsafe")
     (home / "cache" / PLACES).unlink()
     file = home / "words.toml"
     file.write_text(
@@ -262,13 +263,13 @@ def test_a_base_that_is_not_found(
 def test_a_damaged_list_of_places_changes_nothing(
     call: Call, home: Path, run: Path, figures: dict[str, object]
 ) -> None:
-    call("export", run, "--out", "listed")
+    call("export", run, "--unreleased", "--out", "listed")
     for text in ("{", "[]", '{"a": 3}'):
         (home / "cache" / PLACES).write_text(text)
         done = call("eval", "listed", *SIZES)
         assert done.code == 2
         assert "which is not found" in done.err
-    call("export", run, "--out", "listed-again")
+    call("export", run, "--unreleased", "--out", "listed-again")
     assert measured(call("eval", "listed-again", *SIZES)) == figures
 
 

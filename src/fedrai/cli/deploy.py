@@ -140,3 +140,14 @@ def register_command(folder: Path) -> None:
 
     for name, new in deployments.register(folder).items():
         click.echo(f"{name}: {'registered' if new else 'already registered'}")
+
+
+@deploy.command("release-key")
+@click.argument("file", type=PATH)
+def release_key_command(file: Path) -> None:
+    """Make a key pair that signs releases: FILE, which stays secret, and FILE.pub for everyone."""
+    from fedrai.release.signing import write_key_pair
+
+    private, public = write_key_pair(file)
+    click.echo(f"{private}\n{public}")
+    click.echo("keep the first one secret; give the second to everyone who verifies releases")

@@ -27,6 +27,7 @@ from fedrai.cli.lm_eval import lm_eval
 from fedrai.cli.node import node
 from fedrai.cli.privacy import privacy
 from fedrai.cli.recipe import recipe_group
+from fedrai.cli.release import release_command, sign_command, verify_command
 from fedrai.cli.report import report
 from fedrai.cli.run import run_command
 from fedrai.cli.runs import runs_command
@@ -36,8 +37,8 @@ from fedrai.errors import FederationError, FedRAIError
 
 COMMANDS = (
     run_command, node, align, eval_command, scan, guard, constitution, deploy, suites, judge,
-    lm_eval, privacy, export, report, compare, chat_command, runs_command, recipe_group,
-    assets_group,
+    lm_eval, privacy, release_command, sign_command, verify_command, export, report, compare,
+    chat_command, runs_command, recipe_group, assets_group,
 )  # fmt: skip
 
 

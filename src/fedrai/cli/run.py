@@ -136,5 +136,5 @@ def _show_run(path: Path, as_json: bool) -> None:
     for line in ([filter_note(summary)] if summary.filter else []) + rows_notes(summary):
         click.echo(line)
     click.echo(
-        f"run: {path}\n  talk to it:  fedrai chat {path}\n  export it:   fedrai export {path}"
+        f"run: {path}\n  talk to it:  fedrai chat {path}\n  release it:  fedrai release {path}"
     )

@@ -21,13 +21,14 @@ from fedrai.recipe.evaluation import Evaluation
 from fedrai.recipe.federation import Federation
 from fedrai.recipe.messages import Messages
 from fedrai.recipe.privacy import Privacy
+from fedrai.recipe.release import Release
 from fedrai.recipe.safety import LABELS, Filter, GuardTable
 from fedrai.recipe.sources import Source
 from fedrai.recipe.tracking import Tracking
 from fedrai.recipe.training import Training
 from fedrai.recipe.vetting import Vetting
 
-AFTER_TRAINING = ("name", "constitution", "evaluation")
+AFTER_TRAINING = ("name", "constitution", "evaluation", "release")
 """Sections that come after a round's training and aggregation, and the name."""
 AFTER_REPLIES = ("aggregation", "vetting", "defence", "attack", "messages", "privacy")
 """Further sections that leave the local training of an honest client alone."""
@@ -113,7 +114,7 @@ class Data(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    added_keys = ("defence", "attack", "vetting", "messages", "privacy")
+    added_keys = ("defence", "attack", "vetting", "messages", "privacy", "release")
 
     name: keys.Name = "run"
     """Name of the run and of its folder."""
@@ -148,6 +149,8 @@ class Recipe(Section):
     """Alignment of the aggregated model with a constitution."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
+    release: Release = Release()
+    """The bars that the model has to meet before `fedrai release` hands it out."""
     tracking: Tracking = Tracking()
     """Tracker that also receives the figures."""
     guards: dict[str, GuardTable] = {}

@@ -21,6 +21,7 @@ from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
 from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
 from fedrai.recipe.offer import Offer, OfferedModel
 from fedrai.recipe.privacy import Privacy
+from fedrai.recipe.release import Release
 from fedrai.recipe.run import Data, Recipe, seed_for
 from fedrai.recipe.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 from fedrai.recipe.sources import Columns, Source
@@ -55,6 +56,7 @@ __all__ = [
     "Privacy",
     "QFedAvg",
     "Recipe",
+    "Release",
     "Robust",
     "Scaffold",
     "Section",

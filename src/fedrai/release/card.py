@@ -22,6 +22,12 @@ from fedrai.release.card_figures import cell
 from fedrai.runs.record import EvaluationRecord, Summary, skipped_rows_text
 
 UNKNOWN = "unknown"  # the hub's own word
+STANDINGS = {
+    "unreleased": "**Not released**: it has not passed the gate of its consortium.",
+    "released": "Released: it met the bars in `evidence.json` of its release, which are about"
+    " requests like those of these outside sets. Intervals below are over further sets, too, and so"
+    " wider.",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
@@ -39,6 +45,7 @@ class ExportedModel:
         licence: SPDX name or the hub's; empty: that of the base model, if it is known.
         trained_suites: suites whose requests were trained on.
         with_base: whether the base model is beside the adapter.
+        standing: "released" or "unreleased"; empty: not known.
     """
 
     settings: Mapping[str, Any]
@@ -50,11 +57,13 @@ class ExportedModel:
     licence: str = ""
     trained_suites: Sequence[str] = ()
     with_base: bool = False
+    standing: str = ""
 
     @property
     def name(self) -> str:
-        """The run's name and the round."""
-        return f"{self.settings['name']}-round-{self.number}"
+        """The run's name and the round; of an unreleased model, that too."""
+        mark = "-unreleased" if self.standing == "unreleased" else ""
+        return f"{self.settings['name']}-round-{self.number}{mark}"
 
     @property
     def base(self) -> str:
@@ -185,7 +194,8 @@ def _datasets(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _warnings(model: ExportedModel) -> list[str]:
-    lines = card_figures.warnings(model.before, model.after)
+    lines = [STANDINGS[model.standing]] if model.standing else []
+    lines += card_figures.warnings(model.before, model.after)
     if model.summary.status != "finished":
         lines.append("**The run was not finished** when this was exported.")
     screening = model.summary.filter

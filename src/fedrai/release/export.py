@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from fedrai import assets, model, recipe, runs
-from fedrai.errors import ModelError
+from fedrai.errors import ModelError, ReleaseError
 from fedrai.federation.run.targets import base_spec
 from fedrai.federation.run.targets import target as load_target
 from fedrai.federation.run.trained_suites import of_recipe
@@ -19,6 +20,8 @@ from fedrai.runs.files import write_text
 from fedrai.runs.record import summarise
 
 CARD = "README.md"
+UNRELEASED = "UNRELEASED.txt"
+NOT_RELEASED = "This model has not passed the gate of its consortium: nothing vouches for it.\n"
 Save = Callable[[Path], None]
 
 
@@ -33,6 +36,8 @@ class ExportOptions:
         licence: licence on the card of a run; empty: that of the base model, if it is known.
         base: spec of the base model, if it has moved since the run or the adapter was written.
         with_base: copy the base model beside the adapter, into `base/`.
+        standing: of a run's model: "released" by the gate, or "unreleased" and handed out all the
+            same, which its card and a file beside it say. Empty: a run is not exported.
     """
 
     merged: bool = False
@@ -41,6 +46,7 @@ class ExportOptions:
     licence: str = ""
     base: str = ""
     with_base: bool = False
+    standing: Literal["", "released", "unreleased"] = ""
 
 
 def export(path: Path, out: Path, options: ExportOptions) -> Path:
@@ -55,10 +61,16 @@ def export(path: Path, out: Path, options: ExportOptions) -> Path:
 
     Raises:
         RunError: no such run or round, or the folder already exists.
+        ReleaseError: it is a run's model, which is not released.
         AssetError, ModelError: the adapter or its base model cannot be used.
     """
     spec = str(path)
     run = None if is_adapter(spec) else RunFolder.open(path)
+    if run is not None and not options.standing:
+        raise ReleaseError(
+            f"the model of {path} is not released: it has not passed the gate",
+            hint=f"fedrai release {path} judges it; --unreleased hands it out as it is",
+        )
     runs.check_free(out)
     if run is None and not options.merged:
         base = _base_of(spec, options)
@@ -69,10 +81,11 @@ def export(path: Path, out: Path, options: ExportOptions) -> Path:
         raise ModelError(f"{path} has no adapter yet")
     card_text = _run_card(run, options) if run is not None else relabel_merged(_own_card(spec))
     if options.merged:
-        return _write(out, partial(target.model.save_merged, state=target.adapter), card_text)
+        whole = partial(target.model.save_merged, state=target.adapter)
+        return _write(out, _marked(whole, options), card_text)
     save = partial(target.model.save_adapter, state=target.adapter)
     base = Base(target.recipe.model.base, target.model.fingerprint)
-    return _write(out, _with_base(save, base, options), card_text)
+    return _write(out, _marked(_with_base(save, base, options), options), card_text)
 
 
 def _write(out: Path, save: Save, card_text: str) -> Path:
@@ -85,6 +98,17 @@ def _write(out: Path, save: Save, card_text: str) -> Path:
 
     RunFolder(out.parent).write_folder(out, write, listed=False)
     return out
+
+
+def _marked(save: Save, options: ExportOptions) -> Save:
+    """Save a model and, if it is not released, a file whose name says so."""
+
+    def save_marked(folder: Path) -> None:
+        save(folder)
+        if options.standing == "unreleased":
+            write_text(folder / UNRELEASED, NOT_RELEASED)
+
+    return save_marked
 
 
 # --- the base model -------------------------------------------------------------------------------
@@ -145,6 +169,7 @@ def _run_card(run: RunFolder, options: ExportOptions) -> str:
         ExportedModel(
             settings.model_dump(mode="json"), run.info, summarise(run), number, options.client,
             options.merged, options.licence, of_recipe(settings), options.with_base,
+            options.standing,
         )
     )  # fmt: skip
 

@@ -174,12 +174,12 @@ def test_what_is_read_is_right_or_refused(
     hurt(file, data.draw(st.sampled_from(["flip", "flip", "cut", "remove"])),
          data.draw(st.integers(0, 1 << 20)))  # fmt: skip
     out = tmp_path_factory.mktemp("out") / "exported"
-    ended = call("export", "copy", "--out", out)
+    ended = call("export", "copy", "--unreleased", "--out", out)
     assert "Traceback" not in ended.err
     if ended.code == 0:
         wanted = home / "exported"
         if not wanted.exists():
-            assert call("export", "whole", "--out", wanted).code == 0
+            assert call("export", "whole", "--unreleased", "--out", wanted).code == 0
         for part in ("adapter_model.safetensors", "adapter_config.json"):
             assert (out / part).read_bytes() == (wanted / part).read_bytes()
     else:
@@ -263,7 +263,11 @@ def test_commands_refuse_a_damaged_adapter(command: str, home: Path, call: Call)
     run = copy_of(home, "whole")
     file = run / "rounds/0002/adapter/adapter_model.safetensors"
     flip(file, 8 * (file.stat().st_size - 1))
-    more = {"eval": ["--advbench", "2"], "chat": ["--prompt", "hi"], "export": ["--out", "x"]}
+    more = {
+        "eval": ["--advbench", "2"],
+        "chat": ["--prompt", "hi"],
+        "export": ["--unreleased", "--out", "x"],
+    }
     ended = call(command, "copy", *more[command])
     assert ended.code == 2
     assert ended.err == (
@@ -281,7 +285,7 @@ def test_another_recipe_is_not_evaluated(home: Path, call: Call) -> None:
     text = (run / "recipe.toml").read_text()
     assert "alpha = " in text
     (run / "recipe.toml").write_text(text.replace("alpha = ", "alpha = 1"))
-    ended = call("export", "copy", "--out", "y")
+    ended = call("export", "copy", "--unreleased", "--out", "y")
     assert ended.code == 2
     assert "copy/recipe.toml is damaged" in ended.err
 
