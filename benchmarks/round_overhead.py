@@ -14,8 +14,8 @@ from pathlib import Path
 
 import common
 from fedrai import recipe
+from fedrai.federation.round import sample_clients
 from fedrai.federation.run import local, preparation
-from fedrai.federation.server import sample_clients
 from fedrai.runs import RunFolder
 from fedrai.training.sft import train
 

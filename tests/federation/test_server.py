@@ -58,11 +58,12 @@ from fedrai.federation.clients import LateReplies
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.plan import GLOBAL, load_adapters
 from fedrai.federation.protocol import Reason
+from fedrai.federation.round import sample_clients
 from fedrai.federation.round_record import copy_evaluation, save_pending
 from fedrai.federation.run import local, preparation, running
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.observer import Observer
-from fedrai.federation.server import run_rounds, sample_clients
+from fedrai.federation.server import run_rounds
 from fedrai.federation.vetting.verdicts import ClientVerdict, RoundVerdict
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import Recipe
@@ -987,7 +988,7 @@ def test_client_that_cannot_use_the_task_says_so(tiny: LanguageModel) -> None:
     expected = {name: tuple(p.shape) for name, p in tiny.parameters.items()}
     (reply,) = grid.send_and_receive([message])
     assert protocol.read_reply(reply, expected) is Reason.BAD_TASK
-    assert place.lines[0].startswith("a: ProtocolError at protocol.py:")
+    assert place.lines[0].startswith("a: ProtocolError at arrays.py:")
 
 
 def test_app_that_raises_is_an_error_without_text(tiny: LanguageModel) -> None:

@@ -23,7 +23,7 @@ from fedrai.federation.clients import Clients, LateReplies
 from fedrai.federation.flower_internals import set_message_id, set_task_identity
 from fedrai.federation.metrics import WEIGHT
 from fedrai.federation.plan import Plan
-from fedrai.federation.server import Tools
+from fedrai.federation.round import Tools
 from fedrai.model import AdapterState, LanguageModel, read_adapter
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder

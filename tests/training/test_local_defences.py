@@ -17,8 +17,8 @@ from fedrai.training.constrained import ConstrainedSft, Limits
 from fedrai.training.defending import Together
 from fedrai.training.lisa import Lisa
 from fedrai.training.losses import constrained_loss
+from fedrai.training.master_weights import MasterWeights
 from fedrai.training.sft import (
-    MasterWeights,
     SftSettings,
     add_proximal_gradient,
     backward,

@@ -25,7 +25,8 @@ from torch import Tensor
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.model.products import FIRST, NOTHING, SECOND, common, layers_of, product
 from fedrai.records import Tokens
-from fedrai.training.sft import Hooks, MasterWeights, SftSettings
+from fedrai.training.master_weights import MasterWeights
+from fedrai.training.sft import Hooks, SftSettings
 
 
 @dataclass(frozen=True, slots=True)

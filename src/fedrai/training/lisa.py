@@ -22,10 +22,10 @@ from fedrai.model import LanguageModel
 from fedrai.recipe.sections import seed_for
 from fedrai.records import Tokens
 from fedrai.runs.costs import Cost, training_operations
+from fedrai.training.master_weights import MasterWeights
 from fedrai.training.sft import (
     GROUP,
     Hooks,
-    MasterWeights,
     SftSettings,
     add_proximal_gradient,
     backward,

@@ -20,7 +20,7 @@ import fedrai
 from fedrai.cli import cli
 from fedrai.errors import EvaluationError
 from fedrai.federation.privacy.accounting import epsilon_of
-from fedrai.federation.server import sample_clients
+from fedrai.federation.round import sample_clients
 from fedrai.model import read_adapter
 from fedrai.model.parts import factor_of
 from fedrai.report import build

@@ -12,8 +12,8 @@ from fedrai.federation.privacy.guarantee import Guarantee
 from fedrai.federation.privacy.ledger import Releases
 from fedrai.federation.privacy.on_client import Protection
 from fedrai.federation.privacy.secret import Secret
+from fedrai.federation.round import sample_clients
 from fedrai.federation.run.preparation import PreparedRun
-from fedrai.federation.server import sample_clients
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder
 

@@ -11,6 +11,7 @@ from fedrai import assets, model
 from fedrai.federation import aggregation, server
 from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.clients import Clients
+from fedrai.federation.round import Align, Tools
 from fedrai.federation.run import aligning, defending, pair_tuning, preparation, private
 from fedrai.federation.run.preparation import UNRECORDED, Callbacks, PreparedRun
 from fedrai.federation.run.rows import questions_for
@@ -81,7 +82,7 @@ def execute(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks, clients
         plan = replace(plan, weight_cap=0, norm_cap=0)
     server.run_rounds(
         plan,
-        server.Tools(
+        Tools(
             clients=clients,
             model=prepared.model,
             aggregator=_aggregator(prepared, plan.weight_cap),
@@ -124,7 +125,7 @@ def _with_exclusions(prepared: PreparedRun, run: RunFolder) -> PreparedRun:
     return replace(prepared, excluded=run.info.get("kept_out", {}))
 
 
-def _aligner(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> server.Align | None:
+def _aligner(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> Align | None:
     """A function that aligns the aggregated adapter of a round, if the recipe asks for it."""
     phase = aligning.phase_for(_with_exclusions(prepared, run), callbacks)
     if phase is None:

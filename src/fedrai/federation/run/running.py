@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from fedrai import assets, captured_log, recipe, runs
 from fedrai.errors import AssetError
 from fedrai.federation.plan import Plan
+from fedrai.federation.round import sample_clients
 from fedrai.federation.run import damage, local, moved_files, preparation, resuming, sharing
 from fedrai.federation.run.observer import SILENT, Observer
 from fedrai.federation.run.pair_tuning import steps_of
 from fedrai.federation.run.stopping import stoppable
 from fedrai.federation.run.tracked import tracked
-from fedrai.federation.server import sample_clients
 from fedrai.model import LanguageModel
 from fedrai.recipe.sections import Recipe
 from fedrai.runs import RunFolder, record, tracking

@@ -31,7 +31,8 @@ from fedrai.guards.windows import TooLongError
 from fedrai.model import Backbone, Lora, load_backbone
 from fedrai.recipe.sections import GuardTraining, seed_for
 from fedrai.records import TrainingStep
-from fedrai.training.sft import MasterWeights, learning_rates
+from fedrai.training.master_weights import MasterWeights
+from fedrai.training.sft import learning_rates
 
 __all__ = ["GuardTrainingOutcome", "TrainingRow", "divide", "read", "train"]
 

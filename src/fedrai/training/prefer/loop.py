@@ -20,6 +20,7 @@ from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import PreferencePair, Tokens
 from fedrai.runs.costs import release_memory, training_operations
 from fedrai.training.losses import kl_to_reference, preference_loss
+from fedrai.training.master_weights import MasterWeights
 from fedrai.training.prefer.records import (
     AlignHooks,
     AlignResult,
@@ -38,7 +39,6 @@ from fedrai.training.prefer.reference import (
     without_dropout,
 )
 from fedrai.training.sft import (
-    MasterWeights,
     add_proximal_gradient,
     batch_numbers,
     label_count,
