@@ -106,12 +106,13 @@ def test_it_goes_on_to_what_a_run_in_one_process_gives(
     assert (summary["status"], summary["rounds"]) == ("finished", 2)
 
 
-@pytest.mark.parametrize("weights", ["rows", "tokens"])
+@pytest.mark.parametrize(("weights", "up"), [("rows", "float32"), ("tokens", "int8")])
 def test_scaffold_on_nodes_is_that_of_one_process(
-    home: Path, nodes: Nodes, tmp_path: Path, weights: str
+    home: Path, nodes: Nodes, tmp_path: Path, weights: str, up: str
 ) -> None:
     """Stopped before round 2, gone on with under another run of Flower, by the same nodes."""
-    more = f'[aggregation]\nalgorithm = "scaffold"\n[federation]\nweights = "{weights}"'
+    more = f'[aggregation]\nalgorithm = "scaffold"\n[messages]\nup = "{up}"\n'
+    more += f'[federation]\nweights = "{weights}"'
     text = (home / "recipe.toml").read_text().replace("[federation]", more)
     (home / "scaffold.toml").write_text(text)
     with pytest.raises(KeyboardInterrupt):
@@ -127,6 +128,10 @@ def test_scaffold_on_nodes_is_that_of_one_process(
         whole = (ends[1].variates(name) / "0002.safetensors").read_bytes()
         kept = [file.read_bytes() for file in (home / name / f"{name}.variates").glob("*/0002*")]
         assert whole in kept
+        lost = [file.read_bytes() for file in (home / name / f"{name}.residuals").glob("*/0002*")]
+        ours = ends[1].residuals(name) / "0002.safetensors"
+        assert ours.exists() == (up != "float32")
+        assert not ours.exists() or ours.read_bytes() in lost
     assert not (ends[0].path / "variates").exists()
 
 

@@ -231,6 +231,10 @@ def test_the_version_is_looked_at_first() -> None:
         ({"max_batch_size": 16, "max_length": 96}, {}, None),
         ({"max_batch_size": 15}, {}, Reason.BATCH_TOO_LARGE),
         ({"max_length": 95}, {}, Reason.ROWS_TOO_LONG),
+        ({}, {"messages": {"up": "int4"}}, None),
+        ({"messages": "float32"}, {}, None),
+        ({"messages": "float32"}, {"messages": {"up": "int8"}}, Reason.MESSAGES_REFUSED),
+        ({"messages": "float32"}, {"messages": {"down": "bf16"}}, Reason.MESSAGES_REFUSED),
     ],
 )
 def test_the_policy_has_the_last_word(

@@ -52,6 +52,7 @@ from flwr.app import (
 from fedrai import recipe
 from fedrai.errors import ProtocolError
 from fedrai.federation import protocol
+from fedrai.federation.arrays import FLOAT32, _flat
 from fedrai.federation.metrics import BAD_ROWS, DATA_TOKENS, FILTER, PAIRS, RANGES, WEIGHT
 from fedrai.federation.protocol import CLIENT_REASONS, Reason, Task, Update, read_reply
 from fedrai.federation.run import local, preparation, running
@@ -414,7 +415,7 @@ def test_an_array_that_lies_about_its_size_costs_nothing() -> None:
 def test_an_array_that_is_too_long_is_not_read() -> None:
     array = crafted(WHOLE + bytes(2**24))
     tracemalloc.start()
-    assert protocol._flat(array, 10) is Reason.WRONG_SHAPES
+    assert _flat(array, 10, FLOAT32) is Reason.WRONG_SHAPES
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 

@@ -22,7 +22,7 @@ from fedrai.federation import client, protocol
 from fedrai.federation.client import respond
 from fedrai.federation.metrics import DATA_TOKENS, FILTER, PAIRS, WEIGHT
 from fedrai.federation.privacy import accounting
-from fedrai.federation.run import pair_tuning, preparation
+from fedrai.federation.run import local, pair_tuning, preparation
 from fedrai.federation.run.proof import prover
 from fedrai.recipe.sections import Node
 from fedrai.runs.costs import release_memory
@@ -100,7 +100,7 @@ class NodeApp:
             site = load(document, self.node, self._folder, self._log)
             settings_for = partial(preparation.sft_settings, site.settings)
             pairs_for = partial(pair_tuning.pair_settings, site.settings, None)
-            folder = site.variates
+            folder, residuals = site.variates, site.residuals
             app = client.build_app(
                 site,
                 settings_for,
@@ -108,6 +108,7 @@ class NodeApp:
                 variates=None if folder is None else lambda _client: folder,
                 pairs_for=pairs_for,
                 protect=protection(site, self._folder),
+                uplink=local.uplink_of(site.settings, lambda _client: residuals or Path()),
             )
             self._ready = (document, app)
         return self._ready[1]

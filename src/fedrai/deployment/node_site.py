@@ -49,6 +49,7 @@ class NodeSite:
         counts: rows that were filtered or could not be used, as they are sent to the server.
         notes: the node's log.
         variates: folder of the node's control variates of the run; None: the rule has none.
+        residuals: folder of what its messages of the run lost; None: nothing is kept.
         run: the offer's name for the run; empty: it has none.
     """
 
@@ -59,6 +60,7 @@ class NodeSite:
     counts: Mapping[str, int]
     notes: NodeLog
     variates: Path | None = None
+    residuals: Path | None = None
     run: str = ""
 
     def name(self, context: Context) -> str:
@@ -118,16 +120,18 @@ def load(document: str, node: Node, folder: Path, log: NodeLog) -> NodeSite:
         raise RefusedTaskError(Reason.TOO_MANY_STEPS)
     counts = {**filter_metrics(filter_counts), BAD_ROWS: len(bad)}
     counts |= token_metrics(settings, rows)
-    variates = _variates(folder / f"{node.name}.variates", offer.variates)
-    return NodeSite(node, settings, lm, rows, counts, log, variates, offer.run)
+    variates = _state(folder / f"{node.name}.variates", offer.variates)
+    run = offer.run if offer.messages.has_residuals else ""
+    residuals = _state(folder / f"{node.name}.residuals", run)
+    return NodeSite(node, settings, lm, rows, counts, log, variates, residuals, offer.run)
 
 
-def _variates(folder: Path, run: str) -> Path | None:
-    """The folder of the node's control variates of a run, the newest; of too many the oldest goes.
+def _state(folder: Path, run: str) -> Path | None:
+    """The folder of what the node keeps of a run, the newest; of too many the oldest goes.
 
     Args:
         folder: for all runs.
-        run: the offer's name for it; empty: its rule has no variates.
+        run: the offer's name for it; empty: it keeps nothing.
     """
     if not run:
         return None

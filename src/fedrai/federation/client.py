@@ -22,6 +22,7 @@ from fedrai.federation import protocol
 from fedrai.federation.metrics import PAIRS, WEIGHT
 from fedrai.federation.privacy.on_client import Protect
 from fedrai.federation.protocol import Reason
+from fedrai.federation.uplink import Uplink
 from fedrai.federation.variates import OwnVariate, of_task
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.records import PreferenceResult, TrainingRow, TrainingStep, TrainResult
@@ -29,6 +30,8 @@ from fedrai.runs import costs
 from fedrai.training.local import split, train
 from fedrai.training.pair_settings import PairSettings
 from fedrai.training.sft import SftSettings
+
+PLAIN = Uplink()
 
 
 class Site(Protocol):
@@ -81,6 +84,7 @@ def build_app(
     variates: Callable[[str], Path] | None = None,
     pairs_for: PairSettingsFor | None = None,
     protect: Protect | None = None,
+    uplink: Uplink = PLAIN,
 ) -> ClientApp:
     """The ClientApp of a site.
 
@@ -94,10 +98,11 @@ def build_app(
         pairs_for: settings of preference tuning, by the client's number of pairs; None: clients
             have no pairs.
         protect: adds noise to an update and withholds numbers; None: all is sent as it is.
+        uplink: how adapters are written.
     """
     app = ClientApp()
     handler = _Handler(
-        site, settings_for, rounds, training or train, act, variates, pairs_for, protect
+        site, settings_for, rounds, training or train, act, variates, pairs_for, protect, uplink
     )
 
     @app.train()  # type: ignore[untyped-decorator]
@@ -150,11 +155,13 @@ class _Handler:
     variates: Callable[[str], Path] | None
     pairs_for: PairSettingsFor | None
     protect: Protect | None
+    uplink: Uplink
 
     def reply(self, client: str, message: Message) -> RecordDict:
         """The content of a client's reply."""
         site, shapes = self.site, protocol.shapes_of(self.site.model.parameters)
-        task = protocol.unpack_task(message.content, shapes, self.variates is not None)
+        has_variate = self.variates is not None
+        task = protocol.unpack_task(message.content, shapes, has_variate, self.uplink.down)
         if not 1 <= task.round <= self.rounds:
             raise RefusedTaskError(Reason.TOO_MANY_ROUNDS)
         own, reply = self._variate(client, task), None
@@ -163,14 +170,15 @@ class _Handler:
             reply = self.act(client, task, train_on)
         rows, seed = site.rows(client), site.seed(task.round, client)
         adapter, numbers = reply or self._train(client, task, own, rows, seed)
-        if own is not None:
-            stated = int(numbers[WEIGHT])
-            counts = (0, stated) if split(rows)[1] else (stated, 0)  # they are of one kind
-            own.keep(adapter, self._settings(task, *counts).rate_sum)
         numbers = {**numbers, **site.row_counts(client)}
+        stated = int(numbers[WEIGHT])
         if self.protect is not None and reply is None:  # a malicious client sends what it likes
             adapter, numbers = self.protect(client, task, adapter, numbers)
-        return protocol.pack_update(task.part.sent(adapter), numbers)
+        adapter, arrays = self.uplink.pack(client, task, adapter)
+        if own is not None:
+            counts = (0, stated) if split(rows)[1] else (stated, 0)  # they are of one kind
+            own.keep(adapter, self._settings(task, *counts).rate_sum)
+        return protocol.pack_update(task.part.sent(adapter), numbers, arrays)
 
     def _train(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedrai.errors import RunError
+from fedrai.federation.codecs import PLAIN, Codec
 from fedrai.model import AdapterState, LanguageModel, read_adapter, read_start_adapter
 from fedrai.recipe.sections import seed_for
 from fedrai.runs import RunFolder
@@ -33,6 +34,8 @@ class Plan:
         norm_cap: see `aggregation.norms`; 0: no limit.
         weights: what updates weigh in means: "rows", "tokens" or "uniform".
         needed: names of metrics without which an update cannot be used, besides its rows.
+        up: how clients write their updates.
+        down: how adapters are written for them.
     """
 
     seed: int
@@ -48,6 +51,8 @@ class Plan:
     norm_cap: float = 0.0
     weights: str = "rows"
     needed: tuple[str, ...] = ()
+    up: Codec = PLAIN
+    down: Codec = PLAIN
 
 
 def load_adapters(run: RunFolder, model: LanguageModel, plan: Plan, number: int) -> Adapters:

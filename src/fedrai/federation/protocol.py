@@ -6,32 +6,31 @@ control variate. To the server: the trained adapter and named numbers, or a reas
 list; on request, a client's name and a signature. No text, no file names, no exception messages.
 Both sides check; anything else raises `ProtocolError`.
 
+Arrays may be written in fewer bytes (`codecs.py`), as the recipe's `[messages]` says on both sides;
+a reply then holds the difference from what the client received.
+
 A client may be asked to train a part of the adapter: one factor, or its first ranks. The task says
 which, by numbers, and the arrays of the message and of the reply are those of the part.
-
-An adapter, or a control variate of its shape, is sent as one flat array: Flower transfers each
-array of a record with requests of its own, and an adapter has hundreds. Both sides know its names
-and shapes from the base model and the recipe; only their hashes are sent and compared. They also
-determine the number of bytes, so an array's length is checked before it is read or memory is
-allocated for it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedrai.errors import ProtocolError
+from fedrai.federation.arrays import LARGEST_VALUE as LARGEST_VALUE
+from fedrai.federation.arrays import Shapes as Shapes
+from fedrai.federation.arrays import added, validated_adapter
+from fedrai.federation.arrays import layout as layout
+from fedrai.federation.arrays import pack_adapter as pack_adapter
+from fedrai.federation.arrays import shapes_of as shapes_of
+from fedrai.federation.arrays import unpack_adapter as unpack_adapter
+from fedrai.federation.codecs import PLAIN, Codec
 from fedrai.federation.metrics import RANGES, WEIGHT, is_finite, is_number
 from fedrai.federation.reasons import CLIENT_REASONS as CLIENT_REASONS
 from fedrai.federation.reasons import SERVER_REASONS as SERVER_REASONS
@@ -49,12 +48,6 @@ NONCE = 32  # random bytes of a question, used once
 LONGEST_SIGNATURE = 256  # bytes; ECDSA on P-384 takes 104 at most
 SUPERLINK = 1  # Flower's node id of its SuperLink, which sends errors on behalf of clients
 TASK_KEYS = frozenset({"round"})
-Shapes = Mapping[str, tuple[int, ...]]
-Floats = npt.NDArray[np.float32]
-FLOAT32 = np.dtype("<f4")
-LARGEST_VALUE = 65504.0
-"""Of an adapter's weights: the largest of float16. Trained weights stay below 10."""
-LONGEST_HEADER = 1024  # bytes before an array's values; numpy writes 128
 METRIC_NAMES = frozenset(RANGES)
 
 
@@ -94,10 +87,15 @@ def pack_task(
     variate: AdapterState | None = None,
     counted: int = 0,
     part: Part = ALL,
+    packed: ArrayRecord | None = None,
 ) -> RecordDict:
-    """The content of a train message; arguments as of `Task`."""
+    """The content of a train message; arguments as of `Task`.
+
+    `packed` is the adapter as a codec has written it; None: it is sent as it is.
+    """
     task = ConfigRecord({"round": round_, **part_numbers(part)})
-    content = RecordDict({ADAPTER: pack_adapter(part.received(adapter)), TASK: task})
+    arrays = packed or pack_adapter(part.received(adapter))
+    content = RecordDict({ADAPTER: arrays, TASK: task})
     if variate is not None:
         content[VARIATE] = pack_adapter(variate)
         task[COUNTED] = counted
@@ -106,7 +104,9 @@ def pack_task(
     return content
 
 
-def unpack_task(content: RecordDict, expected: Shapes, has_variate: bool = False) -> Task:
+def unpack_task(
+    content: RecordDict, expected: Shapes, has_variate: bool = False, codec: Codec = PLAIN
+) -> Task:
     """Read a train message.
 
     Args:
@@ -114,6 +114,7 @@ def unpack_task(content: RecordDict, expected: Shapes, has_variate: bool = False
         expected: names and shapes of the adapter's arrays, as the client has them.
         has_variate: whether the rule has control variates: then the message must hold the server's,
             otherwise it must not.
+        codec: how the adapter is written.
 
     Raises:
         ProtocolError: a record or key is missing or unknown, or the adapter does not fit.
@@ -135,7 +136,8 @@ def unpack_task(content: RecordDict, expected: Shapes, has_variate: bool = False
     offer = unpack_offer(content) if OFFER in content else ""
     part = read_part(task, expected)
     shapes = part.received_shapes(expected)
-    states = {name: unpack_adapter(content.array_records[name], shapes) for name in arrays}
+    codecs = {ADAPTER: codec, VARIATE: PLAIN}
+    states = {n: unpack_adapter(content.array_records[n], shapes, codecs[n]) for n in arrays}
     adapter = part.expanded(states[ADAPTER], expected)
     return Task(round_, adapter, offer, states.get(VARIATE), counted, part)
 
@@ -211,8 +213,15 @@ def read_name(message: Message) -> tuple[str, bytes] | None:
     return (str(name), signature) if is_name else None
 
 
-def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDict:
+def pack_update(
+    adapter: AdapterState, metrics: Mapping[str, float], packed: ArrayRecord | None = None
+) -> RecordDict:
     """The content of a reply with an update.
+
+    Args:
+        adapter: what is sent.
+        metrics: the update's numbers.
+        packed: what a codec has written in its place; None: it is sent as it is.
 
     Raises:
         ProtocolError: a metric is unknown.
@@ -221,7 +230,7 @@ def pack_update(adapter: AdapterState, metrics: Mapping[str, float]) -> RecordDi
     if unknown:
         raise ProtocolError(f"metrics that may not be sent: {', '.join(unknown)}")
     numbers = MetricRecord({name: float(value) for name, value in metrics.items()})
-    return RecordDict({ADAPTER: pack_adapter(adapter), METRICS: numbers})
+    return RecordDict({ADAPTER: packed or pack_adapter(adapter), METRICS: numbers})
 
 
 def pack_reason(reason: Reason) -> RecordDict:
@@ -231,13 +240,21 @@ def pack_reason(reason: Reason) -> RecordDict:
     return RecordDict({STATUS: ConfigRecord({"reason": reason.value})})
 
 
-def read_reply(message: Message, expected: Shapes, needed: Collection[str] = ()) -> Update | Reason:
+def read_reply(
+    message: Message,
+    expected: Shapes,
+    needed: Collection[str] = (),
+    codec: Codec = PLAIN,
+    received: AdapterState | None = None,
+) -> Update | Reason:
     """Validate a reply, which is not trusted: anything unexpected becomes a reason.
 
     Args:
         message: a client's reply.
         expected: names and shapes of the adapter's arrays.
         needed: numbers without which it is of no use, besides the number of rows.
+        codec: how its arrays are written; those of a lossy one are differences.
+        received: what these are differences from.
     """
     if message.has_error() and message.metadata.src_node_id == SUPERLINK:
         return Reason.NO_REPLY  # the node disconnected, or its reply was lost
@@ -252,8 +269,14 @@ def read_reply(message: Message, expected: Shapes, needed: Collection[str] = ())
     metrics = _validated_metrics(content.metric_records[METRICS], needed)
     if isinstance(metrics, Reason):
         return metrics
-    adapter = _validated_adapter(content.array_records[ADAPTER], expected)
-    return adapter if isinstance(adapter, Reason) else Update(adapter, metrics)
+    adapter = validated_adapter(content.array_records[ADAPTER], expected, codec)
+    if isinstance(adapter, Reason):
+        return adapter
+    if not codec.is_lossy:
+        return Update(adapter, metrics)
+    moved = added(received or {}, adapter)
+    largest = max((float(t.abs().max()) for t in moved.values() if t.numel()), default=0.0)
+    return Update(moved, metrics) if largest <= LARGEST_VALUE else Reason.OUT_OF_RANGE
 
 
 def _reported_reason(content: RecordDict) -> Reason:
@@ -278,103 +301,6 @@ def _validated_metrics(record: MetricRecord, needed: Collection[str]) -> dict[st
             return Reason.BAD_WEIGHT if name == WEIGHT else Reason.OUT_OF_RANGE
         metrics[name] = float(value)
     return metrics
-
-
-def shapes_of(arrays: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an adapter's arrays."""
-    return {name: tuple(tensor.shape) for name, tensor in arrays.items()}
-
-
-def layout(shapes: Shapes) -> str:
-    """A hash of the names and one of their shapes, in hex, joined by a dash."""
-    names = sorted(shapes)
-    parts: tuple[object, object] = (names, [list(shapes[name]) for name in names])
-    return "-".join(_sha256(json.dumps(part)) for part in parts)
-
-
-def pack_adapter(adapter: AdapterState) -> ArrayRecord:
-    """One float32 array of all weights, in the order of their names, under its `layout`."""
-    flat = [np.ravel(adapter[name].float().numpy()) for name in sorted(adapter)]
-    whole = np.concatenate(flat) if flat else np.zeros(0, np.float32)
-    return ArrayRecord({layout(shapes_of(adapter)): Array(whole)})
-
-
-def unpack_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState:
-    """Tensors by name; the values are copied, so the message can be freed.
-
-    Args:
-        record: result of `pack_adapter`.
-        expected: names and shapes, as the receiver has them.
-
-    Raises:
-        ProtocolError: names or shapes differ, it cannot be read, or a value is not finite or too
-            large.
-    """
-    adapter = _validated_adapter(record, expected)
-    if isinstance(adapter, Reason):
-        raise ProtocolError(f"the adapter of a message cannot be used: {adapter.value}")
-    return adapter
-
-
-def _validated_adapter(record: ArrayRecord, expected: Shapes) -> AdapterState | Reason:
-    """The adapter of a message, or why it cannot be used."""
-    names, size = layout(expected), sum(math.prod(shape) for shape in expected.values())
-    key = next(iter(record)) if len(record) == 1 else ""
-    if key.partition("-")[0] != names.partition("-")[0]:
-        return Reason.WRONG_NAMES
-    if key != names or tuple(record[key].shape) != (size,):
-        return Reason.WRONG_SHAPES
-    flat = _flat(record[key], size)
-    if isinstance(flat, Reason):
-        return flat
-    largest = max(-float(flat.min(initial=0)), float(flat.max(initial=0)))  # NaN if there is one
-    if not math.isfinite(largest):
-        return Reason.NOT_FINITE
-    return _split(flat, expected) if largest <= LARGEST_VALUE else Reason.OUT_OF_RANGE
-
-
-def _flat(array: Array, size: int) -> Floats | Reason:
-    """The values of an array, without a copy: a false header allocates no memory.
-
-    Args:
-        array: in numpy's format (NPY 1.0); other formats are not read.
-        size: number of float32 values that it must hold.
-    """
-    data = array.data
-    if array.stype != "numpy.ndarray":
-        return Reason.UNREADABLE
-    if len(data) > 4 * size + LONGEST_HEADER:
-        return Reason.WRONG_SHAPES
-    shape, kind, start = _header(data[:LONGEST_HEADER])
-    if kind != FLOAT32:
-        return Reason.UNREADABLE
-    if shape != (size,):
-        return Reason.WRONG_SHAPES
-    if len(data) - start != 4 * size:
-        return Reason.UNREADABLE
-    return np.frombuffer(data, np.float32, size, start)
-
-
-def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype | None, int]:
-    """Shape and dtype of an array in NPY 1.0, and the start of its values; no dtype: unreadable."""
-    file = io.BytesIO(data)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            return (), None, 0
-        shape, _, kind = np.lib.format.read_array_header_1_0(file, LONGEST_HEADER)
-    except Exception:  # whatever a hostile header makes numpy raise
-        return (), None, 0
-    return shape, kind, file.tell()
-
-
-def _split(flat: Floats, expected: Shapes) -> AdapterState:
-    adapter: AdapterState = {}
-    at = 0
-    for name in sorted(expected):
-        end = at + math.prod(expected[name])
-        adapter[name] = torch.from_numpy(flat[at:end].reshape(expected[name]).copy())
-        at = end
-    return adapter
 
 
 def checksum(content: RecordDict) -> str:

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     ROWS_TOO_LONG = "rows-too-long"
     NUMBERS_REFUSED = "numbers-not-sent"
     VARIATE_LOST = "control-variate-lost"
+    MESSAGES_REFUSED = "lossy-messages-not-allowed"
     OTHER_ROWS = "no-rows-of-this-kind"
     PRIVACY_REFUSED = "privacy-not-enough"
     PRIVACY_SPENT = "privacy-budget-spent"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedrai.constitution.outcome import Aligned, brief
 from fedrai.errors import FederationError
@@ -121,7 +121,8 @@ class _Round:
     """One round: from the adapters before it to those after it, which it commits."""
 
     def __init__(self, plan: Plan, tools: Tools, number: int, adapters: Adapters) -> None:
-        self._plan, self._tools, self._number, self._before = plan, tools, number, adapters
+        self._plan, self._tools, self._number, self._given = plan, tools, number, adapters
+        self._before, self._packed = _as_received(adapters, plan)
         self._ledger = Ledger()
         self._updates: dict[str, Update] = {}
         self._aside: dict[str, Reason] = {}
@@ -166,7 +167,7 @@ class _Round:
         tools = self._tools
         if tools.earlier is None or any(tools.run.pending(self._number).glob("*.safetensors")):
             return None
-        return tools.earlier.round(self._number, self._before, tools.aggregator.state())
+        return tools.earlier.round(self._number, self._given, tools.aggregator.state())
 
     def _take(self, shared: SharedRound) -> Made:
         """Take over another run's round with its record and its costs."""
@@ -318,15 +319,16 @@ class _Round:
         common = None if variates is None else variates.common(start)
         counted = 0 if variates is None else variates.counted(name)
         offer, part = self._tools.clients.offer, self._part(name)
-        return protocol.pack_task(self._number, start, offer, common, counted, part)
+        return protocol.pack_task(self._number, start, offer, common, counted, part, self._packed)
 
     def _read(self, name: str, message: Message, shapes: Shapes) -> Update | Reason:
         """A client's reply, with the whole adapter where it sent a part."""
-        part = self._part(name)
-        reply = protocol.read_reply(message, part.sent_shapes(shapes), self._plan.needed)
+        plan, part, start = self._plan, self._part(name), self._start(name)
+        sent, received = part.sent_shapes(shapes), part.sent(start)
+        reply = protocol.read_reply(message, sent, plan.needed, plan.up, received)
         if isinstance(reply, Reason):
             return reply
-        return replace(reply, adapter=part.filled(reply.adapter, self._start(name)))
+        return replace(reply, adapter=part.filled(reply.adapter, start))
 
     def _part(self, name: str) -> Part:
         """What of the adapter a client trains."""
@@ -408,6 +410,19 @@ class _Round:
             write_text(folder / "round.json", json_text(record))
 
         self._tools.run.commit_round(self._number, write)
+
+
+def _as_received(adapters: Adapters, plan: Plan) -> tuple[Adapters, ArrayRecord | None]:
+    """The adapters as clients have them, and the arrays of their messages.
+
+    Where these lose something, all that the round computes is relative to what clients received.
+    """
+    if not plan.down.is_lossy:
+        return adapters, None
+    whole = adapters[GLOBAL]
+    arrays = protocol.pack_adapter(whole, plan.down)
+    shapes = protocol.shapes_of(whole)
+    return {GLOBAL: protocol.unpack_adapter(arrays, shapes, plan.down)}, arrays
 
 
 def _evaluate_if_due(

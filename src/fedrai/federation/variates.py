@@ -90,12 +90,17 @@ def read(folder: Path, number: int, shapes: Shapes) -> AdapterState | None:
         None: it is lost or damaged.
     """
     if number == 0:
-        return {name: torch.zeros(shape) for name, shape in shapes.items()}
+        return zeros(shapes)
     with suppress(RunError, ChecksumError):
         state, _ = load_sealed(file_of(folder, number))
         if {name: tuple(part.shape) for name, part in state.items()} == dict(shapes):
             return state
     return None
+
+
+def zeros(shapes: Shapes) -> AdapterState:
+    """What a client has before its first round."""
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
 def write(folder: Path, number: int, counted: int, variate: AdapterState) -> None:

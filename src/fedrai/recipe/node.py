@@ -56,6 +56,8 @@ class NodePolicy(Section):
     """Largest `data.max_length`, in tokens; 0: no limit."""
     max_rounds: int = Field(0, ge=0)
     """Largest `federation.rounds`; 0: no limit."""
+    messages: Literal["any", "float32"] = "any"
+    """Adapters' numbers on their way: `float32` refuses recipes whose `[messages]` lose some of them."""
     privacy: Literal["any", "required", "client"] = "any"
     """Noise that a recipe must have (`privacy.noise`). `required`: on the server or on this node. `client`: on this node, before anything is sent. `any`: no requirement."""
     max_epsilon: float = Field(0, ge=0)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fedrai.recipe import keys
 from fedrai.recipe.base import Section
+from fedrai.recipe.messages import Messages
 from fedrai.recipe.node import Sendable
 from fedrai.recipe.privacy import Privacy
 from fedrai.recipe.safety import Filter
@@ -52,8 +53,10 @@ class Offer(Section):
     """Numbers that the mean needs, by their names in a node's `policy.send`; a node that does not send them refuses."""
     variates: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     """SCAFFOLD: the run, under which a node keeps its control variate; empty: the rule has none."""
+    messages: Messages = Messages()
+    """How adapters are written."""
     run: str = Field("", pattern=r"^([0-9a-f]{64})?$")
-    """The run, under which a node counts what its noise has hidden; empty: there is no noise."""
+    """The run, under which a node counts what its noise has hidden and keeps what its lossy messages lost; empty: there is no noise and no loss."""
     privacy: Privacy = Privacy()
     """Differential privacy, with the noise multiplier that the run uses."""
     model: OfferedModel

@@ -11,6 +11,7 @@
     defence/              what defences make once in a run
     constitution/0003/    state that the alignment of round 3 leaves for later ones
     clients/NAME.log      the client's own log
+    residuals/NAME/       what the client's lossy messages have lost, by round
     variates/NAME/        the client's own control variates by round (SCAFFOLD)
     summary.json          key figures; rewritten after every round and evaluation
     damaged/              damaged files that were replaced
@@ -208,6 +209,10 @@ class RunFolder:
     def pending(self, number: int) -> Path:
         """The folder with the updates of a round in progress."""
         return self.path / "pending" / f"{number:04d}"
+
+    def residuals(self, client: str) -> Path:
+        """The folder of what a client's lossy messages have lost."""
+        return self.path / "residuals" / client
 
     def variates(self, client: str) -> Path:
         """The folder of a client's control variates."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,13 +11,16 @@ import torch
 
 pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
 
-from fedrai.errors import FederationError
+from fedrai.errors import FederationError, RecipeError
 from fedrai.federation.privacy import secret
-from fedrai.federation.privacy.accounting import epsilon_of
+from fedrai.federation.privacy.accounting import epsilon_of, multiplier_for
 from fedrai.federation.privacy.guarantee import Guarantee
 from fedrai.federation.privacy.ledger import Releases
 from fedrai.federation.protocol import Update
+from fedrai.federation.run import private
 from fedrai.recipe.privacy import Privacy
+from fedrai.recipe.sections import Recipe
+from fedrai.runs import RunFolder
 
 START = {"w": torch.zeros(3)}
 DELTA = 1e-5
@@ -89,3 +93,56 @@ def test_samples_are_secret_on_a_deployment_that_counts_on_it(tmp_path: Path) ->
     hidden = guarantee(file, public=False, amplification=True)
     assert hidden.sampling_seed(7) != 7
     assert hidden.sampling_seed(7) == hidden.sampling_seed(8)
+
+
+@pytest.mark.parametrize(
+    ("engine", "noise", "secret_noise", "has_key"),
+    [("local", "server", False, False), ("simulation", "server", False, False),
+     ("flower", "server", True, True), ("flower", "client", True, False)],
+)  # fmt: skip
+def test_noise_is_secret_on_a_deployment_alone(
+    tmp_path: Path, engine: str, noise: str, secret_noise: bool, has_key: bool
+) -> None:
+    """The server has a key in its run folder; with noise on the clients each node has its own."""
+    recipe = Recipe.model_validate(
+        {
+            "model": {"base": "m"},
+            "data": {"sources": [{"path": "rows.jsonl"}]},
+            "federation": {"weights": "uniform", "rounds": 3},
+            "privacy": {"noise": noise, "epsilon": 8},
+        }
+    )
+    prepared: Any = SimpleNamespace(recipe=recipe, engine=engine, rows={})
+    made = private.guarantee(prepared, RunFolder(tmp_path))
+    assert made is not None
+    made.begin(1, ["a"], 10)
+    made.noised(START, updates(0.1), ["w"])
+    record = made.record(1)
+    assert record["secret"] is secret_noise
+    assert (tmp_path / private.KEY).is_file() is has_key
+    assert record["noise_multiplier"] == multiplier_for(8, DELTA, 3)  # any client may be asked
+    again = private.guarantee(prepared, RunFolder(tmp_path))
+    assert again is not None
+    again.begin(1, ["a"], 10)
+    again.noised(START, updates(0.1), ["w"])
+    assert again.record(1) == record
+
+
+def test_names_tell_how_often_a_client_is_asked() -> None:
+    """2 of 3 clients in 3 rounds: none is asked three times with the seed 7."""
+    recipe = Recipe.model_validate(
+        {
+            "seed": 7,
+            "model": {"base": "m"},
+            "data": {"sources": [{"path": "rows.jsonl"}]},
+            "federation": {
+                "weights": "uniform", "rounds": 3, "clients": 3, "clients_per_round": 2
+            },
+            "privacy": {"noise": "server", "epsilon": 8},
+        }
+    )  # fmt: skip
+    names = [f"client-{n:02d}" for n in (1, 2, 3)]
+    assert private.planned_multiplier(recipe, names) == multiplier_for(8, DELTA, 2)
+    assert private.planned_multiplier(recipe) == multiplier_for(8, DELTA, 3)
+    with pytest.raises(RecipeError, match="not below 1 / 100000 clients"):
+        private.check(recipe, [f"{n}" for n in range(100_000)])

@@ -19,6 +19,7 @@ from fedrai import assets, model
 from fedrai.errors import RunError
 from fedrai.federation import client
 from fedrai.federation.clients import Clients
+from fedrai.federation.codecs import codecs_of
 from fedrai.federation.metrics import filter_metrics
 from fedrai.federation.run import (
     defending,
@@ -46,6 +47,7 @@ from fedrai.federation.run.rows import (
     token_metrics,
 )
 from fedrai.federation.run.tokenizing import tokenized
+from fedrai.federation.uplink import FolderOf, Uplink
 from fedrai.filter.screening import FilterOutcome, screen_clients
 from fedrai.model import AdapterState, LanguageModel
 from fedrai.recipe.sections import Recipe
@@ -155,7 +157,14 @@ def client_app(prepared: PreparedRun, run: RunFolder, callbacks: Callbacks) -> C
         run.variates if prepared.recipe.has_variates else None,
         partial(pair_tuning.pair_settings, prepared.recipe, _reference(prepared)),
         private.protection(prepared, run),
+        uplink_of(prepared.recipe, run.residuals),
     )
+
+
+def uplink_of(recipe: Recipe, residuals: FolderOf) -> Uplink:
+    """How the clients of a recipe write adapters; `residuals` names a client's folder."""
+    up, down = codecs_of(recipe.messages)
+    return Uplink(up, down, residuals if recipe.messages.has_residuals else None)
 
 
 def _reference(prepared: PreparedRun) -> AdapterState | None:

@@ -20,6 +20,7 @@ from fedrai.evaluation import suites
 from fedrai.evaluation.measure import measure
 from fedrai.evaluation.records import EvaluationResult, Questions, pool
 from fedrai.evaluation.suites.loading import SUITES
+from fedrai.federation.codecs import codecs_of
 from fedrai.federation.metrics import NEEDED
 from fedrai.federation.plan import Plan
 from fedrai.federation.run.rows import questions_fingerprint, rows_fingerprint
@@ -269,6 +270,7 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
     """
     federation = recipe.federation
     federated = federation.mode == "federated"
+    up, down = codecs_of(recipe.messages)
     capped = federated and recipe.privacy.noise != "server"  # privacy.clip takes their place
     sampled = min(federation.clients_per_round or clients, clients) if federated else clients
     return Plan(
@@ -285,6 +287,8 @@ def plan_for(recipe: Recipe, clients: int) -> Plan:
         norm_cap=federation.norm_cap if capped else 0,
         weights=federation.weights if federated else "rows",
         needed=tuple(NEEDED[name] for name in recipe.needed_numbers),
+        up=up,
+        down=down,
     )
 
 

@@ -46,6 +46,7 @@ class Siblings:
     def __init__(self, prepared: PreparedRun, run: RunFolder, plan: Plan) -> None:
         self._model, self._run, self._plan = prepared.model, run, plan
         self._has_variates = prepared.recipe.has_variates
+        self._has_residuals = prepared.recipe.messages.has_residuals
         self._alike = list(_that(trains_alike, prepared.siblings, run))
 
     def round(
@@ -56,22 +57,29 @@ class Siblings:
             shared = read_shared(
                 other, self._name(other), self._model, self._plan, number, before, state
             )
-            if shared is not None and self._take_variates(other, number, shared):
+            if shared is not None and self._take_states(other, number, shared):
                 return shared
         return None
 
-    def _take_variates(self, other: RunFolder, number: int, shared: SharedRound) -> bool:
-        """Take over the clients' control variates of a round; False: one is not kept any more."""
-        names = sorted(shared.record["clients"]) if self._has_variates else []
+    def _take_states(self, other: RunFolder, number: int, shared: SharedRound) -> bool:
+        """Take over what the clients of a round keep; False: some of it is not kept any more."""
+        folders = [
+            (source(name), place(name))
+            for name in sorted(shared.record["clients"])
+            for has, source, place in (
+                (self._has_variates, other.variates, self._run.variates),
+                (self._has_residuals, other.residuals, self._run.residuals),
+            )
+            if has
+        ]
         shapes = protocol.shapes_of(self._model.parameters)
-        parts = {name: variates.read(other.variates(name), number, shapes) for name in names}
-        if any(part is None for part in parts.values()):
+        states = [(place, variates.read(source, number, shapes)) for source, place in folders]
+        if any(state is None for _, state in states):
             return False
-        for name, part in parts.items():
-            if part is not None:
-                place = self._run.variates(name)
+        for place, state in states:
+            if state is not None:
                 before = [n for n in variates.numbers(place) if n < number]
-                variates.write(place, number, max(before, default=0), part)
+                variates.write(place, number, max(before, default=0), state)
         return True
 
     def copy_evaluation(self, number: int, after: Adapters) -> bool:
