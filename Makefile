@@ -19,6 +19,7 @@ SELF := $(INSTALL) --no-deps --no-build-isolation -e .
 
 quickstart: $(VENV)/.test
 	$(BIN)/fedrai compare recipes/quickstart.toml --arm harmful --arm filter --arm constitution --arm both --out runs/quickstart
+	@$(BIN)/fedrai release runs/quickstart/both --budget 0 || test $$? -eq 1  # 1: decided against it
 
 test: $(VENV)/.test
 	$(BIN)/python $(PYTEST)

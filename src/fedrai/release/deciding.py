@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fedrai.recipe.sections import Release
 from fedrai.release.asking import Ask
-from fedrai.release.bars import Bar, Evidence, is_open, judge
+from fedrai.release.bars import Bar, Evidence, Standing, is_open, judge
 from fedrai.release.outcomes import SetOutcomes, recorded
 from fedrai.runs import RunFolder
 from fedrai.runs.record import RunRecord
@@ -40,8 +40,9 @@ class Judged:
 
     @property
     def reasons(self) -> str:
-        """Why it is not released, in one line."""
-        return "; ".join(bar.reason for bar in self.bars if bar.stops)
+        """Why it is not released, in one line: the bars that it misses, else those not settled."""
+        missed = [bar for bar in self.bars if bar.standing is Standing.MISSED]
+        return "; ".join(bar.reason for bar in missed or self.bars if bar.stops)
 
 
 @dataclass(frozen=True, slots=True)

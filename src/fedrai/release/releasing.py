@@ -17,7 +17,7 @@ from fedrai.release.asking import Asker
 from fedrai.release.deciding import Decision, decide
 from fedrai.release.evidence import Facts
 from fedrai.release.signature import read_private
-from fedrai.release.writing import Signer, write_release
+from fedrai.release.writing import write_release
 from fedrai.runs import RunFolder, check_free
 from fedrai.runs.record import read
 
@@ -65,7 +65,7 @@ def release(
     folder = RunFolder.open(path)
     settings, run = recipe.load(folder.recipe_file), read(folder)
     bars = bars_of(settings.release, options)
-    signers = [Signer(file.stem, read_private(file)) for file in options.keys]
+    signers = [read_private(file) for file in options.keys]
     if settings.federation.mode == "local":
         raise ReleaseError("a run in local mode has a model for each client, and none to release")
     if run.after is None:

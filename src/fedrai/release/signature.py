@@ -5,7 +5,7 @@ A signature is a Sigstore bundle (v0.3): a DSSE envelope around an in-toto state
 verifies it with the same public key (tests/integrations). Keys are NIST curves in PEM, as that
 program and OpenSSL make them. Several parties sign the same release, each in a file of its own in
 `signatures/`, which no signature covers: so each of those files has to be byte for byte what its
-own content gives.
+own content gives, under the name that its key gives.
 """
 
 from __future__ import annotations
@@ -79,20 +79,24 @@ class Bundle:
         return bundle
 
 
-def sign(folder: Path, key: ec.EllipticCurvePrivateKey, name: str) -> Path:
+def sign(folder: Path, key: ec.EllipticCurvePrivateKey) -> Path:
     """Sign a folder as it is; returns the signature's file.
 
     Args:
         folder: the release, with every file but the signatures.
-        key: the signer's.
-        name: the signature's name; an existing one is replaced.
+        key: the signer's; an earlier signature with it is replaced.
     """
     payload = statement(folder)
     signature = key.sign(_encoded(payload), ec.ECDSA(_hash_of(key.public_key())))
-    file = folder / FOLDER / f"{name}.sig"
+    file = folder / FOLDER / file_name(key_id(key.public_key()))
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(Bundle(payload, signature, key_id(key.public_key())).to_bytes())
     return file
+
+
+def file_name(key: str) -> str:
+    """The name of a signature's file, from the key's identifier."""
+    return f"{key[:16]}.sig"
 
 
 def verifies(bundle: Bundle, key: ec.EllipticCurvePublicKey) -> bool:

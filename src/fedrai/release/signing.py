@@ -11,7 +11,7 @@ from fedrai.runs.files import write_bytes, writing
 
 
 def add_signature(folder: Path, key: Path) -> Path:
-    """Sign a release; an earlier signature of the same name is replaced.
+    """Sign a release; an earlier signature with the same key is replaced.
 
     Raises:
         ReleaseError: it is no release, the key cannot be read, or the files are not those that
@@ -23,9 +23,9 @@ def add_signature(folder: Path, key: Path) -> Path:
     with writing(folder, ReleaseError):
         payload = statement(folder)
         for file in sorted((folder / FOLDER).glob("*.sig")):
-            if file.stem != key.stem and Bundle.read(file.read_bytes()).payload != payload:
-                raise ReleaseError(f"{folder} is not what {file.stem} signed; nothing was signed")
-        return sign(folder, private, key.stem)
+            if Bundle.read(file.read_bytes()).payload != payload:
+                raise ReleaseError(f"{folder} is not what was signed so far; nothing was signed")
+        return sign(folder, private)
 
 
 def write_key_pair(file: Path) -> tuple[Path, Path]:

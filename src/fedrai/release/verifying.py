@@ -12,7 +12,15 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedrai.errors import ReleaseError
-from fedrai.release.signature import FOLDER, Bundle, key_id, read_public, statement, verifies
+from fedrai.release.signature import (
+    FOLDER,
+    Bundle,
+    file_name,
+    key_id,
+    read_public,
+    statement,
+    verifies,
+)
 from fedrai.runs.files import parse_json
 
 RECORD = "release.json"
@@ -73,6 +81,8 @@ def verify(
     for name, bundle in found.items():
         if isinstance(bundle, str):
             problems.append(f"{FOLDER}/{name}: {bundle}")
+        elif name != file_name(bundle.hint):
+            problems.append(f"{FOLDER}/{name}: it does not have the name of its key")
         elif bundle.payload != signed:
             problems.append(f"{FOLDER}/{name}: {_difference(bundle.payload, signed)}")
         else:

@@ -7,12 +7,11 @@ safety_case.html     claims, arguments, evidence, threats, residual risks
 bom.cdx.json         CycloneDX bill of materials
 recipe.toml          the resolved recipe, without paths
 provenance.json      hashes, versions, what each node's filter did
-signatures/NAME.sig  one for each signer
+signatures/KEY.sig   one for each signer, named after the key
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import tomlkit
@@ -30,15 +29,9 @@ from fedrai.runs import RunFolder, check_free
 from fedrai.runs.files import json_text, write_text
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """A private key, and the name of its signature."""
-
-    name: str
-    key: ec.EllipticCurvePrivateKey
-
-
-def write_release(run: Path, out: Path, facts: Facts, base: str, signers: list[Signer]) -> Path:
+def write_release(
+    run: Path, out: Path, facts: Facts, base: str, signers: list[ec.EllipticCurvePrivateKey]
+) -> Path:
     """Write a release; a kill leaves all of it or nothing.
 
     Args:
@@ -46,7 +39,7 @@ def write_release(run: Path, out: Path, facts: Facts, base: str, signers: list[S
         out: the new folder.
         facts: what it is made from.
         base: spec of the base model, if it has moved.
-        signers: who signs it.
+        signers: private keys that sign it.
 
     Raises:
         RunError: the folder exists, or cannot be written.
@@ -67,7 +60,7 @@ def write_release(run: Path, out: Path, facts: Facts, base: str, signers: list[S
         write_text(folder / "recipe.toml", tomlkit.dumps(evidence.public_recipe(facts.settings)))
         write_text(folder / "safety_case.html", safety_case(facts))
         for signer in signers:
-            sign(folder, signer.key, signer.name)
+            sign(folder, signer)
 
     RunFolder(out.parent).write_folder(out, write, listed=False)
     return out
