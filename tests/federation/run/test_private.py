@@ -183,7 +183,7 @@ def test_membership_is_checked_on_the_runs_own_rows(
 def test_the_card_has_the_cost_and_says_that_it_is_an_experiment(
     folder: Path, results: dict[str, Any]
 ) -> None:
-    argv = ["export", str(folder / "server"), "--out", str(folder / "exported")]
+    argv = ["export", str(folder / "server"), "--unreleased", "--out", str(folder / "exported")]
     assert CliRunner().invoke(cli, argv).exit_code == 0
     card = (folder / "exported/README.md").read_text()
     assert "| differential privacy | epsilon 6.57, delta 1e-05 against whoever receives" in card

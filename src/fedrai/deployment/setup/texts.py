@@ -48,6 +48,10 @@ max_local_steps = 0                 # optimiser steps per round; 0: no limit
 max_batch_size = 0                  # rows per step; 0: no limit
 max_length = 0                      # tokens per row; 0: no limit
 max_rounds = 0                      # rounds per run; 0: no limit
+privacy = "any"                     # "required": a recipe must add noise; "client": on this node
+max_epsilon = 0                     # privacy that all runs together may cost; 0: no limit
+delta = 1e-5                        # at which max_epsilon holds
+messages = "any"                    # "float32": adapters only as they are, without loss
 # Numbers that are sent to the server with the adapter and the number of rows. Remove those that it
 # must not know: training losses, counts of the filter, unusable rows, cost.
 send = [
