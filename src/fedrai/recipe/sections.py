@@ -16,13 +16,14 @@ from fedrai.recipe.aggregation import (
 from fedrai.recipe.alignment import Alignment
 from fedrai.recipe.attack import Attack
 from fedrai.recipe.base import Section, sections
+from fedrai.recipe.data import Data
 from fedrai.recipe.defence import Defence
 from fedrai.recipe.evaluation import Evaluation, JudgeEndpoint
 from fedrai.recipe.node import NAME_PATTERN, Node, NodePolicy
 from fedrai.recipe.offer import Offer, OfferedModel
 from fedrai.recipe.privacy import Privacy
 from fedrai.recipe.release import Release
-from fedrai.recipe.run import Data, Recipe, seed_for
+from fedrai.recipe.run import Recipe, seed_for
 from fedrai.recipe.safety import EMBEDDED, GUARD_KINDS, LABELS, Filter, GuardTable, GuardTraining
 from fedrai.recipe.sources import Columns, Source
 from fedrai.recipe.standalone import AlignRecipe
