@@ -24,13 +24,15 @@ from fedrai import recipe
 from fedrai.deployment import offer
 from fedrai.deployment.engine import FlowerEngine, server_app
 from fedrai.errors import FederationError, RunError
+from fedrai.federation.arrays import layout, shapes_of
+from fedrai.federation.codecs import Codec
 from fedrai.federation.run import running
 from fedrai.model import read_adapter
 from fedrai.runs import RunFolder
 from fedrai.runs.files import digest_of
 from fedrai.testing import tiny_tokenizer
 from flower_cluster import Cluster, certificates, cluster, key_files, register
-from replaying import Captured, last_update, replay
+from replaying import Captured, arrays_in, last_update, replay
 from traces import found_in, hashes, traces
 
 pytestmark = pytest.mark.slow
@@ -68,6 +70,9 @@ clients = 3
 rounds = 2
 min_clients = 3
 round_timeout = 400
+[messages]
+up = "int8"
+down = "bf16"
 [constitution]
 schedule = "budget"
 steps = 2
@@ -105,6 +110,7 @@ words = ["zog"]
 [guards.other]
 {guard}
 """
+HEADER = 128  # bytes that numpy writes before an array's values
 RULES = 'kind = "rules"\nwords = ["zog"]'
 NOBODY = 'kind = "endpoint"\nurl = "http://127.0.0.1:1/v1"\nmodel = "m"\nretries = 0'
 GOOD = [
@@ -241,6 +247,23 @@ def test_a_reply_that_comes_twice_counts_once(
         told = record(over, number)
         assert (sorted(told["clients"]), told["set_aside"]) == (sorted(NAMES), {})
         assert told["late_replies"] == 0
+
+
+def test_the_costs_are_the_bytes_of_the_wire(deployment: Cluster, over: RunFolder) -> None:
+    """Of each array once: what the run was stopped in is asked again, and sent with the same bits.
+
+    All nodes get the same adapter; each of them sends its own update. An array has a name beside
+    its bytes, which costs count as well.
+    """
+    adapter = read_adapter(over.round_folder(1) / "adapter")
+    count = sum(tensor.numel() for tensor in adapter.values())
+    for way, key, times in ((".up", "bytes_up", 1), (".down", "bytes_down", len(NAMES))):
+        codec = Codec("int8") if way == ".up" else Codec("bf16")
+        sizes = list(arrays_in(deployment.folder / "wire", way).values())
+        assert sizes == [codec.size(count) + HEADER] * (2 * len(NAMES) // times)
+        named = sum(sizes) + len(sizes) * len(layout(shapes_of(adapter)) + codec.name)
+        told = sum(record(over, number)["costs"]["training"][key] for number in (1, 2))
+        assert told == times * named
 
 
 def test_nodes_prove_their_names_with_the_keys_that_are_registered(over: RunFolder) -> None:

@@ -1,7 +1,8 @@
-"""Requests of a node, as the recording proxy kept them, sent to the SuperLink a second time."""
+"""What the recording proxy kept: arrays, and requests of a node to send a second time."""
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import re
 import socket
@@ -14,6 +15,9 @@ from flower_cluster import Cluster
 from flower_parts import PushMessagesRequest, PushMessagesResponse
 
 LENGTH = re.compile(rb"^content-length: *(\d+)\r?$", re.IGNORECASE | re.MULTILINE)
+ARRAY = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '.([uf])(\d)'.{1,40}'shape': \((\d+),\)", re.DOTALL
+)
 PUSH = b"POST /v1/fleet/push-messages "
 
 
@@ -74,3 +78,22 @@ def last_update(cluster: Cluster, node: int) -> Captured:
     """A node's newest update on the wire of the nodes."""
     kept = updates(cluster.folder / "wire")
     return [update for update in kept if update.node == node][-1]
+
+
+def arrays_in(wire: Path, way: str) -> dict[bytes, int]:
+    """The arrays that were kept, each once: a digest, and its bytes with numpy's header.
+
+    Args:
+        wire: the proxy's folder.
+        way: ".up" or ".down".
+    """
+    found = {}
+    for file in sorted(wire.glob(f"*{way}")):
+        sent = file.read_bytes()
+        for match in ARRAY.finditer(sent):
+            values = int(match[3]) * int(match[4])
+            length = 10 + int.from_bytes(match[1], "little") + values
+            whole = sent[match.start() : match.start() + length]
+            assert len(whole) == length, "the array was not sent to its end"
+            found[hashlib.sha256(whole).digest()] = length
+    return found
