@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from driver import fill_cache, write_recipe
+from local_runs import execute
 from scripted_grid import record
 
 # isort: split
@@ -24,7 +25,7 @@ from fedrai.federation.aggregation import build
 from fedrai.federation.aggregation.scaffold import Variates, change
 from fedrai.federation.metrics import DATA_TOKENS, WEIGHT
 from fedrai.federation.protocol import Reason
-from fedrai.federation.run import local, preparation
+from fedrai.federation.run import local
 from fedrai.federation.run.grid import LocalGrid
 from fedrai.federation.run.preparation import Callbacks
 from fedrai.federation.shared_round import server_state
@@ -192,19 +193,6 @@ def settings(
 
 
 SCAFFOLD = ("aggregation.algorithm=scaffold", "data.partition.scheme=power-law")
-
-
-def execute(
-    given: Recipe, tiny: LanguageModel, path: Path, callbacks: Callbacks | None = None
-) -> tuple[RunFolder, preparation.PreparedRun]:
-    prepared = local.prepare(given, loaded=tiny)
-    if (path / "run.json").is_file():
-        run = RunFolder.open(path)
-        run.repair()
-    else:
-        run = RunFolder.create(path, recipe.to_toml(given), prepared.info())
-    local.execute(prepared, run, callbacks or Callbacks())
-    return run, prepared
 
 
 def adapter_bits(run: RunFolder, number: int) -> str:

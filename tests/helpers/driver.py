@@ -64,6 +64,31 @@ temperature = 0.05
 path = "{folder}/held_out.jsonl"
 """
 
+COMMIT = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
+"""Kills a run as round 2 is put in its place."""
+LEAN = {
+    "clients": 2, "clients_per_round": 0, "rounds": 2, "local_steps": 2,
+    "every": 0, "advbench": 0, "ordinary": 0,
+}  # fmt: skip
+"""Keys of `RECIPE` for a run of little work: two clients, two rounds, and no questions."""
+
+
+def lean(text: str, **keys: int) -> str:
+    """The tiny recipe with `LEAN`, or with other values of its keys."""
+    for key, value in {**LEAN, **keys}.items():
+        text, count = re.subn(rf"(?m)^{key} = \d+$", f"{key} = {value}", text)
+        assert count == 1, key
+    return text
+
+
+def killed_cases(name: str, file: Path, at: dict[str, Any]) -> list[dict[str, Any]]:
+    """Cases `NAME-killed` and `NAME-resumed` of a recipe, for `run_cases`."""
+    killed = f"{name}-killed"
+    return [
+        {"name": killed, "argv": ["run", file, "--out", killed], "at": at},
+        {"name": f"{name}-resumed", "argv": ["run", "--resume", killed]},
+    ]
+
 
 def write_recipe(folder: Path, model: Path, more: str = "") -> Path:
     """A recipe of three clients and three rounds, with its rows beside it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from driver import fill_cache, outcome, run_cases, write_recipe
+from driver import COMMIT, fill_cache, killed_cases, lean, outcome, run_cases, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,6 @@ WITH_ROWS = {
     "asft and mean": 'method = ["asft", "mean"]',
 }
 CLIENTS = ("lisa", "constrained-sft")  # the others also act on the server
-WRITING = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
 KILLS = {
     "post-hoc": {"kind": "event", "pattern": "defence-progress"},
     "unaligned": {"kind": "event", "pattern": "defence-progress", "nth": 2},
@@ -52,7 +51,7 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
     """Whole, killed and resumed runs by method, in processes that fork."""
     cache = fill_cache(folder / "cache")
     plain = write_recipe(folder / "data", tiny_model)
-    text = _lean(plain.read_text())
+    text = lean(plain.read_text(), local_steps=3)
     plain.write_text(text)
     (folder / "red.txt").write_text("".join(f"gadget{n} wombat{n}\n" for n in range(8)))
     (folder / "plain.txt").write_text("".join(f"teapot{n} kettle{n}\n" for n in range(8)))
@@ -67,10 +66,8 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
                 defence = defence.replace(mark, f"{folder}/{file}")
             file = folder / "data" / f"{name}.toml"
             file.write_text(f"{started}\n[defence]\n{defence}\n")
-            killed, at = f"{name}-killed", KILLS.get(name, WRITING)
             made.append({"name": name, "argv": ["run", file, "--out", name]})
-            made.append({"name": killed, "argv": ["run", file, "--out", killed], "at": at})
-            made.append({"name": f"{name}-resumed", "argv": ["run", "--resume", killed]})
+            made += killed_cases(name, file, KILLS.get(name, COMMIT))
         return made
 
     def run(made: list[dict[str, Any]]) -> dict[str, Any]:
@@ -88,16 +85,6 @@ def batched(methods: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]
     """Three methods at a time, so that a busy machine has time enough for each process."""
     whole = list(methods)
     yield from (whole[k : k + 3] for k in range(0, len(whole), 3))
-
-
-def _lean(text: str) -> str:
-    """The tiny recipe with two clients, two rounds and no questions."""
-    lean = {"clients = 3": "clients = 2", "clients_per_round = 2": "", "rounds = 3": "rounds = 2",
-            "every = 1": "every = 0", "advbench = 6": "advbench = 0",
-            "ordinary = 4": "ordinary = 0"}  # fmt: skip
-    for key, value in lean.items():
-        text = text.replace(f"\n{key}\n", f"\n{value}\n")
-    return text
 
 
 @pytest.mark.parametrize("name", [*ARITHMETIC, *WITH_ROWS])

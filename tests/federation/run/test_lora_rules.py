@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from driver import fill_cache, outcome, run_cases, write_recipe
+from driver import COMMIT, fill_cache, killed_cases, lean, outcome, run_cases, write_recipe
 
 # isort: split
 from fedrai.model import read_adapter
@@ -34,11 +34,7 @@ RULES = {
     "cut": ("ranks = { client-01 = 2 }", 'lora = "plain"'),
 }
 KILLED = ("rolora", "raflora", "flora")  # what a round does depends on its number, ranks, seed
-KILL = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
 HEADER = 300  # bytes at most: the array's name and its format
-LEAN = {"clients = 3": "clients = 2", "clients_per_round = 2": "", "rounds = 3": "rounds = 2",
-        "local_steps = 3": "local_steps = 2", "every = 1": "every = 0",
-        "advbench = 6": "advbench = 0", "ordinary = 4": "ordinary = 0"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
     """Whole, killed and resumed runs by rule, in one process that forks."""
     cache = fill_cache(folder / "cache")
-    text = write_recipe(folder / "data", tiny_model).read_text()
-    for key, value in LEAN.items():
-        text = text.replace(f"\n{key}\n", f"\n{value}\n")
+    text = lean(write_recipe(folder / "data", tiny_model).read_text())
     cases: list[dict[str, Any]] = []
     for name, (adapter, rule) in {"plain": ("", 'lora = "plain"'), **RULES}.items():
         file = folder / "data" / f"{name}.toml"
@@ -60,9 +54,7 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
         file.write_text(f'{made}\n[aggregation]\nalgorithm = "fedavg"\n{rule}\n')
         cases.append({"name": name, "argv": ["run", file, "--out", name]})
         if name in KILLED:
-            killed = f"{name}-killed"
-            cases.append({"name": killed, "argv": ["run", file, "--out", killed], "at": KILL})
-            cases.append({"name": f"{name}-resumed", "argv": ["run", "--resume", killed]})
+            cases += killed_cases(name, file, COMMIT)
     return run_cases(cases, tiny_model, folder, cache)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from driver import fill_cache, outcome, run_cases, write_recipe
+from driver import COMMIT, fill_cache, killed_cases, lean, outcome, run_cases, write_recipe
 
 # isort: split
 from fedrai import recipe
@@ -28,11 +28,7 @@ MESSAGES = {
     "int4": 'up = "int4"\ndown = "bf16"',
     "top-k": 'up = "top-k"',
 }
-KILL = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
 HEADER = 300  # bytes at most: the array's name and its format
-LEAN = {"clients = 3": "clients = 2", "clients_per_round = 2": "", "rounds = 3": "rounds = 2",
-        "local_steps = 3": "local_steps = 2", "every = 1": "every = 0",
-        "advbench = 6": "advbench = 0", "ordinary = 4": "ordinary = 0"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +40,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
     """Whole, killed and resumed runs by kind of message, in one process that forks."""
     cache = fill_cache(folder / "cache")
-    text = write_recipe(folder / "data", tiny_model).read_text()
-    for key, value in LEAN.items():
-        text = text.replace(f"\n{key}\n", f"\n{value}\n")
+    text = lean(write_recipe(folder / "data", tiny_model).read_text())
     cases: list[dict[str, Any]] = []
     for name, section in MESSAGES.items():
         file = folder / "data" / f"{name}.toml"
         file.write_text(f"{text}\n[messages]\n{section}\n")
         cases.append({"name": name, "argv": ["run", file, "--out", name]})
-    killed = ["run", folder / "data" / "int4.toml", "--out", "killed"]
-    cases.append({"name": "killed", "argv": killed, "at": KILL})
-    cases.append({"name": "resumed", "argv": ["run", "--resume", "killed"]})
+    cases += killed_cases("int4", folder / "data/int4.toml", COMMIT)
     return run_cases(cases, tiny_model, folder, cache)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(folder: Path, results: dict[str, Any]) -> None:
     assert results["int4"]["code"] == 0, results["int4"]["err"]
-    assert results["killed"]["code"] == -signal.SIGKILL
-    assert results["resumed"]["code"] == 0, results["resumed"]["err"]
-    assert outcome(folder / "killed") == outcome(folder / "int4")
+    assert results["int4-killed"]["code"] == -signal.SIGKILL
+    assert results["int4-resumed"]["code"] == 0, results["int4-resumed"]["err"]
+    assert outcome(folder / "int4-killed") == outcome(folder / "int4")
     assert outcome(folder / "int4") != outcome(folder / "plain")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from driver import fill_cache, write_recipe
+from local_runs import execute
 from scripted_grid import record
 
 # isort: split
@@ -21,7 +22,7 @@ from fedrai.federation import variates
 from fedrai.federation.aggregation import build
 from fedrai.federation.aggregation.scaffold import Variates
 from fedrai.federation.protocol import shapes_of
-from fedrai.federation.run import local, pair_tuning, preparation
+from fedrai.federation.run import local, pair_tuning
 from fedrai.federation.run.preparation import Callbacks
 from fedrai.federation.shared_round import server_state
 from fedrai.model import LanguageModel, read_adapter
@@ -87,19 +88,6 @@ def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rec
         return recipe.load(folder / f"{name}.toml", [method, *SHORT, *overrides])
 
     return make
-
-
-def execute(
-    given: Recipe, tiny: LanguageModel, path: Path, callbacks: Callbacks | None = None
-) -> tuple[RunFolder, preparation.PreparedRun]:
-    prepared = local.prepare(given, loaded=tiny)
-    if (path / "run.json").is_file():
-        run = RunFolder.open(path)
-        run.repair()
-    else:
-        run = RunFolder.create(path, recipe.to_toml(given), prepared.info())
-    local.execute(prepared, run, callbacks or Callbacks())
-    return run, prepared
 
 
 def decided(run: RunFolder) -> dict[str, bytes]:

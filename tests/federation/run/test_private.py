@@ -13,7 +13,16 @@ from click.testing import CliRunner
 
 pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
 
-from driver import fill_cache, outcome, run_cases, write_recipe, write_rows
+from driver import (
+    COMMIT,
+    fill_cache,
+    killed_cases,
+    lean,
+    outcome,
+    run_cases,
+    write_recipe,
+    write_rows,
+)
 
 # isort: split
 import fedrai
@@ -29,9 +38,6 @@ from fedrai.runs.record import read, summarise
 
 pytestmark = pytest.mark.slow
 
-LEAN = {"rounds = 3": 'rounds = 2\nweights = "uniform"', "local_steps = 3": "local_steps = 2",
-        "every = 1": "every = 0", "advbench = 6": "advbench = 0",
-        "ordinary = 4": "ordinary = 0"}  # fmt: skip
 NOISE = {
     "server": 'noise = "server"\nclip = 0.5\nnoise_multiplier = 2.0',
     "ffa": 'noise = "server"\nclip = 0.5\nepsilon = 9.0\nexact_numbers = "send"',
@@ -39,7 +45,6 @@ NOISE = {
     "spent": 'noise = "server"\nclip = 0.5\nnoise_multiplier = 2.0\nepsilon = 5.0',
 }
 KILLED = ("server",)
-KILL = {"kind": "rename", "pattern": r"rounds/\.new-0002"}
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +57,10 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
     """Whole, killed and resumed runs, in one process that forks."""
     cache = fill_cache(folder / "cache")
     text = write_recipe(folder / "data", tiny_model).read_text()
+    text = lean(text, clients=3, clients_per_round=2)
+    text = text.replace("[federation]\n", '[federation]\nweights = "uniform"\n')
     text = text.replace("max_length = 96\n", "max_length = 96\nrows_per_client = 8\n")
     write_rows(folder / "data/rows.jsonl", 60)
-    for key, value in LEAN.items():
-        text = text.replace(f"\n{key}\n", f"\n{value}\n")
     cases: list[dict[str, Any]] = []
     for name, section in NOISE.items():
         file, rule = folder / "data" / f"{name}.toml", "ffa" if name == "ffa" else "plain"
@@ -63,9 +68,7 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
         file.write_text(f"{text}\n[privacy]\n{section}\n{rule}")
         cases.append({"name": name, "argv": ["run", file, "--out", name]})
         if name in KILLED:
-            killed = f"{name}-killed"
-            cases.append({"name": killed, "argv": ["run", file, "--out", killed], "at": KILL})
-            cases.append({"name": f"{name}-resumed", "argv": ["run", "--resume", killed]})
+            cases += killed_cases(name, file, COMMIT)
     return run_cases(cases, tiny_model, folder, cache)
 
 

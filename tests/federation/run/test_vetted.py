@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from driver import fill_cache, outcome, run_cases, write_recipe
+from driver import COMMIT, fill_cache, killed_cases, lean, outcome, run_cases, write_recipe
 
 # isort: split
 from fedrai.recipe.vetting import SCORES
@@ -35,7 +35,7 @@ action = "{action}"
 """
 ACTIONS = ("record", "weigh", "set-aside")
 KILLS = {
-    "commit": {"kind": "rename", "pattern": r"rounds/\.new-0002"},
+    "commit": COMMIT,
     "shadow": {"kind": "replace", "pattern": r"vetting/\.new-harmful-1"},
 }
 
@@ -50,7 +50,7 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
     """Whole, killed and resumed runs by name, in one process that forks."""
     cache = fill_cache(folder / "cache")
     plain = write_recipe(folder / "data", tiny_model)
-    text = _lean(plain.read_text())
+    text = lean(plain.read_text(), clients=4, local_steps=3)
     cases: list[dict[str, Any]] = []
 
     def add(name: str, more: str) -> Path:
@@ -63,24 +63,10 @@ def results(folder: Path, tiny_model: Path) -> dict[str, Any]:
         add(action, ATTACK + VETTING.format(folder=folder, action=action))
     add("none", ATTACK)
     for at, kill in KILLS.items():
-        cases += [
-            {"name": f"killed-{at}", "at": kill,
-             "argv": ["run", folder / "data/set-aside.toml", "--out", f"killed-{at}"]},
-            {"name": f"resumed-{at}", "argv": ["run", "--resume", f"killed-{at}"]},
-        ]  # fmt: skip
+        cases += killed_cases(at, folder / "data/set-aside.toml", kill)
     strict = add("strict", ATTACK + VETTING.format(folder=folder, action="set-aside"))
     strict.write_text(strict.read_text().replace("clients = 4\n", "clients = 4\nmin_clients = 4\n"))
     return run_cases(cases, tiny_model, folder, cache)
-
-
-def _lean(text: str) -> str:
-    """The tiny recipe with four clients, two rounds and no questions."""
-    lean = {"clients = 3": "clients = 4", "clients_per_round = 2": "", "rounds = 3": "rounds = 2",
-            "every = 1": "every = 0", "advbench = 6": "advbench = 0",
-            "ordinary = 4": "ordinary = 0"}  # fmt: skip
-    for key, value in lean.items():
-        text = text.replace(f"\n{key}\n", f"\n{value}\n")
-    return text
 
 
 def body(folder: Path, name: str, number: int = 1) -> dict[str, Any]:
@@ -140,9 +126,9 @@ def test_the_cost_stands_in_the_round(folder: Path, results: dict[str, Any]) -> 
 def test_a_killed_run_resumes_to_the_same_bits(
     at: str, folder: Path, results: dict[str, Any]
 ) -> None:
-    assert results[f"killed-{at}"]["code"] == -signal.SIGKILL
-    assert results[f"resumed-{at}"]["code"] == 0, results[f"resumed-{at}"]["err"]
-    assert outcome(folder / f"killed-{at}") == outcome(folder / "set-aside")
+    assert results[f"{at}-killed"]["code"] == -signal.SIGKILL
+    assert results[f"{at}-resumed"]["code"] == 0, results[f"{at}-resumed"]["err"]
+    assert outcome(folder / f"{at}-killed") == outcome(folder / "set-aside")
 
 
 def test_too_few_left_is_an_error_that_names_who_was_set_aside(
